@@ -1,0 +1,96 @@
+# Needs python3 (3.11 or newer) and make. Django 6 needs Python 3.12; older ones get Django 5.2.
+PYTHON ?= python3
+VENV ?= .venv
+DJANGO := $(shell $(PYTHON) -c 'import sys; print("django61" if sys.version_info >= (3, 12) else "django52")' 2>/dev/null || echo django52)
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+INSTALL := -m pip install --quiet --disable-pip-version-check
+# Test processes side by side; 0 runs all in one, for a debugger.
+WORKERS ?= 2
+
+.NOTPARALLEL:
+.PHONY: help install demo test long lint types imports migrations docs pytest bench constraints clean
+
+help:
+	@echo "make demo     the demonstration (ONCE=1: run through once and end)"
+	@echo "make test     all that must hold: lint, types, imports, migrations, docs, pytest"
+	@echo "make pytest   the tests alone, on every database that answers (PYTEST_ARGS='-k name')"
+	@echo "make lint | types | imports | migrations | docs    one check alone"
+	@echo "make long     the model and the races, for much longer"
+	@echo "make bench    the benchmarks"
+	@echo "make constraints    resolve the pinned versions in constraints/ anew"
+	@echo "make clean    remove environments, caches and build output"
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml constraints/$(DJANGO).txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed: make PYTHON=python3.x" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+		{ echo "$(PYTHON) cannot make environments. On Debian or Ubuntu: apt install python3-venv" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python $(INSTALL) --upgrade --constraint constraints/$(DJANGO).txt pip
+	$(BIN)/python $(INSTALL) --constraint constraints/$(DJANGO).txt \
+		--editable '.[s3,celery]' --group dev --group $(DJANGO)
+	@touch $@
+
+demo: $(STAMP)
+	ONCE=$(ONCE) $(BIN)/python example/demo.py
+
+test: lint types imports migrations docs pytest
+
+lint: $(STAMP)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+types: $(STAMP)
+	$(BIN)/python -m mypy
+
+imports: $(STAMP)
+	$(BIN)/lint-imports
+
+migrations: export DJANGO_SETTINGS_MODULE = tests.settings
+migrations: $(STAMP)
+	$(BIN)/python -m django check
+	$(BIN)/python -m django makemigrations --check --dry-run
+
+docs: $(STAMP)
+	@if [ -f docs/conf.py ]; then $(BIN)/python -m sphinx -W --keep-going -q docs docs/_build/html; \
+	else echo "No docs/conf.py, no docs to build."; fi
+
+# SQLite comes last, so that the coverage report under its tests is that of all databases.
+pytest: $(STAMP)
+	@$(BIN)/coverage erase
+	@databases=$$($(BIN)/python -m tests.services databases) || exit 1; \
+	for database in $$databases; do \
+		report=; marked='not one_database'; \
+		if [ $$database = sqlite ]; then report=term; marked=; fi; \
+		echo "== pytest on $$database, $(DJANGO)"; \
+		QUEUED_STORAGE_TEST_DATABASE=$$database $(BIN)/python -m pytest -n $(WORKERS) \
+			-m "$$marked" --cov --cov-append --cov-report=$$report $(PYTEST_ARGS) || exit 1; \
+	done
+
+long: export QUEUED_STORAGE_TEST_MODEL_EXAMPLES ?= 2000
+long: export QUEUED_STORAGE_TEST_ROUNDS ?= 400
+long: $(STAMP)
+	$(BIN)/python -m pytest --timeout 0 tests/test_model.py tests/test_races.py
+
+bench: $(STAMP)
+	$(BIN)/python -m benchmarks $(BENCH_ARGS)
+
+# Writes the file for PYTHON's Django. Use the oldest Python of each, the newer ones can follow:
+# make constraints PYTHON=python3.11, make constraints PYTHON=python3.12
+constraints:
+	rm -rf .venv-constraints
+	$(PYTHON) -m venv .venv-constraints
+	.venv-constraints/bin/python $(INSTALL) --upgrade pip
+	.venv-constraints/bin/python $(INSTALL) --editable '.[s3,celery]' --group dev --group $(DJANGO)
+	@{ echo "# Written by 'make constraints' with $$($(PYTHON) --version)"; \
+	.venv-constraints/bin/python -m pip freeze --all --exclude-editable --exclude setuptools; \
+	} > constraints/$(DJANGO).txt
+	rm -rf .venv-constraints
+
+clean:
+	rm -rf .venv .venv-* .coverage* .hypothesis .import_linter_cache .mypy_cache .pytest_cache \
+		.ruff_cache build dist docs/_build htmlcov
+	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,84 @@
+"""The demonstration: a Django site whose pictures go to a real S3 server by way of the local disk.
+
+Start it with `make demo`. With ONCE=1 in the environment it needs no browser: see once.py.
+"""
+
+import os
+import shutil
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from wsgiref.simple_server import WSGIServer
+
+import django
+from django.core.management import call_command
+from django.core.servers.basehttp import ThreadedWSGIServer, WSGIRequestHandler
+from django.core.wsgi import get_wsgi_application
+
+PORT = 8000  # or any other one, if that is taken
+
+
+def main() -> int:
+    for name in ("SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), lambda *_: sys.exit("Ended."))
+    try:
+        with site() as address:
+            if os.environ.get("ONCE", "") not in ("", "0"):
+                import once  # it reads the site's settings
+
+                return once.run(address)
+            return wait_for_ctrl_c(address)
+    except KeyboardInterrupt:
+        print("\nStopped.")
+        return 0
+
+
+@contextmanager
+def site() -> Iterator[str]:
+    """The running site's address. The S3 server is still down; all of it ends with the block."""
+    os.environ["DJANGO_SETTINGS_MODULE"] = "gallery.settings"
+    django.setup()
+    from django.conf import settings
+    from django.core.files.storage import default_storage
+
+    try:
+        call_command("migrate", run_syncdb=True, verbosity=0)
+        server = web_server()
+        threading.Thread(target=server.serve_forever, args=(0.1,), daemon=True).start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+    finally:
+        settings.S3.stop()  # so that no transfer lasts any longer
+        default_storage.queue.stop(5)
+        shutil.rmtree(settings.DATA, ignore_errors=True)
+
+
+def web_server() -> WSGIServer:
+    def bind(port: int) -> WSGIServer:
+        return ThreadedWSGIServer(("127.0.0.1", port), WSGIRequestHandler)
+
+    try:
+        server = bind(PORT)
+    except OSError:
+        server = bind(0)
+    server.set_app(get_wsgi_application())
+    return server
+
+
+def wait_for_ctrl_c(address: str) -> int:
+    from django.conf import settings
+
+    settings.S3.start()
+    print(f"The S3 server ({settings.S3.describe()}) is at {settings.S3.endpoint}.")
+    print(f"\n    Open {address}/ in a browser.\n\nCtrl-C stops all of it.", flush=True)
+    threading.Event().wait()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,78 @@
+"""A small Django site whose pictures go to S3 by way of the local disk."""
+
+import tempfile
+from pathlib import Path
+
+import s3server
+
+DATA = Path(tempfile.mkdtemp(prefix="queued-storage-demo-"))  # demo.py removes it
+S3 = s3server.S3Server(DATA / "s3")
+
+# What it takes to use QueuedStorage: the app, a storage made of two others, and nothing else.
+
+INSTALLED_APPS = ["queued_storage", "gallery"]
+
+STORAGES = {
+    "default": {
+        "BACKEND": "queued_storage.backends.QueuedStorage",
+        "OPTIONS": {"local": "disk", "remote": "s3"},
+    },
+    "disk": {
+        "BACKEND": "django.core.files.storage.FileSystemStorage",
+        "OPTIONS": {"location": DATA / "disk", "base_url": "/media/"},
+    },
+    "s3": {
+        "BACKEND": "storages.backends.s3.S3Storage",
+        "OPTIONS": {
+            "bucket_name": s3server.BUCKET,
+            "access_key": s3server.ACCESS_KEY,
+            "secret_key": s3server.SECRET_KEY,
+            "endpoint_url": S3.endpoint,
+            "region_name": s3server.REGION,
+            "client_config": s3server.CLIENT_CONFIG,
+        },
+    },
+}
+
+# For a demo, where people watch: short pauses, no giving up, and a look at the ledger every second.
+QUEUED_STORAGE = {
+    "QUEUE": {"BACKEND": "queued_storage.queues.threads.ThreadQueue", "OPTIONS": {"poll": 1}},
+    "RETRIES": 1_000_000,
+    "RETRY_DELAY": 1,
+    "RETRY_MAX_DELAY": 5,
+    "LEASE": 3,  # a third of it is how often the progress of a transfer is written down
+}
+
+DATABASES = {
+    "default": {
+        "ENGINE": "django.db.backends.sqlite3",
+        "NAME": DATA / "db.sqlite3",
+        "OPTIONS": {
+            "transaction_mode": "IMMEDIATE",
+            "timeout": 20,
+            "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL",
+        },
+    }
+}
+
+# The rest is what any site has.
+
+SECRET_KEY = "for a site that nobody else can reach"
+DEBUG = True
+ALLOWED_HOSTS = ["127.0.0.1", "localhost"]
+ROOT_URLCONF = "gallery.urls"
+USE_TZ = True
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+FILE_UPLOAD_TEMP_DIR = DATA  # beside the local disk, so that big uploads are moved, not copied
+CSRF_COOKIE_NAME = "demo_csrf"
+MIDDLEWARE = ["django.middleware.csrf.CsrfViewMiddleware"]
+TEMPLATES = [{"BACKEND": "django.template.backends.django.DjangoTemplates", "APP_DIRS": True}]
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "loggers": {
+        "django.server": {"level": "ERROR"},  # the page asks every moment
+        "django.request": {"level": "ERROR"},  # what is no picture, the page says
+        "queued_storage": {"level": "ERROR"},  # the page shows each failed attempt
+    },
+}

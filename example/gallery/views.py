@@ -1,0 +1,161 @@
+import time
+from typing import Any
+
+from django.conf import settings
+from django.core.files.storage import default_storage
+from django.db import transaction
+from django.forms import modelform_factory
+from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.shortcuts import get_object_or_404, redirect, render
+from django.template.defaultfilters import filesizeformat
+from django.urls import reverse
+from django.utils import timezone
+from django.views.decorators.csrf import ensure_csrf_cookie
+from django.views.decorators.http import require_POST, require_safe
+
+from line import BYTES_PER_SECOND
+from queued_storage.models import QueuedFile, State
+
+from .models import Picture
+
+PictureForm = modelform_factory(Picture, fields=["image"])
+
+# What visitors call the states; FAILED cannot come up here, nor can HELD.
+LABELS = {
+    State.PENDING: "Waiting",
+    State.TRANSFERRING: "Moving",
+    State.TRANSFERRED: "On S3",
+    State.DELETING: "Deleting",
+}
+
+
+@ensure_csrf_cookie
+@require_safe
+def page(request: HttpRequest) -> HttpResponse:
+    return _render(request)
+
+
+def _render(request: HttpRequest, errors: list[str] | None = None) -> HttpResponse:
+    context = {
+        **_state(),
+        "errors": errors or [],
+        "server": settings.S3.name,
+        "speed": BYTES_PER_SECOND // 1024,
+    }
+    return render(request, "gallery/page.html", context, status=400 if errors else 200)
+
+
+@require_safe
+def state(request: HttpRequest) -> JsonResponse:
+    return JsonResponse(_state())
+
+
+@require_POST
+def upload(request: HttpRequest) -> HttpResponse:
+    """Save pictures, as any view would: nothing in here knows about S3."""
+    errors = []
+    for file in request.FILES.getlist("image"):
+        form = PictureForm(files={"image": file})
+        if form.is_valid():
+            start = time.perf_counter()
+            with transaction.atomic():
+                picture = form.save()
+            picture.saved_in_ms = (time.perf_counter() - start) * 1000
+            picture.save()
+        else:
+            errors += [f"{file.name}: {error}" for error in form.errors["image"]]
+    if "application/json" in request.headers.get("Accept", ""):
+        return JsonResponse({"errors": errors}, status=400 if errors else 200)
+    return _render(request, errors) if errors else redirect("page")
+
+
+@require_POST
+def delete(request: HttpRequest, pk: int) -> HttpResponse:
+    picture = get_object_or_404(Picture, pk=pk)
+    with transaction.atomic():
+        picture.image.delete(save=False)
+        picture.delete()
+    return redirect("page")
+
+
+@require_POST
+def switch_s3(request: HttpRequest) -> HttpResponse:
+    if request.POST.get("on") == "1":
+        settings.S3.start()
+    else:
+        settings.S3.stop()
+    return redirect("page")
+
+
+@require_POST
+def switch_line(request: HttpRequest) -> HttpResponse:
+    settings.S3.line.slow = request.POST.get("on") == "1"
+    return redirect("page")
+
+
+# What the page shows, as text: its JavaScript only puts it in place.
+
+
+def _state() -> dict[str, Any]:
+    rows = list(QueuedFile.objects.order_by("-pk"))
+    pictures = {picture.image.name: picture for picture in Picture.objects.all()}
+    urls = default_storage.urls(row.name for row in rows if row.name in pictures)
+    files = [_file(row, pictures.get(row.name), urls.get(row.name, "")) for row in rows]
+    living = [row for row in rows if row.state != State.DELETING]
+    moved = [row for row in living if row.state == State.TRANSFERRED]
+    return {
+        "s3_is_up": settings.S3.is_up,
+        "line_is_slow": settings.S3.line.slow,
+        "files": files,
+        "total": len(living),
+        "total_size": filesizeformat(sum(row.size for row in living)),
+        "moved": len(moved),
+        "moving": sum(row.state == State.TRANSFERRING for row in living),
+        "waiting": sum(row.state == State.PENDING for row in living),
+    }
+
+
+def _file(row: QueuedFile, picture: Picture | None, url: str) -> dict[str, Any]:
+    place = "" if not url else "local" if url.startswith("/media/") else "s3"
+    return {
+        "key": row.pk,
+        "name": row.name.removeprefix("pictures/"),
+        "size": filesizeformat(row.size),
+        "state": str(row.state),
+        "label": LABELS.get(State(row.state), row.get_state_display()),
+        "percent": _percent(row),
+        "place": place,
+        "served": _served(place),
+        "url": url,
+        "note": _note(row, picture),
+        "error": row.last_error,
+        "delete": reverse("delete", args=[picture.pk]) if picture else "",
+    }
+
+
+def _served(place: str) -> str:
+    if place == "s3":
+        return "served from S3" if settings.S3.is_up else "served from S3 (down)"
+    return "served from the local disk" if place else ""
+
+
+def _percent(row: QueuedFile) -> int:
+    if row.state == State.TRANSFERRED:
+        return 100
+    if row.state == State.TRANSFERRING and row.size:
+        return min(100 * row.sent // row.size, 99)
+    return 0
+
+
+def _note(row: QueuedFile, picture: Picture | None) -> str:
+    parts = []
+    if picture and picture.saved_in_ms is not None:
+        parts.append(f"saved in {picture.saved_in_ms:.0f} ms")
+    if row.state == State.TRANSFERRED and row.transferred_at:
+        parts.append(f"on S3 after {(row.transferred_at - row.saved_at).total_seconds():.1f} s")
+    if row.attempts > 1 or row.last_error:
+        parts.append(f"{row.attempts} attempt{'s' if row.attempts != 1 else ''}")
+    if row.last_error and row.due_at and not row.lease_token:
+        seconds = round((row.due_at - timezone.now()).total_seconds())
+        parts.append(f"next try in {seconds} s" if seconds > 0 else "next try now")
+    return " · ".join(parts)

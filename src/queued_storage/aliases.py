@@ -1,0 +1,281 @@
+"""Which storage is meant by an alias in the ledger."""
+
+import hashlib
+import json
+import logging
+import re
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from inspect import Parameter, signature
+from typing import Any, ClassVar, cast
+from urllib.parse import urlsplit
+
+from django.apps import apps
+from django.core.exceptions import ImproperlyConfigured
+from django.core.files.storage import Storage, storages
+from django.utils.module_loading import import_string
+
+from .exceptions import UnknownAlias
+
+ALIAS_MAX_LENGTH = 64
+logger = logging.getLogger("queued_storage")
+
+_SECRET = re.compile(
+    r"secret|passw|token|credential|signer|connection_string|(^|_)p?key(_id)?$|^sas", re.I
+)
+
+
+class AliasedStorage(Storage):
+    """A storage that has a name in the ledger.
+
+    The name is the option ``alias``; else the key in ``STORAGES``, found by identity since Django
+    does not tell it; else, for a storage made inline, a fingerprint of its configuration. It is
+    derived when it is first needed, and the storage is known to ``storage_for()`` from then on.
+    """
+
+    _instances: ClassVar["weakref.WeakSet[AliasedStorage]"] = weakref.WeakSet()
+
+    def __init__(self, alias: str | None) -> None:
+        if alias is not None and not (
+            isinstance(alias, str) and 0 < len(alias) <= ALIAS_MAX_LENGTH
+        ):
+            raise ImproperlyConfigured(
+                f"alias={alias!r}: give a text of 1 to {ALIAS_MAX_LENGTH} characters."
+            )
+        self._given_alias = alias
+        self._alias: str | None = None
+        AliasedStorage._instances.add(self)
+
+    def configuration(self) -> Any:
+        """What makes this storage another one than its neighbour, as JSON takes it."""
+        raise NotImplementedError
+
+    def fingerprint(self) -> str:
+        text = json.dumps(self.configuration(), sort_keys=True, default=repr)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def can_be_told_from(self, other: "AliasedStorage") -> bool:
+        """Whether equal fingerprints mean that the two are made alike."""
+        return True
+
+    @property
+    def variant(self) -> str:
+        """What tells apart two storages of one alias, which work on the same files differently."""
+        return ""
+
+    @property
+    def alias(self) -> str:
+        """The storage's name in the ledger.
+
+        ``ImproperlyConfigured`` is raised if another storage has it already.
+        """
+        if self._alias is None:
+            _require_app()
+            alias = self._given_alias or _key_of(self) or f"inline-{self.fingerprint()}"
+            _register(alias, self)
+            self._alias = alias
+        return self._alias
+
+
+class _Inline:
+    """The storages that no key of ``STORAGES`` leads to."""
+
+    def __init__(self) -> None:
+        self.alive: weakref.WeakValueDictionary[str, AliasedStorage] = weakref.WeakValueDictionary()
+        # A worker's thread may need a storage that the view which made it has dropped.
+        self.kept: dict[str, AliasedStorage] = {}
+
+    def holder(self, alias: str) -> AliasedStorage | None:
+        """Who has the alias, apart from a storage that only we keep alive."""
+        self.kept.pop(alias, None)
+        return self.alive.get(alias)
+
+    def add(self, alias: str, storage: AliasedStorage) -> None:
+        self.alive[alias] = self.kept[alias] = storage
+
+
+_inline = _Inline()
+
+
+def storage_for(alias: str, variant: str = "") -> AliasedStorage:
+    """The storage of this alias, of several the one of this variant.
+
+    ``UnknownAlias`` is raised if no storage of this process has the alias.
+    """
+    found = _find(alias)
+    if not variant or found.variant == variant:
+        return found
+    twins = [other for other in living_storages() if other.alias == alias]
+    return next((twin for twin in twins if twin.variant == variant), found)
+
+
+def _find(alias: str) -> AliasedStorage:
+    for storage in configured_storages():
+        if storage.alias == alias:
+            return storage
+    if alias in _inline.alive:
+        return _inline.alive[alias]
+    for unused in living_storages():
+        if unused._alias is None and unused.alias == alias:
+            return unused
+    raise UnknownAlias(
+        f"No storage with the alias {alias!r} is known here. Name it in STORAGES, "
+        f"or see to it that the module which makes it is imported by every worker."
+    )
+
+
+def known_storages(*, strict: bool = False) -> list[AliasedStorage]:
+    """Every storage with a ledger that this process knows, one per alias.
+
+    One whose configuration is wrong is left out, so that the others go on; or the error is
+    raised, if ``strict``.
+    """
+    found = {}
+    for storage in [*living_storages(), *configured_storages()]:
+        try:
+            found[storage.alias] = storage
+        except ImproperlyConfigured as error:
+            if strict:
+                raise
+            logger.error("%s", error)
+    return list(found.values())
+
+
+def living_storages() -> list[AliasedStorage]:
+    """All that are in use, whether or not they have their alias yet."""
+    while True:
+        with suppress(RuntimeError):  # another thread made one at this moment
+            return list(AliasedStorage._instances)
+
+
+def configured_storages() -> Iterator[AliasedStorage]:
+    """Those of ``STORAGES``, looked up anew each time, for ``override_settings``."""
+    for key in _configured_keys():
+        storage = storages[key]
+        if isinstance(storage, AliasedStorage):
+            yield storage
+
+
+def _configured_keys() -> Iterator[str]:
+    backends: dict[str, Any] = storages.backends
+    for key, parameters in backends.items():
+        if str(parameters["BACKEND"]).startswith(("django.", "storages.")):
+            continue  # not ours, and a cloud library need not be imported to find that out
+        try:
+            backend = import_string(parameters["BACKEND"])
+        except ImportError:
+            continue  # the project's own trouble with a storage that is not ours
+        if isinstance(backend, type) and issubclass(backend, AliasedStorage):
+            yield key
+
+
+def _key_of(storage: AliasedStorage) -> str | None:
+    return next((key for key in _configured_keys() if storages[key] is storage), None)
+
+
+def _require_app() -> None:
+    if not apps.is_installed("queued_storage"):
+        raise ImproperlyConfigured(
+            "Add 'queued_storage' to INSTALLED_APPS and run 'manage.py migrate': a queued storage "
+            "keeps its ledger in the database."
+        )
+
+
+def _register(alias: str, storage: AliasedStorage) -> None:
+    is_configured = _key_of(storage) is not None
+    for other in configured_storages():
+        taken = other._given_alias or _key_of(other)
+        if other is not storage and taken == alias:
+            _refuse_unless_same(alias, storage, other)
+            return
+    if is_configured:
+        return
+    if (holder := _inline.holder(alias)) and holder is not storage:
+        _refuse_unless_same(alias, storage, holder)
+    _inline.add(alias, storage)
+
+
+def _refuse_unless_same(alias: str, one: AliasedStorage, other: AliasedStorage) -> None:
+    if one.fingerprint() != other.fingerprint():
+        raise ImproperlyConfigured(
+            f"Two queued storages with different configurations share the alias {alias!r}, so "
+            f"the ledger would mix up their files. Give each an alias of its own: the option "
+            f"alias='…', or a key of its own in STORAGES."
+        )
+    if not one._given_alias and not one.can_be_told_from(other):
+        raise ImproperlyConfigured(
+            "Two queued storages look alike, since the class of one of their sides does not show "
+            "how it was made, so the ledger might mix up their files. Give each an alias='…', or "
+            "decorate that class with django.utils.deconstruct.deconstructible."
+        )
+
+
+def is_secret(option: str) -> bool:
+    """Whether a storage's option of this name holds what nobody else may know."""
+    return _SECRET.search(option) is not None
+
+
+def describe(spec: Any) -> Any:
+    """A storage specification without what is secret in it, for a fingerprint."""
+    if isinstance(spec, Mapping):
+        return {str(key): describe(spec[key]) for key in spec if not is_secret(str(key))}
+    if isinstance(spec, list | tuple):
+        return [describe(item) for item in spec]
+    if isinstance(spec, str) and "://" in spec:
+        return _describe_url(spec)
+    if isinstance(spec, AliasedStorage):
+        return spec.configuration()
+    if isinstance(spec, Storage):
+        return _describe_instance(spec)
+    if isinstance(spec, type):
+        return f"{spec.__module__}.{spec.__qualname__}"
+    if spec is None or isinstance(spec, str | int | float | bool):
+        return spec
+    return str(spec) if hasattr(spec, "__fspath__") else describe(type(spec))
+
+
+def _describe_url(url: str) -> str:
+    parts = urlsplit(url)
+    user = f"{parts.username}@" if parts.username else ""
+    return f"{parts.scheme}://{user}{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
+def is_describable(storage: Storage) -> bool:
+    """Whether ``describe()`` tells this storage from others of its class."""
+    takes_nothing = type(storage).__init__ is object.__init__
+    known = takes_nothing or hasattr(storage, "_constructor_args")
+    return known or isinstance(storage, AliasedStorage)
+
+
+def _describe_instance(storage: Storage) -> Any:
+    # What Django's @deconstructible keeps of the call
+    args, options = getattr(storage, "_constructor_args", ((), {}))
+    return [describe(type(storage)), *describe_arguments(type(storage), args, options)]
+
+
+def describe_arguments(maker: Any, args: Sequence[Any], options: Mapping[str, Any]) -> list[Any]:
+    """The same for the arguments of a call; a positional one that is secret is known by its name.
+
+    What the maker takes as ``*args`` has no name, so a secret must not be there.
+    """
+    named, rest = by_name(maker, args)
+    return [describe({**named, **options}), *map(describe, rest)]
+
+
+def by_name(maker: Any, args: Sequence[Any]) -> tuple[dict[str, Any], Sequence[Any]]:
+    """Positional arguments under the names that ``maker`` gives them, and those without one."""
+    if not args:
+        return {}, args
+    if isinstance(maker, str):
+        maker = import_string(maker)
+    is_class = isinstance(maker, type)
+    # A __new__, as @deconstructible adds one, may hide the names.
+    method = cast(Any, maker).__init__ if is_class else maker
+    parameters = list(signature(method).parameters.values())[is_class:]
+    names = [
+        parameter.name
+        for parameter in parameters
+        if parameter.kind is Parameter.POSITIONAL_OR_KEYWORD
+    ]
+    return dict(zip(names, args, strict=False)), args[len(names) :]

@@ -1,0 +1,212 @@
+"""System checks: one function a message."""
+
+from collections.abc import Callable, Iterator, Sequence
+from importlib.util import find_spec
+from typing import Any
+
+from django.apps import apps
+from django.conf import settings as django_settings
+from django.core.cache import caches
+from django.core.checks import CheckMessage, Error, Warning, register
+from django.core.exceptions import ImproperlyConfigured
+from django.core.files.storage import FileSystemStorage
+from django.db import router
+from django.db.models import FileField
+from django.utils.module_loading import import_string
+
+from .aliases import AliasedStorage, describe, known_storages
+from .composition import ComposedStorage
+from .conf import settings
+from .models import ledger_database
+from .routes import is_per_process
+
+DOCS = "See the docs, under 'System checks'."
+
+Check = Callable[..., Iterator[CheckMessage]]
+
+
+def check(function: Check) -> Callable[..., list[CheckMessage]]:
+    """Register a check. One that settings in error keep from running leaves that to E001."""
+
+    def run(app_configs: Sequence[Any] | None = None, **kwargs: Any) -> list[CheckMessage]:
+        return [] if _settings_problem() else list(function())
+
+    run.__name__, run.__doc__ = function.__name__, function.__doc__
+    register(run, "queued_storage")
+    return run
+
+
+def _settings_problem() -> str:
+    try:
+        settings.values  # noqa: B018
+    except ImproperlyConfigured as error:
+        return str(error)
+    return ""
+
+
+def _storages() -> list[ComposedStorage]:
+    try:
+        found = known_storages()
+    except Exception:  # E003 says it
+        found = []
+    return [storage for storage in found if isinstance(storage, ComposedStorage)]
+
+
+@register("queued_storage")
+def settings_are_valid(**kwargs: Any) -> list[CheckMessage]:
+    problem = _settings_problem()
+    return [Error(problem, hint=DOCS, id="queued_storage.E001")] if problem else []
+
+
+@check
+def app_is_installed() -> Iterator[CheckMessage]:
+    if not apps.is_installed("queued_storage"):
+        yield Error(
+            "queued_storage is used, but is not in INSTALLED_APPS.",
+            hint="Add 'queued_storage' to INSTALLED_APPS and run 'manage.py migrate'.",
+            id="queued_storage.E002",
+        )
+
+
+@check
+def storages_have_aliases() -> Iterator[CheckMessage]:
+    try:
+        known_storages(strict=True)
+    except Exception as error:
+        yield Error(str(error), hint=DOCS, id="queued_storage.E003")
+
+
+@check
+def sides_exist() -> Iterator[CheckMessage]:
+    for storage in _storages():
+        for side in ("local", "remote"):
+            if problem := _side_problem(storage, side):
+                yield Error(
+                    f"{storage.alias}: {problem}", hint=DOCS, obj=storage, id="queued_storage.E004"
+                )
+
+
+def _side_problem(storage: ComposedStorage, side: str) -> str:
+    path, _options = storage.specification(side)
+    if isinstance(path, str) and path.startswith("storages."):
+        # Importing a cloud library takes long; whether it is there shows without.
+        module = path.rpartition(".")[0]
+        return "" if _is_importable(module) else f"{side}={path!r} cannot be imported."
+    try:
+        getattr(storage, side)
+    except Exception as error:
+        return str(error)
+    return ""
+
+
+def _is_importable(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ImportError:
+        return False
+
+
+@check
+def sides_differ() -> Iterator[CheckMessage]:
+    for storage in _storages():
+        if _place(storage, "local") == _place(storage, "remote"):
+            yield Error(
+                f"{storage.alias}: local and remote are the same place, so a file would be its "
+                f"own copy, and freeing the local one would lose it.",
+                hint="Give one of them another location or bucket.",
+                obj=storage,
+                id="queued_storage.E005",
+            )
+
+
+def _place(storage: ComposedStorage, side: str) -> Any:
+    """Where a side keeps its files, as far as that can be told without asking it."""
+    spec, options = storage.specification(side)
+    if isinstance(spec, str) and not spec.startswith("storages."):
+        try:
+            spec = import_string(spec)
+        except ImportError:
+            return object()  # E004 says it; equal to no other
+    if spec is FileSystemStorage or isinstance(spec, FileSystemStorage):
+        made = getattr(storage, side)
+        return ("file system", made.location)
+    return [describe(spec), describe(options)]
+
+
+@check
+def queues_can_be_built() -> Iterator[CheckMessage]:
+    for storage in _storages():
+        try:
+            _ = storage.queue
+        except ImproperlyConfigured as error:
+            yield Error(
+                f"{storage.alias}: {error}", hint=DOCS, obj=storage, id="queued_storage.E006"
+            )
+
+
+@check
+def tasks_are_tasks() -> Iterator[CheckMessage]:
+    for storage in _storages():
+        try:
+            _ = storage.task
+        except ImproperlyConfigured as error:
+            yield Error(
+                f"{storage.alias}: {error}", hint=DOCS, obj=storage, id="queued_storage.E007"
+            )
+
+
+@check
+def cache_exists() -> Iterator[CheckMessage]:
+    if settings.cache is not None and settings.cache not in django_settings.CACHES:
+        yield Error(
+            f"QUEUED_STORAGE['CACHE'] is {settings.cache!r}, which is not in CACHES.",
+            hint="Name one of CACHES, or None to do without.",
+            id="queued_storage.E008",
+        )
+
+
+@check
+def cache_is_shared() -> Iterator[CheckMessage]:
+    if settings.cache not in django_settings.CACHES:
+        return
+    # The default of a new project need not be complained of while it is developed.
+    matters = settings.given("CACHE") or (_storages() and not django_settings.DEBUG)
+    if matters and is_per_process(caches[settings.cache]):
+        yield Warning(
+            f"The cache {settings.cache!r} is each process's own, so it is used for a few seconds "
+            f"only and saves little.",
+            hint="Set QUEUED_STORAGE['CACHE'] to a cache that all processes share, or to None.",
+            id="queued_storage.W001",
+        )
+
+
+@check
+def local_does_not_overwrite() -> Iterator[CheckMessage]:
+    for storage in _storages():
+        if not _side_problem(storage, "local") and getattr(
+            storage.local, "_allow_overwrite", False
+        ):
+            yield Warning(
+                f"{storage.alias}: the local storage has allow_overwrite, which has no effect "
+                f"here: a new file never takes the place of another one.",
+                hint="Remove allow_overwrite; to overwrite a file, open it for writing.",
+                obj=storage,
+                id="queued_storage.W002",
+            )
+
+
+@check
+def ledger_is_beside_the_models() -> Iterator[CheckMessage]:
+    for model in apps.get_models():
+        for field in model._meta.get_fields():
+            if not isinstance(field, FileField) or not isinstance(field.storage, AliasedStorage):
+                continue
+            database = router.db_for_write(model)
+            if database != ledger_database():
+                yield Warning(
+                    f"{field} is written to the database {database!r}, but the ledger is in "
+                    f"{ledger_database()!r}: a rolled-back save would still be transferred.",
+                    hint="Set QUEUED_STORAGE['DATABASE'], or a router, to the same database.",
+                    obj=field,
+                    id="queued_storage.W003",
+                )

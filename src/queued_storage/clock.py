@@ -1,0 +1,35 @@
+"""The database's clock, for every time that is compared between hosts."""
+
+from datetime import datetime, timedelta
+from typing import Any
+
+from django.conf import settings
+from django.db.models import DateTimeField, ExpressionWrapper
+from django.db.models.functions import Now
+from django.utils.timezone import get_default_timezone
+
+
+class DatabaseNow(Now):
+    """``Now()`` in the time zone in which Django stores times on every database.
+
+    Django's own gives the server's local time on MySQL, and UTC on SQLite even without ``USE_TZ``.
+    """
+
+    def as_mysql(self, compiler: Any, connection: Any, **context: Any) -> Any:
+        template = "UTC_TIMESTAMP(6)"
+        if not settings.USE_TZ:  # the server's own zone may be any other
+            offset = f"{datetime.now(get_default_timezone()):%z}"
+            zone = f"{offset[:3]}:{offset[3:5]}"
+            template = f"CONVERT_TZ({template}, '+00:00', '{zone}')"
+        return self.as_sql(compiler, connection, template=template, **context)
+
+    def as_sqlite(self, compiler: Any, connection: Any, **context: Any) -> Any:
+        zone = "" if settings.USE_TZ else ", 'localtime'"
+        template = f"STRFTIME('%%%%Y-%%%%m-%%%%d %%%%H:%%%%M:%%%%f', 'NOW'{zone})"
+        return self.as_sql(compiler, connection, template=template, **context)
+
+
+def seconds_from_now(seconds: float) -> ExpressionWrapper:
+    """The time ``seconds`` after now."""
+    later = DatabaseNow() + timedelta(seconds=seconds)
+    return ExpressionWrapper(later, output_field=DateTimeField())

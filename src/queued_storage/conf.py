@@ -1,0 +1,185 @@
+"""The settings: one dict, ``QUEUED_STORAGE``, read when it is needed."""
+
+import difflib
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from django.conf import settings as django_settings
+from django.core.exceptions import ImproperlyConfigured
+from django.core.signals import setting_changed
+
+VERIFY_LEVELS = ("size", "checksum", "content")
+
+
+def _positive(value: Any) -> str:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return "" if is_number and 0 < value < math.inf else "a number of seconds above 0"
+
+
+def _count(value: Any) -> str:
+    is_count = isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    return "" if is_count else "a whole number, 0 or more"
+
+
+def _text(value: Any) -> str:
+    return "" if isinstance(value, str) and value else "a text that is not empty"
+
+
+def _text_or_none(value: Any) -> str:
+    return "" if value is None else _text(value) and "a text that is not empty, or None"
+
+
+def _level(value: Any) -> str:
+    return "" if value in VERIFY_LEVELS else "one of " + ", ".join(map(repr, VERIFY_LEVELS))
+
+
+def _flag(value: Any) -> str:
+    return "" if isinstance(value, bool) else "True or False"
+
+
+def _anything(value: Any) -> str:
+    return "" if value else "a dotted path, a dict with BACKEND, a class or an object"
+
+
+@dataclass(frozen=True)
+class Option:
+    """One key of the dict: its default, its rule, and the ancestor's flat names for it."""
+
+    default: Any
+    problem: Callable[[Any], str]  # what it should be, or "" if it is that
+    flat_names: tuple[str, ...] = ()
+
+
+OPTIONS: dict[str, Option] = {
+    "QUEUE": Option("queued_storage.queues.threads.ThreadQueue", _anything),
+    "RETRIES": Option(5, _count, ("QUEUED_STORAGE_RETRIES",)),
+    "RETRY_DELAY": Option(60, _positive, ("QUEUED_STORAGE_RETRY_DELAY",)),
+    "RETRY_MAX_DELAY": Option(3600, _positive),
+    "LEASE": Option(60, _positive),
+    "STALL_TIMEOUT": Option(600, _positive),
+    "VERIFY": Option("checksum", _level),
+    "FSYNC": Option(False, _flag),
+    "CACHE": Option("default", _text_or_none),
+    "CACHE_PREFIX": Option(
+        "queued_storage",
+        _text,
+        ("QUEUED_STORAGE_CACHE_PREFIX", "QUEUED_STORAGE_CACHE_KEY"),
+    ),
+    "CACHE_TIMEOUT": Option(3600, _positive),
+    "DATABASE": Option(None, _text_or_none),
+}
+
+
+class Settings:
+    """The values in force: the dict's, else the flat setting's of the ancestor, else the default.
+
+    ``ImproperlyConfigured`` is raised on the first access if a key is unknown or a value is not
+    what its rule asks for. Times are in seconds.
+    """
+
+    def __init__(self) -> None:
+        self._values: dict[str, Any] | None = None
+
+    def reset(self) -> None:
+        self._values = None
+
+    @property
+    def values(self) -> Mapping[str, Any]:
+        if self._values is None:
+            self._values = _read()
+        return self._values
+
+    def given(self, key: str) -> bool:
+        """Whether the project sets ``key`` itself."""
+        return key in getattr(django_settings, "QUEUED_STORAGE", {})
+
+    @property
+    def queue(self) -> Any:
+        return self.values["QUEUE"]
+
+    @property
+    def retries(self) -> int:
+        return int(self.values["RETRIES"])
+
+    @property
+    def retry_delay(self) -> float:
+        return float(self.values["RETRY_DELAY"])
+
+    @property
+    def retry_max_delay(self) -> float:
+        return float(self.values["RETRY_MAX_DELAY"])
+
+    @property
+    def lease(self) -> float:
+        return float(self.values["LEASE"])
+
+    @property
+    def stall_timeout(self) -> float:
+        return float(self.values["STALL_TIMEOUT"])
+
+    @property
+    def verify(self) -> str:
+        return str(self.values["VERIFY"])
+
+    @property
+    def fsync(self) -> bool:
+        return bool(self.values["FSYNC"])
+
+    @property
+    def cache(self) -> str | None:
+        alias: str | None = self.values["CACHE"]
+        return alias
+
+    @property
+    def cache_prefix(self) -> str:
+        return str(self.values["CACHE_PREFIX"])
+
+    @property
+    def cache_timeout(self) -> float:
+        return float(self.values["CACHE_TIMEOUT"])
+
+    @property
+    def database(self) -> str | None:
+        alias: str | None = self.values["DATABASE"]
+        return alias
+
+
+def _read() -> dict[str, Any]:
+    given = getattr(django_settings, "QUEUED_STORAGE", {})
+    if not isinstance(given, Mapping):
+        raise ImproperlyConfigured("QUEUED_STORAGE must be a dict.")
+    for key in given:
+        if key not in OPTIONS:
+            raise ImproperlyConfigured(f"QUEUED_STORAGE has an unknown key {key!r}. {_hint(key)}")
+    values = {}
+    for key, option in OPTIONS.items():
+        name, values[key] = _name_and_value(key, option, given)
+        if expected := option.problem(values[key]):
+            raise ImproperlyConfigured(f"{name} is {values[key]!r}; it must be {expected}.")
+    return values
+
+
+def _name_and_value(key: str, option: Option, given: Mapping[str, Any]) -> tuple[str, Any]:
+    name = f"QUEUED_STORAGE[{key!r}]"
+    if key in given:
+        return name, given[key]
+    for flat_name in option.flat_names:
+        if hasattr(django_settings, flat_name):
+            return flat_name, getattr(django_settings, flat_name)
+    return name, option.default
+
+
+def _hint(key: object) -> str:
+    nearest = difflib.get_close_matches(str(key).upper(), OPTIONS, n=1, cutoff=0)[0]
+    return f"Did you mean {nearest!r}?"
+
+
+def _on_setting_changed(*, setting: str, **kwargs: Any) -> None:
+    if setting.startswith("QUEUED_STORAGE"):
+        settings.reset()
+
+
+settings = Settings()
+setting_changed.connect(_on_setting_changed)

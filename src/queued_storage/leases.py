@@ -1,0 +1,138 @@
+"""Keeps the claims of this process alive while their transfers make progress."""
+
+import logging
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from django.db import connections, transaction
+
+from .conf import settings
+from .exceptions import LeaseLost, TransferError
+from .models import QueuedFile, ledger, ledger_database
+from .reasons import reason
+
+logger = logging.getLogger("queued_storage")
+
+BEAT_MAX = 2.0  # seconds: how soon at the latest a running transfer learns that it is void
+
+
+class Lease:
+    """One claim: whether it still stands, and when bytes last moved under it."""
+
+    def __init__(self, row: QueuedFile) -> None:
+        self.row = row
+        self.lost = False
+        self.stalled = False
+        self.sent = 0  # bytes
+        self._moved_at = self._renewed_at = time.monotonic()
+
+    def progress(self, sent: int | None = None) -> None:
+        """Note that bytes moved, ``sent`` in all; ``LeaseLost`` if they no longer matter."""
+        if sent is not None:
+            self.sent = sent
+        self._moved_at = time.monotonic()
+        self.require()
+
+    def require(self) -> None:
+        """Raise ``LeaseLost`` if the claim is void.
+
+        A process that stood still may have lost it without a beat: the clock tells when to ask.
+        """
+        if time.monotonic() - self._renewed_at >= settings.lease:
+            self._renew()
+        if self.stalled:
+            raise TransferError(f"No byte moved for {settings.stall_timeout:g} seconds.")
+        if self.lost:
+            raise LeaseLost(f"{self.row} is no longer this worker's.")
+
+    def confirm(self) -> None:
+        """The same, by asking the ledger: right before what cannot be undone."""
+        self._renew()
+        self.require()
+
+    def beat(self) -> None:
+        """Renew the claim, or find out that it is lost.
+
+        A transfer that has stood still for ``STALL_TIMEOUT`` is given up, so that one that hangs
+        for ever ends in another try rather than in silence.
+        """
+        if time.monotonic() - self._moved_at > settings.stall_timeout:
+            self.stalled = True
+        else:
+            self._renew()
+
+    def _renew(self) -> None:
+        started = time.monotonic()
+        self.lost = not ledger().renew(self.row, self.sent)
+        self._renewed_at = started
+
+
+class _Heart(threading.Thread):
+    """One thread per process that renews all leases which the process holds."""
+
+    def __init__(self) -> None:
+        super().__init__(name="queued-storage-leases", daemon=True)
+        self._leases: set[Lease] = set()
+        self._changed = threading.Condition()
+
+    def add(self, lease: Lease) -> None:
+        with self._changed:
+            self._leases.add(lease)
+            self._changed.notify()
+
+    def remove(self, lease: Lease) -> None:
+        with self._changed:
+            self._leases.discard(lease)
+
+    def run(self) -> None:
+        while True:
+            with self._changed:
+                while not self._leases:
+                    self._changed.wait()
+            time.sleep(min(settings.lease / 3, BEAT_MAX))
+            with self._changed:
+                leases = list(self._leases)
+            for lease in leases:
+                self._beat(lease)
+            connections.close_all()  # a thread that mostly sleeps must not hold one
+
+    @staticmethod
+    def _beat(lease: Lease) -> None:
+        try:
+            lease.beat()
+        except Exception as error:  # the database may be back at the next beat
+            logger.warning("A lease could not be renewed: %s", reason(error))
+
+
+_lock = threading.Lock()
+_heart: _Heart | None = None
+
+
+def _beating_heart() -> _Heart:
+    global _heart
+    with _lock:
+        if _heart is None or not _heart.is_alive():  # none yet, or none in this fork
+            _heart = _Heart()
+            _heart.start()
+        return _heart
+
+
+@contextmanager
+def keep(row: QueuedFile) -> Iterator[Lease]:
+    """Renew the claim on ``row`` until the block ends.
+
+    Inside a transaction, as in a ``TestCase``, the claim is seen by this connection alone: the
+    heart would not find it, nor would anybody who could take it.
+    """
+    lease = Lease(row)
+    if transaction.get_connection(ledger_database()).in_atomic_block:
+        yield lease
+        return
+    heart = _beating_heart()
+    heart.add(lease)
+    try:
+        yield lease
+    finally:
+        heart.remove(lease)

@@ -1,0 +1,449 @@
+"""The ledger: one row per stored file, and every way in which a row may change."""
+
+import socket
+import uuid
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, fields
+from datetime import datetime
+from functools import cache
+from typing import Any, Self
+
+from django.db import connections, models, router, transaction
+from django.db.models import Case, F, Q, Value, When
+from django.utils.translation import gettext_lazy as _
+
+from .clock import DatabaseNow, seconds_from_now
+from .conf import settings
+from .outages import outlast
+
+NAME_MAX_LENGTH = 700  # characters; with the alias the most that a unique index of InnoDB takes
+NAME_MAX_BYTES = 2048  # in UTF-8; below what an index page of PostgreSQL takes
+LEASE_GRACE = 5  # seconds past the end of a lease before its holder is taken for dead
+
+
+class State(models.TextChoices):
+    HELD = "held", _("held")  # delayed: waits for transfer()
+    PENDING = "pending", _("pending")  # to be transferred at due_at
+    TRANSFERRING = "transferring", _("transferring")  # under a lease
+    TRANSFERRED = "transferred", _("transferred")  # verified on the remote
+    FAILED = "failed", _("failed")  # retries used up, the local copy is kept
+    DELETING = "deleting", _("deleting")  # a tombstone until both copies are gone
+
+
+class ExactCharField(models.CharField):
+    """A CharField that tells all texts apart on MySQL and MariaDB too: case, accents, trailing
+    spaces."""
+
+    def db_parameters(self, connection: Any) -> dict[str, Any]:
+        parameters: dict[str, Any] = super().db_parameters(connection)
+        if connection.vendor == "mysql":
+            is_mariadb = connection.mysql_is_mariadb
+            parameters["collation"] = "utf8mb4_nopad_bin" if is_mariadb else "utf8mb4_0900_bin"
+        return parameters
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """What is known of a file's bytes when they are saved."""
+
+    size: int
+    checksum: str  # "crc32:1a2b3c4d"; "" where nobody read the bytes
+    content_type: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What a read needs to know of a row."""
+
+    pk: int
+    state: str
+    remote_name: str
+    is_local: bool
+    size: int
+    saved_at: datetime
+
+    @property
+    def is_promoted(self) -> bool:
+        return self.state == State.TRANSFERRED
+
+    @property
+    def is_deleted(self) -> bool:
+        return self.state == State.DELETING
+
+
+ENTRY_FIELDS = tuple(field.name for field in fields(Entry))
+
+
+@cache
+def this_host() -> str:
+    return socket.gethostname()
+
+
+def ledger_database() -> str:
+    """The alias of the database that holds the ledger."""
+    return settings.database or router.db_for_write(QueuedFile)
+
+
+def new_token() -> str:
+    return uuid.uuid4().hex
+
+
+class QueuedFileQuerySet(models.QuerySet["QueuedFile"]):
+    """The verbs of the ledger.
+
+    Each is one conditional UPDATE (or INSERT, or DELETE) that says in its answer whether it took
+    place. In an UPDATE an expression stands before the columns that it reads: MySQL evaluates
+    assignments from left to right, with the new values.
+    """
+
+    # What was asked for by users of the storage
+
+    def named(self, alias: str, name: str) -> Self:
+        return self.filter(alias=alias, name=name)
+
+    def entry(self, alias: str, name: str) -> Entry | None:
+        row = self.named(alias, name).values_list(*ENTRY_FIELDS)[:1]
+        return next((Entry(*values) for values in row), None)
+
+    def latest_entry(self, alias: str, name: str) -> Entry | None:
+        """The same as it is now, also in a transaction that reads from an older snapshot.
+
+        MySQL's transactions do, by default; only a locking read sees past that.
+        """
+        connection = connections[self.db]
+        if connection.vendor == "mysql" and connection.in_atomic_block:
+            return self.select_for_update().entry(alias, name)
+        return self.entry(alias, name)
+
+    def entries(self, alias: str, names: Iterable[str]) -> dict[str, Entry]:
+        rows = self.filter(alias=alias, name__in=names).values_list("name", *ENTRY_FIELDS)
+        return {name: Entry(*values) for name, *values in rows}
+
+    def record(
+        self, alias: str, name: str, content: Content, *, held: bool, task: str = ""
+    ) -> int | None:
+        """Insert the row of a new file; None if the name is taken."""
+        state = State.HELD if held else State.PENDING
+        return self._record(alias, name, state, content, task=task)
+
+    def record_tombstone(self, alias: str, name: str) -> int | None:
+        """Insert the row of a file that predates the ledger and is to be deleted."""
+        return self._record(alias, name, State.DELETING, Content(0, ""), remote_name=name)
+
+    def _record(
+        self,
+        alias: str,
+        name: str,
+        state: State,
+        content: Content,
+        *,
+        remote_name: str = "",
+        task: str = "",
+    ) -> int | None:
+        """One statement, since a savepoint around an INSERT would cost two more."""
+        clock = self._sql(DatabaseNow())
+        columns: dict[str, tuple[str, Any]] = {
+            "alias": ("%s", alias),
+            "name": ("%s", name),
+            "remote_name": ("%s", remote_name),
+            "state": ("%s", str(state)),
+            "task": ("%s", task),
+            "is_local": ("%s", True),
+            "size": ("%s", content.size),
+            "checksum": ("%s", content.checksum),
+            "content_type": ("%s", content.content_type),
+            "verified": ("%s", ""),
+            "generation": ("%s", 1),
+            "attempts": ("%s", 0),
+            "sent": ("%s", 0),
+            "due_at": ("NULL" if state == State.HELD else clock, None),
+            "lease_token": ("%s", ""),
+            "host": ("%s", this_host()),
+            "last_error": ("%s", ""),
+            "saved_at": (clock, None),
+        }
+        return self._insert_or_ignore(columns)
+
+    def overwrite(
+        self, alias: str, name: str, content: Content, *, held: bool, task: str = ""
+    ) -> int:
+        """Start a new generation of a known file; void what runs for the old one."""
+        return (
+            self.named(alias, name)
+            .exclude(state=State.DELETING)
+            .update(
+                due_at=None if held else _when_nobody_holds_it(),
+                state=State.HELD if held else State.PENDING,
+                generation=F("generation") + 1,
+                task=task,
+                is_local=True,
+                size=content.size,
+                checksum=content.checksum,
+                content_type=content.content_type,
+                verified="",
+                attempts=0,
+                host=this_host(),
+                last_error="",
+                saved_at=DatabaseNow(),
+                transferred_at=None,
+                evicted_at=None,
+            )
+        )
+
+    def release(self) -> int:
+        """Make these files due, with all their retries before them."""
+        waiting = self.filter(state__in=[State.HELD, State.PENDING, State.FAILED])
+        return waiting.update(due_at=_when_nobody_holds_it(), state=State.PENDING, attempts=0)
+
+    def told(self, pk: int) -> int:
+        """Note that a task of the ancestor's was told of the file."""
+        return self.filter(pk=pk, state=State.PENDING, attempts=0).update(attempts=1)
+
+    def bury(self) -> int:
+        """Turn these rows into tombstones."""
+        living = self.exclude(state=State.DELETING)
+        return living.update(
+            due_at=_when_nobody_holds_it(), state=State.DELETING, attempts=0, last_error=""
+        )
+
+    def drop_local(self, pk: int) -> int:
+        """Note that the local copy of a tombstone is gone."""
+        return self.filter(pk=pk, state=State.DELETING, is_local=True).update(is_local=False)
+
+    def called(self, remote_name: str) -> Self:
+        """The files that have this name on their remote."""
+        pks = [
+            pk
+            for pk, found in self.filter(remote_name=remote_name).values_list("pk", "remote_name")
+            if found == remote_name  # MySQL compares without case
+        ]
+        return self.filter(pk__in=pks)
+
+    # What workers do
+
+    def due(self) -> Self:
+        """Rows to look at now: due ones, and those whose lease has ended."""
+        return self.filter(due_at__lte=DatabaseNow())
+
+    def claim(self, pk: int) -> "QueuedFile | None":
+        """Take a due row under a lease; None if it is not due or somebody else was quicker."""
+        token = new_token()
+        if not self.filter(pk=pk)._take(token):
+            return None
+        return self.filter(pk=pk, lease_token=token).first()
+
+    def claim_due(self, limit: int, aliases: Collection[str]) -> "list[QueuedFile]":
+        """Take up to ``limit`` due rows of ``aliases``, the longest due first."""
+        token = new_token()
+        rows = self.due().filter(alias__in=aliases).order_by("due_at")
+        if connections[self.db].features.has_select_for_update_skip_locked:
+            with transaction.atomic(using=self.db):
+                pks = rows.select_for_update(skip_locked=True)._take_first(limit, token)
+        else:  # the UPDATE tells who was first
+            pks = rows._take_first(limit, token)
+        return list(self.filter(pk__in=pks, lease_token=token).order_by("pk")) if pks else []
+
+    def _take_first(self, limit: int, token: str) -> list[int]:
+        pks = list(self.values_list("pk", flat=True)[:limit])
+        taken = pks and self.model.objects.using(self.db).filter(pk__in=pks)._take(token)
+        return pks if taken else []
+
+    def _take(self, token: str) -> int:
+        """Claim those of a few rows, given by their keys, that are due.
+
+        No index serves the condition. MariaDB would at times prefer that of ``due_at`` to the
+        keys, lock every due row, and break the transactions of other people off as deadlocked.
+        """
+        is_due = Case(When(due_at__lte=DatabaseNow(), then=Value(True)), default=Value(False))
+        in_transfer = When(state=State.PENDING, then=Value(State.TRANSFERRING))
+        return (
+            self.alias(is_due=is_due)
+            .filter(is_due=True)
+            .update(
+                state=Case(in_transfer, default=F("state")),
+                attempts=F("attempts") + 1,
+                due_at=seconds_from_now(settings.lease),
+                lease_token=token,
+                sent=0,
+            )
+        )
+
+    def held_as(self, row: "QueuedFile") -> Self:
+        """The row, as long as this claim on it stands and nobody asked for something else."""
+        return self.filter(
+            pk=row.pk, lease_token=row.lease_token, state=row.state, generation=row.generation
+        )
+
+    def renew(self, row: "QueuedFile", sent: int) -> int:
+        return self.held_as(row).update(due_at=seconds_from_now(settings.lease), sent=sent)
+
+    def name_remote(self, row: "QueuedFile", remote_name: str) -> int:
+        """Reserve the name on the remote, before a byte is sent to it."""
+        return self.held_as(row).update(
+            remote_name=remote_name, due_at=seconds_from_now(settings.lease)
+        )
+
+    def name_written(self, row: "QueuedFile", remote_name: str) -> int:
+        """Note what the remote called it, even if the file was deleted or has newer content by
+        now: whoever works on it next must find what this claim has written."""
+        return self.filter(pk=row.pk, lease_token=row.lease_token).update(remote_name=remote_name)
+
+    def promote(
+        self, row: "QueuedFile", remote_name: str, content: Content, verified: str, *, evict: bool
+    ) -> int:
+        """Turn reads to the remote; with ``evict`` the claim stays, for the eviction to follow."""
+        return self.held_as(row).update(
+            state=State.TRANSFERRED,
+            remote_name=remote_name,
+            size=content.size,
+            checksum=content.checksum,
+            verified=verified,
+            last_error="",
+            transferred_at=DatabaseNow(),
+            due_at=seconds_from_now(settings.lease) if evict else None,
+            lease_token=row.lease_token if evict else "",
+        )
+
+    def evicted(self, row: "QueuedFile") -> int:
+        return self.held_as(row).update(
+            is_local=False, evicted_at=DatabaseNow(), due_at=None, lease_token="", last_error=""
+        )
+
+    def postpone(self, row: "QueuedFile", delay: float, error: str, *, count: bool = True) -> int:
+        """Give the row back, to be tried again in ``delay`` seconds."""
+        back = When(state=State.TRANSFERRING, then=Value(State.PENDING))
+        return self.held_as(row).update(
+            state=Case(back, default=F("state")),
+            attempts=F("attempts") - (0 if count else 1),
+            due_at=seconds_from_now(delay),
+            lease_token="",
+            last_error=error,
+        )
+
+    def park(self, row: "QueuedFile", error: str) -> int:
+        """Stop trying; the reason stays with the row."""
+        return self.held_as(row).update(
+            state=State.FAILED, due_at=None, lease_token="", last_error=error
+        )
+
+    def let_go(self, row: "QueuedFile") -> int:
+        """End a void claim, so that what was asked for meanwhile need not wait for its end."""
+        # TRANSFERRED and still claimed: the eviction is to follow.
+        unfinished = [State.PENDING, State.TRANSFERRING, State.TRANSFERRED, State.DELETING]
+        back = When(state=State.TRANSFERRING, then=Value(State.PENDING))
+        return self.filter(pk=row.pk, lease_token=row.lease_token).update(
+            due_at=Case(When(state__in=unfinished, then=DatabaseNow()), default=None),
+            state=Case(back, default=F("state")),
+            lease_token="",
+        )
+
+    def purged(self, row: "QueuedFile") -> int:
+        """Remove a tombstone: the name is free again."""
+        return outlast(lambda: self.held_as(row).delete()[0], self.db)
+
+    # Statements that the ORM has no public word for, or that must get past an outage
+
+    def update(self, **columns: Any) -> int:
+        return outlast(lambda: super(QueuedFileQuerySet, self).update(**columns), self.db)
+
+    update.alters_data = True  # type: ignore[attr-defined]  # no template may call it
+
+    def _sql(self, expression: Any) -> str:
+        return str(self.query.get_compiler(self.db).compile(expression)[0])
+
+    def _insert_or_ignore(self, columns: dict[str, tuple[str, Any]]) -> int | None:
+        connection = connections[self.db]
+        quote = connection.ops.quote_name
+        table = quote(self.model._meta.db_table)
+        names = ", ".join(map(quote, columns))
+        values = ", ".join(placeholder for placeholder, _value in columns.values())
+        sql = f"INTO {table} ({names}) VALUES ({values})"
+        if connection.vendor == "mysql":
+            sql = f"INSERT IGNORE {sql}"
+        else:
+            sql = f"INSERT {sql} ON CONFLICT DO NOTHING"
+        if returning := connection.vendor == "postgresql":
+            sql += f" RETURNING {quote('id')}"
+        with connection.cursor() as cursor:
+            cursor.execute(sql, [value for place, value in columns.values() if place == "%s"])
+            if returning:
+                row = cursor.fetchone()
+                return row[0] if row else None
+            return cursor.lastrowid if cursor.rowcount == 1 else None
+
+
+def _when_nobody_holds_it() -> Case:
+    """Now, or where a worker may still be writing: when its lease has ended for certain."""
+    nobody = Q(lease_token="") | Q(due_at__lte=DatabaseNow())
+    return Case(
+        When(nobody, then=DatabaseNow()),
+        default=seconds_from_now(settings.lease + LEASE_GRACE),
+    )
+
+
+class QueuedFile(models.Model):
+    """Where one stored file is, and what is still to be done for it.
+
+    ``due_at`` is when somebody must look at the row next: the next try of a pending file or of a
+    delete, the end of the lease of a claimed row, the eviction of a transferred one. NULL means
+    that nothing is to be done until somebody asks for it.
+    """
+
+    State = State
+
+    alias = ExactCharField(_("storage"), max_length=64)
+    name = ExactCharField(_("name"), max_length=NAME_MAX_LENGTH)
+    remote_name = models.CharField(
+        _("name on the remote"), max_length=1024, blank=True
+    )  # chosen by the first attempt; "" before it
+    state = models.CharField(_("state"), max_length=16, choices=State, default=State.PENDING)
+    task = models.CharField(_("task"), max_length=255, blank=True)  # dotted path; for who reads it
+    is_local = models.BooleanField(_("has a local copy"), default=True)
+    size = models.BigIntegerField(_("size"), default=0)  # bytes
+    checksum = models.CharField(_("checksum"), max_length=128, blank=True)  # "crc32:…"
+    content_type = models.CharField(_("content type"), max_length=255, blank=True)
+    verified = models.CharField(
+        _("verified by"), max_length=16, blank=True
+    )  # "size", "checksum" or "content"
+    generation = models.PositiveIntegerField(_("generation"), default=1)  # one up per overwriting
+    attempts = models.PositiveIntegerField(_("attempts"), default=0)  # since it was last asked for
+    sent = models.BigIntegerField(_("sent"), default=0)  # bytes, by the running attempt
+    due_at = models.DateTimeField(_("due at"), null=True, blank=True)
+    lease_token = models.CharField(_("lease"), max_length=32, blank=True)  # "" when unclaimed
+    host = models.CharField(_("host"), max_length=255, blank=True)  # that took the file
+    last_error = models.TextField(_("last error"), blank=True)
+    saved_at = models.DateTimeField(_("saved at"))
+    transferred_at = models.DateTimeField(_("transferred at"), null=True, blank=True)
+    evicted_at = models.DateTimeField(_("evicted at"), null=True, blank=True)
+
+    objects = QueuedFileQuerySet.as_manager()
+
+    class Meta:
+        app_label = "queued_storage"
+        verbose_name = _("queued file")
+        verbose_name_plural = _("queued files")
+        constraints = [
+            models.UniqueConstraint(fields=["alias", "name"], name="queued_storage_name_unique")
+        ]
+        indexes = [
+            models.Index(fields=["due_at"], name="queued_storage_due"),
+            models.Index(fields=["alias", "state"], name="queued_storage_state"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.alias})"
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether reads go to the remote."""
+        return self.state == State.TRANSFERRED
+
+    @property
+    def lease_expires_at(self) -> datetime | None:
+        """When the claim ends if it is not renewed; None for a row that nobody claimed."""
+        return self.due_at if self.lease_token else None
+
+
+def ledger() -> QueuedFileQuerySet:
+    """The rows, in the database that holds them."""
+    return QueuedFile.objects.using(ledger_database())

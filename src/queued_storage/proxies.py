@@ -1,0 +1,199 @@
+"""The two storages as a transfer() sees them: they map the name and hold it to its lease."""
+
+import io
+import posixpath
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import PurePosixPath
+from typing import Any
+
+from django.core.files import File
+from django.core.files.storage import Storage
+
+from .exceptions import TransferError
+from .leases import Lease
+from .models import Content, ledger
+from .streams import MeasuredFile
+from .uploaders import Uploader
+
+MAX_NAMES = 100  # tries to find a name on the remote that no foreign object has
+
+
+class StorageProxy:
+    """All of the storage, but for the one file that is being transferred."""
+
+    def __init__(self, storage: Storage, lease: Lease) -> None:
+        self.storage = storage
+        self._lease = lease
+
+    @property
+    def _name(self) -> str:
+        return self._lease.row.name
+
+    def __getattr__(self, attribute: str) -> Any:
+        return getattr(self.storage, attribute)
+
+
+class LocalProxy(StorageProxy):
+    """The local storage. Deleting the file is put off until the remote copy is verified."""
+
+    delete_wanted = False
+
+    def open(self, name: str, mode: str = "rb") -> File:
+        file = self.storage.open(name, mode)
+        if name != self._name or mode != "rb":
+            return file
+        return WatchedFile(file, name, self._lease.progress)
+
+    def delete(self, name: str) -> None:
+        if name == self._name:
+            self.delete_wanted = True
+        else:
+            self.storage.delete(name)
+
+
+class WatchedFile(File):
+    """A local file that stops being readable when the transfer is void.
+
+    It tells how far it is read: a sender may read it for its checksum first, and rewind.
+    """
+
+    def __init__(self, file: File, name: str, on_position: Callable[[int], None]) -> None:
+        super().__init__(file, name)
+        self._source: Any = file
+        self._on_position = on_position
+        self._position = 0
+
+    def read(self, *args: Any) -> Any:
+        data = self._source.read(*args)
+        self._position += len(data)
+        self._on_position(self._position)
+        return data
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._source.seek(offset, whence)
+        self._position = self._source.tell()
+        return self._position
+
+
+@dataclass(frozen=True)
+class Upload:
+    """What is on the remote after a transfer: its name there, and the bytes that it must have."""
+
+    remote_name: str
+    content: Content
+    is_verbatim: bool = False  # whether the local copy's bytes were sent, as they are
+    is_found: bool = False  # whether it was not sent by us, so nothing is known of its origin
+
+
+class RemoteProxy(StorageProxy):
+    """The remote storage. ``save`` goes through the uploader, to the name that is reserved."""
+
+    _NAMED = frozenset(  # the methods that take a file's name first
+        {"delete", "exists", "open", "path", "size", "url"}
+        | {"get_accessed_time", "get_created_time", "get_modified_time"}
+    )
+
+    def __init__(self, storage: Storage, lease: Lease, uploader: Uploader) -> None:
+        super().__init__(storage, lease)
+        self._uploader = uploader
+        self.upload: Upload | None = None  # the last one of this attempt
+
+    def __getattr__(self, attribute: str) -> Any:
+        found = super().__getattr__(attribute)
+        return partial(self._mapped, found) if attribute in self._NAMED else found
+
+    def _mapped(self, method: Callable[..., Any], name: str, *args: Any, **kwargs: Any) -> Any:
+        if name == self._name and self._lease.row.remote_name:
+            name = self._lease.row.remote_name
+        return method(name, *args, **kwargs)
+
+    def save(self, name: str, content: Any, max_length: int | None = None) -> str:
+        """Store the file; returns ``name``, whatever the remote calls it.
+
+        Any other name than the file's own goes to the remote's ``save()`` as it is.
+        """
+        if name != self._name:
+            return self.storage.save(name, content, max_length=max_length)
+        outgoing = MeasuredFile(content, name, self._touch)
+        outgoing.content_type = outgoing.content_type or self._lease.row.content_type
+        remote_name, is_there = self._reserve(outgoing)
+        if not is_there:
+            remote_name = self._send(remote_name, outgoing)
+        self.upload = Upload(remote_name, outgoing.content, isinstance(content, WatchedFile))
+        return name
+
+    def _touch(self, count: int) -> None:
+        self._lease.progress()
+
+    def _send(self, remote_name: str, outgoing: MeasuredFile) -> str:
+        self._lease.require()
+        written = self._uploader.upload(remote_name, outgoing)
+        if written != remote_name:
+            self._require_ours(ledger().name_written(self._lease.row, written))
+            self._lease.row.remote_name = written
+        return written
+
+    def _reserve(self, outgoing: MeasuredFile) -> tuple[str, bool]:
+        """A name that is ours to write, and whether the very same bytes are there already.
+
+        A name in the row was reserved by an earlier attempt or generation: what is there is our
+        own remains, as long as the claim stands, which must show right before they are touched.
+        Without one, an object under the name is somebody else's and stays as it is.
+        """
+        if reserved := self._lease.row.remote_name:
+            self._note(reserved)
+            self._uploader.forget_unfinished(reserved)
+            if not self._uploader.replaces:
+                self.storage.delete(reserved)
+            return reserved, False
+        candidate = self._name
+        for _try in range(MAX_NAMES):
+            if not self.storage.exists(candidate):
+                self._note(candidate)
+                return candidate, False
+            if candidate == self._name and self._is_ours(candidate, outgoing):
+                self._note(candidate)
+                return candidate, True
+            candidate = self._alternative()
+        raise TransferError(
+            f"The remote has other objects under {self._name!r} and {MAX_NAMES} names like it."
+        )
+
+    def _is_ours(self, remote_name: str, outgoing: MeasuredFile) -> bool:
+        """Whether the object is a copy of this file, and of no other one that is called so: who
+        shares an object loses it when the other file is deleted."""
+        return self._holds(remote_name, outgoing) and not ledger().called(remote_name).exists()
+
+    def _holds(self, remote_name: str, outgoing: MeasuredFile) -> bool:
+        """Compare byte by byte: a checksum is no proof against somebody who wants a collision."""
+        if self.storage.size(remote_name) != self._lease.row.size:
+            return False
+        found = b""
+        theirs = self._uploader.read_back(remote_name)
+        for piece in outgoing.chunks():
+            while len(found) < len(piece):
+                more = next(theirs, b"")
+                if not more:
+                    return False
+                found += more
+            if found[: len(piece)] != piece:
+                return False
+            found = found[len(piece) :]
+        return not found and not next(theirs, b"")
+
+    def _alternative(self) -> str:
+        directory, file_name = posixpath.split(self._name)
+        extension = "".join(PurePosixPath(file_name).suffixes)
+        root = file_name.removesuffix(extension)
+        return posixpath.join(directory, self.storage.get_alternative_name(root, extension))
+
+    def _note(self, remote_name: str) -> None:
+        self._require_ours(ledger().name_remote(self._lease.row, remote_name))
+        self._lease.row.remote_name = remote_name
+
+    def _require_ours(self, taken: int) -> None:
+        if not taken:
+            self._lease.lost = True
+        self._lease.require()

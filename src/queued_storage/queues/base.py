@@ -1,0 +1,135 @@
+"""What a queue adapter is, and how one is found."""
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, ClassVar
+
+from django.core.signals import setting_changed
+from django.utils.module_loading import import_string
+
+from .. import transfers
+from ..aliases import describe
+from ..exceptions import InvalidQueue
+
+logger = logging.getLogger("queued_storage")
+
+
+class BaseQueue(ABC):
+    """Has files worked on soon, in some worker.
+
+    A queue is only a wake-up: the ledger knows what is due, so a message may be lost, come late,
+    or come twice. It carries ids of the ledger and nothing else. Retries are the ledger's too; a
+    queue's own must be off.
+    """
+
+    # How many ids one message carries at most
+    batch_size: ClassVar[int] = 100
+
+    # Must be implemented
+
+    @abstractmethod
+    def enqueue(self, pks: list[int]) -> Mapping[int, Exception] | None:
+        """See to it that ``run_all(pks)`` is called soon.
+
+        It must not wait for a broker longer than about a second. It may raise; the caller logs
+        that, and the rows stay due. A queue that runs the files before it returns gives back the
+        exceptions that their attempts ended with.
+        """
+
+
+_inline: ContextVar[dict[int, Exception] | None] = ContextVar("queued_storage_inline", default=None)
+
+
+@contextmanager
+def inline_errors() -> Iterator[dict[int, Exception]]:
+    """Collect what attempts fail with whose message is run, not sent: engines have such modes.
+
+    An engine's task itself returns nothing, since results are stored and logged.
+    """
+    errors: dict[int, Exception] = {}
+    token = _inline.set(errors)
+    try:
+        yield errors
+    finally:
+        _inline.reset(token)
+
+
+def run_all(pks: Iterable[int]) -> dict[int, Exception]:
+    """What a worker does with a message: work on each file; errors are the ledger's to keep."""
+    errors = {}
+    for pk in pks:
+        try:
+            error = transfers.run(pk)
+        except Exception as failure:  # the ledger itself is out of reach: the lease will end
+            logger.exception("File %s could not be worked on.", pk)
+            error = failure
+        if error:
+            errors[pk] = error
+    if (collected := _inline.get()) is not None:
+        collected.update(errors)
+    return errors
+
+
+_built: dict[str, BaseQueue] = {}
+
+
+def get_queue(spec: Any) -> BaseQueue:
+    """The queue for a dotted path, ``{"BACKEND", "OPTIONS"}``, class or instance.
+
+    One and the same configuration gives one and the same queue. ``InvalidQueue`` is raised for
+    what is none; its child ``MissingLibrary`` names the extra to install.
+    """
+    if isinstance(spec, BaseQueue):
+        return spec
+    backend, options = _backend_and_options(spec)
+    key = f"{_path_of(backend)} {sorted(options.items(), key=repr)!r}"
+    if key not in _built:
+        _built[key] = _build(backend, options)
+    return _built[key]
+
+
+def _backend_and_options(spec: Any) -> tuple[Any, dict[str, Any]]:
+    if not isinstance(spec, Mapping):
+        return spec, {}
+    unknown = set(spec) - {"BACKEND", "OPTIONS"}
+    if unknown or "BACKEND" not in spec:
+        raise InvalidQueue(
+            f"A queue is given as {{'BACKEND': …, 'OPTIONS': …}}, not {describe(spec)!r}."
+        )
+    return spec["BACKEND"], dict(spec.get("OPTIONS") or {})
+
+
+def _path_of(backend: Any) -> str:
+    if isinstance(backend, type):
+        return f"{backend.__module__}.{backend.__qualname__}"
+    return str(backend)
+
+
+def _build(backend: Any, options: dict[str, Any]) -> BaseQueue:
+    if isinstance(backend, str):
+        try:
+            backend = import_string(backend)
+        except ImportError as error:
+            raise InvalidQueue(f"The queue {backend!r} cannot be imported: {error}") from error
+    if not (isinstance(backend, type) and issubclass(backend, BaseQueue)):
+        raise InvalidQueue(
+            f"{backend!r} is no queue: give a subclass of queued_storage.queues.base.BaseQueue, "
+            f"its dotted path, or {{'BACKEND': …, 'OPTIONS': …}}."
+        )
+    try:
+        return backend(**options)
+    except TypeError as error:
+        raise InvalidQueue(
+            f"{_path_of(backend)} does not take {describe(options)}: {error}"
+        ) from error
+
+
+def _on_setting_changed(*, setting: str, **kwargs: Any) -> None:
+    if setting in {"QUEUED_STORAGE", "TASKS"}:
+        _built.clear()
+
+
+setting_changed.connect(_on_setting_changed)

@@ -1,0 +1,62 @@
+"""Turns an error into a text that may be stored and shown."""
+
+import re
+from collections.abc import Iterator, Mapping
+from urllib.parse import quote
+
+from django.core.files.storage import Storage
+
+from .aliases import is_secret
+
+MAX_LENGTH = 2000  # characters
+
+_NAMED = r"(?:passw|secret|token|signature|credential|(?:account|access|api)[_-]?key)[\w-]*"
+_VALUE = r"""(?:"[^"]*"|'[^']*'|[^\s,;&'")}>]+)"""
+_PATTERNS = (
+    (re.compile(r"(://)[^\s/'\"]+@"), r"\1…@"),  # user:password@
+    (re.compile(r"(://[^\s?#'\"]+)([?#])[^\s'\")<>]+"), r"\1\2…"),  # a signed URL's signature
+    (re.compile(r"(/[^\s?'\"]*)\?[^\s'\")>]*(?i:signature|token|sig)=[^\s'\")>]*"), r"\1?…"),
+    (re.compile(rf"""({_NAMED}(?:["']\s*[:=]|\s*=)\s*){_VALUE}""", re.I), r"\1…"),
+    # A header
+    (re.compile(r"((?:authorization|-(?:token|key))\s*:\s*)[^'\"\r\n]+", re.I), r"\1…"),
+)
+
+
+def reason(error: BaseException, *storages: Storage) -> str:
+    """What went wrong, without credentials and signed URLs."""
+    said = _words_of(error)
+    text = f"{type(error).__name__}: {said}" if said else type(error).__name__
+    text = text[: 2 * MAX_LENGTH]  # some hold a whole answer
+    for secret in sorted(set(_secrets_of(storages, set())), key=len, reverse=True):
+        text = text.replace(secret, "…")
+    for pattern, replacement in _PATTERNS:
+        text = pattern.sub(replacement, text)
+    text = text.replace("\x00", "\\0")  # which PostgreSQL does not take
+    text = text.encode(errors="backslashreplace").decode()  # lone surrogates, as in file names
+    return text if len(text) <= MAX_LENGTH else text[: MAX_LENGTH - 1] + "…"
+
+
+def _words_of(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:  # its own, in finding words
+        return ""
+
+
+def _secrets_of(holder: object, seen: set[int]) -> Iterator[str]:
+    """The values of secret options, also of the storages and options inside, as they are and as
+    they stand in an address."""
+    if id(holder) in seen:
+        return
+    seen.add(id(holder))
+    if isinstance(holder, Storage):
+        yield from _secrets_of(vars(holder), seen)
+    elif isinstance(holder, list | tuple):
+        for item in holder:
+            yield from _secrets_of(item, seen)
+    elif isinstance(holder, Mapping):
+        for name, value in list(holder.items()):
+            if isinstance(value, str) and len(value) > 3 and is_secret(str(name)):
+                yield from (value, quote(value), quote(value, safe=""))
+            else:
+                yield from _secrets_of(value, seen)

@@ -1,0 +1,85 @@
+"""Remembers in the cache which files are settled on the remote."""
+
+import hashlib
+import logging
+import re
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from django.core.cache import BaseCache, InvalidCacheBackendError, caches
+from django.core.cache.backends.locmem import LocMemCache
+
+from .conf import settings
+from .reasons import reason
+
+PER_PROCESS_TIMEOUT = 5  # seconds: what one process forgets, another may go on believing so long
+MARK_TIMEOUT = 60  # seconds: longer than any reader is between its look and its remembering
+_UNSETTLED = ""
+_SAFE = re.compile(r"[!-~]{1,100}")  # memcached takes no other characters, and not many of them
+
+logger = logging.getLogger("queued_storage")
+
+
+class Routes:
+    """The names of one alias that are transferred, each with its name on the remote.
+
+    Only this settled fact is kept, and only to save a query: without a cache every answer is the
+    same. Forgetting leaves a mark, so that a reader who looked at the ledger before a change
+    cannot put the old answer back after it.
+    """
+
+    def __init__(self, alias: str, prefix: str) -> None:
+        self._alias = alias
+        self._prefix = prefix if _SAFE.fullmatch(prefix) else _digest(prefix)
+
+    def key(self, name: str) -> str:
+        digest = _digest(f"{self._alias}\0{name}")
+        return f"{self._prefix}_{digest}"
+
+    def remote_name(self, name: str) -> str | None:
+        key = self.key(name)
+        return _believable(_ask(lambda cache: cache.get(key)))
+
+    def remote_names(self, names: Iterable[str]) -> dict[str, str]:
+        keys = {self.key(name): name for name in names}
+        found = _ask(lambda cache: cache.get_many(keys)) or {}
+        return {keys[key]: name for key in found if (name := _believable(found[key]))}
+
+    def remember(self, name: str, remote_name: str) -> None:
+        key = self.key(name)
+        _ask(lambda cache: cache.add(key, remote_name, _timeout(cache)))
+
+    def forget(self, name: str) -> None:
+        key = self.key(name)
+        _ask(lambda cache: cache.set(key, _UNSETTLED, min(_timeout(cache), MARK_TIMEOUT)))
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:40]
+
+
+def _believable(found: object) -> str | None:
+    """What we wrote ourselves: a task of the ancestor's sets the key to True."""
+    return found if isinstance(found, str) and found != _UNSETTLED else None
+
+
+def _ask(question: Callable[[BaseCache], Any]) -> Any:
+    """The cache's answer; None without a cache, and of one that is out of order."""
+    if settings.cache is None:
+        return None
+    try:
+        return question(caches[settings.cache])
+    except InvalidCacheBackendError:
+        raise  # the project's settings
+    except Exception as error:
+        logger.warning("The cache is not used: %s", reason(error))
+        return None
+
+
+def is_per_process(cache: BaseCache) -> bool:
+    return isinstance(cache, LocMemCache)
+
+
+def _timeout(cache: BaseCache) -> float:
+    longest = PER_PROCESS_TIMEOUT if is_per_process(cache) else settings.cache_timeout
+    return min(longest, settings.cache_timeout)

@@ -1,0 +1,351 @@
+"""``QueuedStorage``: saves locally, records, and has a queue carry the file to the remote."""
+
+import contextlib
+import mimetypes
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from functools import partial
+from typing import Any, Literal
+
+from django.core.exceptions import ImproperlyConfigured
+from django.core.files import File
+from django.core.files.utils import validate_file_name
+from django.db import transaction
+from django.utils.deconstruct import deconstructible
+
+from . import localfiles, transfers
+from .aliases import by_name
+from .exceptions import InvalidName, NameUnavailable, TransferError
+from .models import Content, Entry, State, ledger, ledger_database
+from .names import Name, can_be_recorded, require_storable, tidy, tidy_new
+from .queues.wakeup import wake
+from .reading import ReadableStorage
+from .results import TransferResult, last_results, wait_until
+from .streams import MeasuredFile
+from .writing import WritableFile, is_for_writing
+
+
+@deconstructible(path="queued_storage.backends.QueuedStorage")
+class QueuedStorage(ReadableStorage):
+    """Two storages behind one: files are saved to ``local`` and carried to ``remote`` by a queue.
+
+    ``local`` and ``remote`` take an alias of ``STORAGES``, a dotted path (with ``local_options``
+    and ``remote_options``), a dict with ``BACKEND`` and ``OPTIONS``, or a storage. The other
+    options are described in the docs, under "Storages". One instance serves all threads.
+    """
+
+    def __init__(
+        self,
+        local: Any = None,
+        remote: Any = None,
+        local_options: dict[str, Any] | None = None,
+        remote_options: dict[str, Any] | None = None,
+        cache_prefix: str | None = None,
+        delayed: bool | None = None,
+        task: Any = None,
+        *,
+        alias: str | None = None,
+        queue: Any = None,
+        uploader: str | None = None,
+        unknown: Literal["ask", "absent"] | None = None,
+    ) -> None:
+        super().__init__(
+            local=local,
+            remote=remote,
+            local_options=local_options,
+            remote_options=remote_options,
+            cache_prefix=cache_prefix,
+            delayed=delayed,
+            task=task,
+            alias=alias,
+            queue=queue,
+            uploader=uploader,
+            unknown=unknown,
+        )
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._given_alias or self._alias or ''}>"
+
+    def open(self, name: Name, mode: str = "rb") -> File:
+        """Open a file; the local copy where there is one.
+
+        A file opened for writing becomes visible, as a whole, when it is closed. That is not part
+        of a transaction. ``FileNotFoundError`` is raised for a file that is not there.
+        """
+        if is_for_writing(mode):
+            return self._open_for_writing(tidy_new(name), mode)
+        return self._open_for_reading(tidy(name), mode)
+
+    # Saving
+
+    def save(self, name: Name | None, content: Any, max_length: int | None = None) -> str:
+        """Save a new file locally and record it; returns its name.
+
+        No call to the remote is made, and no file is overwritten: a name that is taken gets a
+        suffix. What was written is removed again if anything fails on the way. Raises
+        ``SuspiciousFileOperation`` (``InvalidName``) for a name that cannot be kept.
+        """
+        # What is configured wrongly must show before anything is done.
+        _ = self.local, self.remote, self.alias, self.queue, self.task
+        name = tidy_new(getattr(content, "name", None) if name is None else name)
+        if not hasattr(content, "chunks"):
+            content = File(content, name)
+        self._require_valid(name)
+        name = self._other_name(name, max_length)
+        name, details = self._store(name, content, max_length)
+        try:
+            name, pk = self._record(name, details, max_length)
+        except _LocalCopyWas as failure:
+            localfiles.discard(self.local, failure.name)
+            raise failure.error from None
+        self._announce(pk, name)
+        return name
+
+    def _require_valid(self, name: str) -> None:
+        require_storable(name, on_file_system=localfiles.has_paths(self.local))
+        validate_file_name(name, allow_relative_path=True)
+        if localfiles.is_unfinished(name):
+            raise InvalidName(
+                f"{name!r} would be taken for an unfinished file; choose another name."
+            )
+
+    def is_name_available(self, name: str, max_length: int | None = None) -> bool:
+        """Whether a new file may try this name: no local copy has it, and it is short enough.
+
+        What other hosts and the remote have is settled by the ledger, when the row is written.
+        """
+        is_short_enough = not max_length or len(name) <= max_length
+        return is_short_enough and not self.local.exists(name)
+
+    def get_valid_name(self, name: str) -> str:
+        return self.local.get_valid_name(name)
+
+    def _store(self, name: str, content: File, max_length: int | None) -> tuple[str, Content]:
+        measured = MeasuredFile(content, name)
+        is_movable = hasattr(content, "temporary_file_path")
+        other_name = partial(self._other_name, max_length=max_length)
+        try:
+            stored = tidy(
+                localfiles.store(self.local, name, content if is_movable else measured, other_name)
+            )
+        except ValueError as error:
+            if getattr(content, "closed", False):
+                raise ValueError(
+                    f"The file given for {name!r} is closed; open it before it is saved."
+                ) from error
+            raise
+        details = measured.content
+        if is_movable:  # it was moved, not read
+            details = replace(details, size=self.local.size(stored), checksum="")
+        kind = details.content_type or mimetypes.guess_type(stored)[0] or ""
+        return stored, replace(details, content_type=kind[:255])
+
+    def _other_name(self, name: str, max_length: int | None) -> str:
+        other = self.get_available_name(name, max_length=max_length)
+        self._require_valid(other)
+        return other
+
+    def _record(self, name: str, content: Content, max_length: int | None) -> tuple[str, int]:
+        """Write the row; as long as the name is another file's, give our copy another one."""
+        mine = localfiles.identity(self.local, name)
+        try:
+            for _try in range(localfiles.MAX_NAMES):
+                pk = ledger().record(
+                    self.alias, name, content, held=self.delayed, task=self.variant
+                )
+                if pk is not None:
+                    return name, pk
+                if localfiles.identity(self.local, name) != mine:
+                    break
+                other = self._other_name(name, max_length)
+                if renamed := localfiles.rename(self.local, name, other):
+                    name = tidy(renamed)
+            else:
+                raise FileExistsError(f"No free name was found for {name!r}.")
+        except BaseException as error:
+            raise _LocalCopyWas(name, error) from error
+        raise FileExistsError(
+            f"{name!r} was written through open() at the very moment of this save. Save it again."
+        )
+
+    def _announce(self, pk: int, name: str) -> None:
+        if self.delayed:
+            return
+        result = TransferResult(pk)
+        last_results.put(self, result)
+        self._wake(pk, name, result)
+
+    def _wake(self, pk: int, name: str, result: TransferResult) -> None:
+        def tell() -> None:
+            if ledger().named(self.alias, name).filter(pk=pk).exists():  # no savepoint took it back
+                self.tell_foreign_task(name)
+                ledger().told(pk)
+
+        wake(self.alias, self.queue, pk, result, first=tell if self.foreign_task else None)
+
+    # Writing to an open file
+
+    def _open_for_writing(self, key: str, mode: str) -> File:
+        _ = self.remote, self.queue, self.task
+        self._require_valid(key)
+        entry = self._entry(key)
+        self._require_not_deleted(key, entry)
+        keeps = "a" in mode or "r" in mode
+        with contextlib.ExitStack() as stack:
+            existing = None
+            if "x" in mode and self.exists(key):
+                raise FileExistsError(f"{key!r} exists.")
+            if "r" in mode or (keeps and self.exists(key)):
+                existing = stack.enter_context(self._open_for_reading(key, "rb"))
+            return WritableFile(self.local, key, mode, existing, partial(self._publish, key))
+
+    def _publish(self, key: str, draft: str, content: Content) -> None:
+        """Let a finished draft be the file: a new one, or a new generation of a known one."""
+        kind = mimetypes.guess_type(key)[0] or ""
+        content = replace(content, content_type=kind)
+        with transaction.atomic(using=ledger_database()):
+            # The row is locked from here on, so no eviction can remove what is put in place.
+            details: dict[str, Any] = {"held": self.delayed, "task": self.variant}
+            known = ledger().overwrite(self.alias, key, content, **details)
+            if not known and ledger().record(self.alias, key, content, **details) is None:
+                self._require_not_deleted(key, self._entry(key))
+                ledger().overwrite(self.alias, key, content, **details)
+            localfiles.replace(self.local, draft, key)
+            self._forget(key)
+            entry = self._entry(key)
+            if entry:
+                self._announce(entry.pk, key)
+
+    @staticmethod
+    def _require_not_deleted(key: str, entry: Entry | None) -> None:
+        if entry and entry.is_deleted:
+            raise NameUnavailable(
+                f"{key!r} is being deleted, and its name is not free before the remote copy is "
+                f"gone. Use another name, or save(), which finds one."
+            )
+
+    # Deleting
+
+    def delete(self, name: Name) -> None:
+        """Delete a file, as part of the transaction: both copies go after the commit.
+
+        The remote one goes in a worker. An error in removing the local one is raised outside a
+        transaction and logged inside one; it is tried again with the remote's.
+        """
+        if not name:
+            raise ValueError("The name must be given to delete().")
+        key = tidy(name)
+        if not can_be_recorded(key) or localfiles.is_directory(self.local, key):
+            self.local.delete(key)
+            return
+        entry = self._entry(key)
+        if entry is None:
+            pk = ledger().record_tombstone(self.alias, key)
+            entry = self._entry(key)
+        else:
+            pk = entry.pk if ledger().filter(pk=entry.pk).bury() else None
+        if pk is None and entry and not entry.is_deleted:  # somebody saved it this instant
+            pk = entry.pk if ledger().filter(pk=entry.pk).bury() else None
+        if pk is not None:
+            self._forget(key)
+            self._finish_delete(pk, key)
+
+    def _finish_delete(self, pk: int, key: str) -> None:
+        wake(self.alias, self.queue, pk)
+        in_transaction = transaction.get_connection(ledger_database()).in_atomic_block
+        _on_commit(lambda: transfers.drop_local(self, pk, key), robust=in_transaction)
+
+    def _forget(self, key: str) -> None:
+        """Let no reader take the file for settled, neither before nor after the commit."""
+        routes = self._routes
+        routes.forget(key)
+        if transaction.get_connection(ledger_database()).in_atomic_block:
+            _on_commit(lambda: routes.forget(key))
+
+    # Transferring
+
+    @property
+    def result(self) -> TransferResult | None:
+        """What the last ``save()`` or ``transfer()`` of this thread queued."""
+        return last_results.get(self)
+
+    def transfer(self, name: Name) -> TransferResult:
+        """Have a file transferred now, with all its retries before it.
+
+        It is the way on for a delayed file and for one that failed; for a file that is there
+        already nothing is done. ``FileNotFoundError`` is raised for a name without a row.
+        """
+        key = tidy(name)
+        entry = self._entry(key)
+        if entry is None or entry.is_deleted:
+            raise FileNotFoundError(f"The ledger has no file {key!r} of {self.alias!r}.")
+        result = TransferResult(entry.pk)
+        last_results.put(self, result)
+        if not ledger().filter(pk=entry.pk).release():
+            result.told(None)  # it runs, or it is done
+            return result
+        self._wake(entry.pk, key, result)
+        return result
+
+    def tell_foreign_task(self, name: str) -> None:
+        """Call the ``delay()`` of a task that moves files in its own way."""
+        self.foreign_task.delay(*self.foreign_arguments(name))
+
+    def foreign_arguments(self, name: str) -> tuple[Any, ...]:
+        """What 0.8 gave to ``task.delay()``. Options go along, so they reach the task's broker."""
+        local, local_options = self._path_and_options("local")
+        remote, remote_options = self._path_and_options("remote")
+        return name, self.get_cache_key(name), local, remote, local_options, remote_options
+
+    def _path_and_options(self, side: str) -> tuple[str, dict[str, Any]]:
+        maker, args, options = self.blueprint(side)
+        named, nameless = by_name(maker, args)
+        if nameless:
+            raise ImproperlyConfigured(f"{side}: give the arguments {nameless!r} by keyword.")
+        path = maker if isinstance(maker, str) else f"{maker.__module__}.{maker.__qualname__}"
+        return path, {**named, **options}
+
+    def wait(self, names: Iterable[Name] | None = None, timeout: float | None = None) -> None:
+        """Block until all that was saved before the call, or ``names``, is on the remote.
+
+        Delayed files that nobody asked to transfer are not waited for. Raises ``TransferError``
+        as soon as one of the files has failed for good, ``TransferTimeout`` after ``timeout``
+        seconds.
+        """
+        files = ledger().filter(alias=self.alias)
+        if names is None:
+            newest = files.order_by("-pk").values_list("pk", flat=True).first() or 0
+            files = files.filter(pk__lte=newest).exclude(state=State.HELD)
+        else:
+            wanted = {tidy(name) for name in names}
+            files = files.filter(name__in=wanted)
+            if missing := wanted - set(files.values_list("name", flat=True)):
+                raise FileNotFoundError(
+                    f"The ledger has no {min(missing)!r} of {self.alias!r} to wait for."
+                )
+
+        def is_over() -> bool:
+            if failed := files.filter(state=State.FAILED).first():
+                raise TransferError(f"{failed}: {failed.last_error}")
+            if names is not None and (held := files.filter(state=State.HELD).first()):
+                raise TransferError(f"{held} waits for transfer().")
+            return not files.filter(state__in=[State.PENDING, State.TRANSFERRING]).exists()
+
+        if transaction.get_connection(ledger_database()).in_atomic_block and not is_over():
+            raise TransferError(
+                "What this transaction saved is transferred after its commit; wait after that."
+            )
+        wait_until(is_over, timeout, "The transfers")
+
+
+def _on_commit(action: Callable[[], object], *, robust: bool = True) -> None:
+    """Errors are logged if ``robust``; for that, Django 5.2 needs a function, not a partial."""
+    transaction.on_commit(action, using=ledger_database(), robust=robust)
+
+
+class _LocalCopyWas(Exception):
+    """Carries the name that our local copy had when writing its row failed."""
+
+    def __init__(self, name: str, error: BaseException) -> None:
+        self.name = name
+        self.error = error

@@ -1,0 +1,119 @@
+"""Files that measure what passes through them."""
+
+import io
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, cast
+
+from django.core.files import File
+
+from .models import Content
+
+
+class Checksum:
+    """A CRC-32, as S3 and zip compute it, of bytes in their order."""
+
+    def __init__(self) -> None:
+        self.size = 0
+        self.value = 0
+
+    def add(self, data: bytes) -> None:
+        self.value = zlib.crc32(data, self.value)
+        self.size += len(data)
+
+    def __str__(self) -> str:
+        return f"crc32:{self.value:08x}"
+
+
+def checksum_of(pieces: Iterable[bytes]) -> Checksum:
+    checksum = Checksum()
+    for piece in pieces:
+        checksum.add(piece)
+    return checksum
+
+
+class MeasuredFile(File):
+    """A file that knows the size and checksum of the bytes that were read from it.
+
+    Bytes that are read twice count once, so a reader may rewind. Text is read as UTF-8. With
+    ``on_bytes`` somebody learns the length of each piece, and may stop the reading by raising.
+    """
+
+    def __init__(
+        self, file: Any, name: str | None, on_bytes: Callable[[int], None] | None = None
+    ) -> None:
+        super().__init__(file, name)
+        self._source = file
+        self.file = cast(Any, _Within(self, file))
+        self._on_bytes = on_bytes
+        self._checksum = Checksum()
+        self._position = 0
+        self.content_type = getattr(file, "content_type", None) or ""
+
+    @property
+    def content(self) -> Content:
+        """What was read so far."""
+        return Content(self._checksum.size, str(self._checksum), self.content_type)
+
+    def chunks(self, chunk_size: int | None = None) -> Iterator[bytes]:
+        if not hasattr(self._source, "chunks"):
+            yield from super().chunks(chunk_size)
+            return
+        self._position = 0  # where a File's own chunks() begins
+        for piece in self._source.chunks(chunk_size):
+            yield self._see(piece)
+
+    def read(self, *args: Any) -> bytes:
+        return self._see(self._source.read(*args))
+
+    def readline(self, *args: Any) -> bytes:
+        return self._see(self._source.readline(*args))
+
+    def readlines(self, *args: Any) -> list[bytes]:
+        return [self._see(line) for line in self._source.readlines(*args)]
+
+    def readinto(self, buffer: Any) -> int:
+        data = self.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def __iter__(self) -> Iterator[bytes]:
+        return map(self._see, self._source)
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._source.seek(offset, whence)
+        self._position = self._source.tell()
+        return self._position
+
+    def close(self) -> None:
+        """Leave the file open for who opened it: some storages close what they are given."""
+
+    def _see(self, piece: bytes | str) -> bytes:
+        data = piece.encode() if isinstance(piece, str) else bytes(piece)
+        known = self._checksum.size - self._position
+        if 0 <= known < len(data):
+            self._checksum.add(data[known:])
+        self._position += len(data)
+        if self._on_bytes:
+            self._on_bytes(len(data))
+        return data
+
+
+class _Within:
+    """The ``file`` of a measured file: some storages take that out and read it themselves."""
+
+    def __init__(self, measured: MeasuredFile, source: Any) -> None:
+        self._source = source
+        self.read = measured.read
+        self.readline = measured.readline
+        self.readlines = measured.readlines
+        self.readinto = measured.readinto
+        self.seek = measured.seek
+        self.close = measured.close
+        self._lines = measured.__iter__
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self._lines()
+
+    def __getattr__(self, attribute: str) -> Any:
+        return getattr(self._source, attribute)

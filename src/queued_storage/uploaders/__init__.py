@@ -1,0 +1,38 @@
+"""Carry bytes to a remote storage and prove that they arrived."""
+
+from django.core.exceptions import ImproperlyConfigured
+from django.core.files.storage import Storage
+from django.utils.module_loading import import_string
+
+from .base import Uploader
+
+# The remote's class (or a base of it) and what knows it better than the generic uploader. By
+# name, so that no cloud library is imported for a remote that is not used.
+SPECIALISTS = {"storages.backends.s3.S3Storage": "queued_storage.uploaders.s3.S3Uploader"}
+GENERIC = "queued_storage.uploaders.generic.GenericUploader"
+
+
+def uploader_for(remote: Storage, path: str | None = None) -> Uploader:
+    """The uploader of this dotted path, or the one that suits the remote's class."""
+    if path is not None:
+        return _load(path)(remote)
+    for base in type(remote).__mro__:
+        specialist = SPECIALISTS.get(f"{base.__module__}.{base.__qualname__}")
+        if specialist and _load(specialist).suits(remote):
+            return _load(specialist)(remote)
+    return _load(GENERIC)(remote)
+
+
+def _load(path: str) -> type[Uploader]:
+    try:
+        uploader = import_string(path)
+    except ImportError as error:
+        raise ImproperlyConfigured(f"The uploader {path!r} cannot be imported: {error}") from error
+    if not (isinstance(uploader, type) and issubclass(uploader, Uploader)):
+        raise ImproperlyConfigured(
+            f"{path!r} is no uploader; subclass queued_storage.uploaders.base.Uploader."
+        )
+    return uploader
+
+
+__all__ = ["Uploader", "uploader_for"]

@@ -1,0 +1,125 @@
+"""The uploader for django-storages' ``S3Storage``."""
+
+import base64
+import copy
+import logging
+from collections.abc import Iterator
+from typing import Any, cast
+
+from boto3.s3.transfer import TransferConfig
+from django.core.files.storage import Storage
+from storages.backends.s3 import S3Storage
+from storages.utils import clean_name, is_seekable
+
+from ..exceptions import VerificationError
+from ..models import Content
+from ..streams import MeasuredFile
+from .base import Uploader
+
+logger = logging.getLogger("queued_storage")
+
+
+class S3Uploader(Uploader):
+    """Sends from the calling thread, and has S3 prove the CRC-32 of the whole object.
+
+    Key, parameters, ACL and encryption are those that ``S3Storage.save()`` would use. A storage
+    with ``gzip``, or with a ``save`` of its own, is left to the generic uploader. The checksum is
+    compared without a download. A server that keeps none proves the size.
+    """
+
+    replaces = True
+
+    @classmethod
+    def suits(cls, remote: Storage) -> bool:
+        return not getattr(remote, "gzip", False) and all(
+            getattr(type(remote), method, None) is getattr(S3Storage, method)
+            for method in ("save", "_save", "get_available_name")
+        )
+
+    def upload(self, name: str, content: MeasuredFile) -> str:
+        cleaned = cast(str, clean_name(name))
+        parameters = self._s3._get_write_parameters(self._key(name), content)
+        if "ChecksumAlgorithm" not in parameters:
+            parameters.update(ChecksumAlgorithm="CRC32", ChecksumType="FULL_OBJECT")
+        if is_seekable(content):
+            content.seek(0)  # somebody may have had a look at it
+        self._object(name).upload_fileobj(content, ExtraArgs=parameters, Config=self._config())
+        return cleaned
+
+    def forget_unfinished(self, name: str) -> None:
+        """Abort multipart uploads, which cost money and are in no listing. One that a frozen
+        worker would like to go on with is then refused."""
+        client = self._s3.connection.meta.client
+        place = {"Bucket": self._s3.bucket_name, "Key": self._key(name)}
+        try:
+            pages = client.get_paginator("list_multipart_uploads").paginate(
+                Bucket=place["Bucket"], Prefix=place["Key"]
+            )
+            for upload in (each for page in pages for each in page.get("Uploads", ())):
+                if upload["Key"] == place["Key"]:
+                    client.abort_multipart_upload(**place, UploadId=upload["UploadId"])
+        except client.exceptions.ClientError as error:
+            status = error.response["ResponseMetadata"]["HTTPStatusCode"]
+            if status >= 500 and status != 501:
+                raise
+            # Gone meanwhile, or not for us to do: a rule of the bucket can.
+            logger.info("Unfinished uploads to %r are left: %s", name, error)
+
+    def verify(self, name: str, sent: Content, level: str) -> str:
+        if level != "checksum":
+            return super().verify(name, sent, level)
+        head = self._head(name)
+        self._require(name, "bytes", head["ContentLength"], sent.size)
+        checksum = head.get("ChecksumCRC32", "")
+        is_of_whole = checksum and head.get("ChecksumType") != "COMPOSITE" and "-" not in checksum
+        if not is_of_whole:
+            return "size"
+        self._require(name, "the checksum", _as_recorded(checksum), sent.checksum)
+        return "checksum"
+
+    def read_back(self, name: str) -> Iterator[bytes]:
+        """Straight from the answer: ``S3Storage.open()`` holds the whole file in memory."""
+        body = self._object(name).get(**self._customer_key(name))["Body"]
+        yield from body.iter_chunks(1024 * 1024)
+
+    @property
+    def _s3(self) -> Any:
+        return self.remote
+
+    def _key(self, name: str) -> str:
+        return cast(str, self._s3._normalize_name(clean_name(name)))
+
+    def _object(self, name: str) -> Any:
+        s3 = self._s3
+        return s3.connection.Object(s3.bucket_name, self._key(name))  # of this thread's session
+
+    def _config(self) -> TransferConfig:
+        """The storage's own, without the threads: an upload has a worker's thread already."""
+        config = copy.copy(cast(TransferConfig, self._s3.transfer_config))
+        config.use_threads = False
+        return config
+
+    def _head(self, name: str) -> dict[str, Any]:
+        try:
+            return cast(
+                dict[str, Any],
+                self._s3.connection.meta.client.head_object(
+                    Bucket=self._s3.bucket_name,
+                    Key=self._key(name),
+                    ChecksumMode="ENABLED",
+                    **self._customer_key(name),
+                ),
+            )
+        except self._s3.connection.meta.client.exceptions.ClientError as error:
+            if error.response["ResponseMetadata"]["HTTPStatusCode"] == 404:
+                raise VerificationError(f"The remote has no {name!r} after the upload.") from error
+            raise
+
+    def _customer_key(self, name: str) -> dict[str, Any]:
+        """The parameters without which an object encrypted with one's own key cannot be read."""
+        parameters = self._s3.get_object_parameters(name)
+        return {key: value for key, value in parameters.items() if key.startswith("SSECustomer")}
+
+
+def _as_recorded(checksum: str) -> str:
+    return f"crc32:{base64.b64decode(checksum).hex()}"

@@ -1,0 +1,77 @@
+"""Files opened for writing, which become visible when they are closed."""
+
+from collections.abc import Callable
+from types import TracebackType
+
+from django.core.files import File
+from django.core.files.base import ContentFile
+from django.core.files.storage import Storage
+
+from . import localfiles
+from .models import Content
+from .streams import checksum_of
+
+
+def is_for_writing(mode: str) -> bool:
+    return bool(set(mode) & set("wax+"))
+
+
+class WritableFile(File):
+    """A draft beside the final name, which takes its place on ``close()``.
+
+    A block that ends with an exception discards it, as does a process that dies.
+    """
+
+    def __init__(
+        self,
+        local: Storage,
+        name: str,
+        mode: str,
+        existing: File | None,
+        publish: Callable[[str, Content], None],
+    ) -> None:
+        self._local = local
+        self._publish = publish
+        self._draft = localfiles.unfinished_name(name)
+        try:
+            self._draft = local.save(self._draft, existing or ContentFile(b""))
+            super().__init__(local.open(self._draft, mode.replace("x", "w")), name)
+        except BaseException:
+            localfiles.discard(local, self._draft)
+            raise
+        self.mode = mode
+
+    def close(self) -> None:
+        """Make the content the file's; with a failure it is discarded, and the file as it was."""
+        if self.closed:
+            return
+        try:
+            super().close()
+            self._publish(self._draft, self._content())
+        finally:
+            self._discard()
+
+    def __exit__(
+        self,
+        exception_type: type[BaseException] | None,
+        exception: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if exception_type is None:
+            self.close()
+        elif not self.closed:
+            super().close()
+            self._discard()
+
+    def __del__(self) -> None:
+        if hasattr(self, "file") and not self.closed:
+            super().close()
+            self._discard()
+
+    def _content(self) -> Content:
+        with self._local.open(self._draft) as written:
+            checksum = checksum_of(written.chunks())
+        return Content(checksum.size, str(checksum))
+
+    def _discard(self) -> None:
+        localfiles.discard(self._local, self._draft)

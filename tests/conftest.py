@@ -1,0 +1,153 @@
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import kombu
+import pytest
+import redis
+from botocore.client import BaseClient
+from django.conf import settings
+from django.core.cache import cache
+from django.db import connection
+
+from queued_storage import aliases
+from tests import services
+from tests.fault_proxy import FaultProxy
+from tests.services import S3Server
+
+ROOT = Path(__file__).parent.parent
+
+
+def pytest_configure() -> None:
+    shutil.rmtree(settings.DIRECTORY, ignore_errors=True)  # of a dead run with our process id
+    Path(settings.DIRECTORY).mkdir(mode=0o700)
+
+
+def pytest_unconfigure() -> None:
+    shutil.rmtree(settings.DIRECTORY, ignore_errors=True)
+
+
+@pytest.fixture(autouse=True)
+def clean_slate() -> Iterator[None]:
+    """No test finds files, cache entries or inline storages of another one."""
+    yield
+    aliases._inline.kept.clear()
+    cache.clear()
+    for alias in ("disk", "far"):
+        shutil.rmtree(Path(settings.DIRECTORY) / alias, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[S3Server]:
+    services.require("s3")
+    with S3Server() as server:
+        yield server
+
+
+@pytest.fixture
+def s3_client(s3_server: S3Server) -> Iterator[BaseClient]:
+    """A boto3 client that goes straight to the server."""
+    client = s3_server.client()
+    yield client
+    client.close()
+
+
+@pytest.fixture
+def s3_bucket(s3_server: S3Server, s3_client: BaseClient) -> Iterator[str]:
+    """The name of a bucket that only this test has. A test may leave the server stopped."""
+    name = f"bucket-{uuid.uuid4().hex}"
+    if s3_server.process is None:
+        s3_server.start()
+    s3_client.create_bucket(Bucket=name)
+    yield name
+    if s3_server.process is None:
+        s3_server.start()
+    s3_client.delete_bucket(Bucket=name)  # this server does not mind what is in it
+
+
+@pytest.fixture
+def s3_options(s3_server: S3Server, s3_bucket: str) -> dict[str, Any]:
+    """OPTIONS of an S3Storage on `s3_bucket`."""
+    return s3_server.options(s3_bucket)
+
+
+@pytest.fixture
+def s3_proxy(s3_server: S3Server) -> Iterator[FaultProxy]:
+    """A proxy in front of the S3 server; it behaves until its `mode` is set."""
+    with FaultProxy(s3_server.port) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def s3_proxy_options(s3_server: S3Server, s3_proxy: FaultProxy, s3_bucket: str) -> dict[str, Any]:
+    """OPTIONS of an S3Storage that reaches `s3_bucket` through `s3_proxy`."""
+    return s3_server.options(s3_bucket, s3_proxy.endpoint_url)
+
+
+@pytest.fixture
+def queue_name() -> str:
+    """A name for queues, key prefixes and consumers that only this test has."""
+    return f"queued-storage-{uuid.uuid4().hex}"
+
+
+@pytest.fixture
+def redis_url(queue_name: str) -> Iterator[str]:
+    """Redis; the keys that contain `queue_name` go after the test."""
+    services.require("redis")
+    yield services.url("redis")
+    with redis.Redis.from_url(services.url("redis")) as client:
+        if keys := list(client.scan_iter(f"*{queue_name}*")):
+            client.delete(*keys)
+
+
+@pytest.fixture
+def amqp_url(queue_name: str) -> Iterator[str]:
+    """RabbitMQ; the queue and the exchange of the name `queue_name` go after the test."""
+    services.require("rabbitmq")
+    yield services.url("rabbitmq")
+    with kombu.Connection(services.url("rabbitmq")) as broker, broker.channel() as channel:
+        channel.queue_delete(queue_name)
+        channel.exchange_delete(queue_name)
+
+
+@pytest.fixture
+def child_environment(transactional_db: None) -> dict[str, str]:
+    """What a process needs to work on this test's database and directories, as os.environ."""
+    return os.environ | {
+        "DJANGO_SETTINGS_MODULE": "tests.settings",
+        "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'src'}",
+        "QUEUED_STORAGE_TEST_DATABASE_NAME": str(connection.settings_dict["NAME"]),
+        "QUEUED_STORAGE_TEST_DIRECTORY": settings.DIRECTORY,
+    }
+
+
+@pytest.fixture
+def child_settings(child_environment: dict[str, str]) -> Callable[..., dict[str, str]]:
+    """The same, with some settings changed."""
+
+    def environment(**changes: Any) -> dict[str, str]:
+        return child_environment | {
+            "DJANGO_SETTINGS_MODULE": "tests.worker_settings",
+            "QUEUED_STORAGE_TEST_SETTINGS": json.dumps(changes, default=str),
+        }
+
+    return environment
+
+
+@pytest.fixture
+def spawn() -> Iterator[Callable[..., subprocess.Popen[Any]]]:
+    """Start processes, with the arguments of Popen; they and their children end with the test."""
+    with contextlib.ExitStack() as stack:
+
+        def start(args: list[str], **options: Any) -> subprocess.Popen[Any]:
+            process = services.spawn(args, **{"cwd": ROOT} | options)
+            stack.callback(services.kill_group, process)
+            return process
+
+        yield start

@@ -1,0 +1,177 @@
+"""A TCP proxy in front of an HTTP server that misbehaves as it is told."""
+
+import asyncio
+import enum
+import socket
+import struct
+import threading
+from asyncio import StreamReader, StreamWriter
+from collections.abc import Coroutine
+from typing import Any, Self
+
+CHUNK = 16 * 1024
+METHODS = (b"DELETE ", b"GET ", b"HEAD ", b"POST ", b"PUT ")
+
+
+class Mode(enum.StrEnum):
+    OK = "ok"
+    REFUSE = "refuse"  # nobody listens; open connections are cut
+    HANG = "hang"  # connections are accepted and nothing moves; they are cut when this mode ends
+    RESET_MID_BODY = "reset_mid_body"  # cut after `reset_after` bytes of bodies, either way
+    LOSE_ANSWER = "lose_answer"  # the server does as asked, and the client never learns of it
+    STATUS_500 = "status_500"
+    STATUS_503 = "status_503"
+    SLOW = "slow"  # every chunk, of 16 KiB at most, waits `delay` seconds, either way
+
+
+STATUS = {Mode.STATUS_500: b"500 Internal Server Error", Mode.STATUS_503: b"503 Slow Down"}
+
+
+class Cut(Exception):
+    """The connection is to be reset."""
+
+
+class FaultProxy:
+    """Enter it with `with`; set `mode` at any time, also while requests are under way.
+
+    `requests` lists what was asked for, as "PUT /bucket/key", whatever became of it.
+    """
+
+    def __init__(self, target_port: int) -> None:
+        self.target_port = target_port
+        self.port = 0
+        self.delay = 0.05
+        self.reset_after = 1
+        self.requests: list[str] = []
+        self._mode = Mode.OK
+        self._bodies = 0  # bytes of bodies met since the mode was set
+        self._connections: set[asyncio.Task[Any]] = set()
+        self._server: asyncio.Server | None = None
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(
+            target=self._loop.run_forever, name="fault-proxy", daemon=True
+        )
+
+    @property
+    def endpoint_url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def mode(self) -> Mode:
+        return self._mode
+
+    @mode.setter
+    def mode(self, mode: Mode | str) -> None:
+        self._call(self._set_mode(Mode(mode)))
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        self._call(self._listen())
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._call(self._set_mode(Mode.REFUSE))
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def _call(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(timeout=10)
+
+    # All below runs in the proxy's own thread.
+
+    async def _set_mode(self, mode: Mode) -> None:
+        before, self._mode = self._mode, mode
+        self._bodies = 0
+        if mode is Mode.REFUSE and self._server:
+            self._server.close()
+            self._server = None
+        if mode is Mode.REFUSE or (before is Mode.HANG and mode is not Mode.HANG):
+            for connection in self._connections:
+                connection.cancel()
+            await asyncio.gather(*self._connections, return_exceptions=True)
+        if mode is not Mode.REFUSE and not self._server:
+            await self._listen()
+
+    async def _listen(self) -> None:
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", self.port)
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    def _accept(self, reader: StreamReader, writer: StreamWriter) -> None:
+        task = asyncio.create_task(self._serve(reader, writer))
+        self._connections.add(task)
+        task.add_done_callback(self._connections.discard)
+        # A task that is cancelled before its first step closes nothing itself.
+        task.add_done_callback(lambda _task: writer.close())
+
+    async def _serve(self, reader: StreamReader, writer: StreamWriter) -> None:
+        ends, pumps = [writer], []
+        try:
+            await self._pause()
+            server_reader, server_writer = await asyncio.open_connection(
+                "127.0.0.1", self.target_port
+            )
+            ends.append(server_writer)
+            pumps.append(asyncio.create_task(self._carry_requests(reader, server_writer, writer)))
+            pumps.append(asyncio.create_task(self._carry_answers(server_reader, writer)))
+            ended, _ = await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
+            for pump in ended:
+                pump.result()
+        except (Cut, OSError, asyncio.CancelledError):
+            for end in ends:
+                reset(end)
+        finally:
+            for pump in pumps:
+                pump.cancel()
+            await asyncio.gather(*pumps, return_exceptions=True)
+            for end in ends:
+                end.close()
+
+    async def _carry_requests(
+        self, reader: StreamReader, server: StreamWriter, client: StreamWriter
+    ) -> None:
+        while chunk := await reader.read(CHUNK):
+            begins = chunk.startswith(METHODS)
+            if begins:
+                self.requests.append(b" ".join(chunk.split(None, 2)[:2]).decode())
+            if begins and self._mode in STATUS:
+                client.write(
+                    b"HTTP/1.1 %s\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+                    % STATUS[self._mode]
+                )
+                client.write_eof()
+                while await reader.read(CHUNK):
+                    pass  # take the rest of the request, or the client sees a reset, no answer
+                return
+            await self._carry(chunk, begins, server)
+
+    async def _carry_answers(self, reader: StreamReader, client: StreamWriter) -> None:
+        while chunk := await reader.read(CHUNK):
+            begins = chunk.startswith(b"HTTP/")
+            if self._mode is Mode.LOSE_ANSWER and not chunk.startswith(b"HTTP/1.1 100"):
+                raise Cut
+            await self._carry(chunk, begins, client)
+
+    async def _carry(self, chunk: bytes, begins: bool, to: StreamWriter) -> None:
+        await self._pause()
+        body = len(chunk.partition(b"\r\n\r\n")[2] if begins else chunk)
+        left = max(0, self.reset_after - self._bodies)
+        self._bodies += body
+        cut = self._mode is Mode.RESET_MID_BODY and body > left
+        to.write(chunk[: len(chunk) - body + left] if cut else chunk)
+        await to.drain()
+        if cut:
+            raise Cut
+
+    async def _pause(self) -> None:
+        if self._mode is Mode.HANG:
+            await asyncio.Event().wait()  # until the connection is cut
+        if self._mode is Mode.SLOW:
+            await asyncio.sleep(self.delay)
+
+
+def reset(writer: StreamWriter) -> None:
+    """Close with a TCP reset, so that nobody takes what was sent for complete."""
+    linger = struct.pack("ii", 1, 0)
+    writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+    writer.transport.abort()

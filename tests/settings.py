@@ -1,0 +1,114 @@
+"""Settings of the tests. A child process of a test gets the test's own database and directory
+through the environment (see the fixture `child_environment`)."""
+
+import os
+import tempfile
+from importlib.util import find_spec
+from pathlib import Path
+from urllib.parse import unquote
+
+from tests import services
+
+DATABASE = os.environ.get("QUEUED_STORAGE_TEST_DATABASE", "sqlite")
+DATABASE_NAME = os.environ.get("QUEUED_STORAGE_TEST_DATABASE_NAME")
+# The test run makes and removes it (tests/conftest.py); other users of these settings need none.
+DIRECTORY = os.environ.get(
+    "QUEUED_STORAGE_TEST_DIRECTORY", f"{tempfile.gettempdir()}/queued-storage-{os.getpid()}"
+)
+BASE = Path(DIRECTORY)
+
+if DATABASE == "sqlite":
+    DATABASES = {
+        "default": {
+            "ENGINE": "django.db.backends.sqlite3",
+            "NAME": DATABASE_NAME or ":memory:",
+            "OPTIONS": {
+                "transaction_mode": "IMMEDIATE",
+                "timeout": 20,
+                "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL",
+            },
+            "TEST": {"NAME": BASE / "test.sqlite3"},
+        }
+    }
+elif DATABASE in ("postgres", "mariadb"):
+    if DATABASE == "mariadb" and not find_spec("MySQLdb"):
+        import pymysql
+
+        pymysql.install_as_MySQLdb()
+    address = services.address(DATABASE)
+    engine = {"postgres": "postgresql", "mariadb": "mysql"}[DATABASE]
+    DATABASES = {
+        "default": {
+            "ENGINE": f"django.db.backends.{engine}",
+            "NAME": DATABASE_NAME or {"postgres": "postgres", "mariadb": "mysql"}[DATABASE],
+            "HOST": address.hostname,
+            "PORT": address.port,
+            "USER": unquote(address.username or ""),
+            "PASSWORD": unquote(address.password or ""),
+            # One for each run, so that runs beside each other do not meet.
+            "TEST": {"NAME": f"test_queued_storage_{os.getpid()}"},
+        }
+    }
+    if DATABASE == "mariadb":
+        DATABASES["default"]["OPTIONS"] = {"charset": "utf8mb4"}
+else:
+    raise ValueError(f"QUEUED_STORAGE_TEST_DATABASE={DATABASE}: sqlite, postgres or mariadb")
+
+SECRET_KEY = "only for tests"
+USE_TZ = True
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+ROOT_URLCONF = "tests.urls"
+STATIC_URL = "/static/"
+MEDIA_URL = "/media/"
+MEDIA_ROOT = BASE / "disk"
+
+INSTALLED_APPS = [
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.messages",
+    "django.contrib.sessions",
+    "django.contrib.staticfiles",
+    *(["django_tasks"] if find_spec("django_tasks") else []),
+    *(["django_tasks_db"] if find_spec("django_tasks_db") else []),
+    "queued_storage",
+    "tests.testapp",
+]
+MIDDLEWARE = [
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+]
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ]
+        },
+    }
+]
+
+STORAGES = {
+    "default": {
+        "BACKEND": "queued_storage.backends.QueuedStorage",
+        "OPTIONS": {"local": "disk", "remote": "far"},
+    },
+    "disk": {
+        "BACKEND": "django.core.files.storage.FileSystemStorage",
+        "OPTIONS": {"location": BASE / "disk", "base_url": "/media/"},
+    },
+    "far": {
+        "BACKEND": "django.core.files.storage.FileSystemStorage",
+        "OPTIONS": {"location": BASE / "far", "base_url": "https://far.example/"},
+    },
+    "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"},
+}
+CACHES = {"default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}}
+QUEUED_STORAGE = {"QUEUE": "queued_storage.queues.dummy.DummyQueue"}
+if find_spec("django_tasks_db"):
+    TASKS = {"default": {"BACKEND": "django_tasks_db.DatabaseBackend"}}

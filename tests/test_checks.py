@@ -1,0 +1,176 @@
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from django.core.checks import run_checks
+from django.core.files.storage import FileSystemStorage, storages
+from pytest_django import Settings
+
+from queued_storage.backends import QueuedStorage
+
+pytestmark = pytest.mark.one_database
+
+SHARED_CACHE = {"BACKEND": "django.core.cache.backends.db.DatabaseCache", "LOCATION": "cache"}
+QUEUED = "queued_storage.backends.QueuedStorage"
+
+
+def ids() -> set[str]:
+    return {str(message.id) for message in run_checks(tags=["queued_storage"])}
+
+
+def messages(identifier: str) -> str:
+    return "\n".join(
+        f"{message.msg} {message.hint}"
+        for message in run_checks(tags=["queued_storage"])
+        if message.id == f"queued_storage.{identifier}"
+    )
+
+
+def with_default(settings: Settings, **options: Any) -> None:
+    options = {"local": "disk", "remote": "far"} | options
+    settings.STORAGES = settings.STORAGES | {"default": {"BACKEND": QUEUED, "OPTIONS": options}}
+
+
+@pytest.fixture(autouse=True)
+def shared_cache(settings: Settings) -> None:
+    settings.CACHES = {"default": SHARED_CACHE}
+
+
+def test_a_good_project_has_no_complaints() -> None:
+    assert ids() == set()
+
+
+def test_unknown_setting_names_the_nearest(settings: Settings) -> None:
+    settings.QUEUED_STORAGE = {"RETRYS": 3}
+    assert ids() == {"queued_storage.E001"}
+    assert "'RETRIES'" in messages("E001")
+
+
+def test_value_of_the_wrong_kind(settings: Settings) -> None:
+    settings.QUEUED_STORAGE = {"LEASE": "long"}
+    assert "LEASE" in messages("E001")
+
+
+def test_one_alias_for_two_storages(settings: Settings, tmp_path: Any) -> None:
+    first = QueuedStorage("disk", FileSystemStorage(tmp_path / "a"), alias="twice")
+    assert first.alias == "twice"
+    second = QueuedStorage("disk", FileSystemStorage(tmp_path / "b"), alias="twice")
+    assert "'twice'" in messages("E003")
+    assert "alias=" in messages("E003")
+    del first, second
+
+
+def test_two_keys_of_storages_with_one_alias(settings: Settings) -> None:
+    with_default(settings, alias="same")
+    settings.STORAGES = settings.STORAGES | {
+        "other": {"BACKEND": QUEUED, "OPTIONS": {"local": "far", "remote": "disk", "alias": "same"}}
+    }
+    assert "'same'" in messages("E003")
+
+
+@pytest.mark.parametrize(
+    "remote",
+    ["nowhere", "no.such.Storage", "django.core.files.storage.NoStorage", "storages.nothing.Here"],
+)
+def test_a_side_that_does_not_exist(settings: Settings, remote: str) -> None:
+    with_default(settings, remote=remote)
+    assert remote in messages("E004")
+
+
+@pytest.mark.parametrize("how", ["alias", "path", "location"])
+def test_local_and_remote_at_the_same_place(settings: Settings, how: str) -> None:
+    file_system = "django.core.files.storage.FileSystemStorage"
+    location = {"location": settings.STORAGES["disk"]["OPTIONS"]["location"]}
+    options: dict[str, dict[str, Any]] = {
+        "alias": {"remote": "disk"},
+        "path": {"remote": file_system, "remote_options": location},
+        "location": {"remote": FileSystemStorage(str(location["location"]) + "/../disk")},
+    }
+    with_default(settings, **options[how])
+    assert "same place" in messages("E005")
+
+
+def test_one_bucket_twice(settings: Settings) -> None:
+    s3 = {"BACKEND": "storages.backends.s3.S3Storage", "OPTIONS": {"bucket_name": "media"}}
+    with_default(settings, local=s3, remote=s3)
+    assert "same place" in messages("E005")
+
+
+def test_queue_that_cannot_be_imported(settings: Settings) -> None:
+    with_default(settings, queue="queued_storage.queues.pigeons.PigeonQueue")
+    assert "pigeons" in messages("E006")
+
+
+def test_queue_with_options_that_it_does_not_take(settings: Settings) -> None:
+    queue = {"BACKEND": "queued_storage.queues.threads.ThreadQueue", "OPTIONS": {"thread": 1}}
+    settings.QUEUED_STORAGE = {"QUEUE": queue}
+    assert "thread" in messages("E006")
+
+
+def test_task_that_is_none(settings: Settings) -> None:
+    with_default(settings, task="queued_storage.hooks.Any")
+    assert "Transfer" in messages("E007")
+
+
+def test_cache_that_does_not_exist(settings: Settings) -> None:
+    settings.QUEUED_STORAGE = {"CACHE": "fast"}
+    assert "'fast'" in messages("E008")
+
+
+@pytest.mark.parametrize(
+    ("given", "debug", "complains"),
+    [({"CACHE": "default"}, True, True), ({}, False, True), ({}, True, False)],
+)
+def test_cache_of_each_process(
+    settings: Settings, given: dict[str, str], debug: bool, complains: bool
+) -> None:
+    settings.CACHES = {"default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}}
+    settings.QUEUED_STORAGE = given
+    settings.DEBUG = debug
+    assert ("queued_storage.W001" in ids()) is complains
+
+
+def test_no_cache_wanted(settings: Settings) -> None:
+    settings.QUEUED_STORAGE = {"CACHE": None}
+    assert ids() == set()
+
+
+def test_local_storage_that_overwrites(settings: Settings, tmp_path: Any) -> None:
+    with_default(settings, local=FileSystemStorage(tmp_path, allow_overwrite=True))
+    assert "allow_overwrite" in messages("W002")
+
+
+def test_ledger_in_another_database_than_the_models(settings: Settings) -> None:
+    assert storages["default"].alias == "default"
+    settings.QUEUED_STORAGE = {"DATABASE": "ledger"}
+    assert "rolled-back" in messages("W003")
+
+
+def test_app_that_is_not_installed() -> None:
+    program = """
+import django
+from django.conf import settings
+settings.configure(
+    STORAGES={"default": {"BACKEND": "queued_storage.backends.QueuedStorage",
+                          "OPTIONS": {"local": "disk", "remote": "far"}},
+              "disk": {"BACKEND": "django.core.files.storage.InMemoryStorage"},
+              "far": {"BACKEND": "django.core.files.storage.InMemoryStorage"}})
+django.setup()
+from django.core.files.base import ContentFile
+from django.core.files.storage import default_storage, storages
+from django.core.checks import run_checks
+default_storage.delayed
+print([message.id for message in run_checks()])
+try:
+    default_storage.save("a.txt", ContentFile(b"a"))
+except Exception as error:
+    print(type(error).__name__, error, storages["disk"].exists("a.txt"))
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    first, second = result.stdout.splitlines()
+    assert "queued_storage.E002" in first
+    assert second.startswith("ImproperlyConfigured Add 'queued_storage' to INSTALLED_APPS")
+    assert second.endswith("False")

@@ -1,0 +1,122 @@
+import json
+from io import StringIO
+from typing import Any
+
+import pytest
+from django.core.files.base import ContentFile
+from django.core.files.storage import storages
+from django.core.management import CommandError, call_command
+
+from queued_storage.backends import QueuedStorage
+from queued_storage.models import QueuedFile, State
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+def run(*arguments: str) -> str:
+    out = StringIO()
+    call_command("queued_storage", *arguments, stdout=out)
+    return out.getvalue()
+
+
+@pytest.fixture
+def storage() -> Any:
+    return storages["default"]
+
+
+def test_a_verb_is_needed() -> None:
+    with pytest.raises(CommandError, match="verb"):
+        run()
+
+
+def test_status_of_nothing() -> None:
+    assert run("status") == "The ledger is empty.\n"
+
+
+def test_status_shows_counts_sizes_and_reasons(storage: Any) -> None:
+    storage.save("a.txt", ContentFile(b"x" * 2048))
+    name = storage.save("b.txt", ContentFile(b"b"))
+    QueuedFile.objects.filter(name=name).update(state=State.FAILED, last_error="no such bucket")
+    out = run("status")
+    assert [line.split()[:4] for line in out.splitlines()[:2]] == [
+        ["default", "failed", "1", "1"],
+        ["default", "pending", "1", "2.0"],
+    ]
+    assert "default: b.txt: no such bucket" in out
+
+
+def test_status_for_programs(storage: Any) -> None:
+    storage.save("a.txt", ContentFile(b"abc"))
+    answer = json.loads(run("status", "--json"))
+    assert answer["troubles"] == []
+    assert answer["files"][0]["state"] == "pending"
+    assert answer["files"][0]["bytes"] == 3
+
+
+def test_status_check_fails_for_monitoring(storage: Any) -> None:
+    storage.save("a.txt", ContentFile(b"abc"))
+    run("status", "--check")
+    QueuedFile.objects.update(state=State.FAILED)
+    with pytest.raises(CommandError, match="failed") as caught:
+        run("status", "--check")
+    assert caught.value.returncode == 1
+
+
+def test_sweep_tells_the_queue(storage: Any) -> None:
+    storage.save("a.txt", ContentFile(b"abc"))
+    storage.queue.messages.clear()
+    assert run("sweep") == "1 files were due.\n"
+    assert len(storage.queue.messages) == 1
+    assert run("sweep", "--storage", "other") == "0 files were due.\n"
+
+
+def test_transfer_moves_one_file_here_and_now(storage: Any) -> None:
+    name = storage.save("a.txt", ContentFile(b"abc"))
+    assert run("transfer", name) == "a.txt (default): transferred.\n"
+    assert storages["far"].exists(name)
+    assert run("transfer", name) == "a.txt (default): transferred.\n"
+
+
+@pytest.mark.parametrize("state", [State.HELD, State.FAILED])
+def test_transfer_takes_what_was_put_aside(storage: Any, state: State) -> None:
+    name = storage.save("a.txt", ContentFile(b"abc"))
+    QueuedFile.objects.update(state=state, due_at=None, attempts=9)
+    run("transfer", name)
+    assert storage.using_remote(name)
+
+
+def test_transfer_says_why_it_failed(storage: Any) -> None:
+    name = storage.save("a.txt", ContentFile(b"abc"))
+    storages["disk"].delete(name)
+    with pytest.raises(CommandError, match=r"failed.*not there"):
+        run("transfer", name)
+
+
+def test_transfer_of_an_unknown_name() -> None:
+    with pytest.raises(CommandError, match=r"no file 'nothing\.txt'"):
+        run("transfer", "nothing.txt")
+
+
+def test_transfer_of_a_name_that_two_storages_have(storage: Any) -> None:
+    storage.save("a.txt", ContentFile(b"abc"))
+    other = QueuedStorage("disk", "far", alias="other")
+    storages["disk"].delete("a.txt")
+    assert other.save("a.txt", ContentFile(b"xyz")) == "a.txt"
+    with pytest.raises(CommandError, match="--storage"):
+        run("transfer", "a.txt")
+    assert "(other): transferred" in run("transfer", "a.txt", "--storage", "other")
+
+
+def test_worker_until_empty(storage: Any) -> None:
+    names = [storage.save(f"{number}.txt", ContentFile(b"abc")) for number in range(20)]
+    out = run("worker", "--until-empty", "--threads", "2", "--poll", "0.05")
+    first, last = out.splitlines()
+    assert "default" in first
+    assert last == "Stopped."
+    assert all(storage.using_remote(name) for name in names)
+
+
+@pytest.mark.parametrize("bad", [["--threads", "0"], ["--poll", "0"]])
+def test_worker_with_senseless_options(bad: list[str]) -> None:
+    with pytest.raises(CommandError, match="--threads must be"):
+        run("worker", *bad)

@@ -1,0 +1,188 @@
+from typing import Any
+
+import pytest
+from django.core.exceptions import ImproperlyConfigured
+from django.test import override_settings
+from pytest_django import Settings
+
+from queued_storage.conf import OPTIONS, settings
+
+pytestmark = pytest.mark.one_database
+
+BASE = {"QUEUE": "queued_storage.queues.dummy.DummyQueue"}
+
+# Every key with a value that is allowed and not the default
+GOOD = {
+    "QUEUE": ["queued_storage.queues.immediate.ImmediateQueue", {"BACKEND": "x"}, object()],
+    "RETRIES": [0, 9],
+    "RETRY_DELAY": [1, 0.5],
+    "RETRY_MAX_DELAY": [7, 0.1],
+    "LEASE": [5, 0.25],
+    "STALL_TIMEOUT": [30, 1.5],
+    "VERIFY": ["size", "content"],
+    "FSYNC": [True],
+    "CACHE": ["other", None],
+    "CACHE_PREFIX": ["mine"],
+    "CACHE_TIMEOUT": [1, 2.5],
+    "DATABASE": ["other"],
+}
+SECONDS = [0, -1, "60", None, True, float("nan"), float("inf")]
+BAD = {
+    "QUEUE": ["", None],
+    "RETRIES": [-1, 1.5, "5", None, True],
+    "RETRY_DELAY": SECONDS,
+    "RETRY_MAX_DELAY": SECONDS,
+    "LEASE": SECONDS,
+    "STALL_TIMEOUT": SECONDS,
+    "VERIFY": ["sizes", "", None, 1, []],
+    "FSYNC": [1, "yes", None],
+    "CACHE": ["", 1],
+    "CACHE_PREFIX": ["", None, 1],
+    "CACHE_TIMEOUT": SECONDS,
+    "DATABASE": ["", 1],
+}
+FLAT = {
+    "QUEUED_STORAGE_RETRIES": ("RETRIES", 9, -1),
+    "QUEUED_STORAGE_RETRY_DELAY": ("RETRY_DELAY", 9, "9"),
+    "QUEUED_STORAGE_CACHE_PREFIX": ("CACHE_PREFIX", "flat", ""),
+    "QUEUED_STORAGE_CACHE_KEY": ("CACHE_PREFIX", "flat", 9),
+}
+
+
+def pairs(values: dict[str, list[Any]]) -> list[tuple[str, Any]]:
+    return [(key, value) for key in values for value in values[key]]
+
+
+def read(key: str) -> Any:
+    return getattr(settings, key.lower())
+
+
+def test_every_key_is_tried_here() -> None:
+    assert set(GOOD) == set(BAD) == set(OPTIONS)
+    assert set(FLAT) == {name for option in OPTIONS.values() for name in option.flat_names}
+
+
+@pytest.mark.parametrize("key", OPTIONS)
+def test_default(key: str) -> None:
+    with override_settings(QUEUED_STORAGE={}):
+        assert read(key) == OPTIONS[key].default
+        assert OPTIONS[key].problem(read(key)) == ""
+        assert not settings.given(key)
+
+
+@pytest.mark.parametrize("key", OPTIONS)
+def test_without_any_setting_the_defaults_hold(key: str, settings: Settings) -> None:
+    del settings.QUEUED_STORAGE
+    assert read(key) == OPTIONS[key].default
+
+
+@pytest.mark.parametrize(("key", "value"), pairs(GOOD))
+def test_a_value_that_is_given(key: str, value: Any) -> None:
+    assert value != OPTIONS[key].default
+    with override_settings(QUEUED_STORAGE=BASE | {key: value}):
+        assert read(key) == value
+        assert settings.given(key)
+
+
+@pytest.mark.parametrize(("key", "value"), pairs(BAD))
+def test_a_bad_value_is_named_with_what_it_must_be(key: str, value: Any) -> None:
+    with (
+        override_settings(QUEUED_STORAGE=BASE | {key: value}),
+        pytest.raises(ImproperlyConfigured, match=rf"QUEUED_STORAGE\['{key}'\] is .*must be "),
+    ):
+        read(key)
+
+
+def test_one_bad_value_shows_on_any_access() -> None:
+    with (
+        override_settings(QUEUED_STORAGE={"LEASE": -1}),
+        pytest.raises(ImproperlyConfigured, match="LEASE"),
+    ):
+        _ = settings.retries
+
+
+@pytest.mark.parametrize(
+    ("key", "nearest"),
+    [
+        ("RETRY", "RETRIES"),
+        ("LEASES", "LEASE"),
+        ("retries", "RETRIES"),
+        ("RETRYDELAY", "RETRY_DELAY"),
+        ("MAX_RETRY_DELAY", "RETRY_DELAY"),
+        ("CACHE_KEY", "CACHE"),
+        ("VERIFICATION", "VERIFY"),
+        ("QUEUES", "QUEUE"),
+    ],
+)
+def test_an_unknown_key_names_the_nearest_known_one(key: str, nearest: str) -> None:
+    with (
+        override_settings(QUEUED_STORAGE={key: 1}),
+        pytest.raises(ImproperlyConfigured, match=f"unknown key '{key}'. Did you mean '{nearest}'"),
+    ):
+        _ = settings.retries
+
+
+@pytest.mark.parametrize("key", ["", 5, None, "%%%"])
+def test_even_an_odd_key_gets_an_answer(key: Any) -> None:
+    with (
+        override_settings(QUEUED_STORAGE={key: 1}),
+        pytest.raises(ImproperlyConfigured, match="unknown key"),
+    ):
+        _ = settings.retries
+
+
+@pytest.mark.parametrize("value", [None, [], "threads", 1])
+def test_the_setting_must_be_a_dict(value: Any) -> None:
+    with (
+        override_settings(QUEUED_STORAGE=value),
+        pytest.raises(ImproperlyConfigured, match="QUEUED_STORAGE must be a dict"),
+    ):
+        _ = settings.retries
+
+
+def test_override_settings_works_and_ends() -> None:
+    before = settings.retries
+    with override_settings(QUEUED_STORAGE=BASE | {"RETRIES": before + 1}):
+        assert settings.retries == before + 1
+        with override_settings(QUEUED_STORAGE=BASE | {"RETRIES": before + 2}):
+            assert settings.retries == before + 2
+        assert settings.retries == before + 1
+    assert settings.retries == before
+
+
+def test_values_are_read_once() -> None:
+    with override_settings(QUEUED_STORAGE=BASE):
+        assert settings.values is settings.values
+
+
+@pytest.mark.parametrize("name", FLAT)
+def test_a_flat_name_of_the_ancestor(name: str) -> None:
+    key, value, _bad = FLAT[name]
+    with override_settings(**{"QUEUED_STORAGE": BASE, name: value}):
+        assert read(key) == value
+    with override_settings(QUEUED_STORAGE=BASE):
+        assert read(key) == OPTIONS[key].default
+
+
+@pytest.mark.parametrize("name", FLAT)
+def test_the_dict_wins_over_a_flat_name(name: str) -> None:
+    key, value, _bad = FLAT[name]
+    other = GOOD[key][0]
+    with override_settings(**{"QUEUED_STORAGE": BASE | {key: other}, name: value}):
+        assert read(key) == other
+
+
+@pytest.mark.parametrize("name", FLAT)
+def test_a_bad_value_under_a_flat_name_is_named_by_it(name: str) -> None:
+    _key, _good, bad = FLAT[name]
+    with (
+        override_settings(**{"QUEUED_STORAGE": BASE, name: bad}),
+        pytest.raises(ImproperlyConfigured, match=f"^{name} is {bad!r}; it must be"),
+    ):
+        _ = settings.retries
+
+
+def test_the_prefix_of_0_8_wins_over_the_key_of_0_3(settings: Settings) -> None:
+    settings.QUEUED_STORAGE_CACHE_KEY = "old"
+    settings.QUEUED_STORAGE_CACHE_PREFIX = "newer"
+    assert read("CACHE_PREFIX") == "newer"

@@ -1,0 +1,101 @@
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests import services
+from tests.waiting import until
+
+pytestmark = pytest.mark.one_database  # the demo has its own
+EXAMPLE = Path(__file__).parent.parent / "example"
+SIZES = {"10-KB.bmp": "10.0 KB", "1024-KB.bmp": "1.0 MB", "5120-KB.bmp": "5.0 MB"}
+BREAK_ONE = """
+import demo, once
+from_s3 = once.from_s3
+once.from_s3 = lambda key: [*from_s3(key)][:-1] if "1024" in key else from_s3(key)
+raise SystemExit(demo.main())
+"""
+
+
+@pytest.fixture
+def environment(tmp_path):
+    services.require("s3")
+    paths = [str(EXAMPLE.parent / "src"), str(EXAMPLE)]
+    return os.environ | {
+        "DEMO_SIZES": "10 1024 5120",
+        "PYTHONPATH": os.pathsep.join(paths),
+        "PYTHONUNBUFFERED": "1",
+        "TMPDIR": str(tmp_path),
+    }
+
+
+def run_once(environment, *program, **changes):
+    return subprocess.run(
+        [sys.executable, *(program or [EXAMPLE / "demo.py"])],
+        env=environment | {"ONCE": "1"} | changes,
+        capture_output=True,
+        text=True,
+        timeout=90,
+    )
+
+
+def test_all_pictures_reach_s3_unchanged(environment, tmp_path):
+    done = run_once(environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "refused" in done.stdout
+    for name, size in SIZES.items():
+        row = rf"^{name} +{size} +\d+ +local disk +On S3 +\d+\.\d +yes$"
+        assert re.search(row, done.stdout, re.MULTILINE), done.stdout
+    assert not done.stderr
+    assert not list(tmp_path.glob("queued-storage-demo-*"))
+
+
+def test_says_what_is_not_on_s3_in_time(environment):
+    done = run_once(environment, DEMO_DEADLINE="0")
+    assert done.returncode == 1
+    assert "WRONG: 3 of 3 are not on S3 after 0 s." in done.stdout
+
+
+def test_says_which_bytes_differ(environment):
+    done = run_once(environment, "-c", BREAK_ONE)
+    assert done.returncode == 1
+    assert "WRONG: 1024-KB.bmp has other bytes on S3" in done.stdout
+    assert re.search(r"^1024-KB.bmp .* NO$", done.stdout, re.MULTILINE)
+    assert done.stdout.count("yes\n") == 2
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
+@pytest.mark.parametrize("death", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_no_process_outlives_the_demo(environment, tmp_path, death):
+    with subprocess.Popen(
+        [sys.executable, EXAMPLE / "demo.py"],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as demo:
+        try:
+            assert demo.stdout
+            assert any("Ctrl-C stops" in line for line in demo.stdout)
+            assert commands_with(str(tmp_path))
+        finally:
+            demo.send_signal(death)
+    until(lambda: not commands_with(str(tmp_path)))
+    left = list(tmp_path.glob("queued-storage-demo-*"))
+    assert bool(left) == (death == signal.SIGKILL)
+
+
+def commands_with(text):
+    found = []
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            command = file.read_text(errors="replace")
+        except OSError:  # it has ended
+            continue
+        if text in command:
+            found.append(command)
+    return found

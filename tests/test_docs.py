@@ -1,0 +1,655 @@
+"""The docs against the code, both ways: what is missing in a page, and what is there no more.
+
+A table of a page is looked up by the name in its first header cell, or by its heading.
+"""
+
+import argparse
+import ast
+import inspect
+import re
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.conf import global_settings
+from django.core.files.base import ContentFile
+from django.core.files.storage import Storage, storages
+from django.core.management.base import BaseCommand
+from django.db import models
+from django.dispatch import Signal
+from django.test import TestCase, override_settings
+from django.utils.module_loading import import_string
+from pytest_django import Settings
+
+from queued_storage import backend, backends, checks, conf, exceptions, signals, tasks
+from queued_storage.backends import QueuedStorage
+from queued_storage.conf import OPTIONS
+from queued_storage.fields import QueuedFieldFile
+from queued_storage.management.commands.queued_storage import Command
+from queued_storage.models import NAME_MAX_BYTES, NAME_MAX_LENGTH, QueuedFile
+from queued_storage.names import COMPONENT_MAX_BYTES
+from queued_storage.queues.base import BaseQueue
+from queued_storage.results import TransferResult
+from queued_storage.routes import PER_PROCESS_TIMEOUT
+from queued_storage.testing import Fault, drain
+
+pytestmark = pytest.mark.one_database
+
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+PACKAGE = ROOT / "src" / "queued_storage"
+PAGES = sorted(path.stem for path in DOCS.glob("*.md"))
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+FENCED = re.compile(r"^```(.*?)\n(.*?)^```$", re.M | re.S)
+CODE = re.compile(r"`([^`\n]+)`")
+
+
+# The pages
+
+
+def page(name: str) -> str:
+    return (DOCS / f"{name}.md").read_text()
+
+
+def texts() -> dict[str, str]:
+    """All that is to be held against the code, by name."""
+    return {name: page(name) for name in PAGES} | {"README": (ROOT / "README.md").read_text()}
+
+
+def blocks(text: str, language: str) -> list[str]:
+    return [code for name, code in FENCED.findall(text) if name == language]
+
+
+def prose(text: str) -> str:
+    return FENCED.sub("", text)
+
+
+def section(name: str, heading: str) -> str:
+    """What stands under a heading, up to the next one of its level or above."""
+    text = page(name)
+    [start] = re.finditer(rf"^(#+) {re.escape(heading)}$", text, re.M)
+    end = re.search(rf"^#{{1,{len(start[1])}}} ", text[start.end() :], re.M)
+    return text[start.end() :][: end.start() if end else None]
+
+
+def tables(text: str) -> Iterator[list[list[str]]]:
+    """The rows of each table as lists of cells, the header first."""
+    for table in re.findall(r"(?:^\|.*\|\n)+", text + "\n", re.M):
+        rows = [line.strip("|").split("|") for line in table.splitlines()]
+        yield [[cell.strip() for cell in row] for row in rows[:1] + rows[2:]]
+
+
+def table(text: str, header: str) -> dict[str, list[str]]:
+    """The other cells of each row by the code in the first one."""
+    [found] = [rows for rows in tables(text) if rows[0][0].startswith(header)]
+    return {code(row[0]): row[1:] for row in found[1:]}
+
+
+def code(cell: str) -> str:
+    found = CODE.findall(cell)
+    return found[0] if found else cell
+
+
+def flat(text: str) -> str:
+    """Without line breaks, to look for a phrase in."""
+    return " ".join(text.split())
+
+
+def words(text: str) -> set[str]:
+    """All that is set in code font outside of blocks."""
+    return set(CODE.findall(prose(text)))
+
+
+def literal(cell: str) -> Any:
+    return ast.literal_eval(code(cell))
+
+
+# Settings
+
+
+def test_every_setting_has_its_default_and_no_other_is_named() -> None:
+    settings = table(page("settings"), "key")
+    assert {key: literal(cells[0]) for key, cells in settings.items()} == {
+        key: option.default for key, option in OPTIONS.items()
+    }
+
+
+def test_times_have_a_unit() -> None:
+    settings = table(page("settings"), "key")
+    times = {key for key, option in OPTIONS.items() if option.problem is conf._positive}
+    assert {key for key, cells in settings.items() if cells[1] == "seconds"} == times
+
+
+def test_the_flat_names() -> None:
+    flat = table(page("settings"), "setting")
+    assert {name: code(cells[0]) for name, cells in flat.items()} == {
+        name: key for key, option in OPTIONS.items() for name in option.flat_names
+    }
+
+
+def test_every_level_of_verification() -> None:
+    about_levels = [rows for rows in tables(page("verification")) if rows[0][0] == "level"]
+    assert len(about_levels) == 2
+    for rows in about_levels:
+        assert [code(row[0]).strip('"') for row in rows[1:]] == list(conf.VERIFY_LEVELS)
+
+
+def test_how_long_the_default_retries_take() -> None:
+    pauses = [
+        min(OPTIONS["RETRY_DELAY"].default * 2**number, OPTIONS["RETRY_MAX_DELAY"].default)
+        for number in range(OPTIONS["RETRIES"].default)
+    ]
+    assert len(pauses) + 1 == 6
+    assert 25 * 60 < sum(pauses) < 35 * 60
+    assert "tried six times within about half an hour" in flat(page("settings"))
+
+
+def test_numbers_that_the_pages_repeat() -> None:
+    names = flat(section("storages", "Names"))
+    assert f"{NAME_MAX_LENGTH} characters" in names
+    assert f"{NAME_MAX_BYTES} bytes" in names
+    assert f"{COMPONENT_MAX_BYTES} bytes" in names
+    assert f"at most {PER_PROCESS_TIMEOUT} seconds" in flat(page("settings"))
+    assert PER_PROCESS_TIMEOUT == 5
+    assert "for five seconds" in flat(page("promises"))
+    assert BaseQueue.batch_size == 100
+    assert "one hundred" in flat(page("queues"))
+
+
+# Storages
+
+
+def parameters(function: Any) -> list[str]:
+    return [name for name in inspect.signature(function).parameters if name != "self"]
+
+
+def test_every_option_of_the_storage() -> None:
+    options = table(section("storages", "Options"), "option")
+    assert list(options) == parameters(QueuedStorage.__init__)
+
+
+def test_the_options_that_may_be_given_by_position() -> None:
+    given = inspect.signature(QueuedStorage.__init__).parameters.values()
+    kinds = [parameter.kind for parameter in given if parameter.name != "self"]
+    assert kinds.index(inspect.Parameter.KEYWORD_ONLY) == 7
+    assert "The first seven may be given by position" in page("storages")
+
+
+def public(cls: type) -> set[str]:
+    return {name for name in dir(cls) if not name.startswith("_")}
+
+
+def test_every_method_and_property_of_the_storage() -> None:
+    methods = table(section("storages", "Methods"), "method")
+    properties = set(table(section("storages", "Methods"), "property"))
+    internal = re.search(r"Other public attributes \((.*?)\)", page("storages"), re.S)
+    assert internal
+    internal_names = set(CODE.findall(internal[1]))
+    names = {call.partition("(")[0] for call in methods}
+    assert names | properties | internal_names == public(QueuedStorage)
+    assert properties <= {name for name in public(QueuedStorage) if is_property(name)}
+    assert not names & properties
+    assert not internal_names & public(Storage)
+
+
+def is_property(name: str) -> bool:
+    return isinstance(inspect.getattr_static(QueuedStorage, name), property)
+
+
+@pytest.mark.parametrize("call", table(section("storages", "Methods"), "method"))
+def test_the_arguments_of_a_method(call: str) -> None:
+    assert_signature(QueuedStorage, call)
+
+
+def assert_signature(cls: type, call: str) -> None:
+    name, _bracket, arguments = call.rstrip(")").partition("(")
+    signature = inspect.signature(getattr(cls, name))
+    shown = [
+        str(parameter.replace(annotation=inspect.Parameter.empty))
+        for parameter in signature.parameters.values()
+        if parameter.name != "self"
+    ]
+    assert arguments == ", ".join(shown)
+
+
+def test_every_attribute_of_a_result() -> None:
+    attributes = table(page("storages"), "attribute")
+    names = {attribute.partition("(")[0] for attribute in attributes}
+    assert names == public(TransferResult) - {"told"} | {"pk"}
+    for attribute in attributes:
+        if "(" in attribute:
+            assert_signature(TransferResult, attribute)
+
+
+def test_every_attribute_of_a_field_file() -> None:
+    attributes = table(page("fields"), "attribute")
+    own = {name for name in vars(QueuedFieldFile) if not name.startswith("_")}
+    assert {attribute.removesuffix("()") for attribute in attributes} == own
+
+
+def test_every_preset() -> None:
+    presets = section("storages", "Presets")
+    gone = {name for name in vars(backends) if is_gone(getattr(backends, name))}
+    assert set(table(presets, "class in")) == set(backends.__all__)
+    assert words(presets.rpartition("|")[2]) == {name for name in gone if name[0] != "_"}
+
+
+def is_gone(found: Any) -> bool:
+    return isinstance(found, type) and issubclass(found, backends._GoneStorage)
+
+
+def test_every_name_of_0_3() -> None:
+    names = section("old-doors", "Names of 0.3")
+    assert set(table(names, "name")) == set(backend.__all__)
+    known = set(parameters(backend.QueuedRemoteStorage.__init__)) - {"options"}
+    assert set(table(names, "argument")) == known
+
+
+# The ledger
+
+
+def test_every_state() -> None:
+    states = table(section("ledger", "States"), "state")
+    assert {name: code(cells[0]) for name, cells in states.items()} == {
+        state.name: state.value for state in QueuedFile.State
+    }
+
+
+def test_every_state_is_in_the_diagram() -> None:
+    [diagram] = blocks(page("ledger"), "text")
+    assert set(re.findall(r"\b[A-Z]{4,}\b", diagram)) == set(QueuedFile.State.names)
+
+
+def test_every_column() -> None:
+    columns = [field.name for field in QueuedFile._meta.concrete_fields]
+    assert list(table(page("ledger"), "column")) == columns
+
+
+def test_the_properties_of_a_row() -> None:
+    [line] = [line for line in page("ledger").splitlines() if "are properties" in line]
+    inherited = public(models.Model)
+    own = {
+        name
+        for name in public(QueuedFile) - inherited
+        if isinstance(inspect.getattr_static(QueuedFile, name), property)
+    }
+    assert set(CODE.findall(line)) == own
+
+
+# Commands
+
+
+def verbs() -> dict[str, argparse.ArgumentParser]:
+    parser = Command().create_parser("manage.py", "queued_storage")
+    [subparsers] = [
+        action for action in parser._actions if isinstance(action, argparse._SubParsersAction)
+    ]
+    choices: dict[str, argparse.ArgumentParser] = subparsers.choices
+    return choices
+
+
+VERBS = verbs()
+DJANGO_OPTIONS = BaseCommand().create_parser("manage.py", "any")._option_string_actions
+
+
+def arguments(verb: str) -> dict[str, Any]:
+    """The default of each, apart from those that every command of Django's has."""
+    return {
+        name: action.default
+        for action in VERBS[verb]._actions
+        for name in action.option_strings or [action.dest]
+        if name not in DJANGO_OPTIONS
+    }
+
+
+def test_every_verb() -> None:
+    assert re.findall(r"^## (\S+)$", page("commands"), re.M) == list(VERBS)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_option_of_a_verb(verb: str) -> None:
+    [rows] = tables(section("commands", verb))
+    assert {code(row[0]) for row in rows[1:]} == set(arguments(verb))
+    if rows[0][1] == "default":
+        shown = {code(row[0]): literal(row[1]) for row in rows[1:] if row[1]}
+        assert shown.items() <= arguments(verb).items()
+
+
+def test_commands_in_the_pages_can_be_run() -> None:
+    calls = [
+        (name, verb, rest)
+        for name, text in texts().items()
+        for verb, rest in re.findall(r"\bqueued_storage ([a-z]+)\b([^`\n|]*)", shown(text))
+    ]
+    assert len(calls) > 10
+    for name, verb, rest in calls:
+        assert verb in VERBS, f"{name}: {verb}"
+        for option in re.findall(r"--[\w-]+", rest):
+            assert option in arguments(verb), f"{name}: {verb} {option}"
+
+
+def shown(text: str) -> str:
+    """Code only: blocks that are no Python, and words in code font."""
+    return "\n".join([*blocks(text, ""), *words(text)])
+
+
+# Checks, signals, queues, tasks, exceptions, extras
+
+
+def test_every_check() -> None:
+    source = (PACKAGE / "checks.py").read_text()
+    ids = re.findall(r'id="(queued_storage\.[EW]\d+)"', source)
+    assert list(table(page("checks"), "id")) == ids
+
+
+def test_no_other_check_is_named() -> None:
+    named = {word for text in texts().values() for word in re.findall(r"\b[EW]\d{3}\b", text)}
+    assert named == {key.partition(".")[2] for key in table(page("checks"), "id")}
+
+
+def test_pages_that_messages_point_to() -> None:
+    titles = {text.partition("\n")[0].removeprefix("# ") for text in texts().values()}
+    sources = "".join(path.read_text() for path in PACKAGE.rglob("*.py"))
+    pointers = re.findall(r"""\bdocs, under ['"](.*?)['"]""", sources)
+    assert checks.DOCS
+    assert pointers
+    assert set(pointers) <= titles
+
+
+def test_every_signal() -> None:
+    known = {name for name, found in vars(signals).items() if isinstance(found, Signal)}
+    assert set(table(page("signals"), "signal in")) == known
+
+
+def queue_classes() -> dict[str, list[str]]:
+    """Every adapter's dotted path and options, read, since its library may not be here."""
+    found = {}
+    for path in sorted((PACKAGE / "queues").glob("*.py")):
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.ClassDef) and "BaseQueue" in map(ast.unparse, node.bases):
+                found[f"queued_storage.queues.{path.stem}.{node.name}"] = constructor_options(node)
+    return found
+
+
+def constructor_options(node: ast.ClassDef) -> list[str]:
+    for method in node.body:
+        if isinstance(method, ast.FunctionDef) and method.name == "__init__":
+            given = method.args
+            names = [argument.arg for argument in [*given.args[1:], *given.kwonlyargs]]
+            defaults = [ast.unparse(default) for default in [*given.defaults, *given.kw_defaults]]
+            pairs = zip(names, defaults, strict=True)
+            return [f"{name}={default}".replace("'", '"') for name, default in pairs]
+    return []
+
+
+def test_every_queue_and_its_options() -> None:
+    queues = table(page("queues"), "class")
+    assert {path: CODE.findall(cells[0]) for path, cells in queues.items()} == queue_classes()
+
+
+def test_every_task() -> None:
+    assert set(table(page("tasks"), "class in")) == set(tasks.__all__)
+
+
+def test_every_exception_and_its_bases() -> None:
+    shown = table(page("exceptions"), "exception")
+    known = {
+        name: [base.__name__ for base in found.__bases__]
+        for name, found in vars(exceptions).items()
+        if isinstance(found, type) and found.__module__ == exceptions.__name__
+    }
+    assert {name: CODE.findall(cells[0]) for name, cells in shown.items()} == known
+
+
+def test_every_extra() -> None:
+    rows = [row for rows in tables(page("dependencies")) for row in rows[1:]]
+    assert {code(row[0]) for row in rows} == set(PROJECT["project"]["optional-dependencies"])
+
+
+def test_extras_that_are_named_can_be_installed() -> None:
+    for text in texts().values():
+        for extra in re.findall(r"django-queued-storage\[(.*?)\]", text):
+            assert extra in PROJECT["project"]["optional-dependencies"]
+
+
+def test_what_has_no_use_yet_has_none() -> None:
+    """When an adapter of its name comes, an extra moves to the first table."""
+    *_, waiting = tables(page("dependencies"))
+    modules = {path.stem for path in (PACKAGE / "queues").glob("*.py")}
+    sources = "".join(path.read_text() for path in PACKAGE.rglob("*.py"))
+    for extra, library, _purpose in waiting[1:]:
+        assert code(extra).replace("-", "_") not in modules
+        assert f"import {library}" not in sources
+
+
+def test_every_fault() -> None:
+    assert list(table(page("testing"), "fault")) == [str(fault) for fault in Fault]
+
+
+def test_the_oldest_versions() -> None:
+    assert PROJECT["project"]["requires-python"] == ">=3.11"
+    assert PROJECT["project"]["dependencies"] == ["Django>=5.2"]
+    for name in ("index", "dependencies", "README"):
+        assert re.search(r"Python 3\.11.* Django 5\.2", texts()[name], re.S)
+
+
+# Architecture
+
+
+def test_every_module_has_its_sentence_in_the_order_of_the_floors() -> None:
+    rooms = table(page("architecture"), "module")
+    assert all(cells[0].endswith(".") for cells in rooms.values())
+    floors = PROJECT["tool"]["importlinter"]["contracts"][0]["layers"]
+    order = [room.strip(" ()") for floor in floors for room in floor.split(":")]
+    there = {path.stem for path in PACKAGE.glob("*.py")} | {
+        path.parent.name for path in PACKAGE.glob("*/__init__.py")
+    }
+    assert list(rooms) == [room for room in order if room in there - {"__init__"}]
+    assert set(rooms) == there - {"__init__"}
+
+
+# Whatever is in code font
+
+
+PATH = re.compile(r"""(?<![\w./-])queued_storage(?:\.\w+)+""")
+NO_PATH = re.compile(r"queued_storage\.([EW]\d{3}|run)")
+
+
+def test_dotted_paths_lead_somewhere() -> None:
+    found = {path for text in texts().values() for path in PATH.findall(text)}
+    for path in found:
+        if not NO_PATH.fullmatch(path):
+            assert exists(path), path
+
+
+def exists(path: str) -> bool:
+    try:
+        import_string(path)
+    except ImportError:
+        return any(
+            (PACKAGE.parent / path.replace(".", "/")).with_suffix(suffix).exists()
+            for suffix in ("", ".py")
+        )
+    return True
+
+
+# Of SQL, of Django's options, a file
+OTHER_CAPITALS = {"BACKEND", "CONTRIBUTING", "FULL", "IMMEDIATE", "LOCKED", "NORMAL", "OPTIONS"}
+OTHER_CAPITALS |= {"QUEUES", "SKIP", "TASKS"}
+
+
+def test_capitals_in_code_font_are_settings_or_states() -> None:
+    known = set(OPTIONS) | set(QueuedFile.State.names) | set(dir(global_settings)) | OTHER_CAPITALS
+    for name, text in texts().items():
+        shouted = {
+            word
+            for span in words(text)
+            if not span.startswith("QUEUED_STORAGE")
+            for word in re.findall(r"\b[A-Z][A-Z_]{3,}\b", span)
+        }
+        assert shouted <= known, name
+
+
+def test_keys_of_the_settings_dict_in_examples() -> None:
+    dicts = [
+        node.value
+        for text in texts().values()
+        for source in blocks(text, "python")
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "QUEUED_STORAGE"
+    ]
+    assert dicts
+    for given in dicts:
+        assert set(ast.literal_eval(given)) <= set(OPTIONS)
+
+
+def test_calls_in_code_font_are_known() -> None:
+    """Of the pages about our own methods; others speak of Django's and Celery's, too."""
+    for name in ("storages", "promises", "fields"):
+        for call in re.findall(r"`(\w+)\(", prose(page(name))):
+            assert hasattr(QueuedStorage, call) or hasattr(TransferResult, call), f"{name}: {call}"
+
+
+def python_blocks() -> list[Any]:
+    return [
+        pytest.param(source, id=f"{name}-{number}")
+        for name, text in texts().items()
+        for number, source in enumerate(blocks(text, "python"))
+    ]
+
+
+@pytest.mark.parametrize("source", python_blocks())
+def test_examples_compile_and_import_what_there_is(source: str) -> None:
+    compile(source, "<docs>", "exec")
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and str(node.module).startswith("queued_storage"):
+            for alias in node.names:
+                import_string(f"{node.module}.{alias.name}")
+
+
+def test_make_targets() -> None:
+    targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.M)
+    for text in texts().values():
+        for target in re.findall(r"(?:^|`)make (\w+)", text, re.M):
+            assert target in targets
+
+
+@pytest.mark.parametrize("file", [*(f"docs/{name}.md" for name in PAGES), "README.md"])
+def test_links_lead_to_files(file: str) -> None:
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", (ROOT / file).read_text()):
+        if "://" not in target:
+            assert ((ROOT / file).parent / target).exists(), target
+
+
+def test_every_page_is_in_the_contents() -> None:
+    contents = "\n".join(source for name, source in FENCED.findall(page("index")))
+    listed = [line for line in contents.splitlines() if line and not line.startswith(":")]
+    assert sorted([*listed, "index"]) == PAGES
+
+
+# Examples that are run
+
+
+def names_of(source: str) -> dict[str, Any]:
+    namespace: dict[str, Any] = {}
+    exec(compile(source, "<docs>", "exec"), namespace)
+    del namespace["__builtins__"]
+    return namespace
+
+
+def first_settings(name: str) -> dict[str, Any]:
+    found = blocks(texts()[name], "python")
+    return names_of(next(source for source in found if "STORAGES =" in source))
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("name", ["quickstart", "README"])
+def test_the_first_settings_make_a_working_storage(
+    name: str, settings: Settings, tmp_path: Path
+) -> None:
+    given = first_settings(name)
+    assert "queued_storage" in given["INSTALLED_APPS"]
+    settings.STORAGES = given["STORAGES"] | {"s3": directory(tmp_path / "s3")}
+    settings.MEDIA_ROOT = tmp_path / "media"
+    saved = storages["default"].save("hello.txt", ContentFile(b"Hello"))
+    assert (tmp_path / "media" / saved).read_bytes() == b"Hello"
+    assert drain() == {}
+    assert (tmp_path / "s3" / saved).read_bytes() == b"Hello"
+    assert storages["default"].using_remote(saved)  # type: ignore[attr-defined]
+
+
+def directory(path: Path) -> dict[str, Any]:
+    return {
+        "BACKEND": "django.core.files.storage.FileSystemStorage",
+        "OPTIONS": {"location": path, "base_url": "https://far.example/"},
+    }
+
+
+@pytest.mark.parametrize("name", ["quickstart", "README"])
+def test_the_s3_of_the_first_settings_can_be_made(name: str) -> None:
+    s3 = first_settings(name)["STORAGES"]["s3"]
+    import_string(s3["BACKEND"])(**s3["OPTIONS"])
+
+
+def examples_to_run(name: str, **settings: Any) -> dict[str, Any]:
+    """The test cases of a page, for pytest to collect, under its settings."""
+    found: dict[str, Any] = {}
+    for source in blocks(page(name), "python"):
+        given = names_of(source) if "TestCase" in source or "BaseQueue" in source else {}
+        for label, value in given.items():
+            if isinstance(value, type) and label.endswith("Test"):
+                found[f"Test{name.title()}{label}"] = override_settings(**settings)(value)
+    return found
+
+
+def settings_in(name: str, setting: str) -> Any:
+    """The first value that a page's examples give a setting."""
+    for source in blocks(page(name), "python"):
+        for node in ast.parse(source).body:
+            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == setting:
+                return ast.literal_eval(node.value)
+    raise AssertionError(f"{name} has no {setting}")
+
+
+globals().update(
+    examples_to_run(
+        "testing",
+        STORAGES=settings_in("testing", "STORAGES"),
+        QUEUED_STORAGE=settings_in("testing", "QUEUED_STORAGE"),
+    )
+)
+
+
+def test_the_examples_of_tests_are_run() -> None:
+    cases = [found for found in globals().values() if is_case(found)]
+    assert len(cases) == page("testing").count("(TestCase):") == 3
+
+
+def is_case(found: Any) -> bool:
+    return isinstance(found, type) and issubclass(found, TestCase) and found is not TestCase
+
+
+# The adapter of the guide passes the contract that the guide shows.
+_adapter: dict[str, Any] = {}
+exec(
+    "\n".join(
+        source
+        for source in blocks(section("queues", "Your own adapter"), "python")
+        if "DequeQueue" in source
+    ),
+    _adapter,
+)
+TestDequeQueue = _adapter["TestDequeQueue"]
+
+
+def test_each_promise_names_the_tests_behind_it() -> None:
+    promises = re.split(r"^## \d\. ", page("promises"), flags=re.M)[1:]
+    assert len(promises) == 8
+    for promise in promises:
+        shown = re.search(r"^Shown by (.*?)\.$", promise, re.M | re.S)
+        assert shown, promise.splitlines()[0]
+        for path in CODE.findall(shown[1]):
+            assert (ROOT / path).is_file(), path

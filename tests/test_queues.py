@@ -1,0 +1,209 @@
+"""The contract, for every adapter that works in one process; and how a queue is found."""
+
+import json
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+import django
+import pytest
+from celery import Celery
+from django.core.files.base import ContentFile
+from django.core.files.storage import InMemoryStorage
+from django.db import connection
+from django.test import TransactionTestCase
+from django_tasks_db.models import DBTaskResult
+from pytest_django import Settings
+
+from queued_storage.backends import QueuedStorage
+from queued_storage.composition import load_queues
+from queued_storage.exceptions import InvalidQueue, MissingLibrary
+from queued_storage.queues import BaseQueue, get_queue
+from queued_storage.queues.celery import CeleryQueue
+from queued_storage.queues.django_tasks import DjangoTasksQueue
+from queued_storage.queues.dummy import DummyQueue
+from queued_storage.queues.immediate import ImmediateQueue
+from queued_storage.queues.threads import ThreadQueue
+from queued_storage.testing import Fault, FaultyStorage, QueueContract
+
+pytestmark = pytest.mark.one_database
+
+
+class TestThreads(QueueContract, TransactionTestCase):
+    def make_queue(self) -> BaseQueue:
+        self.queue = ThreadQueue(threads=2, poll=0.05)
+        self.addCleanup(self.queue.stop)
+        return self.queue
+
+    def run_workers(self) -> None:
+        assert self.queue.stop(timeout=20)
+
+
+class TestImmediate(QueueContract, TransactionTestCase):
+    def make_queue(self) -> BaseQueue:
+        return ImmediateQueue()
+
+    def run_workers(self) -> None:
+        """It has none."""
+
+
+class TestDummy(QueueContract, TransactionTestCase):
+    def make_queue(self) -> BaseQueue:
+        self.queue = DummyQueue()
+        return self.queue
+
+    def run_workers(self) -> None:
+        self.queue.deliver()
+
+    def messages(self) -> list[str]:
+        return [str(message) for message in self.queue.messages]
+
+
+class TestCelery(QueueContract, TransactionTestCase):
+    def make_queue(self) -> BaseQueue:
+        self.app = Celery("contract", broker="memory://", set_as_current=False)
+        self.app.conf.task_default_queue = uuid.uuid4().hex
+        return CeleryQueue(self.app)
+
+    def run_workers(self) -> None:
+        for message in self.take():
+            task = self.app.tasks[message.headers["task"]]
+            args, kwargs, _embed = json.loads(message.body)
+            task(*args, **kwargs)
+
+    def messages(self) -> list[str]:
+        return [f"{message.headers} {message.body}" for message in self.take()]
+
+    def take(self) -> Iterator[Any]:
+        with self.app.connection_for_read() as broker:
+            queue = self.app.amqp.queues[self.app.conf.task_default_queue](broker.default_channel)
+            while message := queue.get(no_ack=True):
+                yield message
+
+
+@pytest.mark.django_db(transaction=True)
+class TestDjangoTasks(QueueContract):
+    def make_queue(self) -> BaseQueue:
+        return DjangoTasksQueue()
+
+    def run_workers(self) -> None:
+        for row in DBTaskResult.objects.order_by("enqueued_at"):
+            call = row.args_kwargs
+            row.task.call(*call["args"], **call["kwargs"])
+
+    def messages(self) -> list[str]:
+        table = connection.ops.quote_name(DBTaskResult._meta.db_table)
+        with connection.cursor() as cursor:
+            cursor.execute(f"SELECT * FROM {table}")
+            return [str(row) for row in cursor.fetchall()]
+
+
+# How a queue is found
+
+
+@pytest.mark.parametrize(
+    ("adapter", "extra", "libraries"),
+    [
+        ("celery.CeleryQueue", "celery", ["celery"]),
+        ("django_tasks.DjangoTasksQueue", "django-tasks", ["django.tasks", "django_tasks"]),
+    ],
+)
+def test_a_missing_library_is_an_error_that_names_the_extra(
+    adapter: str, extra: str, libraries: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = f"queued_storage.queues.{adapter}"
+    monkeypatch.delitem(sys.modules, path.rpartition(".")[0])
+    for library in libraries:
+        monkeypatch.setitem(sys.modules, library, None)
+    with pytest.raises(MissingLibrary, match=rf"pip install 'django-queued-storage\[{extra}\]'"):
+        get_queue({"BACKEND": path, "OPTIONS": {"priority": 1}})
+
+
+def test_an_unknown_option_is_an_error() -> None:
+    for path in ("celery.CeleryQueue", "django_tasks.DjangoTasksQueue"):
+        with pytest.raises(InvalidQueue, match="queue_nam"):
+            get_queue({"BACKEND": f"queued_storage.queues.{path}", "OPTIONS": {"queue_nam": "a"}})
+
+
+STARTED = """
+import sys, django
+django.setup()
+print([name for name in ("celery", "kombu") if name in sys.modules])
+"""
+
+
+@pytest.mark.parametrize("queue", ["celery.CeleryQueue", "dummy.DummyQueue"])
+@pytest.mark.parametrize("where", ["setting", "storage"])
+def test_a_start_imports_the_adapters_in_use_and_no_other(
+    child_settings: Any, settings: Settings, queue: str, where: str
+) -> None:
+    path = f"queued_storage.queues.{queue}"
+    storages = settings.STORAGES
+    changes: dict[str, Any] = {}
+    if where == "setting":
+        changes["QUEUED_STORAGE"] = {"QUEUE": path}
+    else:
+        options = storages["default"]["OPTIONS"] | {"queue": {"BACKEND": path}}
+        changes["STORAGES"] = storages | {"default": storages["default"] | {"OPTIONS": options}}
+    run = subprocess.run(
+        [sys.executable, "-c", STARTED],
+        env=child_settings(**changes),
+        check=True,
+        text=True,
+        stdout=subprocess.PIPE,
+    )
+    assert ("celery" in run.stdout) == ("celery" in queue)
+
+
+def test_the_queue_of_a_storage_made_inline_is_loaded_too() -> None:
+    class Noted(DummyQueue):
+        made = 0
+
+        def __init__(self) -> None:
+            super().__init__()
+            Noted.made += 1
+
+    storage = QueuedStorage("disk", "far", alias="inline-noted", queue=Noted)
+    load_queues()
+    assert Noted.made == 1
+    assert isinstance(storage.queue, Noted)
+
+
+def test_a_start_survives_a_queue_that_is_none(child_settings: Any) -> None:
+    """The system checks say what is wrong; a start that fails could not run them."""
+    env = child_settings(QUEUED_STORAGE={"QUEUE": "nowhere.Queue"})
+    check = [sys.executable, "-m", "django", "check"]
+    run = subprocess.run(check, env=env, text=True, capture_output=True, check=False)
+    assert run.returncode == 1
+    assert "queued_storage.E006" in run.stderr
+    assert "nowhere" in run.stderr
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("engine", ["immediate", "celery", "django_tasks"])
+def test_get_raises_the_original_where_an_engine_runs_inline(
+    engine: str, settings: Settings
+) -> None:
+    tasks = "django.tasks" if django.VERSION >= (6, 0) else "django_tasks"
+    settings.TASKS = {"default": {"BACKEND": f"{tasks}.backends.immediate.ImmediateBackend"}}
+    app = Celery("inline", broker="memory://", set_as_current=False)
+    app.conf.task_always_eager = True
+    queues: dict[str, Any] = {
+        "immediate": ImmediateQueue,
+        "celery": lambda: CeleryQueue(app),
+        "django_tasks": DjangoTasksQueue,
+    }
+    storage = QueuedStorage(
+        local=InMemoryStorage(),
+        remote=FaultyStorage(fault=Fault.REFUSE),
+        queue=queues[engine](),
+        alias=f"inline-{engine}-{uuid.uuid4().hex}",
+        delayed=True,
+    )
+    storage.save("a.txt", ContentFile(b"a"))
+    with pytest.raises(ConnectionError, match="refused"):
+        storage.transfer("a.txt").get()
+    storage.remote.fault = None  # type: ignore[attr-defined]
+    assert storage.transfer("a.txt").get()
