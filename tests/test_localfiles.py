@@ -1,8 +1,8 @@
 """Putting bytes on the local storage: whole, under a name of their own, or not at all."""
 
+import contextlib
 import errno
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +39,12 @@ def content(data: bytes = b"bytes") -> ContentFile:
     return ContentFile(data)
 
 
-def numbered() -> Callable[[str], str]:
-    numbers = iter(range(1000))
-    return lambda name: f"{next(numbers)}.txt"
+def store(storage: Storage, *names: str, data: bytes = b"bytes") -> str | None:
+    """Take one name after the other; what the last one came to."""
+    with localfiles.new_file(storage, names[0], content(data)) as file:
+        for name in names:
+            taken = file.take(name)
+    return taken
 
 
 def files(storage: FileSystemStorage) -> dict[str, bytes]:
@@ -67,43 +70,93 @@ def test_a_draft_keeps_a_short_suffix_by_which_a_storage_may_tell_what_it_is() -
 
 
 @has_links
-def test_store(disk: FileSystemStorage, links: bool) -> None:
-    assert localfiles.store(disk, "docs/a.txt", content(), numbered()) == "docs/a.txt"
+def test_a_new_file_takes_its_name(disk: FileSystemStorage, links: bool) -> None:
+    assert store(disk, "docs/a.txt") == "docs/a.txt"
     assert files(disk) == {"docs/a.txt": b"bytes"}
 
 
 @has_links
-def test_store_overwrites_nothing(disk: FileSystemStorage, links: bool) -> None:
-    for name in ("a.txt", "0.txt", "1.txt"):
+def test_a_new_file_overwrites_nothing(disk: FileSystemStorage, links: bool) -> None:
+    for name in ("a.txt", "b.txt"):
         disk.save(name, content(b"theirs"))
-    assert localfiles.store(disk, "a.txt", content(), numbered()) == "2.txt"
-    assert files(disk)["2.txt"] == b"bytes"
-    assert set(files(disk).values()) == {b"theirs", b"bytes"}
-    assert len(files(disk)) == 4
-
-
-def test_store_ends_where_no_name_is_free(disk: FileSystemStorage) -> None:
-    disk.save("a.txt", content(b"theirs"))
-    with pytest.raises(FileExistsError, match=r"a\.txt"):
-        localfiles.store(disk, "a.txt", content(), lambda name: name)
-    assert files(disk) == {"a.txt": b"theirs"}
+    assert store(disk, "a.txt", "b.txt") is None
+    assert files(disk) == {"a.txt": b"theirs", "b.txt": b"theirs"}
+    assert store(disk, "a.txt", "b.txt", "c.txt") == "c.txt"
+    assert files(disk) == {"a.txt": b"theirs", "b.txt": b"theirs", "c.txt": b"bytes"}
 
 
 @has_links
-def test_rename(disk: FileSystemStorage, links: bool) -> None:
-    disk.save("a.txt", content())
-    assert localfiles.rename(disk, "a.txt", "b.txt") == "b.txt"
-    assert files(disk) == {"b.txt": b"bytes"}
+def test_a_new_file_has_one_name_at_a_time(disk: FileSystemStorage, links: bool) -> None:
+    assert store(disk, "a.txt", "b.txt", "c.txt") == "c.txt"
+    assert files(disk) == {"c.txt": b"bytes"}
 
 
 @has_links
-def test_rename_to_a_name_that_is_taken_changes_nothing(
-    disk: FileSystemStorage, links: bool
+def test_a_block_that_fails_leaves_nothing(disk: FileSystemStorage, links: bool) -> None:
+    with (
+        contextlib.suppress(ZeroDivisionError),
+        localfiles.new_file(disk, "a.txt", content()) as file,
+    ):
+        file.take("a.txt")
+        file.take("b.txt")
+        raise ZeroDivisionError
+    assert files(disk) == {}
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_who_replaced_a_new_file_keeps_the_name(disk: FileSystemStorage, fails: bool) -> None:
+    """As open(name, "wb") does that has written its row first."""
+    with (
+        contextlib.suppress(ZeroDivisionError),
+        localfiles.new_file(disk, "a.txt", content()) as file,
+    ):
+        file.take("a.txt")
+        localfiles.replace(disk, disk.save(".queued-x", content(b"theirs")), "a.txt")
+        if fails:
+            raise ZeroDivisionError
+        assert file.take("b.txt") == "b.txt"
+    assert files(disk) == {"a.txt": b"theirs"} | ({} if fails else {"b.txt": b"bytes"})
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_who_replaces_it_in_the_instant_before_it_goes_keeps_the_name(
+    disk: FileSystemStorage, fails: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    disk.save("a.txt", content())
-    disk.save("b.txt", content(b"theirs"))
-    assert localfiles.rename(disk, "a.txt", "b.txt") is None
-    assert files(disk) == {"a.txt": b"bytes", "b.txt": b"theirs"}
+    rename = os.rename
+
+    def replace_and_rename(old: str, new: str) -> None:
+        monkeypatch.undo()
+        localfiles.replace(disk, disk.save(".queued-x", content(b"theirs")), "a.txt")
+        rename(old, new)
+
+    with (
+        contextlib.suppress(ZeroDivisionError),
+        localfiles.new_file(disk, "a.txt", content()) as file,
+    ):
+        file.take("a.txt")
+        monkeypatch.setattr(os, "rename", replace_and_rename)
+        if fails:
+            raise ZeroDivisionError
+        assert file.take("b.txt") == "b.txt"
+    assert files(disk) == {"a.txt": b"theirs"} | ({} if fails else {"b.txt": b"bytes"})
+
+
+class ContentAddressed(FileSystemStorage):
+    """Names files by what is in them, and stores each content once."""
+
+    def save(self, name: str | None, content: Any, max_length: int | None = None) -> str:
+        name = f"by-content/{content.read().decode()}"
+        content.seek(0)
+        return name if self.exists(name) else super().save(name, content)
+
+
+def test_a_storage_that_names_files_by_their_content(tmp_path: Path) -> None:
+    """Two files may be one there, so it is not taken away from the first."""
+    disk = ContentAddressed(tmp_path)
+    assert store(disk, "a.txt") == "by-content/bytes"
+    assert store(disk, "a.txt") == "by-content/bytes"
+    assert store(disk, "a.txt", "b.txt") == "b.txt"
+    assert files(disk) == {"by-content/bytes": b"bytes", "b.txt": b"bytes"}
 
 
 def test_an_error_of_the_file_system_is_not_taken_for_one_without_links(
@@ -124,7 +177,7 @@ def test_a_claim_without_links_that_fails_leaves_nothing(
     monkeypatch.setattr(os, "link", refuse)
     monkeypatch.setattr(os, "replace", refuse)
     with pytest.raises(OSError, match="Input/output"):
-        localfiles.store(disk, "a.txt", content(), numbered())
+        store(disk, "a.txt")
     assert files(disk) == {}
 
 
@@ -139,10 +192,8 @@ def test_replace(disk: FileSystemStorage) -> None:
 
 def test_a_storage_without_paths() -> None:
     storage = InMemoryStorage()
-    assert localfiles.store(storage, "a.txt", content(), numbered()) == "a.txt"
-    other = localfiles.store(storage, "a.txt", content(b"other"), numbered())
-    assert other != "a.txt"
-    assert localfiles.rename(storage, other, "b.txt") == "b.txt"
+    assert store(storage, "a.txt") == "a.txt"
+    assert store(storage, "a.txt", "b.txt", data=b"other") == "b.txt"
     storage.save(".queued-x", content(b"new"))
     localfiles.replace(storage, ".queued-x", "a.txt")
     assert sorted(storage.listdir("")[1]) == ["a.txt", "b.txt"]
@@ -162,7 +213,7 @@ def test_a_storage_without_paths_that_fails_halfway(is_there: bool) -> None:
     if is_there:
         InMemoryStorage._save(storage, "a.txt", content(b"theirs"))
     with pytest.raises(OSError, match="full"):
-        localfiles.store(storage, "a.txt", content(), numbered())
+        store(storage, "a.txt")
     if is_there:
         with storage.open("a.txt") as opened:
             assert opened.read() == b"theirs"

@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import os
 import threading
 import zlib
 from collections.abc import Callable
@@ -1214,7 +1215,7 @@ def test_an_evicted_file_is_not_mistaken_for_a_new_one_that_tries_its_name() -> 
         storage.path(name)
 
 
-def test_a_save_whose_name_is_written_at_that_moment_fails_and_takes_nothing(
+def test_a_save_whose_name_is_written_at_that_moment_takes_another_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     storage = make()
@@ -1227,11 +1228,48 @@ def test_a_save_whose_name_is_written_at_that_moment_fails_and_takes_nothing(
         return record(self, *args, **kwargs)
 
     monkeypatch.setattr(type(ledger()), "record", written_first)
-    with pytest.raises(FileExistsError, match="Save it again"):
-        storage.save("a.txt", file(b"saved"))
-    assert read(storage, "a.txt") == b"opened"
-    storage.queue.deliver()
-    assert storage.using_remote("a.txt")
+    name = storage.save("a.txt", file(b"saved"))
+    assert name != "a.txt"
+    for _both in ("local", "remote"):
+        assert (read(storage, "a.txt"), read(storage, name)) == (b"opened", b"saved")
+        storage.queue.deliver()
+    assert on_disk() == on_disk("far") == sorted(["a.txt", name])
+
+
+@pytest.mark.parametrize("method", ["size", "get_modified_time"])
+def test_a_fact_is_not_that_of_a_new_file_that_tries_the_name(method: str) -> None:
+    """The old one was evicted between the look at the ledger and the look at the disk."""
+    storage = make(local=ScriptedStorage("disk"), task=TransferAndDelete)
+    name = storage.save("a.txt", file(b"first"))
+
+    def evict_and_try(_name: str) -> None:
+        transfers.run(make_due(storage, name))
+        disk().save(name, file(b"somebody else's"))
+        os.utime(disk().path(name), (0, 0))
+
+    storage.local.before[method] = evict_and_try
+    saved_at = storage.queued_file(name).saved_at
+    assert getattr(storage, method)(name) == {"size": 5, "get_modified_time": saved_at}[method]
+
+
+def test_local_path_is_not_that_of_a_new_file_that_tries_the_name() -> None:
+    class Local(ScriptedStorage):
+        def path(self, name: str) -> str:
+            self.before.pop("path", str)(name)
+            return super().path(name)
+
+    storage = make(local=Local("disk"), task=TransferAndDelete)
+    name = storage.save("a.txt", file(b"first"))
+
+    def evict_and_try(_name: str) -> None:
+        transfers.run(make_due(storage, name))
+        disk().save(name, file(b"somebody else's"))
+
+    local = storage.local
+    local.after["_open"] = lambda _name: local.before.update(path=evict_and_try)
+    with storage.local_path(name) as path:
+        assert Path(path).read_bytes() == b"first"
+    assert "path" not in local.before
 
 
 def test_waiting_for_a_name_without_a_row_is_an_error() -> None:

@@ -4,7 +4,9 @@ import contextlib
 import errno
 import os
 import posixpath
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from types import TracebackType
+from typing import Self
 
 from django.core.files import File
 from django.core.files.storage import FileSystemStorage, Storage
@@ -34,74 +36,141 @@ def has_paths(storage: Storage) -> bool:
     return isinstance(storage, FileSystemStorage)
 
 
-def identity(storage: Storage, name: str) -> object:
-    """What changes when another file takes the place of this one, as far as can be told."""
-    if not has_paths(storage):
-        return None
-    try:
-        found = os.stat(storage.path(name))
-    except FileNotFoundError:
-        return None
-    return found.st_dev, found.st_ino
-
-
 def is_directory(storage: Storage, name: str) -> bool:
     return has_paths(storage) and os.path.isdir(storage.path(name))
 
 
-def store(storage: Storage, name: str, content: File, other_name: Callable[[str], str]) -> str:
-    """Write a new file, under ``name`` or, as long as that is taken, under another one.
+class NewFile(ABC):
+    """The bytes of a new file, which take one name after the other until one is theirs.
 
-    The bytes go to an unfinished name first: what a full disk or a failing source leaves half
-    written has never been visible, its removal cannot hit anybody else's file, and a source that
-    can be read once suffices for any number of names. A storage without paths has to write under
-    the final name, and may choose another one.
+    A block that ends with an exception leaves nothing behind.
     """
-    if not has_paths(storage):
-        return _store_directly(storage, name, content)
-    draft = unfinished_name(name)
-    try:
-        written = storage.save(draft, content)
-        if not is_unfinished(written):  # a storage that names files by what is in them
-            _flush_file(storage, written)
-            _flush_directories(storage, written)
-            return written
-        draft = written
-        _flush_file(storage, draft)
-        for _try in range(MAX_NAMES):
-            if claim(storage, draft, name):
-                return name
-            name = other_name(name)
-        raise FileExistsError(f"No free name was found for {name!r}.")
-    finally:
-        discard(storage, draft)
 
+    @abstractmethod
+    def take(self, name: str) -> str | None:
+        """Give up the name so far, and be visible under this one; None if that is taken.
 
-def _store_directly(storage: Storage, name: str, content: File) -> str:
-    was_there = storage.exists(name)
-    try:
-        return storage.save(name, content)
-    except BaseException:
-        if not was_there:
-            discard(storage, name)
-        raise
+        Returns the name the storage chose, where it does.
+        """
 
+    @abstractmethod
+    def _give_up_name(self) -> None:
+        pass
 
-def rename(storage: Storage, old: str, new: str) -> str | None:
-    """Give a file another name; None, and nothing changed, if that is taken."""
-    if has_paths(storage):
-        if not claim(storage, old, new):
-            return None
+    def _clean_up(self) -> None:
+        pass
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exception_type: type[BaseException] | None,
+        exception: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
         try:
-            storage.delete(old)
+            if exception_type is not None:
+                with contextlib.suppress(OSError):
+                    self._give_up_name()
+        finally:
+            self._clean_up()
+
+
+def new_file(storage: Storage, name: str, content: File) -> NewFile:
+    """Write the bytes of a file that is to be called ``name`` or similarly."""
+    return (_Draft if has_paths(storage) else _Direct)(storage, name, content)
+
+
+class _Draft(NewFile):
+    """Written under an unfinished name, which stays until a name is settled.
+
+    So what a full disk or a failing source leaves half written has never been visible, its removal
+    cannot hit anybody else's file, and a source that can be read once suffices for any number of
+    names.
+    """
+
+    def __init__(self, storage: Storage, name: str, content: File) -> None:
+        self._storage = storage
+        self._draft = unfinished_name(name)
+        self._name: str | None = None
+        try:
+            self._draft = storage.save(self._draft, content)
+            _flush_file(storage, self._draft)
+            self._identity = os.stat(storage.path(self._draft))
         except BaseException:
-            discard(storage, new)
+            self._clean_up()
             raise
-        return new
-    with storage.open(old) as content:
-        written = _store_directly(storage, new, content)
-    storage.delete(old)
-    return written
+
+    def take(self, name: str) -> str | None:
+        is_first = self._name is None
+        self._give_up_name()
+        if is_first and not is_unfinished(self._draft):
+            # A storage that names files by what is in them: another file may share this one.
+            self._name = self._draft
+            _flush_directories(self._storage, self._name)
+            return self._name
+        if not claim(self._storage, self._draft, name):
+            return None
+        self._name = name
+        return name
+
+    def _give_up_name(self) -> None:
+        name, self._name = self._name, None
+        if name is None or name == self._draft or not self._is_mine(name):
+            return
+        # Somebody who opened the name for writing may replace it at this very moment, so it is
+        # taken aside before it is removed.
+        aside = self._storage.path(unfinished_name(name))
+        os.rename(self._storage.path(name), aside)
+        if os.path.samestat(os.stat(aside), self._identity):
+            os.replace(aside, self._storage.path(self._draft))  # the same file: then both stay
+        else:
+            _link(aside, self._storage.path(name))
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(aside)
+
+    def _is_mine(self, name: str) -> bool:
+        try:
+            return os.path.samestat(os.stat(self._storage.path(name)), self._identity)
+        except FileNotFoundError:
+            return False
+
+    def _clean_up(self) -> None:
+        if is_unfinished(self._draft):
+            discard(self._storage, self._draft)
+
+
+class _Direct(NewFile):
+    """For a storage without paths, which has to write under the final name, and may choose one."""
+
+    def __init__(self, storage: Storage, name: str, content: File) -> None:
+        self._storage = storage
+        self._content = content
+        self._name: str | None = None
+
+    def take(self, name: str) -> str | None:
+        old = self._name
+        if old is None:
+            self._name = self._save(name, self._content)
+        else:
+            with self._storage.open(old) as content:
+                self._name = self._save(name, content)
+            self._storage.delete(old)
+        return self._name
+
+    def _save(self, name: str, content: File) -> str:
+        was_there = self._storage.exists(name)
+        try:
+            return self._storage.save(name, content)
+        except BaseException:
+            if not was_there:
+                discard(self._storage, name)
+            raise
+
+    def _give_up_name(self) -> None:
+        if self._name is not None:
+            self._storage.delete(self._name)
 
 
 def claim(storage: Storage, draft: str, name: str) -> bool:

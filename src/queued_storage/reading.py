@@ -120,11 +120,14 @@ class ReadableStorage(ComposedStorage):
             opened: File = self.local.open(key, mode)
         except FileNotFoundError:
             return None
-        now = self._entry(key)
-        if now and now.pk == entry.pk and now.is_local:
+        if self._is_still_local(key, entry):
             return opened
         opened.close()
         return None
+
+    def _is_still_local(self, key: str, entry: Entry) -> bool:
+        now = self._entry(key)
+        return bool(now and now.pk == entry.pk and now.is_local)
 
     def _opened_remotely(self, key: str, entry: Entry, mode: str) -> File | Exception:
         if not entry.is_promoted:
@@ -161,7 +164,11 @@ class ReadableStorage(ComposedStorage):
             raise FileNotFoundError(f"{key!r} was deleted.")
         if _may_be_local(entry):
             with contextlib.suppress(FileNotFoundError):
-                return getattr(self.local, method)(key)
+                fact = getattr(self.local, method)(key)
+                if entry is None or (column and fact == getattr(entry, column)):
+                    return fact
+                if self._is_still_local(key, entry):
+                    return fact
         if entry and column:
             return getattr(entry, column)
         return getattr(self.remote, method)(entry.remote_name if entry else key)
@@ -214,6 +221,9 @@ class ReadableStorage(ComposedStorage):
                 if not _may_be_local(self._entry(key)):
                     raise NotImplementedError
                 os.link(os.path.realpath(self.local.path(key)), path)
+                if not os.path.samestat(os.stat(path), os.fstat(file.fileno())):
+                    os.unlink(path)  # freed since, and the name is tried by another file
+                    raise NotImplementedError
             except (OSError, NotImplementedError):
                 with open(path, "wb") as copy:
                     for chunk in file.chunks():

@@ -91,13 +91,14 @@ class QueuedStorage(ReadableStorage):
         if not hasattr(content, "chunks"):
             content = File(content, name)
         self._require_valid(name)
-        name = self._other_name(name, max_length)
-        name, details = self._store(name, content, max_length)
         try:
-            name, pk = self._record(name, details, max_length)
-        except _LocalCopyWas as failure:
-            localfiles.discard(self.local, failure.name)
-            raise failure.error from None
+            name, pk = self._store(name, content, max_length)
+        except ValueError as error:
+            if getattr(content, "closed", False):
+                raise ValueError(
+                    f"The file given for {name!r} is closed; open it before it is saved."
+                ) from error
+            raise
         self._announce(pk, name)
         return name
 
@@ -120,53 +121,35 @@ class QueuedStorage(ReadableStorage):
     def get_valid_name(self, name: str) -> str:
         return self.local.get_valid_name(name)
 
-    def _store(self, name: str, content: File, max_length: int | None) -> tuple[str, Content]:
+    def _store(self, name: str, content: File, max_length: int | None) -> tuple[str, int]:
+        """Write the file and its row, under the first name that neither the local storage nor the
+        ledger refuses."""
+        name = self._other_name(name, max_length)
         measured = MeasuredFile(content, name)
-        is_movable = hasattr(content, "temporary_file_path")
-        other_name = partial(self._other_name, max_length=max_length)
-        try:
-            stored = tidy(
-                localfiles.store(self.local, name, content if is_movable else measured, other_name)
-            )
-        except ValueError as error:
-            if getattr(content, "closed", False):
-                raise ValueError(
-                    f"The file given for {name!r} is closed; open it before it is saved."
-                ) from error
-            raise
-        details = measured.content
-        if is_movable:  # it was moved, not read
-            details = replace(details, size=self.local.size(stored), checksum="")
-        kind = details.content_type or mimetypes.guess_type(stored)[0] or ""
-        return stored, replace(details, content_type=kind[:255])
+        is_movable = hasattr(content, "temporary_file_path")  # then it is moved, not read
+        source = content if is_movable else measured
+        with localfiles.new_file(self.local, name, source) as file:
+            for _try in range(localfiles.MAX_NAMES):
+                if taken := file.take(name):
+                    name = tidy(taken)
+                    details = measured.content
+                    if is_movable:
+                        details = replace(details, size=self.local.size(name), checksum="")
+                    pk = self._record(name, details)
+                    if pk is not None:
+                        return name, pk
+                name = self._other_name(name, max_length)
+            raise FileExistsError(f"No free name was found for {name!r}.")
+
+    def _record(self, name: str, content: Content) -> int | None:
+        kind = content.content_type or mimetypes.guess_type(name)[0] or ""
+        content = replace(content, content_type=kind[:255])
+        return ledger().record(self.alias, name, content, held=self.delayed, task=self.variant)
 
     def _other_name(self, name: str, max_length: int | None) -> str:
         other = self.get_available_name(name, max_length=max_length)
         self._require_valid(other)
         return other
-
-    def _record(self, name: str, content: Content, max_length: int | None) -> tuple[str, int]:
-        """Write the row; as long as the name is another file's, give our copy another one."""
-        mine = localfiles.identity(self.local, name)
-        try:
-            for _try in range(localfiles.MAX_NAMES):
-                pk = ledger().record(
-                    self.alias, name, content, held=self.delayed, task=self.variant
-                )
-                if pk is not None:
-                    return name, pk
-                if localfiles.identity(self.local, name) != mine:
-                    break
-                other = self._other_name(name, max_length)
-                if renamed := localfiles.rename(self.local, name, other):
-                    name = tidy(renamed)
-            else:
-                raise FileExistsError(f"No free name was found for {name!r}.")
-        except BaseException as error:
-            raise _LocalCopyWas(name, error) from error
-        raise FileExistsError(
-            f"{name!r} was written through open() at the very moment of this save. Save it again."
-        )
 
     def _announce(self, pk: int, name: str) -> None:
         if self.delayed:
@@ -341,11 +324,3 @@ class QueuedStorage(ReadableStorage):
 def _on_commit(action: Callable[[], object], *, robust: bool = True) -> None:
     """Errors are logged if ``robust``; for that, Django 5.2 needs a function, not a partial."""
     transaction.on_commit(action, using=ledger_database(), robust=robust)
-
-
-class _LocalCopyWas(Exception):
-    """Carries the name that our local copy had when writing its row failed."""
-
-    def __init__(self, name: str, error: BaseException) -> None:
-        self.name = name
-        self.error = error
