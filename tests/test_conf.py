@@ -1,3 +1,4 @@
+import socket
 from typing import Any
 
 import pytest
@@ -25,6 +26,11 @@ GOOD = {
     "CACHE_PREFIX": ["mine"],
     "CACHE_TIMEOUT": [1, 2.5],
     "DATABASE": ["other"],
+    "LOCAL_PER_HOST": [True],
+    "HOST": ["web-1", "x" * 255],
+    "ELSEWHERE": ["wait", "fetch"],
+    "ELSEWHERE_TIMEOUT": [1, 2.5],
+    "HOST_URLS": [{"web-1": "http://10.0.0.1:8000/queued/"}, {"a": "https://a.example/"}],
 }
 SECONDS = [0, -1, "60", None, True, float("nan"), float("inf")]
 BAD = {
@@ -40,6 +46,20 @@ BAD = {
     "CACHE_PREFIX": ["", None, 1],
     "CACHE_TIMEOUT": SECONDS,
     "DATABASE": ["", 1],
+    "LOCAL_PER_HOST": [1, "yes", None],
+    "HOST": ["", 1, "x" * 256],
+    "ELSEWHERE": ["look", "", None],
+    "ELSEWHERE_TIMEOUT": SECONDS,
+    "HOST_URLS": [
+        None,
+        [],
+        {"web-1": "web-1:8000/"},
+        {"web-1": "http://web-1:8000"},
+        {"web-1": "http://web-1:8000/queued"},
+        {"web-1": "file:///etc/"},
+        {1: "http://web-1/"},
+        {"web-1": None},
+    ],
 }
 FLAT = {
     "QUEUED_STORAGE_RETRIES": ("RETRIES", 9, -1),
@@ -57,6 +77,10 @@ def read(key: str) -> Any:
     return getattr(settings, key.lower())
 
 
+def default(key: str) -> Any:
+    return socket.gethostname() if key == "HOST" else OPTIONS[key].default
+
+
 def test_every_key_is_tried_here() -> None:
     assert set(GOOD) == set(BAD) == set(OPTIONS)
     assert set(FLAT) == {name for option in OPTIONS.values() for name in option.flat_names}
@@ -65,7 +89,7 @@ def test_every_key_is_tried_here() -> None:
 @pytest.mark.parametrize("key", OPTIONS)
 def test_default(key: str) -> None:
     with override_settings(QUEUED_STORAGE={}):
-        assert read(key) == OPTIONS[key].default
+        assert read(key) == default(key)
         assert OPTIONS[key].problem(read(key)) == ""
         assert not settings.given(key)
 
@@ -73,7 +97,7 @@ def test_default(key: str) -> None:
 @pytest.mark.parametrize("key", OPTIONS)
 def test_without_any_setting_the_defaults_hold(key: str, settings: Settings) -> None:
     del settings.QUEUED_STORAGE
-    assert read(key) == OPTIONS[key].default
+    assert read(key) == default(key)
 
 
 @pytest.mark.parametrize(("key", "value"), pairs(GOOD))
@@ -161,7 +185,7 @@ def test_a_flat_name_of_the_ancestor(name: str) -> None:
     with override_settings(**{"QUEUED_STORAGE": BASE, name: value}):
         assert read(key) == value
     with override_settings(QUEUED_STORAGE=BASE):
-        assert read(key) == OPTIONS[key].default
+        assert read(key) == default(key)
 
 
 @pytest.mark.parametrize("name", FLAT)

@@ -322,7 +322,9 @@ def test_commands_in_the_pages_can_be_run() -> None:
     calls = [
         (name, verb, rest)
         for name, text in texts().items()
-        for verb, rest in re.findall(r"\bqueued_storage ([a-z]+)\b([^`\n|]*)", shown(text))
+        for verb, rest in re.findall(
+            r"\bqueued_storage ([a-z]+(?:-[a-z]+)*)\b([^`\n|]*)", shown(text)
+        )
     ]
     assert len(calls) > 10
     for name, verb, rest in calls:

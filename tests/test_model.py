@@ -198,6 +198,7 @@ class Model(RuleBasedStateMachine):
         self.strays: dict[str, bytes] = {}  # local files without a row
         self.foreign: dict[str, bytes] = {}  # objects on the remote that others made
         self.torn: dict[str, bytes] = {}  # put in place by a process that died before the commit
+        self.squatters: dict[str, bytes] = {}  # left under the name of a freed file
         self.drafts: set[str] = set()  # left by processes that died
         self.tainted: set[str] = set()  # objects that a worker without its claim has changed
         self.orphans: set[str] = set()  # that the remote named, and nobody lived to tell
@@ -560,9 +561,14 @@ class Model(RuleBasedStateMachine):
             if near.get(deed.name) == deed.data:
                 self.torn[deed.name] = deed.data
             return
+        rows = self.rows()
         for name, data in near.items():
-            if name not in self.files and name not in self.drafts and data == deed.data:
+            if name in self.drafts or data != deed.data:
+                continue
+            if name not in self.files:
                 self.strays.setdefault(name, data)
+            elif not rows[name].is_local:
+                self.squatters[name] = data
 
     def on_change(self, name: str, is_claimed: bool) -> None:
         """Told before an object on the remote is changed."""
@@ -613,7 +619,10 @@ class Model(RuleBasedStateMachine):
             if is_unfinished(name):
                 assert is_written or name in self.drafts, f"{name} is left over"
             elif name in self.files:
-                assert data in (self.files[name].data, self.torn.get(name)), f"{name} is wrong"
+                allowed = [self.files[name].data, self.torn.get(name)]
+                if not rows[name].is_local:  # others may try the name, until the ledger refuses it
+                    allowed += [*coming, self.squatters.get(name)]
+                assert data in allowed, f"{name} is wrong"
             elif name not in rows and data not in coming:
                 assert data == self.strays.get(name), f"{name} is left over"
 
@@ -698,7 +707,8 @@ class Model(RuleBasedStateMachine):
             case State.TRANSFERRED:
                 assert row.lease_token == ""
                 evicts = row.task.endswith("AndDelete")
-                assert (row.is_local, name in near) == (not evicts, not evicts)
+                assert row.is_local != evicts
+                assert (name in near) != evicts or name in {**self.torn, **self.squatters}
                 assert not row.last_error
             case State.FAILED:
                 assert row.last_error

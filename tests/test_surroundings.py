@@ -748,12 +748,12 @@ def test_a_harmed_local_copy_is_parked_with_its_reason(
 
 
 def test_a_worker_on_a_host_without_the_file_leaves_it_to_another_one(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, settings: Settings
 ) -> None:
     storage = make(local=ScriptedStorage("disk"))
     name = storage.save("a.txt", file())
     with monkeypatch.context() as elsewhere:
-        elsewhere.setattr("queued_storage.transfers.this_host", lambda: "another")
+        settings.QUEUED_STORAGE = {**settings.QUEUED_STORAGE, "HOST": "another"}
         elsewhere.setattr(storage.local, "exists", lambda name: False)
         [error] = storage.queue.deliver().values()
     assert isinstance(error, LocalFileMissing)

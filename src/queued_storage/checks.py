@@ -18,6 +18,8 @@ from .aliases import AliasedStorage, describe, known_storages
 from .composition import ComposedStorage
 from .conf import settings
 from .models import ledger_database
+from .queues.dummy import DummyQueue
+from .queues.threads import ThreadQueue
 from .routes import is_per_process
 
 DOCS = "See the docs, under 'System checks'."
@@ -166,6 +168,16 @@ def cache_exists() -> Iterator[CheckMessage]:
 
 
 @check
+def hosts_have_addresses() -> Iterator[CheckMessage]:
+    if settings.local_per_host and settings.elsewhere == "fetch" and not settings.host_urls:
+        yield Error(
+            "QUEUED_STORAGE['ELSEWHERE'] is 'fetch', but HOST_URLS names no host.",
+            hint="Give each host's address, as in {'web-1': 'http://10.0.0.1:8000/queued/'}.",
+            id="queued_storage.E009",
+        )
+
+
+@check
 def cache_is_shared() -> Iterator[CheckMessage]:
     if settings.cache not in django_settings.CACHES:
         return
@@ -210,3 +222,25 @@ def ledger_is_beside_the_models() -> Iterator[CheckMessage]:
                     obj=field,
                     id="queued_storage.W003",
                 )
+
+
+@check
+def hosts_have_queues() -> Iterator[CheckMessage]:
+    if not settings.local_per_host:
+        return
+    for storage in _storages():
+        try:
+            queue = storage.queue
+            is_one_for_all = storage.queue_for("one") is storage.queue_for("another")
+        except ImproperlyConfigured:  # E006 says it
+            continue
+        finds_its_own = isinstance(queue, ThreadQueue | DummyQueue)
+        if is_one_for_all and not finds_its_own:
+            yield Warning(
+                f"{storage.alias}: each host has a local storage of its own, but a message of "
+                f"{type(queue).__name__} may reach a worker of any host.",
+                hint="Put '{host}' into the name of the queue, or run "
+                "'manage.py queued_storage worker' on each host as well.",
+                obj=storage,
+                id="queued_storage.W004",
+            )

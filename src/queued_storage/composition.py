@@ -117,7 +117,13 @@ class ComposedStorage(AliasedStorage):
 
     @option
     def queue(self) -> BaseQueue:
-        return get_queue(self._options.get("queue") or settings.queue)
+        return self.queue_for(settings.host)
+
+    def queue_for(self, host: str, *, is_local: bool = True) -> BaseQueue:
+        """The queue whose workers can see the local copy that ``host`` took, if there is one."""
+        if not (is_local and settings.local_per_host):
+            host = settings.host
+        return get_queue(self._options.get("queue") or settings.queue, host)
 
     @option
     def uploader(self) -> Uploader:

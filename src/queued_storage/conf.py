@@ -2,6 +2,8 @@
 
 import difflib
 import math
+import re
+import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +13,8 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
 
 VERIFY_LEVELS = ("size", "checksum", "content")
+ELSEWHERE_WAYS = ("error", "wait", "fetch")
+HOST_MAX_LENGTH = 255  # as the ledger's column
 
 
 def _positive(value: Any) -> str:
@@ -31,8 +35,24 @@ def _text_or_none(value: Any) -> str:
     return "" if value is None else _text(value) and "a text that is not empty, or None"
 
 
-def _level(value: Any) -> str:
-    return "" if value in VERIFY_LEVELS else "one of " + ", ".join(map(repr, VERIFY_LEVELS))
+def _one_of(choices: tuple[str, ...]) -> Callable[[Any], str]:
+    def problem(value: Any) -> str:
+        return "" if value in choices else "one of " + ", ".join(map(repr, choices))
+
+    return problem
+
+
+def _host(value: Any) -> str:
+    if value is None or (isinstance(value, str) and 0 < len(value) <= HOST_MAX_LENGTH):
+        return ""
+    return f"a text of 1 to {HOST_MAX_LENGTH} characters, or None"
+
+
+def _urls(value: Any) -> str:
+    is_dict = isinstance(value, Mapping) and all(isinstance(key, str) for key in value)
+    if is_dict and all(re.match(r"https?://[^/]+.*/$", str(url)) for url in value.values()):
+        return ""
+    return "a dict of host names, each with the http or https address, ending in '/', of its URLs"
 
 
 def _flag(value: Any) -> str:
@@ -59,7 +79,7 @@ OPTIONS: dict[str, Option] = {
     "RETRY_MAX_DELAY": Option(3600, _positive),
     "LEASE": Option(60, _positive),
     "STALL_TIMEOUT": Option(600, _positive),
-    "VERIFY": Option("checksum", _level),
+    "VERIFY": Option("checksum", _one_of(VERIFY_LEVELS)),
     "FSYNC": Option(False, _flag),
     "CACHE": Option("default", _text_or_none),
     "CACHE_PREFIX": Option(
@@ -69,6 +89,11 @@ OPTIONS: dict[str, Option] = {
     ),
     "CACHE_TIMEOUT": Option(3600, _positive),
     "DATABASE": Option(None, _text_or_none),
+    "LOCAL_PER_HOST": Option(False, _flag),
+    "HOST": Option(None, _host),
+    "ELSEWHERE": Option("error", _one_of(ELSEWHERE_WAYS)),
+    "ELSEWHERE_TIMEOUT": Option(10, _positive),
+    "HOST_URLS": Option({}, _urls),
 }
 
 
@@ -144,6 +169,28 @@ class Settings:
     def database(self) -> str | None:
         alias: str | None = self.values["DATABASE"]
         return alias
+
+    @property
+    def local_per_host(self) -> bool:
+        return bool(self.values["LOCAL_PER_HOST"])
+
+    @property
+    def host(self) -> str:
+        """The name of this host."""
+        return str(self.values["HOST"] or socket.gethostname())
+
+    @property
+    def elsewhere(self) -> str:
+        return str(self.values["ELSEWHERE"])
+
+    @property
+    def elsewhere_timeout(self) -> float:
+        return float(self.values["ELSEWHERE_TIMEOUT"])
+
+    @property
+    def host_urls(self) -> Mapping[str, str]:
+        urls: Mapping[str, str] = self.values["HOST_URLS"]
+        return urls
 
 
 def _read() -> dict[str, Any]:

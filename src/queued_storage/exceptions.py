@@ -23,6 +23,14 @@ class LocalFileMissing(TransferError, FileNotFoundError):
     """The only copy, the local one, is not there."""
 
 
+class FileElsewhere(LocalFileMissing):
+    """The only copy is on the disk of another host, which ``host`` names."""
+
+    def __init__(self, message: str, host: str = "") -> None:
+        super().__init__(message)
+        self.host = host
+
+
 class LocalFileChanged(TransferError):
     """The local copy to be transferred is not the one that was saved."""
 

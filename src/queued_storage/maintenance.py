@@ -5,11 +5,12 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
-from django.db.models import Count, Min, Sum
+from django.db.models import Count, Min, Q, Sum
 
 from .aliases import known_storages, storage_for
+from .clock import DatabaseNow, seconds_from_now
 from .conf import settings
 from .exceptions import UnknownAlias
 from .models import State, ledger
@@ -17,6 +18,7 @@ from .models import State, ledger
 logger = logging.getLogger("queued_storage")
 
 BATCH = 1000  # rows in memory
+SILENT_AFTER = 3600  # seconds that files of a host may be due before somebody is told
 
 
 def sweep(alias: str | None = None) -> int:
@@ -28,9 +30,9 @@ def sweep(alias: str | None = None) -> int:
     """
     count = 0
     errors: list[Exception] = []
-    for of_alias, pks in _due(alias):
+    for place, pks in _due(alias):
         try:
-            count += _hand_over(of_alias, pks)
+            count += _hand_over(place, pks)
         except Exception as error:
             errors.append(error)
     if errors:
@@ -38,29 +40,37 @@ def sweep(alias: str | None = None) -> int:
     return count
 
 
-def _due(alias: str | None) -> Iterator[tuple[str, list[int]]]:
-    """The due rows, each once, in batches of one alias."""
+class Place(NamedTuple):
+    """Whose files they are, and which host they need."""
+
+    alias: str
+    host: str
+    is_local: bool
+
+
+def _due(alias: str | None) -> Iterator[tuple[Place, list[int]]]:
+    """The due rows, each once, in batches of one place."""
     rows = ledger().due().order_by("pk")
     if alias is not None:
         rows = rows.filter(alias=alias)
     last = 0
-    while found := list(rows.filter(pk__gt=last).values_list("pk", "alias")[:BATCH]):
+    while found := list(rows.filter(pk__gt=last).values_list("pk", *Place._fields)[:BATCH]):
         last = found[-1][0]
-        by_alias = defaultdict(list)
-        for pk, of_alias in found:
-            by_alias[of_alias].append(pk)
-        yield from by_alias.items()
+        by_place = defaultdict(list)
+        for pk, *place in found:
+            by_place[Place(*place)].append(pk)
+        yield from by_place.items()
 
 
-def _hand_over(alias: str, pks: list[int]) -> int:
+def _hand_over(place: Place, pks: list[int]) -> int:
     try:
-        storage: Any = storage_for(alias)
+        storage: Any = storage_for(place.alias)
     except UnknownAlias as error:
         logger.error("%s files are due, but nobody can move them. %s", len(pks), error)
         return 0
-    size = storage.queue.batch_size
-    for start in range(0, len(pks), size):
-        storage.queue.enqueue(pks[start : start + size])
+    queue = storage.queue_for(place.host, is_local=place.is_local)
+    for start in range(0, len(pks), queue.batch_size):
+        queue.enqueue(pks[start : start + queue.batch_size])
     return len(pks)
 
 
@@ -91,6 +101,50 @@ def tallies() -> list[Tally]:
     ]
 
 
+@dataclass(frozen=True)
+class Backlog:
+    """The files whose only copy is on the disk of one host."""
+
+    host: str
+    files: int
+    bytes: int
+    overdue: datetime | None  # when the first of those that are due became so
+
+
+def backlogs() -> list[Backlog]:
+    """What each host still has to do, where each has a local storage of its own."""
+    if not settings.local_per_host:
+        return []
+    waits = Q(state__in=[State.PENDING, State.TRANSFERRING, State.HELD, State.FAILED])
+    rows: Any = (
+        ledger()
+        .filter(waits, is_local=True)
+        .values_list("host")
+        .annotate(
+            Count("pk"), Sum("size"), overdue=Min("due_at", filter=Q(due_at__lte=DatabaseNow()))
+        )
+        .order_by("host")
+    )
+    return [Backlog(*row) for row in rows]
+
+
+def _silent_hosts() -> list[str]:
+    """Hosts on whose files nobody has worked for a long time."""
+    due: Any = (
+        ledger()
+        .due()
+        .filter(is_local=True, due_at__lte=seconds_from_now(-SILENT_AFTER))
+        .values_list("host")
+        .annotate(Count("pk"))
+        .order_by("host")
+    )
+    return [
+        f"{count} files wait for the host {host!r}, where nobody has worked on them for an hour. "
+        f"Start a worker there; or, if its disk is gone for good: queued_storage give-up {host}"
+        for host, count in due
+    ]
+
+
 def troubles() -> list[str]:
     """What somebody must be told: files that are parked, and files that nobody can move."""
     found = [
@@ -105,6 +159,8 @@ def troubles() -> list[str]:
             f"{count} deleted files cannot be removed from their remote; it is tried on and on. "
             f"See 'queued_storage status' for the reasons."
         )
+    if settings.local_per_host:
+        found += _silent_hosts()
     unclaimed = {tally.alias for tally in tallies() if not tally.is_claimed}
     return found + [
         f"No storage has the alias {alias!r}, so its files stay where they are."

@@ -1,11 +1,9 @@
 """The ledger: one row per stored file, and every way in which a row may change."""
 
-import socket
 import uuid
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, fields
 from datetime import datetime
-from functools import cache
 from typing import Any, Self
 
 from django.db import connections, models, router, transaction
@@ -13,7 +11,7 @@ from django.db.models import Case, F, Q, Value, When
 from django.utils.translation import gettext_lazy as _
 
 from .clock import DatabaseNow, seconds_from_now
-from .conf import settings
+from .conf import HOST_MAX_LENGTH, settings
 from .outages import outlast
 
 NAME_MAX_LENGTH = 700  # characters; with the alias the most that a unique index of InnoDB takes
@@ -61,6 +59,12 @@ class Entry:
     is_local: bool
     size: int
     saved_at: datetime
+    host: str
+
+    @property
+    def is_here(self) -> bool:
+        """Whether there is a local copy that this host can see."""
+        return self.is_local and is_reachable_from_here(self.host)
 
     @property
     def is_promoted(self) -> bool:
@@ -74,9 +78,9 @@ class Entry:
 ENTRY_FIELDS = tuple(field.name for field in fields(Entry))
 
 
-@cache
-def this_host() -> str:
-    return socket.gethostname()
+def is_reachable_from_here(host: str) -> bool:
+    """Whether this host can see the local copies that ``host`` took."""
+    return not settings.local_per_host or host == settings.host
 
 
 def ledger_database() -> str:
@@ -158,7 +162,7 @@ class QueuedFileQuerySet(models.QuerySet["QueuedFile"]):
             "sent": ("%s", 0),
             "due_at": ("NULL" if state == State.HELD else clock, None),
             "lease_token": ("%s", ""),
-            "host": ("%s", this_host()),
+            "host": ("%s", settings.host),
             "last_error": ("%s", ""),
             "saved_at": (clock, None),
         }
@@ -182,7 +186,7 @@ class QueuedFileQuerySet(models.QuerySet["QueuedFile"]):
                 content_type=content.content_type,
                 verified="",
                 attempts=0,
-                host=this_host(),
+                host=settings.host,
                 last_error="",
                 saved_at=DatabaseNow(),
                 transferred_at=None,
@@ -207,8 +211,30 @@ class QueuedFileQuerySet(models.QuerySet["QueuedFile"]):
         )
 
     def drop_local(self, pk: int) -> int:
-        """Note that the local copy of a tombstone is gone."""
-        return self.filter(pk=pk, state=State.DELETING, is_local=True).update(is_local=False)
+        """Note that the local copy of a tombstone, which this host can see, is gone."""
+        rows = self.filter(pk=pk, state=State.DELETING, is_local=True)
+        return rows.workable_here().update(is_local=False)
+
+    def give_up(self, host: str) -> int:
+        """Take the disk of ``host`` for lost: what only it had is parked, the rest goes on."""
+        lost = self.lost_with(host)
+        text = f"The only copy was on the host {host!r}, which was given up."
+        reason = Value(text, output_field=models.TextField())
+        is_only_copy = Q(state__in=[State.HELD, State.PENDING, State.TRANSFERRING, State.FAILED])
+        return lost.update(
+            due_at=Case(When(state=State.DELETING, then=DatabaseNow()), default=None),
+            evicted_at=Case(When(state=State.TRANSFERRED, then=DatabaseNow()), default=None),
+            last_error=Case(When(is_only_copy, then=reason), default=F("last_error")),
+            is_local=Case(When(is_only_copy, then=Value(True)), default=Value(False)),
+            state=Case(When(is_only_copy, then=Value(State.FAILED)), default=F("state")),
+            lease_token="",
+        )
+
+    def lost_with(self, host: str) -> Self:
+        """The rows that miss something if the disk of ``host`` is gone; not those that a worker
+        has at this moment, since then it is not gone."""
+        nobody = Q(lease_token="") | Q(due_at__lte=DatabaseNow())
+        return self.filter(nobody, host=host, is_local=True)
 
     def called(self, remote_name: str) -> Self:
         """The files that have this name on their remote."""
@@ -221,21 +247,28 @@ class QueuedFileQuerySet(models.QuerySet["QueuedFile"]):
 
     # What workers do
 
+    def workable_here(self) -> Self:
+        """Rows for which no copy is needed that only another host can see."""
+        if not settings.local_per_host:
+            return self
+        return self.filter(Q(host=settings.host) | Q(is_local=False))
+
     def due(self) -> Self:
         """Rows to look at now: due ones, and those whose lease has ended."""
         return self.filter(due_at__lte=DatabaseNow())
 
     def claim(self, pk: int) -> "QueuedFile | None":
-        """Take a due row under a lease; None if it is not due or somebody else was quicker."""
+        """Take a due row under a lease; None if it is not due, is another host's to work on, or
+        somebody else was quicker."""
         token = new_token()
-        if not self.filter(pk=pk)._take(token):
+        if not self.filter(pk=pk).workable_here()._take(token):
             return None
         return self.filter(pk=pk, lease_token=token).first()
 
     def claim_due(self, limit: int, aliases: Collection[str]) -> "list[QueuedFile]":
         """Take up to ``limit`` due rows of ``aliases``, the longest due first."""
         token = new_token()
-        rows = self.due().filter(alias__in=aliases).order_by("due_at")
+        rows = self.due().workable_here().filter(alias__in=aliases).order_by("due_at")
         if connections[self.db].features.has_select_for_update_skip_locked:
             with transaction.atomic(using=self.db):
                 pks = rows.select_for_update(skip_locked=True)._take_first(limit, token)
@@ -410,7 +443,7 @@ class QueuedFile(models.Model):
     sent = models.BigIntegerField(_("sent"), default=0)  # bytes, by the running attempt
     due_at = models.DateTimeField(_("due at"), null=True, blank=True)
     lease_token = models.CharField(_("lease"), max_length=32, blank=True)  # "" when unclaimed
-    host = models.CharField(_("host"), max_length=255, blank=True)  # that took the file
+    host = models.CharField(_("host"), max_length=HOST_MAX_LENGTH, blank=True)  # that took the file
     last_error = models.TextField(_("last error"), blank=True)
     saved_at = models.DateTimeField(_("saved at"))
     transferred_at = models.DateTimeField(_("transferred at"), null=True, blank=True)

@@ -11,11 +11,13 @@ from typing import Any
 from django.core.files import File
 from django.core.files.storage import Storage
 
-from . import localfiles
+from . import localfiles, peers
 from .composition import ComposedStorage
-from .exceptions import LocalFileMissing
+from .conf import settings
+from .exceptions import FileElsewhere, LocalFileMissing, TransferTimeout
 from .models import Entry, QueuedFile, State, ledger
 from .names import Name, can_be_recorded, tidy
+from .results import wait_until
 from .routes import Routes
 
 BULK = 500  # names in one query
@@ -114,7 +116,7 @@ class ReadableStorage(ComposedStorage):
     def _opened_locally(self, key: str, entry: Entry, mode: str) -> File | None:
         """The local copy; None if there is none, or it went before it was opened: what was opened
         then may be a new file that tries the name."""
-        if not entry.is_local:
+        if not entry.is_here:
             return None
         try:
             opened: File = self.local.open(key, mode)
@@ -127,10 +129,12 @@ class ReadableStorage(ComposedStorage):
 
     def _is_still_local(self, key: str, entry: Entry) -> bool:
         now = self._entry(key)
-        return bool(now and now.pk == entry.pk and now.is_local)
+        return bool(now and now.pk == entry.pk and now.is_here)
 
     def _opened_remotely(self, key: str, entry: Entry, mode: str) -> File | Exception:
         if not entry.is_promoted:
+            if entry.is_local and not entry.is_here:
+                return self._opened_elsewhere(key, entry, mode)
             return LocalFileMissing(
                 f"The local copy of {key!r}, which is the only one yet, is not on this machine."
             )
@@ -138,6 +142,24 @@ class ReadableStorage(ComposedStorage):
             return self.remote.open(entry.remote_name, mode)
         except Exception as error:
             return error
+
+    def _opened_elsewhere(self, key: str, entry: Entry, mode: str) -> File | Exception:
+        """What ``ELSEWHERE`` says to do for a file whose only copy is on another host's disk."""
+        if settings.elsewhere == "fetch":
+            row = ledger().filter(pk=entry.pk).first()
+            try:
+                return peers.fetch(row, mode) if row else FileNotFoundError(key)
+            except FileElsewhere as error:
+                return error
+        advice = "It is readable from here as soon as it is transferred."
+        if settings.elsewhere == "wait":
+            timeout = settings.elsewhere_timeout
+            with contextlib.suppress(TransferTimeout):
+                wait_until(
+                    lambda: ledger().latest_entry(self.alias, key) != entry, timeout, "The transfer"
+                )
+            advice = f"It was not transferred within {timeout:g} seconds."
+        return peers.elsewhere(key, entry.host, advice)
 
     def size(self, name: Name) -> int:
         """The size in bytes: the local copy's, or as the ledger has it."""
@@ -274,4 +296,4 @@ class ReadableStorage(ComposedStorage):
 def _may_be_local(entry: Entry | None) -> bool:
     """Whether a local file of the name is this file's. The name of an evicted one may be tried by
     a new file, for the instant until the ledger refuses it; or for good, if its process died."""
-    return entry is None or entry.is_local
+    return entry is None or entry.is_here

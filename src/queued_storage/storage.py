@@ -15,6 +15,7 @@ from django.utils.deconstruct import deconstructible
 
 from . import localfiles, transfers
 from .aliases import by_name
+from .conf import settings
 from .exceptions import InvalidName, NameUnavailable, TransferError
 from .models import Content, Entry, State, ledger, ledger_database
 from .names import Name, can_be_recorded, require_storable, tidy, tidy_new
@@ -99,7 +100,7 @@ class QueuedStorage(ReadableStorage):
                     f"The file given for {name!r} is closed; open it before it is saved."
                 ) from error
             raise
-        self._announce(pk, name)
+        self._announce(pk, name, settings.host)
         return name
 
     def _require_valid(self, name: str) -> None:
@@ -151,20 +152,21 @@ class QueuedStorage(ReadableStorage):
         self._require_valid(other)
         return other
 
-    def _announce(self, pk: int, name: str) -> None:
+    def _announce(self, pk: int, name: str, host: str) -> None:
         if self.delayed:
             return
         result = TransferResult(pk)
         last_results.put(self, result)
-        self._wake(pk, name, result)
+        self._wake(pk, name, host, result)
 
-    def _wake(self, pk: int, name: str, result: TransferResult) -> None:
+    def _wake(self, pk: int, name: str, host: str, result: TransferResult) -> None:
         def tell() -> None:
             if ledger().named(self.alias, name).filter(pk=pk).exists():  # no savepoint took it back
                 self.tell_foreign_task(name)
                 ledger().told(pk)
 
-        wake(self.alias, self.queue, pk, result, first=tell if self.foreign_task else None)
+        first = tell if self.foreign_task else None
+        wake(self.alias, self.queue_for(host), pk, result, first=first)
 
     # Writing to an open file
 
@@ -197,7 +199,7 @@ class QueuedStorage(ReadableStorage):
             self._forget(key)
             entry = self._entry(key)
             if entry:
-                self._announce(entry.pk, key)
+                self._announce(entry.pk, key, entry.host)
 
     @staticmethod
     def _require_not_deleted(key: str, entry: Entry | None) -> None:
@@ -229,12 +231,13 @@ class QueuedStorage(ReadableStorage):
             pk = entry.pk if ledger().filter(pk=entry.pk).bury() else None
         if pk is None and entry and not entry.is_deleted:  # somebody saved it this instant
             pk = entry.pk if ledger().filter(pk=entry.pk).bury() else None
-        if pk is not None:
+        if pk is not None and entry is not None:
             self._forget(key)
-            self._finish_delete(pk, key)
+            self._finish_delete(entry, key)
 
-    def _finish_delete(self, pk: int, key: str) -> None:
-        wake(self.alias, self.queue, pk)
+    def _finish_delete(self, entry: Entry, key: str) -> None:
+        pk = entry.pk
+        wake(self.alias, self.queue_for(entry.host, is_local=entry.is_local), pk)
         in_transaction = transaction.get_connection(ledger_database()).in_atomic_block
         _on_commit(lambda: transfers.drop_local(self, pk, key), robust=in_transaction)
 
@@ -267,7 +270,7 @@ class QueuedStorage(ReadableStorage):
         if not ledger().filter(pk=entry.pk).release():
             result.told(None)  # it runs, or it is done
             return result
-        self._wake(entry.pk, key, result)
+        self._wake(entry.pk, key, entry.host, result)
         return result
 
     def tell_foreign_task(self, name: str) -> None:

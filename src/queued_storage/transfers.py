@@ -11,7 +11,7 @@ from django.core.files.storage import Storage
 from django.db import transaction
 from django.dispatch import Signal
 
-from . import leases
+from . import leases, localfiles
 from .aliases import storage_for
 from .conf import settings
 from .exceptions import (
@@ -23,7 +23,7 @@ from .exceptions import (
     VerificationError,
 )
 from .leases import Lease
-from .models import Content, QueuedFile, State, ledger, ledger_database, this_host
+from .models import Content, QueuedFile, State, ledger, ledger_database
 from .proxies import LocalProxy, RemoteProxy, Upload
 from .reasons import reason
 from .signals import file_deleted, file_evicted, file_transferred, transfer_failed
@@ -203,8 +203,12 @@ class _Work:
                 self.storage.remote.delete(remote_name)
         self.lease.require()
         drop_local(self.storage, self.row.pk, self.row.name)
-        if not ledger().purged(self.row):
-            raise LeaseLost(f"{self.row} is being purged by another worker.")
+        with transaction.atomic(using=ledger_database()):
+            if not ledger().purged(self.row):
+                raise LeaseLost(f"{self.row} is being purged by another worker.")
+            # Somebody who tried the name of an evicted file may have died there. Who tries it at
+            # this moment has the bytes elsewhere.
+            localfiles.discard(self.storage.local, self.row.name)
         self._send(file_deleted)
 
     def _is_anothers(self, remote_name: str) -> bool:
@@ -261,7 +265,7 @@ class _Work:
         if self.row.state != State.TRANSFERRING:
             return True
         if isinstance(error, LocalFileMissing):
-            hopeless = self.row.host == this_host()  # another one may have it on its own disk
+            hopeless = self.row.host == settings.host  # another one may have it on its own disk
         else:
             hopeless = isinstance(error, InvalidResult | LocalFileChanged)
         return not hopeless and self.row.attempts < self._most_attempts

@@ -12,6 +12,7 @@ from django.utils.module_loading import import_string
 
 from .. import transfers
 from ..aliases import describe
+from ..conf import settings
 from ..exceptions import InvalidQueue
 
 logger = logging.getLogger("queued_storage")
@@ -76,15 +77,20 @@ def run_all(pks: Iterable[int]) -> dict[int, Exception]:
 _built: dict[str, BaseQueue] = {}
 
 
-def get_queue(spec: Any) -> BaseQueue:
+def get_queue(spec: Any, host: str | None = None) -> BaseQueue:
     """The queue for a dotted path, ``{"BACKEND", "OPTIONS"}``, class or instance.
 
-    One and the same configuration gives one and the same queue. ``InvalidQueue`` is raised for
-    what is none; its child ``MissingLibrary`` names the extra to install.
+    Where a text in the options says ``{host}``, it is that of the workers of ``host``, by default
+    this one. One and the same configuration gives one and the same queue. ``InvalidQueue`` is
+    raised for what is none; its child ``MissingLibrary`` names the extra to install.
     """
     if isinstance(spec, BaseQueue):
         return spec
     backend, options = _backend_and_options(spec)
+    options = {
+        name: value.replace("{host}", host or settings.host) if isinstance(value, str) else value
+        for name, value in options.items()
+    }
     key = f"{_path_of(backend)} {sorted(options.items(), key=repr)!r}"
     if key not in _built:
         _built[key] = _build(backend, options)

@@ -13,8 +13,11 @@ from django.template.defaultfilters import filesizeformat
 
 from ... import maintenance, transfers
 from ...aliases import known_storages
+from ...conf import settings
 from ...executor import Executor
-from ...models import QueuedFile, State, ledger
+from ...models import QueuedFile, State, is_reachable_from_here, ledger
+
+TIME = "%Y-%m-%d %H:%M:%S"
 
 
 class Command(BaseCommand):
@@ -47,36 +50,51 @@ class Command(BaseCommand):
         transfer.add_argument("name")
         transfer.add_argument("--storage", metavar="ALIAS", help="if several have the name")
 
+        give_up = verbs.add_parser(
+            "give-up",
+            help="take the disk of a host for lost: files that only it had are parked as failed",
+        )
+        give_up.add_argument("host", help="as 'status' names it")
+        give_up.add_argument("--dry-run", action="store_true", help="only count the files")
+
     def handle(self, *args: Any, **options: Any) -> None:
-        getattr(self, f"_{options['verb']}")(options)
+        getattr(self, f"_{options['verb'].replace('-', '_')}")(options)
 
     def _status(self, options: dict[str, Any]) -> None:
         tallies = maintenance.tallies()
+        backlogs = maintenance.backlogs()
         failures = maintenance.last_failures()
         troubles = maintenance.troubles()
         if options["json"]:
-            self._print_json(tallies, failures, troubles)
+            self._print_json(tallies, backlogs, failures, troubles)
         else:
-            self._print_status(tallies, failures, troubles)
+            self._print_status(tallies, backlogs, failures, troubles)
         if options["check"] and troubles:
             raise CommandError("\n".join(troubles), returncode=1)
 
-    def _print_json(self, tallies: Any, failures: Any, troubles: list[str]) -> None:
+    def _print_json(self, tallies: Any, backlogs: Any, failures: Any, troubles: list[str]) -> None:
         answer = {
             "files": [asdict(tally) for tally in tallies],
+            "hosts": [asdict(backlog) for backlog in backlogs],
             "errors": [dict(zip(("alias", "name", "error"), row, strict=True)) for row in failures],
             "troubles": troubles,
         }
         self.stdout.write(json.dumps(answer, default=lambda time: time.isoformat()))
 
-    def _print_status(self, tallies: Any, failures: Any, troubles: list[str]) -> None:
+    def _print_status(
+        self, tallies: Any, backlogs: Any, failures: Any, troubles: list[str]
+    ) -> None:
         if not tallies:
             self.stdout.write("The ledger is empty.")
         for tally in tallies:
-            size = filesizeformat(tally.bytes).replace("\xa0", " ")
             self.stdout.write(
-                f"{tally.alias:<24} {tally.state:<12} {tally.files:>9} {size:>12}  "
-                f"oldest {tally.oldest:%Y-%m-%d %H:%M:%S}"
+                f"{tally.alias:<24} {tally.state:<12} {tally.files:>9} {_size(tally.bytes):>12}  "
+                f"oldest {tally.oldest:{TIME}}"
+            )
+        for backlog in backlogs:
+            overdue = f"  due since {backlog.overdue:{TIME}}" if backlog.overdue else ""
+            self.stdout.write(
+                f"only on {backlog.host:<29} {backlog.files:>9} {_size(backlog.bytes):>12}{overdue}"
             )
         for alias, name, error in failures:
             self.stdout.write(f"{alias}: {name}: {error}")
@@ -113,7 +131,7 @@ class Command(BaseCommand):
 
     @staticmethod
     def _is_due() -> bool:
-        return ledger().due().filter(alias__in=_aliases()).exists()
+        return ledger().due().workable_here().filter(alias__in=_aliases()).exists()
 
     def _sweep(self, options: dict[str, Any]) -> None:
         count = maintenance.sweep(options["storage"])
@@ -124,9 +142,29 @@ class Command(BaseCommand):
         if ledger().filter(pk=row.pk).release():
             transfers.run(row.pk)
         row = ledger().filter(pk=row.pk).first() or row
+        if row.state == State.PENDING and not is_reachable_from_here(row.host):
+            raise CommandError(f"{row}: its only copy is on the host {row.host!r}. Run this there.")
         if row.state != State.TRANSFERRED:
             raise CommandError(f"{row}: {row.get_state_display()}. {row.last_error}")
         self.stdout.write(f"{row}: {row.get_state_display()}.")
+
+    def _give_up(self, options: dict[str, Any]) -> None:
+        host = options["host"]
+        if not settings.local_per_host:
+            raise CommandError(
+                "All hosts share the local storage, so none is missed. Where each has its own, set "
+                "QUEUED_STORAGE['LOCAL_PER_HOST']."
+            )
+        if host == settings.host:
+            raise CommandError(f"{host!r} is this host, so its disk is here.")
+        lost = ledger().lost_with(host)
+        if options["dry_run"]:
+            self.stdout.write(f"{lost.count()} files would be given up.")
+            return
+        count = ledger().give_up(host)
+        self.stdout.write(f"{count} files were given up.")
+        if left := ledger().filter(host=host, is_local=True).exclude(state=State.FAILED).count():
+            self.stdout.write(f"{left} are being worked on at this moment, so {host!r} lives.")
 
     @staticmethod
     def _find(name: str, alias: str | None) -> QueuedFile:
@@ -139,6 +177,10 @@ class Command(BaseCommand):
         if len(found) > 1:
             raise CommandError(f"Several storages have {name!r}; choose one with --storage.")
         return found[0]
+
+
+def _size(count: int) -> str:
+    return filesizeformat(count).replace("\xa0", " ")
 
 
 def _aliases() -> list[str]:

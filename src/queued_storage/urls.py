@@ -1,0 +1,9 @@
+"""Addresses for ``include("queued_storage.urls")``."""
+
+from django.urls import path
+
+from . import views
+from .peers import PATH
+
+app_name = "queued_storage"
+urlpatterns = [path(f"{PATH}<str:ticket>", views.local_copy, name="local_copy")]
