@@ -15,6 +15,7 @@ import pytest
 from django.core.files.base import ContentFile
 from django.core.files.storage import InMemoryStorage, storages
 from django.db import transaction
+from django.utils.module_loading import import_string
 from django_q.brokers import Broker, get_broker
 from django_q.conf import Conf
 from django_q.models import OrmQ, Schedule, Task
@@ -209,6 +210,14 @@ def test_the_cluster_of_the_settings_is_the_default(
     DjangoQQueue().enqueue([1])
     (task,) = tasks(get_broker(queue_name))
     assert task["args"] == ([1],)
+
+
+@pytest.mark.usefixtures("on_database")
+def test_the_database_as_broker_needs_no_redis(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, DjangoQQueue.__module__)
+    monkeypatch.setitem(sys.modules, "redis", None)
+    import_string(PATH)().enqueue([1])
+    assert OrmQ.objects.get().task["args"] == ([1],)
 
 
 @pytest.mark.parametrize("timeout", [0, -5, "soon", None])
