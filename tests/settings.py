@@ -71,6 +71,7 @@ INSTALLED_APPS = [
     "django.contrib.staticfiles",
     *(["django_tasks"] if find_spec("django_tasks") else []),
     *(["django_tasks_db"] if find_spec("django_tasks_db") else []),
+    *(["django_q"] if find_spec("django_q") else []),
     "queued_storage",
     "tests.testapp",
 ]
@@ -112,3 +113,5 @@ CACHES = {"default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"
 QUEUED_STORAGE = {"QUEUE": "queued_storage.queues.dummy.DummyQueue"}
 if find_spec("django_tasks_db"):
     TASKS = {"default": {"BACKEND": "django_tasks_db.DatabaseBackend"}}
+MIGRATION_MODULES = {"django_q": None}  # its tables at once, not in twenty steps
+Q_CLUSTER = {"name": "tests", "timeout": 60, "retry": 90, "log_level": "WARNING"}

@@ -5,15 +5,22 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Iterator
+from multiprocessing import Value
 from typing import Any
 
 import django
 import pytest
+import rq
 from celery import Celery
 from django.core.files.base import ContentFile
 from django.core.files.storage import InMemoryStorage
 from django.db import connection
 from django.test import TransactionTestCase
+from django_q.conf import Conf
+from django_q.models import OrmQ
+from django_q.queues import Queue
+from django_q.worker import worker
+from django_rq import get_queue as get_rq_queue
 from django_tasks_db.models import DBTaskResult
 from pytest_django import Settings
 
@@ -22,11 +29,14 @@ from queued_storage.composition import load_queues
 from queued_storage.exceptions import InvalidQueue, MissingLibrary
 from queued_storage.queues import BaseQueue, get_queue
 from queued_storage.queues.celery import CeleryQueue
+from queued_storage.queues.django_q import DjangoQQueue
 from queued_storage.queues.django_tasks import DjangoTasksQueue
 from queued_storage.queues.dummy import DummyQueue
 from queued_storage.queues.immediate import ImmediateQueue
+from queued_storage.queues.rq import RQQueue
 from queued_storage.queues.threads import ThreadQueue
 from queued_storage.testing import Fault, FaultyStorage, QueueContract
+from tests import services
 
 pytestmark = pytest.mark.one_database
 
@@ -100,6 +110,57 @@ class TestDjangoTasks(QueueContract):
             return [str(row) for row in cursor.fetchall()]
 
 
+class Burst(rq.SimpleWorker):
+    """Does what is there, in this thread, with the signal handlers of the test run."""
+
+    def _install_signal_handlers(self) -> None:
+        pass
+
+    def subscribe(self) -> None:
+        """To commands; that thread takes a second to end."""
+
+
+class TestRQ(QueueContract, TransactionTestCase):
+    def make_queue(self) -> BaseQueue:
+        services.require("redis")
+        self.name = f"contract-{uuid.uuid4().hex}"
+        self.enterContext(self.settings(RQ_QUEUES={self.name: {"URL": services.url("redis")}}))
+        self.server = get_rq_queue(self.name)
+        self.addCleanup(self.server.connection.close)
+        self.addCleanup(self.server.delete)
+        return RQQueue(self.name)
+
+    def run_workers(self) -> None:
+        Burst([self.server], connection=self.server.connection).work(burst=True)
+
+    def messages(self) -> list[str]:
+        return [f"{job.to_dict()} {job.func_name} {job.args}" for job in self.server.jobs]
+
+
+@pytest.mark.django_db(transaction=True)
+class TestDjangoQ(QueueContract):
+    @pytest.fixture(autouse=True)
+    def database_as_broker(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(Conf, "ORM", "default")
+
+    def make_queue(self) -> BaseQueue:
+        return DjangoQQueue()
+
+    def run_workers(self) -> None:
+        tasks = [row.task for row in OrmQ.objects.order_by("pk")]
+        given, results = Queue(), Queue()
+        for task in [*tasks, "STOP"]:
+            given.put(task)
+        worker(given, results, Value("f", -1))
+        assert all(results.get()["success"] for _task in tasks)
+        for queue in (given, results):
+            queue.close()
+            queue.join_thread()
+
+    def messages(self) -> list[str]:
+        return [str(row.task) for row in OrmQ.objects.all()]
+
+
 # How a queue is found
 
 
@@ -108,6 +169,8 @@ class TestDjangoTasks(QueueContract):
     [
         ("celery.CeleryQueue", "celery", ["celery"]),
         ("django_tasks.DjangoTasksQueue", "django-tasks", ["django.tasks", "django_tasks"]),
+        ("django_q.DjangoQQueue", "django-q", ["django_q.brokers"]),
+        ("rq.RQQueue", "rq", ["django_rq"]),
     ],
 )
 def test_a_missing_library_is_an_error_that_names_the_extra(
@@ -122,9 +185,9 @@ def test_a_missing_library_is_an_error_that_names_the_extra(
 
 
 def test_an_unknown_option_is_an_error() -> None:
-    for path in ("celery.CeleryQueue", "django_tasks.DjangoTasksQueue"):
+    for queue in (CeleryQueue, DjangoQQueue, DjangoTasksQueue, RQQueue):
         with pytest.raises(InvalidQueue, match="queue_nam"):
-            get_queue({"BACKEND": f"queued_storage.queues.{path}", "OPTIONS": {"queue_nam": "a"}})
+            get_queue({"BACKEND": queue, "OPTIONS": {"queue_nam": "a"}})
 
 
 STARTED = """
