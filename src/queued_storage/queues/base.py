@@ -79,6 +79,9 @@ def run_all(pks: Iterable[int]) -> dict[int, Exception]:
 
 def run_message(pks: Iterable[int]) -> None:
     """The task of an engine that knows nothing of Django: its threads keep no stale connection."""
+    if _inline.get() is not None:  # the thread is the caller's, and so is its connection
+        run_all(pks)
+        return
     close_old_connections()
     try:
         run_all(pks)
