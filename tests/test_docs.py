@@ -478,7 +478,15 @@ def exists(path: str) -> bool:
 
 # Of SQL, of Django's options, a file
 OTHER_CAPITALS = {"BACKEND", "CONTRIBUTING", "FULL", "IMMEDIATE", "LOCKED", "NORMAL", "OPTIONS"}
-OTHER_CAPITALS |= {"HUEY", "QUEUES", "SKIP", "TASKS"}
+OTHER_CAPITALS |= {
+    "HUEY",
+    "PROCRASTINATE_DATABASE_ALIAS",
+    "QUEUES",
+    "SIGINT",
+    "SIGTERM",
+    "SKIP",
+    "TASKS",
+}
 
 
 def test_capitals_in_code_font_are_settings_or_states() -> None:

@@ -10,7 +10,8 @@ from ..exceptions import InvalidQueue, MissingLibrary
 from .base import BaseQueue, impatient, inline_errors, run_message
 
 try:
-    from huey.api import Huey, Task
+    from huey import Huey
+    from huey.api import Task
 except ImportError as error:
     raise MissingLibrary("Huey", "huey") from error
 
