@@ -54,6 +54,8 @@ elif DATABASE in ("postgres", "mariadb"):
 else:
     raise ValueError(f"QUEUED_STORAGE_TEST_DATABASE={DATABASE}: sqlite, postgres or mariadb")
 
+PROCRASTINATE = DATABASE == "postgres" and find_spec("procrastinate")  # works on no other
+
 SECRET_KEY = "only for tests"
 USE_TZ = True
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
@@ -72,6 +74,7 @@ INSTALLED_APPS = [
     *(["django_tasks"] if find_spec("django_tasks") else []),
     *(["django_tasks_db"] if find_spec("django_tasks_db") else []),
     *(["django_q"] if find_spec("django_q") else []),
+    *(["procrastinate.contrib.django"] if PROCRASTINATE else []),
     "queued_storage",
     "tests.testapp",
 ]

@@ -480,10 +480,10 @@ def exists(path: str) -> bool:
 
 # Of SQL, of Django's options, a file
 OTHER_CAPITALS = {"BACKEND", "CONTRIBUTING", "FULL", "IMMEDIATE", "LOCKED", "NORMAL", "OPTIONS"}
-OTHER_CAPITALS |= {"QUEUES", "SKIP", "TASKS"}
+OTHER_CAPITALS |= {"QUEUES", "SIGINT", "SIGTERM", "SKIP", "TASKS"}
 # Of the engines
 OTHER_CAPITALS |= {"ALT_CLUSTERS", "COMMIT_MODE", "DEFAULT_TIMEOUT", "Q_CLUSTER", "RQ_QUEUES"}
-OTHER_CAPITALS |= {"Q_CLUSTER_NAME", "RUNNING"}
+OTHER_CAPITALS |= {"HUEY", "PROCRASTINATE_DATABASE_ALIAS", "Q_CLUSTER_NAME", "RUNNING"}
 
 
 def test_capitals_in_code_font_are_settings_or_states() -> None:

@@ -171,13 +171,16 @@ class TestDjangoQ(QueueContract):
         ("django_tasks.DjangoTasksQueue", "django-tasks", ["django.tasks", "django_tasks"]),
         ("django_q.DjangoQQueue", "django-q", ["django_q.brokers"]),
         ("rq.RQQueue", "rq", ["django_rq"]),
+        ("dramatiq.DramatiqQueue", "dramatiq", ["dramatiq"]),
+        ("huey.HueyQueue", "huey", ["huey"]),
+        ("procrastinate.ProcrastinateQueue", "procrastinate", ["procrastinate"]),
     ],
 )
 def test_a_missing_library_is_an_error_that_names_the_extra(
     adapter: str, extra: str, libraries: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = f"queued_storage.queues.{adapter}"
-    monkeypatch.delitem(sys.modules, path.rpartition(".")[0])
+    monkeypatch.delitem(sys.modules, path.rpartition(".")[0], raising=False)
     for library in libraries:
         monkeypatch.setitem(sys.modules, library, None)
     with pytest.raises(MissingLibrary, match=rf"pip install 'django-queued-storage\[{extra}\]'"):
@@ -185,7 +188,15 @@ def test_a_missing_library_is_an_error_that_names_the_extra(
 
 
 def test_an_unknown_option_is_an_error() -> None:
-    for queue in (CeleryQueue, DjangoQQueue, DjangoTasksQueue, RQQueue):
+    for path in (
+        "celery.CeleryQueue",
+        "django_q.DjangoQQueue",
+        "django_tasks.DjangoTasksQueue",
+        "dramatiq.DramatiqQueue",
+        "huey.HueyQueue",
+        "rq.RQQueue",
+    ):
+        queue = f"queued_storage.queues.{path}"
         with pytest.raises(InvalidQueue, match="queue_nam"):
             get_queue({"BACKEND": queue, "OPTIONS": {"queue_nam": "a"}})
 

@@ -1,5 +1,6 @@
 """What a queue adapter is, and how one is found."""
 
+import copy
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
@@ -8,6 +9,7 @@ from contextvars import ContextVar
 from typing import Any, ClassVar
 
 from django.core.signals import setting_changed
+from django.db import close_old_connections
 from django.utils.module_loading import import_string
 
 from .. import transfers
@@ -16,6 +18,8 @@ from ..conf import settings
 from ..exceptions import InvalidQueue
 
 logger = logging.getLogger("queued_storage")
+
+TIMEOUT = 1.0  # seconds that a save may wait for a broker
 
 
 class BaseQueue(ABC):
@@ -72,6 +76,35 @@ def run_all(pks: Iterable[int]) -> dict[int, Exception]:
     if (collected := _inline.get()) is not None:
         collected.update(errors)
     return errors
+
+
+def run_message(pks: Iterable[int]) -> None:
+    """The task of an engine that knows nothing of Django: its threads keep no stale connection."""
+    if _inline.get() is not None:  # the thread is the caller's, and so is its connection
+        run_all(pks)
+        return
+    close_old_connections()
+    try:
+        run_all(pks)
+    finally:
+        close_old_connections()
+
+
+def impatient(client: Any) -> Any:
+    """The same client of redis-py, on connections of its own that are quick to give up."""
+    pool = copy.copy(client.connection_pool)
+    pool.connection_kwargs = {
+        **pool.connection_kwargs,
+        "socket_timeout": TIMEOUT,
+        "socket_connect_timeout": TIMEOUT,
+        "retry": None,
+        "retry_on_error": [],
+        "retry_on_timeout": False,
+    }
+    pool.reset()
+    client = copy.copy(client)
+    client.connection_pool = pool
+    return client
 
 
 _built: dict[str, BaseQueue] = {}

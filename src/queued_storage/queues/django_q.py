@@ -1,32 +1,15 @@
 """django-q2."""
 
 from functools import cached_property
-from typing import Any
 
 from ..exceptions import InvalidQueue, MissingLibrary
-from .base import BaseQueue, inline_errors, run_all
+from .base import BaseQueue, impatient, inline_errors, run_all
 
 try:
     from django_q.brokers import Broker, get_broker
     from django_q.tasks import async_task
 except ImportError as error:
     raise MissingLibrary("django-q2", "django-q") from error
-
-try:
-    from redis import ConnectionPool, Redis
-except ImportError:  # the other brokers do without
-    ConnectionPool = Redis = None  # type: ignore[assignment,misc]
-
-TIMEOUT = 1.0  # seconds that a save may wait for Redis
-
-# What Q_CLUSTER says of Redis is there for the cluster, too, which may well be patient.
-IMPATIENT: dict[str, Any] = {
-    "socket_timeout": TIMEOUT,
-    "socket_connect_timeout": TIMEOUT,
-    "retry": None,
-    "retry_on_error": [],
-    "retry_on_timeout": False,
-}
 
 
 def run(pks: list[int]) -> None:
@@ -65,10 +48,6 @@ class DjangoQQueue(BaseQueue):
 
 def _impatient(broker: Broker) -> Broker:
     """The broker; if that is Redis, on connections of our own, since a cache may use its, too."""
-    if Redis is not None and isinstance(broker.connection, Redis):
-        pool = broker.connection.connection_pool
-        options = pool.connection_kwargs | IMPATIENT
-        broker.connection = Redis(
-            connection_pool=ConnectionPool(connection_class=pool.connection_class, **options)
-        )
+    if hasattr(broker.connection, "connection_pool"):
+        broker.connection = impatient(broker.connection)
     return broker

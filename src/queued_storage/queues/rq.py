@@ -5,15 +5,13 @@ from typing import Any
 from django.core.exceptions import ImproperlyConfigured
 
 from ..exceptions import InvalidQueue, MissingLibrary
-from .base import BaseQueue, inline_errors, run_all
+from .base import TIMEOUT, BaseQueue, inline_errors, run_all
 
 try:
     from django_rq import get_connection, get_queue
     from redis import ConnectionPool, Redis
 except ImportError as error:
     raise MissingLibrary("django-rq", "rq") from error
-
-TIMEOUT = 1.0  # seconds that a save may wait for Redis
 
 # RQ_QUEUES is there for the workers, too, which may well be patient.
 IMPATIENT: dict[str, Any] = {

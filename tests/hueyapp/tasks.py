@@ -1,0 +1,11 @@
+"""What `manage.py run_huey` finds in an app of the project."""
+
+from huey import crontab
+from huey.contrib.djhuey import db_periodic_task
+
+from queued_storage.maintenance import sweep
+
+
+@db_periodic_task(crontab())
+def sweep_files() -> None:
+    sweep()
