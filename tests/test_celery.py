@@ -335,8 +335,11 @@ def test_the_current_app_is_the_default(
     queue_name: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(adapter, "current_app", make_app(broker_url))
-    CeleryQueue(queue=queue_name).enqueue([1])
+    app = make_app(broker_url)
+    monkeypatch.setattr("celery._state._tls.current_app", app)  # as app.set_current() does
+    queue = CeleryQueue(queue=queue_name)
+    assert queue.app is app
+    queue.enqueue([1])
     assert len(messages(broker_url, queue_name, 1)) == 1
 
 

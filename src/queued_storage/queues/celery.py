@@ -13,7 +13,8 @@ from ..exceptions import InvalidQueue, MissingLibrary
 from .base import BaseQueue, inline_errors, run_all
 
 try:
-    from celery import Celery, current_app, shared_task
+    from celery import Celery, shared_task
+    from celery.app import app_or_default
     from kombu import Producer
     from kombu.exceptions import OperationalError
 except ImportError as error:
@@ -78,7 +79,7 @@ class CeleryQueue(BaseQueue):
 
     @property
     def app(self) -> Celery:
-        return self._app or current_app
+        return app_or_default(self._app)  # the app itself; `current_app` is a proxy
 
     def enqueue(self, pks: list[int]) -> dict[int, Exception]:
         with inline_errors() as errors:  # there are some where task_always_eager is set
