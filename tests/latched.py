@@ -1,5 +1,6 @@
 """A remote in another process that stops in the middle of a save, until it is let go."""
 
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,8 @@ from django.core.files.storage import FileSystemStorage
 
 
 class LatchedStorage(FileSystemStorage):
-    """Writes half of a file, makes `latch`, and goes on once `latch` is removed."""
+    """Writes half of a file, makes `latch`, which holds the process id, and goes on once it is
+    removed."""
 
     def __init__(self, latch: str, **options: Any) -> None:
         super().__init__(**options)
@@ -20,7 +22,7 @@ class LatchedStorage(FileSystemStorage):
         with path.open("xb") as file:
             file.write(content.read(content.size // 2))
             file.flush()
-            self.latch.touch()
+            self.latch.write_text(str(os.getpid()))
             while self.latch.exists():
                 time.sleep(0.02)
             file.write(content.read())
