@@ -403,7 +403,8 @@ def test_each_storage_may_have_its_own_queue(
         queue = {"BACKEND": PATH, "OPTIONS": {"app": app, "queue": f"{queue_name}-{alias}"}}
         options = {"local": "disk", "remote": "far", "queue": queue}
         backend = settings.STORAGES["default"]["BACKEND"]
-        settings.STORAGES |= {alias: {"BACKEND": backend, "OPTIONS": options}}
+        own = {alias: {"BACKEND": backend, "OPTIONS": options}}
+        settings.STORAGES = settings.STORAGES | own
     for alias in aliases:
         storages[alias].save(f"{alias}.bin", ContentFile(b"a"))
     for alias in aliases:
