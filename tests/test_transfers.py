@@ -16,6 +16,7 @@ from queued_storage.exceptions import (
     LeaseLost,
     LocalFileChanged,
     LocalFileMissing,
+    TimeLimitReached,
     TransferError,
     UnknownAlias,
     VerificationError,
@@ -312,6 +313,35 @@ def test_a_worker_that_is_told_to_end_gives_the_file_back(end: type[BaseExceptio
     with pytest.raises(end):
         storage.queue.deliver()
     assert (row(storage, name).state, row(storage, name).attempts) == (State.PENDING, 0)
+    assert is_due(storage, name)
+
+
+def test_a_time_limit_costs_one_attempt_and_leaves_the_rest_of_a_message_alone() -> None:
+    def take_too_long(*args: Any) -> None:
+        raise TimeLimitReached("Too long.")
+
+    storage = make(task=Step(take_too_long))
+    names = [storage.save(name, file()) for name in ("a.txt", "b.txt")]
+    with pytest.raises(TimeLimitReached):
+        storage.queue.deliver()
+    first, second = (row(storage, name) for name in names)
+    assert (first.state, first.attempts, first.lease_token) == (State.PENDING, 1, "")
+    assert first.last_error == "TimeLimitReached: Too long."
+    assert not is_due(storage, names[0])
+    assert (second.state, second.attempts) == (State.PENDING, 0)
+    assert is_due(storage, names[1])
+
+
+def test_a_time_limit_in_void_work_begins_nothing_new() -> None:
+    def lose(*args: Any) -> None:
+        storage.delete("a.txt")
+        raise TimeLimitReached("Too long.")
+
+    storage = make(task=Step(lose))
+    name = storage.save("a.txt", file())
+    with pytest.raises(TimeLimitReached):
+        storage.queue.deliver()
+    assert row(storage, name).state == State.DELETING
     assert is_due(storage, name)
 
 

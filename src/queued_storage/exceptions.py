@@ -43,6 +43,13 @@ class LeaseLost(QueuedStorageError):
     """The attempt is no longer relevant: another worker, a delete or newer content took over."""
 
 
+class TimeLimitReached(BaseException):
+    """The queue's time for a message is over: a transfer ends, and the rest of it stays due.
+
+    It is no ``Exception``: libraries that send again after one would go on past the limit.
+    """
+
+
 class NameUnavailable(QueuedStorageError, FileExistsError):
     """The name is still taken by a file that is being deleted."""
 

@@ -131,8 +131,8 @@ def keep(row: QueuedFile) -> Iterator[Lease]:
         yield lease
         return
     heart = _beating_heart()
-    heart.add(lease)
     try:
+        heart.add(lease)
         yield lease
     finally:
         heart.remove(lease)

@@ -1,77 +1,20 @@
 """Passes over many files of the ledger."""
 
-import logging
-from collections import defaultdict
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Any
 
 from django.db.models import Count, Min, Q, Sum
 
-from .aliases import known_storages, storage_for
+from .aliases import known_storages
 from .clock import DatabaseNow, seconds_from_now
 from .conf import settings
-from .exceptions import UnknownAlias
 from .models import State, ledger
+from .queues.sweep import sweep
 
-logger = logging.getLogger("queued_storage")
+__all__ = ["Backlog", "Tally", "backlogs", "last_failures", "sweep", "tallies", "troubles"]
 
-BATCH = 1000  # rows in memory
 SILENT_AFTER = 3600  # seconds that files of a host may be due before somebody is told
-
-
-def sweep(alias: str | None = None) -> int:
-    """Have every due file worked on through its queue; returns how many were handed over.
-
-    Due are files whose wake-up was lost, whose next try has come, or whose worker died. Files of
-    an alias that no storage here has are logged, and stay as they are. What a queue that cannot
-    be told raises is raised in the end, when the other queues have been told.
-    """
-    count = 0
-    errors: list[Exception] = []
-    for place, pks in _due(alias):
-        try:
-            count += _hand_over(place, pks)
-        except Exception as error:
-            errors.append(error)
-    if errors:
-        raise errors[0]
-    return count
-
-
-class Place(NamedTuple):
-    """Whose files they are, and which host they need."""
-
-    alias: str
-    host: str
-    is_local: bool
-
-
-def _due(alias: str | None) -> Iterator[tuple[Place, list[int]]]:
-    """The due rows, each once, in batches of one place."""
-    rows = ledger().due().order_by("pk")
-    if alias is not None:
-        rows = rows.filter(alias=alias)
-    last = 0
-    while found := list(rows.filter(pk__gt=last).values_list("pk", *Place._fields)[:BATCH]):
-        last = found[-1][0]
-        by_place = defaultdict(list)
-        for pk, *place in found:
-            by_place[Place(*place)].append(pk)
-        yield from by_place.items()
-
-
-def _hand_over(place: Place, pks: list[int]) -> int:
-    try:
-        storage: Any = storage_for(place.alias)
-    except UnknownAlias as error:
-        logger.error("%s files are due, but nobody can move them. %s", len(pks), error)
-        return 0
-    queue = storage.queue_for(place.host, is_local=place.is_local)
-    for start in range(0, len(pks), queue.batch_size):
-        queue.enqueue(pks[start : start + queue.batch_size])
-    return len(pks)
 
 
 @dataclass(frozen=True)

@@ -82,9 +82,14 @@ class _Work:
             logger.info("%s", error)
             return self._follow_up()
         except Exception as error:
-            return self._fail(error)
-        except BaseException:  # the process is told to end: no fault of the file
+            return error if self._fail(error) else self._follow_up()
+        except (SystemExit, KeyboardInterrupt, GeneratorExit):
+            # The process is told to end: no fault of the file.
             ledger().postpone(self.row, 0, "The worker was stopped.", count=False)
+            raise
+        except BaseException as limit:  # an engine's: a try like any other, but the last for now
+            if not self._fail(limit):
+                ledger().let_go(self.row)
             raise
 
     def _follow_up(self) -> Exception | None:
@@ -238,7 +243,8 @@ class _Work:
 
     # Failure
 
-    def _fail(self, error: Exception) -> Exception | None:
+    def _fail(self, error: BaseException) -> bool:
+        """Note the failure and let go of the row; False if it is no longer this worker's."""
         text = reason(error, *self._sides())
         is_setup = isinstance(error, ImproperlyConfigured)  # of this process, not the file's fault
         will_retry = is_setup or self._will_retry(error)
@@ -248,19 +254,19 @@ class _Work:
         else:
             taken = ledger().park(self.row, text)
         if not taken:
-            return self._follow_up()
+            return False
         log = logger.warning if will_retry else logger.error
         log("%s failed: %s", self.row, text, extra={"queued_file": self.row.pk})
         if self.row.state == State.TRANSFERRING:
             self._send(transfer_failed, error=error, will_retry=will_retry)
-        return error
+        return True
 
     @property
     def _most_attempts(self) -> int:
         # To tell a task of the ancestor's counts as one, before the first look.
         return settings.retries + (2 if self.storage.foreign_task else 1)
 
-    def _will_retry(self, error: Exception) -> bool:
+    def _will_retry(self, error: BaseException) -> bool:
         """A transfer ends after its retries; a delete or an eviction never does."""
         if self.row.state != State.TRANSFERRING:
             return True

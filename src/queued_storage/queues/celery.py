@@ -1,6 +1,9 @@
 """Celery."""
 
+import logging
 import os
+import signal
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,17 +12,24 @@ from weakref import WeakKeyDictionary
 
 from django.utils.module_loading import import_string
 
-from ..exceptions import InvalidQueue, MissingLibrary
+from ..exceptions import InvalidQueue, MissingLibrary, TimeLimitReached
+from . import sweep as sweeping
 from .base import BaseQueue, inline_errors, run_all
 
 try:
-    from celery import Celery, current_app, shared_task
+    from billiard.pool import SIG_SOFT_TIMEOUT, soft_timeout_sighandler
+    from celery import Celery, shared_task
+    from celery.app import app_or_default
     from kombu import Producer
     from kombu.exceptions import OperationalError
 except ImportError as error:
     raise MissingLibrary("Celery", "celery") from error
 
+logger = logging.getLogger("queued_storage")
+
 TIMEOUT = 1.0  # seconds that a save may wait for the broker
+SOFT_LIMIT = 0.9  # of a hard limit
+SWEEP_EXPIRES = 300  # seconds that a sweep waits for a worker before the next ones are enough
 
 # Celery's own connection waits for seconds and tries again. Each transport takes from these
 # options what it knows.
@@ -39,10 +49,57 @@ IMPATIENT = {
 }
 
 
-@shared_task(name="queued_storage.run", ignore_result=True, acks_late=True, max_retries=0)
+# A message whose process died comes again, for the files that it had not begun. That ends: those
+# it had are under a lease, and each death costs one of them an attempt.
+@shared_task(
+    name="queued_storage.run",
+    ignore_result=True,
+    acks_late=True,
+    reject_on_worker_lost=True,
+    max_retries=0,
+)
 def run(pks: list[int]) -> None:
     """Work on these files of the ledger."""
-    run_all(pks)
+    with _soft_limit():
+        run_all(pks)
+
+
+@shared_task(name="queued_storage.sweep", ignore_result=True, max_retries=0, expires=SWEEP_EXPIRES)
+def sweep(alias: str | None = None) -> None:
+    """Have every due file worked on, of one storage or of all: for Celery's beat."""
+    sweeping.sweep(alias)
+
+
+@contextmanager
+def _soft_limit() -> Iterator[None]:
+    """Have Celery's soft limit end a message for certain.
+
+    Celery raises an ``Exception`` from a signal handler, wherever the process is. In the middle of
+    an upload botocore takes that for a lost connection, and sends again.
+    """
+    if not _is_soft_limit_raised_here():
+        yield
+        return
+    signal.signal(SIG_SOFT_TIMEOUT, _end_message)
+    try:
+        yield
+    except TimeLimitReached as limit:
+        logger.warning("%s What is left of its message stays due.", limit)
+    finally:
+        signal.signal(SIG_SOFT_TIMEOUT, soft_timeout_sighandler)
+
+
+def _is_soft_limit_raised_here() -> bool:
+    """In the processes of the prefork pool it is, and nowhere else."""
+    return (
+        SIG_SOFT_TIMEOUT is not None
+        and threading.current_thread() is threading.main_thread()
+        and signal.getsignal(SIG_SOFT_TIMEOUT) is soft_timeout_sighandler
+    )
+
+
+def _end_message(signum: int, frame: Any) -> None:
+    raise TimeLimitReached("Celery's soft time limit is over.")
 
 
 class CeleryQueue(BaseQueue):
@@ -78,7 +135,7 @@ class CeleryQueue(BaseQueue):
 
     @property
     def app(self) -> Celery:
-        return self._app or current_app
+        return app_or_default(self._app)  # the app itself; `current_app` is a proxy
 
     def enqueue(self, pks: list[int]) -> dict[int, Exception]:
         with inline_errors() as errors:  # there are some where task_always_eager is set
@@ -98,8 +155,19 @@ class CeleryQueue(BaseQueue):
     def _publish(self, pks: list[int], *, anew: bool = False) -> None:
         with _producers_of(self.app).borrowed(anew=anew) as producer:
             self.app.tasks[run.name].apply_async(
-                (pks,), producer=producer, retry=False, **self._options
+                (pks,), producer=producer, retry=False, **(self._soft_limit() | self._options)
             )
+
+    def _soft_limit(self) -> dict[str, Any]:
+        """One ahead of a hard limit, where there is none.
+
+        What a hard limit ends looks like a worker that was stopped. That is no fault of the file,
+        so it would be tried for ever.
+        """
+        conf = self.app.conf
+        hard = self._options.get("time_limit") or conf.task_time_limit
+        is_needed = hard and not conf.task_soft_time_limit
+        return {"soft_time_limit": SOFT_LIMIT * hard} if is_needed else {}
 
 
 class _Producers:
