@@ -1,6 +1,7 @@
 """Uploaders carry bytes and prove them: with any storage, and with S3 on a real server."""
 
 import gzip
+import io
 import itertools
 import os
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 from boto3.s3.transfer import TransferConfig
+from botocore.awsrequest import AWSResponse
 from botocore.client import BaseClient
 from botocore.config import Config
 from botocore.exceptions import ClientError
@@ -446,6 +448,116 @@ def test_s3_overwrites_by_default_but_we_do_not(
     storage.delete(name)
     assert deliver(storage) is None
     assert keys(s3_client, s3_bucket) == ["a.txt"]
+
+
+class Slow(S3Storage):
+    """Whoever looks for an object here looks a moment too early."""
+
+    happens: Callable[[str], object]
+
+    def exists(self, name: str) -> bool:
+        found = bool(super().exists(name))
+        if not found:
+            self.happens(name)
+        return found
+
+
+@pytest.mark.parametrize("size", [7, 11 * MIB])
+def test_an_object_that_comes_between_the_look_and_the_upload_stays(
+    s3_options: Options, s3_client: BaseClient, s3_bucket: str, size: int
+) -> None:
+    def put_theirs(name: str) -> None:
+        if name == "a.bin":
+            s3_client.put_object(Bucket=s3_bucket, Key=name, Body=b"theirs")
+
+    remote = Slow(**s3_options, transfer_config=TransferConfig(multipart_threshold=10 * MIB))
+    remote.happens = put_theirs
+    storage = make(remote=remote, task=TransferAndDelete)
+    name = storage.save("a.bin", file(b"o" * size))
+    assert deliver(storage) is None
+    assert body(s3_client, s3_bucket, "a.bin") == b"theirs"
+    assert read(storage, name) == b"o" * size
+    assert row(storage, name).attempts == 1
+    storage.delete(name)
+    assert deliver(storage) is None
+    assert keys(s3_client, s3_bucket) == ["a.bin"]
+    assert "Uploads" not in s3_client.list_multipart_uploads(Bucket=s3_bucket)
+
+
+def test_a_process_that_dies_after_it_met_another_object_leaves_that_alone(
+    s3_options: Options, s3_client: BaseClient, s3_bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def put_theirs(name: str) -> None:
+        s3_client.put_object(Bucket=s3_bucket, Key=name, Body=b"theirs")
+
+    def die(*args: Any) -> str:
+        raise SystemExit
+
+    remote = Slow(**s3_options)
+    remote.happens = put_theirs
+    storage = make(remote=remote)
+    name = storage.save("a.bin", file(b"our own"))
+    monkeypatch.setattr("queued_storage.proxies.RemoteProxy._alternative", die)
+    with pytest.raises(SystemExit):
+        deliver(storage)
+    monkeypatch.undo()
+    assert row(storage, name).remote_name == ""
+    remote.happens = str
+    assert transfers_run(storage, name) is None
+    assert body(s3_client, s3_bucket, "a.bin") == b"theirs"
+    assert body(s3_client, s3_bucket, row(storage, name).remote_name) == b"our own"
+
+
+def test_an_upload_whose_answer_was_lost_is_our_own(
+    s3_options: Options, s3_client: BaseClient, s3_bucket: str
+) -> None:
+    """boto3 sends it again by itself, and S3 says that there is such an object."""
+    remote = S3Storage(**s3_options)
+    lost = []
+
+    def lose_answer(response_dict: dict[str, Any], **kwargs: Any) -> None:
+        if not lost:
+            lost.append(response_dict["status_code"])
+            response_dict.update(status_code=503, body=b"<Error><Code>SlowDown</Code></Error>")
+
+    client = remote.connection.meta.client
+    client.meta.events.register("before-parse.s3.PutObject", lose_answer)
+    client.meta.events.register(
+        "needs-retry.s3.PutObject", lambda attempts, **kwargs: 0 if attempts == 1 else None
+    )
+    storage = make(remote=remote)
+    name = storage.save("a.bin", file(b"our own"))
+    assert deliver(storage) is None
+    assert lost == [200]
+    assert row(storage, name).remote_name == "a.bin"
+    assert keys(s3_client, s3_bucket) == ["a.bin"]
+
+
+def test_a_server_without_conditions(
+    s3_options: Options, s3_client: BaseClient, s3_bucket: str
+) -> None:
+    """As some that speak S3 answer to headers that they do not know."""
+    remote = S3Storage(**s3_options)
+    refused = []
+
+    def refuse(request: Any, **kwargs: Any) -> Any:
+        if "If-None-Match" not in request.headers:
+            return None
+        refused.append(request.url)
+        text = b"<Error><Code>NotImplemented</Code></Error>"
+        return AWSResponse(request.url, 501, {}, RawResponse(text))
+
+    remote.connection.meta.client.meta.events.register("before-send.s3.PutObject", refuse)
+    storage = make(remote=remote, task=TransferAndDelete)
+    name = storage.save("a.bin", file(b"our own"))
+    assert deliver(storage) is None
+    assert len(refused) == 1
+    assert read(storage, name) == b"our own"
+
+
+class RawResponse(io.BytesIO):
+    def stream(self, **kwargs: Any) -> Any:
+        yield self.read()
 
 
 @pytest.mark.parametrize("size", [7, 2 * MIB])

@@ -118,53 +118,63 @@ class RemoteProxy(StorageProxy):
             return self.storage.save(name, content, max_length=max_length)
         outgoing = MeasuredFile(content, name, self._touch)
         outgoing.content_type = outgoing.content_type or self._lease.row.content_type
-        remote_name, is_there = self._reserve(outgoing)
-        if not is_there:
-            remote_name = self._send(remote_name, outgoing)
+        if reserved := self._lease.row.remote_name:
+            self._make_room(reserved)
+            remote_name = self._send(reserved, outgoing, self._uploader.upload)
+        else:
+            remote_name = self._send_new(outgoing)
         self.upload = Upload(remote_name, outgoing.content, isinstance(content, WatchedFile))
         return name
 
     def _touch(self, count: int) -> None:
         self._lease.progress()
 
-    def _send(self, remote_name: str, outgoing: MeasuredFile) -> str:
-        self._lease.require()
-        written = self._uploader.upload(remote_name, outgoing)
-        if written != remote_name:
-            self._require_ours(ledger().name_written(self._lease.row, written))
-            self._lease.row.remote_name = written
-        return written
+    def _make_room(self, reserved: str) -> None:
+        """A name in the row was reserved by an earlier attempt or generation: what is there is our
+        own remains, as long as the claim stands, which must show right before they are touched."""
+        self._note(reserved)
+        self._uploader.forget_unfinished(reserved)
+        if not self._uploader.replaces:
+            self.storage.delete(reserved)
 
-    def _reserve(self, outgoing: MeasuredFile) -> tuple[str, bool]:
-        """A name that is ours to write, and whether the very same bytes are there already.
+    def _send_new(self, outgoing: MeasuredFile) -> str:
+        """Reserve a name, and send the file there, unless the very same bytes are there already.
 
-        A name in the row was reserved by an earlier attempt or generation: what is there is our
-        own remains, as long as the claim stands, which must show right before they are touched.
-        Without one, an object under the name is somebody else's and stays as it is.
+        Any other object under the name is somebody else's and stays as it is.
         """
-        if reserved := self._lease.row.remote_name:
-            self._note(reserved)
-            self._uploader.forget_unfinished(reserved)
-            if not self._uploader.replaces:
-                self.storage.delete(reserved)
-            return reserved, False
         candidate = self._name
         for _try in range(MAX_NAMES):
             if not self.storage.exists(candidate):
                 self._note(candidate)
-                return candidate, False
-            if candidate == self._name and self._is_ours(candidate, outgoing):
+                try:
+                    return self._send(candidate, outgoing, self._uploader.upload_new)
+                except FileExistsError:  # of somebody who was quicker; or our own, unanswered
+                    if self._is_ours(candidate, outgoing):
+                        return candidate
+                    self._note("")  # it must not be taken for our remains
+            elif candidate == self._name and self._is_ours(candidate, outgoing):
                 self._note(candidate)
-                return candidate, True
+                return candidate
             candidate = self._alternative()
         raise TransferError(
             f"The remote has other objects under {self._name!r} and {MAX_NAMES} names like it."
         )
 
+    def _send(
+        self, remote_name: str, outgoing: MeasuredFile, upload: Callable[[str, MeasuredFile], str]
+    ) -> str:
+        self._lease.require()
+        written = upload(remote_name, outgoing)
+        if written != remote_name:
+            self._require_ours(ledger().name_written(self._lease.row, written))
+            self._lease.row.remote_name = written
+        return written
+
     def _is_ours(self, remote_name: str, outgoing: MeasuredFile) -> bool:
         """Whether the object is a copy of this file, and of no other one that is called so: who
         shares an object loses it when the other file is deleted."""
-        return self._holds(remote_name, outgoing) and not ledger().called(remote_name).exists()
+        others = ledger().exclude(pk=self._lease.row.pk)
+        return self._holds(remote_name, outgoing) and not others.called(remote_name).exists()
 
     def _holds(self, remote_name: str, outgoing: MeasuredFile) -> bool:
         """Compare byte by byte: a checksum is no proof against somebody who wants a collision."""

@@ -34,6 +34,14 @@ class Uploader(ABC):
         """Whether all that the remote is configured to do can be honoured."""
         return True
 
+    def upload_new(self, name: str, content: MeasuredFile) -> str:
+        """The same under a name that was free a moment ago.
+
+        ``FileExistsError`` is raised, and what is there stays as it is, if it is free no more and
+        the remote can tell.
+        """
+        return self.upload(name, content)
+
     def forget_unfinished(self, name: str) -> None:
         """Have the remote drop what it keeps of uploads to ``name`` that were cut off, apart from
         an object."""

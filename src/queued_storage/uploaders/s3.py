@@ -4,6 +4,8 @@ import base64
 import copy
 import logging
 from collections.abc import Iterator
+from contextvars import ContextVar
+from http import HTTPStatus
 from typing import Any, cast
 
 from boto3.s3.transfer import TransferConfig
@@ -45,6 +47,28 @@ class S3Uploader(Uploader):
             content.seek(0)  # somebody may have had a look at it
         self._object(name).upload_fileobj(content, ExtraArgs=parameters, Config=self._config())
         return cleaned
+
+    def upload_new(self, name: str, content: MeasuredFile) -> str:
+        """On the condition ``If-None-Match: *``, where the server knows it.
+
+        See https://docs.aws.amazon.com/AmazonS3/latest/userguide/conditional-writes.html.
+        """
+        client = self._s3.connection.meta.client
+        for call in ("PutObject", "CompleteMultipartUpload"):
+            event = f"provide-client-params.s3.{call}"
+            client.meta.events.register(event, _add_condition, unique_id=f"queued-storage-{call}")
+        token = _is_new.set(True)
+        try:
+            return self.upload(name, content)
+        except client.exceptions.ClientError as error:
+            status = error.response["ResponseMetadata"]["HTTPStatusCode"]
+            if status == HTTPStatus.PRECONDITION_FAILED:
+                raise FileExistsError(f"{name!r} is another object by now.") from error
+            if status != HTTPStatus.NOT_IMPLEMENTED:
+                raise
+        finally:
+            _is_new.reset(token)
+        return self.upload(name, content)
 
     def forget_unfinished(self, name: str) -> None:
         """Abort multipart uploads, which cost money and are in no listing. One that a frozen
@@ -119,6 +143,15 @@ class S3Uploader(Uploader):
         """The parameters without which an object encrypted with one's own key cannot be read."""
         parameters = self._s3.get_object_parameters(name)
         return {key: value for key, value in parameters.items() if key.startswith("SSECustomer")}
+
+
+# s3transfer takes no such argument, so it is added to its calls, which are made in this thread.
+_is_new: ContextVar[bool] = ContextVar("queued_storage_is_new", default=False)
+
+
+def _add_condition(params: dict[str, Any], **kwargs: Any) -> None:
+    if _is_new.get():
+        params["IfNoneMatch"] = "*"
 
 
 def _as_recorded(checksum: str) -> str:
