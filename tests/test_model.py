@@ -542,6 +542,8 @@ class Model(RuleBasedStateMachine):
                 if rows[name].remote_name == name:
                     self.foreign.pop(name, None)
         if not in_transaction:
+            for name in self.tombstones.keys() - tombstones.keys() & self.squatters.keys():
+                self.strays.setdefault(name, self.squatters.pop(name))
             for name in self.tombstones.keys() - tombstones.keys() & self.strays.keys():
                 if name not in self.bench.near.content():  # it went with the deleted file
                     del self.strays[name]

@@ -11,7 +11,7 @@ from django.core.files.storage import Storage
 from django.db import transaction
 from django.dispatch import Signal
 
-from . import leases, localfiles
+from . import leases
 from .aliases import storage_for
 from .conf import settings
 from .exceptions import (
@@ -208,12 +208,8 @@ class _Work:
                 self.storage.remote.delete(remote_name)
         self.lease.require()
         drop_local(self.storage, self.row.pk, self.row.name)
-        with transaction.atomic(using=ledger_database()):
-            if not ledger().purged(self.row):
-                raise LeaseLost(f"{self.row} is being purged by another worker.")
-            # Somebody who tried the name of an evicted file may have died there. Who tries it at
-            # this moment has the bytes elsewhere.
-            localfiles.discard(self.storage.local, self.row.name)
+        if not ledger().purged(self.row):
+            raise LeaseLost(f"{self.row} is being purged by another worker.")
         self._send(file_deleted)
 
     def _is_anothers(self, remote_name: str) -> bool:
