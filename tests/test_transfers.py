@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 from django.core.files.storage import FileSystemStorage
 from django.db import transaction
+from dramatiq.middleware import TimeLimitExceeded
+from gevent import Timeout
 from pytest_django import Settings
 
 from queued_storage import transfers
@@ -316,17 +318,22 @@ def test_a_worker_that_is_told_to_end_gives_the_file_back(end: type[BaseExceptio
     assert is_due(storage, name)
 
 
-def test_a_time_limit_costs_one_attempt_and_leaves_the_rest_of_a_message_alone() -> None:
+@pytest.mark.parametrize("limit", [TimeLimitReached, TimeLimitExceeded, Timeout])
+def test_a_time_limit_costs_one_attempt_and_leaves_the_rest_of_a_message_alone(
+    limit: type[BaseException],
+) -> None:
+    """Ours, Dramatiq's, and gevent's."""
+
     def take_too_long(*args: Any) -> None:
-        raise TimeLimitReached("Too long.")
+        raise limit(1)
 
     storage = make(task=Step(take_too_long))
     names = [storage.save(name, file()) for name in ("a.txt", "b.txt")]
-    with pytest.raises(TimeLimitReached):
+    with pytest.raises(limit):
         storage.queue.deliver()
     first, second = (row(storage, name) for name in names)
     assert (first.state, first.attempts, first.lease_token) == (State.PENDING, 1, "")
-    assert first.last_error == "TimeLimitReached: Too long."
+    assert first.last_error.startswith(limit.__name__)
     assert not is_due(storage, names[0])
     assert (second.state, second.attempts) == (State.PENDING, 0)
     assert is_due(storage, names[1])
