@@ -575,6 +575,7 @@ class Host:
         return random.randint(1, FILES // 4)
 
 
+@pytest.mark.timeout(400)
 def test_two_hosts_move_their_files_while_their_workers_are_killed(
     start: Callable[..., Any], settings: Settings
 ) -> None:
@@ -600,7 +601,7 @@ def test_two_hosts_move_their_files_while_their_workers_are_killed(
 
     run_everywhere(save_many, HOSTS)
     run_everywhere(delete_some, HOSTS[::-1])
-    until(is_over, timeout=90)
+    until(is_over, timeout=200)
     kept = {f"{host}/{n}.bin" for host in HOSTS for n in range(FILES) if n % 10}
     assert set(ledger().values_list("name", flat=True)) == kept
     assert {row.name: row.host for row in ledger().all()} == {
