@@ -53,6 +53,11 @@ class NewFile(ABC):
         Returns the name the storage chose, where it does.
         """
 
+    def take_over(self, name: str) -> None:
+        """Be visible under this name in the place of a file that was found to have these very
+        bytes. Only after ``take()`` found it taken."""
+        raise NotImplementedError
+
     @abstractmethod
     def _give_up_name(self) -> None:
         pass
@@ -114,6 +119,9 @@ class _Draft(NewFile):
             return None
         self._name = name
         return name
+
+    def take_over(self, name: str) -> None:
+        replace(self._storage, self._draft, name)
 
     def _give_up_name(self) -> None:
         name, self._name = self._name, None

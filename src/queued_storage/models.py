@@ -1,7 +1,7 @@
 """The ledger: one row per stored file, and every way in which a row may change."""
 
 import uuid
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any, Self
@@ -209,6 +209,79 @@ class QueuedFileQuerySet(models.QuerySet["QueuedFile"]):
         return living.update(
             due_at=_when_nobody_holds_it(), state=State.DELETING, attempts=0, last_error=""
         )
+
+    # What an operator asks for
+
+    def retriable(self) -> Self:
+        """Files that failed or wait for their next try; of deletes and evictions, too."""
+        waits = Q(state__in=[State.DELETING, State.TRANSFERRED], lease_token="")
+        waits &= Q(due_at__isnull=False)
+        return self.filter(waits | Q(state__in=[State.PENDING, State.FAILED]))
+
+    def retry(self) -> int:
+        """Make these due, with all their retries before them."""
+        back = When(state=State.FAILED, then=Value(State.PENDING))
+        return self.retriable().update(
+            due_at=_when_nobody_holds_it(), state=Case(back, default=F("state")), attempts=0
+        )
+
+    def cancellable(self) -> Self:
+        """Files that are to be transferred or just being so, or whose eviction is to come."""
+        is_evicted = Q(state=State.TRANSFERRED, due_at__isnull=False)
+        return self.filter(is_evicted | Q(state__in=[State.PENDING, State.TRANSFERRING]))
+
+    def cancel(self) -> int:
+        """Hold these; a worker that has one finds its claim void."""
+        # The token of a transfer stays: until its worker lets go, it may be writing.
+        freed = When(state=State.TRANSFERRED, then=Value(""))
+        held = When(state__in=[State.PENDING, State.TRANSFERRING], then=Value(State.HELD))
+        return self.cancellable().update(
+            due_at=None,
+            lease_token=Case(freed, default=F("lease_token")),
+            state=Case(held, default=F("state")),
+        )
+
+    def evictable(self) -> Self:
+        """Transferred files whose local copy is here, and with which nobody has anything to do."""
+        return self.filter(state=State.TRANSFERRED, due_at=None, is_local=True).workable_here()
+
+    def restorable(self) -> Self:
+        """Transferred files without a local copy, the same."""
+        return self.filter(state=State.TRANSFERRED, due_at=None, is_local=False)
+
+    def claim_settled(self, pk: int) -> "QueuedFile | None":
+        """Take a transferred file of which nothing is due, to evict or restore it. If its holder
+        dies, the row falls due as any other."""
+        token = new_token()
+        settled = self.filter(pk=pk, state=State.TRANSFERRED, due_at=None)
+        if not settled.update(due_at=seconds_from_now(settings.lease), lease_token=token, sent=0):
+            return None
+        return self.filter(pk=pk, lease_token=token).first()
+
+    def settle(self, row: "QueuedFile", error: str = "") -> int:
+        """End a claim on a transferred file that changed nothing."""
+        return self.held_as(row).update(due_at=None, lease_token="", last_error=error)
+
+    def restored(self, row: "QueuedFile") -> int:
+        """Note that this host has a local copy again."""
+        return self.held_as(row).update(
+            is_local=True,
+            host=settings.host,
+            evicted_at=None,
+            due_at=None,
+            lease_token="",
+            last_error="",
+        )
+
+    def in_batches(self, size: int) -> "Iterator[Sequence[QueuedFile]]":
+        """All of these rows, each once, the oldest first, and no more than ``size`` at a time."""
+        rows = list(self.order_by("pk")[:size])
+        while rows:
+            yield rows
+            is_full = len(rows) == size
+            rows = list(self.filter(pk__gt=rows[-1].pk).order_by("pk")[:size]) if is_full else []
+
+    # What follows from what was asked for
 
     def drop_local(self, pk: int) -> int:
         """Note that the local copy of a tombstone, which this host can see, is gone."""

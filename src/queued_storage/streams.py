@@ -32,6 +32,31 @@ def checksum_of(pieces: Iterable[bytes]) -> Checksum:
     return checksum
 
 
+class PiecewiseFile(File):
+    """A file to be read once, from pieces that come from elsewhere."""
+
+    def __init__(self, pieces: Iterator[bytes], name: str) -> None:
+        super().__init__(None, name)
+        self._pieces = pieces
+        self._rest = b""
+
+    def chunks(self, chunk_size: int | None = None) -> Iterator[bytes]:
+        if self._rest:
+            yield self._rest
+            self._rest = b""
+        yield from self._pieces
+
+    def read(self, size: int = -1) -> bytes:
+        while size < 0 or len(self._rest) < size:
+            piece = next(self._pieces, None)
+            if piece is None:
+                size = len(self._rest)
+                break
+            self._rest += piece
+        data, self._rest = self._rest[:size], self._rest[size:]
+        return data
+
+
 class MeasuredFile(File):
     """A file that knows the size and checksum of the bytes that were read from it.
 

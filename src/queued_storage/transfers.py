@@ -72,7 +72,7 @@ class _Work:
     def run(self) -> Exception | None:
         steps: dict[str, Callable[[], None]] = {
             State.TRANSFERRING: self._attempt,
-            State.TRANSFERRED: self._evict,
+            State.TRANSFERRED: self._finish,
             State.DELETING: self._purge,
         }
         try:
@@ -190,12 +190,17 @@ class _Work:
 
     # The end of a copy, or of both
 
+    def _finish(self) -> None:
+        """End what somebody began who died: an eviction, or a restoring, which left a draft."""
+        if not self.row.is_local:
+            ledger().settle(self.row)
+            return
+        verify_remote(self.storage, self.row, settings.verify, self.lease.progress)
+        self.lease.confirm()
+        self._evict()
+
     def _evict(self) -> None:
-        """Free the local copy, while the row is locked against who would write a new one."""
-        with transaction.atomic(using=ledger_database()):
-            if not ledger().evicted(self.row):
-                raise LeaseLost(f"{self.row} is not to be evicted any more.")
-            self.storage.local.delete(self.row.name)
+        free_local(self.storage, self.row)
         self._send(file_evicted)
 
     def _purge(self) -> None:
@@ -280,14 +285,39 @@ class _Work:
             return []
 
     def _send(self, signal: Signal, **kwargs: Any) -> None:
-        sender = type(self.storage)
-        if not signal.has_listeners(sender) or not (sides := self._sides()):
-            return
-        row = ledger().filter(pk=self.row.pk).first() or self.row
-        local, remote = sides
-        signal.send_robust(
-            sender=sender, name=row.name, local=local, remote=remote, queued_file=row, **kwargs
-        )
+        if self._sides():
+            send(signal, self.storage, self.row, **kwargs)
+
+
+def send(signal: Signal, storage: Any, row: QueuedFile, **kwargs: Any) -> None:
+    sender = type(storage)
+    if not signal.has_listeners(sender):
+        return
+    row = ledger().filter(pk=row.pk).first() or row
+    signal.send_robust(
+        sender=sender,
+        name=row.name,
+        local=storage.local,
+        remote=storage.remote,
+        queued_file=row,
+        **kwargs,
+    )
+
+
+def verify_remote(storage: Any, row: QueuedFile, level: str, progress: Any) -> str:
+    """Have the remote copy of a transferred file proved, as far as the ledger knows its bytes."""
+    uploader: Uploader = storage.uploader
+    uploader.progress = progress
+    content = Content(row.size, row.checksum)
+    return uploader.verify(row.remote_name, content, level if row.checksum else "size")
+
+
+def free_local(storage: Any, row: QueuedFile) -> None:
+    """Remove the local copy, while the row is locked against who would write a new one."""
+    with transaction.atomic(using=ledger_database()):
+        if not ledger().evicted(row):
+            raise LeaseLost(f"{row} is not to be evicted any more.")
+        storage.local.delete(row.name)
 
 
 def drop_local(storage: Any, pk: int, name: str) -> None:

@@ -1,0 +1,332 @@
+"""Carries out what an operator asks for, on files chosen by a query."""
+
+import contextlib
+import logging
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from django.core.exceptions import ImproperlyConfigured
+from django.core.files import File
+from django.db import transaction
+
+from . import leases, localfiles, transfers
+from .aliases import storage_for
+from .conf import settings
+from .exceptions import LeaseLost, VerificationError
+from .leases import Lease
+from .models import (
+    QueuedFile,
+    QueuedFileQuerySet,
+    State,
+    is_reachable_from_here,
+    ledger,
+    ledger_database,
+)
+from .queues.wakeup import wake
+from .reasons import reason
+from .signals import file_evicted
+from .streams import MeasuredFile, PiecewiseFile, checksum_of
+
+logger = logging.getLogger("queued_storage")
+
+BATCH = 100  # rows in memory
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """How far a pass over many files has come: what it has just done with some of them."""
+
+    files: int
+    bytes: int
+    error: str = ""  # why it was in vain
+
+
+Tell = Callable[[Step], object]
+
+
+def _nobody(step: Step) -> None:
+    pass
+
+
+# Transfers
+
+
+def retry(rows: QueuedFileQuerySet, tell: Tell = _nobody) -> int:
+    """Have files worked on now that failed or wait for their next try; returns how many."""
+    count = 0
+    for batch in rows.retriable().in_batches(BATCH):
+        with transaction.atomic(using=ledger_database()):
+            count += _of(batch).retry()
+            _wake(batch)
+        tell(_step(batch))
+    return count
+
+
+def cancel(rows: QueuedFileQuerySet, tell: Tell = _nobody) -> int:
+    """Hold files that are to be transferred, or just being so; returns how many.
+
+    Their local copies stay. Of a transferred file, the eviction that is to come is dropped.
+    """
+    count = 0
+    for batch in rows.cancellable().in_batches(BATCH):
+        count += _of(batch).cancel()
+        tell(_step(batch))
+    return count
+
+
+def _of(batch: Sequence[QueuedFile]) -> QueuedFileQuerySet:
+    return ledger().filter(pk__in=[row.pk for row in batch])
+
+
+def _step(batch: Sequence[QueuedFile]) -> Step:
+    return Step(len(batch), sum(row.size for row in batch))
+
+
+def _wake(batch: Sequence[QueuedFile]) -> None:
+    for row in batch:
+        try:
+            storage: Any = storage_for(row.alias, row.task)
+            queue = storage.queue_for(row.host, is_local=row.is_local)
+        except ImproperlyConfigured as error:
+            logger.error("%s is due, but nobody here can move it. %s", row, error)
+        else:
+            wake(row.alias, queue, row.pk)
+
+
+# Local copies
+
+
+def evict(rows: QueuedFileQuerySet, tell: Tell = _nobody) -> int:
+    """Free the local copies of transferred files, after a look that the remote has them; returns
+    how many. One that this host cannot see stays."""
+    return _each(rows.evictable(), _evict, tell)
+
+
+def restore(rows: QueuedFileQuerySet, tell: Tell = _nobody) -> int:
+    """Bring transferred files back to the local storage; returns how many."""
+    return _each(rows.restorable(), _restore, tell)
+
+
+Errand = Callable[[Any, QueuedFile, Lease], None]
+
+
+def _each(rows: QueuedFileQuerySet, errand: Errand, tell: Tell) -> int:
+    count = 0
+    for batch in rows.in_batches(BATCH):
+        for row in batch:
+            error = _run(row.pk, errand)
+            count += error is None
+            tell(Step(1, row.size, error or ""))
+    return count
+
+
+def _run(pk: int, errand: Errand) -> str | None:
+    """Why it was in vain, which is written to the row, too; None if it was not."""
+    row = ledger().claim_settled(pk)
+    if row is None:
+        return "It was changed meanwhile."
+    with leases.keep(row) as lease:
+        try:
+            errand(storage_for(row.alias, row.task), row, lease)
+            return None
+        except Exception as error:
+            text = "" if isinstance(error, LeaseLost) else reason(error, *_sides(row))
+            if not ledger().settle(row, text) and ledger().let_go(row):
+                _wake([row])
+            if text:
+                logger.warning("%s: %s", row, text, extra={"queued_file": row.pk})
+            return text or "It was changed meanwhile."
+        except BaseException:
+            ledger().settle(row)
+            raise
+
+
+def _sides(row: QueuedFile) -> list[Any]:
+    try:
+        storage: Any = storage_for(row.alias, row.task)
+        return [storage.local, storage.remote]
+    except Exception:
+        return []
+
+
+def _evict(storage: Any, row: QueuedFile, lease: Lease) -> None:
+    if not row.is_local or not is_reachable_from_here(row.host):
+        raise LeaseLost(f"{row} has no local copy here any more.")
+    transfers.verify_remote(storage, row, settings.verify, lease.progress)
+    lease.confirm()
+    transfers.free_local(storage, row)
+    transfers.send(file_evicted, storage, row)
+
+
+def _restore(storage: Any, row: QueuedFile, lease: Lease) -> None:
+    if row.is_local:
+        raise LeaseLost(f"{row} has a local copy again.")
+    pieces = PiecewiseFile(storage.uploader.read_back(row.remote_name), row.name)
+    measured = MeasuredFile(pieces, row.name, lambda count: lease.progress())
+    with contextlib.ExitStack() as stack:
+        source: File = measured
+        if not localfiles.has_paths(storage.local):  # which shows at once what it is given
+            source = stack.enter_context(_set_aside(measured))
+        file = stack.enter_context(localfiles.new_file(storage.local, row.name, source))
+        _require_whole(row, measured)
+        may_take_over = _is_there(storage, row)
+        lease.confirm()
+        with transaction.atomic(using=ledger_database()):  # locked against new content
+            if not ledger().restored(row):
+                raise LeaseLost(f"{row} is not to be restored any more.")
+            taken = file.take(row.name)
+            if taken is None and may_take_over:
+                file.take_over(row.name)
+            elif taken != row.name:
+                raise FileExistsError(f"Another local file is in the way of {row.name!r}.")
+
+
+@contextlib.contextmanager
+def _set_aside(content: File) -> Iterator[File]:
+    with tempfile.TemporaryFile() as copy:
+        for chunk in content.chunks():
+            copy.write(chunk)
+        copy.seek(0)
+        yield File(copy, content.name)
+
+
+def _require_whole(row: QueuedFile, measured: MeasuredFile) -> None:
+    found = measured.content
+    if found.size != row.size or (row.checksum and found.checksum != row.checksum):
+        raise VerificationError(
+            f"The remote gave {found.size} bytes of {row.remote_name!r} with {found.checksum}, "
+            f"but {row.size} with {row.checksum or 'any checksum'} were sent."
+        )
+
+
+def _is_there(storage: Any, row: QueuedFile) -> bool:
+    """Whether somebody died who had put the file in place already."""
+    if not storage.local.exists(row.name):
+        return False
+    others = ledger().filter(name=row.name, is_local=True).exclude(pk=row.pk)
+    if others.exists():  # of a storage that may share our local one
+        return False
+    with storage.local.open(row.name) as file:
+        found = checksum_of(file.chunks())
+    return found.size == row.size and str(found) == row.checksum
+
+
+# Comparison
+
+
+class Kind(StrEnum):
+    MISSING = "missing"
+    EXTRA = "extra"  # a local file under the name of one that has none
+    DIFFERENT = "different"
+    UNREADABLE = "unreadable"  # nobody could look
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """In what a copy of a file is not as the ledger has it."""
+
+    pk: int
+    alias: str
+    name: str
+    side: str  # "local" or "remote"
+    kind: Kind
+    details: str
+
+
+def verify(
+    rows: QueuedFileQuerySet, *, content: bool = False, tell: Tell = _nobody
+) -> Iterator[Finding]:
+    """Compare the ledger with both storages; changes nothing.
+
+    Sizes are compared, and checksums where the remote keeps them; with ``content``, every byte is
+    read. A local copy is looked at where this host can see it.
+    """
+    for batch in rows.exclude(state=State.DELETING).in_batches(BATCH):
+        for row in batch:
+            yield from _findings(row, content)
+            tell(Step(1, row.size))
+
+
+def _findings(row: QueuedFile, content: bool) -> Iterator[Finding]:
+    look = _Look(row, content)
+    found = [finding for finding in (look.at_local(), look.at_remote()) if finding]
+    if found and look.is_unchanged():
+        yield from found
+
+
+class _Look:
+    """At the two copies of one file."""
+
+    def __init__(self, row: QueuedFile, content: bool) -> None:
+        self.row = row
+        self.content = content
+
+    @property
+    def storage(self) -> Any:
+        return storage_for(self.row.alias, self.row.task)
+
+    def is_unchanged(self) -> bool:
+        """Whether the row still says what it said before the look."""
+        columns = ("state", "generation", "is_local", "host", "remote_name")
+        same = {column: getattr(self.row, column) for column in columns}
+        return ledger().filter(pk=self.row.pk, **same).exists()
+
+    def at_local(self) -> Finding | None:
+        try:
+            return self._at_local()
+        except Exception as error:
+            return self._unreadable("local", error)
+
+    def _at_local(self) -> Finding | None:
+        row, local = self.row, self.storage.local
+        if not is_reachable_from_here(row.host) and row.is_local:
+            return None
+        is_there = local.exists(row.name)
+        if not row.is_local:
+            details = "The ledger has no local copy of this file."
+            return self._finding("local", Kind.EXTRA, details) if is_there else None
+        if not is_there:
+            return self._finding("local", Kind.MISSING, f"It was saved on {row.host!r}.")
+        if (size := local.size(row.name)) != row.size:
+            return self._different("local", f"{size} bytes", f"{row.size}")
+        if self.content and row.checksum:
+            with local.open(row.name) as file:
+                found = str(checksum_of(file.chunks()))
+            if found != row.checksum:
+                return self._different("local", found, row.checksum)
+        return None
+
+    def at_remote(self) -> Finding | None:
+        if self.row.state != State.TRANSFERRED:
+            return None  # remains of an attempt may be there
+        try:
+            return self._at_remote()
+        except Exception as error:
+            return self._unreadable("remote", error)
+
+    def _at_remote(self) -> Finding | None:
+        level = "content" if self.content else "checksum"
+        if not self.content and settings.verify == "size":
+            level = "size"
+        try:
+            transfers.verify_remote(self.storage, self.row, level, lambda: None)
+        except Exception as error:
+            name = self.row.remote_name
+            if not self.storage.remote.exists(name):
+                return self._finding("remote", Kind.MISSING, f"It was called {name!r} there.")
+            if isinstance(error, VerificationError):
+                return self._finding("remote", Kind.DIFFERENT, reason(error))
+            raise
+        return None
+
+    def _different(self, side: str, found: str, recorded: str) -> Finding:
+        return self._finding(side, Kind.DIFFERENT, f"It has {found}, the ledger {recorded}.")
+
+    def _unreadable(self, side: str, error: Exception) -> Finding:
+        return self._finding(side, Kind.UNREADABLE, reason(error, *_sides(self.row)))
+
+    def _finding(self, side: str, kind: Kind, details: str) -> Finding:
+        return Finding(self.row.pk, self.row.alias, self.row.name, side, kind, details)
