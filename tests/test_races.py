@@ -21,6 +21,7 @@ from django.db import connection, connections, transaction
 from django.test.utils import CaptureQueriesContext
 from pytest_django import Settings
 
+from queued_storage import steering
 from queued_storage.backends import QueuedStorage
 from queued_storage.maintenance import sweep
 from queued_storage.models import QueuedFileQuerySet, State, ledger
@@ -439,13 +440,16 @@ def test_new_content_that_comes_in_the_instant_of_the_claim(
 
 
 def save_in_turn(meeting: Meeting) -> None:
-    """Have one file after the other transferred and evicted under the eyes of the readers."""
+    """Have one file after the other transferred, evicted, restored and evicted again under the eyes
+    of the readers."""
     meeting.wait_for_the_others()
     storage: Any = storages["default"]
     for version in range(TURNS):
         name = storage.save(f"{version}.bin", ContentFile(content_of(version)))
         meeting.put("saved", version)
         until(partial(is_evicted, storage, name))
+        assert steering.restore(ledger().filter(name=name)) == 1
+        assert steering.evict(ledger().filter(name=name)) == 1
 
 
 def is_evicted(storage: Any, name: str) -> bool:
@@ -460,6 +464,8 @@ def read_in_turn(meeting: Meeting) -> None:
             if version > seen:
                 look_at(storage, f"{version}.bin", version)
                 seen = version
+        if seen >= 0:
+            assert version_of(read(storage, f"{seen}.bin")) == seen
 
 
 def look_at(storage: Any, name: str, version: int) -> None:
