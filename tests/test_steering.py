@@ -255,16 +255,15 @@ def test_what_the_remote_has_not_is_kept(damage: bytes, settings: Settings) -> N
     assert found.last_error == steps[0].error != ""
 
 
-def test_one_that_cannot_be_evicted_does_not_keep_the_others(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+def test_one_that_cannot_be_evicted_does_not_keep_the_others() -> None:
     storage = make()
     first, second = transferred(storage, "1.txt"), transferred(storage, "2.txt")
     Path(storage.remote.path(first)).unlink()
-    assert steering.evict(files(storage)) == 1
+    steps: list[Step] = []
+    assert steering.evict(files(storage), steps.append) == 1
     assert on_disk() == [first]
-    assert first in caplog.text
-    assert second not in caplog.text
+    assert [step.name for step in steps if step.error] == [f"{first} ({storage.alias})"]
+    assert not storage.queued_file(second).is_local
 
 
 def test_evict_leaves_what_is_not_transferred() -> None:

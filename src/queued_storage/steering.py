@@ -42,6 +42,7 @@ class Step:
     files: int
     bytes: int
     error: str = ""  # why it was in vain
+    name: str = ""  # of the file for which it was
 
 
 Tell = Callable[[Step], object]
@@ -49,6 +50,10 @@ Tell = Callable[[Step], object]
 
 def _nobody(step: Step) -> None:
     pass
+
+
+def _never() -> bool:
+    return False
 
 
 # Transfers
@@ -99,27 +104,34 @@ def _wake(batch: Sequence[QueuedFile]) -> None:
 # Local copies
 
 
-def evict(rows: QueuedFileQuerySet, tell: Tell = _nobody) -> int:
+def evict(
+    rows: QueuedFileQuerySet, tell: Tell = _nobody, *, until: Callable[[], bool] = _never
+) -> int:
     """Free the local copies of transferred files, after a look that the remote has them; returns
-    how many. One that this host cannot see stays."""
-    return _each(rows.evictable(), _evict, tell)
+    how many.
+
+    The oldest go first, and none any more as soon as ``until()`` is true. One that this host
+    cannot see stays.
+    """
+    return _each(rows.evictable(), _evict, tell, until)
 
 
 def restore(rows: QueuedFileQuerySet, tell: Tell = _nobody) -> int:
     """Bring transferred files back to the local storage; returns how many."""
-    return _each(rows.restorable(), _restore, tell)
+    return _each(rows.restorable(), _restore, tell, _never)
 
 
 Errand = Callable[[Any, QueuedFile, Lease], None]
 
 
-def _each(rows: QueuedFileQuerySet, errand: Errand, tell: Tell) -> int:
+def _each(rows: QueuedFileQuerySet, errand: Errand, tell: Tell, until: Callable[[], bool]) -> int:
     count = 0
-    for batch in rows.in_batches(BATCH):
-        for row in batch:
-            error = _run(row.pk, errand)
-            count += error is None
-            tell(Step(1, row.size, error or ""))
+    for row in (row for batch in rows.in_batches(BATCH) for row in batch):
+        if until():
+            break
+        error = _run(row.pk, errand)
+        count += error is None
+        tell(Step(1, row.size, error or "", str(row)))
     return count
 
 
@@ -137,7 +149,7 @@ def _run(pk: int, errand: Errand) -> str | None:
             if not ledger().settle(row, text) and ledger().let_go(row):
                 _wake([row])
             if text:
-                logger.warning("%s: %s", row, text, extra={"queued_file": row.pk})
+                logger.info("%s: %s", row, text, extra={"queued_file": row.pk})
             return text or "It was changed meanwhile."
         except BaseException:
             ledger().settle(row)

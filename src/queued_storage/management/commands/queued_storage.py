@@ -16,6 +16,7 @@ from ...aliases import known_storages
 from ...conf import settings
 from ...executor import Executor
 from ...models import QueuedFile, State, is_reachable_from_here, ledger
+from ..verbs import VERBS
 
 TIME = "%Y-%m-%d %H:%M:%S"
 
@@ -57,7 +58,15 @@ class Command(BaseCommand):
         give_up.add_argument("host", help="as 'status' names it")
         give_up.add_argument("--dry-run", action="store_true", help="only count the files")
 
+        for verb in VERBS:
+            own = verbs.add_parser(verb.name, help=verb.help, description=verb.description or None)
+            verb.add_arguments(own)
+            own.set_defaults(run=verb)
+
     def handle(self, *args: Any, **options: Any) -> None:
+        if run := options.get("run"):
+            run(self.stdout, self.stderr)(options)
+            return
         getattr(self, f"_{options['verb'].replace('-', '_')}")(options)
 
     def _status(self, options: dict[str, Any]) -> None:

@@ -1,0 +1,112 @@
+"""What a verb is, and how the files are chosen that it is for."""
+
+import argparse
+import re
+import signal
+import threading
+from abc import ABC, abstractmethod
+from argparse import ArgumentParser
+from datetime import timedelta
+from typing import Any, ClassVar
+
+from django.core.management.base import CommandError, OutputWrapper
+from django.db.models import Count, Sum
+from django.utils import timezone
+
+from ...models import QueuedFileQuerySet, ledger
+from ..progress import Progress
+
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+_BYTES = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
+
+
+def age(text: str) -> timedelta:
+    """A time such as ``90s``, ``15m``, ``2h``, ``30d``, ``8w``."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhdw])", text.strip().lower())
+    if not match:
+        raise argparse.ArgumentTypeError(f"{text!r} is no time such as 90s, 15m, 2h, 30d or 8w")
+    return timedelta(seconds=float(match[1]) * _SECONDS[match[2]])
+
+
+def size(text: str) -> int:
+    """A number of bytes such as ``500``, ``20M``, ``1.5G``."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?)i?b?", text.strip().lower())
+    if not match:
+        raise argparse.ArgumentTypeError(f"{text!r} is no size such as 500, 20M or 1.5G")
+    return round(float(match[1]) * _BYTES[match[2]])
+
+
+class Verb(ABC):
+    """One verb: its options, and the pass over files that it is the door to."""
+
+    name: ClassVar[str]
+    help: ClassVar[str]
+    description: ClassVar[str] = ""
+
+    def __init__(self, stdout: OutputWrapper, stderr: OutputWrapper) -> None:
+        self.stdout = stdout
+        self.stderr = stderr
+
+    @classmethod
+    def add_arguments(cls, parser: ArgumentParser) -> None:
+        """May be overridden."""
+
+    @abstractmethod
+    def run(self, options: dict[str, Any]) -> None:
+        """Must be implemented. A ``CommandError`` says what went wrong."""
+
+    def __call__(self, options: dict[str, Any]) -> None:
+        """Run it; what a signal ends has cleaned up, and can be run again."""
+
+        def stop(number: int, frame: Any) -> None:
+            raise KeyboardInterrupt
+
+        is_main = threading.current_thread() is threading.main_thread()
+        before = signal.signal(signal.SIGTERM, stop) if is_main else None
+        try:
+            self.run(options)
+        except KeyboardInterrupt:
+            raise CommandError("Stopped. Run it again to go on.", returncode=130) from None
+        finally:
+            if is_main:
+                signal.signal(signal.SIGTERM, before)
+
+    def progress(self, rows: QueuedFileQuerySet, *, by_bytes: bool = False) -> Progress:
+        files, count = total(rows)
+        return Progress(self.stdout, self.stderr, files, count, by_bytes=by_bytes)
+
+
+def total(rows: QueuedFileQuerySet) -> tuple[int, int]:
+    """How many files these are, and how many bytes."""
+    found: dict[str, Any] = rows.aggregate(files=Count("pk"), bytes=Sum("size"))
+    return found["files"], found["bytes"] or 0
+
+
+def add_selection(parser: ArgumentParser, *, demanded: bool) -> None:
+    """The arguments by which files of the ledger are chosen."""
+    parser.add_argument("names", nargs="*", metavar="name", help="of files in the ledger")
+    parser.add_argument("--storage", metavar="ALIAS", help="files of this storage only")
+    parser.add_argument(
+        "--older-than", type=age, metavar="AGE", help="saved so long ago, say 90s, 15m, 2h, 30d"
+    )
+    if demanded:
+        parser.add_argument("--all", action="store_true", help="all there are")
+
+
+def add_dry_run(parser: ArgumentParser) -> None:
+    parser.add_argument("--dry-run", action="store_true", help="change nothing, and say what would")
+
+
+def selected(options: dict[str, Any]) -> QueuedFileQuerySet:
+    """The files that were chosen."""
+    given = [options["names"], options["storage"], options["older_than"]]
+    if not any(given) and options.get("all") is False:
+        raise CommandError("Give names, --storage, --older-than, or --all.")
+    rows = ledger().all()
+    if options["names"]:
+        rows = rows.filter(name__in=options["names"])
+    if options["storage"]:
+        rows = rows.filter(alias=options["storage"])
+    if options["older_than"]:
+        rows = rows.filter(saved_at__lte=timezone.now() - options["older_than"])
+    return rows

@@ -1,0 +1,286 @@
+"""The verbs that work on many files, as somebody types them."""
+
+import re
+from collections import namedtuple
+from datetime import timedelta
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.core.files.storage import storages
+from django.core.management import CommandError, call_command
+from django.core.management.base import OutputWrapper
+from pytest_django import Settings
+
+from queued_storage.backends import QueuedStorage
+from queued_storage.management.progress import Progress, duration
+from queued_storage.management.verbs import base, copies
+from queued_storage.models import State, ledger
+from queued_storage.steering import Step
+from tests.scripted import LONG_AGO, file, on_disk, read
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture
+def storage() -> Any:
+    return storages["default"]
+
+
+def run(*arguments: str) -> str:
+    """What it prints; errors are asked for apart."""
+    out = StringIO()
+    call_command("queued_storage", *arguments, stdout=out, stderr=out)
+    return out.getvalue()
+
+
+def save(storage: Any, *names: str) -> None:
+    for name in names:
+        assert storage.save(name, file(b"x" * 1000)) == name
+
+
+def transferred(storage: Any, *names: str) -> None:
+    save(storage, *names)
+    assert storage.queue.deliver() == {}
+
+
+def states() -> list[State]:
+    return list(ledger().order_by("pk").values_list("state", flat=True))
+
+
+# The choice of files
+
+
+@pytest.mark.parametrize("verb", ["retry", "cancel", "evict", "restore"])
+def test_what_changes_many_files_wants_to_be_told_which(verb: str) -> None:
+    with pytest.raises(CommandError, match="--all"):
+        run(verb)
+
+
+def test_files_are_chosen_by_name_storage_and_age(storage: Any) -> None:
+    other = QueuedStorage("disk", "far", alias="other")
+    save(storage, "a.txt", "b.txt")
+    save(other, "c.txt", "d.txt")
+    ledger().filter(name__in=["b.txt", "d.txt"]).update(saved_at=LONG_AGO)
+    for arguments, names in [
+        (["a.txt", "c.txt", "e.txt"], "ac"),
+        (["--storage", "other"], "cd"),
+        (["--older-than", "30d"], "bd"),
+        (["--storage", "other", "--older-than", "1h"], "d"),
+        (["--all"], "abcd"),
+    ]:
+        ledger().update(state=State.PENDING)
+        out = run("cancel", *arguments)
+        held = ledger().filter(state=State.HELD).order_by("name").values_list("name", flat=True)
+        assert list(held) == [f"{name}.txt" for name in names]
+        assert out.startswith(f"{len(names)} files are held.")
+
+
+@pytest.mark.one_database
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90s", 90), ("15m", 900), ("2h", 7200), ("30D", 2592000), ("1w", 604800)]
+)
+def test_ages(text: str, seconds: int) -> None:
+    assert base.age(text) == timedelta(seconds=seconds)
+
+
+@pytest.mark.one_database
+@pytest.mark.parametrize(
+    ("text", "count"), [("500", 500), ("20M", 20 << 20), ("1.5GiB", 3 << 29), ("2 kb", 2048)]
+)
+def test_sizes(text: str, count: int) -> None:
+    assert base.size(text) == count
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--older-than", "5"], ["--size", "much"], ["--until-free", "100%"]]
+)
+def test_what_is_no_age_or_size(arguments: list[str]) -> None:
+    with pytest.raises(CommandError, match=re.escape(arguments[1])):
+        run("evict", *arguments)
+
+
+# Progress
+
+
+class Terminal(StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def progress(out: StringIO, errors: StringIO | None = None, **options: Any) -> tuple[Any, Clock]:
+    clock = Clock()
+    wrapped = OutputWrapper(errors or StringIO())
+    return Progress(OutputWrapper(out), wrapped, clock=clock, **options), clock
+
+
+@pytest.mark.one_database
+def test_plain_lines_now_and_then() -> None:
+    out = StringIO()
+    bar, clock = progress(out, files=100, bytes=10_000)
+    for _file in range(25):
+        clock.now += 1
+        bar(Step(1, 100))
+    assert out.getvalue().splitlines() == [
+        "10 of 100 files, 1000 bytes, 1 files/s, 1:30 left",
+        "20 of 100 files, 2.0 KB, 1 files/s, 1:20 left",
+    ]
+
+
+@pytest.mark.one_database
+def test_the_time_left_goes_by_bytes_where_they_take_it() -> None:
+    bar, clock = progress(StringIO(), files=2, bytes=4096, by_bytes=True)
+    clock.now = 10
+    bar(Step(1, 1024))
+    assert bar.text() == "1 of 2 files, 1.0 KB, 0 files/s, 102 bytes/s, 0:30 left"
+
+
+@pytest.mark.one_database
+def test_a_bar_on_a_terminal_goes_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    out, errors = Terminal(), StringIO()
+    bar, clock = progress(out, errors, files=4)
+    with bar:
+        clock.now = 1
+        bar(Step(1, 0))
+        clock.now = 1.01  # too soon to draw
+        bar(Step(1, 0))
+        clock.now = 2
+        bar(Step(1, 0, "no such bucket", "a.txt"))
+    first, cleared, second, end = out.getvalue().split("\r\x1b[K")[1:]
+    assert first.startswith("[######..................] 1 of 4 files, 1 files/s, 0:03 l")
+    assert len(first) == 59
+    assert second.startswith("[##################......] 3 of 4 files")
+    assert (cleared, end) == ("", "")
+    assert errors.getvalue() == "a.txt: no such bucket\n"
+    assert (bar.failed, bar.files) == (1, 3)
+
+
+@pytest.mark.one_database
+def test_hours() -> None:
+    assert [duration(seconds) for seconds in (5, 65, 3665)] == ["0:05", "1:05", "1:01:05"]
+
+
+# retry and cancel
+
+
+def test_retry(storage: Any) -> None:
+    save(storage, "a.txt", "b.txt", "c.txt")
+    ledger().exclude(name="c.txt").update(state=State.FAILED, due_at=None)
+    assert run("retry", "--all", "--dry-run") == "3 files would be tried again.\n"
+    assert states() == [State.FAILED, State.FAILED, State.PENDING]
+    assert run("retry", "--all") == "3 files are tried again.\n"
+    assert states() == [State.PENDING] * 3
+    assert storage.queue.deliver() == {}
+    assert run("retry", "--all") == "0 files are tried again.\n"
+
+
+def test_cancel(storage: Any) -> None:
+    save(storage, "a.txt", "b.txt")
+    assert run("cancel", "--all", "--dry-run") == "2 files would be held.\n"
+    assert states() == [State.PENDING] * 2
+    assert run("cancel", "b.txt").startswith("1 files are held.")
+    assert states() == [State.PENDING, State.HELD]
+    assert run("cancel", "--all").startswith("1 files are held.")
+    assert run("cancel", "--all").startswith("0 files are held.")
+
+
+# evict and restore
+
+
+def test_evict(storage: Any) -> None:
+    transferred(storage, "a.txt", "b.txt")
+    save(storage, "c.txt")
+    assert run("evict", "--all", "--dry-run") == "2 files would be freed, 2.0 KB.\n"
+    assert on_disk() == ["a.txt", "b.txt", "c.txt"]
+    assert run("evict", "--all") == "2 files were freed, 2.0 KB.\n"
+    assert on_disk() == ["c.txt"]
+    assert run("evict", "--all") == "0 files were freed, 0 bytes.\n"
+
+
+def test_evict_by_age(storage: Any) -> None:
+    transferred(storage, "a.txt", "b.txt")
+    ledger().filter(name="b.txt").update(saved_at=LONG_AGO)
+    assert run("evict", "--older-than", "1d") == "1 files were freed, 1000 bytes.\n"
+    assert on_disk() == ["a.txt"]
+
+
+@pytest.mark.parametrize(("wanted", "left"), [("1", "bcd"), ("1000", "bcd"), ("1001", "cd")])
+def test_evict_by_size(storage: Any, wanted: str, left: str) -> None:
+    transferred(storage, "a.txt", "b.txt", "c.txt", "d.txt")
+    freed = 4 - len(left)
+    assert run("evict", "--size", wanted, "--dry-run").startswith(f"{freed} files would")
+    assert run("evict", "--size", wanted).startswith(f"{freed} files were")
+    assert on_disk() == [f"{name}.txt" for name in left]
+
+
+@pytest.mark.parametrize("wanted", ["7000", "7%"])
+def test_evict_by_free_space(
+    storage: Any, wanted: str, monkeypatch: pytest.MonkeyPatch, settings: Settings
+) -> None:
+    def disk_usage(path: str) -> Any:
+        assert Path(path) == Path(storage.local.location)
+        return namedtuple("Usage", "total free")(100_000, 10_000 - 1000 * len(on_disk()))
+
+    monkeypatch.setattr(copies.shutil, "disk_usage", disk_usage)
+    transferred(storage, "a.txt", "b.txt", "c.txt", "d.txt", "e.txt")
+    arguments = ["evict", "--storage", "default", "--until-free", wanted]
+    assert run(*arguments, "--dry-run") == "2 files would be freed, 2.0 KB.\n"
+    assert run(*arguments) == "2 files were freed, 2.0 KB.\n"
+    assert on_disk() == ["c.txt", "d.txt", "e.txt"]
+    assert run(*arguments) == "0 files were freed, 0 bytes.\n"
+
+
+def test_which_disk_must_be_said(storage: Any) -> None:
+    other = QueuedStorage("disk", "far", alias="other")
+    assert other.alias
+    with pytest.raises(CommandError, match="--storage"):
+        run("evict", "--until-free", "1G")
+
+
+@pytest.mark.parametrize("verb", ["evict", "restore"])
+def test_what_fails_is_said_and_the_exit_code_tells(storage: Any, verb: str) -> None:
+    transferred(storage, "a.txt", "b.txt")
+    if verb == "restore":
+        run("evict", "--all")
+    Path(storage.remote.path("a.txt")).unlink()
+    out = StringIO()
+    with pytest.raises(CommandError, match="1 files were not") as caught:
+        call_command("queued_storage", verb, "--all", stdout=out, stderr=out)
+    assert caught.value.returncode == 1
+    first, last = out.getvalue().splitlines()
+    assert first.startswith("a.txt (default): FileNotFoundError")
+    assert last.startswith("1 files were")
+
+
+def test_restore(storage: Any) -> None:
+    transferred(storage, "a.txt", "b.txt")
+    run("evict", "--all")
+    assert run("restore", "--all", "--dry-run") == "2 files would be restored, 2.0 KB.\n"
+    assert on_disk() == []
+    assert run("restore", "a.txt") == "1 files were restored, 1000 bytes.\n"
+    assert on_disk() == ["a.txt"]
+    assert run("restore", "--all") == "1 files were restored, 1000 bytes.\n"
+    assert read(storages["disk"], "b.txt") == b"x" * 1000
+
+
+def test_a_verb_that_is_interrupted(storage: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(step: Step) -> None:
+        raise KeyboardInterrupt
+
+    transferred(storage, "a.txt", "b.txt")
+    with monkeypatch.context() as patch:
+        patch.setattr(Progress, "__call__", lambda self, step: interrupt(step))
+        with pytest.raises(CommandError, match="again") as caught:
+            run("evict", "--all")
+    assert caught.value.returncode == 130
+    assert on_disk() == ["b.txt"]
+    assert run("evict", "--all") == "1 files were freed, 1000 bytes.\n"
