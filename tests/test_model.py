@@ -159,7 +159,7 @@ class Known:
 class Deed:
     """What somebody is about to do to one file, once."""
 
-    kind: str  # "save", "write", "delete"; "" for who changes no file
+    kind: str  # "save", "write", "delete"; another one, or "", for who changes no file
     name: str = ""
     data: bytes = b""
     is_done: bool = False
@@ -298,6 +298,7 @@ class Model(RuleBasedStateMachine):
             work = partial(storage.url, name)
         elif kind in {"evict", "restore"}:
             self.is_steered = True
+            deed = Deed(kind)
             work = partial(getattr(steering, kind), ledger().named(ALIAS, name))
         else:
             deed = Deed("read", name)
@@ -567,6 +568,10 @@ class Model(RuleBasedStateMachine):
         """What the process has left locally, if it died between the disk and the ledger."""
         near = self.bench.near.content()
         self.drafts |= actor.drafts
+        if deed.kind == "restore":  # it may have been in place, but not yet in the ledger
+            for name, row in self.rows().items():
+                if name in near and name in self.files and not row.is_local:
+                    self.squatters.setdefault(name, near[name])
         if deed.is_done or deed.kind not in {"save", "write"}:
             return
         if deed.kind == "write" and deed.name in self.files:
@@ -626,7 +631,7 @@ class Model(RuleBasedStateMachine):
 
     def check_local(self, rows: dict[str, QueuedFile], near: dict[str, bytes]) -> None:
         coming = self.coming()
-        is_written = any(deed.kind in {"save", "write"} for deed in self.actors.values())
+        is_written = any(deed.kind in {"save", "write", "restore"} for deed in self.actors.values())
         for name, data in near.items():
             if is_unfinished(name):
                 assert is_written or name in self.drafts, f"{name} is left over"
@@ -723,10 +728,7 @@ class Model(RuleBasedStateMachine):
                 assert row.lease_token == ""
                 evicts = row.task.endswith("AndDelete")
                 assert row.is_local != evicts or self.is_steered
-                is_left = name in {**self.torn, **self.squatters}
-                # Who died while it was restored may have put it in place.
-                is_left |= self.is_steered and near.get(name) == data
-                assert (name in near) == row.is_local or is_left
+                assert (name in near) == row.is_local or name in {**self.torn, **self.squatters}
                 assert not row.last_error or self.is_steered
             case State.FAILED:
                 assert row.last_error
