@@ -711,3 +711,19 @@ def test_a_remote_that_takes_the_file_out_of_what_it_is_given(tmp_path: Path) ->
     assert storage.queue.deliver() == {}
     assert storage.using_remote(name)
     assert (tmp_path / name).read_bytes() == b"unwrapped bytes"
+
+
+@pytest.mark.parametrize("location", ["", "media"])
+def test_all_names_in_a_bucket(
+    s3_options: Options, s3_client: BaseClient, s3_bucket: str, location: str
+) -> None:
+    remote = S3Storage(**s3_options | {"location": location})
+    names = ["a.txt", "d/b.txt", "d/e/c.txt", "dd.txt"]
+    for name in names:
+        remote.save(name, ContentFile(b"x"))
+    s3_client.put_object(Bucket=s3_bucket, Key=f"{location}/f/".lstrip("/"))  # a folder
+    s3_client.put_object(Bucket=s3_bucket, Key="media2/other.txt")
+    found = sorted(uploader_for(remote).names())
+    assert found == (names if location else [*names, "media2/other.txt"])
+    assert sorted(uploader_for(remote).names("d")) == names[1:3]
+    assert sorted(uploader_for(remote).names("d/e")) == names[2:3]

@@ -1,5 +1,7 @@
 """The verbs that work on many files, as somebody types them."""
 
+import json
+import os
 import re
 from collections import namedtuple
 from datetime import timedelta
@@ -11,14 +13,17 @@ import pytest
 from django.core.files.storage import storages
 from django.core.management import CommandError, call_command
 from django.core.management.base import OutputWrapper
+from django.utils import timezone
 from pytest_django import Settings
 
 from queued_storage.backends import QueuedStorage
 from queued_storage.management.progress import Progress, duration
-from queued_storage.management.verbs import base, copies
+from queued_storage.management.verbs import base, copies, ending
 from queued_storage.models import State, ledger
+from queued_storage.queues.base import run_all
 from queued_storage.steering import Step
-from tests.scripted import LONG_AGO, file, on_disk, read
+from tests.scripted import LONG_AGO, file, make, on_disk, read
+from tests.testapp.models import Document
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -33,6 +38,11 @@ def run(*arguments: str) -> str:
     out = StringIO()
     call_command("queued_storage", *arguments, stdout=out, stderr=out)
     return out.getvalue()
+
+
+def on_default(verb: str, *arguments: str) -> str:
+    """Other tests may have left storages."""
+    return run(verb, *arguments, "--storage", "default")
 
 
 def save(storage: Any, *names: str) -> None:
@@ -284,3 +294,257 @@ def test_a_verb_that_is_interrupted(storage: Any, monkeypatch: pytest.MonkeyPatc
     assert caught.value.returncode == 130
     assert on_disk() == ["b.txt"]
     assert run("evict", "--all") == "1 files were freed, 1000 bytes.\n"
+
+
+# verify and reconcile
+
+
+def test_verify(storage: Any) -> None:
+    transferred(storage, "a.txt", "b.txt", "c.txt")
+    assert run("verify") == "3 files were compared.\n"
+    Path(storage.remote.path("a.txt")).unlink()
+    Path(storage.local.path("b.txt")).write_bytes(b"y" * 1000)
+    out = StringIO()
+    with pytest.raises(CommandError, match="1 copies") as caught:
+        call_command("queued_storage", "verify", stdout=out)
+    assert caught.value.returncode == 1
+    first, last = out.getvalue().splitlines()
+    assert first.startswith("a.txt (default): missing remote copy.")
+    assert last == "3 files were compared."
+    assert run("verify", "b.txt", "c.txt") == "2 files were compared.\n"
+    with pytest.raises(CommandError, match="1 copies"):
+        run("verify", "b.txt", "--content")
+
+
+def test_verify_for_programs(storage: Any) -> None:
+    transferred(storage, "a.txt")
+    assert run("verify", "--json") == ""
+    Path(storage.remote.path("a.txt")).unlink()
+    Path(storage.local.path("a.txt")).unlink()
+    out = StringIO()
+    with pytest.raises(CommandError):
+        call_command("queued_storage", "verify", "--json", stdout=out)
+    local, remote = map(json.loads, out.getvalue().splitlines())
+    assert (local["name"], local["side"], local["kind"]) == ("a.txt", "local", "missing")
+    assert (remote["alias"], remote["side"], remote["kind"]) == ("default", "remote", "missing")
+    assert local.keys() == {"pk", "alias", "name", "side", "kind", "details"}
+
+
+def test_reconcile(storage: Any) -> None:
+    transferred(storage, "a.txt", "b.txt")
+    Path(storage.remote.path("a.txt")).unlink()
+    Path(storage.local.path("b.txt")).unlink()
+    with pytest.raises(CommandError, match="--repair"):
+        run("reconcile")
+    repair = ["reconcile", "--repair", "missing-remote"]
+    dry = run(*repair, "--dry-run").splitlines()
+    assert dry[0].startswith("a.txt (default): missing remote copy.")
+    assert dry[1:] == ["1 copies would be repaired."]
+    assert states() == [State.TRANSFERRED] * 2
+    assert run(*repair).splitlines()[-1] == "1 copies were repaired."
+    assert storage.queue.deliver() == {}
+    assert run(*repair, "--repair", "missing-local").splitlines()[-1] == "1 copies were repaired."
+    assert run("verify") == "2 files were compared.\n"
+
+
+def test_reconcile_says_what_it_could_not_do(storage: Any) -> None:
+    transferred(storage, "a.txt")
+    Path(storage.remote.path("a.txt")).unlink()
+    Path(storage.local.path("a.txt")).unlink()
+    with pytest.raises(CommandError, match="1 copies could not") as caught:
+        run("reconcile", "--repair", "missing-remote")
+    assert caught.value.returncode == 1
+
+
+# orphans
+
+
+def put_old(place: Any, *names: str) -> None:
+    for name in names:
+        place.save(name, file(b"x" * 1000))
+        os.utime(place.path(name), (0, 0))
+
+
+def test_orphans(storage: Any) -> None:
+    transferred(storage, "a.txt")
+    put_old(storage.local, "b.txt", "d/.queued-x", "d/c.txt")
+    out = on_default("orphans", "local").splitlines()
+    assert sorted(line.split()[0] for line in out[:3]) == ["b.txt", "d/.queued-x", "d/c.txt"]
+    assert out[3:] == ["3 files are orphans, 2.9 KB."]
+    assert on_default("orphans", "local", "--under", "d").splitlines()[-1].startswith("2 files are")
+    assert on_default("orphans", "remote") == "0 files are orphans, 0 bytes.\n"
+    on_default("orphans", "local", "--delete", "--dry-run")
+    assert on_disk() == ["a.txt", "b.txt", "d/.queued-x", "d/c.txt"]
+    assert json.loads(on_default("orphans", "local", "--json", "--under", "d").splitlines()[0])[
+        "bytes"
+    ]
+    with pytest.raises(CommandError, match="more"):
+        on_default("orphans", "local", "--delete", "--at-most", "1")
+    assert len(on_disk()) == 3
+    assert (
+        on_default("orphans", "local", "--delete")
+        .splitlines()[-1]
+        .startswith("2 files were deleted")
+    )
+    assert on_disk() == ["a.txt"]
+
+
+def test_with_an_empty_ledger_no_orphan_is_deleted(storage: Any) -> None:
+    put_old(storage.local, "b.txt")
+    with pytest.raises(CommandError, match="right database"):
+        on_default("orphans", "local", "--delete")
+    assert on_disk() == ["b.txt"]
+
+
+# adopt and backfill
+
+
+def test_backfill(storage: Any) -> None:
+    put_old(storage.local, "docs/a.txt", "docs/b.txt", "photos/c.png", "other.txt")
+    for name in ("docs/a.txt", "docs/b.txt"):
+        Document.objects.create(file=name)
+    assert on_default("backfill", "--dry-run") == "2 files would be recorded, 2.0 KB.\n"
+    assert states() == []
+    assert on_default("backfill") == "2 files were recorded, 2.0 KB.\n"
+    assert on_default("backfill") == "0 files were recorded, 0 bytes.\n"
+    assert on_default("backfill", "--under", "photos") == "1 files were recorded, 1000 bytes.\n"
+    assert on_default("backfill", "--under", ".") == "1 files were recorded, 1000 bytes.\n"
+    assert storage.queue.deliver() == {}
+    assert on_disk("far") == on_disk()
+
+
+def test_adopt(storage: Any) -> None:
+    put_old(storage.remote, "docs/a.txt", "docs/b.txt", "photos/c.png")
+    put_old(storage.local, "docs/b.txt")
+    Document.objects.create(file="docs/a.txt")
+    assert on_default("adopt", "--dry-run") == "1 files would be adopted, 1000 bytes.\n"
+    assert states() == []
+    assert on_default("adopt") == "1 files were adopted, 1000 bytes.\n"
+    assert on_default("adopt", "docs/b.txt", "--content") == "1 files were adopted, 1000 bytes.\n"
+    assert on_default("adopt", "--under", ".") == "1 files were adopted, 1000 bytes.\n"
+    assert on_default("adopt", "--under", ".") == "0 files were adopted, 0 bytes.\n"
+    assert states() == [State.TRANSFERRED] * 3
+    assert run("verify", "--content") == "3 files were compared.\n"
+
+
+@pytest.mark.parametrize("verb", ["adopt", "backfill"])
+def test_what_is_left_alone_is_said(storage: Any, verb: str) -> None:
+    out = StringIO()
+    with pytest.raises(CommandError, match="1 files were left alone") as caught:
+        call_command("queued_storage", verb, "a.txt", storage="default", stdout=out, stderr=out)
+    assert caught.value.returncode == 1
+    assert out.getvalue().startswith("a.txt: ")
+
+
+def test_a_storage_that_no_field_is_for(storage: Any) -> None:
+    other = QueuedStorage("disk", "far", alias="other")
+    assert other.alias
+    with pytest.raises(CommandError, match=r"--storage: .*default.*other"):
+        run("backfill")
+    with pytest.raises(CommandError, match="--under"):
+        run("backfill", "--storage", "other")
+
+
+# flush and prune
+
+
+def test_flush(storage: Any) -> None:
+    save(storage, "a.txt", "b.txt")
+    storage.queue.messages.clear()
+    later = timezone.now() + timedelta(hours=1)
+    ledger().filter(name="b.txt").update(due_at=later)
+    assert run("flush", "--dry-run") == "2 files would be transferred.\n"
+    assert storage.queue.messages == []
+    assert run("flush") == "2 files are on their way.\n"
+    assert storage.queue.deliver() == {}
+    assert run("flush", "--wait") == "All files are on the remote, apart from held ones.\n"
+
+
+def test_flush_waits(storage: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    save(storage, "a.txt", "b.txt")
+    looks = []
+
+    def look_later(seconds: float) -> None:
+        looks.append(states())
+        pk = ledger().filter(state=State.PENDING).values_list("pk", flat=True)[0]
+        assert run_all([pk]) == {}
+
+    monkeypatch.setattr(ending.time, "sleep", look_later)
+    assert run("flush", "--wait").startswith("All files")
+    assert [look.count(State.PENDING) for look in looks] == [2, 1]
+
+
+def test_flush_does_not_wait_for_ever(storage: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ending, "LOOK_EVERY", 0.01)
+    save(storage, "a.txt")
+    with pytest.raises(CommandError, match="1 files are still"):
+        run("flush", "--wait", "--timeout", "0.1s")
+
+
+def test_flush_tells_failures(storage: Any) -> None:
+    save(storage, "a.txt")
+    ledger().update(state=State.FAILED, due_at=None)
+    with pytest.raises(CommandError, match="1 files have failed"):
+        run("flush", "--wait")
+
+
+def test_prune(storage: Any) -> None:
+    transferred(storage, "gone.txt", "remote.txt", "whole.txt")
+    save(storage, "lost.txt", "local.txt")
+    for name in ("gone.txt", "remote.txt", "lost.txt"):
+        storages["disk"].delete(name)
+    storages["far"].delete("gone.txt")
+    listed = ["gone.txt (default)", "lost.txt (default)"]
+    out = run("prune", "--all", "--dry-run").splitlines()
+    assert out == [*listed, "2 files would be removed from the ledger."]
+    with pytest.raises(CommandError, match="higher --at-most"):
+        run("prune", "--all", "--at-most", "1")
+    assert run("prune", "--all").splitlines() == [listed[1], "1 files are removed from the ledger."]
+    assert storage.queue.deliver() == {}
+    left = ledger().order_by("name").values_list("name", flat=True)
+    assert list(left) == ["local.txt", "remote.txt", "whole.txt"]
+    assert on_disk() == ["local.txt", "whole.txt"]
+
+
+def test_prune_removes_nothing_while_a_remote_is_away(storage: Any) -> None:
+    scripted = make()
+    name = scripted.save("a.txt", file())
+    scripted.queue.deliver()
+    storages["disk"].delete(name)
+    scripted.remote.refuses = True
+    with pytest.raises(CommandError, match="could not be looked at"):
+        run("prune", "--all")
+    assert states() == [State.TRANSFERRED]
+
+
+# status
+
+
+def test_status_check_has_limits(storage: Any) -> None:
+    save(storage, "a.txt", "b.txt")
+    ledger().filter(name="a.txt").update(saved_at=LONG_AGO)
+    run("status", "--check")
+    run("status", "--check", "--max-age", "9999w", "--max-bytes", "2000")
+    with pytest.raises(CommandError, match="1 files have been waiting") as caught:
+        run("status", "--check", "--max-age", "2h")
+    assert caught.value.returncode == 1
+    with pytest.raises(CommandError, match="2000 bytes are waiting"):
+        run("status", "--check", "--max-bytes", "1999")
+    ledger().update(state=State.FAILED, due_at=None)
+    with pytest.raises(CommandError, match="2 files"):
+        run("status", "--check", "--max-failures", "1")
+    run("status", "--check", "--max-failures", "2")
+
+
+def test_status_shows_what_there_is_to_see_of_workers(storage: Any) -> None:
+    transferred(storage, "done.txt")
+    save(storage, "waiting.txt", "moving.txt", "silent.txt")
+    for name in ("moving.txt", "silent.txt"):
+        assert ledger().claim(ledger().get(name=name).pk)
+    ledger().filter(name="silent.txt").update(due_at=LONG_AGO)
+    out = run("status")
+    assert "workers have 1 files, were not heard of again with 1, last brought one at " in out
+    workers = json.loads(run("status", "--json"))["workers"]
+    assert (workers["moving"], workers["silent"]) == (1, 1)
+    assert workers["last"]
+    assert workers["waiting_since"]

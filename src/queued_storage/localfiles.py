@@ -5,6 +5,7 @@ import errno
 import os
 import posixpath
 from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
 from types import TracebackType
 from typing import Self
 
@@ -38,6 +39,38 @@ def has_paths(storage: Storage) -> bool:
 
 def is_directory(storage: Storage, name: str) -> bool:
     return has_paths(storage) and os.path.isdir(storage.path(name))
+
+
+def names_on(storage: Storage, under: str = "") -> Iterator[str]:
+    """The names of all files of a storage, in no order; of one with paths, a few at a time."""
+    waiting = [under]
+    while waiting:
+        directory = waiting.pop()
+        files: Iterable[str]
+        if has_paths(storage):
+            directories, files = _scan(storage.path(directory))
+        else:
+            directories, files = storage.listdir(directory)
+        waiting += (posixpath.join(directory, name) for name in directories)
+        yield from (posixpath.join(directory, name) for name in files)
+
+
+def _scan(path: str) -> tuple[list[str], Iterator[str]]:
+    """The directories and the files, of which there may be very many. A link to a directory is
+    not followed, since it may lead back."""
+    try:
+        with os.scandir(path) as entries:
+            directories = [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
+    except FileNotFoundError:
+        return [], iter(())
+    return directories, _files(path)
+
+
+def _files(path: str) -> Iterator[str]:
+    with os.scandir(path) as entries:
+        for entry in entries:
+            if entry.is_file():
+                yield entry.name
 
 
 class NewFile(ABC):

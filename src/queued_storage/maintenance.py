@@ -1,7 +1,7 @@
 """Passes over many files of the ledger."""
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from django.db.models import Count, Min, Q, Sum
@@ -12,7 +12,8 @@ from .conf import settings
 from .models import State, ledger
 from .queues.sweep import sweep
 
-__all__ = ["Backlog", "Tally", "backlogs", "last_failures", "sweep", "tallies", "troubles"]
+__all__ = ["Activity", "Backlog", "Limits", "Tally"]
+__all__ += ["activity", "backlogs", "excesses", "last_failures", "sweep", "tallies", "troubles"]
 
 SILENT_AFTER = 3600  # seconds that files of a host may be due before somebody is told
 
@@ -88,14 +89,65 @@ def _silent_hosts() -> list[str]:
     ]
 
 
-def troubles() -> list[str]:
-    """What somebody must be told: files that are parked, and files that nobody can move."""
-    found = [
-        f"{tally.files} files of {tally.alias!r} failed. See 'queued_storage status', mend the "
-        f"cause, then transfer them again."
-        for tally in tallies()
-        if tally.state == State.FAILED
-    ]
+@dataclass(frozen=True)
+class Activity:
+    """What there is to see of the workers."""
+
+    moving: int  # files that one has at this moment
+    silent: int  # files whose worker has not been heard of for a lease: it may be dead
+    last: datetime | None  # when a file last reached its remote
+    waiting_since: datetime | None  # when the longest waiting of the due files became so
+
+
+def activity() -> Activity:
+    claimed = ledger().exclude(lease_token="").filter(due_at__isnull=False)
+    free = ledger().due().filter(lease_token="")
+    newest = ledger().exclude(transferred_at=None).order_by("-transferred_at")
+    return Activity(
+        moving=claimed.filter(due_at__gt=DatabaseNow()).count(),
+        silent=claimed.due().count(),
+        last=newest.values_list("transferred_at", flat=True).first(),
+        waiting_since=free.order_by("due_at").values_list("due_at", flat=True).first(),
+    )
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What monitoring puts up with; None is no limit."""
+
+    age: timedelta | None = None  # of the oldest file that is not on its remote
+    bytes: int | None = None  # that are not on their remote
+
+
+def excesses(limits: Limits) -> list[str]:
+    """Which limits are passed. Held files wait by themselves, so they do not count."""
+    waiting = ledger().filter(state__in=[State.PENDING, State.TRANSFERRING])
+    found = []
+    if limits.age is not None:
+        late = waiting.filter(saved_at__lte=seconds_from_now(-limits.age.total_seconds()))
+        if count := late.count():
+            found.append(f"{count} files have been waiting for longer than {limits.age}.")
+    if limits.bytes is not None:
+        size = waiting.aggregate(size=Sum("size"))["size"] or 0
+        if size > limits.bytes:
+            found.append(f"{size} bytes are waiting, more than {limits.bytes}.")
+    return found
+
+
+def troubles(max_failures: int = 0) -> list[str]:
+    """What somebody must be told: more parked files than so many, and files that nobody can
+    move."""
+    failed = sum(tally.files for tally in tallies() if tally.state == State.FAILED)
+    found = (
+        []
+        if failed <= max_failures
+        else [
+            f"{tally.files} files of {tally.alias!r} failed. See 'queued_storage status', mend the "
+            f"cause, then transfer them again."
+            for tally in tallies()
+            if tally.state == State.FAILED
+        ]
+    )
     stuck = ledger().filter(state=State.DELETING, attempts__gt=settings.retries)
     if count := stuck.count():
         found.append(

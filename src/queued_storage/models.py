@@ -134,6 +134,34 @@ class QueuedFileQuerySet(models.QuerySet["QueuedFile"]):
         """Insert the row of a file that predates the ledger and is to be deleted."""
         return self._record(alias, name, State.DELETING, Content(0, ""), remote_name=name)
 
+    def record_local(
+        self, alias: str, name: str, content: Content, saved_at: datetime
+    ) -> int | None:
+        """Insert the row of a file that predates the ledger and is to be transferred."""
+        return self._record(alias, name, State.PENDING, content, saved_at=saved_at)
+
+    def record_remote(
+        self,
+        alias: str,
+        name: str,
+        content: Content,
+        saved_at: datetime,
+        *,
+        is_local: bool,
+        verified: str,
+    ) -> int | None:
+        """Insert the row of a file that predates the ledger and is on the remote already."""
+        return self._record(
+            alias,
+            name,
+            State.TRANSFERRED,
+            content,
+            remote_name=name,
+            saved_at=saved_at,
+            is_local=is_local,
+            verified=verified,
+        )
+
     def _record(
         self,
         alias: str,
@@ -143,28 +171,35 @@ class QueuedFileQuerySet(models.QuerySet["QueuedFile"]):
         *,
         remote_name: str = "",
         task: str = "",
+        saved_at: datetime | None = None,
+        is_local: bool = True,
+        verified: str = "",
     ) -> int | None:
         """One statement, since a savepoint around an INSERT would cost two more."""
         clock = self._sql(DatabaseNow())
+        is_due = state in {State.PENDING, State.DELETING}
+        is_there = state == State.TRANSFERRED
+        adapt = connections[self.db].ops.adapt_datetimefield_value
         columns: dict[str, tuple[str, Any]] = {
             "alias": ("%s", alias),
             "name": ("%s", name),
             "remote_name": ("%s", remote_name),
             "state": ("%s", str(state)),
             "task": ("%s", task),
-            "is_local": ("%s", True),
+            "is_local": ("%s", is_local),
             "size": ("%s", content.size),
             "checksum": ("%s", content.checksum),
             "content_type": ("%s", content.content_type),
-            "verified": ("%s", ""),
+            "verified": ("%s", verified),
             "generation": ("%s", 1),
             "attempts": ("%s", 0),
             "sent": ("%s", 0),
-            "due_at": ("NULL" if state == State.HELD else clock, None),
+            "due_at": (clock if is_due else "NULL", None),
             "lease_token": ("%s", ""),
             "host": ("%s", settings.host),
             "last_error": ("%s", ""),
-            "saved_at": (clock, None),
+            "saved_at": ("%s", adapt(saved_at)) if saved_at else (clock, None),
+            "transferred_at": (clock if is_there else "NULL", None),
         }
         return self._insert_or_ignore(columns)
 
@@ -249,6 +284,17 @@ class QueuedFileQuerySet(models.QuerySet["QueuedFile"]):
         """Transferred files without a local copy, the same."""
         return self.filter(state=State.TRANSFERRED, due_at=None, is_local=False)
 
+    def prunable(self) -> Self:
+        """Files that may have no copy any more: those that nobody works on, and whose local copy,
+        if there is one, would be here."""
+        waits = Q(state__in=[State.HELD, State.PENDING, State.FAILED], lease_token="")
+        settled = Q(state=State.TRANSFERRED, due_at=None)
+        return self.filter(waits | settled).workable_here()
+
+    def bury_same(self, row: "QueuedFile") -> int:
+        """Turn a row into a tombstone, unless anything has happened to it."""
+        return self.held_as(row).filter(is_local=row.is_local).bury()
+
     def claim_settled(self, pk: int) -> "QueuedFile | None":
         """Take a transferred file of which nothing is due, to evict or restore it. If its holder
         dies, the row falls due as any other."""
@@ -261,6 +307,18 @@ class QueuedFileQuerySet(models.QuerySet["QueuedFile"]):
     def settle(self, row: "QueuedFile", error: str = "") -> int:
         """End a claim on a transferred file that changed nothing."""
         return self.held_as(row).update(due_at=None, lease_token="", last_error=error)
+
+    def send_again(self, row: "QueuedFile") -> int:
+        """Turn reads back to the local copy, and have it transferred once more."""
+        return self.held_as(row).update(
+            due_at=DatabaseNow(),
+            state=State.PENDING,
+            attempts=0,
+            verified="",
+            transferred_at=None,
+            lease_token="",
+            last_error="",
+        )
 
     def restored(self, row: "QueuedFile") -> int:
         """Note that this host has a local copy again."""
@@ -308,6 +366,10 @@ class QueuedFileQuerySet(models.QuerySet["QueuedFile"]):
         has at this moment, since then it is not gone."""
         nobody = Q(lease_token="") | Q(due_at__lte=DatabaseNow())
         return self.filter(nobody, host=host, is_local=True)
+
+    def renamed(self) -> Self:
+        """Files that have another name on their remote."""
+        return self.exclude(remote_name=F("name")).exclude(remote_name="")
 
     def called(self, remote_name: str) -> Self:
         """The files that have this name on their remote."""

@@ -27,6 +27,7 @@ from .models import (
 )
 from .queues.wakeup import wake
 from .reasons import reason
+from .routes import Routes
 from .signals import file_evicted
 from .streams import MeasuredFile, PiecewiseFile, checksum_of
 
@@ -118,7 +119,7 @@ def evict(
 
 def restore(rows: QueuedFileQuerySet, tell: Tell = _nobody) -> int:
     """Bring transferred files back to the local storage; returns how many."""
-    return _each(rows.restorable(), _restore, tell, _never)
+    return _each(rows.restorable(), restore_one, tell, _never)
 
 
 Errand = Callable[[Any, QueuedFile, Lease], None]
@@ -129,14 +130,15 @@ def _each(rows: QueuedFileQuerySet, errand: Errand, tell: Tell, until: Callable[
     for row in (row for batch in rows.in_batches(BATCH) for row in batch):
         if until():
             break
-        error = _run(row.pk, errand)
+        error = run_errand(row.pk, errand)
         count += error is None
         tell(Step(1, row.size, error or "", str(row)))
     return count
 
 
-def _run(pk: int, errand: Errand) -> str | None:
-    """Why it was in vain, which is written to the row, too; None if it was not."""
+def run_errand(pk: int, errand: Errand) -> str | None:
+    """Do something with a transferred file, under a claim; returns why it was in vain, which is
+    written to the row, too, or None."""
     row = ledger().claim_settled(pk)
     if row is None:
         return "It was changed meanwhile."
@@ -173,7 +175,7 @@ def _evict(storage: Any, row: QueuedFile, lease: Lease) -> None:
     transfers.send(file_evicted, storage, row)
 
 
-def _restore(storage: Any, row: QueuedFile, lease: Lease) -> None:
+def restore_one(storage: Any, row: QueuedFile, lease: Lease) -> None:
     if row.is_local:
         raise LeaseLost(f"{row} has a local copy again.")
     pieces = PiecewiseFile(storage.uploader.read_back(row.remote_name), row.name)
@@ -216,14 +218,54 @@ def _require_whole(row: QueuedFile, measured: MeasuredFile) -> None:
 
 def _is_there(storage: Any, row: QueuedFile) -> bool:
     """Whether somebody died who had put the file in place already."""
-    if not storage.local.exists(row.name):
-        return False
     others = ledger().filter(name=row.name, is_local=True).exclude(pk=row.pk)
     if others.exists():  # of a storage that may share our local one
+        return False
+    return is_copy(storage, row)
+
+
+def is_copy(storage: Any, row: QueuedFile) -> bool:
+    """Whether the local file has the bytes that the ledger says; reads them."""
+    if not storage.local.exists(row.name):
         return False
     with storage.local.open(row.name) as file:
         found = checksum_of(file.chunks())
     return found.size == row.size and str(found) == row.checksum
+
+
+# Files that are lost
+
+
+def prune(
+    rows: QueuedFileQuerySet, tell: Tell = _nobody, *, dry_run: bool = False
+) -> Iterator[str]:
+    """Delete files of which there is no copy on either side, where this host can see both; yields
+    what they are called."""
+    for row in (row for batch in rows.prunable().in_batches(BATCH) for row in batch):
+        try:
+            is_lost = _is_lost(row)
+        except Exception as error:
+            tell(Step(1, row.size, reason(error, *_sides(row)), str(row)))
+            continue
+        if is_lost and (dry_run or _bury(row)):
+            yield str(row)
+        tell(Step(1, row.size))
+
+
+def _is_lost(row: QueuedFile) -> bool:
+    storage: Any = storage_for(row.alias, row.task)
+    if storage.local.exists(row.name):
+        return False
+    return not storage.remote.exists(row.remote_name or row.name)
+
+
+def _bury(row: QueuedFile) -> bool:
+    if not ledger().bury_same(row):
+        return False
+    storage: Any = storage_for(row.alias, row.task)
+    Routes(row.alias, storage.cache_prefix).forget(row.name)
+    _wake([row])
+    return True
 
 
 # Comparison

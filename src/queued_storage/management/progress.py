@@ -62,7 +62,7 @@ class Progress:
         exception: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._clear()
+        self.clear()
 
     def __call__(self, step: Step) -> None:
         self.files += step.files
@@ -71,7 +71,7 @@ class Progress:
             self.bytes_done += step.bytes
         else:
             self.failed += step.files
-            self._clear()
+            self.clear()
             self._errors.write(f"{step.name}: {step.error}")
         now = self._clock()
         if now - self._drawn_at >= (BAR_EVERY if self._is_terminal else LINE_EVERY):
@@ -81,7 +81,8 @@ class Progress:
     def text(self) -> str:
         """Where it is, in words."""
         seconds = max(self._clock() - self._started, 0.001)
-        parts = [f"{self.files} of {self._all_files} files"]
+        of_all = f" of {self._all_files}" if self._all_files else ""  # not counted beforehand
+        parts = [f"{self.files}{of_all} files"]
         if self._all_bytes:
             parts.append(size(self.bytes))
         parts.append(f"{self.files / seconds:.0f} files/s")
@@ -101,13 +102,16 @@ class Progress:
         if not self._is_terminal:
             self._out.write(self.text())
             return
-        full = round(self._share() * BAR_WIDTH)
-        bar = "#" * full + "." * (BAR_WIDTH - full)
-        line = f"[{bar}] {self.text()}"[: shutil.get_terminal_size().columns - 1]
+        line = self.text()
+        if self._all_files:
+            full = round(self._share() * BAR_WIDTH)
+            line = f"[{'#' * full}{'.' * (BAR_WIDTH - full)}] {line}"
+        line = line[: shutil.get_terminal_size().columns - 1]
         self._out.write(f"\r\x1b[K{line}", ending="")
         self._out.flush()
 
-    def _clear(self) -> None:
+    def clear(self) -> None:
+        """Make room for a line of somebody else's."""
         if self._is_terminal:
             self._out.write("\r\x1b[K", ending="")
             self._out.flush()

@@ -7,6 +7,7 @@ from typing import ClassVar
 from django.core.files.storage import Storage
 
 from ..exceptions import VerificationError
+from ..localfiles import names_on
 from ..models import Content
 from ..streams import MeasuredFile, checksum_of
 
@@ -75,6 +76,10 @@ class Uploader(ABC):
         """The bytes that a reader of the remote gets."""
         with self.remote.open(name, "rb") as file:
             yield from file.chunks(1024 * 1024)
+
+    def names(self, under: str = "") -> Iterator[str]:
+        """The names of all files on the remote, or of those in a directory of it."""
+        return names_on(self.remote, under)
 
     # Must be implemented
 

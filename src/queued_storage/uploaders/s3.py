@@ -106,6 +106,20 @@ class S3Uploader(Uploader):
         body = self._object(name).get(**self._customer_key(name))["Body"]
         yield from body.iter_chunks(1024 * 1024)
 
+    def names(self, under: str = "") -> Iterator[str]:
+        """A page of a thousand at a time, where ``listdir()`` takes a directory as a whole."""
+        root, prefix = self._directory(""), self._directory(under)
+        pages = self._s3.connection.meta.client.get_paginator("list_objects_v2").paginate(
+            Bucket=self._s3.bucket_name, Prefix=prefix
+        )
+        for key in (each["Key"] for page in pages for each in page.get("Contents", ())):
+            if not key.endswith("/"):
+                yield key[len(root) :]
+
+    def _directory(self, name: str) -> str:
+        key = cast(str, self._s3._normalize_name(clean_name(name))).strip("/")
+        return f"{key}/" if key else ""
+
     @property
     def _s3(self) -> Any:
         return self.remote

@@ -17,6 +17,7 @@ from ...conf import settings
 from ...executor import Executor
 from ...models import QueuedFile, State, is_reachable_from_here, ledger
 from ..verbs import VERBS
+from ..verbs.base import age, size
 
 TIME = "%Y-%m-%d %H:%M:%S"
 
@@ -32,7 +33,16 @@ class Command(BaseCommand):
         status.add_argument(
             "--check",
             action="store_true",
-            help="exit with 1 if files have failed or belong to no storage",
+            help="exit with 1 if files have failed or belong to no storage, or a limit is passed",
+        )
+        status.add_argument(
+            "--max-age", type=age, metavar="AGE", help="of the oldest pending file, say 15m or 2h"
+        )
+        status.add_argument(
+            "--max-bytes", type=size, metavar="SIZE", help="that are pending, say 500M or 20G"
+        )
+        status.add_argument(
+            "--max-failures", type=int, default=0, metavar="NUMBER", help="default: 0"
         )
 
         worker = verbs.add_parser("worker", help="move files, until told to stop by a signal")
@@ -73,25 +83,32 @@ class Command(BaseCommand):
         tallies = maintenance.tallies()
         backlogs = maintenance.backlogs()
         failures = maintenance.last_failures()
-        troubles = maintenance.troubles()
+        activity = maintenance.activity()
+        troubles = maintenance.troubles(options["max_failures"])
+        troubles += maintenance.excesses(
+            maintenance.Limits(age=options["max_age"], bytes=options["max_bytes"])
+        )
         if options["json"]:
-            self._print_json(tallies, backlogs, failures, troubles)
+            self._print_json(tallies, backlogs, activity, failures, troubles)
         else:
-            self._print_status(tallies, backlogs, failures, troubles)
+            self._print_status(tallies, backlogs, activity, failures, troubles)
         if options["check"] and troubles:
             raise CommandError("\n".join(troubles), returncode=1)
 
-    def _print_json(self, tallies: Any, backlogs: Any, failures: Any, troubles: list[str]) -> None:
+    def _print_json(
+        self, tallies: Any, backlogs: Any, activity: Any, failures: Any, troubles: list[str]
+    ) -> None:
         answer = {
             "files": [asdict(tally) for tally in tallies],
             "hosts": [asdict(backlog) for backlog in backlogs],
+            "workers": asdict(activity),
             "errors": [dict(zip(("alias", "name", "error"), row, strict=True)) for row in failures],
             "troubles": troubles,
         }
         self.stdout.write(json.dumps(answer, default=lambda time: time.isoformat()))
 
     def _print_status(
-        self, tallies: Any, backlogs: Any, failures: Any, troubles: list[str]
+        self, tallies: Any, backlogs: Any, activity: Any, failures: Any, troubles: list[str]
     ) -> None:
         if not tallies:
             self.stdout.write("The ledger is empty.")
@@ -105,6 +122,8 @@ class Command(BaseCommand):
             self.stdout.write(
                 f"only on {backlog.host:<29} {backlog.files:>9} {_size(backlog.bytes):>12}{overdue}"
             )
+        if tallies:
+            self.stdout.write(_of_workers(activity))
         for alias, name, error in failures:
             self.stdout.write(f"{alias}: {name}: {error}")
         for trouble in troubles:
@@ -186,6 +205,17 @@ class Command(BaseCommand):
         if len(found) > 1:
             raise CommandError(f"Several storages have {name!r}; choose one with --storage.")
         return found[0]
+
+
+def _of_workers(activity: maintenance.Activity) -> str:
+    parts = [f"workers have {activity.moving} files"]
+    if activity.silent:
+        parts.append(f"were not heard of again with {activity.silent}")
+    if activity.last:
+        parts.append(f"last brought one at {activity.last:{TIME}}")
+    if activity.waiting_since:
+        parts.append(f"leave some waiting since {activity.waiting_since:{TIME}}")
+    return ", ".join(parts)
 
 
 def _size(count: int) -> str:

@@ -13,6 +13,7 @@ from django.core.management.base import CommandError, OutputWrapper
 from django.db.models import Count, Sum
 from django.utils import timezone
 
+from ...aliases import known_storages
 from ...models import QueuedFileQuerySet, ledger
 from ..progress import Progress
 
@@ -73,13 +74,24 @@ class Verb(ABC):
 
     def progress(self, rows: QueuedFileQuerySet, *, by_bytes: bool = False) -> Progress:
         files, count = total(rows)
-        return Progress(self.stdout, self.stderr, files, count, by_bytes=by_bytes)
+        return Progress(self.stderr, self.stderr, files, count, by_bytes=by_bytes)
 
 
 def total(rows: QueuedFileQuerySet) -> tuple[int, int]:
     """How many files these are, and how many bytes."""
     found: dict[str, Any] = rows.aggregate(files=Count("pk"), bytes=Sum("size"))
     return found["files"], found["bytes"] or 0
+
+
+def one_storage(alias: str | None) -> Any:
+    """The queued storage of this alias, or the only one."""
+    found = {storage.alias: storage for storage in known_storages()}
+    if alias is None and len(found) == 1:
+        return next(iter(found.values()))
+    if alias is None or alias not in found:
+        known = ", ".join(sorted(found)) or "none is known"
+        raise CommandError(f"Choose a storage with --storage: {known}.")
+    return found[alias]
 
 
 def add_selection(parser: ArgumentParser, *, demanded: bool) -> None:
@@ -91,6 +103,21 @@ def add_selection(parser: ArgumentParser, *, demanded: bool) -> None:
     )
     if demanded:
         parser.add_argument("--all", action="store_true", help="all there are")
+
+
+def add_at_most(parser: ArgumentParser) -> None:
+    """For what cannot be undone, and finds too much where a disk or a database is the wrong one."""
+    parser.add_argument(
+        "--at-most", type=int, default=100, metavar="NUMBER", help="stop there; default: 100"
+    )
+
+
+def too_many(options: dict[str, Any]) -> CommandError:
+    return CommandError(
+        f"Stopped after {options['at_most']} files, and there are more. If the database and both "
+        f"storages are the right ones, go on with a higher --at-most.",
+        returncode=1,
+    )
 
 
 def add_dry_run(parser: ArgumentParser) -> None:

@@ -9,11 +9,10 @@ from typing import Any
 from django.core.management.base import CommandError
 
 from ... import localfiles, steering
-from ...aliases import known_storages
 from ...models import QueuedFileQuerySet
 from ..progress import Progress
 from ..progress import size as in_words
-from .base import Verb, add_dry_run, add_selection, selected, size, total
+from .base import Verb, add_dry_run, add_selection, one_storage, selected, size, total
 
 
 def free_space(text: str) -> Callable[[str], int]:
@@ -71,14 +70,10 @@ class Evict(Verb):
 
 def _directory(alias: str | None) -> str:
     """Where the local files are of the storage that is meant."""
-    found: list[Any] = [each for each in known_storages() if alias in (None, each.alias)]
-    if len(found) != 1:
-        raise CommandError("Say with --storage whose disk is meant.")
-    if not localfiles.has_paths(found[0].local):
-        raise CommandError(
-            f"The local storage of {found[0].alias!r} is on no disk of this machine."
-        )
-    return str(found[0].local.path(""))
+    storage = one_storage(alias)
+    if not localfiles.has_paths(storage.local):
+        raise CommandError(f"The local files of {storage.alias!r} are on no disk of this machine.")
+    return str(storage.local.path(""))
 
 
 def _first(rows: QueuedFileQuerySet, goal: int | None) -> tuple[int, int]:

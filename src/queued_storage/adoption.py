@@ -1,0 +1,145 @@
+"""Takes files into the ledger that were there before it."""
+
+import mimetypes
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Any
+
+from django.core.files.storage import Storage
+from django.db import transaction
+from django.utils import timezone
+
+from . import localfiles
+from .inventory import in_batches
+from .models import Content, ledger, ledger_database
+from .names import can_be_recorded
+from .queues.wakeup import wake
+from .reasons import reason
+from .steering import BATCH, Step, Tell
+from .streams import Checksum, checksum_of
+
+
+def backfill(storage: Any, names: Iterable[str], tell: Tell, *, dry_run: bool = False) -> int:
+    """Record local files that have no row, and have them transferred; returns how many."""
+    count = 0
+    for batch in in_batches(names, BATCH):
+        fresh = _without_row(storage, batch)
+        with transaction.atomic(using=ledger_database()):
+            steps = [_backfill_one(storage, name, dry_run) for name in fresh]
+        count += sum(not step.error for step in steps)
+        _tell_of(batch, steps, tell)
+    return count
+
+
+def _backfill_one(storage: Any, name: str, dry_run: bool) -> Step:
+    local: Storage = storage.local
+    try:
+        size, saved_at = local.size(name), _modified(local, name)
+    except FileNotFoundError:
+        return Step(1, 0, "There is no local file of this name.", name)
+    if not dry_run:
+        pk = ledger().record_local(storage.alias, name, _content(name, size), saved_at)
+        if pk is not None:
+            wake(storage.alias, storage.queue, pk)
+    return Step(1, size)
+
+
+def adopt(
+    storage: Any,
+    names: Iterable[str],
+    tell: Tell,
+    *,
+    content: bool = False,
+    dry_run: bool = False,
+) -> int:
+    """Record files that are on the remote already, and perhaps locally, too, as transferred;
+    returns how many.
+
+    Two copies must have the same size, and with ``content`` the same bytes. Others, and what the
+    remote has under the name of another file, are left alone.
+    """
+    count = 0
+    renamed = ledger().filter(alias=storage.alias).renamed()
+    is_any_renamed = renamed.exists()
+    for batch in in_batches(names, BATCH):
+        fresh = _without_row(storage, batch)
+        anothers: set[str] = set()
+        if is_any_renamed:
+            taken = renamed.filter(remote_name__in=fresh)
+            anothers = set(taken.values_list("remote_name", flat=True))
+        steps = []
+        for name in fresh:
+            if name in anothers:
+                steps.append(Step(1, 0, "The remote calls another file so.", name))
+                continue
+            try:
+                steps.append(_adopt_one(storage, name, content, dry_run))
+            except Exception as error:
+                text = reason(error, storage.local, storage.remote)
+                steps.append(Step(1, 0, text, name))
+        count += sum(not step.error for step in steps)
+        _tell_of(batch, steps, tell)
+    return count
+
+
+def _adopt_one(storage: Any, name: str, content: bool, dry_run: bool) -> Step:
+    remote: Storage = storage.remote
+    if not remote.exists(name):
+        return Step(1, 0, "The remote has no file of this name.", name)
+    size = remote.size(name)
+    is_local = storage.local.exists(name)
+    checksum, verified = "", ""
+    if is_local:
+        if storage.local.size(name) != size:
+            return Step(1, size, "The local and the remote copy have different sizes.", name)
+        verified = "size"
+    if content:
+        found = checksum_of(storage.uploader.read_back(name))
+        if is_local and str(_local_checksum(storage, name)) != str(found):
+            return Step(1, size, "The local and the remote copy have different bytes.", name)
+        size, checksum, verified = found.size, str(found), "content"
+    if not dry_run:
+        saved_at = _modified(storage.local if is_local else remote, name)
+        ledger().record_remote(
+            storage.alias,
+            name,
+            _content(name, size, checksum),
+            saved_at,
+            is_local=is_local,
+            verified=verified,
+        )
+    return Step(1, size)
+
+
+def _local_checksum(storage: Any, name: str) -> Checksum:
+    with storage.local.open(name) as file:
+        return checksum_of(file.chunks())
+
+
+def _without_row(storage: Any, names: list[str]) -> list[str]:
+    """Those that the ledger may take, and has not, each once."""
+    names = [name for name in dict.fromkeys(names) if _is_recordable(name)]
+    known = ledger().entries(storage.alias, names)
+    return [name for name in names if name not in known]
+
+
+def _is_recordable(name: str) -> bool:
+    return can_be_recorded(name) and not localfiles.is_unfinished(name)
+
+
+def _content(name: str, size: int, checksum: str = "") -> Content:
+    return Content(size, checksum, (mimetypes.guess_type(name)[0] or "")[:255])
+
+
+def _modified(storage: Storage, name: str) -> datetime:
+    try:
+        return storage.get_modified_time(name)
+    except NotImplementedError:
+        return timezone.now()
+
+
+def _tell_of(batch: list[str], steps: list[Step], tell: Tell) -> None:
+    for step in steps:
+        tell(step)
+    if passed := len(batch) - len(steps):
+        tell(Step(passed, 0))
