@@ -52,6 +52,17 @@ POINTS: dict[str, tuple[str, str, int]] = {
     # What a save does in the process of its caller
     "saved locally": (f"{_LEDGER}.record", BEFORE, 1),
     "recorded": (f"{_LEDGER}.record", AFTER, 1),
+    # What an operator asks for
+    "retried": (f"{_LEDGER}.retry", AFTER, 1),  # not committed
+    "cancelled": (f"{_LEDGER}.cancel", AFTER, 1),
+    "second claimed": (f"{_LEDGER}.claim_settled", AFTER, 2),
+    "restored": (f"{_LEDGER}.restored", AFTER, 1),  # not committed
+    "put in place": ("queued_storage.localfiles:_Draft.take", AFTER, 1),  # not committed
+    "sent again": (f"{_LEDGER}.send_again", AFTER, 1),
+    "orphan deleted": ("queued_storage.inventory:delete_orphan", AFTER, 1),
+    "second adopted": (f"{_LEDGER}.record_remote", AFTER, 2),
+    "second backfilled": (f"{_LEDGER}.record_local", AFTER, 2),  # not committed
+    "pruned": (f"{_LEDGER}.bury_same", AFTER, 1),
     # New content of a file
     "overwriting": (f"{_LEDGER}.overwrite", AFTER, 1),  # not committed
 }

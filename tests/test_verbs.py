@@ -469,7 +469,7 @@ def test_flush_waits(storage: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         pk = ledger().filter(state=State.PENDING).values_list("pk", flat=True)[0]
         assert run_all([pk]) == {}
 
-    monkeypatch.setattr(ending.time, "sleep", look_later)
+    monkeypatch.setattr(ending, "sleep", look_later)
     assert run("flush", "--wait").startswith("All files")
     assert [look.count(State.PENDING) for look in looks] == [2, 1]
 

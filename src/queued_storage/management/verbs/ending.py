@@ -1,7 +1,7 @@
 """``flush`` and ``prune``: what is to come to an end."""
 
-import time
 from argparse import ArgumentParser
+from time import monotonic, sleep
 from typing import Any
 
 from django.core.management.base import CommandError
@@ -45,13 +45,13 @@ class Flush(Verb):
         self._report(rows, under_way, waited=options["wait"])
 
     def _wait(self, rows: QueuedFileQuerySet, timeout: Any) -> None:
-        deadline = time.monotonic() + timeout.total_seconds() if timeout else None
+        deadline = monotonic() + timeout.total_seconds() if timeout else None
         left = total(rows)
         with self.progress(rows, by_bytes=True) as progress:
             while left[0]:
-                if deadline and time.monotonic() >= deadline:
+                if deadline and monotonic() >= deadline:
                     raise CommandError(f"{left[0]} files are still on their way.", returncode=1)
-                time.sleep(LOOK_EVERY)
+                sleep(LOOK_EVERY)
                 before, left = left, total(rows)
                 progress(Step(before[0] - left[0], before[1] - left[1]))
 
