@@ -9,11 +9,14 @@ import pytest
 from django.db import connections, transaction
 from django.test import override_settings
 from django.utils import timezone
+from django.utils.dateparse import parse_datetime
 from pytest_django import Settings
 
 from queued_storage.clock import DatabaseNow, seconds_from_now
+from queued_storage.conf import settings as ledger_settings
 from queued_storage.models import (
     LEASE_GRACE,
+    MAX_FAILURES,
     NAME_MAX_BYTES,
     NAME_MAX_LENGTH,
     Content,
@@ -651,3 +654,32 @@ def test_times_of_the_database_are_those_that_django_reads(use_tz: bool, zone: s
         assert not ledger().due().exists()
         ledger().update(due_at=seconds_from_now(-0.5))
         assert ledger().due().exists()
+
+
+
+def test_a_row_remembers_the_last_attempts_that_failed() -> None:
+    pk = new_row(due_at=past()).pk
+    for number in range(MAX_FAILURES + 2):
+        row = ledger().claim(pk)
+        assert row is not None
+        assert ledger().postpone(row, -3600, f"reason {number}")
+    last = ledger().claim(pk)
+    assert last is not None
+    assert ledger().park(last, "the end")
+    failures = ledger().get(pk=pk).failures
+    assert [failures[0]["error"], failures[-1]["error"]] == ["reason 3", "the end"]
+    assert [failure["attempt"] for failure in failures] == list(range(4, MAX_FAILURES + 4))
+    assert failures[-1]["work"] == State.TRANSFERRING
+    assert failures[-1]["host"] == ledger_settings.host
+    assert is_about(parse_datetime(failures[-1]["at"]), 0)
+
+
+def test_success_leaves_the_failures_before_it_and_new_content_starts_anew() -> None:
+    row = claimed()
+    ledger().postpone(row, -3600, "not yet")
+    again = ledger().claim(row.pk)
+    assert again is not None
+    ledger().promote(again, "a.txt", OLD, "size", evict=False)
+    assert [failure["error"] for failure in ledger().get(pk=row.pk).failures] == ["not yet"]
+    ledger().overwrite("one", "a.txt", NEW, held=False)
+    assert ledger().get(pk=row.pk).failures == []

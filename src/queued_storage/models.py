@@ -8,6 +8,7 @@ from typing import Any, Self
 
 from django.db import connections, models, router, transaction
 from django.db.models import Case, F, Q, Value, When
+from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
 from .clock import DatabaseNow, seconds_from_now
@@ -17,6 +18,7 @@ from .outages import outlast
 NAME_MAX_LENGTH = 700  # characters; with the alias the most that a unique index of InnoDB takes
 NAME_MAX_BYTES = 2048  # in UTF-8; below what an index page of PostgreSQL takes
 LEASE_GRACE = 5  # seconds past the end of a lease before its holder is taken for dead
+MAX_FAILURES = 10  # failed attempts that a row remembers
 
 
 class State(models.TextChoices):
@@ -200,6 +202,7 @@ class QueuedFileQuerySet(models.QuerySet["QueuedFile"]):
             "last_error": ("%s", ""),
             "saved_at": ("%s", adapt(saved_at)) if saved_at else (clock, None),
             "transferred_at": (clock if is_there else "NULL", None),
+            "failures": ("%s", "[]"),
         }
         return self._insert_or_ignore(columns)
 
@@ -226,6 +229,7 @@ class QueuedFileQuerySet(models.QuerySet["QueuedFile"]):
                 saved_at=DatabaseNow(),
                 transferred_at=None,
                 evicted_at=None,
+                failures=[],
             )
         )
 
@@ -486,12 +490,17 @@ class QueuedFileQuerySet(models.QuerySet["QueuedFile"]):
             due_at=seconds_from_now(delay),
             lease_token="",
             last_error=error,
+            failures=row.failures_with(error),
         )
 
     def park(self, row: "QueuedFile", error: str) -> int:
         """Stop trying; the reason stays with the row."""
         return self.held_as(row).update(
-            state=State.FAILED, due_at=None, lease_token="", last_error=error
+            state=State.FAILED,
+            due_at=None,
+            lease_token="",
+            last_error=error,
+            failures=row.failures_with(error),
         )
 
     def let_go(self, row: "QueuedFile") -> int:
@@ -583,6 +592,7 @@ class QueuedFile(models.Model):
     saved_at = models.DateTimeField(_("saved at"))
     transferred_at = models.DateTimeField(_("transferred at"), null=True, blank=True)
     evicted_at = models.DateTimeField(_("evicted at"), null=True, blank=True)
+    failures = models.JSONField(_("failures"), default=list, blank=True)  # the last few attempts
 
     objects = QueuedFileQuerySet.as_manager()
 
@@ -590,12 +600,21 @@ class QueuedFile(models.Model):
         app_label = "queued_storage"
         verbose_name = _("queued file")
         verbose_name_plural = _("queued files")
+        default_permissions = ["view"]  # no row is made, changed or deleted by hand
+        permissions = [
+            ("retry_queuedfile", _("Can retry failed files")),
+            ("transfer_queuedfile", _("Can have files transferred now")),
+            ("cancel_queuedfile", _("Can cancel transfers")),
+            ("evict_queuedfile", _("Can free local copies")),
+            ("restore_queuedfile", _("Can bring files back to local storage")),
+            ("verify_queuedfile", _("Can compare files with their copies")),
+        ]
         constraints = [
             models.UniqueConstraint(fields=["alias", "name"], name="queued_storage_name_unique")
         ]
         indexes = [
             models.Index(fields=["due_at"], name="queued_storage_due"),
-            models.Index(fields=["alias", "state"], name="queued_storage_state"),
+            models.Index(fields=["alias", "state", "transferred_at"], name="queued_storage_state"),
         ]
 
     def __str__(self) -> str:
@@ -610,6 +629,20 @@ class QueuedFile(models.Model):
     def lease_expires_at(self) -> datetime | None:
         """When the claim ends if it is not renewed; None for a row that nobody claimed."""
         return self.due_at if self.lease_token else None
+
+    def failures_with(self, error: str) -> list[dict[str, Any]]:
+        """The attempts that failed, with the one of this claim, which failed now.
+
+        The time is this host's, to be read by people; nothing is decided by it.
+        """
+        failure = {
+            "at": timezone.now().isoformat(timespec="seconds"),
+            "host": settings.host,
+            "attempt": self.attempts,
+            "work": self.state,
+            "error": error,
+        }
+        return [*self.failures, failure][-MAX_FAILURES:]
 
 
 def ledger() -> QueuedFileQuerySet:

@@ -75,13 +75,28 @@ class Migration(migrations.Migration):
                     "evicted_at",
                     models.DateTimeField(blank=True, null=True, verbose_name="evicted at"),
                 ),
+                (
+                    "failures",
+                    models.JSONField(blank=True, default=list, verbose_name="failures"),
+                ),
             ],
             options={
                 "verbose_name": "queued file",
                 "verbose_name_plural": "queued files",
+                "permissions": [
+                    ("retry_queuedfile", "Can retry failed files"),
+                    ("transfer_queuedfile", "Can have files transferred now"),
+                    ("cancel_queuedfile", "Can cancel transfers"),
+                    ("evict_queuedfile", "Can free local copies"),
+                    ("restore_queuedfile", "Can bring files back to local storage"),
+                    ("verify_queuedfile", "Can compare files with their copies"),
+                ],
+                "default_permissions": ["view"],
                 "indexes": [
                     models.Index(fields=["due_at"], name="queued_storage_due"),
-                    models.Index(fields=["alias", "state"], name="queued_storage_state"),
+                    models.Index(
+                        fields=["alias", "state", "transferred_at"], name="queued_storage_state"
+                    ),
                 ],
                 "constraints": [
                     models.UniqueConstraint(
