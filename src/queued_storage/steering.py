@@ -71,6 +71,17 @@ def retry(rows: QueuedFileQuerySet, tell: Tell = _nobody) -> int:
     return count
 
 
+def transfer(rows: QueuedFileQuerySet, tell: Tell = _nobody) -> int:
+    """Have files transferred now that are held, wait or failed; returns how many."""
+    count = 0
+    for batch in rows.waiting().in_batches(BATCH):
+        with transaction.atomic(using=ledger_database()):
+            count += _of(batch).release()
+            _wake(batch)
+        tell(_step(batch))
+    return count
+
+
 def cancel(rows: QueuedFileQuerySet, tell: Tell = _nobody) -> int:
     """Hold files that are to be transferred, or just being so; returns how many.
 
