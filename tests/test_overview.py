@@ -26,7 +26,7 @@ def add(count: int = 1, state: State = State.PENDING, **columns: Any) -> list[Qu
         "due_at": now + timedelta(minutes=1),
     }
     return QueuedFile.objects.bulk_create(
-        QueuedFile(name=f"{first + number}.jpg", state=state, **defaults | columns)
+        QueuedFile(**{"name": f"{first + number}.jpg", "state": state} | defaults | columns)
         for number in range(count)
     )
 
