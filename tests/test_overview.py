@@ -112,6 +112,25 @@ def test_counts_are_broken_off(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (piles["pending"].files, piles["pending"].is_cut) == (4, True)
 
 
+def test_a_count_that_is_broken_off_is_split_by_host_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(overview, "LIMIT", 6)
+    monkeypatch.setattr(overview, "SAMPLE", 3)
+    add(2, size=1, saved_at=ago(500))
+    add(1, size=2, saved_at=ago(300), host="web-2")
+    add(2, size=4, host="web-3")
+    add(3, size=1)
+    found = overview.overview()
+    shares = {share.name: share.piles["pending"] for share in [*found.hosts, found.total]}
+    assert found.total.piles["pending"].bytes == 13
+    totals = shares.pop("web-1"), shares.pop("web-2")
+    assert [(pile.files, pile.bytes) for pile in totals] == [(3, 3), (1, 2)]
+    assert all(pile.is_cut for pile in totals)
+    assert found.hosts[0].name == ""
+    assert (found.hosts[0].piles["pending"].files, found.hosts[0].piles["pending"].bytes) == (2, 8)
+
+
 def test_very_many_transfers_shorten_the_time_that_is_looked_at(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -26,6 +26,7 @@ from django.utils.translation import gettext_lazy as _
 
 from . import dashboard, overview, steering
 from .aliases import storage_for
+from .conf import settings
 from .models import QueuedFile, QueuedFileQuerySet, State, is_reachable_from_here, ledger
 
 # What a browser shows without running anything in it; an SVG may hold scripts.
@@ -165,7 +166,7 @@ class HostFilter(admin.SimpleListFilter):
 class QueuedFileAdmin(admin.ModelAdmin):
     actions = ["retry", "transfer", "cancel", "evict", "restore", "verify"]
     date_hierarchy = "saved_at"
-    list_display = ["name", "status", "length", "age", "alias", "host", "attempts"]
+    list_display = ["name", "status", "length", "age", "alias"]
     list_filter = [StateFilter, StorageFilter, HostFilter, "is_local"]
     ordering = ["-pk"]
     paginator = CappedPaginator
@@ -235,6 +236,9 @@ class QueuedFileAdmin(admin.ModelAdmin):
 
     def get_queryset(self, request: HttpRequest) -> QuerySet:
         return ledger().order_by(*self.ordering)
+
+    def get_list_display(self, request: HttpRequest) -> list[Any]:
+        return [*self.list_display, *(["host"] if settings.local_per_host else [])]
 
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
         return QueuedFileChangeList

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from heapq import nlargest
 from typing import Any
 
-from django.db.models import Count, Q, Sum
+from django.db.models import Count, Min, Q, Sum
 from django.db.models.functions import TruncSecond
 from django.utils import timezone
 
@@ -21,6 +21,8 @@ LIMIT = 10_000  # rows that one count looks at
 ALIASES = 100  # storages that are looked for
 TRANSFERS = 20  # that are listed
 FAILURES = 10  # the same
+SAMPLE = 500  # rows whose hosts are told apart where there are more than LIMIT
+HOSTS = 20  # of these
 MINUTES = 15  # how far back the rates go
 UNSETTLED = (State.PENDING, State.TRANSFERRING, State.FAILED, State.HELD, State.DELETING)
 
@@ -159,17 +161,44 @@ class _Shares:
 
 def _count(alias: str, state: State, shares: _Shares, found: Overview) -> None:
     rows = ledger().filter(alias=alias, state=state)
-    columns = rows.values_list("pk", "host", "size", "saved_at")[: LIMIT + 1]
-    for count, (pk, host, size, saved_at) in enumerate(columns.iterator()):
-        if count == LIMIT:
-            shares.cut(state)
-            break
+    if not (count := rows.values("pk")[: LIMIT + 1].count()):
+        return
+    is_cut = count > LIMIT
+    for host, *numbers in _first_by_host(rows) if is_cut else _all_by_host(rows):
         for share in shares.of(host):
-            share.piles[state].add(1, size, saved_at)
-        if state == State.FAILED:
-            found.newest_failures = nlargest(FAILURES, [*found.newest_failures, pk])
+            share.piles[state].add(*numbers)
+    if is_cut:
+        shares.cut(state)
     if state == State.TRANSFERRING:
         found.running += _running(rows)[: TRANSFERS - len(found.running)]
+    if state == State.FAILED:
+        pks = (rows if is_cut else rows.order_by("-pk")).values_list("pk", flat=True)
+        found.newest_failures = nlargest(FAILURES, [*found.newest_failures, *pks[:FAILURES]])
+
+
+def _all_by_host(rows: QueuedFileQuerySet) -> Any:
+    numbers = (Count("pk"), Sum("size"), Min("saved_at"))
+    return rows.order_by().values_list("host").annotate(*numbers)
+
+
+def _first_by_host(rows: QueuedFileQuerySet) -> Iterator[tuple[str, int, int, datetime | None]]:
+    """The same of the first ``LIMIT`` rows, which the ORM cannot group: hosts that are not among
+    the first few go under no name."""
+    names = [None, *sorted({*rows.values_list("host", flat=True)[:SAMPLE]})[:HOSTS]]
+    sums: dict[str, Any] = {}
+    for number, name in enumerate(names):
+        part = None if name is None else Q(host=name)
+        sums[f"files_{number}"] = Count("pk", filter=part)
+        sums[f"bytes_{number}"] = Sum("size", filter=part, default=0)
+        sums[f"oldest_{number}"] = Min("saved_at", filter=part)
+    found = rows[:LIMIT].aggregate(**sums)
+    files, size, oldest = (found[f"{key}_0"] for key in ("files", "bytes", "oldest"))
+    for number, name in enumerate(names[1:], 1):
+        yield str(name), *(found[f"{key}_{number}"] for key in ("files", "bytes", "oldest"))
+        files -= found[f"files_{number}"]
+        size -= found[f"bytes_{number}"]
+    if files:
+        yield "", files, size, oldest
 
 
 def _failed(pks: list[int]) -> list[Failed]:
