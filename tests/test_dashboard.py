@@ -88,7 +88,10 @@ def test_numbers_that_were_broken_off_say_so(
 ) -> None:
     monkeypatch.setattr(overview, "LIMIT", 4)
     add(6)
-    assert "waiting 4+" in text_of(html_of(viewer))
+    add(30, State.TRANSFERRED, transferred_at=ago(5))
+    text = text_of(html_of(viewer))
+    assert "waiting 4+" in text
+    assert re.search(r"per minute \d+ files\+ ", text)
 
 
 def test_the_plots_can_be_read_aloud(viewer: Client) -> None:

@@ -23,12 +23,23 @@ from django.test import TestCase, override_settings
 from django.utils.module_loading import import_string
 from pytest_django import Settings
 
-from queued_storage import backend, backends, checks, conf, exceptions, signals, tasks
+from queued_storage import (
+    admin,
+    backend,
+    backends,
+    checks,
+    conf,
+    dashboard,
+    exceptions,
+    overview,
+    signals,
+    tasks,
+)
 from queued_storage.backends import QueuedStorage
 from queued_storage.conf import OPTIONS
 from queued_storage.fields import QueuedFieldFile
 from queued_storage.management.commands.queued_storage import Command
-from queued_storage.models import NAME_MAX_BYTES, NAME_MAX_LENGTH, QueuedFile
+from queued_storage.models import MAX_FAILURES, NAME_MAX_BYTES, NAME_MAX_LENGTH, QueuedFile
 from queued_storage.names import COMPONENT_MAX_BYTES
 from queued_storage.queues.base import BaseQueue
 from queued_storage.results import TransferResult
@@ -277,6 +288,35 @@ def test_the_properties_of_a_row() -> None:
         if isinstance(inspect.getattr_static(QueuedFile, name), property)
     }
     assert set(CODE.findall(line)) == own
+
+
+def test_every_permission() -> None:
+    options = QueuedFile._meta
+    views = [f"{action}_queuedfile" for action in options.default_permissions]
+    assert list(table(page("admin"), "permission")) == [
+        *views,
+        *(codename for codename, _label in options.permissions),
+    ]
+
+
+def test_numbers_of_the_admin() -> None:
+    text = flat(page("admin"))
+    assert f"up to {admin.MOST_ROWS:,} files" in text
+    megabytes = admin.MOST_BYTES // 2**20
+    assert f"up to {admin.MOST_FILES} files, of {megabytes} MB together" in text
+    assert f"up to {admin.PICTURE_MAX_SIZE // 2**20} MB" in text
+    assert f"no more than {overview.LIMIT:,} files" in text
+    assert f"a plot at {overview.LIMIT * 5:,} transfers" in text
+    assert (dashboard.SECONDS, overview.MINUTES, MAX_FAILURES) == (5, 15, 10)
+    for words_of_them in (
+        "every five seconds",
+        "the last fifteen minutes",
+        "the last ten attempts",
+    ):
+        assert words_of_them in text
+    shown = {kind.partition("/")[2] for kind in admin.PICTURES}
+    assert shown == {name.lower() for name in ("AVIF", "BMP", "GIF", "JPEG", "PNG", "WebP")}
+    assert "AVIF, BMP, GIF, JPEG, PNG and WebP" in text
 
 
 # Commands

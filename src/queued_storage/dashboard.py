@@ -154,14 +154,15 @@ def _tiles(found: Overview, urls: _Urls) -> list[Tile]:
     waiting = [found.total.piles[state].oldest for state in (State.PENDING, State.TRANSFERRING)]
     oldest = min(filter(None, waiting), default=None)
     rate = found.total.rate
+    more = "" if found.full_minutes else "+"  # so many that not even one minute was counted
     return [
         *tiles,
         Tile("age", gettext("oldest on its way"), _age(oldest, found.at) or "-"),
         Tile(
             "rate",
             gettext("per minute"),
-            ngettext("%d file", "%d files", rate.files) % rate.files,
-            _size(rate.bytes),
+            ngettext("%d file", "%d files", rate.files) % rate.files + more,
+            _size(rate.bytes) + more,
         ),
     ]
 
