@@ -1,6 +1,5 @@
 """Passes over many files of the ledger."""
 
-import logging
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,9 +12,8 @@ from .aliases import known_storages, storage_for
 from .clock import DatabaseNow, seconds_from_now
 from .conf import settings
 from .exceptions import UnknownAlias
+from .logs import logger
 from .models import State, ledger
-
-logger = logging.getLogger("queued_storage")
 
 BATCH = 1000  # rows in memory
 SILENT_AFTER = 3600  # seconds that files of a host may be due before somebody is told
@@ -66,7 +64,12 @@ def _hand_over(place: Place, pks: list[int]) -> int:
     try:
         storage: Any = storage_for(place.alias)
     except UnknownAlias as error:
-        logger.error("%s files are due, but nobody can move them. %s", len(pks), error)
+        logger.error(
+            "%s files are due, but nobody can move them. %s",
+            len(pks),
+            error,
+            extra={"queued_storage": place.alias},
+        )
         return 0
     queue = storage.queue_for(place.host, is_local=place.is_local)
     for start in range(0, len(pks), queue.batch_size):
