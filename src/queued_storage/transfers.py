@@ -99,9 +99,7 @@ class _Work:
 
     def _span(self, operation: str) -> Span:
         row = self.row
-        return span(
-            operation, storage=row.alias, file=row.pk, attempt=row.attempts, bytes=row.size
-        )
+        return span(operation, storage=row.alias, file=row.pk, attempt=row.attempts, bytes=row.size)
 
     # The transfer
 
