@@ -20,6 +20,7 @@ Answer = TypeVar("Answer")
 
 UNSETTLED = tuple(str(state) for state in State if state != State.TRANSFERRED)
 _MOST_WAITING = 4  # threads that a database which hangs can hold
+_NOW = Max(DatabaseNow())  # an aggregate, so that it makes no groups
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ def unsettled() -> list[Unsettled]:
         ledger()
         .filter(alias__in=aliases(), state__in=UNSETTLED)
         .values_list("alias", "state", _host())
-        .annotate(Count("pk"), Sum("size"), Min("saved_at"), Max(DatabaseNow()), stuck)
+        .annotate(Count("pk"), Sum("size"), Min("saved_at"), now=_NOW, stuck=stuck)
         .order_by("alias", "state")
     )
     return [
@@ -77,7 +78,7 @@ def overdue() -> list[Overdue]:
         ledger()
         .due()
         .values_list("alias", _host())
-        .annotate(Count("pk"), Min("due_at"), Max(DatabaseNow()))
+        .annotate(Count("pk"), Min("due_at"), now=_NOW)
         .order_by("alias")
     )
     return [Overdue(alias, host, files, _age(due, now)) for alias, host, files, due, now in rows]
@@ -90,7 +91,7 @@ def settled() -> list[Settled]:
         ledger()
         .filter(state=State.TRANSFERRED)
         .values_list("alias")
-        .annotate(Count("pk"), Sum("size"), local)
+        .annotate(Count("pk"), Sum("size"), local=local)
         .order_by("alias")
     )
     return [Settled(alias, files, size, here or 0) for alias, files, size, here in rows]
