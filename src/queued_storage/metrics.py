@@ -240,15 +240,19 @@ class _Exporter:
     """What ``install()`` has set up in this process."""
 
     def __init__(self, registry: CollectorRegistry, timeout: float, every: float | None) -> None:
+        self.scraped = registry
+        is_multiprocess = "PROMETHEUS_MULTIPROC_DIR" in os.environ  # as the library finds it out
+        if is_multiprocess:
+            self.scraped = CollectorRegistry()
+        # The ledger comes first: what it knows of begins with zeros in the same scrape.
+        self.scraped.register(LedgerCollector(timeout, every, self._expect))
+        if is_multiprocess:  # the counters of all processes are in files
+            MultiProcessCollector(self.scraped)
         self.counters = Counters(registry)
         self.counters.connect()
-        self.collector = LedgerCollector(timeout, every, self.counters.expect)
-        self.scraped = registry
-        if "PROMETHEUS_MULTIPROC_DIR" in os.environ:  # as prometheus-client itself finds out
-            # The counters of all processes are in files; the ledger speaks for all of them.
-            self.scraped = CollectorRegistry()
-            MultiProcessCollector(self.scraped)
-        self.scraped.register(self.collector)
+
+    def _expect(self, alias: str) -> None:
+        self.counters.expect(alias)
 
 
 _exporter: _Exporter | None = None
