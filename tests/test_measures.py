@@ -123,6 +123,8 @@ def test_settled_files_are_not_looked_at() -> None:
         plan = explain(query["sql"])
         assert re.search("queued_storage_(state|due|name_unique)", plan), plan
         assert "Seq Scan" not in plan
+    assert "queued_storage_due" in explain(captured[-1]["sql"])
+    assert "queued_storage_state" in explain(captured[-2]["sql"])
 
 
 def explain(sql: str) -> str:

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from django.db import connections, transaction
 from django.db.models import Case, CharField, Count, F, Max, Min, Q, Sum, Value, When
+from django.db.models.functions import Coalesce
 
 from .clock import DatabaseNow
 from .conf import settings
@@ -74,14 +75,14 @@ def unsettled() -> list[Unsettled]:
 
 def overdue() -> list[Overdue]:
     """The rows that are due, from their index. Of those under a lease only dead workers' are."""
-    rows: Any = (
-        ledger()
-        .due()
-        .values_list("alias", _host())
-        .annotate(Count("pk"), Min("due_at"), now=_NOW)
-        .order_by("alias")
+    # Grouped by the column itself, SQLite would rather read all rows in the order of an index.
+    alias = Coalesce("alias", Value(""))
+    due = ledger().due().order_by().values_list(alias, _host())
+    rows: Any = due.annotate(Count("pk"), Min("due_at"), now=_NOW)
+    return sorted(
+        (Overdue(alias, host, files, _age(since, now)) for alias, host, files, since, now in rows),
+        key=lambda row: (row.alias, row.host),
     )
-    return [Overdue(alias, host, files, _age(due, now)) for alias, host, files, due, now in rows]
 
 
 def settled() -> list[Settled]:
