@@ -5,6 +5,7 @@ A table of a page is looked up by the name in its first header cell, or by its h
 
 import argparse
 import ast
+import dataclasses
 import inspect
 import re
 import tomllib
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 from django.conf import global_settings
+from django.core.exceptions import ImproperlyConfigured
 from django.core.files.base import ContentFile
 from django.core.files.storage import Storage, storages
 from django.core.management.base import BaseCommand
@@ -31,6 +33,9 @@ from queued_storage import (
     conf,
     dashboard,
     exceptions,
+    health,
+    logs,
+    measures,
     overview,
     signals,
     tasks,
@@ -478,6 +483,79 @@ def test_the_oldest_versions() -> None:
         assert re.search(r"Python 3\.11.* Django 5\.2", texts()[name], re.S)
 
 
+# Monitoring
+
+
+def labels_in(header: str) -> dict[str, set[str]]:
+    """The labels of each metric in the table with this header."""
+    return {
+        name: set(CODE.findall(cells[0]))
+        for name, cells in table(section("monitoring", "Metrics"), header).items()
+    }
+
+
+def test_every_gauge_and_its_labels() -> None:
+    pytest.importorskip("prometheus_client")
+    from queued_storage import metrics
+
+    assert labels_in("gauge") == {
+        f"queued_storage_{name}": set(labels) for name, (_text, labels) in metrics.GAUGES.items()
+    }
+
+
+def test_every_counter_and_its_labels() -> None:
+    client = pytest.importorskip("prometheus_client")
+    from queued_storage import metrics
+
+    registry = client.CollectorRegistry()
+    metrics.Counters(registry).expect("default")
+    assert labels_in("counter") == {
+        family.name + ("_total" if family.type == "counter" else ""): {
+            label for sample in family.samples for label in sample.labels if label != "le"
+        }
+        for family in registry.collect()
+    }
+
+
+def test_the_times_of_a_scrape() -> None:
+    pytest.importorskip("prometheus_client")
+    from queued_storage import metrics
+
+    assert (metrics.TIMEOUT, metrics.SETTLED_EVERY) == (5, 300)
+    assert "within five seconds" in flat(section("monitoring", "Metrics"))
+    assert "every five minutes" in flat(section("monitoring", "Metrics"))
+
+
+def test_every_limit_of_the_health_check() -> None:
+    limits = [field.name for field in dataclasses.fields(health.Limits)]
+    assert list(table(section("monitoring", "Health"), "limit")) == limits
+    assert health.TIMEOUT == 3
+    assert "within three seconds" in flat(section("monitoring", "Health"))
+    assert measures._MOST_WAITING == 4
+    assert "at most four such threads" in flat(section("monitoring", "Health"))
+
+
+def test_every_field_of_a_log_record() -> None:
+    assert tuple(table(section("monitoring", "Logs"), "field")) == logs.KEYS
+
+
+def test_every_span_and_its_attributes() -> None:
+    source = (PACKAGE / "transfers.py").read_text() + (PACKAGE / "storage.py").read_text()
+    operations = set(re.findall(r'\b_?span\(\s*"(\w+)"', source))
+    facts = set(re.findall(r"\bspan\(\s*operation, (.*?)\)", source, re.S).pop().split())
+    names = {fact.partition("=")[0] for fact in facts}
+    traces = section("monitoring", "Traces")
+    assert set(table(traces, "span")) == {f"queued_storage.{name}" for name in operations}
+    assert set(table(traces, "attribute")) - {"error.type"} == {
+        f"queued_storage.{name}" for name in names
+    }
+
+
+def test_every_alert() -> None:
+    rules = (DOCS / "_static" / "queued-storage-alerts.yml").read_text()
+    assert list(table(page("monitoring"), "alert")) == re.findall(r"- alert: (\w+)", rules)
+
+
 # Architecture
 
 
@@ -498,24 +576,37 @@ def test_every_module_has_its_sentence_in_the_order_of_the_floors() -> None:
 
 PATH = re.compile(r"""(?<![\w./-])queued_storage(?:\.\w+)+""")
 NO_PATH = re.compile(r"queued_storage\.([EW]\d{3}|run|sweep)")
+SPANS = {*table(section("monitoring", "Traces"), "span")}
+SPANS |= {*table(section("monitoring", "Traces"), "attribute")}
 
 
 def test_dotted_paths_lead_somewhere() -> None:
     found = {path for text in texts().values() for path in PATH.findall(text)}
     for path in found:
-        if not NO_PATH.fullmatch(path):
+        if not NO_PATH.fullmatch(path) and path not in SPANS:
             assert exists(path), path
 
 
 def exists(path: str) -> bool:
     try:
         import_string(path)
-    except ImportError:
-        return any(
-            (PACKAGE.parent / path.replace(".", "/")).with_suffix(suffix).exists()
-            for suffix in ("", ".py")
-        )
+    except (ImportError, ImproperlyConfigured):
+        return is_file(path) or is_defined(path)
     return True
+
+
+def is_file(path: str) -> bool:
+    place = PACKAGE.parent / path.replace(".", "/")
+    return any(place.with_suffix(suffix).exists() for suffix in ("", ".py"))
+
+
+def is_defined(path: str) -> bool:
+    """Read, where the library that the module is for is not here."""
+    module, _dot, name = path.rpartition(".")
+    if not is_file(module):
+        return False
+    body = ast.parse((PACKAGE.parent / f"{module.replace('.', '/')}.py").read_text()).body
+    return name in {getattr(node, "name", None) for node in body}
 
 
 # Of SQL, of Django's options, a file
@@ -523,6 +614,7 @@ OTHER_CAPITALS = {"BACKEND", "CONTRIBUTING", "FULL", "IMMEDIATE", "LOCKED", "NOR
 OTHER_CAPITALS |= {"QUEUES", "SIGINT", "SIGTERM", "SKIP", "TASKS"}
 # Of the engines
 OTHER_CAPITALS |= {"ALT_CLUSTERS", "COMMIT_MODE", "DEFAULT_TIMEOUT", "Q_CLUSTER", "RQ_QUEUES"}
+OTHER_CAPITALS |= {"ADDRESS", "ERROR", "INFO", "PORT", "PROMETHEUS_MULTIPROC_DIR", "WARNING"}
 OTHER_CAPITALS |= {"HUEY", "PROCRASTINATE_DATABASE_ALIAS", "Q_CLUSTER_NAME", "RUNNING"}
 
 
@@ -572,7 +664,7 @@ def test_examples_compile_and_import_what_there_is(source: str) -> None:
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.ImportFrom) and str(node.module).startswith("queued_storage"):
             for alias in node.names:
-                import_string(f"{node.module}.{alias.name}")
+                assert exists(f"{node.module}.{alias.name}")
 
 
 def test_make_targets() -> None:

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import logging
 import re
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,9 +16,9 @@ from django.core.files.storage import Storage, storages
 from django.utils.module_loading import import_string
 
 from .exceptions import UnknownAlias
+from .logs import logger
 
 ALIAS_MAX_LENGTH = 64
-logger = logging.getLogger("queued_storage")
 
 _SECRET = re.compile(
     r"secret|passw|token|credential|signer|connection_string|(^|_)p?key(_id)?$|^sas", re.I

@@ -67,10 +67,10 @@ class InvalidQueue(ImproperlyConfigured):
 
 
 class MissingLibrary(InvalidQueue):
-    """The library of a queue adapter is not installed."""
+    """A library that not everybody needs is not installed."""
 
-    def __init__(self, library: str, extra: str) -> None:
+    def __init__(self, library: str, extra: str, what: str = "This queue") -> None:
         super().__init__(
-            f"This queue needs {library}, which is not installed. "
+            f"{what} needs {library}, which is not installed. "
             f"Run: pip install 'django-queued-storage[{extra}]'"
         )

@@ -1,6 +1,5 @@
 """Works on files in a few threads of this process."""
 
-import logging
 import queue
 import threading
 import time
@@ -10,9 +9,8 @@ from functools import partial
 from django.db import close_old_connections, connections
 
 from . import transfers
+from .logs import logger
 from .models import ledger
-
-logger = logging.getLogger("queued_storage")
 
 
 class Executor:
@@ -67,7 +65,7 @@ class Executor:
                 continue
             if pk is None:
                 break
-            self._guarded(partial(transfers.run, pk))
+            self._guarded(partial(transfers.run, pk), pk)
         connections.close_all()
 
     def _pause(self) -> float:
@@ -92,16 +90,16 @@ class Executor:
         if not rows:
             return False
         self._next_look = 0.0  # there may be more, for the other threads
-        transfers.run_claimed(rows[0])
+        self._guarded(partial(transfers.run_claimed, rows[0]), rows[0].pk)
         return True
 
-    def _guarded(self, work: Callable[[], object]) -> object:
+    def _guarded(self, work: Callable[[], object], pk: int | None = None) -> object:
         ident = threading.get_ident()
         self._busy.add(ident)
         try:
             return work()
         except Exception:  # the ledger is out of reach: rows stay due, leases end
-            logger.exception("A file could not be worked on.")
+            logger.exception("A file could not be worked on.", extra={"queued_file": pk})
             close_old_connections()
             return None
         finally:

@@ -1,6 +1,5 @@
 """Keeps the claims of this process alive while their transfers make progress."""
 
-import logging
 import threading
 import time
 from collections.abc import Iterator
@@ -10,10 +9,9 @@ from django.db import connections, transaction
 
 from .conf import settings
 from .exceptions import LeaseLost, TransferError
+from .logs import fields_of, logger
 from .models import QueuedFile, ledger, ledger_database
 from .reasons import reason
-
-logger = logging.getLogger("queued_storage")
 
 BEAT_MAX = 2.0  # seconds: how soon at the latest a running transfer learns that it is void
 
@@ -103,7 +101,8 @@ class _Heart(threading.Thread):
         try:
             lease.beat()
         except Exception as error:  # the database may be back at the next beat
-            logger.warning("A lease could not be renewed: %s", reason(error))
+            about = fields_of(lease.row) | {"queued_error": type(error).__name__}
+            logger.warning("A lease could not be renewed: %s", reason(error), extra=about)
 
 
 _lock = threading.Lock()

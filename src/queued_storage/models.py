@@ -13,6 +13,7 @@ from django.utils.translation import gettext_lazy as _
 
 from .clock import DatabaseNow, seconds_from_now
 from .conf import HOST_MAX_LENGTH, settings
+from .logs import one_line
 from .outages import outlast
 
 NAME_MAX_LENGTH = 700  # characters; with the alias the most that a unique index of InnoDB takes
@@ -624,7 +625,7 @@ class QueuedFile(models.Model):
         ]
 
     def __str__(self) -> str:
-        return f"{self.name} ({self.alias})"
+        return one_line(f"{self.name} ({self.alias})")
 
     @property
     def is_remote(self) -> bool:

@@ -1,6 +1,5 @@
 """Gets a statement past those faults of a database that pass by themselves."""
 
-import logging
 import time
 from collections.abc import Callable
 from typing import TypeVar
@@ -8,11 +7,11 @@ from typing import TypeVar
 from django.db import InterfaceError, OperationalError, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 
+from .logs import logger
+
 Answer = TypeVar("Answer")
 
 PAUSES = (0.1, 0.5)  # seconds before the second and the third try
-
-logger = logging.getLogger("queued_storage")
 
 
 def outlast(statement: Callable[[], Answer], database: str) -> Answer:

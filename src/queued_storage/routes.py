@@ -1,7 +1,6 @@
 """Remembers in the cache which files are settled on the remote."""
 
 import hashlib
-import logging
 import re
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -10,14 +9,13 @@ from django.core.cache import BaseCache, InvalidCacheBackendError, caches
 from django.core.cache.backends.locmem import LocMemCache
 
 from .conf import settings
+from .logs import logger
 from .reasons import reason
 
 PER_PROCESS_TIMEOUT = 5  # seconds: what one process forgets, another may go on believing so long
 MARK_TIMEOUT = 60  # seconds: longer than any reader is between its look and its remembering
 _UNSETTLED = ""
 _SAFE = re.compile(r"[!-~]{1,100}")  # memcached takes no other characters, and not many of them
-
-logger = logging.getLogger("queued_storage")
 
 
 class Routes:

@@ -1,7 +1,6 @@
 """Carries out what an operator asks for, on files chosen by a query."""
 
 import contextlib
-import logging
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from .aliases import storage_for
 from .conf import settings
 from .exceptions import LeaseLost, VerificationError
 from .leases import Lease
+from .logs import fields_of, logger
 from .models import (
     QueuedFile,
     QueuedFileQuerySet,
@@ -30,8 +30,6 @@ from .reasons import reason
 from .routes import Routes
 from .signals import file_evicted
 from .streams import MeasuredFile, PiecewiseFile, checksum_of
-
-logger = logging.getLogger("queued_storage")
 
 BATCH = 100  # rows in memory
 
@@ -108,7 +106,9 @@ def _wake(batch: Sequence[QueuedFile]) -> None:
             storage: Any = storage_for(row.alias, row.task)
             queue = storage.queue_for(row.host, is_local=row.is_local)
         except ImproperlyConfigured as error:
-            logger.error("%s is due, but nobody here can move it. %s", row, error)
+            logger.error(
+                "%s is due, but nobody here can move it. %s", row, error, extra=fields_of(row)
+            )
         else:
             wake(row.alias, queue, row.pk)
 
@@ -162,7 +162,7 @@ def run_errand(pk: int, errand: Errand) -> str | None:
             if not ledger().settle(row, text) and ledger().let_go(row):
                 _wake([row])
             if text:
-                logger.info("%s: %s", row, text, extra={"queued_file": row.pk})
+                logger.info("%s: %s", row, text, extra=fields_of(row))
             return text or "It was changed meanwhile."
         except BaseException:
             ledger().settle(row)

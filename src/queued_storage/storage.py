@@ -22,6 +22,7 @@ from .names import Name, can_be_recorded, require_storable, tidy, tidy_new
 from .queues.wakeup import wake
 from .reading import ReadableStorage
 from .results import TransferResult, last_results, wait_until
+from .spans import span
 from .streams import MeasuredFile
 from .writing import WritableFile, is_for_writing
 
@@ -92,14 +93,16 @@ class QueuedStorage(ReadableStorage):
         if not hasattr(content, "chunks"):
             content = File(content, name)
         self._require_valid(name)
-        try:
-            name, pk = self._store(name, content, max_length)
-        except ValueError as error:
-            if getattr(content, "closed", False):
-                raise ValueError(
-                    f"The file given for {name!r} is closed; open it before it is saved."
-                ) from error
-            raise
+        with span("save", storage=self.alias) as saving:
+            try:
+                name, pk = self._store(name, content, max_length)
+            except ValueError as error:
+                if getattr(content, "closed", False):
+                    raise ValueError(
+                        f"The file given for {name!r} is closed; open it before it is saved."
+                    ) from error
+                raise
+            saving.note(file=pk)
         self._announce(pk, name, settings.host)
         return name
 

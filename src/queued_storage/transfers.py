@@ -1,7 +1,6 @@
 """The life of one file after it was saved: attempt, eviction, purge."""
 
 import contextlib
-import logging
 import random
 from collections.abc import Callable
 from typing import Any
@@ -23,14 +22,14 @@ from .exceptions import (
     VerificationError,
 )
 from .leases import Lease
+from .logs import about, logger
 from .models import Content, QueuedFile, State, ledger, ledger_database
 from .proxies import LocalProxy, RemoteProxy, Upload
 from .reasons import reason
 from .signals import file_deleted, file_evicted, file_transferred, transfer_failed
+from .spans import Span, span
 from .streams import checksum_of
 from .uploaders import Uploader
-
-logger = logging.getLogger("queued_storage")
 
 
 def run(pk: int) -> Exception | None:
@@ -45,14 +44,15 @@ def run(pk: int) -> Exception | None:
 
 def run_claimed(row: QueuedFile) -> Exception | None:
     """The same for a row that this process has claimed."""
-    try:
-        storage: Any = storage_for(row.alias, row.task)
-    except ImproperlyConfigured as error:  # of this process, not the file's fault
-        logger.error("%s", error)
-        ledger().postpone(row, settings.retry_delay, reason(error), count=False)
-        return error
-    with leases.keep(row) as lease:
-        return _Work(storage, row, lease).run()
+    with about(row):
+        try:
+            storage: Any = storage_for(row.alias, row.task)
+        except ImproperlyConfigured as error:  # of this process, not the file's fault
+            logger.error("%s", error)
+            ledger().postpone(row, settings.retry_delay, reason(error), count=False)
+            return error
+        with leases.keep(row) as lease:
+            return _Work(storage, row, lease).run()
 
 
 def backoff(attempts: int) -> float:
@@ -68,6 +68,7 @@ class _Work:
         self.storage = storage
         self.row = row
         self.lease = lease
+        self.evicts = False  # whether the local copy is to go once the file is transferred
 
     def run(self) -> Exception | None:
         steps: dict[str, Callable[[], None]] = {
@@ -77,6 +78,8 @@ class _Work:
         }
         try:
             steps.get(self.row.state, self._start_again)()
+            if self.evicts:
+                self._evict()
             return None
         except LeaseLost as error:
             logger.info("%s", error)
@@ -99,9 +102,17 @@ class _Work:
     def _start_again(self) -> None:
         raise LeaseLost(f"{self.row} got new content in the instant of the claim.")
 
+    def _span(self, operation: str) -> Span:
+        row = self.row
+        return span(operation, storage=row.alias, file=row.pk, attempt=row.attempts, bytes=row.size)
+
     # The transfer
 
     def _attempt(self) -> None:
+        with self._span("attempt"):
+            self._transfer()
+
+    def _transfer(self) -> None:
         if self.row.attempts > self._most_attempts:
             raise TransferError("Every attempt ended with the death of its worker.")
         if self.storage.foreign_task:
@@ -172,9 +183,9 @@ class _Work:
             raise LeaseLost(f"{self.row} changed while it was transferred.")
         self.row.state = State.TRANSFERRED
         self.row.remote_name = upload.remote_name
+        self.evicts = evict
+        logger.info("%s was transferred.", self.row)
         self._send(file_transferred)
-        if evict:
-            self._evict()
 
     def _verify(self, upload: Upload) -> str:
         """Have the copy proved; of one that we only found, a size alone proves nothing."""
@@ -200,10 +211,18 @@ class _Work:
         self._evict()
 
     def _evict(self) -> None:
-        free_local(self.storage, self.row)
+        with self._span("evict"):
+            free_local(self.storage, self.row)
+        logger.info("The local copy of %s was freed.", self.row)
         self._send(file_evicted)
 
     def _purge(self) -> None:
+        with self._span("purge"):
+            self._remove_both()
+        logger.info("%s was deleted.", self.row)
+        self._send(file_deleted)
+
+    def _remove_both(self) -> None:
         remote_name = self.row.remote_name or self._name_of_found()
         if remote_name and not self._is_anothers(remote_name):
             self.lease.confirm()  # else it may be a newer file's by now
@@ -215,7 +234,6 @@ class _Work:
         drop_local(self.storage, self.row.pk, self.row.name)
         if not ledger().purged(self.row):
             raise LeaseLost(f"{self.row} is being purged by another worker.")
-        self._send(file_deleted)
 
     def _is_anothers(self, remote_name: str) -> bool:
         """Whether a name that never had a row is what the remote calls another file."""
@@ -257,7 +275,7 @@ class _Work:
         if not taken:
             return False
         log = logger.warning if will_retry else logger.error
-        log("%s failed: %s", self.row, text, extra={"queued_file": self.row.pk})
+        log("%s failed: %s", self.row, text, extra={"queued_error": type(error).__name__})
         if self.row.state == State.TRANSFERRING:
             self._send(transfer_failed, error=error, will_retry=will_retry)
         return True

@@ -6,4 +6,7 @@ from . import views
 from .peers import PATH
 
 app_name = "queued_storage"
-urlpatterns = [path(f"{PATH}<str:ticket>", views.local_copy, name="local_copy")]
+urlpatterns = [
+    path("health/", views.health, name="health"),
+    path(f"{PATH}<str:ticket>", views.local_copy, name="local_copy"),
+]

@@ -1,7 +1,6 @@
 """What a queue adapter is, and how one is found."""
 
 import copy
-import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -16,8 +15,7 @@ from .. import transfers
 from ..aliases import describe
 from ..conf import settings
 from ..exceptions import InvalidQueue
-
-logger = logging.getLogger("queued_storage")
+from ..logs import logger
 
 TIMEOUT = 1.0  # seconds that a save may wait for a broker
 
@@ -69,7 +67,7 @@ def run_all(pks: Iterable[int]) -> dict[int, Exception]:
         try:
             error = transfers.run(pk)
         except Exception as failure:  # the ledger itself is out of reach: the lease will end
-            logger.exception("File %s could not be worked on.", pk)
+            logger.exception("File %s could not be worked on.", pk, extra={"queued_file": pk})
             error = failure
         if error:
             errors[pk] = error

@@ -1,6 +1,5 @@
 """Celery."""
 
-import logging
 import os
 import signal
 import threading
@@ -13,6 +12,7 @@ from weakref import WeakKeyDictionary
 from django.utils.module_loading import import_string
 
 from ..exceptions import InvalidQueue, MissingLibrary, TimeLimitReached
+from ..logs import logger
 from . import sweep as sweeping
 from .base import BaseQueue, inline_errors, run_all
 
@@ -24,8 +24,6 @@ try:
     from kombu.exceptions import OperationalError
 except ImportError as error:
     raise MissingLibrary("Celery", "celery") from error
-
-logger = logging.getLogger("queued_storage")
 
 TIMEOUT = 1.0  # seconds that a save may wait for the broker
 SOFT_LIMIT = 0.9  # of a hard limit

@@ -1,15 +1,13 @@
 """Tells the queues of all that is due."""
 
-import logging
 from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from ..aliases import storage_for
 from ..exceptions import UnknownAlias
+from ..logs import logger
 from ..models import ledger
-
-logger = logging.getLogger("queued_storage")
 
 BATCH = 1000  # rows in memory
 
@@ -59,7 +57,12 @@ def _hand_over(place: Place, pks: list[int]) -> int:
     try:
         storage: Any = storage_for(place.alias)
     except UnknownAlias as error:
-        logger.error("%s files are due, but nobody can move them. %s", len(pks), error)
+        logger.error(
+            "%s files are due, but nobody can move them. %s",
+            len(pks),
+            error,
+            extra={"queued_storage": place.alias},
+        )
         return 0
     queue = storage.queue_for(place.host, is_local=place.is_local)
     for start in range(0, len(pks), queue.batch_size):

@@ -1,16 +1,14 @@
 """Tells a queue of new work, once per transaction and storage."""
 
-import logging
 from collections.abc import Callable
 from typing import Any
 
 from django.db import transaction
 
+from ..logs import logger
 from ..models import ledger_database
 from ..reasons import reason
 from .base import BaseQueue
-
-logger = logging.getLogger("queued_storage")
 
 
 class WakeUp:
@@ -35,7 +33,11 @@ class WakeUp:
             try:
                 first()
             except Exception:
-                logger.exception("A file of %r stays where it is for now.", self.alias)
+                logger.exception(
+                    "A file of %r stays where it is for now.",
+                    self.alias,
+                    extra={"queued_storage": self.alias},
+                )
         errors: dict[int, Exception] = {}
         pks = list(dict.fromkeys(self.pks))
         for start in range(0, len(pks), self.queue.batch_size):
@@ -49,6 +51,10 @@ class WakeUp:
                     len(pks) - start,
                     self.alias,
                     reason(error),
+                    extra={
+                        "queued_storage": self.alias,
+                        "queued_error": type(error).__name__,
+                    },
                 )
                 break
         for listener in self.listeners:

@@ -2,7 +2,6 @@
 
 import base64
 import copy
-import logging
 from collections.abc import Iterator
 from contextvars import ContextVar
 from http import HTTPStatus
@@ -14,11 +13,10 @@ from storages.backends.s3 import S3Storage
 from storages.utils import clean_name, is_seekable
 
 from ..exceptions import VerificationError
+from ..logs import logger
 from ..models import Content
 from ..streams import MeasuredFile
 from .base import Uploader
-
-logger = logging.getLogger("queued_storage")
 
 
 class S3Uploader(Uploader):

@@ -3,8 +3,9 @@
 import json
 import signal
 import threading
-from argparse import ArgumentParser
+from argparse import ArgumentParser, ArgumentTypeError
 from dataclasses import asdict
+from importlib import import_module
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
@@ -52,6 +53,12 @@ class Command(BaseCommand):
         )
         worker.add_argument(
             "--until-empty", action="store_true", help="end as soon as no file is due"
+        )
+        worker.add_argument(
+            "--metrics",
+            metavar="[ADDRESS:]PORT",
+            type=_address,
+            help="answer Prometheus there; the address left out is 127.0.0.1",
         )
 
         sweep = verbs.add_parser("sweep", help="tell the queues of every file that is due")
@@ -134,6 +141,8 @@ class Command(BaseCommand):
             raise CommandError("--threads must be 1 or more, and --poll above 0.")
         stop = threading.Event()
         self._stop_on_signals(stop)
+        if options["metrics"]:
+            self._serve_metrics(*options["metrics"])
         executor = Executor(options["threads"], options["poll"], _aliases)
         executor.start()
         self.stdout.write(f"Moving files of {', '.join(_aliases()) or 'no storage'}.")
@@ -143,6 +152,15 @@ class Command(BaseCommand):
             connections.close_all()
         executor.stop()
         self.stdout.write("Stopped.")
+
+    def _serve_metrics(self, address: str, port: int) -> None:
+        metrics = import_module("queued_storage.metrics")  # whose library not everybody has
+        metrics.install()
+        try:
+            server, _thread = metrics.serve(port, address)
+        except OSError as error:
+            raise CommandError(f"Metrics cannot be served at {address}:{port}: {error}") from error
+        self.stdout.write(f"Metrics at http://{address}:{server.server_port}/metrics.")
 
     @staticmethod
     def _stop_on_signals(stop: threading.Event) -> None:
@@ -220,6 +238,13 @@ def _of_workers(activity: maintenance.Activity) -> str:
 
 def _size(count: int) -> str:
     return filesizeformat(count).replace("\xa0", " ")
+
+
+def _address(text: str) -> tuple[str, int]:
+    address, _colon, port = text.rpartition(":")
+    if not port.isdecimal() or int(port) > 65535:
+        raise ArgumentTypeError(f"{text!r} is no [ADDRESS:]PORT.")
+    return address.strip("[]") or "127.0.0.1", int(port)
 
 
 def _aliases() -> list[str]:

@@ -1,0 +1,90 @@
+"""Whether files can be saved, and whether they are on their way."""
+
+from dataclasses import dataclass
+
+from . import measures
+from .logs import logger
+from .measures import Overdue, Unsettled
+from .models import State, ledger
+from .reasons import reason
+
+TIMEOUT = 3.0  # seconds that the ledger may take to answer
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much is still well; None for what is not looked at."""
+
+    max_age: float | None = None  # seconds since the oldest pending file was saved
+    max_overdue: float | None = None  # seconds that a file may be due with nobody working on it
+    max_failed: int | None = None  # files
+    max_pending: int | None = None  # files
+    max_pending_bytes: int | None = None
+
+
+NO_LIMITS = Limits()
+
+
+@dataclass(frozen=True)
+class Health:
+    """What is wrong; nothing if all is well. No text names a file, an address or a secret."""
+
+    is_reachable: bool  # whether the ledger answered
+    problems: tuple[str, ...] = ()
+
+    @property
+    def is_well(self) -> bool:
+        return not self.problems
+
+
+def check(limits: Limits = NO_LIMITS, timeout: float = TIMEOUT) -> Health:
+    """Ask the ledger, and compare its answer with the limits.
+
+    Without limits it is whether the ledger answers within ``timeout`` seconds: what a load
+    balancer needs to know of a host. The remote is not asked; no request waits for it either.
+    """
+
+    def question() -> list[str]:
+        if limits == NO_LIMITS:
+            ledger().exists()
+            return []
+        overdue = measures.overdue() if limits.max_overdue is not None else []
+        return _exceeded(limits, measures.unsettled(), overdue)
+
+    try:
+        return Health(True, tuple(measures.in_time(question, timeout)))
+    except TimeoutError as error:
+        logger.error("%s", error)
+        return Health(False, (str(error),))
+    except Exception as error:
+        # The texts of drivers name hosts and users, which are for the log only.
+        logger.error("The ledger cannot be asked: %s", reason(error))
+        return Health(False, (f"The ledger cannot be asked ({type(error).__name__}).",))
+
+
+def _exceeded(limits: Limits, rows: list[Unsettled], overdue: list[Overdue]) -> list[str]:
+    waiting = [row for row in rows if row.state in (State.PENDING, State.TRANSFERRING)]
+    found = (
+        (
+            "The oldest pending file is {:.0f} seconds old",
+            max((row.age for row in waiting), default=0),
+            limits.max_age,
+        ),
+        (
+            "A file has been due for {:.0f} seconds and nobody works on it",
+            max((row.age for row in overdue), default=0),
+            limits.max_overdue,
+        ),
+        (
+            "{} files have failed",
+            sum(row.files for row in rows if row.state == State.FAILED),
+            limits.max_failed,
+        ),
+        ("{} files are pending", sum(row.files for row in waiting), limits.max_pending),
+        ("{} bytes are pending", sum(row.bytes for row in waiting), limits.max_pending_bytes),
+    )
+    return [
+        f"{text.format(value)}; the limit is {limit:g}."
+        for text, value, limit in found
+        if limit is not None and value > limit
+    ]

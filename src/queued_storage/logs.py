@@ -1,0 +1,82 @@
+"""Has each log record say in fields which file it is about, and keeps it to one line."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .models import QueuedFile
+
+# The fields of every record, None where they do not apply. The prefix keeps them from meeting
+# those of a project's own record factory.
+KEYS = (
+    "queued_file",  # id of the row
+    "queued_storage",  # alias
+    "queued_name",
+    "queued_state",  # when the work on it began
+    "queued_attempt",
+    "queued_host",  # that took the file
+    "queued_error",  # name of the class
+)
+
+_fields: ContextVar[dict[str, Any] | None] = ContextVar("queued_storage_log_fields", default=None)
+
+
+def fields_of(row: "QueuedFile") -> dict[str, Any]:
+    """The fields of a record about this file, for ``extra``."""
+    return {
+        "queued_file": row.pk,
+        "queued_storage": one_line(row.alias),
+        "queued_name": one_line(row.name),
+        "queued_state": str(row.state),
+        "queued_attempt": row.attempts,
+        "queued_host": one_line(row.host),
+    }
+
+
+@contextmanager
+def about(row: "QueuedFile") -> Iterator[None]:
+    """Let what this thread logs in the block be about this file."""
+    token = _fields.set(fields_of(row))
+    try:
+        yield
+    finally:
+        _fields.reset(token)
+
+
+def one_line(text: str) -> str:
+    """The text with whatever could break or forge a line of a log written out, as in ``\\n``."""
+    if text.isprintable():
+        return text
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
+    )
+
+
+class _Fields(logging.Filter):
+    """Adds the fields, and writes out the control characters of what is put into the message."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        known = _fields.get() or {}
+        for key in KEYS:
+            if not hasattr(record, key):
+                setattr(record, key, known.get(key))
+        if isinstance(record.args, tuple):
+            error = next((arg for arg in record.args if isinstance(arg, BaseException)), None)
+            if record.exc_info and record.exc_info[1]:
+                error = record.exc_info[1]
+            if error is not None and record.__dict__["queued_error"] is None:
+                record.__dict__["queued_error"] = type(error).__name__
+            record.args = tuple(map(_safe, record.args))
+        return True
+
+
+def _safe(argument: object) -> object:
+    return argument if isinstance(argument, int | float) else one_line(str(argument))
+
+
+logger = logging.getLogger("queued_storage")
+if not any(isinstance(each, _Fields) for each in logger.filters):
+    logger.addFilter(_Fields())

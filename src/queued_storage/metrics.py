@@ -1,0 +1,301 @@
+"""Prometheus: what the ledger says at the time of a scrape, and what this process has done."""
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from typing import Any
+
+from django.core.exceptions import ImproperlyConfigured
+from django.http import HttpRequest, HttpResponse
+from django.views.decorators.cache import never_cache
+from django.views.decorators.http import require_safe
+
+from . import measures, signals
+from .aliases import known_storages
+from .exceptions import MissingLibrary
+from .logs import logger
+from .measures import Overdue, Settled, Unsettled
+from .models import QueuedFile, State
+from .reasons import reason
+from .views import outside_transactions
+
+try:
+    from prometheus_client import REGISTRY, CollectorRegistry, Counter, Histogram, start_http_server
+    from prometheus_client.core import GaugeMetricFamily
+    from prometheus_client.exposition import choose_encoder
+    from prometheus_client.multiprocess import MultiProcessCollector
+except ImportError as error:
+    raise MissingLibrary("prometheus-client", "prometheus", "Exporting metrics") from error
+
+TIMEOUT = 5.0  # seconds that the ledger may take; Prometheus itself gives up after ten
+SETTLED_EVERY = 300.0  # seconds between two passes over the transferred files
+
+# From the save to the promotion: a moment, or as long as the remote was away
+BUCKETS = (1, 2, 5, 10, 30, 60, 300, 900, 3600, 6 * 3600, 24 * 3600)
+
+GAUGES = {
+    "files": ("Files in the ledger", ("storage", "state", "host")),
+    "bytes": ("Their size", ("storage", "state", "host")),
+    "local_bytes": ("Size of the transferred files that have a local copy too", ("storage",)),
+    "oldest_pending_age_seconds": (
+        "Time since the first of the files that wait for the remote was saved",
+        ("storage", "host"),
+    ),
+    "oldest_due_age_seconds": (
+        "Time since the first of the files that nobody works on became due",
+        ("storage", "host"),
+    ),
+    "stuck_deletes": ("Deletes that failed more often than a transfer may", ("storage",)),
+    "ledger_up": ("Whether the ledger answered this scrape", ()),
+    "ledger_query_seconds": ("How long it took to answer", ()),
+}
+
+
+class LedgerCollector:
+    """Asks the ledger when it is scraped.
+
+    Every process gives the same answer, so one scrape of any of them is enough. What is on its
+    way is asked for each time. The transferred files are counted every ``settled_every`` seconds,
+    and never if that is None. A ledger that fails, or takes longer than ``timeout`` seconds, costs
+    the scrape nothing but these gauges.
+    """
+
+    def __init__(
+        self,
+        timeout: float = TIMEOUT,
+        settled_every: float | None = SETTLED_EVERY,
+        expect: Callable[[str], object] = str,
+    ) -> None:
+        self._timeout = timeout
+        self._settled_every = settled_every
+        self._expect = expect  # is told of each alias of this process
+        self._settled: list[Settled] = []
+        self._settled_due = 0.0
+        self._counting = threading.Lock()
+
+    def describe(self) -> Iterable[GaugeMetricFamily]:
+        """What a registry needs to know, without a look into the ledger."""
+        return _families().values()
+
+    def collect(self) -> Iterable[GaugeMetricFamily]:
+        families = _families()
+        started = time.monotonic()
+        try:
+            unsettled, overdue = measures.in_time(
+                lambda: (measures.unsettled(), measures.overdue()), self._timeout
+            )
+        except Exception as error:
+            logger.error("The metrics of the ledger are left out: %s", reason(error))
+            families["ledger_up"].add_metric((), 0)
+            return [families["ledger_up"]]
+        families["ledger_up"].add_metric((), 1)
+        families["ledger_query_seconds"].add_metric((), time.monotonic() - started)
+        known = _known_aliases()
+        for alias in known:
+            self._expect(alias)
+        _add_unsettled(families, unsettled, known)
+        _add_overdue(families, overdue, known)
+        _add_settled(families, self._settled_files())
+        return families.values()
+
+    def _settled_files(self) -> list[Settled]:
+        """How it was when it was last asked for; of several scrapes at a time one asks."""
+        if self._settled_every is None or time.monotonic() < self._settled_due:
+            return self._settled
+        if self._counting.acquire(blocking=False):
+            try:
+                self._settled_due = time.monotonic() + self._settled_every
+                self._settled = measures.in_time(measures.settled, self._timeout)
+            except Exception as error:
+                logger.warning("The transferred files were not counted: %s", reason(error))
+            finally:
+                self._counting.release()
+        return self._settled
+
+
+Families = dict[str, GaugeMetricFamily]
+
+
+def _families() -> Families:
+    return {
+        name: GaugeMetricFamily(f"queued_storage_{name}", help_text, labels=labels)
+        for name, (help_text, labels) in GAUGES.items()
+    }
+
+
+def _known_aliases() -> list[str]:
+    """Of which there is a zero, so that an alert sees the first file that comes."""
+    with suppress(Exception):
+        return [storage.alias for storage in known_storages()]
+    return []
+
+
+def _add_unsettled(families: Families, rows: list[Unsettled], known: list[str]) -> None:
+    ages: dict[tuple[str, str], float] = dict.fromkeys(((alias, "") for alias in known), 0.0)
+    stuck = dict.fromkeys(known, 0)
+    counts = {(alias, state, ""): (0, 0) for alias in known for state in measures.UNSETTLED}
+    for row in rows:
+        counts[row.alias, row.state, row.host] = (row.files, row.bytes)
+        stuck[row.alias] = stuck.get(row.alias, 0) + row.stuck
+        if row.state in (State.PENDING, State.TRANSFERRING):
+            place = (row.alias, row.host)
+            ages[place] = max(ages.get(place, 0.0), row.age)
+    for labels, (files, size) in counts.items():
+        families["files"].add_metric(labels, files)
+        families["bytes"].add_metric(labels, size)
+    for place, age in ages.items():
+        families["oldest_pending_age_seconds"].add_metric(place, age)
+    for alias, count in stuck.items():
+        families["stuck_deletes"].add_metric((alias,), count)
+
+
+def _add_overdue(families: Families, rows: list[Overdue], known: list[str]) -> None:
+    ages = dict.fromkeys(((alias, "") for alias in known), 0.0)
+    ages |= {(row.alias, row.host): row.age for row in rows}
+    for place, age in ages.items():
+        families["oldest_due_age_seconds"].add_metric(place, age)
+
+
+def _add_settled(families: Families, rows: list[Settled]) -> None:
+    for row in rows:
+        labels = (row.alias, str(State.TRANSFERRED), "")
+        families["files"].add_metric(labels, row.files)
+        families["bytes"].add_metric(labels, row.bytes)
+        families["local_bytes"].add_metric((row.alias,), row.local_bytes)
+
+
+class Counters:
+    """What the workers of this process have done, counted from the signals."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        def counter(name: str, help_text: str, *labels: str) -> Counter:
+            names = ("storage", *labels)
+            return Counter(f"queued_storage_{name}", help_text, names, registry=registry)
+
+        self.transfers = counter("transfers", "Files transferred")
+        self.transferred_bytes = counter("transferred_bytes", "Size of the files transferred")
+        self.failures = counter(
+            "transfer_failures", "Attempts that failed, for now or for good", "outcome"
+        )
+        self.evictions = counter("evictions", "Local copies freed")
+        self.evicted_bytes = counter("evicted_bytes", "Size of the local copies freed")
+        self.deletes = counter("deletes", "Files deleted, both copies of them")
+        self.durations = Histogram(
+            "queued_storage_transfer_duration_seconds",
+            "Time from a save until reads went to the remote, waiting included",
+            ("storage",),
+            buckets=BUCKETS,
+            registry=registry,
+        )
+
+    def expect(self, alias: str) -> None:
+        """Begin with zeros: the first one counted would be no increase otherwise."""
+        for metric in (
+            self.transfers,
+            self.transferred_bytes,
+            self.evictions,
+            self.evicted_bytes,
+            self.deletes,
+            self.durations,
+        ):
+            metric.labels(alias)
+        for outcome in ("retried", "parked"):
+            self.failures.labels(alias, outcome)
+
+    def connect(self) -> None:
+        signals.file_transferred.connect(self._transferred, weak=False)
+        signals.transfer_failed.connect(self._failed, weak=False)
+        signals.file_evicted.connect(self._evicted, weak=False)
+        signals.file_deleted.connect(self._deleted, weak=False)
+
+    def disconnect(self) -> None:
+        signals.file_transferred.disconnect(self._transferred)
+        signals.transfer_failed.disconnect(self._failed)
+        signals.file_evicted.disconnect(self._evicted)
+        signals.file_deleted.disconnect(self._deleted)
+
+    def _transferred(self, queued_file: QueuedFile, **kwargs: Any) -> None:
+        alias = queued_file.alias
+        self.transfers.labels(alias).inc()
+        self.transferred_bytes.labels(alias).inc(queued_file.size)
+        if queued_file.transferred_at:
+            taken = queued_file.transferred_at - queued_file.saved_at
+            self.durations.labels(alias).observe(max(taken.total_seconds(), 0))
+
+    def _failed(self, queued_file: QueuedFile, will_retry: bool, **kwargs: Any) -> None:
+        outcome = "retried" if will_retry else "parked"
+        self.failures.labels(queued_file.alias, outcome).inc()
+
+    def _evicted(self, queued_file: QueuedFile, **kwargs: Any) -> None:
+        self.evictions.labels(queued_file.alias).inc()
+        self.evicted_bytes.labels(queued_file.alias).inc(queued_file.size)
+
+    def _deleted(self, queued_file: QueuedFile, **kwargs: Any) -> None:
+        self.deletes.labels(queued_file.alias).inc()
+
+
+class _Exporter:
+    """What ``install()`` has set up in this process."""
+
+    def __init__(self, registry: CollectorRegistry, timeout: float, every: float | None) -> None:
+        self.scraped = registry
+        is_multiprocess = "PROMETHEUS_MULTIPROC_DIR" in os.environ  # as the library finds it out
+        if is_multiprocess:
+            self.scraped = CollectorRegistry()
+        # The ledger comes first: what it knows of begins with zeros in the same scrape.
+        self.scraped.register(LedgerCollector(timeout, every, self._expect))
+        if is_multiprocess:  # the counters of all processes are in files
+            MultiProcessCollector(self.scraped)
+        self.counters = Counters(registry)
+        self.counters.connect()
+
+    def _expect(self, alias: str) -> None:
+        self.counters.expect(alias)
+
+
+_exporter: _Exporter | None = None
+
+
+def install(
+    registry: CollectorRegistry = REGISTRY,
+    *,
+    timeout: float = TIMEOUT,
+    settled_every: float | None = SETTLED_EVERY,
+) -> None:
+    """Export the metrics of this process; to be called once, in the ``ready()`` of an app.
+
+    ``timeout`` and ``settled_every`` are those of ``LedgerCollector``.
+    """
+    global _exporter
+    if _exporter is None:
+        _exporter = _Exporter(registry, timeout, settled_every)
+
+
+def scraped_registry() -> CollectorRegistry:
+    """What a scrape is answered from: that of ``install()``, or one for all processes where they
+    share a directory of prometheus-client's."""
+    if _exporter is None:
+        raise ImproperlyConfigured(
+            "There are no metrics yet. Call queued_storage.metrics.install() in the ready() of an "
+            "app, so that every process counts from its start."
+        )
+    return _exporter.scraped
+
+
+@require_safe
+@never_cache
+@outside_transactions
+def view(request: HttpRequest) -> HttpResponse:
+    """Answer a scrape. It asks nobody for a password: let Prometheus alone reach it."""
+    encode, content_type = choose_encoder(request.headers.get("Accept", ""))
+    return HttpResponse(encode(scraped_registry()), content_type=content_type)
+
+
+def serve(port: int, address: str = "127.0.0.1") -> Any:
+    """Answer scrapes on a port, in a thread: for workers, which have no other server.
+
+    Returns the server and its thread.
+    """
+    return start_http_server(port, address, scraped_registry())

@@ -1,0 +1,246 @@
+import logging
+import re
+import threading
+from collections.abc import Iterator
+from dataclasses import fields
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.db import OperationalError, connection, transaction
+from django.test import Client
+from django.test.utils import CaptureQueriesContext
+
+from queued_storage import health
+from queued_storage.clock import DatabaseNow
+from queued_storage.health import Health, Limits, check
+from queued_storage.models import State, ledger
+from tests.scripted import LONG_AGO, file, make
+
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.one_database]
+
+ADDRESS = "/queued/health/"
+
+
+@pytest.fixture
+def waiting() -> Any:
+    """A storage with one file that waits, saved a minute ago and not due before long."""
+    storage = make()
+    storage.save("private.txt", file(b"12345"))
+    ledger().update(
+        saved_at=DatabaseNow() - timedelta(seconds=60),
+        due_at=DatabaseNow() + timedelta(seconds=60),
+    )
+    return storage
+
+
+def test_without_limits_it_is_well_if_the_ledger_answers(waiting: Any) -> None:
+    ledger().update(state=State.FAILED)
+    assert check() == Health(True)
+    assert check().is_well
+
+
+EXCEEDED = [
+    ("max_age", 59, r"The oldest pending file is 6\d seconds old; the limit is 59\."),
+    ("max_pending", 0, r"1 files are pending; the limit is 0\."),
+    ("max_pending_bytes", 4, r"5 bytes are pending; the limit is 4\."),
+]
+
+
+@pytest.mark.parametrize(("limit", "value", "text"), EXCEEDED)
+@pytest.mark.parametrize("state", [State.PENDING, State.TRANSFERRING])
+def test_a_limit_that_is_exceeded(
+    waiting: Any, limit: str, value: int, text: str, state: State
+) -> None:
+    ledger().update(state=state)
+    [problem] = check(Limits(**{limit: value})).problems
+    assert re.fullmatch(text, problem)
+    assert check(Limits(**{limit: value})).is_reachable
+
+
+@pytest.mark.parametrize(
+    ("limit", "value"), [("max_age", 90), ("max_pending", 1), ("max_pending_bytes", 5)]
+)
+def test_a_limit_that_is_kept(waiting: Any, limit: str, value: int) -> None:
+    assert check(Limits(**{limit: value})).is_well
+
+
+def test_files_that_failed_are_not_pending(waiting: Any) -> None:
+    ledger().update(state=State.FAILED)
+    assert check(Limits(max_age=0, max_pending=0, max_pending_bytes=0)).is_well
+    assert check(Limits(max_failed=0)).problems == ("1 files have failed; the limit is 0.",)
+    assert check(Limits(max_failed=1)).is_well
+
+
+def test_files_that_nobody_works_on(waiting: Any) -> None:
+    assert check(Limits(max_overdue=0)).is_well
+    ledger().update(due_at=DatabaseNow() - timedelta(seconds=30))
+    [problem] = check(Limits(max_overdue=20)).problems
+    assert problem.endswith("nobody works on it; the limit is 20.")
+    assert check(Limits(max_overdue=600)).is_well
+
+
+def test_the_remote_is_not_asked(waiting: Any) -> None:
+    waiting.remote.refuses = True
+    assert check(Limits(max_age=3600)).is_well
+    assert not waiting.remote.calls
+
+
+def test_with_no_limit_it_is_one_small_query() -> None:
+    with CaptureQueriesContext(connection) as captured, transaction.atomic():
+        assert check().is_well
+    asked = [query["sql"] for query in captured if "SELECT" in query["sql"]]
+    assert len(asked) == 1
+    assert "LIMIT 1" in asked[0]
+
+
+# The view
+
+
+def test_all_is_well(client: Client) -> None:
+    answer = client.get(ADDRESS)
+    assert answer.status_code == 200
+    assert answer.json() == {"status": "ok", "problems": []}
+    assert "no-store" in answer.headers["Cache-Control"]
+
+
+def test_the_view_takes_limits(client: Client, waiting: Any) -> None:
+    answer = client.get(ADDRESS, {"max_age": 10, "max_failed": 0})
+    assert answer.status_code == 503
+    assert answer.json()["status"] == "unwell"
+    assert len(answer.json()["problems"]) == 1
+    assert client.get(ADDRESS, {"max_age": 3600, "max_failed": 0}).status_code == 200
+
+
+@pytest.mark.parametrize("wrong", ["max_aeg=1", "max_age=x", "max_age=", "max_age=-1", "a%00=1"])
+def test_a_misspelt_limit_is_not_passed_over(client: Client, wrong: str) -> None:
+    answer = client.get(f"{ADDRESS}?{wrong}")
+    assert answer.status_code == 400
+    assert b"max_age, max_overdue, max_failed" in answer.content
+    assert b"aeg" not in answer.content
+
+
+def test_it_answers_to_reads_only(client: Client) -> None:
+    assert client.head(ADDRESS).status_code == 200
+    assert client.post(ADDRESS).status_code == 405
+
+
+def test_an_answer_names_no_file_and_no_storage(client: Client, waiting: Any) -> None:
+    ledger().update(last_error="private reason", host="private-host", due_at=LONG_AGO)
+    limits = {"max_age": 0, "max_overdue": 0, "max_pending": 0, "max_pending_bytes": 0}
+    answer = client.get(ADDRESS, limits)
+    assert len(answer.json()["problems"]) == 4
+    assert "private" not in answer.content.decode()
+    assert waiting.alias not in answer.content.decode()
+
+
+@pytest.fixture
+def logged(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
+    with caplog.at_level(logging.ERROR, "queued_storage"):
+        yield caplog
+
+
+def test_a_ledger_that_cannot_be_asked(
+    client: Client, monkeypatch: pytest.MonkeyPatch, logged: Any
+) -> None:
+    def refuse() -> None:
+        raise OperationalError(
+            'connection to server at "db.internal", user "app": postgres://app:hush@db.internal/x'
+        )
+
+    monkeypatch.setattr(health, "ledger", refuse)
+    answer = client.get(ADDRESS)
+    assert answer.status_code == 503
+    assert answer.json()["problems"] == ["The ledger cannot be asked (OperationalError)."]
+    assert "db.internal" in logged.text
+    assert "hush" not in logged.text
+
+
+def test_a_ledger_that_hangs(client: Client, monkeypatch: pytest.MonkeyPatch, logged: Any) -> None:
+    released = threading.Event()
+
+    class Hanging:
+        def exists(self) -> bool:
+            return released.wait(30)
+
+    monkeypatch.setattr(health, "ledger", Hanging)
+    monkeypatch.setattr(check, "__defaults__", (Limits(), 0.05))
+    try:
+        answer = client.get(ADDRESS)
+    finally:
+        released.set()
+    assert answer.status_code == 503
+    assert answer.json()["problems"] == ["The ledger did not answer within 0.05 seconds."]
+    assert "did not answer" in logged.text
+
+
+def test_a_table_that_is_not_there(client: Client) -> None:
+    table = ledger().model._meta.db_table
+    with connection.cursor() as cursor:
+        cursor.execute(f"ALTER TABLE {table} RENAME TO elsewhere")
+    try:
+        assert client.get(ADDRESS).status_code == 503
+    finally:
+        with connection.cursor() as cursor:
+            cursor.execute(f"ALTER TABLE elsewhere RENAME TO {table}")
+
+
+def test_a_request_that_would_be_a_transaction(client: Client, settings: Any) -> None:
+    """Else a database that is away would raise before the view could say so."""
+    connection.settings_dict["ATOMIC_REQUESTS"] = True
+    seen: list[bool] = []
+
+    def ask() -> Any:
+        seen.append(connection.in_atomic_block)
+        return ledger()
+
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(health, "ledger", ask)
+            assert client.get(ADDRESS).status_code == 200
+    finally:
+        connection.settings_dict["ATOMIC_REQUESTS"] = False
+    assert seen == [False]
+
+
+# django-health-check
+
+
+def test_the_check_of_django_health_check(waiting: Any, settings: Any, client: Client) -> None:
+    pytest.importorskip("health_check")
+    settings.ROOT_URLCONF = "tests.health_urls"
+    answer = client.get("/", {"format": "json"})
+    assert answer.status_code == 500
+    [(label, text)] = answer.json().items()
+    assert "QueuedFiles(max_age=10" in label
+    assert text.startswith("Warning: The oldest pending file is 6")
+    ledger().update(saved_at=DatabaseNow())
+    answer = client.get("/", {"format": "json"})
+    assert answer.status_code == 200
+    assert list(answer.json().values()) == ["OK"]
+
+
+def test_its_check_of_a_ledger_that_cannot_be_asked(
+    settings: Any, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("health_check")
+    settings.ROOT_URLCONF = "tests.health_urls"
+
+    def refuse(*args: Any) -> None:
+        raise OperationalError("secret")
+
+    monkeypatch.setattr(health.measures, "unsettled", refuse)
+    answer = client.get("/", {"format": "json"})
+    assert answer.status_code == 500
+    assert list(answer.json().values()) == [
+        "Unavailable: The ledger cannot be asked (OperationalError)."
+    ]
+
+
+def test_the_check_has_every_limit() -> None:
+    pytest.importorskip("health_check")
+    from queued_storage.health_check import QueuedFiles
+
+    assert [field.name for field in fields(QueuedFiles) if field.name != "timeout"] == [
+        field.name for field in fields(Limits)
+    ]

@@ -1,0 +1,155 @@
+"""The dashboard and the alert rules that the docs give out."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+yaml = pytest.importorskip("yaml")
+pytest.importorskip("prometheus_client")
+
+pytestmark = pytest.mark.one_database
+
+FILES = Path(__file__).parent.parent / "docs" / "_static"
+ALERTS = FILES / "queued-storage-alerts.yml"
+DASHBOARD = json.loads((FILES / "queued-storage-dashboard.json").read_text())
+RULES = yaml.safe_load(ALERTS.read_text())["groups"][0]["rules"]
+
+
+def exported() -> dict[str, set[str]]:
+    """The labels of each sample that a scrape may hold, by its name."""
+    from prometheus_client import CollectorRegistry
+
+    from queued_storage import metrics
+
+    counters = CollectorRegistry()
+    metrics.Counters(counters).expect("default")
+    found: dict[str, set[str]] = {}
+    for family in counters.collect():
+        for sample in family.samples:
+            found.setdefault(sample.name, set()).update(sample.labels)
+    for name, (_text, labels) in metrics.GAUGES.items():
+        found[f"queued_storage_{name}"] = set(labels)
+    return found
+
+
+def queries(panel: dict[str, Any]) -> Iterator[str]:
+    for target in panel["targets"]:
+        yield target["expr"]
+
+
+EXPRESSIONS = [expr for panel in DASHBOARD["panels"] for expr in queries(panel)]
+EXPRESSIONS += [rule["expr"] for rule in RULES]
+SELECTOR = re.compile(r"\b(queued_storage_\w+)(?:\{(.*?)\})?")
+
+
+@pytest.mark.parametrize("expression", EXPRESSIONS)
+def test_every_metric_and_label_that_is_asked_for_is_exported(expression: str) -> None:
+    known = exported()
+    found = SELECTOR.findall(expression)
+    assert found
+    for name, selector in found:
+        assert name in known, name
+        assert set(re.findall(r"(\w+)(?:=|!=|=~)\"", selector)) <= known[name]
+    labels = set().union(*(known[name] for name, _selector in found)) | {"job", "instance"}
+    for group in re.findall(r"\bby \((.*?)\)", expression):
+        assert set(group.split(", ")) <= labels
+
+
+def test_every_metric_is_on_the_dashboard() -> None:
+    shown = {name for expr in EXPRESSIONS for name, _selector in SELECTOR.findall(expr)}
+    assert {re.sub("_bucket$", "", name) for name in shown} >= {
+        name for name in exported() if not re.search("_(created|sum|count|bucket)$", name)
+    }
+
+
+def test_gauges_are_never_added_up_over_processes() -> None:
+    """Each process gives the same ones."""
+    for expression in EXPRESSIONS:
+        for name in re.findall(r"sum(?: by \([^()]*\) )?\((queued_storage_\w+)", expression):
+            assert name.endswith("_total")
+
+
+def test_counters_are_only_looked_at_as_rates() -> None:
+    for expression in EXPRESSIONS:
+        for before, _name in re.findall(
+            r"(\w+\()?(queued_storage_\w+_(?:total|bucket))", expression
+        ):
+            assert before == "rate("
+
+
+def test_panels_lie_beside_each_other() -> None:
+    taken: set[tuple[int, int]] = set()
+    for panel in DASHBOARD["panels"]:
+        place = panel["gridPos"]
+        cells = {
+            (x, y)
+            for x in range(place["x"], place["x"] + place["w"])
+            for y in range(place["y"], place["y"] + place["h"])
+        }
+        assert not cells & taken, panel["title"]
+        assert place["x"] + place["w"] <= 24
+        taken |= cells
+    assert len({panel["id"] for panel in DASHBOARD["panels"]}) == len(DASHBOARD["panels"])
+
+
+def test_the_dashboard_can_be_imported_anywhere() -> None:
+    for panel in DASHBOARD["panels"]:
+        assert panel["title"]
+        for holder in (panel, *panel["targets"]):
+            assert holder["datasource"] == {"type": "prometheus", "uid": "${datasource}"}
+    names = [variable["name"] for variable in DASHBOARD["templating"]["list"]]
+    assert names == ["datasource", "storage"]
+
+
+def test_every_alert_says_what_to_do() -> None:
+    assert len({rule["alert"] for rule in RULES}) == len(RULES)
+    for rule in RULES:
+        assert rule["for"]
+        assert rule["labels"]["severity"] in {"warning", "critical"}
+        assert rule["annotations"]["summary"]
+        assert rule["annotations"]["description"].endswith(".")
+
+
+# As Prometheus reads them
+
+
+@pytest.fixture
+def promtool(tmp_path: Path) -> Any:
+    """Runs promtool on files beside a copy of the rules."""
+    path = os.environ.get("PROMTOOL") or shutil.which("promtool")
+    if not path:
+        pytest.skip("promtool is not installed")
+    shutil.copy(ALERTS, tmp_path)
+
+    def run(*arguments: str) -> None:
+        answer = subprocess.run(
+            [path, *arguments], cwd=tmp_path, capture_output=True, text=True, timeout=60
+        )
+        assert answer.returncode == 0, answer.stdout + answer.stderr
+
+    return run
+
+
+def test_the_rules_are_valid(promtool: Any) -> None:
+    promtool("check", "rules", ALERTS.name)
+
+
+def test_the_alerts_are_raised_and_not_raised(promtool: Any, tmp_path: Path) -> None:
+    shutil.copy(Path(__file__).parent / "alerts_test.yml", tmp_path)
+    promtool("test", "rules", "alerts_test.yml")
+
+
+def test_the_queries_of_the_dashboard_are_valid(promtool: Any, tmp_path: Path) -> None:
+    rules = [
+        {"record": f"panel:{number}", "expr": expr.replace("$__rate_interval", "5m")}
+        for number, expr in enumerate(EXPRESSIONS)
+    ]
+    (tmp_path / "panels.yml").write_text(json.dumps({"groups": [{"name": "p", "rules": rules}]}))
+    promtool("check", "rules", "panels.yml")
