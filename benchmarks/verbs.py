@@ -14,6 +14,16 @@ from pathlib import Path
 from .__main__ import configure
 
 
+class LastLine(io.TextIOBase):
+    """Keeps nothing else of what is printed."""
+
+    text = ""
+
+    def write(self, text: str) -> int:
+        self.text = text if text.strip() else self.text
+        return len(text)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="benchmarks.verbs", description=__doc__)
     parser.add_argument("--files", type=int, default=100_000)
@@ -46,11 +56,11 @@ def run(directory: Path, files: int, copies: int) -> None:
             os.utime(name, (0, 0))
 
     def timed(*command: str, count: int = files) -> None:
-        out = io.StringIO()
+        out = LastLine()
         started = time.perf_counter()
         try:
-            call_command("queued_storage", *command, stdout=out, stderr=io.StringIO())
-            said = out.getvalue().splitlines()[-1]
+            call_command("queued_storage", *command, stdout=out, stderr=LastLine())
+            said = out.text.strip()
         except CommandError as error:
             said = str(error)
         seconds = time.perf_counter() - started
