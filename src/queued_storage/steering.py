@@ -229,10 +229,10 @@ def _require_whole(row: QueuedFile, measured: MeasuredFile) -> None:
 
 def _is_there(storage: Any, row: QueuedFile) -> bool:
     """Whether somebody died who had put the file in place already."""
-    others = ledger().filter(name=row.name, is_local=True).exclude(pk=row.pk)
-    if others.exists():  # of a storage that may share our local one
+    if not is_copy(storage, row):
         return False
-    return is_copy(storage, row)
+    others = ledger().filter(name=row.name, is_local=True).exclude(pk=row.pk)
+    return not others.exists()  # of a storage that may share our local one
 
 
 def is_copy(storage: Any, row: QueuedFile) -> bool:

@@ -76,7 +76,7 @@ class Command(BaseCommand):
         give_up.add_argument("--dry-run", action="store_true", help="only count the files")
 
         for verb in VERBS:
-            own = verbs.add_parser(verb.name, help=verb.help, description=verb.description or None)
+            own = verbs.add_parser(verb.name, help=verb.help, description=verb.help)
             verb.add_arguments(own)
             own.set_defaults(run=verb)
 

@@ -42,7 +42,6 @@ class Verb(ABC):
 
     name: ClassVar[str]
     help: ClassVar[str]
-    description: ClassVar[str] = ""
 
     def __init__(self, stdout: OutputWrapper, stderr: OutputWrapper) -> None:
         self.stdout = stdout
@@ -70,7 +69,7 @@ class Verb(ABC):
             raise CommandError("Stopped. Run it again to go on.", returncode=130) from None
         finally:
             if is_main:
-                signal.signal(signal.SIGTERM, before)
+                signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
     def progress(self, rows: QueuedFileQuerySet, *, by_bytes: bool = False) -> Progress:
         files, count = total(rows)
