@@ -6,7 +6,7 @@ from typing import Any
 from django.conf import settings
 from django.db.models import DateTimeField, ExpressionWrapper
 from django.db.models.functions import Now
-from django.utils.timezone import get_default_timezone
+from django.utils import timezone
 
 
 class DatabaseNow(Now):
@@ -18,7 +18,7 @@ class DatabaseNow(Now):
     def as_mysql(self, compiler: Any, connection: Any, **context: Any) -> Any:
         template = "UTC_TIMESTAMP(6)"
         if not settings.USE_TZ:  # the server's own zone may be any other
-            offset = f"{datetime.now(get_default_timezone()):%z}"
+            offset = f"{datetime.now(timezone.get_default_timezone()):%z}"
             zone = f"{offset[:3]}:{offset[3:5]}"
             template = f"CONVERT_TZ({template}, '+00:00', '{zone}')"
         return self.as_sql(compiler, connection, template=template, **context)
@@ -27,6 +27,11 @@ class DatabaseNow(Now):
         zone = "" if settings.USE_TZ else ", 'localtime'"
         template = f"STRFTIME('%%%%Y-%%%%m-%%%%d %%%%H:%%%%M:%%%%f', 'NOW'{zone})"
         return self.as_sql(compiler, connection, template=template, **context)
+
+
+def host_time() -> datetime:
+    """This host's own time: for people to read, and never to be compared with anything."""
+    return timezone.now()
 
 
 def seconds_from_now(seconds: float) -> ExpressionWrapper:

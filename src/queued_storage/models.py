@@ -8,10 +8,9 @@ from typing import Any, Self
 
 from django.db import connections, models, router, transaction
 from django.db.models import Case, F, Q, Value, When
-from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
-from .clock import DatabaseNow, seconds_from_now
+from .clock import DatabaseNow, host_time, seconds_from_now
 from .conf import HOST_MAX_LENGTH, settings
 from .logs import one_line
 from .outages import outlast
@@ -643,7 +642,7 @@ class QueuedFile(models.Model):
         The time is this host's, to be read by people; nothing is decided by it.
         """
         failure = {
-            "at": timezone.now().isoformat(timespec="seconds"),
+            "at": host_time().isoformat(timespec="seconds"),
             "host": settings.host,
             "attempt": self.attempts,
             "work": self.state,
