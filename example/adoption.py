@@ -327,9 +327,7 @@ class Browser:
         """By the form of the admin for it. Returns the checksum."""
         self._open(f"/admin/{kind}/add/")
         self._element("[name=file]").send_keys(str(file))
-        title = self._element("[name=title]")
-        title.clear()
-        title.send_keys(file.stem)
+        until(lambda: self._element("[name=title]").get_property("value"))  # from the file's name
         self._press("main form button[type=submit]")
         until(lambda: self._path() == f"/admin/{kind}/", f"uploads {file.name}")
         return checksum(file.read_bytes())
