@@ -1,7 +1,7 @@
 """A Wagtail site with uploads on its local disk moves to QueuedStorage and S3, in a real browser.
 
 Run it with `make adoption`; docs/tutorial-wagtail.md tells the same steps. It needs chromium and
-chromedriver, and takes about a minute. ADOPTION_SCREENSHOTS names a directory for screenshots.
+chromedriver, and takes a minute or two. ADOPTION_SCREENSHOTS names a directory for screenshots.
 """
 
 import contextlib
