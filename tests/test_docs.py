@@ -615,6 +615,7 @@ OTHER_CAPITALS |= {"QUEUES", "SIGINT", "SIGTERM", "SKIP", "TASKS"}
 # Of the engines
 OTHER_CAPITALS |= {"ALT_CLUSTERS", "COMMIT_MODE", "DEFAULT_TIMEOUT", "Q_CLUSTER", "RQ_QUEUES"}
 OTHER_CAPITALS |= {"ADDRESS", "ERROR", "INFO", "PORT", "PROMETHEUS_MULTIPROC_DIR", "WARNING"}
+OTHER_CAPITALS |= {f"DJANGO_SUPERUSER_{name}" for name in ("EMAIL", "PASSWORD", "USERNAME")}
 OTHER_CAPITALS |= {"HUEY", "PROCRASTINATE_DATABASE_ALIAS", "Q_CLUSTER_NAME", "RUNNING"}
 
 
@@ -685,6 +686,34 @@ def test_every_page_is_in_the_contents() -> None:
     contents = "\n".join(source for name, source in FENCED.findall(page("index")))
     listed = [line for line in contents.splitlines() if line and not line.startswith(":")]
     assert sorted([*listed, "index"]) == PAGES
+
+
+# The tutorial, whose steps are those of example/adoption.py
+
+
+def test_the_tutorial_has_the_steps_of_the_script() -> None:
+    script = ast.parse((ROOT / "example" / "adoption.py").read_text())
+    calls = [node for node in ast.walk(script) if isinstance(node, ast.Call)]
+    run = [
+        (call.lineno, ast.literal_eval(call.args[0]))
+        for call in calls
+        if ast.unparse(call.func) == "site.run"
+    ]
+    shown = "\n".join(blocks(page("tutorial-wagtail"), ""))
+    lines = [line for line in shown.splitlines() if line.startswith(("python manage", "wagtail "))]
+    assert [line for line in lines if " runserver" not in line] == [
+        command for _line, command in sorted(run)
+    ]
+
+
+def test_the_tutorial_has_the_files_of_the_script() -> None:
+    text = page("tutorial-wagtail")
+    pieces = [block for name in ("python", "html+django") for block in blocks(text, name)]
+    script = ast.parse((ROOT / "example" / "adoption.py").read_text())
+    values = [node.value for node in script.body if isinstance(node, ast.Assign)]
+    texts = [value.value for value in values if isinstance(value, ast.Constant)]
+    assert sorted(pieces) == sorted(text[1:] for text in texts if str(text).startswith("\n"))
+    assert len(pieces) == 4
 
 
 # Examples that are run

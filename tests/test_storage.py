@@ -15,12 +15,19 @@ import pytest
 from django.core.exceptions import ImproperlyConfigured
 from django.core.files import File
 from django.core.files.base import ContentFile
-from django.core.files.storage import FileSystemStorage, InMemoryStorage, Storage, storages
+from django.core.files.storage import (
+    FileSystemStorage,
+    InMemoryStorage,
+    Storage,
+    default_storage,
+    storages,
+)
 from django.core.files.uploadedfile import SimpleUploadedFile, TemporaryUploadedFile
 from django.db import connection, connections, transaction
 from django.db.migrations.serializer import serializer_factory
 from django.test import override_settings
 from django.utils import timezone
+from django.utils.module_loading import import_string
 from pytest_django import Settings
 
 from queued_storage import transfers
@@ -1122,6 +1129,35 @@ def test_a_storage_can_be_written_into_a_migration(make_it: Callable[[], Any]) -
     assert imports == {"import queued_storage.backends"}
     assert "queued_storage.backends.QueuedStorage('disk', 'far'," in text
     assert make_it().deconstruct()[0] == "queued_storage.backends.QueuedStorage"
+
+
+def test_one_made_anew_from_its_deconstruction_works_on_the_same_rows(default: Any) -> None:
+    """As Wagtail does to delete files in a task."""
+    name = default.save("a.txt", file(b"x"))
+    default.queue.deliver()
+    path, args, kwargs = default_storage.deconstruct()  # type: ignore[attr-defined]
+    again = import_string(path)(*args, **kwargs)
+    assert again is not default
+    assert again.alias == default.alias
+    again.delete(name)
+    default.queue.deliver()
+    assert default.queued_file(name) is None
+    assert on_disk("far") == []
+
+
+def test_a_class_that_takes_no_alias_can_be_made_anew(settings: Settings) -> None:
+    settings.STORAGES = {**settings.STORAGES, "bare": {"BACKEND": f"{__name__}.Bare"}}
+    path, args, kwargs = storages["bare"].deconstruct()  # type: ignore[attr-defined]
+    assert (args, kwargs) == ((), {})
+    assert import_string(path)().remote is storages["far"]
+
+
+class Bare(QueuedStorage):
+    local = "disk"
+    remote = "far"
+
+    def __init__(self) -> None:
+        super().__init__()
 
 
 def test_fields_with_a_storage_chosen_at_run_time(default: Any) -> None:

@@ -77,6 +77,27 @@ class AliasedStorage(Storage):
         return self._alias
 
 
+def keeps_its_key(cls: type) -> type:
+    """Have ``deconstruct()`` tell the key in ``STORAGES``, by which who makes the storage anew from
+    that, in a task or a migration, gets to the same rows."""
+    plain = cls.deconstruct  # type: ignore[attr-defined]
+
+    def deconstruct(self: AliasedStorage) -> tuple[str, Sequence[Any], dict[str, Any]]:
+        path, args, options = plain(self)
+        key = None if self._given_alias else _key_of(self)
+        if key and _takes_alias(type(self)):
+            options = {**options, "alias": key}
+        return path, args, options
+
+    cls.deconstruct = deconstruct  # type: ignore[attr-defined]
+    return cls
+
+
+def _takes_alias(cls: Any) -> bool:
+    parameters = signature(cls.__init__).parameters.values()
+    return any(each.name == "alias" or each.kind is Parameter.VAR_KEYWORD for each in parameters)
+
+
 class _Inline:
     """The storages that no key of ``STORAGES`` leads to."""
 

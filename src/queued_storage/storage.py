@@ -14,7 +14,7 @@ from django.db import transaction
 from django.utils.deconstruct import deconstructible
 
 from . import localfiles, transfers
-from .aliases import by_name
+from .aliases import by_name, keeps_its_key
 from .conf import settings
 from .exceptions import InvalidName, NameUnavailable, TransferError
 from .models import Content, Entry, State, ledger, ledger_database
@@ -27,6 +27,7 @@ from .streams import MeasuredFile
 from .writing import WritableFile, is_for_writing
 
 
+@keeps_its_key
 @deconstructible(path="queued_storage.backends.QueuedStorage")
 class QueuedStorage(ReadableStorage):
     """Two storages behind one: files are saved to ``local`` and carried to ``remote`` by a queue.
