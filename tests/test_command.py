@@ -1,14 +1,21 @@
 import json
+import os
+import signal
+import threading
 from io import StringIO
+from pathlib import Path
 from typing import Any
 
 import pytest
 from django.core.files.base import ContentFile
 from django.core.files.storage import storages
 from django.core.management import CommandError, call_command
+from pytest_django import Settings
 
 from queued_storage.backends import QueuedStorage
 from queued_storage.models import QueuedFile, State
+from tests.forks import ended, forks
+from tests.waiting import until
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -120,3 +127,40 @@ def test_worker_until_empty(storage: Any) -> None:
 def test_worker_with_senseless_options(bad: list[str]) -> None:
     with pytest.raises(CommandError, match="--threads must be"):
         run("worker", *bad)
+
+
+class Told(StringIO):
+    """Makes a file when something is written."""
+
+    def __init__(self, place: Path) -> None:
+        super().__init__()
+        self.place = place
+
+    def write(self, text: str) -> int:
+        self.place.touch()
+        return super().write(text)
+
+
+def work_until_told_to_end(works: Path) -> None:
+    """The first signal comes while the main thread has just begun to wait for one."""
+    allocate = threading._allocate_lock  # type: ignore[attr-defined]
+
+    def told_meanwhile() -> Any:
+        if threading.current_thread() is threading.main_thread() and works.exists():
+            signal.raise_signal(signal.SIGTERM)
+        return allocate()
+
+    threading._allocate_lock = told_meanwhile  # type: ignore[attr-defined]
+    call_command("queued_storage", "worker", "--poll", "0.05", stdout=Told(works))
+
+
+def test_a_worker_ends_whenever_it_is_told(
+    child_environment: dict[str, str], settings: Settings, tmp_path: Path
+) -> None:
+    """An Event cannot be set by a signal while its own thread is about to wait for it."""
+    works = tmp_path / "works"
+    with forks(child_environment, settings) as children:
+        worker = children.start(work_until_told_to_end, works)
+        until(works.exists)
+        os.kill(worker.pid, signal.SIGTERM)
+        assert ended(worker, timeout=20) in (0, 128 + signal.SIGTERM)  # it may be the second one

@@ -6,6 +6,7 @@ import threading
 from argparse import ArgumentParser, ArgumentTypeError
 from dataclasses import asdict
 from importlib import import_module
+from queue import Empty, SimpleQueue
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
@@ -139,14 +140,13 @@ class Command(BaseCommand):
     def _worker(self, options: dict[str, Any]) -> None:
         if options["threads"] < 1 or options["poll"] <= 0:
             raise CommandError("--threads must be 1 or more, and --poll above 0.")
-        stop = threading.Event()
-        self._stop_on_signals(stop)
+        signals = self._signals()
         if options["metrics"]:
             self._serve_metrics(*options["metrics"])
         executor = Executor(options["threads"], options["poll"], _aliases)
         executor.start()
         self.stdout.write(f"Moving files of {', '.join(_aliases()) or 'no storage'}.")
-        while not stop.wait(options["poll"]):
+        while not _has_come(signals, options["poll"]):
             if options["until_empty"] and executor.is_idle() and not self._is_due():
                 break
             connections.close_all()
@@ -163,17 +163,25 @@ class Command(BaseCommand):
         self.stdout.write(f"Metrics at http://{address}:{server.server_port}/metrics.")
 
     @staticmethod
-    def _stop_on_signals(stop: threading.Event) -> None:
-        """End after the transfers that run; at once at the second signal."""
+    def _signals() -> SimpleQueue[int]:
+        """Where the signal comes that ends the work after the transfers that run. The second one
+        ends it at once."""
+        # A signal may come anywhere, also while somebody waits here: no other primitive of
+        # threading is safe then.
+        signals: SimpleQueue[int] = SimpleQueue()
+        is_stopping = False
 
         def handle(number: int, frame: Any) -> None:
-            if stop.is_set():
+            nonlocal is_stopping
+            if is_stopping:
                 raise SystemExit(128 + number)
-            stop.set()
+            is_stopping = True
+            signals.put(number)
 
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, handle)
             signal.signal(signal.SIGINT, handle)
+        return signals
 
     @staticmethod
     def _is_due() -> bool:
@@ -234,6 +242,14 @@ def _of_workers(activity: maintenance.Activity) -> str:
     if activity.waiting_since:
         parts.append(f"leave some waiting since {activity.waiting_since:{TIME}}")
     return ", ".join(parts)
+
+
+def _has_come(signals: SimpleQueue[int], timeout: float) -> bool:
+    try:
+        signals.get(timeout=timeout)
+    except Empty:
+        return False
+    return True
 
 
 def _size(count: int) -> str:
