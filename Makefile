@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 INSTALL := -m pip install --quiet --disable-pip-version-check
 # Test processes side by side; 0 runs all in one, for a debugger.
-WORKERS ?= 2
+WORKERS ?= 3
 
 .NOTPARALLEL:
 .PHONY: help install demo adoption test long lint types imports migrations docs pytest bench \
