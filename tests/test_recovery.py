@@ -47,7 +47,8 @@ def soon(settings: Settings) -> None:
 @pytest.fixture
 def storage(threads: ThreadQueue, soon: None, s3_proxy_options: dict[str, Any]) -> QueuedStorage:
     remote = {"BACKEND": "storages.backends.s3.S3Storage", "OPTIONS": s3_proxy_options}
-    return QueuedStorage("disk", remote, alias="recovery", queue=threads)
+    alias = f"recovery-{s3_proxy_options['bucket_name']}"  # that of the last test may still live
+    return QueuedStorage("disk", remote, alias=alias, queue=threads)
 
 
 @pytest.mark.parametrize("mode", [Mode.REFUSE, Mode.HANG, Mode.STATUS_500, Mode.STATUS_503])
