@@ -64,7 +64,7 @@ def run(directory: Path, files: int, copies: int) -> None:
         except CommandError as error:
             said = str(error)
         seconds = time.perf_counter() - started
-        storage.queue.messages.clear()  # type: ignore[attr-defined]
+        storage.queue.messages.clear()
         grown = (peak() - before) / 1024
         print(
             f"{' '.join(command):<40} {seconds:7.1f} s {count / seconds:8.0f} files/s "

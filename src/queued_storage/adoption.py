@@ -134,7 +134,7 @@ def _content(name: str, size: int, checksum: str = "") -> Content:
 def _modified(storage: Storage, name: str) -> datetime:
     try:
         return storage.get_modified_time(name)
-    except NotImplementedError:
+    except NotImplementedError:  # Django leaves it to a storage whether it knows times
         return timezone.now()
 
 

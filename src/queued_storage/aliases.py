@@ -48,6 +48,7 @@ class AliasedStorage(Storage):
 
     def configuration(self) -> Any:
         """What makes this storage another one than its neighbour, as JSON takes it."""
+        # No abstract method: Django's Storage has no metaclass that would ask for one.
         raise NotImplementedError
 
     def fingerprint(self) -> str:
@@ -77,10 +78,13 @@ class AliasedStorage(Storage):
         return self._alias
 
 
-def keeps_its_key(cls: type) -> type:
+def keeps_its_key(cls: Any) -> Any:
     """Have ``deconstruct()`` tell the key in ``STORAGES``, by which who makes the storage anew from
-    that, in a task or a migration, gets to the same rows."""
-    plain = cls.deconstruct  # type: ignore[attr-defined]
+    that, in a task or a migration, gets to the same rows.
+
+    A decorator, since Django's ``deconstructible`` puts its method over one in the class body.
+    """
+    plain = cls.deconstruct
 
     def deconstruct(self: AliasedStorage) -> tuple[str, Sequence[Any], dict[str, Any]]:
         path, args, options = plain(self)
@@ -89,7 +93,7 @@ def keeps_its_key(cls: type) -> type:
             options = {**options, "alias": key}
         return path, args, options
 
-    cls.deconstruct = deconstruct  # type: ignore[attr-defined]
+    cls.deconstruct = deconstruct
     return cls
 
 

@@ -40,7 +40,7 @@ def check(function: Check) -> Callable[..., list[CheckMessage]]:
 
 def _settings_problem() -> str:
     try:
-        settings.values  # noqa: B018
+        _ = settings.values
     except ImproperlyConfigured as error:
         return str(error)
     return ""

@@ -217,14 +217,15 @@ class ComposedStorage(AliasedStorage):
         spec, options = self.specification(side)
         if not isinstance(spec, Storage):
             return spec, self._side_args(side), options
-        try:
-            args, options = spec._constructor_args  # type: ignore[attr-defined]
-        except AttributeError:
+        # What Django's @deconstructible keeps of the call
+        call = getattr(spec, "_constructor_args", None)
+        if call is None:
             raise ImproperlyConfigured(
                 f"How {side}={spec!r} was made is not known, so nobody else can make the same. "
                 f"Give its class or dotted path with {side}_options, or decorate the class with "
                 f"django.utils.deconstruct.deconstructible."
-            ) from None
+            )
+        args, options = call
         return type(spec), args, options
 
     def _make(self, side: str) -> Storage:

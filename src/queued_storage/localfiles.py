@@ -89,6 +89,7 @@ class NewFile(ABC):
     def take_over(self, name: str) -> None:
         """Be visible under this name in the place of a file that was found to have these very
         bytes. Only after ``take()`` found it taken."""
+        # A storage without paths takes another name instead, so nobody gets here.
         raise NotImplementedError
 
     @abstractmethod

@@ -144,7 +144,8 @@ def in_time(question: Callable[[], Answer], seconds: float) -> Answer:
         raise late
     if inquiry.error:
         raise inquiry.error
-    return inquiry.answer  # type: ignore[no-any-return]
+    answer: Answer = inquiry.answer
+    return answer
 
 
 _places = threading.BoundedSemaphore(_MOST_WAITING)
