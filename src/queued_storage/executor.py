@@ -41,7 +41,8 @@ class Executor:
             self._told.put(pk)
 
     def is_idle(self) -> bool:
-        """Whether nothing is being worked on at the moment."""
+        """Whether no file is being worked on at the moment. To look for one is no work: on a slow
+        machine somebody always does."""
         return not self._busy and self._told.empty()
 
     def stop(self, timeout: float | None = None) -> bool:
@@ -65,7 +66,7 @@ class Executor:
                 continue
             if pk is None:
                 break
-            self._guarded(partial(transfers.run, pk), pk)
+            self._work_on(pk, partial(transfers.run, pk))
         connections.close_all()
 
     def _pause(self) -> float:
@@ -90,17 +91,22 @@ class Executor:
         if not rows:
             return False
         self._next_look = 0.0  # there may be more, for the other threads
-        self._guarded(partial(transfers.run_claimed, rows[0]), rows[0].pk)
+        self._work_on(rows[0].pk, partial(transfers.run_claimed, rows[0]))
         return True
 
-    def _guarded(self, work: Callable[[], object], pk: int | None = None) -> object:
+    def _work_on(self, pk: int, work: Callable[[], object]) -> None:
         ident = threading.get_ident()
         self._busy.add(ident)
+        try:
+            self._guarded(work, pk)
+        finally:
+            self._busy.discard(ident)
+
+    @staticmethod
+    def _guarded(work: Callable[[], object], pk: int | None = None) -> object:
         try:
             return work()
         except Exception:  # the ledger is out of reach: rows stay due, leases end
             logger.exception("A file could not be worked on.", extra={"queued_file": pk})
             close_old_connections()
             return None
-        finally:
-            self._busy.discard(ident)
