@@ -9,8 +9,8 @@ INSTALL := -m pip install --quiet --disable-pip-version-check
 WORKERS ?= 3
 
 .NOTPARALLEL:
-.PHONY: help install demo adoption test long lint types imports migrations docs pytest bench \
-	constraints adoption-constraints clean
+.PHONY: help install demo adoption ecosystem test long lint types imports migrations docs pytest bench \
+	constraints adoption-constraints ecosystem-constraints clean
 
 help:
 	@echo "make demo     the demonstration (ONCE=1: run through once and end)"
@@ -18,6 +18,7 @@ help:
 	@echo "make test     all that must hold: lint, types, imports, migrations, docs, pytest"
 	@echo "make pytest   the tests alone, on every database that answers (PYTEST_ARGS='-k name')"
 	@echo "make lint | types | imports | migrations | docs    one check alone"
+	@echo "make ecosystem  the tests with packages that a storage meets (ECOSYSTEM_SUITES='forms')"
 	@echo "make long     the model and the races, for much longer"
 	@echo "make bench    the benchmarks"
 	@echo "make constraints    resolve the pinned versions in constraints/ anew"
@@ -49,6 +50,24 @@ adoption: $(ADOPTION)/.installed
 $(ADOPTION)/.installed: pyproject.toml constraints/adoption.txt
 	$(PYTHON) -m venv $(ADOPTION)
 	$(ADOPTION)/bin/python $(INSTALL) --constraint constraints/adoption.txt $(ADOPTION_PACKAGES)
+	@touch $@
+
+# Packages that a storage meets: each folder of tests/ecosystem has settings of its own.
+ECOSYSTEM := .venv-ecosystem
+ECOSYSTEM_SUITES ?= $(notdir $(patsubst %/settings.py,%,$(wildcard tests/ecosystem/*/settings.py)))
+ECOSYSTEM_PACKAGES := --editable '.[s3]' --group ecosystem
+
+ecosystem: $(ECOSYSTEM)/.installed
+	@for suite in $(ECOSYSTEM_SUITES); do \
+		echo "== ecosystem: $$suite"; \
+		$(ECOSYSTEM)/bin/python -m pytest -c tests/ecosystem/pytest.ini --rootdir . \
+			--ds tests.ecosystem.$$suite.settings tests/ecosystem/$$suite $(PYTEST_ARGS) || exit 1; \
+	done
+
+$(ECOSYSTEM)/.installed: pyproject.toml constraints/ecosystem.txt
+	$(PYTHON) -m venv $(ECOSYSTEM)
+	$(ECOSYSTEM)/bin/python $(INSTALL) --upgrade pip
+	$(ECOSYSTEM)/bin/python $(INSTALL) --constraint constraints/ecosystem.txt $(ECOSYSTEM_PACKAGES)
 	@touch $@
 
 test: lint types imports migrations docs pytest
@@ -102,6 +121,16 @@ constraints:
 	@{ echo "# Written by 'make constraints' with $$($(PYTHON) --version)"; \
 	.venv-constraints/bin/python -m pip freeze --all --exclude-editable --exclude setuptools; \
 	} > constraints/$(DJANGO).txt
+	rm -rf .venv-constraints
+
+ecosystem-constraints:
+	rm -rf .venv-constraints
+	$(PYTHON) -m venv .venv-constraints
+	.venv-constraints/bin/python $(INSTALL) --upgrade pip
+	.venv-constraints/bin/python $(INSTALL) $(ECOSYSTEM_PACKAGES)
+	@{ echo "# Written by 'make ecosystem-constraints' with $$($(PYTHON) --version)"; \
+	.venv-constraints/bin/python -m pip freeze --exclude-editable --exclude setuptools; \
+	} > constraints/ecosystem.txt
 	rm -rf .venv-constraints
 
 adoption-constraints:
