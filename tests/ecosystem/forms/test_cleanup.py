@@ -1,0 +1,195 @@
+"""With django-cleanup, which deletes replaced and deleted files after the commit."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.core.files.base import ContentFile
+from django.core.files.storage import default_storage
+from django.db import transaction
+
+from queued_storage.backends import QueuedStorage
+from queued_storage.models import QueuedFile
+from queued_storage.testing import Fault, FaultyStorage, drain
+
+from .files import files, state, upload
+from .library.models import Draft, Memo
+
+State = QueuedFile.State
+BOTH = pytest.mark.parametrize("model", [Draft, Memo], ids=["our field", "Django's field"])
+NAME = "drafts/a.txt"
+
+
+class Rollback(Exception):
+    """Ends a transaction that shall not be."""
+
+
+def make(model: Any, *, is_transferred: bool = True, content: bytes = b"old") -> Any:
+    made = model.objects.create(file=upload("a.txt", content))
+    if is_transferred:
+        assert drain() == {}
+    return made
+
+
+STAGES = pytest.mark.parametrize("is_transferred", [False, True], ids=["pending", "transferred"])
+
+
+@BOTH
+@STAGES
+def test_a_replaced_file_goes_with_the_commit(
+    model: Any, is_transferred: bool, far: FaultyStorage
+) -> None:
+    draft = make(model, is_transferred=is_transferred)
+    far.calls.clear()
+    with transaction.atomic():
+        draft.file = upload("b.txt", b"new")
+        draft.save()
+        assert files("disk") == {NAME: b"old", "drafts/b.txt": b"new"}
+    assert files("disk") == {"drafts/b.txt": b"new"}
+    assert not default_storage.exists(NAME)
+    assert not far.calls
+    assert drain() == {}
+    assert files("disk") == files("far") == {"drafts/b.txt": b"new"}
+    assert QueuedFile.objects.get().name == "drafts/b.txt"
+
+
+@BOTH
+@STAGES
+def test_a_deleted_file_goes_with_the_commit(
+    model: Any, is_transferred: bool, far: FaultyStorage
+) -> None:
+    draft = make(model, is_transferred=is_transferred)
+    far.calls.clear()
+    with transaction.atomic():
+        draft.delete()
+        assert files("disk") == {NAME: b"old"}
+    assert files("disk") == {}
+    assert not far.calls
+    assert drain() == {}
+    assert files("far") == {}
+    assert not QueuedFile.objects.exists()
+
+
+@BOTH
+@STAGES
+def test_a_change_that_is_rolled_back_keeps_the_old_file(model: Any, is_transferred: bool) -> None:
+    draft = make(model, is_transferred=is_transferred)
+    with pytest.raises(Rollback), transaction.atomic():
+        draft.file = upload("b.txt", b"new")
+        draft.save()
+        raise Rollback
+    assert drain() == {}
+    again = model.objects.get()
+    assert state(again.file) == State.TRANSFERRED
+    with again.file.open() as file:
+        assert file.read() == b"old"
+    assert files("far") == {NAME: b"old"}
+
+
+@BOTH
+def test_a_delete_that_is_rolled_back_keeps_the_file(model: Any) -> None:
+    draft = make(model)
+    with pytest.raises(Rollback), transaction.atomic():
+        draft.delete()
+        raise Rollback
+    assert drain() == {}
+    assert files("disk") == files("far") == {NAME: b"old"}
+    assert state(model.objects.get().file) == State.TRANSFERRED
+
+
+@BOTH
+@pytest.mark.parametrize("stage", ["pending", "transferred", "evicted"])
+def test_a_name_created_again_in_the_same_transaction_is_not_deleted(
+    model: Any, stage: str, storage: QueuedStorage, disk: Path
+) -> None:
+    draft = make(model, is_transferred=stage != "pending")
+    if stage == "evicted":
+        storage.local.delete(NAME)
+        QueuedFile.objects.update(is_local=False)
+    with transaction.atomic():
+        draft.delete()
+        made = make(model, is_transferred=False, content=b"new")
+    with made.file.open() as file:
+        assert file.read() == b"new"
+    assert drain() == {}
+    with model.objects.get().file.open() as file:
+        assert file.read() == b"new"
+    assert files("disk") == files("far") == {made.file.name: b"new"}
+    assert [row.name for row in QueuedFile.objects.all()] == [made.file.name]
+
+
+@BOTH
+def test_a_name_deleted_by_hand_and_created_again_is_not_deleted(model: Any) -> None:
+    draft = make(model)
+    with transaction.atomic():
+        draft.file.delete(save=False)
+        draft.delete()
+        made = make(model, is_transferred=False, content=b"new")
+    assert drain() == {}
+    with made.file.open() as file:
+        assert file.read() == b"new"
+    assert files("disk") == files("far") == {made.file.name: b"new"}
+
+
+@BOTH
+def test_a_file_replaced_twice_in_one_transaction(model: Any) -> None:
+    draft = make(model)
+    with transaction.atomic():
+        for content in (b"second", b"third"):
+            draft.file = upload("a.txt", content)
+            draft.save()
+    assert drain() == {}
+    assert list(files("disk").values()) == list(files("far").values()) == [b"third"]
+    with model.objects.get().file.open() as file:
+        assert file.read() == b"third"
+
+
+@BOTH
+def test_a_deletion_ends_when_a_remote_that_was_down_is_back(
+    model: Any, far: FaultyStorage
+) -> None:
+    draft = make(model)
+    far.fault = Fault.REFUSE
+    draft.delete()
+    assert files("disk") == {}
+    assert len(drain()) == 1
+    assert not default_storage.exists(NAME)
+    far.fault = None
+    QueuedFile.objects.all().retry()
+    assert drain() == {}
+    assert files("far") == {}
+
+
+@BOTH
+def test_a_file_that_two_rows_share_goes_with_the_first(model: Any) -> None:
+    """As with any storage: django-cleanup counts no references."""
+    draft = make(model)
+    other = model.objects.create(file=draft.file.name)
+    draft.delete()
+    drain()
+    assert files("disk") == files("far") == {}
+    with pytest.raises(FileNotFoundError):
+        other.file.open()
+
+
+@BOTH
+def test_a_name_that_is_overwritten_after_its_delete_was_asked_for_goes_too(model: Any) -> None:
+    """The limit: whoever overwrites a name in place has no new file for django-cleanup."""
+    draft = make(model)
+    with transaction.atomic():
+        draft.delete()
+        with default_storage.open(NAME, "wb") as file:
+            file.write(b"new")
+    drain()
+    assert files("disk") == files("far") == {}
+
+
+@BOTH
+def test_a_file_before_the_ledger_goes_from_both_sides(model: Any, storage: QueuedStorage) -> None:
+    for side in (storage.local, storage.remote):
+        side.save(NAME, ContentFile(b"old"))
+    draft = model.objects.create(file=NAME)
+    draft.delete()
+    assert drain() == {}
+    assert files("disk") == files("far") == {}
+    assert not QueuedFile.objects.exists()
