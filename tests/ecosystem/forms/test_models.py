@@ -23,6 +23,10 @@ BOTH = pytest.mark.parametrize("model", [Paper, Letter], ids=["our fields", "Dja
 NAME = "papers/a.txt"
 
 
+def pickled(model: Any) -> Any:
+    return pickle.loads(pickle.dumps(model))
+
+
 def read(file: Any) -> bytes:
     with file.open() as opened:
         return opened.read()
@@ -53,9 +57,9 @@ def test_bulk_create_of_files_that_are_saved_already_saves_them_once(model: Any)
 
 @BOTH
 def test_bulk_create_that_is_rolled_back_transfers_nothing(model: Any) -> None:
-    with pytest.raises(ValueError, match="after"), transaction.atomic():
+    with transaction.atomic():
         model.objects.bulk_create([model(file=upload(f"{name}.txt")) for name in "ab"])
-        raise ValueError("after the files were saved")
+        transaction.set_rollback(True)
     assert drain() == {}
     assert files("far") == {}
     assert not QueuedFile.objects.exists()
@@ -103,11 +107,11 @@ def test_bulk_update_of_a_file_that_is_saved(model: Any) -> None:
 @BOTH
 def test_save_false_and_a_rollback_leave_nothing_to_be_transferred(model: Any) -> None:
     paper = model()
-    with pytest.raises(ValueError, match="changed"), transaction.atomic():
+    with transaction.atomic():
         paper.file.save("a.txt", ContentFile(b"text"), save=False)
         assert paper.pk is None
         assert state(paper.file) == State.PENDING
-        raise ValueError("changed its mind")
+        transaction.set_rollback(True)
     assert drain() == {}
     assert files("far") == {}
 
@@ -189,7 +193,7 @@ def test_a_copy_with_a_file_of_its_own(model: Any, stage: str) -> None:
     "duplicate", [copy.copy, copy.deepcopy, lambda o: pickle.loads(pickle.dumps(o))]
 )
 def test_copied_and_pickled_models_know_their_file(model: Any, duplicate: Any) -> None:
-    paper = model.objects.create(file=upload())
+    model.objects.create(file=upload())
     paper = duplicate(model.objects.get())
     assert paper.file.url == "/media/papers/a.txt"
     drain()
