@@ -6,14 +6,15 @@ from typing import Any
 import pytest
 from django.core.files.base import ContentFile
 from django.core.files.storage import default_storage
-from django.db import transaction
+from django.core.management import call_command
+from django.db import connection, transaction
 
 from queued_storage.backends import QueuedStorage
 from queued_storage.models import QueuedFile
 from queued_storage.testing import Fault, FaultyStorage, drain
 
 from .files import files, state, upload
-from .library.models import Draft, Memo
+from .library.models import Draft, Memo, Paper
 
 State = QueuedFile.State
 BOTH = pytest.mark.parametrize("model", [Draft, Memo], ids=["our field", "Django's field"])
@@ -186,6 +187,61 @@ def test_a_file_before_the_ledger_goes_from_both_sides(model: Any, storage: Queu
         side.save(NAME, ContentFile(b"old"))
     draft = model.objects.create(file=NAME)
     draft.delete()
+    assert drain() == {}
+    assert files("disk") == files("far") == {}
+    assert not QueuedFile.objects.exists()
+
+
+@BOTH
+def test_a_file_that_only_the_remote_has_is_to_be_adopted_first(
+    model: Any, storage: QueuedStorage
+) -> None:
+    """Else its name is free for a new file, which django-cleanup then takes for the old one."""
+    storage.remote.save(NAME, ContentFile(b"old"))
+    draft = model.objects.create(file=NAME)
+    with transaction.atomic():
+        draft.delete()
+        made = make(model, is_transferred=False, content=b"new")
+    drain()
+    assert made.file.name == NAME
+    with made.file.open() as file:
+        assert file.read() == b"old"
+
+
+@BOTH
+def test_a_file_that_was_adopted_keeps_its_name_until_it_is_gone(
+    model: Any, storage: QueuedStorage
+) -> None:
+    storage.remote.save(NAME, ContentFile(b"old"))
+    draft = model.objects.create(file=NAME)
+    call_command("queued_storage", "adopt", verbosity=0)
+    with transaction.atomic():
+        draft.delete()
+        made = make(model, is_transferred=False, content=b"new")
+    assert drain() == {}
+    assert made.file.name != NAME
+    assert files("disk") == files("far") == {made.file.name: b"new"}
+
+
+def test_a_process_that_dies_after_the_commit_leaves_the_file(storage: QueuedStorage) -> None:
+    """The limit: django-cleanup deletes after the commit, and keeps no note of what it meant to."""
+    draft = make(Draft)
+    with transaction.atomic():
+        draft.delete()
+        connection.run_on_commit.clear()  # what a dead process does not run
+    assert drain() == {}
+    assert not Draft.objects.exists()
+    assert files("far") == {NAME: b"old"}
+
+
+def test_a_delete_in_the_transaction_outlives_such_a_process() -> None:
+    """The remedy: a tombstone is written with the model's DELETE."""
+    paper = Paper.objects.create(file=upload("a.txt", b"old"))
+    drain()
+    with transaction.atomic():
+        paper.file.delete(save=False)
+        paper.delete()
+        connection.run_on_commit.clear()
     assert drain() == {}
     assert files("disk") == files("far") == {}
     assert not QueuedFile.objects.exists()

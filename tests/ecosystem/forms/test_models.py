@@ -10,7 +10,7 @@ from django.core.files import File
 from django.core.files.base import ContentFile
 from django.core.files.storage import FileSystemStorage, default_storage
 from django.core.files.uploadedfile import InMemoryUploadedFile
-from django.db import transaction
+from django.db import IntegrityError, transaction
 
 from queued_storage.models import QueuedFile
 from queued_storage.testing import FaultyStorage, drain
@@ -139,6 +139,32 @@ def test_save_of_another_field_sends_nothing(model: Any, far: FaultyStorage) -> 
     assert drain() == {}
     assert state(paper.file) == State.TRANSFERRED
     assert not far.calls
+
+
+# A model whose INSERT fails after its file was saved
+
+
+def clashing_note() -> Note:
+    Note.objects.create(code="one")
+    return Note(code="one", file=upload("late.txt"))
+
+
+def test_in_a_transaction_the_file_of_a_model_that_fails_is_not_transferred() -> None:
+    note = clashing_note()
+    with pytest.raises(IntegrityError), transaction.atomic():
+        note.save()
+    assert drain() == {}
+    assert files("far") == {}
+    assert not QueuedFile.objects.exists()
+
+
+def test_without_a_transaction_it_is() -> None:
+    """The file was saved, in a transaction of its own: as with any storage it stays."""
+    note = clashing_note()
+    with pytest.raises(IntegrityError):
+        note.save()
+    assert drain() == {}
+    assert files("far") == {"notes/late.txt": b"text"}
 
 
 # Copies of a model

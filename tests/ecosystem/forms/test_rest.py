@@ -86,6 +86,13 @@ def test_a_failed_validation_leaves_nothing_behind(
     assert (files("disk"), QueuedFile.objects.count(), model.objects.count()) == ({}, 0, 0)
 
 
+def test_a_text_in_place_of_a_file_is_refused(api: APIClient) -> None:
+    Paper.objects.create(file=upload())
+    answer = api.post(place(Paper), {"file": "papers/a.txt"}, format="json")
+    assert (answer.status_code, list(answer.json())) == (400, ["file"])
+    assert Paper.objects.count() == 1
+
+
 def test_a_unique_field_that_is_taken_leaves_nothing_behind(api: APIClient) -> None:
     assert api.post(place(Note), {"file": upload(), "code": "one"}).status_code == 201
     before = files("disk")
