@@ -13,7 +13,7 @@ from queued_storage.backends import QueuedStorage
 from queued_storage.models import QueuedFile
 from queued_storage.testing import Fault, FaultyStorage, drain
 
-from .files import files, state, upload
+from .files import files, orphans, state, upload
 from .library.models import Draft, Memo, Paper
 
 State = QueuedFile.State
@@ -232,6 +232,8 @@ def test_a_process_that_dies_after_the_commit_leaves_the_file(storage: QueuedSto
     assert drain() == {}
     assert not Draft.objects.exists()
     assert files("far") == {NAME: b"old"}
+    for side in ("local", "remote"):
+        assert NAME not in orphans(side)
 
 
 def test_a_delete_in_the_transaction_outlives_such_a_process() -> None:

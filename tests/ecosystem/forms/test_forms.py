@@ -1,21 +1,22 @@
 """ModelForms, without the admin."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from django.conf import settings as django_settings
 from django.core.exceptions import SuspiciousFileOperation, ValidationError
 from django.core.files.base import ContentFile
 from django.core.files.uploadedfile import SimpleUploadedFile, TemporaryUploadedFile
-from django.db import transaction
+from django.db import connection, transaction
+from django.db.models.signals import post_save
 from django.forms import ClearableFileInput, FileField, ImageField, ModelForm, modelform_factory
 from django.test import Client, RequestFactory
 
 from queued_storage.models import QueuedFile
 from queued_storage.testing import FaultyStorage, drain
 
-from .files import files, state, upload
+from .files import files, orphans, state, upload
 from .library.models import Letter, Note, Paper
 from .urls import download
 
@@ -156,6 +157,7 @@ def test_a_request_that_fails_after_the_save_leaves_nothing_to_be_transferred(
     assert files("far") == {}
     assert not far.calls
     assert files("disk") == {"papers/a.txt": b"text"}
+    assert orphans("local") == ["papers/a.txt"]
 
 
 def test_what_a_rolled_back_request_left_does_not_harm_the_next_upload(client: Client) -> None:
@@ -194,5 +196,34 @@ def test_a_nested_transaction_that_fails_takes_its_upload_back(far: FaultyStorag
     assert Paper.objects.count() == QueuedFile.objects.count() == 1
 
 
-def test_the_settings_of_the_tests_are_atomic() -> None:
-    assert django_settings.DATABASES["default"]["ATOMIC_REQUESTS"]
+@pytest.fixture
+def not_atomic(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(connection.settings_dict, "ATOMIC_REQUESTS", False)
+
+
+@pytest.fixture
+def failing_save() -> Iterator[None]:
+    def fail(**kwargs: Any) -> None:
+        raise RuntimeError("A receiver failed after the save.")
+
+    post_save.connect(fail, sender=Paper)
+    yield
+    post_save.disconnect(fail, sender=Paper)
+
+
+@pytest.mark.usefixtures("not_atomic", "failing_save")
+def test_the_admin_opens_a_transaction_by_itself(admin: Client) -> None:
+    admin.raise_request_exception = False
+    sent = {"author": "Ada", "file": upload()}
+    assert admin.post("/admin/library/paper/add/", sent).status_code == 500
+    assert drain() == {}
+    assert files("far") == {}
+    assert not QueuedFile.objects.exists()
+
+
+@pytest.mark.usefixtures("not_atomic")
+def test_a_view_without_a_transaction_leaves_what_it_saved(client: Client) -> None:
+    assert client.post("/api/failing/", {"file": upload()}).status_code == 400
+    assert drain() == {}
+    assert files("far") == {"papers/a.txt": b"text"}
+    assert Paper.objects.get().file.name == "papers/a.txt"

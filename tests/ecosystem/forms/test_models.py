@@ -258,6 +258,18 @@ def test_a_file_that_is_closed_after_the_save_is_transferred(model: Any, make: A
 
 @BOTH
 @CLOSED
+def test_the_model_that_saved_a_file_reads_what_is_stored(model: Any, make: Any) -> None:
+    content = make()
+    paper = model.objects.create(file=content)
+    if isinstance(content, ContentFile):
+        content.file.close()  # its own close() does nothing
+    content.close()
+    assert read(paper.file) == b"text"
+    assert paper.file.size == 4
+
+
+@BOTH
+@CLOSED
 def test_the_save_leaves_open_what_it_was_given(model: Any, make: Any) -> None:
     content = make()
     model.objects.create(file=content)
