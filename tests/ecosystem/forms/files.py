@@ -33,6 +33,12 @@ def orphans(side: str) -> list[str]:
     return [json.loads(line)["name"] for line in lines.getvalue().splitlines()]
 
 
+def evict() -> None:
+    """Free the local copies of all that is transferred."""
+    call_command("queued_storage", "evict", "--all", verbosity=0, stderr=io.StringIO())
+    assert files("disk") == {}
+
+
 def state(file: Any) -> str:
     """The state in the ledger of a model's file."""
     return file.storage.queued_file(file.name).state

@@ -1,6 +1,5 @@
 """With django-cleanup, which deletes replaced and deleted files after the commit."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +12,7 @@ from queued_storage.backends import QueuedStorage
 from queued_storage.models import QueuedFile
 from queued_storage.testing import Fault, FaultyStorage, drain
 
-from .files import files, orphans, state, upload
+from .files import evict, files, orphans, state, upload
 from .library.models import Draft, Memo, Paper
 
 State = QueuedFile.State
@@ -97,12 +96,11 @@ def test_a_delete_that_is_rolled_back_keeps_the_file(model: Any) -> None:
 @BOTH
 @pytest.mark.parametrize("stage", ["pending", "transferred", "evicted"])
 def test_a_name_created_again_in_the_same_transaction_is_not_deleted(
-    model: Any, stage: str, storage: QueuedStorage, disk: Path
+    model: Any, stage: str
 ) -> None:
     draft = make(model, is_transferred=stage != "pending")
     if stage == "evicted":
-        storage.local.delete(NAME)
-        QueuedFile.objects.update(is_local=False)
+        evict()
     with transaction.atomic():
         draft.delete()
         made = make(model, is_transferred=False, content=b"new")
@@ -154,6 +152,25 @@ def test_a_deletion_ends_when_a_remote_that_was_down_is_back(
     far.fault = None
     QueuedFile.objects.all().retry()
     assert drain() == {}
+    assert files("far") == {}
+
+
+@BOTH
+def test_a_local_copy_that_cannot_be_removed_is_logged_and_tried_again(
+    model: Any, settings: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    disk = {"BACKEND": "queued_storage.testing.FaultyStorage"}
+    settings.STORAGES = settings.STORAGES | {"disk": disk}
+    draft = make(model)
+    local = default_storage.local
+    local.fault = Fault.REFUSE
+    draft.delete()
+    assert "There was an exception deleting the file" in caplog.text
+    assert not model.objects.exists()
+    assert not default_storage.exists(NAME)
+    local.fault = None
+    assert drain() == {}
+    assert not local.exists(NAME)
     assert files("far") == {}
 
 

@@ -16,7 +16,7 @@ from django.test import Client, RequestFactory
 from queued_storage.models import QueuedFile
 from queued_storage.testing import FaultyStorage, drain
 
-from .files import files, orphans, state, upload
+from .files import evict, files, orphans, state, upload
 from .library.models import Letter, Note, Paper
 from .urls import download
 
@@ -174,8 +174,7 @@ def test_a_file_that_is_sent_is_closed_after_the_response(rf: RequestFactory, st
     if stage != "pending":
         drain()
     if stage == "evicted":
-        paper.file.storage.local.delete(paper.file.name)
-        QueuedFile.objects.update(is_local=False)
+        evict()
     response: Any = download(rf.get("/"), paper.pk)
     sent = response.file_to_stream
     assert not sent.closed

@@ -15,7 +15,7 @@ from django.db import IntegrityError, transaction
 from queued_storage.models import QueuedFile
 from queued_storage.testing import FaultyStorage, drain
 
-from .files import files, state, upload
+from .files import evict, files, state, upload
 from .library.models import Letter, Note, Paper
 
 State = QueuedFile.State
@@ -204,8 +204,7 @@ def test_a_copy_with_a_file_of_its_own(model: Any, stage: str) -> None:
     one = model.objects.create(file=upload())
     if stage == "evicted":
         drain()
-        default_storage.local.delete(NAME)
-        QueuedFile.objects.update(is_local=False)
+        evict()
     with one.file.open() as source:
         two = model.objects.create(file=File(source, name="a.txt"))
     assert two.file.name != one.file.name
@@ -305,8 +304,7 @@ def test_a_model_that_was_closed_can_be_opened_again(model: Any) -> None:
         assert file.read() == b"text"
     assert paper.file.closed
     drain()
-    default_storage.local.delete(NAME)
-    QueuedFile.objects.update(is_local=False)
+    evict()
     paper = model.objects.get()
     assert read(paper.file) == b"text"
     assert paper.file.closed
@@ -319,8 +317,7 @@ def test_the_file_of_an_open_model_can_be_transferred_and_freed(model: Any) -> N
     with paper.file.open() as file:
         assert file.read(2) == b"te"
         assert drain() == {}
-        default_storage.local.delete(NAME)
-        QueuedFile.objects.update(is_local=False)
+        evict()
         assert file.read() == b"xt"
     assert read(model.objects.get().file) == b"text"
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from django.db import transaction
 from django.db.models.signals import post_delete
 from django.test import Client
 
@@ -44,6 +45,11 @@ def test_the_receiver_deletes_the_file_with_the_model(model: Any) -> None:
         paper = model.objects.create(file=upload())
         model.objects.create()  # without a file
         drain()
+        with transaction.atomic():
+            model.objects.all().delete()
+            transaction.set_rollback(True)
+        assert drain() == {}
+        assert files("disk") == files("far") == {"papers/a.txt": b"text"}
         model.objects.all().delete()
     finally:
         assert post_delete.disconnect(names["delete_file"], sender=model)

@@ -3,6 +3,7 @@ from typing import Any
 
 import pytest
 from django.core.files.storage import storages
+from django.test import Client
 from rest_framework.test import APIClient
 
 from queued_storage.models import QueuedFile
@@ -38,6 +39,26 @@ def test_a_multipart_upload(
     assert not far.calls
     assert drain() == {}
     assert files("far") == files("disk")
+
+
+def test_a_raw_upload(client: Client, upload_handler: str, far: FaultyStorage) -> None:
+    answer = client.put("/raw/a.txt", b"text", content_type="text/plain")
+    assert answer.status_code == 201
+    assert answer.json()["file"] == "/media/papers/a.txt"
+    assert files("disk") == {"papers/a.txt": b"text"}
+    assert not far.calls
+    drain()
+    assert files("far") == {"papers/a.txt": b"text"}
+
+
+def test_an_upload_that_is_too_large_for_the_memory(api: APIClient) -> None:
+    """With Django's default handlers: it goes through a temporary file."""
+    large = bytes(range(256)) * 12_000  # 3 MB
+    api.post(place(Paper), {"file": upload("a.txt", large)})
+    row = QueuedFile.objects.get()
+    assert (row.size, row.checksum) == (len(large), "")  # it was moved, not read
+    assert drain() == {}
+    assert files("far") == {"papers/a.txt": large}
 
 
 @BOTH

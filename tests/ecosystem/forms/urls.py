@@ -3,7 +3,7 @@ from django.http import FileResponse, HttpRequest
 from django.shortcuts import get_object_or_404
 from django.urls import include, path
 
-from .library.api import router
+from .library.api import RawUpload, router
 from .library.models import Paper
 
 
@@ -19,6 +19,7 @@ def upload_and_fail(request: HttpRequest) -> None:
 urlpatterns = [
     path("admin/", admin.site.urls),
     path("api/", include(router.urls)),
+    path("raw/<str:filename>", RawUpload.as_view()),
     path("download/<int:pk>/", download),
     path("upload-and-fail/", upload_and_fail),
 ]

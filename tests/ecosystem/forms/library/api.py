@@ -1,6 +1,9 @@
 from typing import Any
 
-from rest_framework import routers, serializers, viewsets
+from rest_framework import routers, serializers, views, viewsets
+from rest_framework.parsers import FileUploadParser
+from rest_framework.request import Request
+from rest_framework.response import Response
 
 from .models import Draft, Letter, Note, Paper
 
@@ -50,6 +53,16 @@ class Notes(viewsets.ModelViewSet):
 class Drafts(viewsets.ModelViewSet):
     queryset = Draft.objects.order_by("pk")
     serializer_class = DraftSerializer
+
+
+class RawUpload(views.APIView):
+    """Takes the body of the request as the file."""
+
+    parser_classes = [FileUploadParser]
+
+    def put(self, request: Request, filename: str) -> Response:
+        paper = Paper.objects.create(file=request.data["file"])
+        return Response(PaperSerializer(paper).data, status=201)
 
 
 class FailingPapers(Papers):
