@@ -41,7 +41,7 @@ def test_a_multipart_upload(
     assert files("far") == files("disk")
 
 
-def test_a_raw_upload(client: Client, upload_handler: str, far: FaultyStorage) -> None:
+def test_a_raw_upload(client: Client, far: FaultyStorage) -> None:
     answer = client.put("/raw/a.txt", b"text", content_type="text/plain")
     assert answer.status_code == 201
     assert answer.json()["file"] == "/media/papers/a.txt"
