@@ -22,6 +22,7 @@ from django.utils.timezone import is_aware
 
 from .exceptions import VerificationError
 from .models import Content
+from .perthread import for_threads
 from .reasons import reason
 from .streams import MeasuredFile
 from .uploaders import Uploader, uploader_for
@@ -418,9 +419,11 @@ def check_remote(
 ) -> Iterator[Finding]:
     """Try all that a transfer, a reader and a delete rely on, in a scratch directory.
 
+    Without an uploader, the remote is used as a queued storage would use it.
     Each finding comes as soon as it is known. Whatever happens, all that was stored is deleted.
     """
-    trial = Trial(remote, uploader or uploader_for(remote), large)
+    uploader = uploader or uploader_for(for_threads(remote))
+    trial = Trial(uploader.remote, uploader, large)
     try:
         for name, check in CHECKS.items():
             finding = _tried(name, check, trial)

@@ -12,6 +12,7 @@ from django.core.management.base import CommandError
 from ...aliases import known_storages
 from ...composition import ComposedStorage
 from ...contract import check_remote
+from ...perthread import for_threads
 from ...uploaders import Uploader, uploader_for
 from .base import Verb
 
@@ -52,4 +53,4 @@ def _remote_of(alias: str) -> tuple[Storage, Uploader]:
         raise CommandError(f"There is no storage {alias!r}, only {known}.")
     if isinstance(storage, ComposedStorage):
         return storage.remote, storage.uploader
-    return storage, uploader_for(storage)
+    return storage, uploader_for(for_threads(storage))
