@@ -355,7 +355,7 @@ class _Look:
             return self._finding("local", Kind.EXTRA, details) if is_there else None
         if not is_there:
             return self._finding("local", Kind.MISSING, f"It was saved on {row.host!r}.")
-        if (size := local.size(row.name)) != row.size:
+        if (size := local.size(row.name)) != row.size and not is_copy(self.storage, row):
             return self._different("local", f"{size} bytes", f"{row.size}")
         if self.content and row.checksum:
             with local.open(row.name) as file:
