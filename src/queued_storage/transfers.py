@@ -1,6 +1,5 @@
 """The life of one file after it was saved: attempt, eviction, purge."""
 
-import contextlib
 import random
 from collections.abc import Callable
 from typing import Any
@@ -240,8 +239,7 @@ class _Work:
             self.lease.confirm()  # else it may be a newer file's by now
             if self._was_saved and not self.row.transferred_at:
                 self.storage.uploader.forget_unfinished(remote_name)
-            with contextlib.suppress(FileNotFoundError):
-                self.storage.remote.delete(remote_name)
+            self.storage.uploader.remove(remote_name)
         self.lease.require()
         drop_local(self.storage, self.row.pk, self.row.name)
         if not ledger().purged(self.row):
