@@ -87,7 +87,7 @@ class _Work:
             return error if self._fail(error) else self._follow_up()
         except (SystemExit, KeyboardInterrupt, GeneratorExit):
             # The process is told to end: no fault of the file.
-            ledger().postpone(self.row, 0, "The worker was stopped.", count=False)
+            ledger().postpone(self.row, 0, "The worker was stopped.", count=self.evicts)
             raise
         except BaseException as limit:  # an engine's: a try like any other, but the last for now
             if not self._fail(limit):
@@ -213,8 +213,9 @@ class _Work:
     # The end of a copy, or of both
 
     def _finish(self) -> None:
-        """End what somebody began who died: an eviction, or a restoring, which left a draft."""
-        if not self.row.is_local:
+        """End what somebody began who died: an eviction; a restoring, which left a draft; or a
+        repair, which whoever asked for it can run again."""
+        if not self.row.is_local or self.row.is_abandoned:
             ledger().settle(self.row)
             return
         verify_remote(self.storage, self.row, settings.verify, self.lease.progress)
@@ -279,7 +280,7 @@ class _Work:
         will_retry = is_setup or self._will_retry(error)
         if will_retry:
             delay = backoff(self.row.attempts)
-            taken = ledger().postpone(self.row, delay, text, count=not is_setup)
+            taken = ledger().postpone(self.row, delay, text, count=self.evicts or not is_setup)
         else:
             taken = ledger().park(self.row, text)
         if not taken:
