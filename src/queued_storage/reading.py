@@ -100,16 +100,18 @@ class ReadableStorage(ComposedStorage):
                 return self.remote.open(key, mode)
             if (local_file := self._opened_locally(key, entry, mode)) is not None:
                 return local_file
-            opened = self._opened_remotely(key, entry, mode)
-            # It may have been transferred and evicted between the two looks. Or it has newer
-            # content, and the remote is just being given it.
-            entry, before = ledger().latest_entry(self.alias, key), entry
-            if entry == before:
-                if isinstance(opened, Exception):
-                    raise opened
-                return opened
-            if not isinstance(opened, Exception):
-                opened.close()
+            with contextlib.ExitStack() as unless_returned:
+                opened = self._opened_remotely(key, entry, mode)
+                if not isinstance(opened, Exception):
+                    unless_returned.callback(opened.close)
+                # It may have been transferred and evicted between the two looks. Or it has newer
+                # content, and the remote is just being given it.
+                entry, before = ledger().latest_entry(self.alias, key), entry
+                if entry == before:
+                    unless_returned.pop_all()
+                    if isinstance(opened, Exception):
+                        raise opened
+                    return opened
             if entry is None:
                 raise FileNotFoundError(f"{key!r} was deleted.")
 
@@ -122,10 +124,12 @@ class ReadableStorage(ComposedStorage):
             opened: File = self.local.open(key, mode)
         except FileNotFoundError:
             return None
-        if self._is_still_local(key, entry):
-            return opened
-        opened.close()
-        return None
+        with contextlib.ExitStack() as unless_returned:
+            unless_returned.callback(opened.close)
+            if not self._is_still_local(key, entry):
+                return None
+            unless_returned.pop_all()
+        return opened
 
     def _is_still_local(self, key: str, entry: Entry) -> bool:
         now = self._entry(key)
