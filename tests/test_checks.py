@@ -7,6 +7,7 @@ from django.core.checks import run_checks
 from django.core.files.storage import FileSystemStorage, storages
 from pytest_django import Settings
 
+from queued_storage import checks
 from queued_storage.backends import QueuedStorage
 
 pytestmark = pytest.mark.one_database
@@ -76,6 +77,14 @@ def test_two_keys_of_storages_with_one_alias(settings: Settings) -> None:
 def test_a_side_that_does_not_exist(settings: Settings, remote: str) -> None:
     with_default(settings, remote=remote)
     assert remote in messages("E004")
+
+
+def test_a_missing_library_comes_with_its_extra(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_default(settings, remote="storages.backends.s3.S3Storage")
+    monkeypatch.setattr(checks, "find_spec", lambda module: None)
+    assert "pip install 'django-queued-storage[s3]'" in messages("E004")
 
 
 @pytest.mark.parametrize("how", ["alias", "path", "location"])

@@ -16,7 +16,7 @@ BASE = {"QUEUE": "queued_storage.queues.dummy.DummyQueue"}
 GOOD = {
     "QUEUE": ["queued_storage.queues.immediate.ImmediateQueue", {"BACKEND": "x"}, object()],
     "RETRIES": [0, 9],
-    "RETRY_DELAY": [1, 0.5],
+    "RETRY_DELAY": [1, 0.5, 0],
     "RETRY_MAX_DELAY": [7, 0.1],
     "LEASE": [5, 0.25],
     "STALL_TIMEOUT": [30, 1.5],
@@ -36,7 +36,7 @@ SECONDS = [0, -1, "60", None, True, float("nan"), float("inf")]
 BAD = {
     "QUEUE": ["", None],
     "RETRIES": [-1, 1.5, "5", None, True],
-    "RETRY_DELAY": SECONDS,
+    "RETRY_DELAY": [bad for bad in SECONDS if bad != 0],
     "RETRY_MAX_DELAY": SECONDS,
     "LEASE": SECONDS,
     "STALL_TIMEOUT": SECONDS,
@@ -63,7 +63,7 @@ BAD = {
 }
 FLAT = {
     "QUEUED_STORAGE_RETRIES": ("RETRIES", 9, -1),
-    "QUEUED_STORAGE_RETRY_DELAY": ("RETRY_DELAY", 9, "9"),
+    "QUEUED_STORAGE_RETRY_DELAY": ("RETRY_DELAY", 0, "9"),
     "QUEUED_STORAGE_CACHE_PREFIX": ("CACHE_PREFIX", "flat", ""),
     "QUEUED_STORAGE_CACHE_KEY": ("CACHE_PREFIX", "flat", 9),
 }

@@ -135,7 +135,8 @@ def test_every_setting_has_its_default_and_no_other_is_named() -> None:
 
 def test_times_have_a_unit() -> None:
     settings = table(page("settings"), "key")
-    times = {key for key, option in OPTIONS.items() if option.problem is conf._positive}
+    rules = {conf._positive, conf._pause}
+    times = {key for key, option in OPTIONS.items() if option.problem in rules}
     assert {key for key, cells in settings.items() if cells[1] == "seconds"} == times
 
 

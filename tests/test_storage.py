@@ -30,7 +30,7 @@ from django.utils import timezone
 from django.utils.module_loading import import_string
 from pytest_django import Settings
 
-from queued_storage import transfers
+from queued_storage import steering, transfers
 from queued_storage.backends import QueuedStorage
 from queued_storage.exceptions import (
     LocalFileMissing,
@@ -1194,6 +1194,38 @@ def test_a_file_is_closed_if_the_ledger_is_lost_while_it_is_opened(
     with pytest.raises(DatabaseError):
         storage.open(name)
     assert opened[0].closed
+
+
+class Compressing(FileSystemStorage):
+    def _save(self, name: str, content: Any) -> str:
+        return super()._save(name, ContentFile(zlib.compress(content.read())))
+
+    def _open(self, name: str, mode: str = "rb") -> File:
+        with super()._open(name) as packed:
+            return ContentFile(zlib.decompress(packed.read()), name)
+
+
+class Trimming(FileSystemStorage):
+    def _save(self, name: str, content: Any) -> str:
+        return super()._save(name, ContentFile(content.read().strip()))
+
+
+@pytest.mark.parametrize(("changing", "expected"), [(Compressing, b" x" * 50), (Trimming, b"x")])
+@pytest.mark.parametrize("is_temporary_file", [True, False])
+def test_a_local_storage_that_changes_what_it_is_given(
+    tmp_path: Path, changing: Any, expected: bytes, is_temporary_file: bool
+) -> None:
+    storage: Any = make(local=changing(tmp_path))
+    content = expected + b" " * (expected == b"x")
+    with TemporaryUploadedFile("a.txt", "text/plain", len(content), None) as upload:
+        upload.write(content)
+        upload.seek(0)
+        name = storage.save("a.txt", upload if is_temporary_file else ContentFile(content))
+    assert row(storage, name).checksum == checksum(expected)
+    storage.queue.deliver()
+    assert storage.using_remote(name), row(storage, name).last_error
+    assert read(storage, name) == read(storage.remote, name) == expected
+    assert list(steering.verify(ledger())) == []
 
 
 def test_an_open_django_file_is_saved(storage: Any, tmp_path: Path) -> None:

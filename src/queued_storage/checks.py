@@ -23,6 +23,9 @@ from .queues.threads import ThreadQueue
 from .routes import is_per_process
 
 DOCS = "See the docs, under 'System checks'."
+WITHOUT_STORAGES = (
+    "django-storages is not installed. For S3, run: pip install 'django-queued-storage[s3]'"
+)
 
 Check = Callable[..., Iterator[CheckMessage]]
 
@@ -93,7 +96,10 @@ def _side_problem(storage: ComposedStorage, side: str) -> str:
     if isinstance(path, str) and path.startswith("storages."):
         # Importing a cloud library takes long; whether it is there shows without.
         module = path.rpartition(".")[0]
-        return "" if _is_importable(module) else f"{side}={path!r} cannot be imported."
+        if _is_importable(module):
+            return ""
+        advice = "" if _is_importable("storages") else f" {WITHOUT_STORAGES}"
+        return f"{side}={path!r} cannot be imported.{advice}"
     try:
         getattr(storage, side)
     except Exception as error:

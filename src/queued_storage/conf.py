@@ -22,6 +22,10 @@ def _positive(value: Any) -> str:
     return "" if is_number and 0 < value < math.inf else "a number of seconds above 0"
 
 
+def _pause(value: Any) -> str:
+    return "" if value == 0 and not _count(value) else _positive(value) and "0 or seconds above it"
+
+
 def _count(value: Any) -> str:
     is_count = isinstance(value, int) and not isinstance(value, bool) and value >= 0
     return "" if is_count else "a whole number, 0 or more"
@@ -75,7 +79,7 @@ class Option:
 OPTIONS: dict[str, Option] = {
     "QUEUE": Option("queued_storage.queues.threads.ThreadQueue", _anything),
     "RETRIES": Option(5, _count, ("QUEUED_STORAGE_RETRIES",)),
-    "RETRY_DELAY": Option(60, _positive, ("QUEUED_STORAGE_RETRY_DELAY",)),
+    "RETRY_DELAY": Option(60, _pause, ("QUEUED_STORAGE_RETRY_DELAY",)),
     "RETRY_MAX_DELAY": Option(3600, _positive),
     "LEASE": Option(60, _positive),
     "STALL_TIMEOUT": Option(600, _positive),

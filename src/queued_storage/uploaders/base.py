@@ -47,6 +47,14 @@ class Uploader(ABC):
         """Have the remote drop what it keeps of uploads to ``name`` that were cut off, apart from
         an object."""
 
+    def remove(self, name: str) -> None:
+        """Delete what is under the name, if anything is: some storages raise if nothing is."""
+        try:
+            self.remote.delete(name)
+        except Exception:
+            if self.remote.exists(name):
+                raise
+
     def verify(self, name: str, sent: Content, level: str) -> str:
         """Compare what the remote holds with what was sent, at least as ``level`` asks.
 
