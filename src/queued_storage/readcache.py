@@ -126,8 +126,7 @@ class _Cache:
             return None
         with contextlib.suppress(FileNotFoundError):
             os.utime(path)  # the least recently used go first
-        locks.lock(file, locks.LOCK_SH | locks.LOCK_NB)  # says that links to it are in use
-        return Copy(file, row.name, path)
+        return _in_use(file, row, path)
 
     def _fetched(self, path: Path, part: IO[bytes], row: QueuedFile, fetch: Fetch) -> Copy | None:
         with contextlib.ExitStack() as clean_up:
@@ -145,8 +144,8 @@ class _Cache:
                 file = path.with_suffix(_PART).open("rb")
                 path.with_suffix(_PART).replace(path)
             clean_up.pop_all()
-        locks.lock(file, locks.LOCK_SH | locks.LOCK_NB)
-        return Copy(file, row.name, path)
+        locks.unlock(part)
+        return _in_use(file, row, path)
 
     def _make_room(self, part: IO[bytes], own: Path, size: int) -> bool:
         """Take ``size`` bytes of the limit for a part; others than the oldest copies stay."""
@@ -200,6 +199,12 @@ def _locked(path: Path) -> IO[bytes] | None:
             if os.path.samestat(path.stat(), os.fstat(descriptor)):
                 return part
         part.close()  # it was removed or completed before we had it
+
+
+def _in_use(file: IO[bytes], row: QueuedFile, path: Path) -> Copy:
+    """As long as the copy is open, its lock tells that links to it are not left behind."""
+    locks.lock(file, locks.LOCK_SH)
+    return Copy(file, row.name, path)
 
 
 def _last_write(part: Path) -> int:
