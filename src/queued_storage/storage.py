@@ -51,6 +51,7 @@ class QueuedStorage(ReadableStorage):
         queue: Any = None,
         uploader: str | None = None,
         unknown: Literal["ask", "absent"] | None = None,
+        addresses: Literal["direct", "signed", "stable", "proxied"] | None = None,
     ) -> None:
         super().__init__(
             local=local,
@@ -64,6 +65,7 @@ class QueuedStorage(ReadableStorage):
             queue=queue,
             uploader=uploader,
             unknown=unknown,
+            addresses=addresses,
         )
 
     def __repr__(self) -> str:
