@@ -348,6 +348,20 @@ def test_a_neighbour_that_cannot_be_made_does_no_harm(settings: Settings) -> Non
         known_storages(strict=True)
 
 
+def test_a_clash_of_others_does_not_hide_the_storage_of_a_task() -> None:
+    kept = inline(alias="twins", task=Transfer)
+    frees = inline(alias="twins", task=TransferAndDelete)
+    first = inline(alias="clash")
+    second = inline(alias="clash", remote=FSS, remote_options={"location": "/b"})
+    assert kept.alias == frees.alias
+    assert first.alias == "clash"
+    assert storage_for("twins", frees.variant) is frees
+    assert storage_for("twins", kept.variant) is kept
+    late = inline(alias="late")
+    assert storage_for("late") is late
+    del second
+
+
 # Copies
 
 

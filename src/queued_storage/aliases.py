@@ -160,18 +160,26 @@ def storage_for(alias: str, variant: str = "") -> AliasedStorage:
     found = _find(alias)
     if not variant or found.variant == variant:
         return found
-    twins = [other for other in living_storages() if other.alias == alias]
+    twins = (other for other in living_storages() if _has_alias(other, alias))
     return next((twin for twin in twins if twin.variant == variant), found)
+
+
+def _has_alias(storage: AliasedStorage, alias: str) -> bool:
+    try:
+        return storage.alias == alias
+    except ImproperlyConfigured:  # not the one that is looked for, or the checks say it
+        return False
 
 
 def _find(alias: str) -> AliasedStorage:
     for storage in configured_storages():
-        if storage.alias == alias:
+        if storage._given_alias == alias or _has_alias(storage, alias):
+            _ = storage.alias  # raises if another one has it, too
             return storage
     if inline := _inline.alive.get(alias):
         return inline
     for unused in living_storages():
-        if unused._alias is None and unused.alias == alias:
+        if unused._alias is None and _has_alias(unused, alias):
             return unused
     if alias in storages.backends:
         _require_made(alias)
