@@ -141,7 +141,8 @@ class ComposedStorage(AliasedStorage):
 
     @property
     def asks_for_unknown(self) -> bool:
-        """Whether ``exists`` asks the remote for a name that only it may know."""
+        """Whether a name that the ledger does not know, and the local storage neither, may still
+        be one of the remote's."""
         return bool(self._options.get("unknown", "ask") == "ask")
 
     @option
