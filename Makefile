@@ -45,7 +45,10 @@ ECOSYSTEM := .venv-ecosystem
 ECOSYSTEM_SUITES ?= $(notdir $(patsubst %/settings.py,%,$(wildcard tests/ecosystem/*/settings.py)))
 ECOSYSTEM_PACKAGES := --editable '.[s3]' --group ecosystem
 
-ecosystem: $(ECOSYSTEM)/.installed
+# The emulator of Azure's blobs, for the suite 'remotes'. Without npm, its tests are skipped.
+AZURITE := azurite@3.37.0
+
+ecosystem: $(ECOSYSTEM)/.installed $(if $(filter remotes,$(ECOSYSTEM_SUITES)),$(ECOSYSTEM)/node/.installed)
 	@for suite in $(ECOSYSTEM_SUITES); do \
 		echo "== ecosystem: $$suite"; \
 		$(ECOSYSTEM)/bin/python -m pytest -c tests/ecosystem/pytest.ini --rootdir . \
@@ -60,6 +63,11 @@ $(ECOSYSTEM)/.installed: pyproject.toml constraints/ecosystem.txt
 	$(ECOSYSTEM)/bin/python $(INSTALL) --upgrade pip
 	$(ECOSYSTEM)/bin/python $(INSTALL) --constraint constraints/ecosystem.txt $(ECOSYSTEM_PACKAGES)
 	@touch $@
+
+$(ECOSYSTEM)/node/.installed: $(ECOSYSTEM)/.installed
+	@if command -v npm >/dev/null; then \
+		mkdir -p $(@D) && npm install --prefix $(@D) --no-audit --no-fund --silent $(AZURITE) && touch $@; \
+	else echo "no npm, so no $(AZURITE)" >&2; fi
 
 test: lint types imports migrations docs pytest
 
