@@ -1,4 +1,5 @@
 import socket
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -31,6 +32,18 @@ GOOD = {
     "ELSEWHERE": ["wait", "fetch"],
     "ELSEWHERE_TIMEOUT": [1, 2.5],
     "HOST_URLS": [{"web-1": "http://10.0.0.1:8000/queued/"}, {"a": "https://a.example/"}],
+    "ADDRESS_AGE": [60, 0.5],
+    "PERMISSION": ["site.may_have", callable],
+    "SENDFILE": [
+        {"HEADER": "X-Sendfile"},
+        {"HEADER": "X-Accel-Redirect", "ROOT": "/protected/"},
+        {"HEADER": "X-Accel-Redirect", "ROOT": "/protected/{alias}/"},
+        {"HEADER": "X-Accel-Redirect", "ROOT": "/"},
+    ],
+    "READ_CACHE": [
+        {"LOCATION": "/var/cache/files", "MAX_BYTES": 0},
+        {"LOCATION": Path("/var/cache/files"), "MAX_BYTES": 10**10},
+    ],
 }
 SECONDS = [0, -1, "60", None, True, float("nan"), float("inf")]
 BAD = {
@@ -59,6 +72,29 @@ BAD = {
         {"web-1": "file:///etc/"},
         {1: "http://web-1/"},
         {"web-1": None},
+    ],
+    "ADDRESS_AGE": SECONDS,
+    "PERMISSION": ["", "hook", 1, True],
+    "SENDFILE": [
+        "X-Sendfile",
+        {},
+        {"HEADER": "X-Other"},
+        {"HEADER": "X-Sendfile", "ROOT": "/"},
+        {"HEADER": "X-Accel-Redirect"},
+        {"HEADER": "X-Accel-Redirect", "ROOT": "protected/"},
+        {"HEADER": "X-Accel-Redirect", "ROOT": "/protected"},
+        {"HEADER": "X-Accel-Redirect", "ROOT": "/protected\r\nA: b/"},
+        {"HEADER": "X-Sendfile", "OTHER": 1},
+    ],
+    "READ_CACHE": [
+        "/var/cache/files",
+        {},
+        {"LOCATION": "/var/cache/files"},
+        {"LOCATION": "cache", "MAX_BYTES": 1},
+        {"LOCATION": None, "MAX_BYTES": 1},
+        {"LOCATION": "/var/cache/files", "MAX_BYTES": -1},
+        {"LOCATION": "/var/cache/files", "MAX_BYTES": "1"},
+        {"LOCATION": "/var/cache/files", "MAX_BYTES": 1, "AGE": 1},
     ],
 }
 FLAT = {

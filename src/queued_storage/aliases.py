@@ -30,7 +30,7 @@ _SECRET = re.compile(
 class AliasedStorage(Storage):
     """A storage that has a name in the ledger.
 
-    The name is the option ``alias``; else the key in ``STORAGES``, found by identity since Django
+    The name is the option ``alias``; else the key in ``STORAGES``, found by comparing since Django
     does not tell it; else, for a storage made inline, a fingerprint of its configuration. It is
     derived when it is first needed, and the storage is known to ``storage_for()`` from then on.
     """
@@ -253,11 +253,26 @@ def _configured_keys() -> Iterator[str]:
 
 
 def _key_of(storage: AliasedStorage) -> str | None:
+    """The key in ``STORAGES`` under which the storage is, or else the one whose entry it was made
+    from: packages with a ``StorageHandler`` of their own have a second instance."""
+    own = (key for key, made in _made_storages() if made is storage)
+    alike = (key for key, made in _made_storages() if _are_made_alike(storage, made))
+    return next(own, None) or next(alike, None)
+
+
+def _made_storages() -> Iterator[tuple[str, Storage]]:
+    """Those of ``STORAGES`` by their keys, but for any that cannot be made."""
     for key in _configured_keys():
-        with suppress(Exception):  # of a neighbour that cannot be made
-            if storages[key] is storage:
-                return key
-    return None
+        try:
+            made = storages[key]
+        except Exception:
+            continue
+        yield key, made
+
+
+def _are_made_alike(one: AliasedStorage, other: Storage) -> bool:
+    calls: list[Any] = [each._constructor_args for each in (one, other)]  # type: ignore[attr-defined]
+    return type(one) is type(other) and calls[0] == calls[1]
 
 
 def _require_app() -> None:

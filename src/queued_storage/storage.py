@@ -51,6 +51,7 @@ class QueuedStorage(ReadableStorage):
         queue: Any = None,
         uploader: str | None = None,
         unknown: Literal["ask", "absent"] | None = None,
+        addresses: Literal["direct", "signed", "stable", "proxied"] | None = None,
     ) -> None:
         super().__init__(
             local=local,
@@ -64,6 +65,7 @@ class QueuedStorage(ReadableStorage):
             queue=queue,
             uploader=uploader,
             unknown=unknown,
+            addresses=addresses,
         )
 
     def __repr__(self) -> str:
@@ -237,6 +239,8 @@ class QueuedStorage(ReadableStorage):
             self.local.delete(key)
             return
         entry = self._entry(key)
+        if entry is None and not self.asks_for_unknown and not self.local.exists(key):
+            return
         if entry is None:
             pk = ledger().record_tombstone(self.alias, key)
             entry = self._entry(key)

@@ -9,7 +9,7 @@ from django.core.files.storage import Storage
 from django.db import transaction
 from django.dispatch import Signal
 
-from . import leases
+from . import leases, readcache
 from .aliases import storage_for
 from .conf import settings
 from .exceptions import (
@@ -231,6 +231,7 @@ class _Work:
     def _purge(self) -> None:
         with self._span("purge"):
             self._remove_both()
+        readcache.forget(self.row)
         logger.info("%s was deleted.", self.row)
         self._send(file_deleted)
 
