@@ -151,6 +151,19 @@ def test_new_content_and_deleted_files_are_not_read_from_it(cache: Path) -> None
     assert read(storage, name) == b"third"
 
 
+def test_new_content_that_no_checksum_tells_from_the_old(cache: Path) -> None:
+    storage = make()
+    name = evicted(storage, "a.txt", b"first")
+    for data in (b"first", b"newer"):
+        if data == b"newer":
+            with storage.open(name, "wb") as opened:
+                opened.write(data)
+            storage.queue.deliver()
+            FileSystemStorage.delete(storage.local, name)
+        ledger().update(checksum="", is_local=False)
+        assert read(storage, name) == data
+
+
 def test_two_storages_with_one_name(cache: Path) -> None:
     one, other = make(), make(remote=ScriptedStorage("elsewhere"))
     evicted(one, "a.txt", b"one's")

@@ -358,6 +358,8 @@ def test_a_signed_name_that_nobody_knows() -> None:
     storage, name = stable(addresses="signed")
     assert get(storage.stable_url(f"{name}/b")).status == 302  # only the remote can know
     assert get(addresses.signed(storage.alias, "../a.png", None)).status == 404
+    hidden = disk().save("docs/.queued-abcdefghijklmnop.png", file(b"unfinished"))
+    assert get(addresses.signed(storage.alias, hidden, None)).status == 404
 
 
 # Files that predate the ledger
