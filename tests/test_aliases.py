@@ -12,8 +12,10 @@ from pickle import dumps, loads
 from typing import Any
 
 import pytest
+from django.conf import settings as django_settings
 from django.core.exceptions import ImproperlyConfigured
 from django.core.files.storage import FileSystemStorage, InMemoryStorage, Storage, storages
+from django.core.files.storage.handler import StorageHandler
 from django.test import override_settings
 from pytest_django import Settings
 
@@ -37,7 +39,8 @@ def no_leftovers() -> None:
 
 
 def inline(**options: Any) -> QueuedStorage:
-    return QueuedStorage(**{"local": "disk", "remote": "far"} | options)
+    # The default of STORAGES does not say the last, or this would be made like it.
+    return QueuedStorage(**{"local": "disk", "remote": "far", "unknown": "ask"} | options)
 
 
 # Where an alias comes from
@@ -51,6 +54,29 @@ def test_a_storage_of_storages_has_its_key() -> None:
     storage: Any = storages["default"]
     assert storage.alias == "default"
     assert storage_for("default") is storage
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: StorageHandler()["default"],
+        lambda: QueuedStorage(**django_settings.STORAGES["default"]["OPTIONS"]),
+    ],
+    ids=["handler", "entry"],
+)
+def test_a_second_instance_made_from_an_entry_of_storages_has_its_key(make: Any) -> None:
+    """django-import-export makes one so, and others."""
+    second = make()
+    assert second.alias == "default"
+    assert second.deconstruct()[2]["alias"] == "default"
+    assert second is not storages["default"]
+    assert storage_for("default") is storages["default"]
+
+
+def test_a_storage_made_like_an_entry_of_storages_but_for_an_option_is_inline() -> None:
+    options = django_settings.STORAGES["default"]["OPTIONS"]
+    assert QueuedStorage(**options, delayed=True).alias.startswith("inline-")
+    assert QueuedFileSystemStorage(**options).alias.startswith("inline-")
 
 
 def test_several_storages_of_storages_have_a_key_each(settings: Settings) -> None:
@@ -346,6 +372,20 @@ def test_a_neighbour_that_cannot_be_made_does_no_harm(settings: Settings) -> Non
         storage_for("last")
     with pytest.raises(ImproperlyConfigured, match="remote"):
         known_storages(strict=True)
+
+
+def test_a_clash_of_others_does_not_hide_the_storage_of_a_task() -> None:
+    kept = inline(alias="twins", task=Transfer)
+    frees = inline(alias="twins", task=TransferAndDelete)
+    first = inline(alias="clash")
+    second = inline(alias="clash", remote=FSS, remote_options={"location": "/b"})
+    assert kept.alias == frees.alias
+    assert first.alias == "clash"
+    assert storage_for("twins", frees.variant) is frees
+    assert storage_for("twins", kept.variant) is kept
+    late = inline(alias="late")
+    assert storage_for("late") is late
+    del second
 
 
 # Copies

@@ -246,3 +246,11 @@ def test_the_prefix_of_0_8_wins_over_the_key_of_0_3(settings: Settings) -> None:
     settings.QUEUED_STORAGE_CACHE_KEY = "old"
     settings.QUEUED_STORAGE_CACHE_PREFIX = "newer"
     assert read("CACHE_PREFIX") == "newer"
+
+
+def test_code_for_0_8_asks_for_the_flat_names() -> None:
+    with override_settings(QUEUED_STORAGE={"RETRIES": 2}, QUEUED_STORAGE_RETRY_DELAY=7):
+        assert settings.QUEUED_STORAGE_RETRIES == 2
+        assert settings.QUEUED_STORAGE_RETRY_DELAY == 7
+        assert settings.QUEUED_STORAGE_CACHE_PREFIX == "queued_storage"
+        assert not hasattr(settings, "QUEUED_STORAGE_LEASE")

@@ -639,7 +639,26 @@ def test_a_name_that_nobody_knows_is_absent_where_the_ledger_is_complete() -> No
     storage.remote.save("away.txt", file())
     storage.remote.calls.clear()
     assert not storage.exists("away.txt")
+    for ask in ("size", "get_modified_time", "get_created_time", "get_accessed_time"):
+        with pytest.raises(FileNotFoundError):
+            getattr(storage, ask)("away.txt")
     assert storage.remote.calls == {}
+
+
+def test_what_is_absent_is_not_deleted_and_its_name_stays_free() -> None:
+    storage = make(unknown="absent")
+    storage.delete("new.txt")
+    assert storage.queued_file("new.txt") is None
+    assert storage.save("new.txt", file()) == "new.txt"
+
+
+def test_a_file_without_a_row_is_deleted_also_where_the_ledger_is_complete() -> None:
+    storage = make(unknown="absent")
+    disk().save("near.txt", file())
+    storage.delete("near.txt")
+    storage.queue.deliver()
+    assert not disk().exists("near.txt")
+    assert storage.queued_file("near.txt") is None
 
 
 def test_a_file_that_predates_the_ledger_is_overwritten_through_open(storage: Any) -> None:

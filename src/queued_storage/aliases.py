@@ -30,7 +30,7 @@ _SECRET = re.compile(
 class AliasedStorage(Storage):
     """A storage that has a name in the ledger.
 
-    The name is the option ``alias``; else the key in ``STORAGES``, found by identity since Django
+    The name is the option ``alias``; else the key in ``STORAGES``, found by comparing since Django
     does not tell it; else, for a storage made inline, a fingerprint of its configuration. It is
     derived when it is first needed, and the storage is known to ``storage_for()`` from then on.
     """
@@ -160,18 +160,26 @@ def storage_for(alias: str, variant: str = "") -> AliasedStorage:
     found = _find(alias)
     if not variant or found.variant == variant:
         return found
-    twins = [other for other in living_storages() if other.alias == alias]
+    twins = (other for other in living_storages() if _has_alias(other, alias))
     return next((twin for twin in twins if twin.variant == variant), found)
+
+
+def _has_alias(storage: AliasedStorage, alias: str) -> bool:
+    try:
+        return storage.alias == alias
+    except ImproperlyConfigured:  # not the one that is looked for, or the checks say it
+        return False
 
 
 def _find(alias: str) -> AliasedStorage:
     for storage in configured_storages():
-        if storage.alias == alias:
+        if storage._given_alias == alias or _has_alias(storage, alias):
+            _ = storage.alias  # raises if another one has it, too
             return storage
     if inline := _inline.alive.get(alias):
         return inline
     for unused in living_storages():
-        if unused._alias is None and unused.alias == alias:
+        if unused._alias is None and _has_alias(unused, alias):
             return unused
     if alias in storages.backends:
         _require_made(alias)
@@ -245,11 +253,26 @@ def _configured_keys() -> Iterator[str]:
 
 
 def _key_of(storage: AliasedStorage) -> str | None:
+    """The key in ``STORAGES`` under which the storage is, or else the one whose entry it was made
+    from: packages with a ``StorageHandler`` of their own have a second instance."""
+    own = (key for key, made in _made_storages() if made is storage)
+    alike = (key for key, made in _made_storages() if _are_made_alike(storage, made))
+    return next(own, None) or next(alike, None)
+
+
+def _made_storages() -> Iterator[tuple[str, Storage]]:
+    """Those of ``STORAGES`` by their keys, but for any that cannot be made."""
     for key in _configured_keys():
-        with suppress(Exception):  # of a neighbour that cannot be made
-            if storages[key] is storage:
-                return key
-    return None
+        try:
+            made = storages[key]
+        except Exception:
+            continue
+        yield key, made
+
+
+def _are_made_alike(one: AliasedStorage, other: Storage) -> bool:
+    calls: list[Any] = [each._constructor_args for each in (one, other)]  # type: ignore[attr-defined]
+    return type(one) is type(other) and calls[0] == calls[1]
 
 
 def _require_app() -> None:

@@ -18,6 +18,7 @@ from .aliases import (
 )
 from .conf import settings
 from .hooks import Transfer
+from .perthread import for_threads
 from .queues import BaseQueue, get_queue
 from .uploaders import Uploader, uploader_for
 
@@ -115,7 +116,7 @@ class ComposedStorage(AliasedStorage):
     @property
     def remote(self) -> Storage:
         """The storage that files are carried to."""
-        return self._side("remote")
+        return for_threads(self._side("remote"))
 
     @option
     def delayed(self) -> bool:
@@ -141,7 +142,8 @@ class ComposedStorage(AliasedStorage):
 
     @property
     def asks_for_unknown(self) -> bool:
-        """Whether ``exists`` asks the remote for a name that only it may know."""
+        """Whether a name that the ledger does not know, and the local storage neither, may still
+        be one of the remote's."""
         return bool(self._options.get("unknown", "ask") == "ask")
 
     @option

@@ -155,6 +155,13 @@ class Settings:
             self._values = _read()
         return self._values
 
+    def __getattr__(self, name: str) -> Any:
+        """The flat names, which code for 0.8 asks this object for."""
+        for key, option in OPTIONS.items():
+            if name in option.flat_names:
+                return self.values[key]
+        raise AttributeError(name)
+
     def given(self, key: str) -> bool:
         """Whether the project sets ``key`` itself."""
         return key in getattr(django_settings, "QUEUED_STORAGE", {})

@@ -211,6 +211,8 @@ class ReadableStorage(ComposedStorage):
                     return fact
         if entry and column:
             return getattr(entry, column)
+        if entry is None and not self.asks_for_unknown:
+            raise FileNotFoundError(f"The ledger has no file {key!r} of {self.alias!r}.")
         return getattr(self.remote, method)(entry.remote_name if entry else key)
 
     def path(self, name: Name) -> str:

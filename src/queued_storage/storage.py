@@ -239,6 +239,8 @@ class QueuedStorage(ReadableStorage):
             self.local.delete(key)
             return
         entry = self._entry(key)
+        if entry is None and not self.asks_for_unknown and not self.local.exists(key):
+            return
         if entry is None:
             pk = ledger().record_tombstone(self.alias, key)
             entry = self._entry(key)

@@ -50,8 +50,13 @@ class Uploader(ABC):
         """Have the remote drop what it keeps of uploads to ``name`` that were cut off, apart from
         an object."""
 
+    def refuses_wrong_checksum(self, name: str) -> bool | None:
+        """Whether the remote refuses bytes that are not those of the checksum sent along with
+        them; None if ``upload()`` sends none. What it does not refuse is stored under ``name``."""
+        return None
+
     def remove(self, name: str) -> None:
-        """Delete what is under the name, if anything is: some storages raise if nothing is."""
+        """See to it that nothing is under the name. Some storages raise where nothing was."""
         try:
             self.remote.delete(name)
         except Exception:

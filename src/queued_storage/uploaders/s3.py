@@ -88,6 +88,23 @@ class S3Uploader(Uploader):
             # Gone meanwhile, or not for us to do: a rule of the bucket can.
             logger.info("Unfinished uploads to %r are left: %s", name, error)
 
+    def refuses_wrong_checksum(self, name: str) -> bool:
+        client = self._s3.connection.meta.client
+        parameters = self._s3._get_write_parameters(self._key(name), None) | {
+            "Bucket": self._s3.bucket_name,
+            "Key": self._key(name),
+            "Body": b"sent",
+            "ChecksumCRC32": "AAAAAA==",  # of no bytes at all
+        }
+        parameters.pop("ChecksumAlgorithm", None)
+        try:
+            client.put_object(**parameters)
+        except client.exceptions.ClientError as error:
+            if error.response["ResponseMetadata"]["HTTPStatusCode"] != HTTPStatus.BAD_REQUEST:
+                raise
+            return True
+        return False
+
     def verify(self, name: str, sent: Content, level: str) -> str:
         if level != "checksum":
             return super().verify(name, sent, level)

@@ -1,0 +1,266 @@
+"""With django-cleanup, which deletes replaced and deleted files after the commit."""
+
+from typing import Any
+
+import pytest
+from django.core.files.base import ContentFile
+from django.core.files.storage import default_storage
+from django.core.management import call_command
+from django.db import connection, transaction
+
+from queued_storage.backends import QueuedStorage
+from queued_storage.models import QueuedFile
+from queued_storage.testing import Fault, FaultyStorage, drain
+
+from .files import evict, files, orphans, state, upload
+from .library.models import Draft, Memo, Paper
+
+State = QueuedFile.State
+BOTH = pytest.mark.parametrize("model", [Draft, Memo], ids=["our field", "Django's field"])
+NAME = "drafts/a.txt"
+
+
+def make(model: Any, *, is_transferred: bool = True, content: bytes = b"old") -> Any:
+    made = model.objects.create(file=upload("a.txt", content))
+    if is_transferred:
+        assert drain() == {}
+    return made
+
+
+STAGES = pytest.mark.parametrize("is_transferred", [False, True], ids=["pending", "transferred"])
+
+
+@BOTH
+@STAGES
+def test_a_replaced_file_goes_with_the_commit(
+    model: Any, is_transferred: bool, far: FaultyStorage
+) -> None:
+    draft = make(model, is_transferred=is_transferred)
+    far.calls.clear()
+    with transaction.atomic():
+        draft.file = upload("b.txt", b"new")
+        draft.save()
+        assert files("disk") == {NAME: b"old", "drafts/b.txt": b"new"}
+    assert files("disk") == {"drafts/b.txt": b"new"}
+    assert not default_storage.exists(NAME)
+    assert not far.calls
+    assert drain() == {}
+    assert files("disk") == files("far") == {"drafts/b.txt": b"new"}
+    assert QueuedFile.objects.get().name == "drafts/b.txt"
+
+
+@BOTH
+@STAGES
+def test_a_deleted_file_goes_with_the_commit(
+    model: Any, is_transferred: bool, far: FaultyStorage
+) -> None:
+    draft = make(model, is_transferred=is_transferred)
+    far.calls.clear()
+    with transaction.atomic():
+        draft.delete()
+        assert files("disk") == {NAME: b"old"}
+    assert files("disk") == {}
+    assert not far.calls
+    assert drain() == {}
+    assert files("far") == {}
+    assert not QueuedFile.objects.exists()
+
+
+@BOTH
+@STAGES
+def test_a_change_that_is_rolled_back_keeps_the_old_file(model: Any, is_transferred: bool) -> None:
+    draft = make(model, is_transferred=is_transferred)
+    with transaction.atomic():
+        draft.file = upload("b.txt", b"new")
+        draft.save()
+        transaction.set_rollback(True)
+    assert drain() == {}
+    again = model.objects.get()
+    assert state(again.file) == State.TRANSFERRED
+    with again.file.open() as file:
+        assert file.read() == b"old"
+    assert files("far") == {NAME: b"old"}
+
+
+@BOTH
+def test_a_delete_that_is_rolled_back_keeps_the_file(model: Any) -> None:
+    draft = make(model)
+    with transaction.atomic():
+        draft.delete()
+        transaction.set_rollback(True)
+    assert drain() == {}
+    assert files("disk") == files("far") == {NAME: b"old"}
+    assert state(model.objects.get().file) == State.TRANSFERRED
+
+
+@BOTH
+@pytest.mark.parametrize("stage", ["pending", "transferred", "evicted"])
+def test_a_name_created_again_in_the_same_transaction_is_not_deleted(
+    model: Any, stage: str
+) -> None:
+    draft = make(model, is_transferred=stage != "pending")
+    if stage == "evicted":
+        evict()
+    with transaction.atomic():
+        draft.delete()
+        made = make(model, is_transferred=False, content=b"new")
+    with made.file.open() as file:
+        assert file.read() == b"new"
+    assert drain() == {}
+    with model.objects.get().file.open() as file:
+        assert file.read() == b"new"
+    assert files("disk") == files("far") == {made.file.name: b"new"}
+    assert [row.name for row in QueuedFile.objects.all()] == [made.file.name]
+
+
+@BOTH
+def test_a_name_deleted_by_hand_and_created_again_is_not_deleted(model: Any) -> None:
+    draft = make(model)
+    with transaction.atomic():
+        draft.file.delete(save=False)
+        draft.delete()
+        made = make(model, is_transferred=False, content=b"new")
+    assert drain() == {}
+    with made.file.open() as file:
+        assert file.read() == b"new"
+    assert files("disk") == files("far") == {made.file.name: b"new"}
+
+
+@BOTH
+def test_a_file_replaced_twice_in_one_transaction(model: Any) -> None:
+    draft = make(model)
+    with transaction.atomic():
+        for content in (b"second", b"third"):
+            draft.file = upload("a.txt", content)
+            draft.save()
+    assert drain() == {}
+    assert list(files("disk").values()) == list(files("far").values()) == [b"third"]
+    with model.objects.get().file.open() as file:
+        assert file.read() == b"third"
+
+
+@BOTH
+def test_a_deletion_ends_when_a_remote_that_was_down_is_back(
+    model: Any, far: FaultyStorage
+) -> None:
+    draft = make(model)
+    far.fault = Fault.REFUSE
+    draft.delete()
+    assert files("disk") == {}
+    assert len(drain()) == 1
+    assert not default_storage.exists(NAME)
+    far.fault = None
+    QueuedFile.objects.all().retry()
+    assert drain() == {}
+    assert files("far") == {}
+
+
+@BOTH
+def test_a_local_copy_that_cannot_be_removed_is_logged_and_tried_again(
+    model: Any, settings: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    disk = {"BACKEND": "queued_storage.testing.FaultyStorage"}
+    settings.STORAGES = settings.STORAGES | {"disk": disk}
+    draft = make(model)
+    local = default_storage.local
+    local.fault = Fault.REFUSE
+    draft.delete()
+    assert "There was an exception deleting the file" in caplog.text
+    assert not model.objects.exists()
+    assert not default_storage.exists(NAME)
+    local.fault = None
+    assert drain() == {}
+    assert not local.exists(NAME)
+    assert files("far") == {}
+
+
+@BOTH
+def test_a_file_that_two_rows_share_goes_with_the_first(model: Any) -> None:
+    """As with any storage: django-cleanup counts no references."""
+    draft = make(model)
+    other = model.objects.create(file=draft.file.name)
+    draft.delete()
+    drain()
+    assert files("disk") == files("far") == {}
+    with pytest.raises(FileNotFoundError):
+        other.file.open()
+
+
+@BOTH
+def test_a_name_that_is_overwritten_after_its_delete_was_asked_for_goes_too(model: Any) -> None:
+    """The limit: whoever overwrites a name in place has no new file for django-cleanup."""
+    draft = make(model)
+    with transaction.atomic():
+        draft.delete()
+        with default_storage.open(NAME, "wb") as file:
+            file.write(b"new")
+    drain()
+    assert files("disk") == files("far") == {}
+
+
+@BOTH
+def test_a_file_before_the_ledger_goes_from_both_sides(model: Any, storage: QueuedStorage) -> None:
+    for side in (storage.local, storage.remote):
+        side.save(NAME, ContentFile(b"old"))
+    draft = model.objects.create(file=NAME)
+    draft.delete()
+    assert drain() == {}
+    assert files("disk") == files("far") == {}
+    assert not QueuedFile.objects.exists()
+
+
+@BOTH
+def test_a_file_that_only_the_remote_has_is_to_be_adopted_first(
+    model: Any, storage: QueuedStorage
+) -> None:
+    """Else its name is free for a new file, which django-cleanup then takes for the old one."""
+    storage.remote.save(NAME, ContentFile(b"old"))
+    draft = model.objects.create(file=NAME)
+    with transaction.atomic():
+        draft.delete()
+        made = make(model, is_transferred=False, content=b"new")
+    drain()
+    assert made.file.name == NAME
+    with made.file.open() as file:
+        assert file.read() == b"old"
+
+
+@BOTH
+def test_a_file_that_was_adopted_keeps_its_name_until_it_is_gone(
+    model: Any, storage: QueuedStorage
+) -> None:
+    storage.remote.save(NAME, ContentFile(b"old"))
+    draft = model.objects.create(file=NAME)
+    call_command("queued_storage", "adopt", verbosity=0)
+    with transaction.atomic():
+        draft.delete()
+        made = make(model, is_transferred=False, content=b"new")
+    assert drain() == {}
+    assert made.file.name != NAME
+    assert files("disk") == files("far") == {made.file.name: b"new"}
+
+
+def test_a_process_that_dies_after_the_commit_leaves_the_file(storage: QueuedStorage) -> None:
+    """The limit: django-cleanup deletes after the commit, and keeps no note of what it meant to."""
+    draft = make(Draft)
+    with transaction.atomic():
+        draft.delete()
+        connection.run_on_commit.clear()  # what a dead process does not run
+    assert drain() == {}
+    assert not Draft.objects.exists()
+    assert files("far") == {NAME: b"old"}
+    for side in ("local", "remote"):
+        assert NAME not in orphans(side)
+
+
+def test_a_delete_in_the_transaction_outlives_such_a_process() -> None:
+    """The remedy: a tombstone is written with the model's DELETE."""
+    paper = Paper.objects.create(file=upload("a.txt", b"old"))
+    drain()
+    with transaction.atomic():
+        paper.file.delete(save=False)
+        paper.delete()
+        connection.run_on_commit.clear()
+    assert drain() == {}
+    assert files("disk") == files("far") == {}
+    assert not QueuedFile.objects.exists()
