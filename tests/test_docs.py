@@ -31,6 +31,7 @@ from queued_storage import (
     backends,
     checks,
     conf,
+    contract,
     dashboard,
     exceptions,
     health,
@@ -135,7 +136,8 @@ def test_every_setting_has_its_default_and_no_other_is_named() -> None:
 
 def test_times_have_a_unit() -> None:
     settings = table(page("settings"), "key")
-    times = {key for key, option in OPTIONS.items() if option.problem is conf._positive}
+    rules = {conf._positive, conf._pause}
+    times = {key for key, option in OPTIONS.items() if option.problem in rules}
     assert {key for key, cells in settings.items() if cells[1] == "seconds"} == times
 
 
@@ -173,6 +175,24 @@ def test_numbers_that_the_pages_repeat() -> None:
     assert "for five seconds" in flat(page("promises"))
     assert BaseQueue.batch_size == 100
     assert "one hundred" in flat(page("queues"))
+
+
+# Remotes
+
+
+def test_every_check_of_a_remote_and_what_it_means() -> None:
+    checks_ = [*contract.CHECKS, contract.CLEAN_UP]
+    assert list(table(page("remotes"), "check")) == checks_
+    meanings = re.search(r"^What the checks mean:$(.*?)^## ", page("remotes"), re.M | re.S)
+    assert meanings
+    explained = re.findall(r"^- (.*?):", meanings[1], re.M)
+    named = [word for words_of_line in explained for word in CODE.findall(words_of_line)]
+    assert sorted(named) == sorted(checks_)
+
+
+def test_the_emulator_of_azure_is_that_of_the_makefile() -> None:
+    [version] = re.findall(r"azurite@(\S+)", (ROOT / "Makefile").read_text())
+    assert f"Azurite {version}" in page("remotes")
 
 
 # Storages
@@ -614,9 +634,19 @@ OTHER_CAPITALS = {"BACKEND", "CONTRIBUTING", "FULL", "IMMEDIATE", "LOCKED", "NOR
 OTHER_CAPITALS |= {"QUEUES", "SIGINT", "SIGTERM", "SKIP", "TASKS"}
 # Of the engines
 OTHER_CAPITALS |= {"ALT_CLUSTERS", "COMMIT_MODE", "DEFAULT_TIMEOUT", "Q_CLUSTER", "RQ_QUEUES"}
-OTHER_CAPITALS |= {"ADDRESS", "ERROR", "INFO", "PORT", "PROMETHEUS_MULTIPROC_DIR", "WARNING"}
+OTHER_CAPITALS |= {
+    "ADDRESS",
+    "ERROR",
+    "INFO",
+    "MLSD",
+    "PORT",
+    "PROMETHEUS_MULTIPROC_DIR",
+    "WARNING",
+}
 OTHER_CAPITALS |= {f"DJANGO_SUPERUSER_{name}" for name in ("EMAIL", "PASSWORD", "USERNAME")}
+OTHER_CAPITALS |= {"HEADER", "LOCATION", "MAX_BYTES", "ROOT"}  # of dicts in our settings
 OTHER_CAPITALS |= {"UPLOADED_FILES_USE_URL"}
+OTHER_CAPITALS |= {"ECOSYSTEM_SUITES", "WAGTAILDOCS_SERVE_METHOD"}
 OTHER_CAPITALS |= {"HUEY", "PROCRASTINATE_DATABASE_ALIAS", "Q_CLUSTER_NAME", "RUNNING"}
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from django.core.files.storage import FileSystemStorage
+from django.core.files.storage import FileSystemStorage, InMemoryStorage
 from django.db import transaction
 from dramatiq.middleware import TimeLimitExceeded
 from gevent import Timeout
@@ -1054,6 +1054,41 @@ def test_a_late_removal_of_the_local_copy_spares_the_next_file_of_that_name() ->
     assert read(storage, name) == b"new"
 
 
+class StrictStorage(ScriptedStorage):
+    """Cannot delete what is not there, and says so in its own way, as Dropbox's."""
+
+    def delete(self, name: str) -> None:
+        if not self.exists(name):
+            raise LookupError(name)
+        super().delete(name)
+
+
+def test_a_remote_that_cannot_delete_what_is_not_there() -> None:
+    storage = make(remote=StrictStorage())
+    first, second = (storage.save(name, file()) for name in ("a.txt", "b.txt"))
+    for name in (first, second):
+        storage.remote.before["_save"] = raise_connection_error
+        assert isinstance(retry(storage, name), ConnectionError)
+        assert row(storage, name).remote_name == name
+
+    assert retry(storage, first) is None
+    assert read(storage.remote, first) == b"bytes"
+    storage.delete(second)
+    storage.queue.deliver()
+    assert storage.queued_file(second) is None
+
+    storage.delete(first)
+    storage.remote.before["delete"] = raise_connection_error
+    storage.queue.deliver()
+    assert storage.queued_file(first) is not None  # it is there still
+    assert retry(storage, first) is None
+    assert on_disk("far") == []
+
+
+def raise_connection_error(name: str) -> None:
+    raise ConnectionError("The remote is away.")
+
+
 def test_an_error_of_the_local_delete_is_raised_and_made_up_for() -> None:
     def fail(name: str) -> None:
         raise PermissionError("not yours")
@@ -1290,3 +1325,47 @@ def test_a_remote_on_which_every_name_is_taken() -> None:
     assert isinstance(error, TransferError)
     assert on_disk("far") == []
     assert row(storage, name).state == State.PENDING
+
+
+class DeletesOnce(InMemoryStorage):
+    """As Dropbox: a delete where nothing is, is an error of its own."""
+
+    fails = False
+
+    def delete(self, name: str) -> None:
+        if self.fails or not self.exists(name):
+            raise RuntimeError("path_lookup/not_found")
+        super().delete(name)
+
+    def _save(self, name: str, content: Any) -> str:
+        if self.fails:
+            raise ConnectionError("It is down.")
+        return super()._save(name, content)
+
+
+def test_a_retry_and_a_delete_where_nothing_was_and_the_remote_minds() -> None:
+    remote = DeletesOnce()
+    storage = make(remote=remote)
+    storage.save("a.txt", file(b"hello"))
+    remote.fails = True
+    assert len(storage.queue.deliver()) == 1
+    assert row(storage, "a.txt").remote_name == "a.txt"  # reserved, and nothing there
+    remote.fails = False
+    assert storage.transfer("a.txt").state == State.PENDING
+    assert storage.queue.deliver() == {}
+    assert read(remote, "a.txt") == b"hello"
+    remote.delete("a.txt")  # somebody
+    storage.delete("a.txt")
+    assert storage.queue.deliver() == {}
+    assert storage.queued_file("a.txt") is None
+
+
+def test_a_delete_that_fails_is_tried_again() -> None:
+    remote = DeletesOnce()
+    storage = make(remote=remote)
+    storage.save("a.txt", file(b"hello"))
+    assert storage.queue.deliver() == {}
+    remote.fails = True
+    storage.delete("a.txt")
+    assert len(storage.queue.deliver()) == 1
+    assert row(storage, "a.txt").state == State.DELETING

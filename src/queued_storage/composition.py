@@ -18,10 +18,13 @@ from .aliases import (
 )
 from .conf import settings
 from .hooks import Transfer
+from .perthread import for_threads
 from .queues import BaseQueue, get_queue
 from .uploaders import Uploader, uploader_for
 
 DEFAULT_TASK = "queued_storage.tasks.Transfer"
+
+WAYS = ("direct", "signed", "stable", "proxied")  # to make addresses
 
 # Dotted paths of django-storages' past, and what stands there today
 RENAMED = {
@@ -52,6 +55,7 @@ class ComposedStorage(AliasedStorage):
         "queue",
         "uploader",
         "unknown",
+        "addresses",
     )
     _class_options: ClassVar[dict[str, Any]] = {}
 
@@ -77,6 +81,9 @@ class ComposedStorage(AliasedStorage):
             raise ImproperlyConfigured(
                 f"unknown={self._options['unknown']!r}: give 'ask' or 'absent'."
             )
+        if (addresses := self._options.get("addresses", WAYS[0])) not in WAYS:
+            known = ", ".join(map(repr, WAYS))
+            raise ImproperlyConfigured(f"addresses={addresses!r}: give one of {known}.")
         self._made: dict[str, Storage] = {}
         super().__init__(self._options.get("alias"))
 
@@ -109,7 +116,7 @@ class ComposedStorage(AliasedStorage):
     @property
     def remote(self) -> Storage:
         """The storage that files are carried to."""
-        return self._side("remote")
+        return for_threads(self._side("remote"))
 
     @option
     def delayed(self) -> bool:
@@ -135,8 +142,23 @@ class ComposedStorage(AliasedStorage):
 
     @property
     def asks_for_unknown(self) -> bool:
-        """Whether ``exists`` asks the remote for a name that only it may know."""
+        """Whether a name that the ledger does not know, and the local storage neither, may still
+        be one of the remote's."""
         return bool(self._options.get("unknown", "ask") == "ask")
+
+    @option
+    def addresses(self) -> str:
+        """What ``url`` gives: one of ``WAYS``."""
+        return str(self._options.get("addresses", WAYS[0]))
+
+    @property
+    def has_stable_addresses(self) -> bool:
+        """Whether the project serves the files to whoever knows their names."""
+        return self.addresses in {"stable", "proxied"}
+
+    @property
+    def is_direct_by_choice(self) -> bool:
+        return bool(self._options.get("addresses") == "direct")
 
     @option
     def task(self) -> Transfer:

@@ -1,8 +1,15 @@
 """File fields whose files know about their transfer."""
 
+from typing import TYPE_CHECKING, Any, Self, overload
+
 from django.core.exceptions import ImproperlyConfigured
-from django.db.models import FileField, ImageField
-from django.db.models.fields.files import FieldFile, ImageFieldFile
+from django.db.models import FileField, ImageField, Model
+from django.db.models.fields.files import (
+    FieldFile,
+    FileDescriptor,
+    ImageFieldFile,
+    ImageFileDescriptor,
+)
 
 from .models import QueuedFile
 from .results import TransferResult
@@ -47,6 +54,26 @@ class QueuedImageFieldFile(QueuedFieldFile, ImageFieldFile):
 class QueuedFileField(FileField):
     attr_class = QueuedFieldFile
 
+    if TYPE_CHECKING:  # what the descriptor gives is an attr_class
+
+        @overload  # type: ignore[override]  # as the stubs of Django's own fields do
+        def __get__(self, instance: None, owner: Any) -> FileDescriptor: ...
+        @overload
+        def __get__(self, instance: Model, owner: Any) -> QueuedFieldFile: ...
+        @overload
+        def __get__(self, instance: Any, owner: Any) -> Self: ...
+        def __get__(self, instance: Any, owner: Any) -> Any: ...
+
 
 class QueuedImageField(ImageField):
     attr_class = QueuedImageFieldFile
+
+    if TYPE_CHECKING:
+
+        @overload  # type: ignore[override]  # as the stubs of Django's own fields do
+        def __get__(self, instance: None, owner: Any) -> ImageFileDescriptor: ...
+        @overload
+        def __get__(self, instance: Model, owner: Any) -> QueuedImageFieldFile: ...
+        @overload
+        def __get__(self, instance: Any, owner: Any) -> Self: ...
+        def __get__(self, instance: Any, owner: Any) -> Any: ...

@@ -1,4 +1,4 @@
-"""For tests of projects and of queue adapters: ``drain``, ``QueueContract``, ``FaultyStorage``."""
+"""For tests: ``drain``, ``FaultyStorage``, and the contracts of queue adapters and of remotes."""
 
 import enum
 import threading
@@ -18,6 +18,7 @@ from django.utils.module_loading import import_string
 
 from .aliases import known_storages
 from .backends import QueuedStorage
+from .contract import check_remote
 from .exceptions import TransferTimeout
 from .maintenance import sweep
 from .models import QueuedFile, State, ledger
@@ -278,6 +279,25 @@ class QueueContract:
         bench.queue.enqueue(pks)
         self.run_workers()
         assert {bench.state(pk) for pk in pks} == {State.TRANSFERRED}
+
+
+class RemoteContract:
+    """What a remote must do, as a test method for any test class; see ``check-remote``.
+
+    ``tolerated`` names the checks whose problems are known and put up with.
+    """
+
+    tolerated: frozenset[str] = frozenset()
+
+    def make_remote(self) -> Storage:
+        """The remote to try."""
+        raise NotImplementedError
+
+    def test_the_remote_keeps_the_contract(self) -> None:
+        findings = list(check_remote(self.make_remote()))
+        problems = [each for each in findings if each.is_problem]
+        unexpected = [str(each) for each in problems if each.check not in self.tolerated]
+        assert not unexpected, "\n".join(unexpected)
 
 
 class _Bench:

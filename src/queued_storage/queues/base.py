@@ -123,9 +123,10 @@ def get_queue(spec: Any, host: str | None = None) -> BaseQueue:
         for name, value in options.items()
     }
     key = f"{_path_of(backend)} {sorted(options.items(), key=repr)!r}"
-    if key not in _built:
-        _built[key] = _build(backend, options)
-    return _built[key]
+    queue = _built.get(key)
+    if queue is None:  # two threads may make one each, but both use the same
+        queue = _built.setdefault(key, _build(backend, options))
+    return queue
 
 
 def _backend_and_options(spec: Any) -> tuple[Any, dict[str, Any]]:

@@ -4,11 +4,16 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.files.storage import Storage
 from django.utils.module_loading import import_string
 
+from ..perthread import PerThread
 from .base import Uploader
 
 # The remote's class (or a base of it) and what knows it better than the generic uploader. By
 # name, so that no cloud library is imported for a remote that is not used.
-SPECIALISTS = {"storages.backends.s3.S3Storage": "queued_storage.uploaders.s3.S3Uploader"}
+SPECIALISTS = {
+    "storages.backends.azure_storage.AzureStorage": "queued_storage.uploaders.azure.AzureUploader",
+    "storages.backends.ftp.FTPStorage": "queued_storage.uploaders.ftp.FTPUploader",
+    "storages.backends.s3.S3Storage": "queued_storage.uploaders.s3.S3Uploader",
+}
 GENERIC = "queued_storage.uploaders.generic.GenericUploader"
 
 
@@ -16,7 +21,7 @@ def uploader_for(remote: Storage, path: str | None = None) -> Uploader:
     """The uploader of this dotted path, or the one that suits the remote's class."""
     if path is not None:
         return _load(path)(remote)
-    for base in type(remote).__mro__:
+    for base in type(remote.storage if isinstance(remote, PerThread) else remote).__mro__:
         specialist = SPECIALISTS.get(f"{base.__module__}.{base.__qualname__}")
         if specialist and _load(specialist).suits(remote):
             return _load(specialist)(remote)

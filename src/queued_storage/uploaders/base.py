@@ -4,12 +4,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from typing import ClassVar
 
+from django.core.files import File
 from django.core.files.storage import Storage
 
 from ..exceptions import VerificationError
 from ..localfiles import names_on
 from ..models import Content
 from ..streams import MeasuredFile, checksum_of
+
+PIECE = 1024 * 1024  # bytes
 
 
 class Uploader(ABC):
@@ -47,6 +50,19 @@ class Uploader(ABC):
         """Have the remote drop what it keeps of uploads to ``name`` that were cut off, apart from
         an object."""
 
+    def refuses_wrong_checksum(self, name: str) -> bool | None:
+        """Whether the remote refuses bytes that are not those of the checksum sent along with
+        them; None if ``upload()`` sends none. What it does not refuse is stored under ``name``."""
+        return None
+
+    def remove(self, name: str) -> None:
+        """See to it that nothing is under the name. Some storages raise where nothing was."""
+        try:
+            self.remote.delete(name)
+        except Exception:
+            if self.remote.exists(name):
+                raise
+
     def verify(self, name: str, sent: Content, level: str) -> str:
         """Compare what the remote holds with what was sent, at least as ``level`` asks.
 
@@ -75,7 +91,18 @@ class Uploader(ABC):
     def read_back(self, name: str) -> Iterator[bytes]:
         """The bytes that a reader of the remote gets."""
         with self.remote.open(name, "rb") as file:
-            yield from file.chunks(1024 * 1024)
+            yield from file.chunks(PIECE)
+
+    def read_part(self, name: str, start: int, end: int) -> Iterator[bytes]:
+        """Those of them from ``start`` on and before ``end``."""
+        with self.remote.open(name, "rb") as file:
+            if file.seekable():
+                file.seek(start)
+            else:
+                _skip(file, start)
+            while start < end and (piece := file.read(min(PIECE, end - start))):
+                start += len(piece)
+                yield piece
 
     def names(self, under: str = "") -> Iterator[str]:
         """The names of all files on the remote, or of those in a directory of it."""
@@ -93,3 +120,8 @@ class Uploader(ABC):
             raise VerificationError(
                 f"The remote holds {name!r} with {what} {found}, but {sent} was sent."
             )
+
+
+def _skip(file: File, count: int) -> None:
+    while count > 0 and (piece := file.read(min(PIECE, count))):
+        count -= len(piece)

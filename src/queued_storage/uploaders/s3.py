@@ -1,6 +1,7 @@
 """The uploader for django-storages' ``S3Storage``."""
 
 import base64
+import contextlib
 import copy
 from collections.abc import Iterator
 from contextvars import ContextVar
@@ -16,7 +17,7 @@ from ..exceptions import VerificationError
 from ..logs import logger
 from ..models import Content
 from ..streams import MeasuredFile
-from .base import Uploader
+from .base import PIECE, Uploader
 
 
 class S3Uploader(Uploader):
@@ -87,6 +88,23 @@ class S3Uploader(Uploader):
             # Gone meanwhile, or not for us to do: a rule of the bucket can.
             logger.info("Unfinished uploads to %r are left: %s", name, error)
 
+    def refuses_wrong_checksum(self, name: str) -> bool:
+        client = self._s3.connection.meta.client
+        parameters = self._s3._get_write_parameters(self._key(name), None) | {
+            "Bucket": self._s3.bucket_name,
+            "Key": self._key(name),
+            "Body": b"sent",
+            "ChecksumCRC32": "AAAAAA==",  # of no bytes at all
+        }
+        parameters.pop("ChecksumAlgorithm", None)
+        try:
+            client.put_object(**parameters)
+        except client.exceptions.ClientError as error:
+            if error.response["ResponseMetadata"]["HTTPStatusCode"] != HTTPStatus.BAD_REQUEST:
+                raise
+            return True
+        return False
+
     def verify(self, name: str, sent: Content, level: str) -> str:
         if level != "checksum":
             return super().verify(name, sent, level)
@@ -102,7 +120,13 @@ class S3Uploader(Uploader):
     def read_back(self, name: str) -> Iterator[bytes]:
         """Straight from the answer: ``S3Storage.open()`` holds the whole file in memory."""
         body = self._object(name).get(**self._customer_key(name))["Body"]
-        yield from body.iter_chunks(1024 * 1024)
+        yield from body.iter_chunks(PIECE)
+
+    def read_part(self, name: str, start: int, end: int) -> Iterator[bytes]:
+        wanted = f"bytes={start}-{end - 1}"
+        body = self._object(name).get(Range=wanted, **self._customer_key(name))["Body"]
+        with contextlib.closing(body):
+            yield from body.iter_chunks(PIECE)
 
     def names(self, under: str = "") -> Iterator[str]:
         """A page of a thousand at a time, where ``listdir()`` takes a directory as a whole."""

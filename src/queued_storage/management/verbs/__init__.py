@@ -2,6 +2,7 @@
 
 from .adopting import Adopt, Backfill
 from .base import Verb
+from .checking import CheckRemote
 from .comparing import Orphans, Reconcile, Verify
 from .copies import Evict, Restore
 from .ending import Flush, Prune
@@ -19,6 +20,7 @@ VERBS: tuple[type[Verb], ...] = (
     Backfill,
     Flush,
     Prune,
+    CheckRemote,
 )
 
 __all__ = ["VERBS", "Verb"]

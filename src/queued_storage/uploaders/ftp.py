@@ -1,0 +1,50 @@
+"""The uploader for django-storages' ``FTPStorage``."""
+
+import ftplib
+import posixpath
+from collections.abc import Iterator
+from typing import Any, cast
+
+from ..models import Content
+from .generic import GenericUploader
+
+
+class FTPUploader(GenericUploader):
+    """Asks for the size of the one file, and for listings that programs can read.
+
+    ``FTPStorage`` takes both from the listing for people, in which one name with a space makes
+    ``size()`` and ``listdir()`` raise a ``ValueError`` for every file of the directory.
+    """
+
+    def verify_size(self, name: str, sent: Content) -> str:
+        self._require(name, "bytes", self._size(name), sent.size)
+        return "size"
+
+    def _size(self, name: str) -> int | None:
+        connection = self._connection()
+        connection.voidcmd("TYPE I")  # in the other type, line ends would count
+        return connection.size(name)
+
+    def names(self, under: str = "") -> Iterator[str]:
+        try:
+            yield from self._machine_readable(under)
+        except ftplib.error_perm as error:
+            if not str(error).startswith("50"):  # an unknown command, as for vsftpd
+                raise
+            yield from super().names(under)
+
+    def _machine_readable(self, under: str) -> Iterator[str]:
+        waiting = [under]
+        while waiting:
+            directory = waiting.pop()
+            for name, facts in list(self._connection().mlsd(directory)):
+                path = posixpath.join(directory, name)
+                if facts["type"] == "dir":
+                    waiting.append(path)
+                elif facts["type"] == "file":
+                    yield path
+
+    def _connection(self) -> ftplib.FTP:
+        storage = cast(Any, self.remote)
+        storage._start_connection()
+        return cast(ftplib.FTP, storage._connection)

@@ -1,0 +1,79 @@
+"""What the docs say of each package beside the figures."""
+
+import json
+import os
+from collections.abc import Callable
+from importlib.metadata import version
+from typing import Any
+
+import pytest
+from botocore.exceptions import ClientError
+from wagtail.images.models import Image
+
+from tests.services import S3Server
+
+from .gallery.models import Easy, Kit, Sorl
+from .site import KEEPS, PLAIN, picture, site_on
+from .test_requests import DOCS
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.mark.parametrize(("kind", "model"), [("sorl", Sorl), ("kit", Kit)])
+def test_asking_costs_one_request_per_new_thumbnail(
+    s3_server: S3Server, kind: str, model: Any
+) -> None:
+    with site_on(s3_server, KEEPS, unknown="ask") as site:
+        for number in range(3):
+            model.objects.create(image=picture(number))
+        urls = site.page(kind, 50)
+        assert [request.split()[0] for request in site.proxy.requests] == ["HEAD"] * 3
+        assert [site.width_of(url) for url in urls] == [50] * 3
+        site.page(kind, 50)
+        assert len(site.proxy.requests) == 3
+
+
+def test_easy_thumbnails_needs_unknown_names_to_be_absent(s3_server: S3Server) -> None:
+    with site_on(s3_server, KEEPS, unknown="ask") as site:
+        Easy.objects.create(image=picture(1))
+        with pytest.raises(ClientError, match="404"):
+            site.page("easy", 50)
+
+
+def test_easy_thumbnails_makes_one_anew_after_the_old_one_is_gone(
+    s3_server: S3Server, django_capture_on_commit_callbacks: Callable[..., Any]
+) -> None:
+    with site_on(s3_server, KEEPS) as site:
+        original = Easy.objects.create(image=picture(1)).image.name
+        [url] = site.page("easy", 50)
+        site.carry()
+        [thumbnail] = site.local_names() - {original}
+        os.utime(site.media / thumbnail, (0, 0))  # older than its original
+
+        with django_capture_on_commit_callbacks(execute=True):
+            [between] = site.page("easy", 50)
+        assert between == url
+        assert thumbnail not in site.local_names()  # what was made anew has another name
+
+        site.carry()
+        [again] = site.page("easy", 50)
+        assert again == url
+        assert site.width_of(again) == 50
+        site.carry()
+        assert thumbnail in site.local_names() & site.remote_names()
+        assert len(site.remote_names()) == 3  # the one between is left
+
+
+@pytest.mark.parametrize(("task", "is_told"), [(KEEPS, False), (PLAIN, True)])
+def test_wagtails_task_is_told_the_options_of_the_storage(
+    s3_server: S3Server, task: str, is_told: bool
+) -> None:
+    with site_on(s3_server, task):
+        told = json.dumps(Image._meta.get_field("file").storage.deconstruct())
+        assert (S3Server.SECRET_KEY in told) is is_told
+
+
+def test_the_docs_name_these_versions() -> None:
+    text = " ".join((DOCS / "pictures.md").read_text().split())
+    for package in ("Pillow", "easy-thumbnails", "sorl-thumbnail", "django-imagekit", "Wagtail"):
+        assert f"{package} {version(package)}" in text

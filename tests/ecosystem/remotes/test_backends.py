@@ -1,0 +1,145 @@
+"""What is particular about one backend, and what it does without us."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+from django.core.files.base import ContentFile
+
+from queued_storage import contract
+from queued_storage.contract import Finding, check_remote
+from queued_storage.perthread import PerThread
+from queued_storage.streams import MeasuredFile
+from queued_storage.uploaders import uploader_for
+from queued_storage.uploaders.azure import AzureUploader
+from queued_storage.uploaders.ftp import FTPUploader
+from queued_storage.uploaders.generic import GenericUploader
+from tests.ecosystem.remotes.servers import Make, azure, ftp, sftp
+from tests.ecosystem.remotes.test_remotes import queued, read
+
+LARGE = 200_000
+
+
+def as_it_is(storage: Any) -> dict[str, Finding]:
+    """The findings on the storage itself, apart from what we put between."""
+    findings = check_remote(storage, GenericUploader(storage), large=LARGE)
+    return {found.check: found for found in findings}
+
+
+@pytest.fixture(scope="module")
+def ftp_server() -> Iterator[Make]:
+    with ftp() as make:
+        yield make
+
+
+@pytest.fixture(scope="module")
+def azurite() -> Iterator[Make]:
+    with azure() as make:
+        yield make
+
+
+class TestFTP:
+    def test_a_cut_off_upload_spoils_the_connection(self, ftp_server: Make) -> None:
+        findings = as_it_is(ftp_server())
+        assert not findings["retry"].is_problem
+        assert "testing existence" in findings["broken upload"].details
+        assert findings["delete"].is_problem  # and all that comes later
+
+    def test_a_name_with_a_space_spoils_the_directory(self, ftp_server: Make) -> None:
+        storage = ftp_server()
+        storage.save("spoiled/a.bin", ContentFile(b"a"))
+        assert storage.size("spoiled/a.bin") == 1
+        storage.save("spoiled/b c.bin", ContentFile(b"b"))
+        with pytest.raises(ValueError, match="invalid literal for int"):
+            storage.size("spoiled/a.bin")
+        uploader = uploader_for(storage)
+        assert isinstance(uploader, FTPUploader)
+        sent = MeasuredFile(ContentFile(b"a"), "a")
+        sent.read()
+        assert uploader.verify("spoiled/a.bin", sent.content, "checksum") == "size"
+
+    def test_a_failed_read_moves_no_later_file(self, ftp_server: Make, tmp_path: Path) -> None:
+        """The backend stays in the directory where it failed, and stores from there on."""
+        plain: Any = ftp_server()
+        plain.save("one/a.bin", ContentFile(b"a"))
+        with pytest.raises(Exception, match="Error reading"), plain.open("one/none.bin") as file:
+            file.read()
+        plain.save("two/b.bin", ContentFile(b"b"))
+        assert not ftp_server().exists("two/b.bin")
+        assert ftp_server().exists("one/two/b.bin")
+
+        storage = queued(ftp_server, tmp_path)
+        with (
+            pytest.raises(Exception, match="Error reading"),
+            storage.remote.open("one/none.bin") as file,
+        ):
+            file.read()
+        storage.save("three/c.bin", ContentFile(b"c"))
+        assert storage.queue.deliver() == {}
+        assert read(ftp_server(), "three/c.bin") == b"c"
+
+    def test_the_option_to_overwrite_is_a_problem(self) -> None:
+        with ftp(allow_overwrite=True) as make:
+            findings = {found.check: found for found in check_remote(make(), large=LARGE)}
+        assert findings["exists"].outcome == "says no of a stored file"
+
+
+class TestSFTP:
+    def test_two_threads_on_the_backend_wait_for_ever(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(contract, "THREADS_TIMEOUT", 5)
+        monkeypatch.setattr(contract, "ROUNDS", 50)
+        with sftp() as make:
+            found = as_it_is(make())["two threads"]
+        assert found.is_problem
+
+    def test_a_connection_is_closed_with_its_thread(self) -> None:
+        kept: list[Any] = []
+
+        def look(storage: Any) -> None:
+            assert not storage.exists("a.bin")
+            kept.append(storage._ssh.get_transport())
+
+        with sftp() as make:
+            storage = PerThread(make())
+            assert contract.in_threads([lambda: look(storage)]) == []
+            assert not storage.exists("a.bin")
+            mine: Any = storage._ssh.get_transport()
+            assert mine is not kept[0]
+            assert not kept[0].is_active()
+            assert mine.is_active()
+
+
+class TestAzure:
+    def test_a_name_that_is_taken_in_the_last_instant(self, azurite: Make, tmp_path: Path) -> None:
+        storage = queued(azurite, tmp_path)
+        azurite().save("a.bin", ContentFile(b"theirs"))
+        name = storage.save("a.bin", ContentFile(b"ours"))
+        answers = iter([False, False])  # to us, and to the backend's own save()
+        real = storage.remote.exists
+        with mock.patch.object(
+            storage.remote, "exists", lambda name: next(answers, None) or real(name)
+        ):
+            assert storage.queue.deliver() == {}
+        assert read(azurite(), "a.bin") == b"theirs"
+        assert read(azurite(), storage.queued_file(name).remote_name) == b"ours"
+
+    def test_names_under_a_location(self, azurite: Make) -> None:
+        storage: Any = azurite()
+        storage.location = "media"
+        uploader = uploader_for(storage)
+        assert isinstance(uploader, AzureUploader)
+        for name in ("a.bin", "deep/er/b.bin", "deeper.bin"):
+            storage.save(name, ContentFile(b"x"))
+        assert sorted(uploader.names()) == ["a.bin", "deep/er/b.bin", "deeper.bin"]
+        assert list(uploader.names("deep")) == ["deep/er/b.bin"]
+        assert storage.exists("deep/er/b.bin")
+
+    def test_the_last_one_wins_with_the_option_to_overwrite(self, azurite: Make) -> None:
+        storage: Any = azurite()
+        storage.overwrite_files = True
+        findings = {found.check: found for found in check_remote(storage, large=LARGE)}
+        assert findings["create"].outcome == "overwrites"

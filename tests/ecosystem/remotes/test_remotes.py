@@ -1,0 +1,114 @@
+"""Every remote: what the contract finds, and the way of a file there and back."""
+
+import itertools
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.core.files.base import ContentFile
+from django.core.files.storage import FileSystemStorage
+
+from queued_storage.backends import QueuedStorage
+from queued_storage.contract import check_remote
+from queued_storage.queues.dummy import DummyQueue
+from queued_storage.tasks import TransferAndDelete
+from queued_storage.uploaders import uploader_for
+from tests.ecosystem.remotes import report
+from tests.ecosystem.remotes.servers import Make
+
+NUMBERS = itertools.count()
+REPORTS = {"small": b"first", "large": os.urandom(9 * 2**20)}
+# Of names with spaces: what is not to be found again on some remotes without our uploader
+NAMES = ("plain.bin", "two words/three more words.bin", "Größe/猫.bin")
+
+
+def queued(make: Make, directory: Path, **options: Any) -> Any:
+    return QueuedStorage(
+        local=FileSystemStorage(directory, "/media/"),
+        remote=make(),
+        alias=f"remotes-{next(NUMBERS)}",
+        queue=DummyQueue(),
+        **options,
+    )
+
+
+def read(storage: Any, name: str) -> bytes:
+    with storage.open(name) as file:
+        return bytes(file.read())
+
+
+def names_on(make: Make) -> list[str]:
+    """As another process sees the remote."""
+    try:
+        return sorted(uploader_for(make()).names())
+    except FileNotFoundError:  # of a disk on which nothing was saved yet
+        return []
+
+
+def test_the_report_is_that_of_the_docs(remote: tuple[str, Make]) -> None:
+    name, make = remote
+    findings = list(check_remote(make()))
+    if os.environ.get("QUEUED_STORAGE_TEST_WRITE_DOCS") == "1":
+        report.write(name, findings)
+    assert [str(found) for found in findings if found.is_problem] == []
+    assert report.cells(findings) == report.documented(name)
+    assert names_on(make) == []
+
+
+@pytest.mark.parametrize("size", REPORTS)
+def test_the_way_of_a_file(remote: tuple[str, Make], tmp_path: Path, size: str) -> None:
+    label, make = remote
+    storage = queued(make, tmp_path)
+    content = REPORTS[size]
+    name = storage.save("reports/a.bin", ContentFile(content))
+    assert storage.queue.deliver() == {}
+    row = storage.queued_file(name)
+    assert row.is_remote
+    assert row.verified == ("checksum" if label == "s3" else "size")
+    assert read(make(), row.remote_name) == content
+    assert storage.url(name).startswith(("http://", "https://"))
+
+    with storage.open(name, "wb") as file:
+        file.write(b"second")
+    assert storage.queue.deliver() == {}
+    assert read(make(), storage.queued_file(name).remote_name) == b"second"
+
+    storage.delete(name)
+    assert storage.queue.deliver() == {}
+    assert storage.queued_file(name) is None
+    assert names_on(make) == []
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_and_evicted_files(remote: tuple[str, Make], tmp_path: Path, name: str) -> None:
+    _label, make = remote
+    storage = queued(make, tmp_path, task=TransferAndDelete)
+    assert storage.save(name, ContentFile(b"content")) == name
+    assert storage.queue.deliver() == {}
+    assert not (tmp_path / name).exists()
+    assert read(storage, name) == b"content"
+    assert storage.size(name) == 7
+    storage.delete(name)
+    assert storage.queue.deliver() == {}
+    remote_storage: Any = make()
+    assert not remote_storage.exists(name)
+
+
+def test_an_object_of_somebody_else_stays(remote: tuple[str, Make], tmp_path: Path) -> None:
+    _label, make = remote
+    theirs = make().save("shared/a.bin", ContentFile(b"theirs"))
+    storage = queued(make, tmp_path)
+    name = storage.save(theirs, ContentFile(b"ours"))
+    assert storage.queue.deliver() == {}
+    row = storage.queued_file(name)
+    assert (row.name, row.is_remote) == (theirs, True)
+    assert row.remote_name != theirs
+    assert read(make(), theirs) == b"theirs"
+    assert read(make(), row.remote_name) == b"ours"
+    storage.delete(name)
+    assert storage.queue.deliver() == {}
+    assert read(make(), theirs) == b"theirs"
+    make().delete(theirs)
+    assert names_on(make) == []
