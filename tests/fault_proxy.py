@@ -70,7 +70,8 @@ class FaultProxy:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        self._call(self._set_mode(Mode.REFUSE))
+        for _round in range(2):  # a connection may just have been accepted
+            self._call(self._set_mode(Mode.REFUSE))
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
@@ -90,6 +91,7 @@ class FaultProxy:
             for connection in self._connections:
                 connection.cancel()
             await asyncio.gather(*self._connections, return_exceptions=True)
+            await asyncio.sleep(0)  # their callbacks close them
         if mode is not Mode.REFUSE and not self._server:
             await self._listen()
 
