@@ -406,9 +406,9 @@ def test_0_8_presets_stand_for_a_pair(preset: str, remote: str) -> None:
 
 def test_0_8_queued_ftp_storage(settings: Settings) -> None:
     settings.FTP_STORAGE_LOCATION = "ftp://user:password@ftp.example:21/"
-    assert isinstance(
-        backends.QueuedFTPStorage().remote, import_string("storages.backends.ftp.FTPStorage")
-    )
+    remote: Any = backends.QueuedFTPStorage().remote
+    assert isinstance(remote.storage, import_string("storages.backends.ftp.FTPStorage"))
+    assert remote.location == settings.FTP_STORAGE_LOCATION  # as each thread's has it
 
 
 @pytest.mark.parametrize("name", ["CouchDB", "Database", "MogileFS", "GridFS", "CloudFiles"])

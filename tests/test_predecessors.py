@@ -30,7 +30,7 @@ from tests.scripted import file, make, make_due, on_disk, read, row
 from tests.testapp.models import Document
 from tests.waiting import until
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.one_database]
 
 
 def refuse(name: str) -> None:

@@ -634,6 +634,17 @@ def test_a_file_that_predates_the_ledger_is_read_where_it_is(storage: Any) -> No
             ask("nowhere.txt")
 
 
+def test_a_file_that_only_the_remote_has_keeps_its_bytes_and_not_its_name(storage: Any) -> None:
+    """Without a row, that is; ``adopt`` writes one."""
+    storage.remote.save("old.txt", file(b"old"))
+    assert storage.save("old.txt", file(b"new")) == "old.txt"
+    storage.queue.deliver()
+    disk().delete("old.txt")
+    assert read(storage, "old.txt") == b"new"
+    assert storage.queued_file("old.txt").remote_name != "old.txt"
+    assert read(storage.remote, "old.txt") == b"old"
+
+
 def test_a_name_that_nobody_knows_is_absent_where_the_ledger_is_complete() -> None:
     storage = make(unknown="absent")
     storage.remote.save("away.txt", file())

@@ -311,7 +311,7 @@ class QueuedFileQuerySet(models.QuerySet["QueuedFile"]):
         """Take a transferred file of which nothing is due, to evict, restore or repair it.
 
         If its holder dies, the row falls due as any other; an eviction is then finished. Its
-        attempts are never below 1, by which it is told from the rest: see ``is_abandoned``.
+        attempts are never below 1, by which whoever takes it over tells it from the rest.
         """
         token = new_token()
         settled = self.filter(pk=pk, state=State.TRANSFERRED, due_at=None)
@@ -641,12 +641,6 @@ class QueuedFile(models.Model):
     def is_remote(self) -> bool:
         """Whether reads go to the remote."""
         return self.state == State.TRANSFERRED
-
-    @property
-    def is_abandoned(self) -> bool:
-        """Of a transferred file that was just claimed: whether somebody died over it who was not
-        about to free the local copy. It may be the only good one."""
-        return self.attempts <= 1
 
     @property
     def lease_expires_at(self) -> datetime | None:

@@ -215,7 +215,8 @@ class _Work:
     def _finish(self) -> None:
         """End what somebody began who died: an eviction; a restoring, which left a draft; or a
         repair, which whoever asked for it can run again."""
-        if not self.row.is_local or self.row.is_abandoned:
+        is_eviction = self.row.attempts > 1  # else the local copy may be the only good one
+        if not self.row.is_local or not is_eviction:
             ledger().settle(self.row)
             return
         verify_remote(self.storage, self.row, settings.verify, self.lease.progress)
