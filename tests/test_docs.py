@@ -471,20 +471,9 @@ def test_every_exception_and_its_bases() -> None:
     assert {name: CODE.findall(cells[0]) for name, cells in shown.items()} == known
 
 
-def dependencies(kind: str) -> list[list[list[str]]]:
-    """The tables of the page that are about extras, or about groups."""
-    return [rows for rows in tables(page("dependencies")) if rows[0][0] == kind]
-
-
 def test_every_extra() -> None:
-    rows = [row for rows in dependencies("extra") for row in rows[1:]]
+    rows = [row for rows in tables(page("dependencies")) for row in rows[1:]]
     assert {code(row[0]) for row in rows} == set(PROJECT["project"]["optional-dependencies"])
-
-
-def test_every_group_of_the_ecosystem() -> None:
-    rows = [row for rows in dependencies("group") for row in rows[1:]]
-    groups = {name for name in PROJECT["dependency-groups"] if name.startswith("ecosystem-")}
-    assert {code(row[0]) for row in rows} == groups
 
 
 def test_extras_that_are_named_can_be_installed() -> None:
@@ -495,7 +484,7 @@ def test_extras_that_are_named_can_be_installed() -> None:
 
 def test_what_has_no_use_yet_has_none() -> None:
     """When an adapter of its name comes, an extra moves to the first table."""
-    *_, waiting = dependencies("extra")
+    *_, waiting = tables(page("dependencies"))
     modules = {path.stem for path in (PACKAGE / "queues").glob("*.py")}
     sources = "".join(path.read_text() for path in PACKAGE.rglob("*.py"))
     for extra, library, _purpose in waiting[1:]:

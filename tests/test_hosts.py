@@ -326,6 +326,48 @@ def test_a_file_that_is_transferred_while_it_is_fetched(
         assert read(storage, saved) == b"bytes"
 
 
+# Stable addresses
+
+
+@pytest.fixture
+def addresses_stay(settings: Settings) -> None:
+    default = settings.STORAGES["default"]
+    options = {**default["OPTIONS"], "addresses": "stable"}
+    settings.STORAGES = settings.STORAGES | {"default": {**default, "OPTIONS": options}}
+
+
+def look(url: str) -> Any:
+    response = Client().get(url)
+    body = b"" if response.status_code == 302 else response.getvalue()
+    return SimpleNamespace(status=response.status_code, headers=response.headers, body=body)
+
+
+def test_a_stable_address_of_a_file_elsewhere(addresses_stay: None) -> None:
+    with being("one") as storage:
+        name = storage.save("a.txt", file())
+        url = storage.url(name)
+        assert look(url).body == b"bytes"
+    with being("two") as storage:
+        assert storage.url(name) == url
+        storages["disk"].save(name, file(b"not recorded"))
+        answer = look(url)
+        assert (answer.status, answer.headers["Retry-After"]) == (503, "5")
+    with being("one"):
+        work()
+    with being("two"):
+        assert look(url).headers["Location"] == f"https://far.example/{name}"
+
+
+def test_a_stable_address_of_a_file_that_is_fetched_from_elsewhere(
+    addresses_stay: None, saved: str, host_one: FaultProxy
+) -> None:
+    with fetching(host_one, ELSEWHERE_TIMEOUT=30) as storage:
+        answer = look(storage.url(saved))
+        assert (answer.status, answer.body) == (200, b"bytes")
+    with being("two", ELSEWHERE="fetch", HOST_URLS={"one": "http://127.0.0.1:1/"}) as storage:
+        assert look(storage.url(saved)).status == 503
+
+
 # The address of a local copy
 
 

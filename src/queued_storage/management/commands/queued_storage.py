@@ -84,8 +84,10 @@ class Command(BaseCommand):
             own.set_defaults(run=verb)
 
     def handle(self, *args: Any, **options: Any) -> None:
-        _require_table()
-        if run := options.get("run"):
+        run = options.get("run")
+        if run is None or run.needs_ledger:
+            _require_table()
+        if run:
             run(self.stdout, self.stderr)(options)
             return
         getattr(self, f"_{options['verb'].replace('-', '_')}")(options)

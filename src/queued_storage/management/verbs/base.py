@@ -42,6 +42,7 @@ class Verb(ABC):
 
     name: ClassVar[str]
     help: ClassVar[str]
+    needs_ledger: ClassVar[bool] = True
 
     def __init__(self, stdout: OutputWrapper, stderr: OutputWrapper) -> None:
         self.stdout = stdout

@@ -20,6 +20,7 @@ from .base import Verb
 class CheckRemote(Verb):
     name = "check-remote"
     help = "store, read and delete scratch files on a remote, and say what it can do"
+    needs_ledger = False
 
     @classmethod
     def add_arguments(cls, parser: ArgumentParser) -> None:
