@@ -16,7 +16,7 @@ from django.core.management import CommandError, call_command
 from pytest_django import Settings
 from storages.backends.s3 import S3Storage
 
-from queued_storage import contract
+from queued_storage import contract, trial
 from queued_storage.contract import CHECKS, Finding, check_remote
 from queued_storage.testing import FaultyStorage, RemoteContract
 from queued_storage.uploaders.generic import GenericUploader
@@ -198,9 +198,9 @@ def test_what_cannot_be_reached_for_the_clean_up_is_named() -> None:
 
 
 def test_a_thread_that_never_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(contract, "THREADS_TIMEOUT", 0.2)
+    monkeypatch.setattr(trial, "THREADS_TIMEOUT", 0.2)
     released = threading.Event()
-    [error] = contract.in_threads([released.wait])  # type: ignore[list-item]
+    [error] = trial.in_threads([released.wait])  # type: ignore[list-item]
     released.set()
     assert isinstance(error, TimeoutError)
 

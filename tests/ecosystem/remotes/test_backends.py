@@ -8,7 +8,7 @@ from unittest import mock
 import pytest
 from django.core.files.base import ContentFile
 
-from queued_storage import contract
+from queued_storage import contract, trial
 from queued_storage.contract import Finding, check_remote
 from queued_storage.perthread import PerThread
 from queued_storage.streams import MeasuredFile
@@ -90,7 +90,7 @@ class TestSFTP:
     def test_two_threads_on_the_backend_wait_for_ever(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(contract, "THREADS_TIMEOUT", 5)
+        monkeypatch.setattr(trial, "THREADS_TIMEOUT", 5)
         monkeypatch.setattr(contract, "ROUNDS", 50)
         with sftp() as make:
             found = as_it_is(make())["two threads"]
@@ -105,7 +105,7 @@ class TestSFTP:
 
         with sftp() as make:
             storage = PerThread(make())
-            assert contract.in_threads([lambda: look(storage)]) == []
+            assert trial.in_threads([lambda: look(storage)]) == []
             assert not storage.exists("a.bin")
             mine: Any = storage._ssh.get_transport()
             assert mine is not kept[0]
