@@ -76,9 +76,10 @@ def circumstances() -> dict[str, Any]:
     return {
         "date": f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}",
         "cores": len(os.sched_getaffinity(0)),
-        "system": platform.system(),
-        "Python": platform.python_version(),
-        **{name: version for name in PACKAGES if (version := _version(name))},
+        "versions": {
+            "Python": platform.python_version(),
+            **{name: version for name in PACKAGES if (version := _version(name))},
+        },
     }
 
 
