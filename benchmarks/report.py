@@ -15,10 +15,10 @@ NOTES = Path(__file__).parent / "notes.md"  # what the figures do not say themse
 INTRODUCTION = """\
 # Benchmarks
 
-What the package costs and carries, beside others at the same work in the same run. `make bench` measures it
-on your machine, in about ten minutes. Each figure is a ratio of medians, ours and the other's by turns: on
-another machine the times differ, the ratios less so. The S3 server runs on the same machine; a distance to it is
-made by a proxy that keeps bytes back.
+What the package costs and carries, beside others at the same work in the same run. `make bench`
+measures it on your machine, in about ten minutes. Each figure is a ratio of medians, ours and the
+other's by turns: on another machine the times differ, the ratios less so. The S3 server runs on the
+same machine; a distance to it is made by a proxy that keeps bytes back.
 
 """
 ENDING = """\

@@ -11,7 +11,7 @@ from typing import Any
 from django.core.files import File
 from django.core.files.storage import Storage
 
-from . import localfiles, peers
+from . import downloads, localfiles, peers
 from .composition import ComposedStorage
 from .conf import settings
 from .exceptions import FileElsewhere, LocalFileMissing, TransferTimeout
@@ -97,7 +97,7 @@ class ReadableStorage(ComposedStorage):
             if entry is None:
                 with contextlib.suppress(FileNotFoundError):
                     return self.local.open(key, mode)
-                return self.remote.open(key, mode)
+                return downloads.opened(self.remote, key, mode)
             if (local_file := self._opened_locally(key, entry, mode)) is not None:
                 return local_file
             opened = self._opened_remotely(key, entry, mode)
@@ -139,7 +139,7 @@ class ReadableStorage(ComposedStorage):
                 f"The local copy of {key!r}, which is the only one yet, is not on this machine."
             )
         try:
-            return self.remote.open(entry.remote_name, mode)
+            return downloads.opened(self.remote, entry.remote_name, mode)
         except Exception as error:
             return error
 
