@@ -155,7 +155,7 @@ class _Draft(NewFile):
             self._name = self._draft
             _flush_directories(self._storage, self._name)
             return self._name
-        if not _claim(self._storage, self._path, name):
+        if not claim(self._storage, self._path, name):
             return None
         self._name = name
         return name
@@ -234,7 +234,7 @@ def _write(storage: Storage, draft: str, content: File) -> str:
     return storage.save(draft, content)
 
 
-def _claim(storage: Storage, draft_path: str, name: str) -> bool:
+def claim(storage: Storage, draft_path: str, name: str) -> bool:
     """Make the finished draft visible as ``name`` too, unless there is such a file."""
     if not _link(draft_path, storage.path(name)):
         return False

@@ -44,11 +44,11 @@ def tallies(*, exact: bool = True) -> list[Tally]:
     for alias in aliases():
         rows = ledger().filter(alias=alias)
         unsettled = rows.filter(state__in=UNSETTLED).values_list("state").order_by("state")
-        for state, *numbers in unsettled.annotate(*_NUMBERS):
+        for state, *numbers in unsettled.annotate(**_NUMBERS):
             found.append(Tally(alias, state, *numbers, is_claimed=alias in known))
         there = rows.filter(state=State.TRANSFERRED)
         limited = there.order_by("-transferred_at")[: None if exact else LIMIT]
-        files, *sums = limited.aggregate(*_NUMBERS).values()
+        files, *sums = limited.aggregate(**_NUMBERS).values()
         if files:
             is_cut = not exact and files == LIMIT
             transferred = str(State.TRANSFERRED)
@@ -56,7 +56,8 @@ def tallies(*, exact: bool = True) -> list[Tally]:
     return sorted(found, key=lambda tally: (tally.alias, tally.state))
 
 
-_NUMBERS = (Count("*"), Sum("size"), Min("saved_at"))
+# Count("pk") would have PostgreSQL read the rows.
+_NUMBERS: dict[str, Any] = {"files": Count("*"), "size_": Sum("size"), "since": Min("saved_at")}
 
 
 @dataclass(frozen=True)
