@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from django.db.models import Count, Min, Q, Sum
+from django.db.models import Count, F, Min, Q, Sum
 
 from .aliases import known_storages
 from .clock import DatabaseNow, seconds_from_now
@@ -17,6 +17,7 @@ __all__ = ["Activity", "Backlog", "Limits", "Tally"]
 __all__ += ["activity", "backlogs", "excesses", "last_failures", "sweep", "tallies", "troubles"]
 
 LIMIT = 10_000  # transferred files of a storage that are counted in passing
+EVER = 1_000_000_000  # seconds, longer than anything has been due
 SILENT_AFTER = 3600  # seconds that files of a host may be due before somebody is told
 
 
@@ -45,14 +46,15 @@ def tallies(*, exact: bool = True) -> list[Tally]:
         rows = ledger().filter(alias=alias)
         unsettled = rows.filter(state__in=UNSETTLED).values_list("state").order_by("state")
         for state, *numbers in unsettled.annotate(**_NUMBERS):
-            found.append(Tally(alias, state, *numbers, is_claimed=alias in known))
+            files, size, oldest = numbers
+            found.append(Tally(alias, state, files, size, oldest, alias in known))
         there = rows.filter(state=State.TRANSFERRED)
         limited = there.order_by("-transferred_at")[: None if exact else LIMIT]
-        files, *sums = limited.aggregate(**_NUMBERS).values()
+        files, size, oldest = limited.aggregate(**_NUMBERS).values()
         if files:
             is_cut = not exact and files == LIMIT
-            transferred = str(State.TRANSFERRED)
-            found.append(Tally(alias, transferred, files, *sums, alias in known, is_cut=is_cut))
+            state = str(State.TRANSFERRED)
+            found.append(Tally(alias, state, files, size, oldest, alias in known, is_cut))
     return sorted(found, key=lambda tally: (tally.alias, tally.state))
 
 
@@ -192,10 +194,14 @@ def last_failures(limit: int = 10) -> list[tuple[str, str, str]]:
     Of the transferred ones, those of which something is due.
     """
     unsettled = ledger().filter(alias__in=aliases(), state__in=UNSETTLED)
-    due = ledger().filter(state=State.TRANSFERRED, due_at__isnull=False)
+    # "is not NULL" would have SQLite go through all rows.
+    due = ledger().filter(due_at__gt=seconds_from_now(-EVER))
     found: set[tuple[int, str, str, str]] = set()
     for rows in (unsettled, due):
-        in_trouble = rows.exclude(last_error="").order_by("-pk")
-        found.update(in_trouble.values_list("pk", "alias", "name", "last_error")[:limit])
+        # Few keys from an index first, and not in the order of the keys: a database would rather
+        # go through all rows until it has found enough.
+        in_trouble = ledger().filter(pk__in=rows.values("pk")).exclude(last_error="")
+        newest_first = in_trouble.order_by((F("pk") + 0).desc())
+        found.update(newest_first.values_list("pk", "alias", "name", "last_error")[:limit])
     newest = sorted(found, reverse=True)[:limit]
     return [(alias, name, error) for _pk, alias, name, error in newest]

@@ -15,13 +15,11 @@ WAITING = 16  # pieces of 256 KB on their way from the network to that file
 def opened(remote: Storage, name: str, mode: str) -> File:
     """A storage that was told how much memory to take, or that opens files in its own way, is
     left to do so."""
-    is_plain = all(
-        getattr(type(remote), method, None) is getattr(S3Storage, method)
-        for method in ("open", "_open")
-    )
-    if not is_plain or getattr(remote, "max_memory_size", 0):
+    s3: Any = remote
+    is_plain = type(s3).open is S3Storage.open and type(s3)._open is S3Storage._open
+    if not is_plain or s3.max_memory_size:
         return remote.open(name, mode)
-    return cast(File, S3Storage._open(_Spilling(remote), name, mode))
+    return cast(File, S3Storage._open(_Spilling(s3), name, mode))
 
 
 class _Spilling:
@@ -32,7 +30,8 @@ class _Spilling:
 
     def __init__(self, storage: Any) -> None:
         self._storage = storage
-        config = self.transfer_config = copy.copy(storage.transfer_config)
+        config: Any = copy.copy(storage.transfer_config)
+        self.transfer_config = config
         config.max_request_concurrency = min(config.max_request_concurrency, THREADS)
         config.max_io_queue_size = min(config.max_io_queue_size, WAITING)
 
