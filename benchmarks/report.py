@@ -54,7 +54,8 @@ def page(found: Mapping[str, Any]) -> str:
 
 def _circumstances(run: Mapping[str, Any]) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in run["versions"].items())
-    return f"This run is of {run['date']}, on {run['cores']} cores: {versions}.\n\n"
+    note = f" {run['note']}" if run.get("note") else ""
+    return f"This run is of {run['date']}, on {run['cores']} cores: {versions}.{note}\n\n"
 
 
 def _line(row: Row) -> str:
@@ -70,29 +71,15 @@ def _reasons(rows: list[Row]) -> Iterator[str]:
         return
     yield "## Goals that were missed\n\n"
     for row in told:
-        yield f"{row.what}\n: {row.reason or REASONS.get(row.key, 'No reason is known yet.')}\n\n"
+        yield f"{row.what}\n: {row.reason or REASONS.get(row.key, 'Not profiled yet.')}\n\n"
 
 
-# Found by profiling, for rows that may miss their goal
+# What is known of rows that may miss their goal
 REASONS: dict[str, str] = {
-    "saves.SQLite": "The file is linked to its name and the hidden name removed, two calls to the "
-    "file system that FileSystemStorage does not make.",
-    "saves.large": "zlib.crc32, which handles some 2.7 GB a second, is all of the difference.",
-    "saves.python": "Half of it is Django's own: paths joined safely, names validated, atomic().",
-    "saves.s3.0": "The S3 server is on the same machine, and the disk is shared with it.",
-    "saves.s3.30": "A save takes S3Storage one round trip of 30 ms, so 100 x means 0.3 ms for all "
-    "of a save, the commit of the transaction with it.",
-    "looks.transferred.domain.default": "The address is made of two strings, in 7 µs, so the "
-    "digest that makes a safe key for the cache weighs.",
-    "looks.transferred.domain.redis": "The time of one answer from Redis, which varies.",
-    "looks.page.redis": "get_many() of 100 keys by django.core.cache, most of it in unpickling "
-    "and in the client.",
-    "imports.check": "Forty modules of the package, each a file to find and to load.",
-    "claims.SQLite": "The three statements of a claim are made by the ORM, and ten rows into "
-    "objects, which takes most of the time.",
-    "claims.PostgreSQL": "The three statements of a claim are made by the ORM, in a transaction.",
-    "claims.shared.SQLite": "SQLite has one writer at a time, and who waits asks again after "
-    "growing pauses, so a worker that just had the lock is likely to get it again.",
+    "saves.large": "Not profiled. The checksum is the likely cause: zlib.crc32 handled 2.7 GB a "
+    "second in a loop of its own.",
+    "saves.python": "The profile has no single cause: paths joined safely, names validated, the "
+    "storage's parts looked up anew, the callback of the commit.",
 }
 
 
