@@ -111,6 +111,9 @@ def test_a_status_counts_from_an_index_alone(storage: Any, statistics: str) -> N
 
 
 def test_a_status_reads_no_settled_row(storage: Any, statistics: str) -> None:
+    if connection.vendor != "sqlite":
+        pytest.skip("a table of a few thousand rows may be read as a whole there")
+
     def status() -> None:
         call_command("queued_storage", "status", stdout=io.StringIO())
 
