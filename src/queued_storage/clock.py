@@ -6,6 +6,7 @@ from typing import Any
 from django.conf import settings
 from django.db.models import DateTimeField, ExpressionWrapper
 from django.db.models.functions import Now
+from django.db.models.sql import Query
 from django.utils import timezone
 
 
@@ -27,6 +28,21 @@ class DatabaseNow(Now):
         zone = "" if settings.USE_TZ else ", 'localtime'"
         template = f"STRFTIME('%%%%Y-%%%%m-%%%%d %%%%H:%%%%M:%%%%f', 'NOW'{zone})"
         return self.as_sql(compiler, connection, template=template, **context)
+
+
+def now_in_sql(connection: Any) -> str:
+    """``DatabaseNow`` as it stands in a statement that has parameters."""
+    key = (connection.vendor, settings.USE_TZ)
+    if key not in _in_sql:
+        compiler = Query(None).get_compiler(connection=connection)
+        sql = str(compiler.compile(DatabaseNow())[0])
+        if connection.vendor == "mysql" and not settings.USE_TZ:
+            return sql  # it has the offset of this time of the year
+        _in_sql[key] = sql
+    return _in_sql[key]
+
+
+_in_sql: dict[tuple[str, bool], str] = {}  # compiling takes as long as a look-up
 
 
 def host_time() -> datetime:

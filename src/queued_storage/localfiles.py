@@ -4,6 +4,7 @@ import contextlib
 import errno
 import os
 import posixpath
+import secrets
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from types import TracebackType
@@ -11,12 +12,15 @@ from typing import Self
 
 from django.core.files import File
 from django.core.files.storage import FileSystemStorage, Storage
-from django.utils.crypto import get_random_string
 
 from .conf import settings
 
 UNFINISHED_PREFIX = ".queued-"
 MAX_NAMES = 100  # tries to find a free name for a file
+
+# What a storage has that does not do these in a way of its own
+_SAVE, _AVAILABLE = Storage.save, Storage.get_available_name
+_DELETE = FileSystemStorage.delete
 
 
 def unfinished_name(name: str) -> str:
@@ -25,7 +29,7 @@ def unfinished_name(name: str) -> str:
     extension = posixpath.splitext(file_name)[1]
     if len(extension.encode()) > 32:
         extension = ""
-    return posixpath.join(directory, f"{UNFINISHED_PREFIX}{get_random_string(16)}{extension}")
+    return posixpath.join(directory, f"{UNFINISHED_PREFIX}{secrets.token_hex(8)}{extension}")
 
 
 def is_unfinished(name: str) -> bool:
@@ -142,11 +146,13 @@ class _Draft(NewFile):
     def __init__(self, storage: Storage, name: str, content: File) -> None:
         self._storage = storage
         self._draft = unfinished_name(name)
+        self._path = ""
         self._name: str | None = None
         try:
-            self._draft = storage.save(self._draft, content)
-            _flush_file(storage, self._draft)
-            self._identity = os.stat(storage.path(self._draft))
+            self._draft = _write(storage, self._draft, content)
+            self._path = storage.path(self._draft)
+            _flush_file(self._path)
+            self._identity = os.stat(self._path)
             self.size = self._identity.st_size
         except BaseException:
             self._clean_up()
@@ -160,7 +166,7 @@ class _Draft(NewFile):
             self._name = self._draft
             _flush_directories(self._storage, self._name)
             return self._name
-        if not claim(self._storage, self._draft, name):
+        if not claim(self._storage, self._path, name):
             return None
         self._name = name
         return name
@@ -177,7 +183,7 @@ class _Draft(NewFile):
         aside = self._storage.path(unfinished_name(name))
         os.rename(self._storage.path(name), aside)
         if os.path.samestat(os.stat(aside), self._identity):
-            os.replace(aside, self._storage.path(self._draft))  # the same file: then both stay
+            os.replace(aside, self._path)  # the same file: then both stay
         else:
             _link(aside, self._storage.path(name))
         with contextlib.suppress(FileNotFoundError):
@@ -190,7 +196,12 @@ class _Draft(NewFile):
             return False
 
     def _clean_up(self) -> None:
-        if is_unfinished(self._draft):
+        if not is_unfinished(self._draft):
+            return
+        if self._path and type(self._storage).delete is _DELETE:
+            with contextlib.suppress(OSError):
+                os.unlink(self._path)
+        else:
             discard(self._storage, self._draft)
 
 
@@ -226,9 +237,17 @@ class _Direct(NewFile):
             self._storage.delete(self._name)
 
 
-def claim(storage: Storage, draft: str, name: str) -> bool:
-    """Make the finished ``draft`` visible as ``name`` too, unless there is such a file."""
-    if not _link(storage.path(draft), storage.path(name)):
+def _write(storage: Storage, draft: str, content: File) -> str:
+    """As ``storage.save()`` does, which looks first whether the name is free: a random one is."""
+    is_plain = type(storage).save is _SAVE and type(storage).get_available_name is _AVAILABLE
+    if is_plain and "save" not in vars(storage):
+        return str(storage._save(draft, content))  # type: ignore[attr-defined]
+    return storage.save(draft, content)
+
+
+def claim(storage: Storage, draft_path: str, name: str) -> bool:
+    """Make the finished draft visible as ``name`` too, unless there is such a file."""
+    if not _link(draft_path, storage.path(name)):
         return False
     try:
         _flush_directories(storage, name)
@@ -267,8 +286,9 @@ def _move(source: str, target: str) -> bool:
 def replace(storage: Storage, draft: str, name: str) -> None:
     """Let ``draft`` take the place of ``name``, at one instant where the storage has paths."""
     if has_paths(storage):
-        _flush_file(storage, draft)
-        os.replace(storage.path(draft), storage.path(name))
+        path = storage.path(draft)
+        _flush_file(path)
+        os.replace(path, storage.path(name))
         _flush_directories(storage, name)
         return
     storage.delete(name)
@@ -283,10 +303,10 @@ def discard(storage: Storage, name: str) -> None:
         storage.delete(name)
 
 
-def _flush_file(storage: Storage, name: str) -> None:
+def _flush_file(path: str) -> None:
     """Have the disk keep the bytes, where the setting asks for that."""
     if settings.fsync:
-        _flush(storage.path(name))
+        _flush(path)
 
 
 def _flush_directories(storage: Storage, name: str) -> None:

@@ -12,7 +12,7 @@ from typing import Any, cast
 from django.core.files import File
 from django.core.files.storage import Storage
 
-from . import addresses, localfiles, peers, readcache
+from . import addresses, downloads, localfiles, peers, readcache
 from .composition import ComposedStorage
 from .conf import settings
 from .exceptions import FileElsewhere, LocalFileMissing, TransferTimeout
@@ -100,7 +100,7 @@ class ReadableStorage(ComposedStorage):
             if entry is None:
                 with contextlib.suppress(FileNotFoundError):
                     return self.local.open(key, mode)
-                return self.remote.open(key, mode)
+                return downloads.opened(self.remote, key, mode)
             if (local_file := self._opened_locally(key, entry, mode)) is not None:
                 return local_file
             with contextlib.ExitStack() as unless_returned:
@@ -146,7 +146,8 @@ class ReadableStorage(ComposedStorage):
                 f"The local copy of {key!r}, which is the only one yet, is not on this machine."
             )
         try:
-            return self._cached(entry, mode) or self.remote.open(entry.remote_name, mode)
+            cached = self._cached(entry, mode)
+            return cached or downloads.opened(self.remote, entry.remote_name, mode)
         except Exception as error:
             return error
 

@@ -164,7 +164,8 @@ class QueuedStorage(ReadableStorage):
 
     def _other_name(self, name: str, max_length: int | None) -> str:
         other = self.get_available_name(name, max_length=max_length)
-        self._require_valid(other)
+        if other != name:
+            self._require_valid(other)
         return other
 
     def _announce(self, pk: int, name: str, host: str) -> None:

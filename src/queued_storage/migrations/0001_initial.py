@@ -93,9 +93,13 @@ class Migration(migrations.Migration):
                 ],
                 "default_permissions": ["view"],
                 "indexes": [
-                    models.Index(fields=["due_at"], name="queued_storage_due"),
                     models.Index(
-                        fields=["alias", "state", "transferred_at"], name="queued_storage_state"
+                        fields=["due_at", "alias", "host", "is_local", "id"],
+                        name="queued_storage_due",
+                    ),
+                    models.Index(
+                        fields=["alias", "state", "transferred_at", "saved_at", "size"],
+                        name="queued_storage_state",
                     ),
                 ],
                 "constraints": [

@@ -1,7 +1,7 @@
 """Tells the queues of all that is due."""
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 from ..aliases import storage_for
@@ -9,7 +9,8 @@ from ..exceptions import UnknownAlias
 from ..logs import logger
 from ..models import ledger
 
-BATCH = 1000  # rows in memory
+BATCH = 1000  # rows in memory, of very many
+FEW = 5000  # that are read at once, from the index of what is due
 
 
 def sweep(alias: str | None = None) -> int:
@@ -41,16 +42,25 @@ class Place(NamedTuple):
 
 def _due(alias: str | None) -> Iterator[tuple[Place, list[int]]]:
     """The due rows, each once, in batches of one place."""
-    rows = ledger().due().order_by("pk")
+    rows = ledger().due()
     if alias is not None:
-        rows = rows.filter(alias=alias)
+        rows = rows.whose([alias])
+    found = list(rows.order_by().values_list("pk", *Place._fields)[: FEW + 1])
+    if len(found) <= FEW:
+        yield from _by_place(found)
+        return
+    rows = rows.order_by("pk")
     last = 0
     while found := list(rows.filter(pk__gt=last).values_list("pk", *Place._fields)[:BATCH]):
         last = found[-1][0]
-        by_place = defaultdict(list)
-        for pk, *place in found:
-            by_place[Place(*place)].append(pk)
-        yield from by_place.items()
+        yield from _by_place(found)
+
+
+def _by_place(found: list[tuple[Any, ...]]) -> Iterable[tuple[Place, list[int]]]:
+    by_place = defaultdict(list)
+    for pk, *place in sorted(found):
+        by_place[Place(*place)].append(pk)
+    return by_place.items()
 
 
 def _hand_over(place: Place, pks: list[int]) -> int:

@@ -33,6 +33,9 @@ class Command(BaseCommand):
         status = verbs.add_parser("status", help="how many files are where, and what failed")
         status.add_argument("--json", action="store_true", help="for programs")
         status.add_argument(
+            "--exact", action="store_true", help="count all transferred files, however many"
+        )
+        status.add_argument(
             "--check",
             action="store_true",
             help="exit with 1 if files have failed or belong to no storage, or a limit is passed",
@@ -93,11 +96,11 @@ class Command(BaseCommand):
         getattr(self, f"_{options['verb'].replace('-', '_')}")(options)
 
     def _status(self, options: dict[str, Any]) -> None:
-        tallies = maintenance.tallies()
+        tallies = maintenance.tallies(exact=options["exact"])
         backlogs = maintenance.backlogs()
         failures = maintenance.last_failures()
         activity = maintenance.activity()
-        troubles = maintenance.troubles(options["max_failures"])
+        troubles = maintenance.troubles(options["max_failures"], tallies)
         troubles += maintenance.excesses(
             maintenance.Limits(age=options["max_age"], bytes=options["max_bytes"])
         )
@@ -126,9 +129,12 @@ class Command(BaseCommand):
         if not tallies:
             self.stdout.write("The ledger is empty.")
         for tally in tallies:
+            since = f"oldest {tally.oldest:{TIME}}"
+            if tally.is_cut:
+                since = "the newest of them; --exact counts all"
             self.stdout.write(
                 f"{tally.alias:<24} {tally.state:<12} {tally.files:>9} {_size(tally.bytes):>12}  "
-                f"oldest {tally.oldest:{TIME}}"
+                f"{since}"
             )
         for backlog in backlogs:
             overdue = f"  due since {backlog.overdue:{TIME}}" if backlog.overdue else ""

@@ -1,0 +1,43 @@
+"""The benchmarks' page against the run that it tells of."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from benchmarks import GROUPS, report
+from benchmarks.rows import Row
+
+pytestmark = pytest.mark.one_database
+
+
+def test_the_page_is_that_of_the_rows() -> None:
+    found = json.loads(report.ROWS.read_text())
+    assert report.PAGE.read_text() == report.page(found), "python -m benchmarks.report"
+
+
+def test_each_plot_of_the_page_is_there() -> None:
+    plots = re.findall(r"\((_static/[^)]+)\)", report.PAGE.read_text())
+    assert plots
+    for plot in plots:
+        assert (report.DOCS / plot).is_file(), plot
+
+
+def test_each_group_is_a_module() -> None:
+    place = Path(report.__file__).parent
+    for group in GROUPS:
+        assert "def rows(" in (place / f"{group}.py").read_text(), group
+
+
+@pytest.mark.parametrize(
+    ("goal", "is_at_most", "ratio", "is_met"),
+    [
+        (2, True, 2.0, True),
+        (2, True, 2.1, False),
+        (2, False, 2.0, True),
+        (2, False, 1.9, False),
+        (2, True, None, False),
+    ],
+)
+def test_a_goal_is_met(goal: float, is_at_most: bool, ratio: float | None, is_met: bool) -> None:
+    assert Row("key", "what", goal, is_at_most, ratio).is_met is is_met
