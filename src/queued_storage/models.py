@@ -412,14 +412,24 @@ class QueuedFileQuerySet(models.QuerySet["QueuedFile"]):
 
     def claim_due(self, limit: int, aliases: Collection[str]) -> "list[QueuedFile]":
         """Take up to ``limit`` due rows of ``aliases``, the longest due first."""
+        return self.due().filter(alias__in=aliases).order_by("due_at")._claim_first(limit)
+
+    def claim_all(self, pks: Collection[int]) -> "list[QueuedFile]":
+        """Take those of these rows that are due, and that nobody else is taking."""
+        return self.filter(pk__in=pks).order_by("pk")._claim_first(len(pks))
+
+    def _claim_first(self, limit: int) -> "list[QueuedFile]":
         token = new_token()
-        rows = self.due().workable_here().filter(alias__in=aliases).order_by("due_at")
+        rows = self.workable_here()
         if connections[self.db].features.has_select_for_update_skip_locked:
             with transaction.atomic(using=self.db):
                 pks = rows.select_for_update(skip_locked=True)._take_first(limit, token)
         else:  # the UPDATE tells who was first
             pks = rows._take_first(limit, token)
-        return list(self.filter(pk__in=pks, lease_token=token).order_by("pk")) if pks else []
+        if not pks:
+            return []
+        taken = self.model.objects.using(self.db).filter(pk__in=pks, lease_token=token)
+        return sorted(taken, key=lambda row: pks.index(row.pk))
 
     def _take_first(self, limit: int, token: str) -> list[int]:
         pks = list(self.values_list("pk", flat=True)[:limit])
@@ -511,14 +521,27 @@ class QueuedFileQuerySet(models.QuerySet["QueuedFile"]):
 
     def let_go(self, row: "QueuedFile") -> int:
         """End a void claim, so that what was asked for meanwhile need not wait for its end."""
+        return self.filter(pk=row.pk, lease_token=row.lease_token)._let_go()
+
+    def _let_go(self, **columns: Any) -> int:
         # TRANSFERRED and still claimed: the eviction is to follow.
         unfinished = [State.PENDING, State.TRANSFERRING, State.TRANSFERRED, State.DELETING]
         back = When(state=State.TRANSFERRING, then=Value(State.PENDING))
-        return self.filter(pk=row.pk, lease_token=row.lease_token).update(
+        return self.update(
+            **columns,
             due_at=Case(When(state__in=unfinished, then=DatabaseNow()), default=None),
             state=Case(back, default=F("state")),
             lease_token="",
         )
+
+    def give_back(self, rows: "Collection[QueuedFile]") -> int:
+        """End the claims on rows with which nobody has begun, as if there had been none."""
+        tokens = {row.lease_token for row in rows}
+        claimed = [State.TRANSFERRING, State.TRANSFERRED, State.DELETING]
+        counted = When(state__in=claimed, attempts__gt=0, then=F("attempts") - 1)
+        number = models.PositiveIntegerField()
+        claims = self.filter(pk__in=[row.pk for row in rows], lease_token__in=tokens)
+        return claims._let_go(attempts=Case(counted, default=F("attempts"), output_field=number))
 
     def purged(self, row: "QueuedFile") -> int:
         """Remove a tombstone: the name is free again."""
