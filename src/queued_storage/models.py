@@ -186,6 +186,7 @@ class QueuedFileQuerySet(models.QuerySet["QueuedFile"]):
             "alias": ("%s", alias),
             "name": ("%s", name),
             "remote_name": ("%s", remote_name),
+            "unconfirmed": ("%s", ""),
             "state": ("%s", str(state)),
             "task": ("%s", task),
             "is_local": ("%s", is_local),
@@ -468,13 +469,23 @@ class QueuedFileQuerySet(models.QuerySet["QueuedFile"]):
     def name_remote(self, row: "QueuedFile", remote_name: str) -> int:
         """Reserve the name on the remote, before a byte is sent to it."""
         return self.held_as(row).update(
-            remote_name=remote_name, due_at=seconds_from_now(settings.lease)
+            remote_name=remote_name, unconfirmed="", due_at=seconds_from_now(settings.lease)
+        )
+
+    def try_name(self, row: "QueuedFile", content: Content) -> int:
+        """Note that the file may lie under its own name, which was not reserved, before it is sent
+        there on the condition that nothing does."""
+        unconfirmed = f"{content.size} {content.checksum}"
+        return self.held_as(row).update(
+            unconfirmed=unconfirmed, due_at=seconds_from_now(settings.lease)
         )
 
     def name_written(self, row: "QueuedFile", remote_name: str) -> int:
         """Note what the remote called it, even if the file was deleted or has newer content by
         now: whoever works on it next must find what this claim has written."""
-        return self.filter(pk=row.pk, lease_token=row.lease_token).update(remote_name=remote_name)
+        return self.filter(pk=row.pk, lease_token=row.lease_token).update(
+            remote_name=remote_name, unconfirmed=""
+        )
 
     def promote(
         self, row: "QueuedFile", remote_name: str, content: Content, verified: str, *, evict: bool
@@ -483,6 +494,7 @@ class QueuedFileQuerySet(models.QuerySet["QueuedFile"]):
         return self.held_as(row).update(
             state=State.TRANSFERRED,
             remote_name=remote_name,
+            unconfirmed="",
             size=content.size,
             checksum=content.checksum,
             verified=verified,
@@ -602,6 +614,9 @@ class QueuedFile(models.Model):
     remote_name = models.CharField(
         _("name on the remote"), max_length=1024, blank=True
     )  # chosen by the first attempt; "" before it
+    unconfirmed = models.CharField(
+        _("sent without an answer"), max_length=150, blank=True
+    )  # "16 crc32:1a2b3c4d": what may lie on the remote under the file's own name
     state = models.CharField(_("state"), max_length=16, choices=State, default=State.PENDING)
     task = models.CharField(_("task"), max_length=255, blank=True)  # dotted path; for who reads it
     is_local = models.BooleanField(_("has a local copy"), default=True)
@@ -653,6 +668,12 @@ class QueuedFile(models.Model):
     def is_remote(self) -> bool:
         """Whether reads go to the remote."""
         return self.state == State.TRANSFERRED
+
+    @property
+    def remains(self) -> Content | None:
+        """What may lie on the remote under the file's own name, without being known to be ours."""
+        size, _space, checksum = self.unconfirmed.partition(" ")
+        return Content(int(size), checksum) if size else None
 
     @property
     def lease_expires_at(self) -> datetime | None:
