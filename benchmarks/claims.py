@@ -1,0 +1,122 @@
+"""How quickly workers take work from the ledger, and whether they share it evenly."""
+
+import multiprocessing
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import Any
+
+from .peers import why_missing
+from .project import configure, databases, queued_storage
+from .rows import Options, Row
+
+BATCH = 10
+GOALS = {"default": ("SQLite", 8000), "postgres": ("PostgreSQL", 3000)}
+WORKERS = 4
+EVEN = 0.5  # of the average share, for the one with the least
+
+
+def rows(options: Options) -> Iterator[Row]:
+    missing = why_missing("postgres")
+    configure(options.directory, postgres=not missing)
+    files = 200 if options.quick else 5_000
+    with databases() as found, ExitStack() as stack:
+        for database, (name, goal) in GOALS.items():
+            speed = share = None
+            details: dict[str, Any] = {}
+            if database in found:
+                stack.enter_context(
+                    queued_storage(DATABASE=None if database == "default" else database)
+                )
+                details, speed, share = _measure(database, files, 1 if options.quick else 2)
+            yield Row(
+                key=f"claims.{name}",
+                what=f"claims in batches of {BATCH}, {name}",
+                goal=goal,
+                is_at_most=False,
+                ratio=speed,
+                unit="rows/s",
+                details=details,
+                reason="" if speed else missing or "",
+            )
+            yield Row(
+                key=f"claims.shared.{name}",
+                what=f"the least that one of {WORKERS} workers gets of its even share, {name}",
+                goal=EVEN,
+                is_at_most=False,
+                ratio=share,
+                details={"claimed by each": details.get("claimed by each"), "files": files},
+                reason="" if share is not None else missing or "",
+            )
+
+
+def _measure(database: str, files: int, rounds: int) -> tuple[dict[str, Any], float, float]:
+    speeds = []
+    for _round in range(rounds):
+        _fill(database, files)
+        started = time.perf_counter()
+        claimed = _claim_all()
+        speeds.append(claimed / (time.perf_counter() - started))
+        assert claimed == files
+    _fill(database, files)
+    started = time.perf_counter()
+    shares = _claim_together()
+    seconds = time.perf_counter() - started
+    assert sum(shares) == files, "each file is claimed once"
+    details = {
+        "rows/s by one": round(sorted(speeds)[-1]),
+        f"rows/s by {WORKERS}": round(files / seconds),
+        "claimed by each": shares,
+    }
+    return details, details["rows/s by one"], round(min(shares) * WORKERS / files, 2)
+
+
+def _fill(database: str, files: int) -> None:
+    from django.db import connections
+    from django.utils import timezone
+
+    from queued_storage.models import QueuedFile
+
+    now = timezone.now()
+    rows = QueuedFile.objects.using(database)
+    rows.all().delete()
+    rows.bulk_create(
+        [
+            QueuedFile(alias="bench", name=f"{number}", saved_at=now, due_at=now)
+            for number in range(files)
+        ],
+        batch_size=500,
+    )
+    with connections[database].cursor() as cursor:
+        cursor.execute("ANALYZE")
+
+
+def _claim_all() -> int:
+    from queued_storage.models import ledger
+
+    count = 0
+    while claimed := ledger().claim_due(BATCH, ["bench"]):
+        count += len(claimed)
+    return count
+
+
+def _claim_together() -> list[int]:
+    """What each of several processes gets that begin at the same time."""
+    from django.db import connections
+
+    connections.close_all()
+    context = multiprocessing.get_context("fork")
+    together = context.Barrier(WORKERS)
+    counts = context.Queue()
+
+    def work() -> None:
+        together.wait()
+        counts.put(_claim_all())
+
+    workers = [context.Process(target=work) for _number in range(WORKERS)]
+    for worker in workers:
+        worker.start()
+    shares = sorted(counts.get(timeout=300) for _worker in workers)
+    for worker in workers:
+        worker.join()
+    return shares

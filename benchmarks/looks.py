@@ -1,0 +1,196 @@
+"""What it costs to ask for addresses."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+from uuid import uuid4
+
+from .peers import why_missing
+from .project import configure, databases, queued_storage
+from .rows import Options, Row, by_turns
+
+PAGE = 100
+SIGNED = {  # an address is computed, and no server asked
+    "bucket_name": "bench",
+    "access_key": "key",
+    "secret_key": "secret",
+    "region_name": "us-east-1",
+}
+
+
+def rows(options: Options) -> Iterator[Row]:
+    caches = {"default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}}
+    if not why_missing("redis"):
+        from tests.services import url
+
+        caches["redis"] = {
+            "BACKEND": "django.core.cache.backends.redis.RedisCache",
+            "LOCATION": url("redis"),
+            "KEY_PREFIX": f"bench-{uuid4().hex}",
+        }
+    configure(options.directory, CACHES=caches)
+    with databases():
+        looks = Looks(options)
+        yield looks.local()
+        yield from looks.transferred()
+        yield from looks.page()
+
+
+class Looks:
+    def __init__(self, options: Options) -> None:
+        from django.core.cache import caches
+        from django.core.files.base import ContentFile
+        from django.core.files.storage import FileSystemStorage
+        from storages.backends.s3 import S3Storage
+
+        from queued_storage.backends import QueuedStorage
+        from queued_storage.models import QueuedFile, State
+
+        self.options = options
+        self.ledger = QueuedFile.objects
+        self.caches = caches
+        place = options.directory
+        self.disk = FileSystemStorage(place / "local", base_url="/media/")
+        self.signed = S3Storage(**SIGNED)
+        self.domain = S3Storage(**SIGNED, custom_domain="cdn.example")
+        self.storages = {
+            "signed": QueuedStorage(self.disk, self.signed, alias="signed"),
+            "domain": QueuedStorage(self.disk, self.domain, alias="domain"),
+        }
+        for storage in self.storages.values():
+            for number in range(PAGE):
+                storage.save(f"some/{number}.bin", ContentFile(b"x"))
+        self.local_names = [
+            self.storages["domain"].save(f"local/{number}.bin", ContentFile(b"x"))
+            for number in range(PAGE)
+        ]
+        for alias in self.storages:
+            self._promote(alias, str(State.TRANSFERRED))
+
+    def _promote(self, alias: str, state: str) -> None:
+        from django.db.models import F
+
+        rows = self.ledger.filter(alias=alias, name__startswith="some/")
+        rows.update(state=state, remote_name=F("name"), due_at=None)
+
+    def names_of(self, alias: str) -> list[str]:
+        rows = self.ledger.filter(alias=alias, name__startswith="some/").order_by("pk")
+        return list(rows.values_list("name", flat=True))
+
+    def look_up(self, alias: str, name: str) -> Any:
+        """What a project without this package would have to ask."""
+        return self.ledger.filter(alias=alias, name=name).values_list("state", "remote_name").get()
+
+    def local(self) -> Row:
+        storage = self.storages["domain"]
+        names = self.local_names
+
+        def plain(number: int) -> None:
+            name = names[number % PAGE]
+            self.disk.url(name)
+            self.look_up("domain", name)
+
+        def ask_nothing(number: int) -> None:
+            self.disk.url(names[number % PAGE])
+
+        def queued(number: int) -> None:
+            storage.url(names[number % PAGE])
+
+        rounds = self.options.rounds(1000)
+        found = by_turns({"plain": plain, "queued": queued, "url alone": ask_nothing}, rounds)
+        with queued_storage(CACHE=None):
+            without = by_turns({"queued": queued}, rounds)
+        return Row(
+            key="looks.local",
+            what="url() of a file that is local",
+            goal=2,
+            is_at_most=True,
+            ratio=round(found["queued"] / found["plain"], 2),
+            details={
+                "against": "FileSystemStorage.url() and a look-up by the ORM, SQLite",
+                **micro(found),
+                "without a cache, µs": round(without["queued"] * 1e6, 1),
+            },
+        )
+
+    def transferred(self) -> Iterator[Row]:
+        """In the cache already, and against the same cache."""
+        for cache_name, label in (("default", "in the process"), ("redis", "Redis")):
+            for alias, remote in (("signed", self.signed), ("domain", self.domain)):
+                goes = "signed by S3Storage" if alias == "signed" else "of S3Storage's domain"
+                found = None
+                if cache_name in self.caches.settings:
+                    with queued_storage(CACHE=cache_name):
+                        found = self._transferred_row(alias, remote, self.caches[cache_name])
+                yield Row(
+                    key=f"looks.transferred.{alias}.{cache_name}",
+                    what=f"url() of a transferred file, {goes}, cache: {label}",
+                    goal=1.3,
+                    is_at_most=True,
+                    ratio=found and round(found["queued"] / found["plain"], 2),
+                    details={"against": "a get() of the cache and S3Storage.url()"}
+                    | (micro(found) if found else {}),
+                    reason="" if found else "Redis does not answer",
+                )
+
+    def _transferred_row(self, alias: str, remote: Any, cache: Any) -> dict[str, float]:
+        storage, names = self.storages[alias], self.names_of(alias)
+        for name in names:
+            storage.url(name)
+            cache.set(f"plain-{name}", name, 3600)
+
+        def plain(number: int) -> None:
+            name = names[number % PAGE]
+            remote.url(cache.get(f"plain-{name}"))
+
+        def queued(number: int) -> None:
+            storage.url(names[number % PAGE])
+
+        return by_turns({"plain": plain, "queued": queued}, self.options.rounds(500))
+
+    def page(self) -> Iterator[Row]:
+        for cache_name, label in (
+            (None, "no cache"),
+            ("default", "cache in the process"),
+            ("redis", "cache: Redis"),
+        ):
+            found: dict[str, Any] | None = None
+            if cache_name is None or cache_name in self.caches.settings:
+                with queued_storage(CACHE=cache_name):
+                    found = self._page()
+            yield Row(
+                key=f"looks.page.{cache_name or 'none'}",
+                what=f"urls() of a page with 100 transferred files, {label}: beyond the remote's",
+                goal=3,
+                is_at_most=True,
+                ratio=found and found.pop("more"),
+                unit="ms",
+                details=found or {},
+                reason="" if found else "Redis does not answer",
+            )
+
+    def _page(self) -> dict[str, Any]:
+        from django.db import connection
+        from django.test.utils import CaptureQueriesContext
+
+        storage, names = self.storages["signed"], self.names_of("signed")
+        for name in names:
+            storage.url(name)  # into the cache
+        storage.urls(names)
+        with CaptureQueriesContext(connection) as captured:
+            storage.urls(names)
+        works: dict[str, Callable[[int], object]] = {
+            "remote": lambda number: [self.signed.url(name) for name in names],
+            "urls()": lambda number: storage.urls(names),
+            "url() of each": lambda number: [storage.url(name) for name in names],
+        }
+        found = by_turns(works, self.options.rounds(30))
+        assert len(captured) <= 1, "a page takes one query at most"
+        return {
+            "more": round((found["urls()"] - found["remote"]) * 1000, 2),
+            "queries": len(captured),
+            **{f"{name}, ms": round(value * 1000, 2) for name, value in found.items()},
+        }
+
+
+def micro(found: dict[str, float]) -> dict[str, float]:
+    return {f"{name}, µs": round(value * 1e6, 1) for name, value in found.items()}

@@ -1,0 +1,104 @@
+"""Draws what the docs show of a run."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("svg")
+matplotlib.rcParams["svg.hashsalt"] = "benchmarks"  # the same rows make the same file
+matplotlib.rcParams["svg.fonttype"] = "none"
+
+from matplotlib import pyplot  # noqa: E402  # the back end comes first
+
+Rows = Mapping[str, Mapping[str, Any]]
+
+
+def draw(rows: Rows, place: Path) -> None:
+    """Draw what these rows have the figures for."""
+    for name, plot in PLOTS.items():
+        figure, axes = pyplot.subplots(figsize=(7, 3.6), layout="constrained")
+        try:
+            plot(rows, axes)
+            figure.savefig(place / f"benchmark-{name}.svg", metadata={"Date": None})
+        except KeyError:
+            continue  # the group did not run
+        finally:
+            pyplot.close(figure)
+
+
+def _details(rows: Rows, key: str) -> Mapping[str, Any]:
+    details: Mapping[str, Any] = rows[key]["details"]
+    if rows[key]["ratio"] is None:
+        raise KeyError(key)
+    return details
+
+
+def _saves(rows: Rows, axes: Any) -> None:
+    sizes = _details(rows, "saves.large")["by size"]
+    for name, label in (("plain", "FileSystemStorage and INSERT"), ("queued", "QueuedStorage")):
+        axes.plot(list(sizes), [size[name] for size in sizes.values()], "o-", label=label)
+    axes.set(title="A save by size, SQLite", ylabel="ms", yscale="log")
+    axes.legend()
+
+
+def _looks(rows: Rows, axes: Any) -> None:
+    local = _details(rows, "looks.local")
+    bars = {
+        "FileSystemStorage": local["url alone, µs"],
+        "local, cache": local["queued, µs"],
+        "local, no cache": local["without a cache, µs"],
+    }
+    for alias, cache in (("domain", "default"), ("signed", "default"), ("signed", "redis")):
+        details = rows[f"looks.transferred.{alias}.{cache}"]["details"]
+        if "queued, µs" in details:
+            where = {"default": "in process", "redis": "Redis"}[cache]
+            bars[f"{alias}, {where}"] = details["queued, µs"]
+    axes.barh(list(bars), list(bars.values()))
+    axes.set(title="url() of one file", xlabel="µs")
+    axes.invert_yaxis()
+
+
+def _page(rows: Rows, axes: Any) -> None:
+    bars: dict[str, float] = {}
+    for cache, label in (("none", "no cache"), ("default", "in process"), ("redis", "Redis")):
+        details = rows[f"looks.page.{cache}"]["details"]
+        for name in ("urls()", "url() of each"):
+            if f"{name}, ms" in details:
+                bars[f"{name}, {label}"] = details[f"{name}, ms"]
+        if cache == "none":
+            bars = {"S3Storage.url() of each": details["remote, ms"], **bars}
+    axes.barh(list(bars), list(bars.values()))
+    axes.set(title="A page with 100 transferred files, signed addresses", xlabel="ms")
+    axes.invert_yaxis()
+
+
+def _reading(rows: Rows, axes: Any) -> None:
+    memory = _details(rows, "reading.memory")["MiB"]
+    axes.barh(list(memory), list(memory.values()))
+    axes.set(title="Memory for reading 1 GB back", xlabel="MiB")
+    axes.invert_yaxis()
+
+
+def _passes(field: str, label: str) -> Callable[[Rows, Any], None]:
+    def plot(rows: Rows, axes: Any) -> None:
+        for database in ("SQLite", "PostgreSQL"):
+            for name in ("sweep", "status"):
+                series = rows[f"passes.{name}.{database}"]["details"][field]
+                sizes = [max(int(size), 1) for size in series]
+                axes.plot(sizes, list(series.values()), "o-", label=f"{name}, {database}")
+        axes.set(title="Passes over the ledger", xlabel=label, ylabel="ms", xscale="log")
+        axes.legend()
+
+    return plot
+
+
+PLOTS: dict[str, Callable[[Rows, Any], None]] = {
+    "saves": _saves,
+    "looks": _looks,
+    "page": _page,
+    "reading": _reading,
+    "growth": _passes("by files, ms", "files, of which 1,000 are due"),
+    "pending": _passes("by due files, ms", "due files"),
+}

@@ -1,0 +1,84 @@
+"""The Django project that a group works in."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+import django
+from django.conf import settings
+
+from tests import services
+
+
+def configure(directory: Path, postgres: bool = False, **changes: Any) -> None:
+    """Set Django up with a database in ``directory``, and maybe PostgreSQL beside it."""
+    databases: dict[str, Any] = {"default": _sqlite(directory)}
+    if postgres:
+        databases["postgres"] = _postgres()
+    values: dict[str, Any] = {
+        "INSTALLED_APPS": ["queued_storage"],
+        "SECRET_KEY": "benchmark",
+        "USE_TZ": True,
+        "DATABASES": databases,
+        "QUEUED_STORAGE": {"QUEUE": "queued_storage.queues.dummy.DummyQueue"},
+    }
+    settings.configure(**values | changes)
+    django.setup()
+
+
+def _sqlite(directory: Path) -> dict[str, Any]:
+    return {
+        "ENGINE": "django.db.backends.sqlite3",
+        "NAME": str(directory / "db.sqlite3"),
+        "OPTIONS": {
+            "transaction_mode": "IMMEDIATE",
+            "timeout": 20,
+            "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL",
+        },
+        "TEST": {"NAME": str(directory / "db.sqlite3")},
+    }
+
+
+def _postgres() -> dict[str, Any]:
+    address = services.address("postgres")
+    return {
+        "ENGINE": "django.db.backends.postgresql",
+        "NAME": "postgres",
+        "HOST": address.hostname,
+        "PORT": address.port,
+        "USER": unquote(address.username or ""),
+        "PASSWORD": unquote(address.password or ""),
+        "CONN_MAX_AGE": None,
+        "TEST": {"NAME": f"bench_queued_storage_{os.getpid()}"},
+    }
+
+
+@contextlib.contextmanager
+def databases() -> Iterator[list[str]]:
+    """The tables in every database, which go afterwards."""
+    from django.db import connections
+
+    for alias in connections:
+        connections[alias].creation.create_test_db(verbosity=0, autoclobber=True)
+    try:
+        yield list(connections)
+    finally:
+        for alias in connections:
+            connections[alias].creation.destroy_test_db("postgres", verbosity=0)
+
+
+@contextlib.contextmanager
+def queued_storage(**changes: Any) -> Iterator[None]:
+    """These values of QUEUED_STORAGE for the block: at once, as ``override_settings`` is not."""
+    from queued_storage import conf
+
+    values: Any = conf.settings.values
+    before = {key: values[key] for key in changes}
+    values.update(changes)
+    try:
+        yield
+    finally:
+        values.update(before)
