@@ -91,16 +91,27 @@ docs: $(STAMP)
 	@if [ -f docs/conf.py ]; then $(BIN)/python -m sphinx -W --keep-going -q docs docs/_build/html; \
 	else echo "No docs/conf.py, no docs to build."; fi
 
-# SQLite comes last, so that the coverage report under its tests is that of all databases.
+# DATABASES='mariadb sqlite' chooses; the last of them runs also what is for one database only, and the coverage report
+# under its tests is that of all.
+# With ONCE_MORE=1, as in CI, what failed runs again, alone: a machine that is busy with other things can make any
+# time-out too short. Who fails twice has failed; who does not is in the output with its traceback.
 pytest: $(STAMP)
 	@$(BIN)/coverage erase
-	@databases=$$($(BIN)/python -m tests.services databases) || exit 1; \
+	@databases="$(DATABASES)"; \
+	[ -n "$$databases" ] || databases=$$($(BIN)/python -m tests.services databases) || exit 1; \
+	last=$${databases##* }; \
 	for database in $$databases; do \
 		report=; marked='not one_database'; \
-		if [ $$database = sqlite ]; then report=term; marked=; fi; \
+		if [ $$database = $$last ]; then report=term; marked=; fi; \
+		export QUEUED_STORAGE_TEST_DATABASE=$$database; \
 		echo "== pytest on $$database, $(DJANGO)"; \
-		QUEUED_STORAGE_TEST_DATABASE=$$database $(BIN)/python -m pytest -n $(WORKERS) \
-			-m "$$marked" --cov --cov-append --cov-report=$$report $(PYTEST_ARGS) || exit 1; \
+		$(BIN)/python -m pytest -n $(WORKERS) -m "$$marked" \
+			--cov --cov-append --cov-report=$$report $(PYTEST_ARGS) || { \
+			[ -n "$(ONCE_MORE)" ] || exit 1; \
+			echo "== once more, alone, what failed on $$database, $(DJANGO)"; \
+			$(BIN)/python -m pytest --last-failed --last-failed-no-failures none -x -m "$$marked" \
+				--cov --cov-append --cov-report=$$report $(PYTEST_ARGS); \
+		} || exit 1; \
 	done
 
 long: export QUEUED_STORAGE_TEST_MODEL_EXAMPLES ?= 2000

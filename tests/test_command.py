@@ -10,6 +10,7 @@ import pytest
 from django.core.files.base import ContentFile
 from django.core.files.storage import storages
 from django.core.management import CommandError, call_command
+from django.db import connection
 from pytest_django import Settings
 
 from queued_storage.backends import QueuedStorage
@@ -75,6 +76,35 @@ def test_sweep_tells_the_queue(storage: Any) -> None:
     assert run("sweep") == "1 files were due.\n"
     assert len(storage.queue.messages) == 1
     assert run("sweep", "--storage", "other") == "0 files were due.\n"
+
+
+def test_sweep_only_counts(storage: Any) -> None:
+    storage.save("a.txt", ContentFile(b"abc"))
+    storage.queue.messages.clear()
+    assert run("sweep", "--dry-run") == "1 files are due.\n"
+    assert run("sweep", "--dry-run", "--storage", "other") == "0 files are due.\n"
+    assert storage.queue.messages == []
+
+
+def test_transfer_only_says_what_it_would_do(storage: Any) -> None:
+    name = storage.save("a.txt", ContentFile(b"abc"))
+    assert "(default): pending; it would be transferred." in run("transfer", name, "--dry-run")
+    assert not storages["far"].exists(name)
+    assert storage.queued_file(name).attempts == 0
+    run("transfer", name)
+    assert "(default): transferred; it stays as it is." in run("transfer", name, "--dry-run")
+
+
+def test_without_a_table_it_says_what_to_do() -> None:
+    with connection.schema_editor() as editor:
+        editor.delete_model(QueuedFile)
+    try:
+        for verb in (["status"], ["worker", "--until-empty"], ["evict", "--all"]):
+            with pytest.raises(CommandError, match=r"'default' has no table.*manage\.py migrate'"):
+                run(*verb)
+    finally:
+        with connection.schema_editor() as editor:
+            editor.create_model(QueuedFile)
 
 
 def test_transfer_moves_one_file_here_and_now(storage: Any) -> None:

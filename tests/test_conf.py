@@ -1,4 +1,5 @@
 import socket
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ BASE = {"QUEUE": "queued_storage.queues.dummy.DummyQueue"}
 GOOD = {
     "QUEUE": ["queued_storage.queues.immediate.ImmediateQueue", {"BACKEND": "x"}, object()],
     "RETRIES": [0, 9],
-    "RETRY_DELAY": [1, 0.5],
+    "RETRY_DELAY": [1, 0.5, 0],
     "RETRY_MAX_DELAY": [7, 0.1],
     "LEASE": [5, 0.25],
     "STALL_TIMEOUT": [30, 1.5],
@@ -31,12 +32,24 @@ GOOD = {
     "ELSEWHERE": ["wait", "fetch"],
     "ELSEWHERE_TIMEOUT": [1, 2.5],
     "HOST_URLS": [{"web-1": "http://10.0.0.1:8000/queued/"}, {"a": "https://a.example/"}],
+    "ADDRESS_AGE": [60, 0.5],
+    "PERMISSION": ["site.may_have", callable],
+    "SENDFILE": [
+        {"HEADER": "X-Sendfile"},
+        {"HEADER": "X-Accel-Redirect", "ROOT": "/protected/"},
+        {"HEADER": "X-Accel-Redirect", "ROOT": "/protected/{alias}/"},
+        {"HEADER": "X-Accel-Redirect", "ROOT": "/"},
+    ],
+    "READ_CACHE": [
+        {"LOCATION": "/var/cache/files", "MAX_BYTES": 0},
+        {"LOCATION": Path("/var/cache/files"), "MAX_BYTES": 10**10},
+    ],
 }
 SECONDS = [0, -1, "60", None, True, float("nan"), float("inf")]
 BAD = {
     "QUEUE": ["", None],
     "RETRIES": [-1, 1.5, "5", None, True],
-    "RETRY_DELAY": SECONDS,
+    "RETRY_DELAY": [bad for bad in SECONDS if bad != 0],
     "RETRY_MAX_DELAY": SECONDS,
     "LEASE": SECONDS,
     "STALL_TIMEOUT": SECONDS,
@@ -60,10 +73,33 @@ BAD = {
         {1: "http://web-1/"},
         {"web-1": None},
     ],
+    "ADDRESS_AGE": SECONDS,
+    "PERMISSION": ["", "hook", 1, True],
+    "SENDFILE": [
+        "X-Sendfile",
+        {},
+        {"HEADER": "X-Other"},
+        {"HEADER": "X-Sendfile", "ROOT": "/"},
+        {"HEADER": "X-Accel-Redirect"},
+        {"HEADER": "X-Accel-Redirect", "ROOT": "protected/"},
+        {"HEADER": "X-Accel-Redirect", "ROOT": "/protected"},
+        {"HEADER": "X-Accel-Redirect", "ROOT": "/protected\r\nA: b/"},
+        {"HEADER": "X-Sendfile", "OTHER": 1},
+    ],
+    "READ_CACHE": [
+        "/var/cache/files",
+        {},
+        {"LOCATION": "/var/cache/files"},
+        {"LOCATION": "cache", "MAX_BYTES": 1},
+        {"LOCATION": None, "MAX_BYTES": 1},
+        {"LOCATION": "/var/cache/files", "MAX_BYTES": -1},
+        {"LOCATION": "/var/cache/files", "MAX_BYTES": "1"},
+        {"LOCATION": "/var/cache/files", "MAX_BYTES": 1, "AGE": 1},
+    ],
 }
 FLAT = {
     "QUEUED_STORAGE_RETRIES": ("RETRIES", 9, -1),
-    "QUEUED_STORAGE_RETRY_DELAY": ("RETRY_DELAY", 9, "9"),
+    "QUEUED_STORAGE_RETRY_DELAY": ("RETRY_DELAY", 0, "9"),
     "QUEUED_STORAGE_CACHE_PREFIX": ("CACHE_PREFIX", "flat", ""),
     "QUEUED_STORAGE_CACHE_KEY": ("CACHE_PREFIX", "flat", 9),
 }

@@ -17,6 +17,7 @@ QUEUED_STORAGE_TEST_MODEL_EXAMPLES is the number of runs of up to 50 steps each.
 """
 
 import contextlib
+import gc
 import math
 import os
 import shutil
@@ -749,3 +750,4 @@ def test_all_that_a_user_may_see(settings: Settings, monkeypatch: pytest.MonkeyP
     with stage() as pool:
         Model.bench = Bench(pool)
         run_state_machine_as_test(Model, settings=PROFILE)
+    gc.collect()  # what was not closed is complained of here, not in the next test

@@ -50,6 +50,7 @@ QUESTIONS: dict[str, Callable[[Any, str], Any]] = {
     "url": lambda storage, name: storage.url(name),
     "urls": lambda storage, name: storage.urls([name, "unknown.txt"]),
     "url of an unknown name": lambda storage, name: storage.url("unknown.txt"),
+    "stable_url": lambda storage, name: storage.stable_url(name),
     "size": lambda storage, name: storage.size(name),
     "open": lambda storage, name: read(storage, name),
     "path": lambda storage, name: storage.path(name),
@@ -86,6 +87,30 @@ def test_the_remote_is_not_asked_for_a_file_that_only_it_has(question: str) -> N
     FileSystemStorage.delete(storage.local, name)
     QUESTIONS[question](storage, name)
     assert storage.remote.calls == {}
+
+
+ADDRESSES = ["direct", "signed", "stable"]
+
+
+@pytest.mark.parametrize("addresses", ADDRESSES)
+@pytest.mark.parametrize("mode", [Mode.REFUSE, Mode.HANG, Mode.STATUS_500])
+def test_an_address_of_an_s3_that_is_away(
+    s3_proxy_options: dict[str, Any], s3_proxy: FaultProxy, addresses: str, mode: Mode, client: Any
+) -> None:
+    """Before the transfer it gives the file, after it the address there."""
+    storage = make(remote=S3Storage(**s3_proxy_options), addresses=addresses)
+    name = storage.save("known.txt", file())
+    s3_proxy.mode = mode
+    before = [client.get(storage.stable_url(name, expire)) for expire in (None, 60)]
+    assert [answer.getvalue() for answer in before] == [b"bytes"] * 2
+    s3_proxy.mode = Mode.OK
+    storage.queue.deliver()
+    s3_proxy.requests.clear()
+    s3_proxy.mode = mode
+    for expire in (None, 60):
+        answer = client.get(storage.stable_url(name, expire))
+        assert "X-Amz-Signature=" in answer.headers["Location"]
+    assert s3_proxy.requests == []
 
 
 def test_a_transaction_with_all_of_it() -> None:

@@ -2,6 +2,7 @@ import logging
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from django.core.files.storage import InMemoryStorage
@@ -10,9 +11,10 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 from pytest_django import Settings
 
-from queued_storage import steering
+from queued_storage import steering, transfers
 from queued_storage.exceptions import LeaseLost
 from queued_storage.models import State, ledger
+from queued_storage.reconciliation import reconcile
 from queued_storage.signals import file_evicted
 from queued_storage.steering import Finding, Kind, Step
 from queued_storage.streams import PiecewiseFile
@@ -294,7 +296,7 @@ def test_an_eviction_whose_process_died_is_finished_after_another_look() -> None
     storage = make()
     name = transferred(storage)
     pk = row(storage, name).pk
-    assert ledger().claim_settled(pk)
+    assert ledger().claim_settled(pk, evicts=True)
     far = Path(storage.remote.path(name))
     far.rename(far.with_name("aside"))
     make_due(storage, name)
@@ -304,6 +306,50 @@ def test_an_eviction_whose_process_died_is_finished_after_another_look() -> None
     make_due(storage, name)
     assert run(pk) is None
     assert on_disk() == []
+
+
+def test_an_eviction_that_is_retried_is_one_still() -> None:
+    storage = make()
+    name = transferred(storage)
+    pk = row(storage, name).pk
+    assert ledger().claim_settled(pk, evicts=True)
+    far = Path(storage.remote.path(name))
+    far.rename(far.with_name("aside"))
+    make_due(storage, name)
+    assert isinstance(run(pk), FileNotFoundError)
+    far.with_name("aside").rename(far)
+    assert steering.retry(files(storage)) == 1
+    assert run(pk) is None
+    assert on_disk() == []
+
+
+def test_an_eviction_whose_worker_is_stopped_is_one_still(monkeypatch: pytest.MonkeyPatch) -> None:
+    storage = make(task=TransferAndDelete)
+    name = storage.save("a.txt", file())
+    pk = row(storage, name).pk
+    with monkeypatch.context() as patch:
+        patch.setattr(transfers, "free_local", Mock(side_effect=SystemExit))
+        with pytest.raises(SystemExit):
+            run(pk)
+    assert row(storage, name).state == State.TRANSFERRED
+    assert run(pk) is None
+    assert on_disk() == []
+
+
+def test_a_repair_whose_process_died_frees_no_local_copy() -> None:
+    storage = make()
+    name = transferred(storage)
+    Path(storage.remote.path(name)).write_bytes(b"wrong")  # of the same size
+    assert ledger().claim_settled(row(storage, name).pk)
+    make_due(storage, name)
+    assert run(row(storage, name).pk) is None
+    assert on_disk() == [name]
+    found = row(storage, name)
+    assert (found.is_local, found.due_at, found.lease_token) == (True, None, "")
+    [(_finding, error)] = reconcile(files(storage), ["different-remote"], content=True)
+    assert error == ""
+    assert storage.queue.deliver() == {}
+    assert read(storage.remote, name) == b"bytes"
 
 
 def test_another_host_s_copy_is_left_alone(settings: Settings) -> None:

@@ -23,14 +23,14 @@ from django.core.files.storage import (
     storages,
 )
 from django.core.files.uploadedfile import SimpleUploadedFile, TemporaryUploadedFile
-from django.db import connection, connections, transaction
+from django.db import DatabaseError, connection, connections, transaction
 from django.db.migrations.serializer import serializer_factory
 from django.test import override_settings
 from django.utils import timezone
 from django.utils.module_loading import import_string
 from pytest_django import Settings
 
-from queued_storage import transfers
+from queued_storage import steering, transfers
 from queued_storage.backends import QueuedStorage
 from queued_storage.exceptions import (
     LocalFileMissing,
@@ -38,7 +38,7 @@ from queued_storage.exceptions import (
     TransferError,
     TransferTimeout,
 )
-from queued_storage.models import QueuedFile, State, ledger
+from queued_storage.models import QueuedFile, QueuedFileQuerySet, State, ledger
 from queued_storage.queues.dummy import DummyQueue
 from queued_storage.queues.immediate import ImmediateQueue
 from queued_storage.tasks import TransferAndDelete
@@ -1170,6 +1170,62 @@ def test_a_storage_survives_copying(storage: Any) -> None:
     twin = copy.deepcopy(QueuedStorage("disk", "far", alias="copied"))
     name = twin.save("a.txt", file())
     assert read(twin, name) == b"bytes"
+
+
+@pytest.mark.parametrize("is_local", [True, False])
+def test_a_file_is_closed_if_the_ledger_is_lost_while_it_is_opened(
+    monkeypatch: pytest.MonkeyPatch, is_local: bool
+) -> None:
+    opened = []
+
+    def open_and_lose_the_ledger(name: str, mode: str = "rb") -> File:
+        opened.append(side.__class__.open(side, name, mode))
+        monkeypatch.setattr(QueuedFileQuerySet, "entry", away)
+        return opened[0]
+
+    def away(*args: Any) -> None:
+        raise DatabaseError("away")
+
+    storage = make(task=None if is_local else TransferAndDelete)
+    name = storage.save("a.txt", file())
+    drain()
+    side = storage.local if is_local else storage.remote
+    monkeypatch.setattr(side, "open", open_and_lose_the_ledger)
+    with pytest.raises(DatabaseError):
+        storage.open(name)
+    assert opened[0].closed
+
+
+class Compressing(FileSystemStorage):
+    def _save(self, name: str, content: Any) -> str:
+        return super()._save(name, ContentFile(zlib.compress(content.read())))
+
+    def _open(self, name: str, mode: str = "rb") -> File:
+        with super()._open(name) as packed:
+            return ContentFile(zlib.decompress(packed.read()), name)
+
+
+class Trimming(FileSystemStorage):
+    def _save(self, name: str, content: Any) -> str:
+        return super()._save(name, ContentFile(content.read().strip()))
+
+
+@pytest.mark.parametrize(("changing", "expected"), [(Compressing, b" x" * 50), (Trimming, b"x")])
+@pytest.mark.parametrize("is_temporary_file", [True, False])
+def test_a_local_storage_that_changes_what_it_is_given(
+    tmp_path: Path, changing: Any, expected: bytes, is_temporary_file: bool
+) -> None:
+    storage: Any = make(local=changing(tmp_path))
+    content = expected + b" " * (expected == b"x")
+    with TemporaryUploadedFile("a.txt", "text/plain", len(content), None) as upload:
+        upload.write(content)
+        upload.seek(0)
+        name = storage.save("a.txt", upload if is_temporary_file else ContentFile(content))
+    assert row(storage, name).checksum == checksum(expected)
+    storage.queue.deliver()
+    assert storage.using_remote(name), row(storage, name).last_error
+    assert read(storage, name) == read(storage.remote, name) == expected
+    assert list(steering.verify(ledger())) == []
 
 
 def test_an_open_django_file_is_saved(storage: Any, tmp_path: Path) -> None:

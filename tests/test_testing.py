@@ -13,7 +13,7 @@ from django.test import TestCase
 from pytest_django import Settings
 
 from queued_storage.backends import QueuedStorage
-from queued_storage.exceptions import TransferTimeout, VerificationError
+from queued_storage.exceptions import TransferError, TransferTimeout, VerificationError
 from queued_storage.models import QueuedFile, State
 from queued_storage.testing import Fault, FaultyStorage, drain
 from tests.testapp.models import Document
@@ -48,6 +48,16 @@ class Drain(TestCase):
         assert storages["default"].using_remote(document.file.name)
         with storages["far"].open(document.file.name) as file:
             assert file.read() == CONTENT
+
+    def test_answers_what_a_transfer_came_to(self) -> None:
+        storage = storages["default"]
+        document = Document.objects.create(file=ContentFile(CONTENT, "a.txt"))
+        result = storage.transfer(document.file.name)
+        with pytest.raises(TransferError, match="committed"):
+            result.get()
+        drain()
+        assert result.get() is True
+        assert storage.result.get() is True
 
     def test_carries_out_a_delete(self) -> None:
         document = Document.objects.create(file=ContentFile(CONTENT, "a.txt"))

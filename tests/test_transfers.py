@@ -1054,6 +1054,41 @@ def test_a_late_removal_of_the_local_copy_spares_the_next_file_of_that_name() ->
     assert read(storage, name) == b"new"
 
 
+class StrictStorage(ScriptedStorage):
+    """Cannot delete what is not there, and says so in its own way, as Dropbox's."""
+
+    def delete(self, name: str) -> None:
+        if not self.exists(name):
+            raise LookupError(name)
+        super().delete(name)
+
+
+def test_a_remote_that_cannot_delete_what_is_not_there() -> None:
+    storage = make(remote=StrictStorage())
+    first, second = (storage.save(name, file()) for name in ("a.txt", "b.txt"))
+    for name in (first, second):
+        storage.remote.before["_save"] = raise_connection_error
+        assert isinstance(retry(storage, name), ConnectionError)
+        assert row(storage, name).remote_name == name
+
+    assert retry(storage, first) is None
+    assert read(storage.remote, first) == b"bytes"
+    storage.delete(second)
+    storage.queue.deliver()
+    assert storage.queued_file(second) is None
+
+    storage.delete(first)
+    storage.remote.before["delete"] = raise_connection_error
+    storage.queue.deliver()
+    assert storage.queued_file(first) is not None  # it is there still
+    assert retry(storage, first) is None
+    assert on_disk("far") == []
+
+
+def raise_connection_error(name: str) -> None:
+    raise ConnectionError("The remote is away.")
+
+
 def test_an_error_of_the_local_delete_is_raised_and_made_up_for() -> None:
     def fail(name: str) -> None:
         raise PermissionError("not yours")

@@ -3,10 +3,12 @@
 import hashlib
 import json
 import re
+import sys
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from inspect import Parameter, signature
+from types import FrameType
 from typing import Any, ClassVar, cast
 from urllib.parse import urlsplit
 
@@ -44,7 +46,20 @@ class AliasedStorage(Storage):
             )
         self._given_alias = alias
         self._alias: str | None = None
-        AliasedStorage._instances.add(self)
+        self._is_historical = _is_made_by_a_migration()
+        if not self._is_historical:
+            AliasedStorage._instances.add(self)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy has the same name, though it is not the object that stands in ``STORAGES``."""
+        with suppress(ImproperlyConfigured):
+            return self.__dict__ | {"_given_alias": self.alias, "_alias": None}
+        return self.__dict__
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        if not self._is_historical:
+            AliasedStorage._instances.add(self)
 
     def configuration(self) -> Any:
         """What makes this storage another one than its neighbour, as JSON takes it."""
@@ -73,7 +88,8 @@ class AliasedStorage(Storage):
         if self._alias is None:
             _require_app()
             alias = self._given_alias or _key_of(self) or f"inline-{self.fingerprint()}"
-            _register(alias, self)
+            if not self._is_historical:
+                _register(alias, self)
             self._alias = alias
         return self._alias
 
@@ -88,8 +104,8 @@ def keeps_its_key(cls: Any) -> Any:
 
     def deconstruct(self: AliasedStorage) -> tuple[str, Sequence[Any], dict[str, Any]]:
         path, args, options = plain(self)
-        key = None if self._given_alias else _key_of(self)
-        if key and _takes_alias(type(self)):
+        key = self._given_alias or _key_of(self)
+        if key and "alias" not in options and _takes_alias(type(self)):
             options = {**options, "alias": key}
         return path, args, options
 
@@ -100,6 +116,20 @@ def keeps_its_key(cls: Any) -> Any:
 def _takes_alias(cls: Any) -> bool:
     parameters = signature(cls.__init__).parameters.values()
     return any(each.name == "alias" or each.kind is Parameter.VAR_KEYWORD for each in parameters)
+
+
+def _is_made_by_a_migration() -> bool:
+    """Whether the body of a class ``Migration`` is being run.
+
+    A field in it has the options of its time. Its storage must not take the alias of the one that
+    the model has today: ``test`` and ``runserver`` import the migrations, too.
+    """
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code.co_name == "Migration" and "__qualname__" in frame.f_locals:
+            return True
+        frame = frame.f_back
+    return False
 
 
 class _Inline:
@@ -138,11 +168,13 @@ def _find(alias: str) -> AliasedStorage:
     for storage in configured_storages():
         if storage.alias == alias:
             return storage
-    if alias in _inline.alive:
-        return _inline.alive[alias]
+    if inline := _inline.alive.get(alias):
+        return inline
     for unused in living_storages():
         if unused._alias is None and unused.alias == alias:
             return unused
+    if alias in storages.backends:
+        _require_made(alias)
     raise UnknownAlias(
         f"No storage with the alias {alias!r} is known here. Name it in STORAGES, "
         f"or see to it that the module which makes it is imported by every worker."
@@ -156,7 +188,7 @@ def known_storages(*, strict: bool = False) -> list[AliasedStorage]:
     raised, if ``strict``.
     """
     found = {}
-    for storage in [*living_storages(), *configured_storages()]:
+    for storage in [*living_storages(), *configured_storages(strict=strict)]:
         try:
             found[storage.alias] = storage
         except ImproperlyConfigured as error:
@@ -173,12 +205,30 @@ def living_storages() -> list[AliasedStorage]:
             return list(AliasedStorage._instances)
 
 
-def configured_storages() -> Iterator[AliasedStorage]:
-    """Those of ``STORAGES``, looked up anew each time, for ``override_settings``."""
+def configured_storages(*, strict: bool = False) -> Iterator[AliasedStorage]:
+    """Those of ``STORAGES``, looked up anew each time, for ``override_settings``.
+
+    One that cannot be made is left out, so that the others go on; or the error is raised, if
+    ``strict``.
+    """
     for key in _configured_keys():
-        storage = storages[key]
+        try:
+            storage = storages[key]
+        except Exception:
+            if strict:
+                raise
+            continue
         if isinstance(storage, AliasedStorage):
             yield storage
+
+
+def _require_made(key: str) -> None:
+    try:
+        _ = storages[key]
+    except Exception as error:
+        raise UnknownAlias(
+            f"STORAGES[{key!r}] cannot be made ({type(error).__name__}). Run 'manage.py check'."
+        ) from error
 
 
 def _configured_keys() -> Iterator[str]:
@@ -195,7 +245,11 @@ def _configured_keys() -> Iterator[str]:
 
 
 def _key_of(storage: AliasedStorage) -> str | None:
-    return next((key for key in _configured_keys() if storages[key] is storage), None)
+    for key in _configured_keys():
+        with suppress(Exception):  # of a neighbour that cannot be made
+            if storages[key] is storage:
+                return key
+    return None
 
 
 def _require_app() -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from django.apps import apps
@@ -12,17 +13,23 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.files.storage import FileSystemStorage
 from django.db import router
 from django.db.models import FileField
+from django.urls import NoReverseMatch, reverse
 from django.utils.module_loading import import_string
 
+from .addresses import VIEW
 from .aliases import AliasedStorage, describe, known_storages
 from .composition import ComposedStorage
 from .conf import settings
+from .expiry import signs
 from .models import ledger_database
 from .queues.dummy import DummyQueue
 from .queues.threads import ThreadQueue
 from .routes import is_per_process
 
 DOCS = "See the docs, under 'System checks'."
+WITHOUT_STORAGES = (
+    "django-storages is not installed. For S3, run: pip install 'django-queued-storage[s3]'"
+)
 
 Check = Callable[..., Iterator[CheckMessage]]
 
@@ -93,7 +100,10 @@ def _side_problem(storage: ComposedStorage, side: str) -> str:
     if isinstance(path, str) and path.startswith("storages."):
         # Importing a cloud library takes long; whether it is there shows without.
         module = path.rpartition(".")[0]
-        return "" if _is_importable(module) else f"{side}={path!r} cannot be imported."
+        if _is_importable(module):
+            return ""
+        advice = "" if _is_importable("storages") else f" {WITHOUT_STORAGES}"
+        return f"{side}={path!r} cannot be imported.{advice}"
     try:
         getattr(storage, side)
     except Exception as error:
@@ -178,6 +188,41 @@ def hosts_have_addresses() -> Iterator[CheckMessage]:
 
 
 @check
+def addresses_lead_somewhere() -> Iterator[CheckMessage]:
+    wanted = [storage for storage in _storages() if storage.addresses != "direct"]
+    if not wanted or not hasattr(django_settings, "ROOT_URLCONF"):  # a worker may have none
+        return
+    try:
+        reverse(VIEW, kwargs={"alias": "alias", "name": "name"})
+    except NoReverseMatch:
+        for storage in wanted:
+            yield Error(
+                f"{storage.alias}: addresses is {storage.addresses!r}, but the URLconf does not "
+                f"include 'queued_storage.urls'.",
+                hint="Add path('queued/', include('queued_storage.urls')) to your URLconf.",
+                obj=storage,
+                id="queued_storage.E010",
+            )
+
+
+@check
+def permission_can_be_asked() -> Iterator[CheckMessage]:
+    if not isinstance(settings.permission, str):
+        return
+    try:
+        is_callable = callable(import_string(settings.permission))
+    except ImportError:
+        is_callable = False
+    if not is_callable:
+        yield Error(
+            f"QUEUED_STORAGE['PERMISSION'] is {settings.permission!r}, which is no function that "
+            f"can be imported, so every request for a file would fail.",
+            hint="Give the dotted path of a function that takes the request and the row.",
+            id="queued_storage.E011",
+        )
+
+
+@check
 def cache_is_shared() -> Iterator[CheckMessage]:
     if settings.cache not in django_settings.CACHES:
         return
@@ -244,3 +289,50 @@ def hosts_have_queues() -> Iterator[CheckMessage]:
                 obj=storage,
                 id="queued_storage.W004",
             )
+
+
+@check
+def local_is_as_private_as_the_remote() -> Iterator[CheckMessage]:
+    for storage in _storages():
+        is_wanted = storage.addresses != "direct" or storage.is_direct_by_choice
+        if is_wanted or django_settings.DEBUG or not _has_public_addresses(storage):
+            continue
+        if signs(*storage.specification("remote")):
+            yield Warning(
+                f"{storage.alias}: the remote signs its addresses, but until a file is there it "
+                f"is at the local storage's, which are not signed.",
+                hint="Set addresses='signed'; or 'direct', if all files are public. "
+                "See the docs, under 'Private files'.",
+                obj=storage,
+                id="queued_storage.W005",
+            )
+
+
+def _has_public_addresses(storage: ComposedStorage) -> bool:
+    if _side_problem(storage, "local"):
+        return False
+    local = storage.local
+    return isinstance(local, FileSystemStorage) and local.base_url not in {None, "", "/"}
+
+
+@check
+def private_files_are_not_among_public_ones() -> Iterator[CheckMessage]:
+    for storage in _storages():
+        if storage.addresses == "signed" and _is_in_media_root(storage):
+            yield Warning(
+                f"{storage.alias}: its addresses are signed, but its local files are in "
+                f"MEDIA_ROOT, which the web server may give to everybody.",
+                hint="Give the local storage a location outside of MEDIA_ROOT.",
+                obj=storage,
+                id="queued_storage.W006",
+            )
+
+
+def _is_in_media_root(storage: ComposedStorage) -> bool:
+    if not django_settings.MEDIA_ROOT or _side_problem(storage, "local"):
+        return False
+    local = storage.local
+    root = Path(django_settings.MEDIA_ROOT).resolve()
+    if not isinstance(local, FileSystemStorage):
+        return False
+    return Path(local.location).resolve().is_relative_to(root)

@@ -23,6 +23,8 @@ from .uploaders import Uploader, uploader_for
 
 DEFAULT_TASK = "queued_storage.tasks.Transfer"
 
+WAYS = ("direct", "signed", "stable", "proxied")  # to make addresses
+
 # Dotted paths of django-storages' past, and what stands there today
 RENAMED = {
     "storages.backends.s3boto.S3BotoStorage": "storages.backends.s3.S3Storage",
@@ -52,6 +54,7 @@ class ComposedStorage(AliasedStorage):
         "queue",
         "uploader",
         "unknown",
+        "addresses",
     )
     _class_options: ClassVar[dict[str, Any]] = {}
 
@@ -77,6 +80,9 @@ class ComposedStorage(AliasedStorage):
             raise ImproperlyConfigured(
                 f"unknown={self._options['unknown']!r}: give 'ask' or 'absent'."
             )
+        if (addresses := self._options.get("addresses", WAYS[0])) not in WAYS:
+            known = ", ".join(map(repr, WAYS))
+            raise ImproperlyConfigured(f"addresses={addresses!r}: give one of {known}.")
         self._made: dict[str, Storage] = {}
         super().__init__(self._options.get("alias"))
 
@@ -137,6 +143,20 @@ class ComposedStorage(AliasedStorage):
     def asks_for_unknown(self) -> bool:
         """Whether ``exists`` asks the remote for a name that only it may know."""
         return bool(self._options.get("unknown", "ask") == "ask")
+
+    @option
+    def addresses(self) -> str:
+        """What ``url`` gives: one of ``WAYS``."""
+        return str(self._options.get("addresses", WAYS[0]))
+
+    @property
+    def has_stable_addresses(self) -> bool:
+        """Whether the project serves the files to whoever knows their names."""
+        return self.addresses in {"stable", "proxied"}
+
+    @property
+    def is_direct_by_choice(self) -> bool:
+        return bool(self._options.get("addresses") == "direct")
 
     @option
     def task(self) -> Transfer:

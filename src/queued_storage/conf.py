@@ -2,6 +2,7 @@
 
 import difflib
 import math
+import os
 import re
 import socket
 from collections.abc import Callable, Mapping
@@ -20,6 +21,10 @@ HOST_MAX_LENGTH = 255  # as the ledger's column
 def _positive(value: Any) -> str:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     return "" if is_number and 0 < value < math.inf else "a number of seconds above 0"
+
+
+def _pause(value: Any) -> str:
+    return "" if value == 0 and not _count(value) else _positive(value) and "0 or seconds above it"
 
 
 def _count(value: Any) -> str:
@@ -59,6 +64,36 @@ def _flag(value: Any) -> str:
     return "" if isinstance(value, bool) else "True or False"
 
 
+def _sendfile(value: Any) -> str:
+    if value is None:
+        return ""
+    is_dict = isinstance(value, Mapping) and set(value) <= {"HEADER", "ROOT"}
+    header, root = (value.get("HEADER"), value.get("ROOT")) if is_dict else (None, None)
+    if header == "X-Sendfile" and root is None:
+        return ""
+    is_place = isinstance(root, str) and re.fullmatch(r"/(?:[!-~]*/)?", root)
+    if header == "X-Accel-Redirect" and is_place:
+        return ""
+    return (
+        "None, {'HEADER': 'X-Sendfile'}, or {'HEADER': 'X-Accel-Redirect', 'ROOT': …} with the "
+        "path of an internal location, from '/' to '/'"
+    )
+
+
+def _callable(value: Any) -> str:
+    is_path = isinstance(value, str) and "." in value
+    return "" if value is None or is_path or callable(value) else "a dotted path, or None"
+
+
+def _read_cache(value: Any) -> str:
+    if value is None:
+        return ""
+    is_dict = isinstance(value, Mapping) and set(value) == {"LOCATION", "MAX_BYTES"}
+    if is_dict and os.path.isabs(str(value["LOCATION"])) and not _count(value["MAX_BYTES"]):
+        return ""
+    return "None, or a dict with LOCATION, an absolute path, and MAX_BYTES, a whole number"
+
+
 def _anything(value: Any) -> str:
     return "" if value else "a dotted path, a dict with BACKEND, a class or an object"
 
@@ -75,7 +110,7 @@ class Option:
 OPTIONS: dict[str, Option] = {
     "QUEUE": Option("queued_storage.queues.threads.ThreadQueue", _anything),
     "RETRIES": Option(5, _count, ("QUEUED_STORAGE_RETRIES",)),
-    "RETRY_DELAY": Option(60, _positive, ("QUEUED_STORAGE_RETRY_DELAY",)),
+    "RETRY_DELAY": Option(60, _pause, ("QUEUED_STORAGE_RETRY_DELAY",)),
     "RETRY_MAX_DELAY": Option(3600, _positive),
     "LEASE": Option(60, _positive),
     "STALL_TIMEOUT": Option(600, _positive),
@@ -94,6 +129,10 @@ OPTIONS: dict[str, Option] = {
     "ELSEWHERE": Option("error", _one_of(ELSEWHERE_WAYS)),
     "ELSEWHERE_TIMEOUT": Option(10, _positive),
     "HOST_URLS": Option({}, _urls),
+    "ADDRESS_AGE": Option(3600, _positive),
+    "PERMISSION": Option(None, _callable),
+    "SENDFILE": Option(None, _sendfile),
+    "READ_CACHE": Option(None, _read_cache),
 }
 
 
@@ -191,6 +230,24 @@ class Settings:
     def host_urls(self) -> Mapping[str, str]:
         urls: Mapping[str, str] = self.values["HOST_URLS"]
         return urls
+
+    @property
+    def address_age(self) -> float:
+        return float(self.values["ADDRESS_AGE"])
+
+    @property
+    def permission(self) -> Any:
+        return self.values["PERMISSION"]
+
+    @property
+    def sendfile(self) -> Mapping[str, str] | None:
+        way: Mapping[str, str] | None = self.values["SENDFILE"]
+        return way
+
+    @property
+    def read_cache(self) -> Mapping[str, Any] | None:
+        place: Mapping[str, Any] | None = self.values["READ_CACHE"]
+        return place
 
 
 def _read() -> dict[str, Any]:

@@ -37,6 +37,14 @@ def has_paths(storage: Storage) -> bool:
     return isinstance(storage, FileSystemStorage)
 
 
+def moves_files(storage: Storage) -> bool:
+    """Whether an uploaded temporary file becomes the stored one by a mere move, as it is."""
+    methods = ("_save", "_open")
+    return has_paths(storage) and all(
+        getattr(type(storage), method) is getattr(FileSystemStorage, method) for method in methods
+    )
+
+
 def is_directory(storage: Storage, name: str) -> bool:
     return has_paths(storage) and os.path.isdir(storage.path(name))
 
@@ -78,6 +86,8 @@ class NewFile(ABC):
 
     A block that ends with an exception leaves nothing behind.
     """
+
+    size: int | None = None  # bytes on the disk, where there is one
 
     @abstractmethod
     def take(self, name: str) -> str | None:
@@ -137,6 +147,7 @@ class _Draft(NewFile):
             self._draft = storage.save(self._draft, content)
             _flush_file(storage, self._draft)
             self._identity = os.stat(storage.path(self._draft))
+            self.size = self._identity.st_size
         except BaseException:
             self._clean_up()
             raise

@@ -266,8 +266,11 @@ class QueuedFileQuerySet(models.QuerySet["QueuedFile"]):
     def retry(self) -> int:
         """Make these due, with all their retries before them."""
         back = When(state=State.FAILED, then=Value(State.PENDING))
+        is_eviction = When(state=State.TRANSFERRED, then=Value(1))
         return self.retriable().update(
-            due_at=_when_nobody_holds_it(), state=Case(back, default=F("state")), attempts=0
+            due_at=_when_nobody_holds_it(),
+            attempts=Case(is_eviction, default=Value(0)),
+            state=Case(back, default=F("state")),
         )
 
     def cancellable(self) -> Self:
@@ -305,12 +308,20 @@ class QueuedFileQuerySet(models.QuerySet["QueuedFile"]):
         """Turn a row into a tombstone, unless anything has happened to it."""
         return self.held_as(row).filter(is_local=row.is_local).bury()
 
-    def claim_settled(self, pk: int) -> "QueuedFile | None":
-        """Take a transferred file of which nothing is due, to evict or restore it. If its holder
-        dies, the row falls due as any other."""
+    def claim_settled(self, pk: int, *, evicts: bool = False) -> "QueuedFile | None":
+        """Take a transferred file of which nothing is due, to evict, restore or repair it.
+
+        If its holder dies, the row falls due as any other; an eviction is then finished. Its
+        attempts are never below 1, by which it is told from the rest: see ``is_abandoned``.
+        """
         token = new_token()
         settled = self.filter(pk=pk, state=State.TRANSFERRED, due_at=None)
-        if not settled.update(due_at=seconds_from_now(settings.lease), lease_token=token, sent=0):
+        if not settled.update(
+            due_at=seconds_from_now(settings.lease),
+            attempts=1 if evicts else 0,
+            lease_token=token,
+            sent=0,
+        ):
             return None
         return self.filter(pk=pk, lease_token=token).first()
 
@@ -674,6 +685,12 @@ class QueuedFile(models.Model):
         """What may lie on the remote under the file's own name, without being known to be ours."""
         size, _space, checksum = self.unconfirmed.partition(" ")
         return Content(int(size), checksum) if size else None
+
+    @property
+    def is_abandoned(self) -> bool:
+        """Of a transferred file that was just claimed: whether somebody died over it who was not
+        about to free the local copy. It may be the only good one."""
+        return self.attempts <= 1
 
     @property
     def lease_expires_at(self) -> datetime | None:

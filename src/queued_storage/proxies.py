@@ -168,7 +168,7 @@ class RemoteProxy(StorageProxy):
         self._note(reserved)
         self._uploader.forget_unfinished(reserved)
         if not self._uploader.replaces:
-            self.storage.delete(reserved)
+            self._uploader.remove(reserved)
 
     def _send_new(self, outgoing: MeasuredFile) -> str:
         """Reserve a name, and send the file there, unless the very same bytes are there already.

@@ -1,24 +1,27 @@
 """Answers questions about files: what the ledger knows first, then the local storage."""
 
 import contextlib
+import io
 import os
 import posixpath
 import tempfile
 from collections.abc import Iterable, Iterator
 from datetime import datetime
-from typing import Any
+from typing import Any, cast
 
 from django.core.files import File
 from django.core.files.storage import Storage
 
-from . import localfiles, peers
+from . import addresses, localfiles, peers, readcache
 from .composition import ComposedStorage
 from .conf import settings
 from .exceptions import FileElsewhere, LocalFileMissing, TransferTimeout
+from .expiry import lifetime_of
 from .models import Entry, QueuedFile, State, ledger
 from .names import Name, can_be_recorded, tidy
 from .results import wait_until
 from .routes import Routes
+from .uploaders import Uploader
 
 BULK = 500  # names in one query
 
@@ -100,16 +103,18 @@ class ReadableStorage(ComposedStorage):
                 return self.remote.open(key, mode)
             if (local_file := self._opened_locally(key, entry, mode)) is not None:
                 return local_file
-            opened = self._opened_remotely(key, entry, mode)
-            # It may have been transferred and evicted between the two looks. Or it has newer
-            # content, and the remote is just being given it.
-            entry, before = ledger().latest_entry(self.alias, key), entry
-            if entry == before:
-                if isinstance(opened, Exception):
-                    raise opened
-                return opened
-            if not isinstance(opened, Exception):
-                opened.close()
+            with contextlib.ExitStack() as unless_returned:
+                opened = self._opened_remotely(key, entry, mode)
+                if not isinstance(opened, Exception):
+                    unless_returned.callback(opened.close)
+                # It may have been transferred and evicted between the two looks. Or it has newer
+                # content, and the remote is just being given it.
+                entry, before = ledger().latest_entry(self.alias, key), entry
+                if entry == before:
+                    unless_returned.pop_all()
+                    if isinstance(opened, Exception):
+                        raise opened
+                    return opened
             if entry is None:
                 raise FileNotFoundError(f"{key!r} was deleted.")
 
@@ -122,10 +127,12 @@ class ReadableStorage(ComposedStorage):
             opened: File = self.local.open(key, mode)
         except FileNotFoundError:
             return None
-        if self._is_still_local(key, entry):
-            return opened
-        opened.close()
-        return None
+        with contextlib.ExitStack() as unless_returned:
+            unless_returned.callback(opened.close)
+            if not self._is_still_local(key, entry):
+                return None
+            unless_returned.pop_all()
+        return opened
 
     def _is_still_local(self, key: str, entry: Entry) -> bool:
         now = self._entry(key)
@@ -139,9 +146,20 @@ class ReadableStorage(ComposedStorage):
                 f"The local copy of {key!r}, which is the only one yet, is not on this machine."
             )
         try:
-            return self.remote.open(entry.remote_name, mode)
+            return self._cached(entry, mode) or self.remote.open(entry.remote_name, mode)
         except Exception as error:
             return error
+
+    def _cached(self, entry: Entry, mode: str) -> File | None:
+        """The copy in the read cache, which is filled on the way; None without a cache."""
+        row = ledger().filter(pk=entry.pk).first() if settings.read_cache else None
+        if row is None or not row.is_remote:
+            return None
+        uploader: Uploader = self.uploader
+        copy = readcache.opened(row, lambda: uploader.read_back(row.remote_name))
+        if copy is None or "b" in mode:
+            return copy
+        return File(cast(Any, io.TextIOWrapper(cast(Any, copy.file), "utf-8")), copy.name)
 
     def _opened_elsewhere(self, key: str, entry: Entry, mode: str) -> File | Exception:
         """What ``ELSEWHERE`` says to do for a file whose only copy is on another host's disk."""
@@ -208,16 +226,38 @@ class ReadableStorage(ComposedStorage):
         return path
 
     def url(self, name: str | None, **kwargs: Any) -> str:
-        """The address of the file where reads of it go now; makes no call to the remote."""
+        """The address of the file where reads of it go now, or the stable one where the option
+        ``addresses`` says so; makes no call to the remote."""
         key = tidy(name or "")
+        if self.has_stable_addresses and can_be_recorded(key):
+            return self.stable_url(key, kwargs.get("expire"))
         storage, stored_name = self._route(key, self._settled_entry(key))
-        # Some storages take more, say S3Storage an expiry; only they are given it.
-        extra = kwargs if storage is self.remote else {}
-        return storage.url(stored_name, **extra)
+        return self._url_on(storage, stored_name, **kwargs)
+
+    def stable_url(self, name: Name, expire: float | None = None) -> str:
+        """An address that stays the same while the file moves; it needs ``queued_storage.urls``.
+
+        It is signed if it ends, after ``expire`` seconds, and if the project does not serve the
+        files of this storage to everybody.
+        """
+        if expire is None and self.has_stable_addresses:
+            return addresses.public(self.alias, tidy(name))
+        return addresses.signed(self.alias, tidy(name), expire)
+
+    def _url_on(self, storage: Storage, name: str, **kwargs: Any) -> str:
+        if storage is self.remote:
+            # Some storages take more, say S3Storage an expiry; only they are given it.
+            return storage.url(name, **kwargs)
+        if self.addresses != "signed" or not can_be_recorded(name):
+            return storage.url(name)
+        lifetime = kwargs.get("expire") or lifetime_of(self.remote) or settings.address_age
+        return addresses.signed(self.alias, name, lifetime)
 
     def urls(self, names: Iterable[Name]) -> dict[str, str]:
         """The addresses of many files, by name, with one look-up for all of them."""
         keys = {str(name): tidy(name) for name in names}
+        if self.has_stable_addresses:
+            return {name: self.url(key) for name, key in keys.items()}
         known = {key for key in keys.values() if can_be_recorded(key)}
         found: dict[str, Entry | str] = dict(self._routes.remote_names(known))
         asked = sorted(known - set(found))
@@ -226,7 +266,7 @@ class ReadableStorage(ComposedStorage):
         urls = {}
         for name, key in keys.items():
             storage, stored_name = self._route(key, found.get(key))
-            urls[name] = storage.url(stored_name)
+            urls[name] = self._url_on(storage, stored_name)
         return urls
 
     @contextlib.contextmanager
@@ -234,15 +274,13 @@ class ReadableStorage(ComposedStorage):
         """A real path on this machine for the block, to be read only.
 
         It stays readable if the local copy is freed meanwhile; a file that is only on the remote
-        is fetched to a temporary file.
+        is fetched to a temporary file, or to the read cache.
         """
         key = tidy(name)
-        with self.open(key) as file, tempfile.TemporaryDirectory(prefix="queued-storage-") as place:
+        with self.open(key) as file, _directory_for(file) as place:
             path = os.path.join(place, posixpath.basename(key))
             try:
-                if not _may_be_local(self._entry(key)):
-                    raise NotImplementedError
-                os.link(os.path.realpath(self.local.path(key)), path)
+                os.link(self._path_to_link(key, file), path)
                 if not os.path.samestat(os.stat(path), os.fstat(file.fileno())):
                     os.unlink(path)  # freed since, and the name is tried by another file
                     raise NotImplementedError
@@ -251,6 +289,13 @@ class ReadableStorage(ComposedStorage):
                     for chunk in file.chunks():
                         copy.write(chunk)
             yield path
+
+    def _path_to_link(self, key: str, file: File) -> str:
+        if isinstance(file, readcache.Copy):
+            return str(file.path)
+        if not _may_be_local(self._entry(key)):
+            raise NotImplementedError
+        return os.path.realpath(self.local.path(key))
 
     def listdir(self, path: Name) -> tuple[list[str], list[str]]:
         """Directories and files of both sides; asks the remote."""
@@ -297,3 +342,12 @@ def _may_be_local(entry: Entry | None) -> bool:
     """Whether a local file of the name is this file's. The name of an evicted one may be tried by
     a new file, for the instant until the ledger refuses it; or for good, if its process died."""
     return entry is None or entry.is_here
+
+
+def _directory_for(file: File) -> tempfile.TemporaryDirectory[str]:
+    """A directory to link an open file in: links do not lead from one file system to another."""
+    if isinstance(file, readcache.Copy):
+        return tempfile.TemporaryDirectory(
+            prefix=readcache.IN_USE_PREFIX, dir=file.path.parent, ignore_cleanup_errors=True
+        )
+    return tempfile.TemporaryDirectory(prefix="queued-storage-")

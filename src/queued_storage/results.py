@@ -61,7 +61,8 @@ class TransferResult:
         ``TransferError`` with the reason; with ``propagate=False`` the answer is False instead.
         ``TransferTimeout``, a ``TimeoutError``, is raised after ``timeout`` seconds.
         """
-        if not self._queued and transaction.get_connection(ledger_database()).in_atomic_block:
+        in_transaction = transaction.get_connection(ledger_database()).in_atomic_block
+        if in_transaction and not self._queued and not self.ready():
             raise TransferError(
                 "The transfer starts when the transaction is committed; ask for it after that."
             )

@@ -141,16 +141,16 @@ def _each(rows: QueuedFileQuerySet, errand: Errand, tell: Tell, until: Callable[
     for row in (row for batch in rows.in_batches(BATCH) for row in batch):
         if until():
             break
-        error = run_errand(row.pk, errand)
+        error = run_errand(row.pk, errand, evicts=errand is _evict)
         count += error is None
         tell(Step(1, row.size, error or "", str(row)))
     return count
 
 
-def run_errand(pk: int, errand: Errand) -> str | None:
+def run_errand(pk: int, errand: Errand, *, evicts: bool = False) -> str | None:
     """Do something with a transferred file, under a claim; returns why it was in vain, which is
     written to the row, too, or None."""
-    row = ledger().claim_settled(pk)
+    row = ledger().claim_settled(pk, evicts=evicts)
     if row is None:
         return "It was changed meanwhile."
     with leases.keep(row) as lease:
@@ -355,7 +355,7 @@ class _Look:
             return self._finding("local", Kind.EXTRA, details) if is_there else None
         if not is_there:
             return self._finding("local", Kind.MISSING, f"It was saved on {row.host!r}.")
-        if (size := local.size(row.name)) != row.size:
+        if (size := local.size(row.name)) != row.size and not is_copy(self.storage, row):
             return self._different("local", f"{size} bytes", f"{row.size}")
         if self.content and row.checksum:
             with local.open(row.name) as file:

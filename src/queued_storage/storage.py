@@ -23,7 +23,7 @@ from .queues.wakeup import wake
 from .reading import ReadableStorage
 from .results import TransferResult, last_results, wait_until
 from .spans import span
-from .streams import MeasuredFile
+from .streams import MeasuredFile, checksum_of
 from .writing import WritableFile, is_for_writing
 
 
@@ -51,6 +51,7 @@ class QueuedStorage(ReadableStorage):
         queue: Any = None,
         uploader: str | None = None,
         unknown: Literal["ask", "absent"] | None = None,
+        addresses: Literal["direct", "signed", "stable", "proxied"] | None = None,
     ) -> None:
         super().__init__(
             local=local,
@@ -64,6 +65,7 @@ class QueuedStorage(ReadableStorage):
             queue=queue,
             uploader=uploader,
             unknown=unknown,
+            addresses=addresses,
         )
 
     def __repr__(self) -> str:
@@ -131,7 +133,8 @@ class QueuedStorage(ReadableStorage):
         ledger refuses."""
         name = self._other_name(name, max_length)
         measured = MeasuredFile(content, name)
-        is_movable = hasattr(content, "temporary_file_path")  # then it is moved, not read
+        # Then it is moved, not read.
+        is_movable = hasattr(content, "temporary_file_path") and localfiles.moves_files(self.local)
         source = content if is_movable else measured
         with localfiles.new_file(self.local, name, source) as file:
             for _try in range(localfiles.MAX_NAMES):
@@ -140,11 +143,19 @@ class QueuedStorage(ReadableStorage):
                     details = measured.content
                     if is_movable:
                         details = replace(details, size=self.local.size(name), checksum="")
+                    elif file.size not in {None, details.size}:
+                        details = self._as_read_back(name, details)
                     pk = self._record(name, details)
                     if pk is not None:
                         return name, pk
                 name = self._other_name(name, max_length)
             raise FileExistsError(f"No free name was found for {name!r}.")
+
+    def _as_read_back(self, name: str, content: Content) -> Content:
+        """What readers get from a local storage that changes what it is given."""
+        with self.local.open(name) as file:
+            found = checksum_of(file.chunks())
+        return replace(content, size=found.size, checksum=str(found))
 
     def _record(self, name: str, content: Content) -> int | None:
         kind = content.content_type or mimetypes.guess_type(name)[0] or ""

@@ -1,6 +1,5 @@
 """The life of one file after it was saved: attempt, eviction, purge."""
 
-import contextlib
 import random
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +9,7 @@ from django.core.files.storage import Storage
 from django.db import transaction
 from django.dispatch import Signal
 
-from . import leases
+from . import leases, readcache
 from .aliases import storage_for
 from .conf import settings
 from .exceptions import (
@@ -88,7 +87,7 @@ class _Work:
             return error if self._fail(error) else self._follow_up()
         except (SystemExit, KeyboardInterrupt, GeneratorExit):
             # The process is told to end: no fault of the file.
-            ledger().postpone(self.row, 0, "The worker was stopped.", count=False)
+            ledger().postpone(self.row, 0, "The worker was stopped.", count=self.evicts)
             raise
         except BaseException as limit:  # an engine's: a try like any other, but the last for now
             if not self._fail(limit):
@@ -127,7 +126,7 @@ class _Work:
                 f"The local copy of {self.row.name!r} is not there "
                 f"(saved on {self.row.host}). Put it back, then retry."
             )
-        self._require("bytes", local.size(self.row.name), self.row.size)
+        self._require_unchanged(local)
         try:
             self._carry(local, remote)
         except BaseException:
@@ -155,6 +154,18 @@ class _Work:
             )
         if self.row.checksum:
             self._require("the checksum", sent.checksum, self.row.checksum)
+
+    def _require_unchanged(self, local: LocalProxy) -> None:
+        size = local.size(self.row.name)
+        # A storage that compresses or encrypts may give another size than it has bytes to read.
+        if size == self.row.size or (self.row.checksum and self._reads_as_saved(local)):
+            return
+        self._require("bytes", size, self.row.size)
+
+    def _reads_as_saved(self, local: LocalProxy) -> bool:
+        with local.open(self.row.name) as file:
+            found = checksum_of(file.chunks())
+        return found.size == self.row.size and str(found) == self.row.checksum
 
     def _require(self, what: str, found: object, saved: object) -> None:
         if found != saved:
@@ -211,8 +222,9 @@ class _Work:
     # The end of a copy, or of both
 
     def _finish(self) -> None:
-        """End what somebody began who died: an eviction, or a restoring, which left a draft."""
-        if not self.row.is_local:
+        """End what somebody began who died: an eviction; a restoring, which left a draft; or a
+        repair, which whoever asked for it can run again."""
+        if not self.row.is_local or self.row.is_abandoned:
             ledger().settle(self.row)
             return
         verify_remote(self.storage, self.row, settings.verify, self.lease.progress)
@@ -228,6 +240,7 @@ class _Work:
     def _purge(self) -> None:
         with self._span("purge"):
             self._remove_both()
+        readcache.forget(self.row)
         logger.info("%s was deleted.", self.row)
         self._send(file_deleted)
 
@@ -237,8 +250,7 @@ class _Work:
             self.lease.confirm()  # else it may be a newer file's by now
             if self._was_saved and not self.row.transferred_at:
                 self.storage.uploader.forget_unfinished(remote_name)
-            with contextlib.suppress(FileNotFoundError):
-                self.storage.remote.delete(remote_name)
+            self.storage.uploader.remove(remote_name)
         self.lease.require()
         drop_local(self.storage, self.row.pk, self.row.name)
         if not ledger().purged(self.row):
@@ -284,7 +296,7 @@ class _Work:
         will_retry = is_setup or self._will_retry(error)
         if will_retry:
             delay = backoff(self.row.attempts)
-            taken = ledger().postpone(self.row, delay, text, count=not is_setup)
+            taken = ledger().postpone(self.row, delay, text, count=self.evicts or not is_setup)
         else:
             taken = ledger().park(self.row, text)
         if not taken:

@@ -4,12 +4,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from typing import ClassVar
 
+from django.core.files import File
 from django.core.files.storage import Storage
 
 from ..exceptions import VerificationError
 from ..localfiles import names_on
 from ..models import Content
 from ..streams import MeasuredFile, checksum_of
+
+PIECE = 1024 * 1024  # bytes
 
 
 class Uploader(ABC):
@@ -54,6 +57,14 @@ class Uploader(ABC):
         """Have the remote drop what it keeps of uploads to ``name`` that were cut off, apart from
         an object."""
 
+    def remove(self, name: str) -> None:
+        """Delete what is under the name, if anything is: some storages raise if nothing is."""
+        try:
+            self.remote.delete(name)
+        except Exception:
+            if self.remote.exists(name):
+                raise
+
     def verify(self, name: str, sent: Content, level: str) -> str:
         """Compare what the remote holds with what was sent, at least as ``level`` asks.
 
@@ -82,7 +93,18 @@ class Uploader(ABC):
     def read_back(self, name: str) -> Iterator[bytes]:
         """The bytes that a reader of the remote gets."""
         with self.remote.open(name, "rb") as file:
-            yield from file.chunks(1024 * 1024)
+            yield from file.chunks(PIECE)
+
+    def read_part(self, name: str, start: int, end: int) -> Iterator[bytes]:
+        """Those of them from ``start`` on and before ``end``."""
+        with self.remote.open(name, "rb") as file:
+            if file.seekable():
+                file.seek(start)
+            else:
+                _skip(file, start)
+            while start < end and (piece := file.read(min(PIECE, end - start))):
+                start += len(piece)
+                yield piece
 
     def names(self, under: str = "") -> Iterator[str]:
         """The names of all files on the remote, or of those in a directory of it."""
@@ -100,3 +122,8 @@ class Uploader(ABC):
             raise VerificationError(
                 f"The remote holds {name!r} with {what} {found}, but {sent} was sent."
             )
+
+
+def _skip(file: File, count: int) -> None:
+    while count > 0 and (piece := file.read(min(PIECE, count))):
+        count -= len(piece)

@@ -1,9 +1,9 @@
 """The uploader for django-storages' ``S3Storage``."""
 
 import base64
+import contextlib
 import copy
 from collections.abc import Iterator
-from contextlib import contextmanager
 from http import HTTPStatus
 from typing import Any, cast
 
@@ -17,7 +17,7 @@ from ..logs import logger
 from ..models import Content
 from ..streams import MeasuredFile
 from . import s3_put, s3_trust
-from .base import Uploader
+from .base import PIECE, Uploader
 
 CREATING = ("PutObject", "CompleteMultipartUpload")  # the calls that make an object
 PARTS = 3  # of a large file that are sent side by side, each from memory
@@ -99,7 +99,7 @@ class S3Uploader(Uploader):
                     raise
         return self.upload(name, content)
 
-    @contextmanager
+    @contextlib.contextmanager
     def _condition(self, name: str) -> Iterator[None]:
         """Add it to the requests that make the object: s3transfer takes no such argument."""
         key = self._key(name)
@@ -158,7 +158,13 @@ class S3Uploader(Uploader):
     def read_back(self, name: str) -> Iterator[bytes]:
         """Straight from the answer: ``S3Storage.open()`` holds the whole file in memory."""
         body = self._object(name).get(**self._customer_key(name))["Body"]
-        yield from body.iter_chunks(1024 * 1024)
+        yield from body.iter_chunks(PIECE)
+
+    def read_part(self, name: str, start: int, end: int) -> Iterator[bytes]:
+        wanted = f"bytes={start}-{end - 1}"
+        body = self._object(name).get(Range=wanted, **self._customer_key(name))["Body"]
+        with contextlib.closing(body):
+            yield from body.iter_chunks(PIECE)
 
     def names(self, under: str = "") -> Iterator[str]:
         """A page of a thousand at a time, where ``listdir()`` takes a directory as a whole."""

@@ -10,14 +10,14 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
-from django.db import connections
+from django.db import DatabaseError, connections
 from django.template.defaultfilters import filesizeformat
 
 from ... import maintenance, transfers
 from ...aliases import known_storages
 from ...conf import settings
 from ...executor import Executor
-from ...models import QueuedFile, State, is_reachable_from_here, ledger
+from ...models import QueuedFile, State, is_reachable_from_here, ledger, ledger_database
 from ..verbs import VERBS
 from ..verbs.base import age, size
 
@@ -64,10 +64,12 @@ class Command(BaseCommand):
 
         sweep = verbs.add_parser("sweep", help="tell the queues of every file that is due")
         sweep.add_argument("--storage", metavar="ALIAS", help="of this storage only")
+        sweep.add_argument("--dry-run", action="store_true", help="only count the files")
 
         transfer = verbs.add_parser("transfer", help="transfer one file now, in this process")
         transfer.add_argument("name")
         transfer.add_argument("--storage", metavar="ALIAS", help="if several have the name")
+        transfer.add_argument("--dry-run", action="store_true", help="only say what it would do")
 
         give_up = verbs.add_parser(
             "give-up",
@@ -82,6 +84,7 @@ class Command(BaseCommand):
             own.set_defaults(run=verb)
 
     def handle(self, *args: Any, **options: Any) -> None:
+        _require_table()
         if run := options.get("run"):
             run(self.stdout, self.stderr)(options)
             return
@@ -189,11 +192,21 @@ class Command(BaseCommand):
         return ledger().due().workable_here().filter(alias__in=_aliases()).exists()
 
     def _sweep(self, options: dict[str, Any]) -> None:
+        if options["dry_run"]:
+            due = ledger().due()
+            if options["storage"] is not None:
+                due = due.filter(alias=options["storage"])
+            self.stdout.write(f"{due.count()} files are due.")
+            return
         count = maintenance.sweep(options["storage"])
         self.stdout.write(f"{count} files were due.")
 
     def _transfer(self, options: dict[str, Any]) -> None:
         row = self._find(options["name"], options["storage"])
+        if options["dry_run"]:
+            would = "would be transferred" if _is_to_be_transferred(row) else "stays as it is"
+            self.stdout.write(f"{row}: {row.get_state_display()}; it {would}.")
+            return
         if ledger().filter(pk=row.pk).release():
             transfers.run(row.pk)
         row = ledger().filter(pk=row.pk).first() or row
@@ -232,6 +245,25 @@ class Command(BaseCommand):
         if len(found) > 1:
             raise CommandError(f"Several storages have {name!r}; choose one with --storage.")
         return found[0]
+
+
+def _require_table() -> None:
+    """Say what to do where a newcomer would see a traceback of the database's library."""
+    database = ledger_database()
+    try:
+        tables = connections[database].introspection.table_names()
+    except DatabaseError:  # out of reach: a worker waits for it, and any other verb says so
+        return
+    if QueuedFile._meta.db_table not in tables:
+        option = "" if database == "default" else f" --database {database}"
+        raise CommandError(
+            f"The database {database!r} has no table of the ledger yet. "
+            f"Run 'manage.py migrate{option}'."
+        )
+
+
+def _is_to_be_transferred(row: QueuedFile) -> bool:
+    return ledger().filter(pk=row.pk).waiting().exists()
 
 
 def _of_workers(activity: maintenance.Activity) -> str:

@@ -1,0 +1,99 @@
+"""For how long the addresses of a remote are good."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from typing import Any
+
+from django.conf import settings as django_settings
+from django.core.files.storage import Storage
+
+S3 = "storages.backends.s3.S3Storage"
+GCLOUD = "storages.backends.gcloud.GoogleCloudStorage"
+AZURE = "storages.backends.azure_storage.AzureStorage"
+
+# A look at an option of a storage, by its name
+Look = Callable[[str], Any]
+
+
+def lifetime_of(remote: Storage) -> float | None:
+    """Seconds for which its signed addresses are good; None if it signs none, as far as can be
+    told."""
+    for base in type(remote).__mro__:
+        if rule := _RULES.get(f"{base.__module__}.{base.__qualname__}"):
+            return rule(lambda option: getattr(remote, option, None))
+    return None
+
+
+def signs(spec: Any, options: Mapping[str, Any]) -> bool:
+    """Whether a storage made so would sign its addresses; its library is not imported for that."""
+    if isinstance(spec, Storage):
+        return lifetime_of(spec) is not None
+    path = spec if isinstance(spec, str) else f"{spec.__module__}.{spec.__qualname__}"
+    path = _OTHER_PATHS.get(path, path)
+    rule = _RULES.get(path)
+    return rule is not None and rule(lambda option: _configured(path, options, option)) is not None
+
+
+def url_within(remote: Storage, name: str, seconds: float | None) -> str:
+    """The remote's address of a file, good for no longer than ``seconds`` if it can be told so."""
+    lifetime = lifetime_of(remote)
+    if seconds is None or lifetime is None or lifetime <= seconds or not _takes_expire(remote):
+        return remote.url(name)
+    url: Any = remote.url
+    return str(url(name, expire=max(1, int(seconds))))
+
+
+def _takes_expire(remote: Storage) -> bool:
+    return "expire" in inspect.signature(remote.url).parameters
+
+
+def _of_s3(look: Look) -> float | None:
+    is_bare = look("custom_domain") and not look("cloudfront_key") and not look("cloudfront_signer")
+    return float(look("querystring_expire")) if look("querystring_auth") and not is_bare else None
+
+
+def _of_gcloud(look: Look) -> float | None:
+    if not look("querystring_auth") or look("default_acl") == "publicRead":
+        return None
+    expiration = look("expiration")
+    is_span = isinstance(expiration, timedelta)
+    return expiration.total_seconds() if is_span else float(expiration)
+
+
+def _of_azure(look: Look) -> float | None:
+    return float(look("expiration_secs")) if look("expiration_secs") else None
+
+
+_RULES: dict[str, Callable[[Look], float | None]] = {
+    S3: _of_s3,
+    GCLOUD: _of_gcloud,
+    AZURE: _of_azure,
+}
+_OTHER_PATHS = {
+    "storages.backends.s3boto3.S3Boto3Storage": S3,
+    "storages.backends.s3boto3.S3Storage": S3,
+}
+
+# django-storages' settings and defaults
+_SETTINGS: dict[str, dict[str, tuple[str, Any]]] = {
+    S3: {
+        "querystring_auth": ("AWS_QUERYSTRING_AUTH", True),
+        "querystring_expire": ("AWS_QUERYSTRING_EXPIRE", 3600),
+        "custom_domain": ("AWS_S3_CUSTOM_DOMAIN", None),
+        "cloudfront_key": ("AWS_CLOUDFRONT_KEY", None),
+    },
+    GCLOUD: {
+        "querystring_auth": ("GS_QUERYSTRING_AUTH", True),
+        "default_acl": ("GS_DEFAULT_ACL", None),
+        "expiration": ("GS_EXPIRATION", timedelta(days=1)),
+    },
+    AZURE: {"expiration_secs": ("AZURE_URL_EXPIRATION_SECS", None)},
+}
+
+
+def _configured(path: str, options: Mapping[str, Any], option: str) -> Any:
+    if option in options:
+        return options[option]
+    setting, default = _SETTINGS[path].get(option, ("", None))
+    return getattr(django_settings, setting, default) if setting else default
