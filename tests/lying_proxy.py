@@ -37,6 +37,7 @@ class LyingProxy:
     def __init__(self, server: S3Server) -> None:
         self.server = server
         self.lie: Lie | None = None
+        self.requests: list[tuple[str, str]] = []  # method and path
         self.told: dict[str, str] = {}  # the checksum that came with a path
         self._listener = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
         self._listener.proxy = self  # type: ignore[attr-defined]
@@ -70,6 +71,12 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *args: Any) -> None:
         pass
+
+    def parse_request(self) -> bool:
+        is_good = super().parse_request()
+        if is_good:
+            self.proxy.requests.append((self.command, self.path))
+        return is_good
 
     @property
     def proxy(self) -> LyingProxy:

@@ -17,10 +17,11 @@ from django.db import connections
 from pytest_django import Settings
 from storages.backends.s3 import S3Storage
 
-from queued_storage import transfers
+from queued_storage import localfiles, transfers
 from queued_storage.models import State, ledger
 from queued_storage.tasks import TransferAndDelete
 from queued_storage.testing import Fault, FaultyStorage
+from queued_storage.uploaders import s3_trust
 from tests.fault_proxy import FaultProxy, Mode
 from tests.lying_proxy import Lie, LyingProxy
 from tests.scripted import file, make, make_due, on_disk, read, row
@@ -131,15 +132,20 @@ def test_what_is_found_on_any_storage(lie: Row, level: str) -> None:
     assert [name for name in objects if not name.endswith(".misplaced")] == ["a.txt"]
 
 
+@pytest.mark.parametrize("asks_once", [False, True], ids=["asked each time", "asked once"])
 @pytest.mark.parametrize("lie", LIES, ids=str)
 def test_what_is_found_on_s3(
     lie: Row,
+    asks_once: bool,
     level: str,
     liar: LyingProxy,
     s3_server: S3Server,
     s3_bucket: str,
     s3_client: BaseClient,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    if asks_once:
+        monkeypatch.setattr(s3_trust, "PROBE_AFTER", 1)
     options = s3_server.options(s3_bucket, liar.endpoint_url)
     storage = make(remote=S3Storage(**options), task=TransferAndDelete)
     liar.lie = lie.lie
@@ -153,7 +159,7 @@ def test_what_is_found_on_s3(
 
     assert transfer(storage, stop, look) == expected(lie.found_on_s3, level)
     listing = s3_client.list_objects_v2(Bucket=s3_bucket)["Contents"]
-    names = [each["Key"] for each in listing]
+    names = [each["Key"] for each in listing if not localfiles.is_unfinished(each["Key"])]
     assert [name for name in names if not name.endswith(".misplaced")] == ["a.txt"]
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from django.db import DatabaseError
 
-from queued_storage import executor, leases
+from queued_storage import executor, leases, transfers
 from queued_storage.logs import KEYS, logger, one_line
 from queued_storage.maintenance import sweep
 from queued_storage.models import QueuedFile, State, ledger
@@ -131,13 +131,14 @@ def test_a_ledger_out_of_reach(records: Any, monkeypatch: pytest.MonkeyPatch) ->
     def away(pk: int) -> None:
         raise DatabaseError("away")
 
-    monkeypatch.setattr(executor.transfers, "run", away)
+    monkeypatch.setattr(transfers, "run", away)
     run_all([7])
     assert fields(said(records, "File 7"))["queued_file"] == 7
+    monkeypatch.setattr(executor, "ledger", lambda: away(8))
     threads = executor.Executor(1, 60, list)
     threads.start()
     threads.tell([8])
-    found = until(lambda: [each for each in records if fields(each)["queued_file"] == 8])
+    found = until(lambda: [each for each in records if "worked on" in each.getMessage()])
     assert threads.stop(10)
     assert fields(found[0])["queued_error"] == "DatabaseError"
 

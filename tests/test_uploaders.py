@@ -295,10 +295,10 @@ def test_the_storages_transfer_config_is_kept(s3_options: Options) -> None:
     )  # fmt: skip
     remote = S3Storage(**s3_options | {"transfer_config": own})
     config = S3Uploader(remote)._config()
-    assert not config.use_threads
+    assert config.max_request_concurrency == config.max_in_memory_upload_chunks == 3
     for option in ("multipart_threshold", "multipart_chunksize", "max_bandwidth", "io_chunksize"):
         assert getattr(config, option) == getattr(own, option), option
-    assert own.use_threads
+    assert own.max_request_concurrency == 10
 
 
 # S3: proof

@@ -23,6 +23,7 @@ class Lease:
         self.row = row
         self.lost = False
         self.stalled = False
+        self.waits = False  # for a thread, so that no byte can move
         self.sent = 0  # bytes
         self._moved_at = self._renewed_at = time.monotonic()
 
@@ -50,13 +51,18 @@ class Lease:
         self._renew()
         self.require()
 
+    def begin(self) -> None:
+        """End the waiting. Until now nobody has asked whether the heart's beats were in time."""
+        self._moved_at = time.monotonic()
+        self.waits = False
+
     def beat(self) -> None:
         """Renew the claim, or find out that it is lost.
 
         A transfer that has stood still for ``STALL_TIMEOUT`` is given up, so that one that hangs
         for ever ends in another try rather than in silence.
         """
-        if time.monotonic() - self._moved_at > settings.stall_timeout:
+        if not self.waits and time.monotonic() - self._moved_at > settings.stall_timeout:
             self.stalled = True
         else:
             self._renew()
@@ -118,6 +124,22 @@ def _beating_heart() -> _Heart:
         return _heart
 
 
+_waiting: dict[tuple[int, str], Lease] = {}
+
+
+def wait(row: QueuedFile) -> None:
+    """Renew the claim on ``row`` until it is kept, or forgotten."""
+    lease = Lease(row)
+    lease.waits = True
+    _waiting[row.pk, row.lease_token] = lease
+    _beating_heart().add(lease)
+
+
+def forget(row: QueuedFile) -> None:
+    if lease := _waiting.pop((row.pk, row.lease_token), None):
+        _beating_heart().remove(lease)
+
+
 @contextmanager
 def keep(row: QueuedFile) -> Iterator[Lease]:
     """Renew the claim on ``row`` until the block ends.
@@ -125,7 +147,8 @@ def keep(row: QueuedFile) -> Iterator[Lease]:
     Inside a transaction, as in a ``TestCase``, the claim is seen by this connection alone: the
     heart would not find it, nor would anybody who could take it.
     """
-    lease = Lease(row)
+    lease = _waiting.pop((row.pk, row.lease_token), None) or Lease(row)
+    lease.begin()
     if transaction.get_connection(ledger_database()).in_atomic_block:
         yield lease
         return

@@ -188,6 +188,7 @@ class QueuedFileQuerySet(models.QuerySet["QueuedFile"]):
             "alias": ("%s", alias),
             "name": ("%s", name),
             "remote_name": ("%s", remote_name),
+            "unconfirmed": ("%s", ""),
             "state": ("%s", str(state)),
             "task": ("%s", task),
             "is_local": ("%s", is_local),
@@ -430,14 +431,24 @@ class QueuedFileQuerySet(models.QuerySet["QueuedFile"]):
 
     def claim_due(self, limit: int, aliases: Collection[str]) -> "list[QueuedFile]":
         """Take up to ``limit`` due rows of ``aliases``, the longest due first."""
+        return self.due().whose(aliases).order_by("due_at")._claim_first(limit)
+
+    def claim_all(self, pks: Collection[int]) -> "list[QueuedFile]":
+        """Take those of these rows that are due, and that nobody else is taking."""
+        return self.filter(pk__in=pks).order_by("pk")._claim_first(len(pks))
+
+    def _claim_first(self, limit: int) -> "list[QueuedFile]":
         token = new_token()
-        rows = self.due().workable_here().filter(alias__in=aliases).order_by("due_at")
+        rows = self.workable_here()
         if connections[self.db].features.has_select_for_update_skip_locked:
             with transaction.atomic(using=self.db):
                 pks = rows.select_for_update(skip_locked=True)._take_first(limit, token)
         else:  # the UPDATE tells who was first
             pks = rows._take_first(limit, token)
-        return list(self.filter(pk__in=pks, lease_token=token).order_by("pk")) if pks else []
+        if not pks:
+            return []
+        taken = self.model.objects.using(self.db).filter(pk__in=pks, lease_token=token)
+        return sorted(taken, key=lambda row: pks.index(row.pk))
 
     def _take_first(self, limit: int, token: str) -> list[int]:
         pks = list(self.values_list("pk", flat=True)[:limit])
@@ -476,13 +487,23 @@ class QueuedFileQuerySet(models.QuerySet["QueuedFile"]):
     def name_remote(self, row: "QueuedFile", remote_name: str) -> int:
         """Reserve the name on the remote, before a byte is sent to it."""
         return self.held_as(row).update(
-            remote_name=remote_name, due_at=seconds_from_now(settings.lease)
+            remote_name=remote_name, unconfirmed="", due_at=seconds_from_now(settings.lease)
+        )
+
+    def try_name(self, row: "QueuedFile", content: Content) -> int:
+        """Note that the file may lie under its own name, which was not reserved, before it is sent
+        there on the condition that nothing does."""
+        unconfirmed = f"{content.size} {content.checksum}"
+        return self.held_as(row).update(
+            unconfirmed=unconfirmed, due_at=seconds_from_now(settings.lease)
         )
 
     def name_written(self, row: "QueuedFile", remote_name: str) -> int:
         """Note what the remote called it, even if the file was deleted or has newer content by
         now: whoever works on it next must find what this claim has written."""
-        return self.filter(pk=row.pk, lease_token=row.lease_token).update(remote_name=remote_name)
+        return self.filter(pk=row.pk, lease_token=row.lease_token).update(
+            remote_name=remote_name, unconfirmed=""
+        )
 
     def promote(
         self, row: "QueuedFile", remote_name: str, content: Content, verified: str, *, evict: bool
@@ -491,6 +512,7 @@ class QueuedFileQuerySet(models.QuerySet["QueuedFile"]):
         return self.held_as(row).update(
             state=State.TRANSFERRED,
             remote_name=remote_name,
+            unconfirmed="",
             size=content.size,
             checksum=content.checksum,
             verified=verified,
@@ -529,14 +551,27 @@ class QueuedFileQuerySet(models.QuerySet["QueuedFile"]):
 
     def let_go(self, row: "QueuedFile") -> int:
         """End a void claim, so that what was asked for meanwhile need not wait for its end."""
+        return self.filter(pk=row.pk, lease_token=row.lease_token)._let_go()
+
+    def _let_go(self, **columns: Any) -> int:
         # TRANSFERRED and still claimed: the eviction is to follow.
         unfinished = [State.PENDING, State.TRANSFERRING, State.TRANSFERRED, State.DELETING]
         back = When(state=State.TRANSFERRING, then=Value(State.PENDING))
-        return self.filter(pk=row.pk, lease_token=row.lease_token).update(
+        return self.update(
+            **columns,
             due_at=Case(When(state__in=unfinished, then=DatabaseNow()), default=None),
             state=Case(back, default=F("state")),
             lease_token="",
         )
+
+    def give_back(self, rows: "Collection[QueuedFile]") -> int:
+        """End the claims on rows with which nobody has begun, as if there had been none."""
+        tokens = {row.lease_token for row in rows}
+        claimed = [State.TRANSFERRING, State.TRANSFERRED, State.DELETING]
+        counted = When(state__in=claimed, attempts__gt=0, then=F("attempts") - 1)
+        number = models.PositiveIntegerField()
+        claims = self.filter(pk__in=[row.pk for row in rows], lease_token__in=tokens)
+        return claims._let_go(attempts=Case(counted, default=F("attempts"), output_field=number))
 
     def purged(self, row: "QueuedFile") -> int:
         """Remove a tombstone: the name is free again."""
@@ -599,6 +634,9 @@ class QueuedFile(models.Model):
     remote_name = models.CharField(
         _("name on the remote"), max_length=1024, blank=True
     )  # chosen by the first attempt; "" before it
+    unconfirmed = models.CharField(
+        _("sent without an answer"), max_length=150, blank=True
+    )  # "16 crc32:1a2b3c4d": what may lie on the remote under the file's own name
     state = models.CharField(_("state"), max_length=16, choices=State, default=State.PENDING)
     task = models.CharField(_("task"), max_length=255, blank=True)  # dotted path; for who reads it
     is_local = models.BooleanField(_("has a local copy"), default=True)
@@ -656,6 +694,12 @@ class QueuedFile(models.Model):
     def is_remote(self) -> bool:
         """Whether reads go to the remote."""
         return self.state == State.TRANSFERRED
+
+    @property
+    def remains(self) -> Content | None:
+        """What may lie on the remote under the file's own name, without being known to be ours."""
+        size, _space, checksum = self.unconfirmed.partition(" ")
+        return Content(int(size), checksum) if size else None
 
     @property
     def lease_expires_at(self) -> datetime | None:

@@ -1,5 +1,6 @@
 """The two storages as a transfer() sees them: they map the name and hold it to its lease."""
 
+import contextlib
 import io
 import posixpath
 from collections.abc import Callable
@@ -11,9 +12,9 @@ from typing import Any
 from django.core.files import File
 from django.core.files.storage import Storage
 
-from .exceptions import TransferError
+from .exceptions import TransferError, VerificationError
 from .leases import Lease
-from .models import Content, ledger
+from .models import Content, QueuedFile, ledger
 from .streams import MeasuredFile
 from .uploaders import Uploader
 
@@ -84,6 +85,7 @@ class Upload:
     remote_name: str
     content: Content
     is_verbatim: bool = False  # whether the local copy's bytes were sent, as they are
+    is_proved: bool = False  # whether the answer was as good as a look at its checksum
     is_found: bool = False  # whether it was not sent by us, so nothing is known of its origin
 
 
@@ -99,6 +101,7 @@ class RemoteProxy(StorageProxy):
         super().__init__(storage, lease)
         self._uploader = uploader
         self.upload: Upload | None = None  # the last one of this attempt
+        self._is_unconfirmed = False
 
     def __getattr__(self, attribute: str) -> Any:
         found = super().__getattr__(attribute)
@@ -118,13 +121,43 @@ class RemoteProxy(StorageProxy):
             return self.storage.save(name, content, max_length=max_length)
         outgoing = MeasuredFile(content, name, self._touch)
         outgoing.content_type = outgoing.content_type or self._lease.row.content_type
+        is_verbatim = isinstance(content, WatchedFile)
+        remote_name = self._send_somewhere(outgoing, is_verbatim)
+        self.upload = Upload(
+            remote_name, outgoing.content, is_verbatim, is_proved=self._uploader.has_proof
+        )
+        return name
+
+    def _send_somewhere(self, outgoing: MeasuredFile, is_verbatim: bool) -> str:
+        if (remains := self._lease.row.remains) and self._holds_ours(remains):
+            self._note(self._name)
         if reserved := self._lease.row.remote_name:
             self._make_room(reserved)
-            remote_name = self._send(reserved, outgoing, self._uploader.upload)
-        else:
-            remote_name = self._send_new(outgoing)
-        self.upload = Upload(remote_name, outgoing.content, isinstance(content, WatchedFile))
-        return name
+            return self._send(reserved, outgoing, self._uploader.upload)
+        if is_verbatim and not remains and self._uploader.never_overwrites(self._lease.row.size):
+            with contextlib.suppress(FileExistsError):  # somebody's; or our own, unanswered
+                return self._try_first(outgoing)
+        return self._send_new(outgoing)
+
+    def _try_first(self, outgoing: MeasuredFile) -> str:
+        """Send the file to its own name without a look at what is there. Until the answer is in
+        the ledger, what is found there may be ours or not: only its bytes tell."""
+        row = self._lease.row
+        if not row.checksum:
+            return self._send_new(outgoing)
+        self._require_ours(ledger().try_name(row, Content(row.size, row.checksum)))
+        self._send(self._name, outgoing, self._uploader.upload_new)
+        row.remote_name = self._name
+        self._is_unconfirmed = True
+        return self._name
+
+    def confirm(self) -> None:
+        """Have the ledger know what was written, if no promotion comes to say it."""
+        if self._is_unconfirmed:
+            ledger().name_written(self._lease.row, self._lease.row.remote_name)
+
+    def _holds_ours(self, remains: Content) -> bool:
+        return holds(self._uploader, self._lease.row, remains)
 
     def _touch(self, count: int) -> None:
         self._lease.progress()
@@ -207,3 +240,14 @@ class RemoteProxy(StorageProxy):
         if not taken:
             self._lease.lost = True
         self._lease.require()
+
+
+def holds(uploader: Uploader, row: QueuedFile, remains: Content) -> bool:
+    """Whether the object under the file's own name is what an attempt has sent that did not live
+    to tell: of that size and checksum, and not the copy of another file."""
+    try:
+        if uploader.verify(row.name, remains, "checksum") == "size":
+            uploader.verify_content(row.name, remains)
+    except (VerificationError, FileNotFoundError):
+        return False
+    return not ledger().exclude(pk=row.pk).called(row.name).exists()

@@ -23,7 +23,7 @@ from .exceptions import (
 from .leases import Lease
 from .logs import about, logger
 from .models import Content, QueuedFile, State, ledger, ledger_database
-from .proxies import LocalProxy, RemoteProxy, Upload
+from .proxies import LocalProxy, RemoteProxy, Upload, holds
 from .reasons import reason
 from .signals import file_deleted, file_evicted, file_transferred, transfer_failed
 from .spans import Span, span
@@ -127,6 +127,13 @@ class _Work:
                 f"(saved on {self.row.host}). Put it back, then retry."
             )
         self._require_unchanged(local)
+        try:
+            self._carry(local, remote)
+        except BaseException:
+            remote.confirm()
+            raise
+
+    def _carry(self, local: LocalProxy, remote: RemoteProxy) -> None:
         done = self.storage.task.transfer(self.row.name, local, remote)
         if done is not True and done is not False:
             raise InvalidResult(
@@ -203,6 +210,8 @@ class _Work:
         uploader: Uploader = self.storage.uploader
         uploader.progress = self.lease.progress
         level = settings.verify
+        if upload.is_proved and level != "content":
+            return level
         if upload.is_found and level == "size":
             level = "checksum"
         verified = uploader.verify(upload.remote_name, upload.content, level)
@@ -237,7 +246,7 @@ class _Work:
         self._send(file_deleted)
 
     def _remove_both(self) -> None:
-        remote_name = self.row.remote_name or self._name_of_found()
+        remote_name = self.row.remote_name or self._name_of_remains() or self._name_of_found()
         if remote_name and not self._is_anothers(remote_name):
             self.lease.confirm()  # else it may be a newer file's by now
             if self._was_saved and not self.row.transferred_at:
@@ -258,6 +267,12 @@ class _Work:
     @property
     def _was_saved(self) -> bool:
         return bool(self.row.checksum or self.row.size)
+
+    def _name_of_remains(self) -> str:
+        """Where a transfer has sent the file that did not live to tell."""
+        remains = self.row.remains
+        is_ours = remains and holds(self.storage.uploader, self.row, remains)
+        return self.row.name if is_ours else ""
 
     def _name_of_found(self) -> str:
         """What a task of the ancestor's brought before anybody looked; "" if that is no such file.

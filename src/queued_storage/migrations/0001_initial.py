@@ -32,6 +32,12 @@ class Migration(migrations.Migration):
                     ),
                 ),
                 (
+                    "unconfirmed",
+                    models.CharField(
+                        blank=True, max_length=150, verbose_name="sent without an answer"
+                    ),
+                ),
+                (
                     "state",
                     models.CharField(
                         choices=[

@@ -30,6 +30,8 @@ class Uploader(ABC):
         self.remote = remote
         # Called with each piece that is read back: a long comparison is no stall.
         self.progress: Callable[[], object] = lambda: None
+        # Whether the answer to the last upload was as good as verify() with "checksum".
+        self.has_proof = False
 
     # May be overridden
 
@@ -45,6 +47,11 @@ class Uploader(ABC):
         the remote can tell.
         """
         return self.upload(name, content)
+
+    def never_overwrites(self, size: int) -> bool:
+        """Whether ``upload_new()`` is known to leave alone what is under the name, and to store a
+        file of this size as a whole or not at all. Then nobody need look first."""
+        return False
 
     def forget_unfinished(self, name: str) -> None:
         """Have the remote drop what it keeps of uploads to ``name`` that were cut off, apart from

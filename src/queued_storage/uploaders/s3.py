@@ -4,7 +4,6 @@ import base64
 import contextlib
 import copy
 from collections.abc import Iterator
-from contextvars import ContextVar
 from http import HTTPStatus
 from typing import Any, cast
 
@@ -17,18 +16,25 @@ from ..exceptions import VerificationError
 from ..logs import logger
 from ..models import Content
 from ..streams import MeasuredFile
+from . import s3_put, s3_trust
 from .base import PIECE, Uploader
+
+CREATING = ("PutObject", "CompleteMultipartUpload")  # the calls that make an object
+PARTS = 3  # of a large file that are sent side by side, each from memory
+SMALL = 1024 * 1024  # bytes; such a file is sent from memory, in one request
 
 
 class S3Uploader(Uploader):
-    """Sends from the calling thread, and has S3 prove the CRC-32 of the whole object.
+    """Sends a few parts at a time, and has S3 prove the CRC-32 of the whole object.
 
     Key, parameters, ACL and encryption are those that ``S3Storage.save()`` would use. A storage
     with ``gzip``, or with a ``save`` of its own, is left to the generic uploader. The checksum is
-    compared without a download. A server that keeps none proves the size.
+    compared without a download. A server that keeps none proves the size. What it is asked for
+    each file, and what only once, is up to ``s3_trust``.
     """
 
     replaces = True
+    _kind = ""  # "new" while a condition is added to what is sent
 
     @classmethod
     def suits(cls, remote: Storage) -> bool:
@@ -39,13 +45,42 @@ class S3Uploader(Uploader):
 
     def upload(self, name: str, content: MeasuredFile) -> str:
         cleaned = cast(str, clean_name(name))
+        self.has_proof = False
         parameters = self._s3._get_write_parameters(self._key(name), content)
+        data = self._small(content)
         if "ChecksumAlgorithm" not in parameters:
+            if data is not None:
+                self._put(name, data, content.content, parameters)
+                return cleaned
             parameters.update(ChecksumAlgorithm="CRC32", ChecksumType="FULL_OBJECT")
         if is_seekable(content):
             content.seek(0)  # somebody may have had a look at it
         self._object(name).upload_fileobj(content, ExtraArgs=parameters, Config=self._config())
         return cleaned
+
+    def _small(self, content: MeasuredFile) -> bytes | None:
+        """All the bytes of a file that is small: boto3 asks the server whether it may send what
+        it has to read from a file, which is another way there and back."""
+        config = self._s3.transfer_config
+        limit = min(SMALL, config.multipart_threshold - 1)
+        if config.max_bandwidth or not is_seekable(content):
+            return None
+        content.seek(0)
+        data = b""
+        while len(data) <= limit and (piece := content.read(limit + 1 - len(data))):
+            data += piece
+        return data if len(data) <= limit else None
+
+    def _put(self, name: str, data: bytes, sent: Content, parameters: dict[str, Any]) -> None:
+        trust = s3_trust.trust_in(self._s3)
+        checksum = s3_trust.encoded(int(sent.checksum.removeprefix("crc32:"), 16))
+        parameters["ChecksumCRC32"] = checksum
+        to = (self._s3.connection.meta.client, self._s3.bucket_name, self._key(name))
+        if trust.checksums:
+            answered = s3_put.put(*to, data, parameters, kind=self._kind)
+        else:
+            answered = s3_put.put_plainly(*to, data, parameters)
+        self.has_proof = trust.checksums and answered == checksum
 
     def upload_new(self, name: str, content: MeasuredFile) -> str:
         """On the condition ``If-None-Match: *``, where the server knows it.
@@ -53,21 +88,41 @@ class S3Uploader(Uploader):
         See https://docs.aws.amazon.com/AmazonS3/latest/userguide/conditional-writes.html.
         """
         client = self._s3.connection.meta.client
-        for call in ("PutObject", "CompleteMultipartUpload"):
-            event = f"provide-client-params.s3.{call}"
-            client.meta.events.register(event, _add_condition, unique_id=f"queued-storage-{call}")
-        token = _is_new.set(True)
-        try:
-            return self.upload(name, content)
-        except client.exceptions.ClientError as error:
-            status = error.response["ResponseMetadata"]["HTTPStatusCode"]
-            if status == HTTPStatus.PRECONDITION_FAILED:
-                raise FileExistsError(f"{name!r} is another object by now.") from error
-            if status != HTTPStatus.NOT_IMPLEMENTED:
-                raise
-        finally:
-            _is_new.reset(token)
+        with self._condition(name):
+            try:
+                return self.upload(name, content)
+            except client.exceptions.ClientError as error:
+                status = error.response["ResponseMetadata"]["HTTPStatusCode"]
+                if status == HTTPStatus.PRECONDITION_FAILED:
+                    raise FileExistsError(f"{name!r} is another object by now.") from error
+                if status != HTTPStatus.NOT_IMPLEMENTED:
+                    raise
         return self.upload(name, content)
+
+    @contextlib.contextmanager
+    def _condition(self, name: str) -> Iterator[None]:
+        """Add it to the requests that make the object: s3transfer takes no such argument."""
+        key = self._key(name)
+
+        def add(params: dict[str, Any], **kwargs: Any) -> None:
+            if params["Key"] == key:
+                params["IfNoneMatch"] = "*"
+
+        events = self._s3.connection.meta.client.meta.events  # of this thread's session
+        names = [f"provide-client-params.s3.{call}" for call in CREATING]
+        self._kind = "new"
+        for each in names:
+            events.register(each, add)
+        try:
+            yield
+        finally:
+            self._kind = ""
+            for each in names:
+                events.unregister(each, add)
+
+    def never_overwrites(self, size: int) -> bool:
+        is_small = size < min(SMALL, self._s3.transfer_config.multipart_threshold)
+        return is_small and s3_trust.known(self._s3).conditions
 
     def forget_unfinished(self, name: str) -> None:
         """Abort multipart uploads, which cost money and are in no listing. One that a frozen
@@ -154,10 +209,11 @@ class S3Uploader(Uploader):
         return s3.connection.Object(s3.bucket_name, self._key(name))  # of this thread's session
 
     def _config(self) -> TransferConfig:
-        """The storage's own, without the threads: an upload has a worker's thread already."""
-        config = copy.copy(cast(TransferConfig, self._s3.transfer_config))
-        config.use_threads = False
-        return config
+        """The storage's own, with no more parts in memory than need be."""
+        config: Any = copy.copy(self._s3.transfer_config)
+        config.max_request_concurrency = min(config.max_request_concurrency, PARTS)
+        config.max_in_memory_upload_chunks = PARTS
+        return cast(TransferConfig, config)
 
     def _head(self, name: str) -> dict[str, Any]:
         try:
@@ -179,15 +235,6 @@ class S3Uploader(Uploader):
         """The parameters without which an object encrypted with one's own key cannot be read."""
         parameters = self._s3.get_object_parameters(name)
         return {key: value for key, value in parameters.items() if key.startswith("SSECustomer")}
-
-
-# s3transfer takes no such argument, so it is added to its calls, which are made in this thread.
-_is_new: ContextVar[bool] = ContextVar("queued_storage_is_new", default=False)
-
-
-def _add_condition(params: dict[str, Any], **kwargs: Any) -> None:
-    if _is_new.get():
-        params["IfNoneMatch"] = "*"
 
 
 def _as_recorded(checksum: str) -> str:

@@ -157,11 +157,12 @@ class Command(BaseCommand):
         executor = Executor(options["threads"], options["poll"], _aliases)
         executor.start()
         self.stdout.write(f"Moving files of {', '.join(_aliases()) or 'no storage'}.")
-        while not _has_come(signals, options["poll"]):
-            if options["until_empty"] and executor.is_idle() and not self._is_due():
-                break
+        is_empty = False
+        while not is_empty and not _has_come(signals, options["poll"]):
+            is_empty = options["until_empty"] and executor.is_idle() and not self._is_due()
             connections.close_all()
-        executor.stop()
+        # A look may have claimed some in this very moment.
+        executor.stop(gives_back=not is_empty)
         self.stdout.write("Stopped.")
 
     def _serve_metrics(self, address: str, port: int) -> None:

@@ -1,0 +1,281 @@
+"""What an S3 server is asked once, and what it is not asked about each file after that."""
+
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from botocore.client import BaseClient
+from storages.backends.s3 import S3Storage
+
+from queued_storage import transfers
+from queued_storage.models import QueuedFileQuerySet, State, ledger
+from queued_storage.proxies import RemoteProxy
+from queued_storage.tasks import Transfer, TransferAndDelete
+from queued_storage.uploaders import s3_trust
+from queued_storage.uploaders.s3_trust import Trust
+from tests.lying_proxy import Lie, LyingProxy
+from tests.scripted import file, make, make_due, read, row
+from tests.services import S3Server
+
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.one_database]
+
+CONTENT = b"every byte of it"
+Look = Callable[[], dict[str, bytes]]
+
+
+@pytest.fixture(autouse=True)
+def asked_soon(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(s3_trust, "PROBE_AFTER", 1)
+    s3_trust.forget()
+    yield
+    s3_trust.forget()
+
+
+@pytest.fixture
+def hop(s3_server: S3Server) -> Iterator[LyingProxy]:
+    with LyingProxy(s3_server) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def remote(hop: LyingProxy, s3_server: S3Server, s3_bucket: str) -> S3Storage:
+    return S3Storage(**s3_server.options(s3_bucket, hop.endpoint_url))
+
+
+@pytest.fixture
+def trusted(remote: S3Storage, s3_client: BaseClient, s3_bucket: str) -> S3Storage:
+    """The same after the questions, and after boto3 has made a request of each kind."""
+    storage = make(remote=remote)
+    for _number in range(3):
+        name = storage.save("first.txt", file(b"first"))
+        assert storage.queue.deliver() == {}
+        storage.delete(name)
+        assert storage.queue.deliver() == {}
+    assert s3_trust.known(remote) == Trust(checksums=True, conditions=True)
+    assert "Contents" not in s3_client.list_objects_v2(Bucket=s3_bucket)
+    return remote
+
+
+@pytest.fixture
+def objects(s3_client: BaseClient, s3_bucket: str) -> Look:
+    def look() -> dict[str, bytes]:
+        found = s3_client.list_objects_v2(Bucket=s3_bucket).get("Contents", [])
+        get = s3_client.get_object
+        return {
+            each["Key"]: get(Bucket=s3_bucket, Key=each["Key"])["Body"].read() for each in found
+        }
+
+    return look
+
+
+def test_a_small_file_takes_one_request(
+    trusted: S3Storage, hop: LyingProxy, s3_bucket: str, objects: Look
+) -> None:
+    storage = make(remote=trusted, task=TransferAndDelete)
+    names = ["docs/ü b#?%+&=é😀~.txt", "a.bin", "c.txt"]
+    hop.requests.clear()
+    for name in names:
+        storage.save(name, file(CONTENT))
+    assert storage.queue.deliver() == {}
+    assert [method for method, _path in hop.requests] == ["PUT"] * 3
+    assert {row(storage, name).verified for name in names} == {"checksum"}
+    assert objects() == dict.fromkeys(names, CONTENT)
+
+
+@pytest.mark.parametrize("size", [0, 1, 1024 * 1024, 1024 * 1024 + 1])
+def test_sizes(trusted: S3Storage, size: int) -> None:
+    data = os.urandom(size)
+    storage = make(remote=trusted, task=TransferAndDelete)
+    name = storage.save("a.bin", file(data))
+    assert storage.queue.deliver() == {}
+    assert row(storage, name).verified == "checksum"
+    assert read(storage, name) == data
+
+
+def test_what_boto3_was_told_of_is_in_every_request(
+    trusted: S3Storage, s3_client: BaseClient, s3_bucket: str
+) -> None:
+    trusted.object_parameters = {"CacheControl": "max-age=5", "Metadata": {"origin": "test"}}
+    storage = make(remote=trusted)
+    for name in ("a.txt", "b.txt", "c.txt", "d.html"):
+        storage.save(name, file(CONTENT))
+    assert storage.queue.deliver() == {}
+    for name in ("a.txt", "b.txt", "c.txt", "d.html"):
+        head = s3_client.head_object(Bucket=s3_bucket, Key=name)
+        kind = "text/html" if name == "d.html" else "text/plain"
+        found = head["ContentType"], head["CacheControl"], head["Metadata"]
+        assert found == (kind, "max-age=5", {"origin": "test"})
+
+
+@pytest.mark.parametrize("lie", [lie for lie in Lie if "FLIP_AND" not in lie.name], ids=str)
+def test_a_server_that_begins_to_lie(
+    lie: Lie, trusted: S3Storage, hop: LyingProxy, objects: Look
+) -> None:
+    """What the answer to a PUT does not repeat is asked for. A server that hides what it says to
+    have is taken at its word."""
+    storage = make(remote=trusted, task=TransferAndDelete)
+    hop.lie = lie
+    name = storage.save("a.txt", file(CONTENT))
+    storage.queue.deliver()
+    if lie == Lie.HIDE:
+        assert row(storage, name).state == State.TRANSFERRED
+    else:
+        assert row(storage, name).state == State.PENDING
+        assert read(storage, name) == CONTENT
+    hop.lie = None
+    if lie != Lie.HIDE:
+        assert transfers.run(make_due(storage, name)) is None
+    found = {key: data for key, data in objects().items() if not key.endswith(".misplaced")}
+    assert found == {"a.txt": CONTENT}
+
+
+def test_a_foreign_object_stays(
+    trusted: S3Storage, s3_client: BaseClient, s3_bucket: str, objects: Look
+) -> None:
+    s3_client.put_object(Bucket=s3_bucket, Key="a.txt", Body=b"theirs")
+    storage = make(remote=trusted, task=TransferAndDelete)
+    name = storage.save("a.txt", file(CONTENT))
+    assert storage.queue.deliver() == {}
+    assert objects() == {"a.txt": b"theirs", row(storage, name).remote_name: CONTENT}
+    storage.delete(name)
+    assert storage.queue.deliver() == {}
+    assert objects() == {"a.txt": b"theirs"}
+
+
+# A worker that dies around its PUT: whose object is it then?
+
+
+class Died(BaseException):
+    pass
+
+
+@pytest.fixture
+def killed(trusted: S3Storage) -> Callable[[str], Any]:
+    """A storage whose first file was just being sent when its worker died."""
+
+    def kill(when: str) -> Any:
+        storage = make(remote=trusted)
+        name = storage.save("a.txt", file(CONTENT))
+        with pytest.MonkeyPatch.context() as patches:
+
+            def die(*args: Any, **kwargs: Any) -> None:
+                raise Died
+
+            if when == "before":
+                patches.setattr(RemoteProxy, "_send", die)
+            for method in ("promote", "postpone", "park", "let_go", "name_written"):
+                patches.setattr(QueuedFileQuerySet, method, die)
+            with pytest.raises(Died):
+                storage.queue.deliver()
+        found = row(storage, name)
+        assert (found.state, found.remote_name) == (State.TRANSFERRING, "")
+        assert found.unconfirmed == f"{len(CONTENT)} {found.checksum}"
+        return storage
+
+    return kill
+
+
+@pytest.fixture(params=["before", "after"])
+def left(request: pytest.FixtureRequest, killed: Callable[[str], Any]) -> Any:
+    return killed(request.param)
+
+
+def finish(storage: Any) -> None:
+    ledger().filter(alias=storage.alias).exclude(due_at=None).update(due_at="2001-01-01T00:00Z")
+    for pk in list(ledger().filter(alias=storage.alias).due().values_list("pk", flat=True)):
+        assert transfers.run(pk) is None
+
+
+def test_another_worker_finishes_it(left: Any, objects: Look) -> None:
+    finish(left)
+    assert objects() == {"a.txt": CONTENT}
+    assert (row(left, "a.txt").remote_name, row(left, "a.txt").unconfirmed) == ("a.txt", "")
+
+
+def test_new_content_takes_its_place(left: Any, objects: Look) -> None:
+    with left.open("a.txt", "wb") as opened:
+        opened.write(b"newer")
+    finish(left)
+    assert objects() == {"a.txt": b"newer"}
+
+
+def test_a_delete_takes_it_along(left: Any, objects: Look) -> None:
+    left.delete("a.txt")
+    finish(left)
+    assert objects() == {}
+    assert not ledger().filter(alias=left.alias).exists()
+
+
+@pytest.mark.parametrize("deletes", [False, True])
+def test_what_somebody_else_put_there_stays(
+    deletes: bool,
+    killed: Callable[[str], Any],
+    s3_client: BaseClient,
+    s3_bucket: str,
+    objects: Look,
+) -> None:
+    storage = killed("before")
+    s3_client.put_object(Bucket=s3_bucket, Key="a.txt", Body=CONTENT[::-1])
+    if deletes:
+        storage.delete("a.txt")
+        finish(storage)
+        assert objects() == {"a.txt": CONTENT[::-1]}
+        return
+    finish(storage)
+    other = row(storage, "a.txt").remote_name
+    assert objects() == {"a.txt": CONTENT[::-1], other: CONTENT}
+
+
+def test_deleted_while_it_is_sent(trusted: S3Storage, objects: Look) -> None:
+    class Late(Transfer):
+        def transfer(self, name: str, local: Any, remote: Any, **kwargs: Any) -> bool:
+            done = super().transfer(name, local, remote, **kwargs)
+            storage.delete(name)
+            return done
+
+    storage = make(remote=trusted, task=Late())
+    storage.save("a.txt", file(CONTENT))
+    storage.queue.deliver()
+    finish(storage)
+    assert objects() == {}
+    assert not ledger().filter(alias=storage.alias).exists()
+
+
+# What the questions are worth
+
+
+@pytest.mark.parametrize("lie", [lie for lie in Lie if lie != Lie.GARBLE], ids=str)
+def test_a_server_that_lies_from_the_beginning_is_not_trusted(
+    lie: Lie, remote: S3Storage, hop: LyingProxy
+) -> None:
+    hop.lie = lie
+    assert not s3_trust.trust_in(remote).checksums
+
+
+def test_a_server_that_gives_no_answer_is_not_trusted_and_asked_again(
+    s3_server: S3Server, s3_bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    probe = s3_trust._probe
+
+    def count(s3: Any) -> Trust:
+        asked.append(s3)
+        return probe(s3)
+
+    monkeypatch.setattr(s3_trust, "_probe", count)
+    monkeypatch.setattr(s3_trust, "PROBE_AGAIN", 2)
+    away = S3Storage(**s3_server.options(s3_bucket, "http://127.0.0.1:9"))
+    for times in (1, 1, 2):
+        assert s3_trust.trust_in(away) == Trust()
+        assert len(asked) == times
+
+
+def test_a_few_files_are_not_worth_the_questions(
+    remote: S3Storage, hop: LyingProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(s3_trust, "PROBE_AFTER", 3)
+    for _upload in range(2):
+        assert s3_trust.trust_in(remote) == Trust()
+    assert hop.requests == []
+    assert s3_trust.trust_in(remote) == Trust(checksums=True, conditions=True)
