@@ -30,7 +30,7 @@ POINTS: dict[str, tuple[str, str, int]] = {
     "claimed": ("queued_storage.transfers:run_claimed", BEFORE, 1),
     "reserved": (f"{_LEDGER}.name_remote", AFTER, 1),
     "copying": ("queued_storage.proxies:WatchedFile.read", AFTER, 3),
-    "sending to S3": ("queued_storage.proxies:WatchedFile.read", AFTER, 6),  # twice read before
+    "read for S3": ("queued_storage.proxies:WatchedFile.read", AFTER, 1),  # a small file, at once
     "sending parts to S3": ("queued_storage.proxies:WatchedFile.read", AFTER, 2),
     "written": ("queued_storage.uploaders.generic:GenericUploader.upload", AFTER, 1),
     "written to S3": ("queued_storage.uploaders.s3:S3Uploader.upload", AFTER, 1),

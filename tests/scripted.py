@@ -15,6 +15,7 @@ from queued_storage.backends import QueuedStorage
 from queued_storage.models import QueuedFile, ledger
 from queued_storage.queues.dummy import DummyQueue
 from queued_storage.tasks import Transfer
+from tests.waiting import until
 
 _numbers = itertools.count()
 LONG_AGO = datetime(2001, 1, 1, tzinfo=UTC)
@@ -115,6 +116,12 @@ def make_due(storage: Any, name: str) -> int:
     pk: int = row(storage, name).pk
     ledger().filter(pk=pk).update(due_at=LONG_AGO)
     return pk
+
+
+def take_over(storage: Any, name: str) -> QueuedFile:
+    """Claim the row of a worker that is taken for dead. Its heart may renew the lease at the very
+    moment; then it is taken for dead once more."""
+    return until(lambda: ledger().claim(make_due(storage, name)))
 
 
 def is_due(storage: Any, name: str) -> bool:

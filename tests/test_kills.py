@@ -347,7 +347,7 @@ def in_bucket(on_s3: None, s3_client: Any, s3_bucket: str) -> Callable[[], dict[
 TO_S3 = pytest.mark.parametrize(
     ("point", "size"),
     [
-        ("sending to S3", len(CONTENT)),
+        ("read for S3", len(CONTENT)),
         ("sending parts to S3", 2 * PART + 1),
         ("written to S3", 2 * PART + 1),
     ],
@@ -394,7 +394,7 @@ def test_a_delete_finds_what_a_killed_worker_left_on_s3(
 @pytest.mark.parametrize("meanwhile", [overwrite, delete_and_save, delete])
 @pytest.mark.parametrize(
     ("point", "size"),
-    [("reserved", 3000), ("sending to S3", len(CONTENT)), ("sending parts to S3", 2 * PART + 1)],
+    [("reserved", 3000), ("read for S3", len(CONTENT)), ("sending parts to S3", 2 * PART + 1)],
 )
 def test_a_zombie_puts_nothing_old_on_s3(
     point: str,

@@ -44,6 +44,7 @@ from tests.scripted import (
     on_disk,
     read,
     row,
+    take_over,
 )
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -397,7 +398,7 @@ def test_a_file_that_kills_every_worker_is_parked(settings: Settings) -> None:
     storage = make()
     name = storage.save("a.txt", file())
     for _death in range(2):
-        assert ledger().claim(make_due(storage, name))
+        assert take_over(storage, name)
     assert retry(storage, name) is not None
     assert row(storage, name).state == State.FAILED
     assert storage.remote.calls["_save"] == 0
@@ -465,14 +466,13 @@ def test_a_worker_that_lost_its_lease_changes_nothing_in_the_ledger(
     claims = []
 
     def lose_the_lease(name: str) -> None:
-        claims.append(ledger().claim(make_due(storage, name)))
+        claims.append(take_over(storage, name))
         if error:
             raise error
 
     storage.remote.after[method] = lose_the_lease
     storage.queue.deliver()
     [theirs] = claims
-    assert theirs
     found = row(storage, name)
     for field in ("state", "lease_token", "attempts", "due_at", "last_error", "generation"):
         assert getattr(found, field) == getattr(theirs, field), field
@@ -481,7 +481,7 @@ def test_a_worker_that_lost_its_lease_changes_nothing_in_the_ledger(
 def test_a_worker_without_its_lease_can_read_no_further() -> None:
     def lose_the_lease(name: str, local: Any, remote: Any) -> None:
         with local.open(name) as opened:
-            assert ledger().claim(make_due(storage, name))
+            assert take_over(storage, name)
             remote._lease.beat()  # what the heart does every now and then
             with pytest.raises(LeaseLost):
                 opened.read(1)
