@@ -131,7 +131,7 @@ constraints:
 	rm -rf .venv-constraints
 	$(PYTHON) -m venv .venv-constraints
 	.venv-constraints/bin/python $(INSTALL) --upgrade pip
-	.venv-constraints/bin/python $(INSTALL) --editable '.[s3,celery]' --group dev --group $(DJANGO)
+	.venv-constraints/bin/python $(INSTALL) --editable '.[s3,celery]' --group dev --group bench --group $(DJANGO)
 	@{ echo "# Written by 'make constraints' with $$($(PYTHON) --version)"; \
 	.venv-constraints/bin/python -m pip freeze --all --exclude-editable --exclude setuptools; \
 	} > constraints/$(DJANGO).txt
