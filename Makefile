@@ -7,6 +7,8 @@ STAMP := $(VENV)/.installed
 INSTALL := -m pip install --quiet --disable-pip-version-check
 # Test processes side by side; 0 runs all in one, for a debugger.
 WORKERS ?= 3
+# Empty: the tests run without a look at what they cover, and in less time.
+COVERAGE ?= yes
 
 .NOTPARALLEL:
 .PHONY: help install demo adoption ecosystem test long lint types imports migrations docs pytest bench \
@@ -102,14 +104,15 @@ pytest: $(STAMP)
 	for database in $$databases; do \
 		report=; marked='not one_database'; \
 		if [ $$database = $$last ]; then report=term; marked=; fi; \
+		coverage="$(if $(COVERAGE),--cov --cov-append --cov-report=$$report)"; \
 		export QUEUED_STORAGE_TEST_DATABASE=$$database; \
 		echo "== pytest on $$database, $(DJANGO)"; \
 		$(BIN)/python -m pytest -n $(WORKERS) -m "$$marked" \
-			--cov --cov-append --cov-report=$$report $(PYTEST_ARGS) || { \
+			$$coverage $(PYTEST_ARGS) || { \
 			[ -n "$(ONCE_MORE)" ] || exit 1; \
 			echo "== once more, alone, what failed on $$database, $(DJANGO)"; \
 			$(BIN)/python -m pytest --last-failed --last-failed-no-failures none -x -m "$$marked" \
-				--cov --cov-append --cov-report=$$report $(PYTEST_ARGS); \
+				$$coverage $(PYTEST_ARGS); \
 		} || exit 1; \
 	done
 
