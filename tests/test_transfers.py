@@ -2,17 +2,19 @@
 failures that were seen in django-queued-storage 0.3 to 0.8."""
 
 import contextlib
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 from django.core.files.storage import FileSystemStorage, InMemoryStorage
-from django.db import transaction
+from django.db import connections, transaction
 from dramatiq.middleware import TimeLimitExceeded
 from gevent import Timeout
 from pytest_django import Settings
 
-from queued_storage import transfers
+from queued_storage import leases, transfers
 from queued_storage.exceptions import (
     InvalidResult,
     LeaseLost,
@@ -46,6 +48,7 @@ from tests.scripted import (
     row,
     take_over,
 )
+from tests.waiting import until
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -476,6 +479,22 @@ def test_a_worker_that_lost_its_lease_changes_nothing_in_the_ledger(
     found = row(storage, name)
     for field in ("state", "lease_token", "attempts", "due_at", "last_error", "generation"):
         assert getattr(found, field) == getattr(theirs, field), field
+
+
+def test_a_thread_of_the_sender_keeps_no_connection(settings: Settings) -> None:
+    settings.QUEUED_STORAGE = settings.QUEUED_STORAGE | {"LEASE": 0.001}
+    storage = make()
+    claimed = take_over(storage, storage.save("a.txt", file()))
+    lease = leases.Lease(claimed)
+
+    def send_a_part() -> Any:
+        until(lambda: time.monotonic() - lease._renewed_at > 0.001)
+        lease.progress(1)
+        return connections[ledger().db].connection
+
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(send_a_part).result() is None
+    assert ledger().filter(pk=claimed.pk, sent=1).exists()  # it did ask
 
 
 def test_a_worker_without_its_lease_can_read_no_further() -> None:

@@ -18,6 +18,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.files.base import ContentFile
 from django.core.files.storage import FileSystemStorage, InMemoryStorage
 from django.core.files.uploadedfile import SimpleUploadedFile
+from django.db import connections
 from pytest_django import Settings
 from storages.backends.s3 import S3Storage
 
@@ -644,6 +645,7 @@ def test_a_multipart_upload_that_is_void_is_taken_back(
         def lose(self, **kwargs: Any) -> None:
             storage.delete(self.name)
             self.lease.beat()
+            connections.close_all()  # parts have threads of their own
 
     storage = make(remote=multipart(s3_options), task=Late())
     name = storage.save("a.bin", file(os.urandom(11 * MIB)))

@@ -26,6 +26,7 @@ class Lease:
         self.waits = False  # for a thread, so that no byte can move
         self.sent = 0  # bytes
         self._moved_at = self._renewed_at = time.monotonic()
+        self._thread = threading.get_ident()
 
     def progress(self, sent: int | None = None) -> None:
         """Note that bytes moved, ``sent`` in all; ``LeaseLost`` if they no longer matter."""
@@ -41,6 +42,8 @@ class Lease:
         """
         if time.monotonic() - self._renewed_at >= settings.lease:
             self._renew()
+            if threading.get_ident() != self._thread:  # a sender's own, which may end at any time
+                connections.close_all()
         if self.stalled:
             raise TransferError(f"No byte moved for {settings.stall_timeout:g} seconds.")
         if self.lost:
@@ -54,6 +57,7 @@ class Lease:
     def begin(self) -> None:
         """End the waiting. Until now nobody has asked whether the heart's beats were in time."""
         self._moved_at = time.monotonic()
+        self._thread = threading.get_ident()
         self.waits = False
 
     def beat(self) -> None:
