@@ -498,6 +498,8 @@ class QueuedFileQuerySet(models.QuerySet["QueuedFile"]):
 
     def _circumstances(self) -> Hashable:
         """What the text of the statements of workers depends on, beside their values."""
+        if self.query.where:
+            raise ValueError("Workers' statements are for the whole ledger, not for a part of it.")
         host = settings.host if settings.local_per_host else None
         return host, settings.lease, now_in_sql(connections[self.db])
 
@@ -508,7 +510,10 @@ class QueuedFileQuerySet(models.QuerySet["QueuedFile"]):
         )
 
     def renew(self, row: "QueuedFile", sent: int) -> int:
-        return self.held_as(row).update(due_at=seconds_from_now(settings.lease), sent=sent)
+        def renew(held: Self, sent: int) -> int:
+            return held.update(due_at=seconds_from_now(settings.lease), sent=sent)
+
+        return self._update_held(row, "renew", renew, sent)
 
     def name_remote(self, row: "QueuedFile", remote_name: str) -> int:
         """Reserve the name on the remote, before a byte is sent to it."""
@@ -570,7 +575,9 @@ class QueuedFileQuerySet(models.QuerySet["QueuedFile"]):
 
         key = (form, row.state, self._circumstances())
         claim = (row.pk, row.generation, row.lease_token)
-        return outlast(statement(self.db, key, as_first, *claim, *values).execute, self.db)
+        return outlast(
+            lambda: statement(self.db, key, as_first, *claim, *values).execute(), self.db
+        )
 
     def evicted(self, row: "QueuedFile") -> int:
         return self.held_as(row).update(
