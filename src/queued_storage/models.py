@@ -492,8 +492,8 @@ class QueuedFileQuerySet(models.QuerySet["QueuedFile"]):
         if returns_rows(self.db):
             taken = outlast(lambda: update.changed(self.model), self.db)
         else:
-            count = outlast(update.execute, self.db)
-            taken = list(self.filter(pk__in=pks, lease_token=token)) if count else []
+            outlast(update.execute, self.db)
+            taken = list(self.model.objects.using(self.db).filter(pk__in=pks, lease_token=token))
         return sorted(taken, key=lambda row: pks.index(row.pk))
 
     def _circumstances(self) -> Hashable:

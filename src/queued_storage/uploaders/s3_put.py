@@ -169,6 +169,6 @@ def _pool(session: Any, url: str) -> HTTPConnectionPool:
     """The connections that this session of botocore's has to the host."""
     if session._proxy_config.proxy_url_for(url):
         raise ValueError("It goes by a proxy.")
-    pool = session._get_connection_manager(url, None).connection_from_url(url)
+    pool: HTTPConnectionPool = session._get_connection_manager(url, None).connection_from_url(url)
     session._setup_ssl_cert(pool, url, session._verify)
     return pool

@@ -6,8 +6,6 @@ from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
 
-from botocore.awsrequest import AWSRequest
-
 DATE, DIGEST, TOKEN = "x-amz-date", "x-amz-content-sha256", "x-amz-security-token"
 
 
@@ -19,9 +17,9 @@ class Signing:
     out from each request anew, which takes longer than to send it.
     """
 
-    def __init__(self, auth: Any, request: AWSRequest) -> None:
-        """``ValueError`` is raised if this would sign the request in another way than ``auth``,
-        which does it once."""
+    def __init__(self, auth: Any, request: Any) -> None:
+        """``request`` is an ``AWSRequest``, which ``auth`` signs; ``ValueError`` is raised if this
+        would be done in another way here."""
         auth.add_auth(request)
         signature = request.headers["Authorization"]
         del request.headers["Authorization"]
