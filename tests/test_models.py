@@ -21,6 +21,7 @@ from queued_storage.models import (
     NAME_MAX_LENGTH,
     Content,
     QueuedFile,
+    QueuedFileQuerySet,
     State,
     ledger,
 )
@@ -432,6 +433,22 @@ def test_workers_statements_are_not_for_a_part_of_the_ledger() -> None:
     row = new_row()
     with pytest.raises(ValueError, match="whole ledger"):
         ledger().filter(alias="one").claim(row.pk)
+
+
+def test_who_was_slower_with_a_batch_takes_the_next_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(4):
+        new_row(f"{number}", due_at=past(100 - number))
+    take = QueuedFileQuerySet._take
+    theirs: list[QueuedFile] = []
+
+    def take_after_another(ledger: QueuedFileQuerySet, pks: Any, trying: Any) -> Any:
+        theirs.extend(take(ledger, [] if theirs else pks, trying))
+        return take(ledger, pks, trying)
+
+    monkeypatch.setattr(QueuedFileQuerySet, "_take", take_after_another)
+    rows = ledger().claim_due(2, ["one"])
+    assert [row.name for row in theirs] == ["0", "1"]
+    assert [row.name for row in rows] == ["2", "3"]
 
 
 @pytest.mark.django_db(transaction=True)

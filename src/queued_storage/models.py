@@ -1,5 +1,6 @@
 """The ledger: one row per stored file, and every way in which a row may change."""
 
+import contextlib
 import uuid
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
@@ -436,25 +437,29 @@ class QueuedFileQuerySet(models.QuerySet["QueuedFile"]):
         """
 
         def first() -> list[int]:
-            rows = self._lock(self.due().whose(aliases).workable_here().order_by("due_at"))
-            return list(rows[:limit])
+            rows = self.due().whose(aliases).workable_here().order_by("due_at")
+            return list(self._lock(rows)[:limit])
 
         if not aliases:
             return []
         key = ("due", limit, tuple(aliases), self._circumstances())
-        return self._claim(lambda: statement(self.db, key, first).values(), trying)
+        while True:
+            with self._claiming():
+                pks = statement(self.db, key, first).values()
+                taken = self._take(pks, trying)
+            if taken or not pks:  # else others were quicker with all of them, but not with the rest
+                return taken
 
     def claim_all(self, pks: Collection[int], trying: Collection[str] = ()) -> "list[QueuedFile]":
         """Take those of these rows that are due, and that nobody else is taking."""
         rows = self.filter(pk__in=pks).workable_here().order_by("pk")
-        return self._claim(lambda: list(self._lock(rows)), trying)
+        with self._claiming():
+            return self._take(list(self._lock(rows)), trying)
 
-    def _claim(self, find: Callable[[], list[int]], trying: Collection[str]) -> "list[QueuedFile]":
-        connection = connections[self.db]
-        if not connection.features.has_select_for_update_skip_locked:
-            return self._take(find(), trying)  # the UPDATE tells who was first
-        with transaction.atomic(using=self.db):
-            return self._take(find(), trying)
+    def _claiming(self) -> contextlib.AbstractContextManager[object]:
+        """A transaction, for its locks; without such locks the UPDATE tells who was first."""
+        has_locks = connections[self.db].features.has_select_for_update_skip_locked
+        return transaction.atomic(using=self.db) if has_locks else contextlib.nullcontext()
 
     def _lock(self, rows: Self) -> Any:
         """The keys of these rows, without those that others are just claiming."""
