@@ -146,6 +146,15 @@ def test_an_object_is_what_the_storages_own_save_makes(
     assert expected["ChecksumSHA256"]
 
 
+def test_a_key_of_ones_own(direct: dict[str, Any], sent: list[str]) -> None:
+    key = {"SSECustomerAlgorithm": "AES256", "SSECustomerKey": "0" * 32}
+    storage = warm(S3Storage(**direct | {"object_parameters": {**key, **SHA256}}))
+    assert carry(storage, "a.txt") == {"checksum"}
+    assert "a.txt" in sent
+    head = storage.uploader._head("a.txt")
+    assert head["SSECustomerAlgorithm"] == "AES256"
+
+
 def test_names(direct: dict[str, Any], sent: list[str]) -> None:
     storage = warm(S3Storage(**direct))
     names = ["docs/ü b#?%+&=é😀~.txt", "a%20b.txt", "(*[x]{y}^`'!@$,;:).txt"]
