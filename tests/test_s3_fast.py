@@ -296,6 +296,20 @@ def test_a_connection_that_it_would_not_make_alike(
     assert sent == []
 
 
+def template_for(client: Any, base: str) -> s3_put.Template:
+    """With what obstore is given, and nothing that boto3's connections need."""
+    unused: Any = None
+    return s3_put.Template(
+        pool=unused,
+        base=base,
+        path="",
+        headers={},
+        sign=unused,
+        signer=client._request_signer,
+        signing=("s3", "us-east-1", "s3v4"),
+    )
+
+
 @pytest.mark.parametrize(
     ("scheme", "verify", "mirrored"),
     [
@@ -311,12 +325,7 @@ def test_certificates_that_are_not_looked_at_as_usual(
     remote = S3Storage(**direct | {"verify": verify})
     client = remote.connection.meta.client
     client._endpoint.http_session._verify = verify  # a variable of the environment may say more
-    base, signing = f"{scheme}://127.0.0.1:9/bucket/", ("s3", "us-east-1", "s3v4")
-    nothing: Any = None
-    unused = {"pool": nothing, "path": "", "sign": nothing}
-    template = s3_put.Template(
-        base=base, headers={}, signer=client._request_signer, signing=signing, **unused
-    )
+    template = template_for(client, f"{scheme}://127.0.0.1:9/bucket/")
     found = s3_fast.sender(remote, client, template, sum_of("SHA256", b""))
     assert (found is not None) == mirrored
 
@@ -327,8 +336,7 @@ def test_a_process_with_cooperative_threads(
     """obstore's waiting would hold up all of them."""
     remote = S3Storage(**direct)
     client = remote.connection.meta.client
-    signing = ("s3", "us-east-1", "s3v4")
-    template = s3_put.Template("http://127.0.0.1:9/b/", {}, {}, client._request_signer, signing)
+    template = template_for(client, "http://127.0.0.1:9/bucket/")
     checksum = sum_of("SHA256", b"")
     assert s3_fast.sender(remote, client, template, checksum)
     monkeypatch.setattr(s3_fast, "socket", pytest.importorskip("gevent.socket"))
