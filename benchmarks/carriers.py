@@ -1,0 +1,301 @@
+"""Who brings files to S3. Each is ready in its context, with threads and sessions that are there,
+and gives what carries so many files of so many bytes and tells the seconds that it took."""
+
+import contextlib
+import io
+import json
+import os
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from tests.services import kill_group, spawn, url
+
+from .peers import AncestorMissing, S3Server, ancestor_python, program, why_missing
+from .worker import storage_of
+
+Carry = Callable[[int, int], float]  # files and the bytes of each, to seconds
+Send = Callable[[str, bytes], object]
+
+PLAIN = "queued_storage.uploaders.s3.S3Uploader"
+FAST = None  # the one that is chosen where obstore is installed
+GENERIC = "queued_storage.uploaders.generic.GenericUploader"
+LOOK = 0.05  # seconds between looks whether all files are there, which the result does not hold
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where all of them bring files to, and where files lie before."""
+
+    server: S3Server
+    endpoint_url: str  # of the server, or of a proxy before it
+    bucket_name: str
+    directory: Path
+
+    def prefix(self) -> str:
+        return uuid.uuid4().hex[:8]
+
+    def remote(self) -> dict[str, Any]:
+        """The options of ``S3Storage`` that are text."""
+        options = self.server.options(self.bucket_name, self.endpoint_url)
+        del options["client_config"]
+        return options
+
+    def client(self) -> Any:
+        return self.server.client(self.endpoint_url, read_timeout=60)
+
+
+@lru_cache(maxsize=2)
+def data(size: int) -> bytes:
+    return os.urandom(size)
+
+
+# Ours
+
+
+class Worker:
+    """``manage.py queued_storage worker`` in a process of its own, and the ledger that feeds it."""
+
+    def __init__(self, place: Place, width: int, uploader: str | None) -> None:
+        from queued_storage.models import ledger
+
+        self.alias = f"bench-{place.prefix()}"
+        self._spec = {
+            "alias": self.alias,
+            "directory": str(place.directory),
+            "local": str(place.directory / self.alias),
+            "remote": place.remote(),
+            "threads": width,
+            "uploader": uploader,
+        }
+        self._place = place
+        self._width = width
+        self.storage = storage_of(self._spec)
+        assert self.storage.alias
+        self.rows = ledger().filter(alias=self.alias)
+
+    def __enter__(self) -> "Worker":
+        command = [sys.executable, "-m", "benchmarks.worker", json.dumps(self._spec)]
+        self.process = spawn(command, stdout=subprocess.DEVNULL)
+        try:
+            self.carry(max(40, 2 * self._width), 10_000)
+        except BaseException:
+            kill_group(self.process)
+            raise
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.process.send_signal(signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(30)
+        kill_group(self.process)
+        shutil.rmtree(self._spec["local"], ignore_errors=True)
+
+    def carry(self, files: int, size: int) -> float:
+        from django.core.files.base import ContentFile
+
+        prefix = self._place.prefix()
+        for number in range(files):
+            self.storage.save(f"{prefix}/{number}", ContentFile(data(size)))
+        return self.bring()
+
+    def bring(self) -> float:
+        """From the release of what was saved to the last promotion in the ledger."""
+        from django.db.models import Max
+
+        from queued_storage.models import State
+
+        started = time.time()
+        self.rows.release()
+        on_their_way = self.rows.filter(state__in=[State.PENDING, State.TRANSFERRING])
+        while on_their_way.exists():
+            error = on_their_way.exclude(last_error="").values_list("last_error", flat=True).first()
+            if error or self.process.poll() is not None:
+                raise RuntimeError(
+                    f"The worker does not get on: {error or self.process.returncode}"
+                )
+            time.sleep(LOOK)
+        return self.rows.aggregate(last=Max("transferred_at"))["last"].timestamp() - started
+
+    def proofs(self) -> set[str]:
+        return set(self.rows.values_list("verified", flat=True))
+
+
+@contextlib.contextmanager
+def worker(place: Place, width: int, uploader: str | None) -> Iterator[Carry]:
+    with Worker(place, width, uploader) as ours:
+        yield ours.carry
+        wanted = {"size"} if uploader == GENERIC else {"checksum"}
+        assert ours.proofs() == wanted, ours.proofs()
+
+
+# Threads
+
+
+@contextlib.contextmanager
+def put_object(place: Place, width: int) -> Iterator[Carry]:
+    """What who knows boto3 would write: a file, sent by each thread's own client."""
+    own = threading.local()
+
+    def send(name: str, content: bytes) -> None:
+        if not hasattr(own, "client"):
+            own.client = place.client()
+        own.client.put_object(Bucket=place.bucket_name, Key=name, Body=io.BytesIO(content))
+
+    with _in_threads(place, width, send) as carry:
+        yield carry
+
+
+@contextlib.contextmanager
+def save_and_size(place: Place, width: int) -> Iterator[Carry]:
+    """What the generic uploader does, and no more."""
+    from django.core.files.base import ContentFile
+    from storages.backends.s3 import S3Storage
+
+    remote = S3Storage(**place.remote(), client_config=S3Server.client_config(read_timeout=60))
+
+    def send(name: str, content: bytes) -> None:
+        assert remote.size(remote.save(name, ContentFile(content))) == len(content)
+
+    with _in_threads(place, width, send) as carry:
+        yield carry
+
+
+@contextlib.contextmanager
+def _in_threads(place: Place, width: int, send: Send) -> Iterator[Carry]:
+    with ThreadPoolExecutor(width) as pool:
+
+        def carry(files: int, size: int) -> float:
+            prefix = place.prefix()
+            names = deque(f"{prefix}/{number}" for number in range(files))
+
+            def work() -> None:
+                with contextlib.suppress(IndexError):
+                    while True:
+                        send(names.popleft(), data(size))
+
+            return _all_threads(pool, width, work)
+
+        together = threading.Barrier(width, timeout=300)
+        warm = [pool.submit(_warm, together, send, f"warm/{each}") for each in range(width)]
+        for each in warm:
+            each.result()
+        yield carry
+
+
+def _warm(together: threading.Barrier, send: Send, name: str) -> None:
+    together.wait()  # every thread is there, so that each gets one
+    send(name, b"warm")
+
+
+def _all_threads(pool: ThreadPoolExecutor, width: int, work: Callable[[], None]) -> float:
+    started = time.perf_counter()
+    running = [pool.submit(work) for _thread in range(width)]
+    for each in running:
+        each.result()
+    return time.perf_counter() - started
+
+
+# Programs
+
+
+@contextlib.contextmanager
+def copying(place: Place, width: int, tool: str) -> Iterator[Carry]:
+    """A program that copies a directory. The others have their threads and sessions, and it has yet
+    to start: what it takes for one file is no part of the result."""
+    alone = statistics.median(_copy(place, width, tool, 1, 10_000) for _once in range(3))
+    yield lambda files, size: max(_copy(place, width, tool, files, size) - alone, 1e-3)
+
+
+def _copy(place: Place, width: int, tool: str, files: int, size: int) -> float:
+    prefix = place.prefix()
+    source = place.directory / f"source-{prefix}"
+    source.mkdir()
+    for number in range(files):
+        (source / f"{number}").write_bytes(data(size))
+    environment = {
+        **os.environ,
+        "AWS_ACCESS_KEY_ID": place.server.ACCESS_KEY,
+        "AWS_SECRET_ACCESS_KEY": place.server.SECRET_KEY,
+        "AWS_REGION": place.server.REGION,
+        "RCLONE_CONFIG": os.devnull,
+    }
+    arguments = {
+        "rclone": [
+            *("copy", str(source)),
+            f":s3,provider=Other,env_auth,endpoint='{place.endpoint_url}',"
+            f"no_check_bucket,force_path_style:{place.bucket_name}/{prefix}",
+            *("--transfers", str(width), "--checkers", str(width)),
+        ],
+        "s5cmd": [
+            *("--endpoint-url", place.endpoint_url, "--numworkers", str(width)),
+            *("cp", f"{source}/", f"s3://{place.bucket_name}/{prefix}/"),
+        ],
+    }
+    command = [program(tool) or tool, *arguments[tool]]
+    started = time.perf_counter()
+    subprocess.run(command, env=environment, check=True, capture_output=True, timeout=600)
+    seconds = time.perf_counter() - started
+    shutil.rmtree(source)
+    return seconds
+
+
+# The ancestor
+
+
+def prepare_ancestor(may_install: bool) -> None:
+    """Raises ``AncestorMissing`` where it cannot run."""
+    if missing := why_missing("redis"):
+        raise AncestorMissing(f"its broker is missing: {missing}")
+    ancestor_python(may_install)
+
+
+@contextlib.contextmanager
+def ancestor(place: Place, width: int) -> Iterator[Carry]:
+    """Its storage in one process, and its task in a worker of Celery's."""
+    name = f"bench-{place.prefix()}"
+    spec = {
+        "redis": url("redis"),
+        "name": name,
+        "local": str(place.directory / name),
+        "remote": {**place.remote(), "addressing_style": "path", "signature_version": "s3v4"},
+    }
+    environment = {**os.environ, "BENCH_ANCESTOR": json.dumps(spec)}
+    python = ancestor_python()
+    command = [python, "-W", "ignore", "-m", "celery", "-A", "benchmarks.ancestor", "worker"]
+    command += ["-c", str(width), "-l", "ERROR", "-O", "fair"]
+    command += ["--without-gossip", "--without-mingle", "--without-heartbeat"]
+    with contextlib.ExitStack() as stack:
+        stack.callback(_forget_in_redis, name)
+        celery = spawn(command, env=environment, stdout=subprocess.DEVNULL)
+        stack.callback(kill_group, celery)
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        web = spawn([python, "-m", "benchmarks.ancestor"], env=environment, **pipes)
+        stack.callback(kill_group, web)
+
+        def carry(files: int, size: int) -> float:
+            print(place.prefix(), files, size, file=web.stdin, flush=True)
+            return float(web.stdout.readline() or "nan")
+
+        assert carry(width, 10_000) > 0, "the ancestor does not get on"
+        yield carry
+
+
+def _forget_in_redis(name: str) -> None:
+    import redis
+
+    with redis.Redis.from_url(url("redis")) as client:
+        for key in client.scan_iter(f"*{name}*"):
+            client.delete(key)
