@@ -16,7 +16,7 @@ import uuid
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -29,9 +29,6 @@ from .worker import storage_of
 Carry = Callable[[int, int], float]  # files and the bytes of each, to seconds
 Send = Callable[[str, bytes], object]
 
-PLAIN = "queued_storage.uploaders.s3.S3Uploader"
-FAST = None  # the one that is chosen where obstore is installed
-GENERIC = "queued_storage.uploaders.generic.GenericUploader"
 LOOK = 0.05  # seconds between looks whether all files are there, which the result does not hold
 
 
@@ -53,8 +50,8 @@ class Place:
         del options["client_config"]
         return options
 
-    def client(self) -> Any:
-        return self.server.client(self.endpoint_url, read_timeout=60)
+    def client(self, **config: Any) -> Any:
+        return self.server.client(self.endpoint_url, read_timeout=60, **config)
 
 
 @lru_cache(maxsize=2)
@@ -65,10 +62,24 @@ def data(size: int) -> bytes:
 # Ours
 
 
+@dataclass(frozen=True)
+class Way:
+    """How a storage of ours has its files carried."""
+
+    uploader: str | None = None  # the one that suits
+    remote: dict[str, Any] = field(default_factory=dict)  # options of S3Storage
+    proof: str = "checksum"  # in the ledger, of each file
+
+
+PLAIN = Way("queued_storage.uploaders.s3.S3Uploader")
+FAST = Way()
+GENERIC = Way("queued_storage.uploaders.generic.GenericUploader", proof="size")
+
+
 class Worker:
     """``manage.py queued_storage worker`` in a process of its own, and the ledger that feeds it."""
 
-    def __init__(self, place: Place, width: int, uploader: str | None) -> None:
+    def __init__(self, place: Place, width: int, way: Way) -> None:
         from queued_storage.models import ledger
 
         self.alias = f"bench-{place.prefix()}"
@@ -76,9 +87,9 @@ class Worker:
             "alias": self.alias,
             "directory": str(place.directory),
             "local": str(place.directory / self.alias),
-            "remote": place.remote(),
+            "remote": place.remote() | way.remote,
             "threads": width,
-            "uploader": uploader,
+            "uploader": way.uploader,
         }
         self._place = place
         self._width = width
@@ -97,6 +108,7 @@ class Worker:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
+        self.process.send_signal(signal.SIGCONT)
         self.process.send_signal(signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(30)
@@ -107,26 +119,30 @@ class Worker:
         from django.core.files.base import ContentFile
 
         prefix = self._place.prefix()
-        for number in range(files):
-            self.storage.save(f"{prefix}/{number}", ContentFile(data(size)))
-        return self.bring()
 
-    def bring(self) -> float:
-        """From the release of what was saved to the last promotion in the ledger."""
+        def save() -> None:
+            for number in range(files):
+                self.storage.save(f"{prefix}/{number}", ContentFile(data(size)))
+
+        return self.bring(save)
+
+    def bring(self, save: Callable[[], object]) -> float:
+        """From the release of what is saved to the last promotion in the ledger."""
         from django.db.models import Max
 
         from queued_storage.models import State
 
+        self.process.send_signal(signal.SIGCONT)
+        save()
         started = time.time()
         self.rows.release()
         on_their_way = self.rows.filter(state__in=[State.PENDING, State.TRANSFERRING])
         while on_their_way.exists():
-            error = on_their_way.exclude(last_error="").values_list("last_error", flat=True).first()
-            if error or self.process.poll() is not None:
-                raise RuntimeError(
-                    f"The worker does not get on: {error or self.process.returncode}"
-                )
+            errors = on_their_way.exclude(last_error="").values_list("last_error", flat=True)
+            if (error := errors.first()) or self.process.poll() is not None:
+                raise RuntimeError(f"The worker does not get on: {error}")
             time.sleep(LOOK)
+        self.process.send_signal(signal.SIGSTOP)  # its looks for work cost who is measured next
         return self.rows.aggregate(last=Max("transferred_at"))["last"].timestamp() - started
 
     def proofs(self) -> set[str]:
@@ -134,11 +150,10 @@ class Worker:
 
 
 @contextlib.contextmanager
-def worker(place: Place, width: int, uploader: str | None) -> Iterator[Carry]:
-    with Worker(place, width, uploader) as ours:
+def worker(place: Place, width: int, way: Way) -> Iterator[Carry]:
+    with Worker(place, width, way) as ours:
         yield ours.carry
-        wanted = {"size"} if uploader == GENERIC else {"checksum"}
-        assert ours.proofs() == wanted, ours.proofs()
+        assert ours.proofs() == {way.proof}, ours.proofs()
 
 
 # Threads
@@ -146,13 +161,11 @@ def worker(place: Place, width: int, uploader: str | None) -> Iterator[Carry]:
 
 @contextlib.contextmanager
 def put_object(place: Place, width: int) -> Iterator[Carry]:
-    """What who knows boto3 would write: a file, sent by each thread's own client."""
-    own = threading.local()
+    """What who knows boto3 would write: files, sent in threads by a client that they share."""
+    client = place.client(max_pool_connections=width)
 
     def send(name: str, content: bytes) -> None:
-        if not hasattr(own, "client"):
-            own.client = place.client()
-        own.client.put_object(Bucket=place.bucket_name, Key=name, Body=io.BytesIO(content))
+        client.put_object(Bucket=place.bucket_name, Key=name, Body=io.BytesIO(content))
 
     with _in_threads(place, width, send) as carry:
         yield carry

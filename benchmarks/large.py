@@ -1,6 +1,7 @@
 """How quickly a worker carries 1 GB, and the memory that it takes, beside others."""
 
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -70,9 +71,8 @@ def _measure(server: S3Server, options: Options, size: int, ours: list[str]) -> 
                 continue  # for its memory only
             with bucket(server) as bucket_name:
                 place = Place(server, server.endpoint_url, bucket_name, options.directory)
-                each.append(
-                    _by_ours(place, name, path) if name in OURS else _in_child(place, name, path)
-                )
+                by = _by_ours if name in OURS else _in_child
+                each.append(by(place, name, path))
     return found
 
 
@@ -81,28 +81,19 @@ def _by_ours(place: Place, name: str, path: Path) -> tuple[float, float]:
 
     with Worker(place, 1, OURS[name]) as worker, path.open("rb") as file:
         before = peak_of(worker.process.pid)
-        worker.storage.save("large", File(file))
-        seconds = worker.bring()
+        seconds = worker.bring(lambda: worker.storage.save("large", File(file)))
         return seconds, peak_of(worker.process.pid) - before
 
 
 def _in_child(place: Place, name: str, path: Path) -> tuple[float, float]:
-    command = [
-        sys.executable,
-        "-m",
-        "benchmarks.large",
-        name,
-        str(path),
-        json.dumps(place.remote()),
-    ]
+    command = [sys.executable, "-m", "benchmarks.large", name, str(path)]
+    command.append(json.dumps(place.remote()))
     answer = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     seconds, grown = map(float, answer.stdout.split())
     return seconds, grown
 
 
 def _write(path: Path, size: int) -> None:
-    import os
-
     with path.open("wb") as file:
         for _piece in range(size // MIB):
             file.write(os.urandom(MIB))

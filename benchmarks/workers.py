@@ -22,9 +22,9 @@ SECONDS = 1.5  # that the slowest of a contest is to take, about
 Rates = dict[str, float]  # files a second of each
 
 CARRIERS: dict[str, Callable[[Place, int], AbstractContextManager[Carry]]] = {
-    "plain": partial(carriers.worker, uploader=carriers.PLAIN),
-    "fast": partial(carriers.worker, uploader=carriers.FAST),
-    "generic": partial(carriers.worker, uploader=carriers.GENERIC),
+    "plain": partial(carriers.worker, way=carriers.PLAIN),
+    "fast": partial(carriers.worker, way=carriers.FAST),
+    "generic": partial(carriers.worker, way=carriers.GENERIC),
     "put_object": carriers.put_object,
     "save and size": carriers.save_and_size,
     "rclone": partial(carriers.copying, tool="rclone"),

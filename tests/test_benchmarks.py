@@ -23,6 +23,12 @@ def test_each_plot_of_the_page_is_there() -> None:
         assert (report.DOCS / plot).is_file(), plot
 
 
+def test_each_plot_of_the_page_is_drawn_by_somebody() -> None:
+    drawing = (Path(report.__file__).parent / "plots.py").read_text()
+    for name in report.PLOTS:
+        assert f'    "{name}": ' in drawing, name
+
+
 def test_each_group_is_a_module() -> None:
     place = Path(report.__file__).parent
     for group in GROUPS:
