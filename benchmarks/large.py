@@ -7,82 +7,71 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from . import carriers
-from .carriers import Place, Worker
+from .carriers import PLAIN, Place, Worker
 from .peers import S3Server, bucket, why_missing
 from .project import configure, databases
 from .rows import Options, Row, peak, peak_of
 
 MIB = 1 << 20
-OURS = {"plain": carriers.PLAIN, "fast": carriers.FAST}
-THEIRS = ("upload_file", "S3Storage.save")
+NAMES = ("worker", "upload_file", "S3Storage.save")
 CONCURRENCY = 8
 Found = dict[str, list[tuple[float, float]]]  # seconds, and MiB that a process has grown by
 
 
 def rows(options: Options) -> Iterator[Row]:
-    reasons = {"fast": "" if find_spec("obstore") else "obstore is not installed"}
-    found: Found = {}
+    missing = why_missing("s3") or ""
     size = (20 if options.quick else 1024) * MIB
-    if missing := why_missing("s3"):
-        reasons = dict.fromkeys(OURS, missing)
-    else:
+    found: Found = {}
+    if not missing:
         configure(options.directory)
         with databases(), S3Server() as server:
-            found = _measure(
-                server, options, size, [name for name in OURS if not reasons.get(name)]
-            )
+            found = _measure(server, options, size)
     seconds = {name: statistics.median(s for s, _mib in each) for name, each in found.items()}
     memory = {name: max(mib for _s, mib in each) for name, each in found.items()}
-    details = {"MiB/s": {name: round(size / MIB / s, 1) for name, s in seconds.items()}}
-    for name, extra in (("plain", ""), ("fast", "with the extra fast, ")):
-        yield Row(
-            key=f"large.{name}",
-            what=f"1 GB, {extra}against boto3's upload_file, c={CONCURRENCY}",
-            goal=1,
-            is_at_most=False,
-            ratio=round(seconds["upload_file"] / seconds[name], 2) if name in seconds else None,
-            details=details,
-            reason=reasons.get(name, ""),
-        )
-        yield Row(
-            key=f"large.memory.{name}",
-            what=f"1 GB, {extra}by how much the memory of the worker grows",
-            goal=32,
-            is_at_most=True,
-            ratio=round(memory[name], 1) if name in memory else None,
-            unit="MiB",
-            details={"MiB": memory},
-            reason=reasons.get(name, ""),
-        )
+    yield Row(
+        key="workers.large",
+        what=f"1 GB, against boto3's upload_file, c={CONCURRENCY}",
+        goal=1,
+        is_at_most=False,
+        ratio=None if missing else round(seconds["upload_file"] / seconds["worker"], 2),
+        details={"MiB/s": {name: round(size / MIB / s, 1) for name, s in seconds.items()}},
+        reason=missing,
+    )
+    yield Row(
+        key="workers.large.memory",
+        what="1 GB, by how much the memory of the worker grows",
+        goal=32,
+        is_at_most=True,
+        ratio=None if missing else memory["worker"],
+        unit="MiB",
+        details={"MiB": memory},
+        reason=missing,
+    )
 
 
-def _measure(server: S3Server, options: Options, size: int, ours: list[str]) -> Found:
+def _measure(server: S3Server, options: Options, size: int) -> Found:
     path = options.directory / "large"
     _write(path, size)
-    found: Found = {name: [] for name in (*ours, *THEIRS)}
-    for _round in range(1 if options.quick else 3):
-        for name, each in found.items():
-            if name == "S3Storage.save" and each:
-                continue  # for its memory only
+    found: Found = {name: [] for name in NAMES}
+    for number in range(1 if options.quick else 3):
+        for name in NAMES[: 2 if number else 3]:  # the last one for its memory only
             with bucket(server) as bucket_name:
                 place = Place(server, server.endpoint_url, bucket_name, options.directory)
-                by = _by_ours if name in OURS else _in_child
-                each.append(by(place, name, path))
+                by = _by_worker if name == "worker" else _in_child
+                found[name].append(by(place, name, path))
     return found
 
 
-def _by_ours(place: Place, name: str, path: Path) -> tuple[float, float]:
+def _by_worker(place: Place, name: str, path: Path) -> tuple[float, float]:
     from django.core.files import File
 
-    with Worker(place, 1, OURS[name]) as worker, path.open("rb") as file:
+    with Worker(place, 1, PLAIN) as worker, path.open("rb") as file:
         before = peak_of(worker.process.pid)
         seconds = worker.bring(lambda: worker.storage.save("large", File(file)))
-        return seconds, peak_of(worker.process.pid) - before
+        return seconds, round(peak_of(worker.process.pid) - before, 1)
 
 
 def _in_child(place: Place, name: str, path: Path) -> tuple[float, float]:

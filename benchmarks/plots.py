@@ -76,16 +76,13 @@ def _page(rows: Rows, axes: Any) -> None:
 
 def _memory(rows: Rows, axes: Any) -> None:
     reading = _details(rows, "reading.memory")["MiB"]
-    worker = rows["large.memory.plain"]["details"]["MiB"]
+    sending = _details(rows, "workers.large.memory")["MiB"]
     bars = {
         **{f"read back, {name}": value for name, value in reading.items()},
-        "sent, the worker": worker["plain"],
-        **({"sent, the worker with 'fast'": worker["fast"]} if "fast" in worker else {}),
-        "sent, upload_file": worker["upload_file"],
-        "sent, S3Storage": worker["S3Storage.save"],
+        **{f"sent, {name}": value for name, value in sending.items()},
     }
-    bars_drawn = axes.barh(list(bars), list(bars.values()))
-    axes.bar_label(bars_drawn, fmt="%.0f", padding=3)
+    drawn = axes.barh(list(bars), list(bars.values()))
+    axes.bar_label(drawn, fmt="%.0f", padding=3)
     axes.set(title="1 GB: by how much a process grows", xlabel="MiB")
     axes.margins(x=0.1)
     axes.invert_yaxis()
@@ -112,7 +109,7 @@ def _concurrency(unit: str, title: str) -> Callable[[Rows, Any], None]:
         axes.set_xticks(ticks, labels=map(str, ticks))
         axes.minorticks_off()
         axes.set_ylim(bottom=0)
-        axes.legend()
+        axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
 
     return plot
 

@@ -116,7 +116,7 @@ PLOTS = {
     "page": ("A page with 100 files", ("looks.page.none",)),
     "files": ("Files brought to S3 in a second, by concurrency", ("workers.boto3.32",)),
     "bytes": ("Bytes brought to S3 in a second, by concurrency", ("workers.boto3.32",)),
-    "memory": ("Memory for 1 GB", ("reading.memory", "large.memory.plain")),
+    "memory": ("Memory for 1 GB", ("reading.memory", "workers.large.memory")),
     "growth": ("Passes by the number of files", ("passes.sweep.SQLite",)),
     "pending": ("Passes by the number of due files", ("passes.sweep.SQLite",)),
 }
