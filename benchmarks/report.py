@@ -105,19 +105,19 @@ REASONS: dict[str, str] = {
     "second in a loop of its own.",
     "saves.python": "The profile has no single cause: paths joined safely, names validated, the "
     "storage's parts looked up anew, the callback of the commit.",
-    "workers.boto3": "Both wait for Python's interpreter: a file takes 1.1 ms of the processor time "
-    "of put_object's process, and 1.5 ms of the worker's. Half of the latter is boto3's own, for "
-    "the same request; claims, the checksum and the promotion share the rest.",
-    "workers.rclone": "A file takes 1.0 ms of the worker's processor time, and 0.75 ms of rclone's. "
-    "A quarter of what the worker does in Python is to send by obstore; most of the rest is the "
+    "workers.boto3": "Both wait for Python's interpreter: a file takes 1.1 ms of processor time in "
+    "the process that calls put_object, and 1.5 ms in the worker. Half of the latter is boto3's "
+    "own, for the same request; claims, the checksum and the promotion share the rest.",
+    "workers.rclone": "A file takes 1.0 ms of the worker's processor time, and 0.75 of rclone's. A "
+    "quarter of what the worker does in Python is to send by obstore; most of the rest is the "
     "ledger, which rclone has not.",
     "workers.s5cmd": "A file takes 1.0 ms of the worker's processor time, and 0.5 ms of s5cmd's, "
     "which keeps no ledger and compares nothing.",
     "workers.generic": "The worker asks any storage first whether the name is free, so as not to "
     "overwrite what is not its own: one request more than save() and size() make.",
-    "workers.large.memory": "boto3 holds the parts of 8 MiB that are on their way, three at a time, "
-    "and the next one, and the C library keeps some of what was freed. One part at a time takes 27 "
-    "MiB, two take 38, and two of 5 MiB take 26.",
+    "workers.large.memory": "boto3 holds the parts of 8 MiB that are on their way, three at once, "
+    "and the next one; the C library keeps some of what was freed. One part at once takes 27 MiB, "
+    "two take 38, and two of 5 MiB take 26.",
 }
 
 
