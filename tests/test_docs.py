@@ -482,16 +482,6 @@ def test_extras_that_are_named_can_be_installed() -> None:
             assert extra in PROJECT["project"]["optional-dependencies"]
 
 
-def test_what_has_no_use_yet_has_none() -> None:
-    """When an adapter of its name comes, an extra moves to the first table."""
-    *_, waiting = tables(page("dependencies"))
-    modules = {path.stem for path in (PACKAGE / "queues").glob("*.py")}
-    sources = "".join(path.read_text() for path in PACKAGE.rglob("*.py"))
-    for extra, library, _purpose in waiting[1:]:
-        assert code(extra).replace("-", "_") not in modules
-        assert f"import {library}" not in sources
-
-
 def test_every_fault() -> None:
     assert list(table(page("testing"), "fault")) == [str(fault) for fault in Fault]
 

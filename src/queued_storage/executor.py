@@ -28,6 +28,7 @@ class _Lane:
         self.threads: list[threading.Thread] = []
         self.changed = threading.Condition(lock)
         self.seconds = 1.0  # that a file takes, about
+        self.tries_names = False  # as far as its threads have seen
 
     @property
     def load(self) -> int:
@@ -154,7 +155,7 @@ class Executor:
                 room = max(lane.capacity(self._width) - lane.load, 0)
                 chosen += [lane.told.popleft() for _pk in range(min(len(lane.told), room))]
         if chosen:
-            self._hand_out(ledger().claim_all(chosen), kept=True)
+            self._hand_out(ledger().claim_all(chosen, self._trying()), kept=True)
 
     def _hand_out(self, rows: list[QueuedFile], *, kept: bool) -> None:
         with self._lock:
@@ -173,7 +174,7 @@ class Executor:
             self._next_look = time.monotonic() + self._poll
         room = self._room(self._aliases())
         limit = min(sum(room.values()), AHEAD_MAX)
-        rows = ledger().claim_due(limit, list(room)) if limit else []
+        rows = ledger().claim_due(limit, list(room), self._trying()) if limit else []
         self._hand_out(rows, kept=False)
         with self._lock:
             self._finds = bool(rows) or bool(self._lanes and not room)
@@ -181,6 +182,10 @@ class Executor:
                 self._next_look = 0.0
         if not rows:
             connections.close_all()
+
+    def _trying(self) -> list[str]:
+        with self._lock:
+            return sorted(alias for alias, lane in self._lanes.items() if lane.tries_names)
 
     def _room(self, aliases: Iterable[str]) -> dict[str, int]:
         with self._lock:
@@ -252,7 +257,9 @@ class Executor:
         try:
             _guarded(partial(transfers.run_claimed, row), row.pk)
         finally:
+            tries_names = transfers.tries_names(row.alias)
             with self._lock:
+                lane.tries_names = tries_names
                 lane.busy -= 1
                 lane.kept.discard(row.pk)
                 lane.took(time.monotonic() - started)

@@ -1,7 +1,7 @@
 """The ledger: one row per stored file, and every way in which a row may change."""
 
 import uuid
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
 from functools import lru_cache
@@ -9,13 +9,14 @@ from typing import Any, Self
 
 from django.db import connections, models, router, transaction
 from django.db.models import Case, F, Q, Value, When
-from django.db.models.functions import Coalesce
+from django.db.models.functions import Cast, Coalesce, Concat
 from django.utils.translation import gettext_lazy as _
 
 from .clock import DatabaseNow, host_time, now_in_sql, seconds_from_now
 from .conf import HOST_MAX_LENGTH, settings
 from .logs import one_line
 from .outages import outlast
+from .statements import returns_rows, statement
 
 NAME_MAX_LENGTH = 700  # characters; with the alias the most that a unique index of InnoDB takes
 NAME_MAX_BYTES = 2048  # in UTF-8; below what an index page of PostgreSQL takes
@@ -424,56 +425,85 @@ class QueuedFileQuerySet(models.QuerySet["QueuedFile"]):
     def claim(self, pk: int) -> "QueuedFile | None":
         """Take a due row under a lease; None if it is not due, is another host's to work on, or
         somebody else was quicker."""
-        token = new_token()
-        if not self.filter(pk=pk).workable_here()._take(token):
-            return None
-        return self.filter(pk=pk, lease_token=token).first()
+        return next(iter(self._take([pk], [])), None)
 
-    def claim_due(self, limit: int, aliases: Collection[str]) -> "list[QueuedFile]":
-        """Take up to ``limit`` due rows of ``aliases``, the longest due first."""
-        return self.due().whose(aliases).order_by("due_at")._claim_first(limit)
+    def claim_due(
+        self, limit: int, aliases: Collection[str], trying: Collection[str] = ()
+    ) -> "list[QueuedFile]":
+        """Take up to ``limit`` due rows of ``aliases``, the longest due first.
 
-    def claim_all(self, pks: Collection[int]) -> "list[QueuedFile]":
-        """Take those of these rows that are due, and that nobody else is taking."""
-        return self.filter(pk__in=pks).order_by("pk")._claim_first(len(pks))
+        New files of the aliases in ``trying`` are noted as ``try_name()`` does it.
+        """
 
-    def _claim_first(self, limit: int) -> "list[QueuedFile]":
-        token = new_token()
-        rows = self.workable_here()
-        if connections[self.db].features.has_select_for_update_skip_locked:
-            with transaction.atomic(using=self.db):
-                pks = rows.select_for_update(skip_locked=True)._take_first(limit, token)
-        else:  # the UPDATE tells who was first
-            pks = rows._take_first(limit, token)
-        if not pks:
+        def first() -> list[int]:
+            rows = self._lock(self.due().whose(aliases).workable_here().order_by("due_at"))
+            return list(rows[:limit])
+
+        if not aliases:
             return []
-        taken = self.model.objects.using(self.db).filter(pk__in=pks, lease_token=token)
-        return sorted(taken, key=lambda row: pks.index(row.pk))
+        key = ("due", limit, tuple(aliases), self._circumstances())
+        return self._claim(lambda: statement(self.db, key, first).values(), trying)
 
-    def _take_first(self, limit: int, token: str) -> list[int]:
-        pks = list(self.values_list("pk", flat=True)[:limit])
-        taken = pks and self.model.objects.using(self.db).filter(pk__in=pks)._take(token)
-        return pks if taken else []
+    def claim_all(
+        self, pks: Collection[int], trying: Collection[str] = ()
+    ) -> "list[QueuedFile]":
+        """Take those of these rows that are due, and that nobody else is taking."""
+        rows = self.filter(pk__in=pks).workable_here().order_by("pk")
+        return self._claim(lambda: list(self._lock(rows)), trying)
 
-    def _take(self, token: str) -> int:
-        """Claim those of a few rows, given by their keys, that are due.
+    def _claim(
+        self, find: Callable[[], list[int]], trying: Collection[str]
+    ) -> "list[QueuedFile]":
+        connection = connections[self.db]
+        if not connection.features.has_select_for_update_skip_locked:
+            return self._take(find(), trying)  # the UPDATE tells who was first
+        with transaction.atomic(using=self.db):
+            return self._take(find(), trying)
+
+    def _lock(self, rows: Self) -> Any:
+        """The keys of these rows, without those that others are just claiming."""
+        connection = connections[self.db]
+        keys = rows.values_list("pk", flat=True)
+        if connection.features.has_select_for_update_skip_locked:
+            keys = keys.select_for_update(skip_locked=True)
+        return keys
+
+    def _take(self, pks: Sequence[int], trying: Collection[str]) -> "list[QueuedFile]":
+        """Claim those of a few rows that are due, and can be worked on here.
 
         No index serves the condition. MariaDB would at times prefer that of ``due_at`` to the
         keys, lock every due row, and break the transactions of other people off as deadlocked.
         """
-        is_due = Case(When(due_at__lte=DatabaseNow(), then=Value(True)), default=Value(False))
-        in_transfer = When(state=State.PENDING, then=Value(State.TRANSFERRING))
-        return (
-            self.alias(is_due=is_due)
-            .filter(is_due=True)
-            .update(
+        if not pks:
+            return []
+
+        def take(token: str, *pks: int) -> int:
+            is_due = Case(When(due_at__lte=DatabaseNow(), then=Value(True)), default=Value(False))
+            in_transfer = When(state=State.PENDING, then=Value(State.TRANSFERRING))
+            due = self.filter(pk__in=pks).workable_here().alias(is_due=is_due).filter(is_due=True)
+            return due.update(
+                unconfirmed=_noted_as_tried(trying, token),
                 state=Case(in_transfer, default=F("state")),
                 attempts=F("attempts") + 1,
                 due_at=seconds_from_now(settings.lease),
                 lease_token=token,
                 sent=0,
             )
-        )
+
+        token = new_token()
+        key = ("take", len(pks), tuple(trying), self._circumstances())
+        update = statement(self.db, key, take, token, *pks)
+        if returns_rows(self.db):
+            taken = outlast(lambda: update.changed(self.model), self.db)
+        else:
+            count = outlast(update.execute, self.db)
+            taken = list(self.filter(pk__in=pks, lease_token=token)) if count else []
+        return sorted(taken, key=lambda row: pks.index(row.pk))
+
+    def _circumstances(self) -> Hashable:
+        """What the text of the statements of workers depends on, beside their values."""
+        host = settings.host if settings.local_per_host else None
+        return host, settings.lease, now_in_sql(connections[self.db])
 
     def held_as(self, row: "QueuedFile") -> Self:
         """The row, as long as this claim on it stands and nobody asked for something else."""
@@ -486,17 +516,22 @@ class QueuedFileQuerySet(models.QuerySet["QueuedFile"]):
 
     def name_remote(self, row: "QueuedFile", remote_name: str) -> int:
         """Reserve the name on the remote, before a byte is sent to it."""
-        return self.held_as(row).update(
-            remote_name=remote_name, unconfirmed="", due_at=seconds_from_now(settings.lease)
-        )
 
-    def try_name(self, row: "QueuedFile", content: Content) -> int:
+        def name(held: Self, remote_name: str) -> int:
+            due_at = seconds_from_now(settings.lease)
+            return held.update(remote_name=remote_name, unconfirmed="", due_at=due_at)
+
+        return self._update_held(row, "name", name, remote_name)
+
+    def try_name(self, row: "QueuedFile") -> int:
         """Note that the file may lie under its own name, which was not reserved, before it is sent
         there on the condition that nothing does."""
-        unconfirmed = f"{content.size} {content.checksum}"
-        return self.held_as(row).update(
-            unconfirmed=unconfirmed, due_at=seconds_from_now(settings.lease)
-        )
+
+        def note(held: Self, unconfirmed: str) -> int:
+            due_at = seconds_from_now(settings.lease)
+            return held.update(unconfirmed=unconfirmed, due_at=due_at)
+
+        return self._update_held(row, "try", note, f"{row.size} {row.checksum} {row.lease_token}")
 
     def name_written(self, row: "QueuedFile", remote_name: str) -> int:
         """Note what the remote called it, even if the file was deleted or has newer content by
@@ -509,18 +544,37 @@ class QueuedFileQuerySet(models.QuerySet["QueuedFile"]):
         self, row: "QueuedFile", remote_name: str, content: Content, verified: str, *, evict: bool
     ) -> int:
         """Turn reads to the remote; with ``evict`` the claim stays, for the eviction to follow."""
-        return self.held_as(row).update(
-            state=State.TRANSFERRED,
-            remote_name=remote_name,
-            unconfirmed="",
-            size=content.size,
-            checksum=content.checksum,
-            verified=verified,
-            last_error="",
-            transferred_at=DatabaseNow(),
-            due_at=seconds_from_now(settings.lease) if evict else None,
-            lease_token=row.lease_token if evict else "",
-        )
+
+        def promote(held: Self, remote_name: str, size: int, checksum: str, verified: str) -> int:
+            end = {"due_at": seconds_from_now(settings.lease)}
+            return held.update(
+                state=State.TRANSFERRED,
+                remote_name=remote_name,
+                unconfirmed="",
+                size=size,
+                checksum=checksum,
+                verified=verified,
+                last_error="",
+                transferred_at=DatabaseNow(),
+                **end if evict else {"due_at": None, "lease_token": ""},
+            )
+
+        form = "promote, evict" if evict else "promote"
+        given = (remote_name, content.size, content.checksum, verified)
+        return self._update_held(row, form, promote, *given)
+
+    def _update_held(
+        self, row: "QueuedFile", form: str, write: Callable[..., int], *values: int | str
+    ) -> int:
+        """``write(held_as(row), *values)``, with the text that it had the last time."""
+
+        def as_first(pk: int, generation: int, token: str, *values: int | str) -> int:
+            claim = QueuedFile(pk=pk, generation=generation, lease_token=token, state=row.state)
+            return write(self.held_as(claim), *values)
+
+        key = (form, row.state, self._circumstances())
+        claim = (row.pk, row.generation, row.lease_token)
+        return outlast(statement(self.db, key, as_first, *claim, *values).execute, self.db)
 
     def evicted(self, row: "QueuedFile") -> int:
         return self.held_as(row).update(
@@ -571,7 +625,13 @@ class QueuedFileQuerySet(models.QuerySet["QueuedFile"]):
         counted = When(state__in=claimed, attempts__gt=0, then=F("attempts") - 1)
         number = models.PositiveIntegerField()
         claims = self.filter(pk__in=[row.pk for row in rows], lease_token__in=tokens)
-        return claims._let_go(attempts=Case(counted, default=F("attempts"), output_field=number))
+        return claims._let_go(
+            attempts=Case(counted, default=F("attempts"), output_field=number),
+            unconfirmed=Case(
+                *(When(unconfirmed__endswith=f" {token}", then=Value("")) for token in tokens),
+                default=F("unconfirmed"),
+            ),
+        )
 
     def purged(self, row: "QueuedFile") -> int:
         """Remove a tombstone: the name is free again."""
@@ -610,6 +670,15 @@ def _insert_statement(database: str, columns: tuple[str, ...], places: tuple[str
     return statement
 
 
+def _noted_as_tried(aliases: Collection[str], token: str) -> Case:
+    """What ``try_name()`` notes, in a claim: for files that nobody has sent yet."""
+    is_new = Q(state=State.PENDING, remote_name="", unconfirmed="")
+    is_known = Q(alias__in=aliases, checksum__startswith="crc32:")
+    size = Cast("size", models.CharField())
+    noted = Concat(size, Value(" "), "checksum", Value(" "), Value(token))
+    return Case(When(is_new & is_known, then=noted), default=F("unconfirmed"))
+
+
 def _when_nobody_holds_it() -> Case:
     """Now, or where a worker may still be writing: when its lease has ended for certain."""
     nobody = Q(lease_token="") | Q(due_at__lte=DatabaseNow())
@@ -636,7 +705,7 @@ class QueuedFile(models.Model):
     )  # chosen by the first attempt; "" before it
     unconfirmed = models.CharField(
         _("sent without an answer"), max_length=150, blank=True
-    )  # "16 crc32:1a2b3c4d": what may lie on the remote under the file's own name
+    )  # "16 crc32:1a2b3c4d …": what may lie on the remote under the file's own name, and the lease
     state = models.CharField(_("state"), max_length=16, choices=State, default=State.PENDING)
     task = models.CharField(_("task"), max_length=255, blank=True)  # dotted path; for who reads it
     is_local = models.BooleanField(_("has a local copy"), default=True)
@@ -697,9 +766,16 @@ class QueuedFile(models.Model):
 
     @property
     def remains(self) -> Content | None:
-        """What may lie on the remote under the file's own name, without being known to be ours."""
-        size, _space, checksum = self.unconfirmed.partition(" ")
-        return Content(int(size), checksum) if size else None
+        """What an earlier claim may have left on the remote under the file's own name."""
+        if not self.unconfirmed or self.is_tried:
+            return None
+        size, checksum, *_lease = self.unconfirmed.split(" ")
+        return Content(int(size), checksum)
+
+    @property
+    def is_tried(self) -> bool:
+        """Whether the ledger knows that this claim may send the file to its own name."""
+        return bool(self.lease_token) and self.unconfirmed.endswith(f" {self.lease_token}")
 
     @property
     def lease_expires_at(self) -> datetime | None:

@@ -145,7 +145,8 @@ class RemoteProxy(StorageProxy):
         row = self._lease.row
         if not row.checksum:
             return self._send_new(outgoing)
-        self._require_ours(ledger().try_name(row, Content(row.size, row.checksum)))
+        if not row.is_tried:
+            self._require_ours(ledger().try_name(row))
         self._send(self._name, outgoing, self._uploader.upload_new)
         row.remote_name = self._name
         self._is_unconfirmed = True

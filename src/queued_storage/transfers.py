@@ -54,6 +54,16 @@ def run_claimed(row: QueuedFile) -> Exception | None:
             return _Work(storage, row, lease).run()
 
 
+def tries_names(alias: str) -> bool:
+    """Whether a small file of this storage is sent to its own name without a look first."""
+    try:
+        storage: Any = storage_for(alias)
+        uploader: Uploader = storage.uploader
+        return uploader.never_overwrites(0)
+    except Exception:  # which an attempt tells
+        return False
+
+
 def backoff(attempts: int) -> float:
     """Seconds until the next try: the delay doubles each time, give or take a fifth."""
     step = settings.retry_delay * 2.0 ** min(max(attempts - 1, 0), 30)

@@ -5,7 +5,7 @@ import contextlib
 import copy
 from collections.abc import Iterator
 from http import HTTPStatus
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 from boto3.s3.transfer import TransferConfig
 from django.core.files.storage import Storage
@@ -16,8 +16,9 @@ from ..exceptions import VerificationError
 from ..logs import logger
 from ..models import Content
 from ..streams import MeasuredFile
-from . import s3_put, s3_trust
+from . import s3_fast, s3_put, s3_trust
 from .base import PIECE, Uploader
+from .s3_sums import ALGORITHMS, CRC32, Sum, encoded, sum_of
 
 CREATING = ("PutObject", "CompleteMultipartUpload")  # the calls that make an object
 PARTS = 3  # of a large file that are sent side by side, each from memory
@@ -34,6 +35,7 @@ class S3Uploader(Uploader):
     """
 
     replaces = True
+    may_use_obstore: ClassVar[bool] = True  # where it is installed and stores the same
     _kind = ""  # "new" while a condition is added to what is sent
 
     @classmethod
@@ -47,12 +49,12 @@ class S3Uploader(Uploader):
         cleaned = cast(str, clean_name(name))
         self.has_proof = False
         parameters = self._s3._get_write_parameters(self._key(name), content)
-        data = self._small(content)
+        algorithm = parameters.get("ChecksumAlgorithm", CRC32)
+        if algorithm in ALGORITHMS and (data := self._small(content)) is not None:
+            self._put(name, data, content.content, parameters, algorithm)
+            return cleaned
         if "ChecksumAlgorithm" not in parameters:
-            if data is not None:
-                self._put(name, data, content.content, parameters)
-                return cleaned
-            parameters.update(ChecksumAlgorithm="CRC32", ChecksumType="FULL_OBJECT")
+            parameters.update(ChecksumAlgorithm=CRC32, ChecksumType="FULL_OBJECT")
         if is_seekable(content):
             content.seek(0)  # somebody may have had a look at it
         self._object(name).upload_fileobj(content, ExtraArgs=parameters, Config=self._config())
@@ -71,16 +73,36 @@ class S3Uploader(Uploader):
             data += piece
         return data if len(data) <= limit else None
 
-    def _put(self, name: str, data: bytes, sent: Content, parameters: dict[str, Any]) -> None:
-        trust = s3_trust.trust_in(self._s3)
-        checksum = s3_trust.encoded(int(sent.checksum.removeprefix("crc32:"), 16))
-        parameters["ChecksumCRC32"] = checksum
-        to = (self._s3.connection.meta.client, self._s3.bucket_name, self._key(name))
+    def _put(
+        self, name: str, data: bytes, sent: Content, parameters: dict[str, Any], algorithm: str
+    ) -> None:
+        trust = s3_trust.trust_in(self._s3, algorithm)
+        known = encoded(int(sent.checksum.removeprefix("crc32:"), 16))
+        checksum = known if algorithm == CRC32 else sum_of(algorithm, data)
+        parameters.pop("ChecksumAlgorithm", None)
+        client = self._s3.connection.meta.client
+        outgoing = s3_put.Outgoing(
+            self._s3.bucket_name, self._key(name), data, checksum, parameters
+        )
         if trust.checksums:
-            answered = s3_put.put(*to, data, parameters, kind=self._kind)
+            answered = s3_put.put(client, outgoing, self._kind, self._sender)
         else:
-            answered = s3_put.put_plainly(*to, data, parameters)
-        self.has_proof = trust.checksums and answered == checksum
+            answered = s3_put.put_plainly(client, outgoing)
+        self.has_proof = trust.checksums and answered == checksum.value
+        if algorithm != CRC32 and not self.has_proof:
+            self.has_proof = self._is_shown(name, checksum)
+
+    def _is_shown(self, name: str, checksum: Sum) -> bool:
+        """Whether the object has this checksum, which nobody knows any more after the upload."""
+        found = self._head(name).get(checksum.parameter)
+        if found is not None:
+            self._require(name, "the checksum", found, checksum.value)
+        return found is not None
+
+    def _sender(self, template: s3_put.Template, checksum: Sum) -> s3_fast.Sender | None:
+        if not self.may_use_obstore:
+            return None
+        return s3_fast.sender(self._s3, self._s3.connection.meta.client, template, checksum)
 
     def upload_new(self, name: str, content: MeasuredFile) -> str:
         """On the condition ``If-None-Match: *``, where the server knows it.
@@ -122,7 +144,7 @@ class S3Uploader(Uploader):
 
     def never_overwrites(self, size: int) -> bool:
         is_small = size < min(SMALL, self._s3.transfer_config.multipart_threshold)
-        return is_small and s3_trust.known(self._s3).conditions
+        return is_small and s3_trust.conditions_are_known(self._s3)
 
     def forget_unfinished(self, name: str) -> None:
         """Abort multipart uploads, which cost money and are in no listing. One that a frozen
@@ -167,10 +189,10 @@ class S3Uploader(Uploader):
         self._require(name, "bytes", head["ContentLength"], sent.size)
         checksum = head.get("ChecksumCRC32", "")
         is_of_whole = checksum and head.get("ChecksumType") != "COMPOSITE" and "-" not in checksum
-        if not is_of_whole:
-            return "size"
-        self._require(name, "the checksum", _as_recorded(checksum), sent.checksum)
-        return "checksum"
+        if is_of_whole:
+            self._require(name, "the checksum", _as_recorded(checksum), sent.checksum)
+            return "checksum"
+        return "size"
 
     def read_back(self, name: str) -> Iterator[bytes]:
         """Straight from the answer: ``S3Storage.open()`` holds the whole file in memory."""
@@ -239,3 +261,9 @@ class S3Uploader(Uploader):
 
 def _as_recorded(checksum: str) -> str:
     return f"crc32:{base64.b64decode(checksum).hex()}"
+
+
+class PlainS3Uploader(S3Uploader):
+    """The same without ``obstore``, installed or not: for the option ``uploader``."""
+
+    may_use_obstore = False

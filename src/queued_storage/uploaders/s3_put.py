@@ -2,7 +2,7 @@
 
 import json
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
@@ -12,13 +12,15 @@ from botocore.awsrequest import AWSRequest
 from botocore.exceptions import HTTPClientError
 from botocore.utils import percent_encode
 
+from .s3_fast import Sender
+from .s3_sums import Sum
+
 TEMPLATES_MAX = 50  # of a thread and client: as many different sets of parameters
 KEPT = ("client_config", "has_streaming_input", "checksum")  # what the signing looks at
-CHECKSUM = "x-amz-checksum-crc32"
 _EVENT = "before-sign.s3.PutObject"
 
 
-class _Template(NamedTuple):
+class Template(NamedTuple):
     """A request as boto3 made it, of which only key, bytes and checksum change."""
 
     base: str  # of the URL, up to the key
@@ -26,78 +28,102 @@ class _Template(NamedTuple):
     context: dict[str, Any]
     signer: Any
     signing: tuple[str, str, str]  # name, region, version
+    sender: Sender | None = None  # what else can send it
+
+    @property
+    def content_type(self) -> str:
+        return self.headers.get("Content-Type", "")
 
 
 _local = threading.local()
 
 
-def put_plainly(
-    client: Any, bucket: str, key: str, data: bytes, parameters: Mapping[str, Any]
-) -> str:
+class Outgoing(NamedTuple):
+    """An object to be stored, with no checksum in its parameters."""
+
+    bucket: str
+    key: str
+    data: bytes
+    checksum: Sum
+    parameters: Mapping[str, Any]
+
+    @property
+    def quoted_key(self) -> str:
+        return str(percent_encode(self.key, safe="/~"))
+
+
+def put_plainly(client: Any, what: Outgoing) -> str:
     """Store an object; returns the checksum that the server answers with, or ""."""
-    answer = client.put_object(Bucket=bucket, Key=key, Body=data, **parameters)
-    return str(answer.get("ChecksumCRC32", ""))
+    checksum = {what.checksum.parameter: what.checksum.value}
+    answer = client.put_object(
+        Bucket=what.bucket, Key=what.key, Body=what.data, **{**what.parameters, **checksum}
+    )
+    return str(answer.get(what.checksum.parameter, ""))
 
 
 def put(
-    client: Any, bucket: str, key: str, data: bytes, parameters: Mapping[str, Any], kind: str
+    client: Any,
+    what: Outgoing,
+    kind: str,
+    sender: Callable[[Template, Sum], Sender | None] = lambda *args: None,
 ) -> str:
-    """The same in less time. ``parameters`` have ``ChecksumCRC32``; ``kind`` tells apart what else
-    the client's own events make of them.
+    """The same in less time. ``kind`` tells apart what else the client's own events make of the
+    parameters; ``sender`` finds what else can send such a request.
 
     Most of what ``put_object`` takes is the making of a request that looks like the last one, so
     only the first of a kind is made. One that is not answered with success is left to
     ``put_object``, to repeat it and to say why.
     """
     templates = _templates(client)
-    alike = {**parameters, "ChecksumCRC32": ""}
-    kind = json.dumps([kind, bucket, alike], sort_keys=True, default=repr)
-    template = templates.get(kind)
-    if template and (answered := _send(client, template, key, data, parameters["ChecksumCRC32"])):
+    described = [kind, what.bucket, what.checksum.algorithm, what.parameters]
+    kind = json.dumps(described, sort_keys=True, default=repr)
+    if (template := templates.get(kind)) and (
+        answered := _send(client, template, what)
+    ) is not None:
         return answered
-    with _Watch(client, key) as watch:
-        answered = put_plainly(client, bucket, key, data, parameters)
+    with _Watch(client, what) as watch:
+        answered = put_plainly(client, what)
     if watch.template and len(templates) < TEMPLATES_MAX:
-        templates[kind] = watch.template
+        templates[kind] = watch.template._replace(sender=sender(watch.template, what.checksum))
     return answered
 
 
-def _templates(client: Any) -> dict[str, _Template]:
+def _templates(client: Any) -> dict[str, Template]:
     if not hasattr(_local, "by_client"):
         _local.by_client = WeakKeyDictionary()
-    by_client: WeakKeyDictionary[Any, dict[str, _Template]] = _local.by_client
+    by_client: WeakKeyDictionary[Any, dict[str, Template]] = _local.by_client
     return by_client.setdefault(client, {})
 
 
-def _send(client: Any, template: _Template, key: str, data: bytes, checksum: str) -> str:
-    """One try; "" if it was not a success."""
+def _send(client: Any, template: Template, what: Outgoing) -> str | None:
+    """One try; None if it was not a success."""
+    if template.sender and template.sender.is_ready(what.key):
+        return template.sender.send(what.key, what.data, template.content_type, what.checksum)
     request = AWSRequest(
         method="PUT",
-        url=template.base + _quoted(key),
-        headers={**template.headers, CHECKSUM: checksum},
-        data=data,
+        url=template.base + what.quoted_key,
+        headers={**template.headers, what.checksum.header: what.checksum.value},
+        data=what.data,
     )
     request.context = dict(template.context)
     template.signer.get_auth_instance(*template.signing).add_auth(request)
     try:
         answer = client._endpoint.http_session.send(request.prepare())
     except HTTPClientError:
-        return ""
-    return answer.headers.get(CHECKSUM, "") if answer.status_code == HTTPStatus.OK else ""
-
-
-def _quoted(key: str) -> str:
-    return str(percent_encode(key, safe="/~"))
+        return None
+    if answer.status_code != HTTPStatus.OK:
+        return None
+    return str(answer.headers.get(what.checksum.header, ""))
 
 
 class _Watch:
     """Looks on while boto3 makes a request of a client that belongs to this thread."""
 
-    def __init__(self, client: Any, key: str) -> None:
+    def __init__(self, client: Any, what: Outgoing) -> None:
         self._events = client.meta.events
         self._can_send = hasattr(client, "_endpoint")
-        self._key = _quoted(key)
-        self.template: _Template | None = None
+        self._key = what.quoted_key
+        self.template: Template | None = None
 
     def __enter__(self) -> "_Watch":
         self._events.register_last(_EVENT, self._look)
@@ -121,7 +147,11 @@ class _Watch:
         self.template = None
         if is_plain and self._can_send and not request.params:
             # Without "Expect: 100-continue", which is another way to the server and back.
-            headers = {k: v for k, v in request.headers.items() if k.lower() != "expect"}
+            headers = {
+                name: value.decode() if isinstance(value, bytes) else str(value)
+                for name, value in request.headers.items()
+                if name.lower() != "expect"
+            }
             base = request.url.removesuffix(self._key)
             context = {name: request.context[name] for name in KEPT if name in request.context}
-            self.template = _Template(base, headers, context, request_signer, signing)
+            self.template = Template(base, headers, context, request_signer, signing)

@@ -1,9 +1,7 @@
 """What an S3 server was seen to do, so that it need not be asked about every file."""
 
-import base64
 import threading
 import uuid
-import zlib
 from collections import Counter
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -14,6 +12,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from ..localfiles import UNFINISHED_PREFIX
 from ..logs import logger
 from ..reasons import reason
+from .s3_sums import ALGORITHMS, CRC32, sum_of
 
 PROBE_AFTER = 20  # uploads of a process to a bucket: a few do not pay for the questions
 PROBE_AGAIN = 5000  # uploads after questions that were not answered
@@ -33,10 +32,10 @@ _uploads: Counter[Any] = Counter()
 _lock = threading.Lock()
 
 
-def trust_in(s3: Any) -> Trust:
-    """What is known of the server of this storage. The caller is about to send it something, and
-    may have to ask it a few questions first; the others go on meanwhile."""
-    place = _place(s3)
+def trust_in(s3: Any, algorithm: str = CRC32) -> Trust:
+    """What is known of the server of this storage, and of such checksums. The caller is about to
+    send it something, and may have to ask it a few questions first; the others go on meanwhile."""
+    place = _place(s3, algorithm)
     if (known := _known.get(place)) is not None:
         return known
     with _lock:
@@ -44,7 +43,7 @@ def trust_in(s3: Any) -> Trust:
         if _uploads[place] != PROBE_AFTER:
             return NONE
     try:
-        _known[place] = _probe(s3)
+        _known[place] = _probe(s3, algorithm)
     except (BotoCoreError, ClientError) as error:
         logger.info("What the remote does with checksums is not known: %s", reason(error, s3))
         with _lock:
@@ -52,13 +51,17 @@ def trust_in(s3: Any) -> Trust:
     return _known.get(place, NONE)
 
 
-def known(s3: Any) -> Trust:
+def known(s3: Any, algorithm: str = CRC32) -> Trust:
     """The same, without a question."""
-    return _known.get(_place(s3), NONE)
+    return _known.get(_place(s3, algorithm), NONE)
 
 
-def _place(s3: Any) -> tuple[str | None, ...]:
-    return s3.endpoint_url, s3.region_name, s3.bucket_name, s3.location
+def conditions_are_known(s3: Any) -> bool:
+    return any(known(s3, algorithm).conditions for algorithm in ALGORITHMS)
+
+
+def _place(s3: Any, algorithm: str) -> tuple[str | None, ...]:
+    return s3.endpoint_url, s3.region_name, s3.bucket_name, s3.location, algorithm
 
 
 def forget() -> None:
@@ -67,23 +70,18 @@ def forget() -> None:
     _uploads.clear()
 
 
-def encoded(checksum: int) -> str:
-    """A CRC-32 as S3 writes it."""
-    return base64.b64encode(checksum.to_bytes(4, "big")).decode()
-
-
-def _probe(s3: Any) -> Trust:
+def _probe(s3: Any, algorithm: str) -> Trust:
     name = f"{UNFINISHED_PREFIX}{uuid.uuid4().hex}"
     data = name.encode()
     probe = _Probe(s3, name, data)
-    right = encoded(zlib.crc32(data))
+    right, wrong = sum_of(algorithm, data), sum_of(algorithm, b"?")
     try:
-        if not probe.is_refused(HTTPStatus.BAD_REQUEST, ChecksumCRC32=encoded(zlib.crc32(b"?"))):
+        if not probe.is_refused(HTTPStatus.BAD_REQUEST, **{wrong.parameter: wrong.value}):
             return NONE
-        condition = {"ChecksumCRC32": right, "IfNoneMatch": "*"}
+        condition = {right.parameter: right.value, "IfNoneMatch": "*"}
         if probe.is_refused(HTTPStatus.NOT_IMPLEMENTED, **condition):
             return NONE
-        shows = probe.look() == (len(data), right)
+        shows = probe.look(right.parameter) == (len(data), right.value)
         honours = probe.is_refused(HTTPStatus.PRECONDITION_FAILED, **condition)
         return Trust(shows, shows and honours)
     finally:
@@ -97,6 +95,7 @@ class _Probe:
         self._client = s3.connection.meta.client
         self._place = {"Bucket": s3.bucket_name, "Key": s3._normalize_name(name)}
         self._parameters = s3._get_write_parameters(name)
+        self._parameters.pop("ChecksumAlgorithm", None)
         self._keys = {
             key: value for key, value in self._parameters.items() if key.startswith("SSECustomer")
         }
@@ -114,9 +113,9 @@ class _Probe:
             return True
         return False
 
-    def look(self) -> tuple[int, str]:
+    def look(self, checksum: str) -> tuple[int, str]:
         head = self._client.head_object(**self._place, **self._keys, ChecksumMode="ENABLED")
-        return head["ContentLength"], head.get("ChecksumCRC32", "")
+        return head["ContentLength"], head.get(checksum, "")
 
     def remove(self) -> None:
         try:

@@ -1,0 +1,95 @@
+"""Statements whose text is kept."""
+
+from typing import Any
+
+import pytest
+from django.db import connection
+from django.db.models import F, Value
+from django.db.models.functions import Concat
+
+from queued_storage.models import Content, QueuedFile, State, ledger
+from queued_storage.statements import Statement, returns_rows, statement
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture
+def row() -> QueuedFile:
+    pk = ledger().record("one", "a.txt", Content(3, "crc32:00000001"), held=False)
+    return QueuedFile.objects.get(pk=pk)
+
+
+def rename(key: str, pk: int, remote_name: str) -> Statement:
+    def write(pk: int, remote_name: str) -> int:
+        written.append(key)
+        return QueuedFile.objects.filter(pk=pk).update(remote_name=remote_name, sent=7)
+
+    return statement("default", key, write, pk, remote_name)
+
+
+written: list[str] = []
+
+
+def test_the_orm_writes_it_once_and_it_is_executed_with_other_values(row: QueuedFile) -> None:
+    written.clear()
+    assert rename("once", row.pk, "b.txt").execute() == 1
+    assert rename("once", row.pk, "it's %s").execute() == 1
+    assert rename("once", row.pk + 1, "c.txt").execute() == 0
+    row.refresh_from_db()
+    assert (row.remote_name, row.sent, written) == ("it's %s", 7, ["once"])
+
+
+def test_to_write_it_sends_and_spoils_nothing(
+    row: QueuedFile, django_assert_num_queries: Any
+) -> None:
+    with django_assert_num_queries(0):
+        rename("unsent", row.pk, "b.txt")
+    assert not connection.needs_rollback
+    row.refresh_from_db()
+    assert (row.remote_name, row.sent) == ("", 0)
+
+
+def test_a_value_that_is_no_parameter_is_refused(row: QueuedFile) -> None:
+    def forgets(pk: int, remote_name: str) -> int:
+        return QueuedFile.objects.filter(pk=pk).update(sent=1)
+
+    with pytest.raises(ValueError, match="exactly"):
+        statement("default", "forgets", forgets, row.pk, "b.txt")
+
+
+def test_a_value_that_the_text_is_derived_from_is_refused(row: QueuedFile) -> None:
+    def derives(pk: int, remote_name: str) -> int:
+        return QueuedFile.objects.filter(pk=pk, remote_name=remote_name).update(
+            remote_name=Concat(F("name"), Value(f"{remote_name}!"))
+        )
+
+    with pytest.raises(ValueError, match="exactly"):
+        statement("default", "derives", derives, row.pk, "b.txt")
+
+
+def test_what_sends_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match="sends no statement"):
+        statement("default", "nothing", lambda pk: QueuedFile.objects.none().update(sent=pk), 1)
+
+
+def test_not_more_texts_are_kept_than_can_be_in_use(
+    row: QueuedFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("queued_storage.statements.KEPT_MAX", 2)
+    monkeypatch.setattr("queued_storage.statements._kept", kept := {})
+    for number in range(5):
+        assert rename(f"many {number}", row.pk, "b.txt").execute() == 1
+        assert len(kept) <= 2
+
+
+def test_the_rows_that_an_update_returns_are_as_the_orm_has_them(row: QueuedFile) -> None:
+    assert returns_rows("default") == (connection.vendor != "mysql")
+    if not returns_rows("default"):
+        return
+    [changed] = rename("returning", row.pk, "b.txt").changed(QueuedFile)
+    found = QueuedFile.objects.get(pk=row.pk)
+    assert vars(changed).keys() == vars(found).keys()
+    for field in QueuedFile._meta.concrete_fields:
+        assert getattr(changed, field.attname) == getattr(found, field.attname), field.name
+    assert (changed.state, changed.failures, changed.is_local) == (State.PENDING, [], True)
+    assert rename("returning", row.pk + 1, "c.txt").changed(QueuedFile) == []
