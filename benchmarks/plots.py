@@ -132,7 +132,7 @@ PLOTS: dict[str, Callable[[Rows, Any], None]] = {
     "looks": _looks,
     "page": _page,
     "files": _concurrency("files/s", "Files of 10 KB brought to S3"),
-    "bytes": _concurrency("MB/s", "Files of 2 MB brought to S3"),
+    "bytes": _concurrency("MB/s", "Files of 1 MB brought to S3"),
     "memory": _memory,
     "growth": _passes("by files, ms", "files, of which 1,000 are due"),
     "pending": _passes("by due files, ms", "due files"),

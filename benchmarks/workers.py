@@ -15,7 +15,7 @@ from .project import configure, databases
 from .rows import Options, Row
 
 SMALL = 10_000  # bytes
-LARGE = 2_000_000
+LARGE = 1_000_000  # the most, about, that is sent in one request
 WIDTHS = (1, 2, 4, 8, 16, 32)
 DISTANCES = (0, 30)  # milliseconds
 SECONDS = 1.5  # that the slowest of a contest is to take, about
