@@ -13,7 +13,6 @@ import sys
 import threading
 import time
 import uuid
-from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -189,36 +188,26 @@ def save_and_size(place: Place, width: int) -> Iterator[Carry]:
 @contextlib.contextmanager
 def _in_threads(place: Place, width: int, send: Send) -> Iterator[Carry]:
     with ThreadPoolExecutor(width) as pool:
+        together = threading.Barrier(width, timeout=300)
+
+        def warm(number: int) -> None:
+            together.wait()  # every thread is there, so that each sends one
+            send(f"warm/{number}", b"warm")
 
         def carry(files: int, size: int) -> float:
             prefix = place.prefix()
-            names = deque(f"{prefix}/{number}" for number in range(files))
+            names = iter([f"{prefix}/{number}" for number in range(files)])  # shared by the threads
 
-            def work() -> None:
-                with contextlib.suppress(IndexError):
-                    while True:
-                        send(names.popleft(), data(size))
+            def work(_number: int) -> None:
+                for name in names:
+                    send(name, data(size))
 
-            return _all_threads(pool, width, work)
+            started = time.perf_counter()
+            list(pool.map(work, range(width)))
+            return time.perf_counter() - started
 
-        together = threading.Barrier(width, timeout=300)
-        warm = [pool.submit(_warm, together, send, f"warm/{each}") for each in range(width)]
-        for each in warm:
-            each.result()
+        list(pool.map(warm, range(width)))
         yield carry
-
-
-def _warm(together: threading.Barrier, send: Send, name: str) -> None:
-    together.wait()  # every thread is there, so that each gets one
-    send(name, b"warm")
-
-
-def _all_threads(pool: ThreadPoolExecutor, width: int, work: Callable[[], None]) -> float:
-    started = time.perf_counter()
-    running = [pool.submit(work) for _thread in range(width)]
-    for each in running:
-        each.result()
-    return time.perf_counter() - started
 
 
 # Programs
@@ -300,9 +289,11 @@ def ancestor(place: Place, width: int) -> Iterator[Carry]:
 
         def carry(files: int, size: int) -> float:
             print(place.prefix(), files, size, file=web.stdin, flush=True)
-            return float(web.stdout.readline() or "nan")
+            if not (seconds := web.stdout.readline()):
+                raise RuntimeError("The ancestor does not get on.")
+            return float(seconds)
 
-        assert carry(width, 10_000) > 0, "the ancestor does not get on"
+        carry(width, 10_000)
         yield carry
 
 

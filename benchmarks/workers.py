@@ -91,51 +91,29 @@ class Workers:
     ) -> tuple[Rates, Rates]:
         small: Rates = {}
         large: Rates = {}
-        with ExitStack() as stack:
-            place = Place(
-                self._server,
-                stack.enter_context(far(self._server, distance)),
-                stack.enter_context(bucket(self._server)),
-                self._options.directory,
-            )
+        with far(self._server, distance) as address, bucket(self._server) as bucket_name:
+            place = Place(self._server, address, bucket_name, self._options.directory)
             for names in contests:
-                here = [name for name in names if name not in self._reasons]
-                with Contest(place, width, here, self._options.quick) as contest:
-                    is_slow = "ancestor" in names
-                    small |= contest.rates(SMALL, 3 if has_goal and not is_slow else 1)
+                with ExitStack() as stack:
+                    ready = {
+                        name: stack.enter_context(CARRIERS[name](place, width))
+                        for name in names
+                        if name not in self._reasons
+                    }
+                    rounds = 3 if has_goal and "ancestor" not in names else 1
+                    small |= self._by_turns(ready, width, SMALL, rounds)
                     if names in DRAWN and not distance:
-                        large |= contest.rates(LARGE, 1)
+                        large |= self._by_turns(ready, width, LARGE, 1)
         return small, large
 
-
-class Contest:
-    """Carriers that are ready, and take turns at the same work."""
-
-    def __init__(self, place: Place, width: int, names: Sequence[str], quick: bool) -> None:
-        self._stack = ExitStack()
-        self._start = lambda: {
-            name: self._stack.enter_context(CARRIERS[name](place, width)) for name in names
-        }
-        self._width = width
-        self._quick = quick
-
-    def __enter__(self) -> "Contest":
-        with self._stack:
-            self._carriers = self._start()
-            self._stack = self._stack.pop_all()
-        return self
-
-    def __exit__(self, *exc_info: Any) -> None:
-        self._stack.__exit__(*exc_info)
-
-    def rates(self, size: int, rounds: int) -> Rates:
+    def _by_turns(self, ready: dict[str, Carry], width: int, size: int, rounds: int) -> Rates:
         """The median of each, of so many files that the time is long enough to compare."""
-        few = 2 * self._width
-        slowest = max((carry(few, size) for carry in self._carriers.values()), default=1)
-        files = few if self._quick else max(few, int(few * SECONDS / slowest))
-        seconds: dict[str, list[float]] = {name: [] for name in self._carriers}
-        turns = list(self._carriers.items())
-        for _round in range(1 if self._quick else rounds):
+        few = max(20, 2 * width)
+        slowest = max((carry(few, size) for carry in ready.values()), default=1)
+        files = few if self._options.quick else max(few, int(few * SECONDS / slowest))
+        seconds: dict[str, list[float]] = {name: [] for name in ready}
+        turns = list(ready.items())
+        for _round in range(1 if self._options.quick else rounds):
             for name, carry in turns:
                 seconds[name].append(carry(files, size))
             turns.reverse()
