@@ -2,14 +2,17 @@
 module run as a program, and the app of its Celery worker. They run in an environment of their own,
 with Python 3.10."""
 
+import ctypes
 import json
 import os
+import signal
 import sys
 import time
 from typing import Any
 
 import django
 from celery import Celery
+from celery.signals import worker_process_init
 from django.conf import settings
 
 SPEC = json.loads(os.environ["BENCH_ANCESTOR"])
@@ -46,6 +49,13 @@ app.conf.update(
     },
 )
 app.set_default()
+
+
+@worker_process_init.connect
+def end_with_parent(**kwargs: Any) -> None:
+    """Celery's children would outlive a run that is killed, and never rest."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
 
 def carry(storage: Any, prefix: str, files: int, size: int) -> float:
