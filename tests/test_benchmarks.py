@@ -35,6 +35,12 @@ def test_each_group_is_a_module() -> None:
         assert "def rows(" in (place / f"{group}.py").read_text(), group
 
 
+def test_a_reason_is_told_of_all_rows_whose_key_begins_so() -> None:
+    row = Row("workers.s5cmd.8.30ms", "far", goal=2, is_at_most=False, ratio=1)
+    found = {"run": {"date": "", "cores": 2, "versions": {}}, "rows": [vars(row)]}
+    assert f"far\n: {report.REASONS['workers.s5cmd']}" in report.page(found)
+
+
 @pytest.mark.parametrize(
     ("goal", "is_at_most", "ratio", "is_met"),
     [
