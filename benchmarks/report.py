@@ -33,9 +33,8 @@ METHOD = """\
 - `rclone copy` and `s5cmd cp` copy a directory. They start anew each time: what they take for one
   file is taken off, so that the ratio is one of steady work. They keep no ledger.
 - The ancestor is django-queued-storage 0.8 with Django 3.2, Celery 4.4 and Redis, on Python 3.10.
-- All have their threads and sessions before the time runs, send the same bytes to the same server,
-  and take turns. The number of files is such that the slowest of a comparison is busy for one and a
-  half seconds or more.
+- All have their threads and sessions before the time runs, send files of the same bytes to the same
+  server, and take turns. Each gets so many files that it is busy for about one and a half seconds.
 
 """
 ENDING = """\

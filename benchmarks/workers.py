@@ -18,7 +18,7 @@ SMALL = 10_000  # bytes
 LARGE = 1_000_000  # the most, about, that is sent in one request
 WIDTHS = (1, 2, 4, 8, 16, 32)
 DISTANCES = (0, 30)  # milliseconds
-SECONDS = 1.5  # that the slowest of a contest is to take, about
+SECONDS = 1.5  # that each is to take in a turn, about
 Rates = dict[str, float]  # files a second of each
 
 CARRIERS: dict[str, Callable[[Place, int], AbstractContextManager[Carry]]] = {
@@ -31,8 +31,12 @@ CARRIERS: dict[str, Callable[[Place, int], AbstractContextManager[Carry]]] = {
     "s5cmd": partial(carriers.copying, tool="s5cmd"),
     "ancestor": carriers.ancestor,
 }
-DRAWN = (("plain", "put_object"), ("fast", "rclone", "s5cmd"))  # each a contest, by turns
-COMPARED = (*DRAWN, ("generic", "save and size"), ("ancestor",))
+CONTESTS = (  # who take turns
+    ("plain", "put_object", "ancestor"),
+    ("fast", "rclone", "s5cmd"),
+    ("generic", "save and size"),
+)
+DRAWN = ("plain", "put_object", "fast", "rclone", "s5cmd")
 
 
 @dataclass(frozen=True)
@@ -75,7 +79,7 @@ class Workers:
     def rows(self) -> Iterator[Row]:
         for width in (8,) if self._options.quick else WIDTHS:
             has_goal = width in GOAL_WIDTHS
-            small, large = self._rates(width, 0, COMPARED if has_goal else DRAWN, has_goal)
+            small, large = self._rates(width, 0, tuple(CARRIERS) if has_goal else DRAWN)
             self._series["files/s"][width] = _rounded(small)
             self._series["MB/s"][width] = _rounded(large, LARGE / 1e6)
             if has_goal:
@@ -83,41 +87,48 @@ class Workers:
                 yield from _rows(width, 0, small, self._reasons, self._series if is_last else {})
         if not self._options.quick:
             for width in GOAL_WIDTHS:
-                small, _none = self._rates(width, 30, COMPARED, True)
+                small, _none = self._rates(width, 30, tuple(CARRIERS))
                 yield from _rows(width, 30, small, self._reasons, {})
 
-    def _rates(
-        self, width: int, distance: int, contests: Sequence[Sequence[str]], has_goal: bool
-    ) -> tuple[Rates, Rates]:
+    def _rates(self, width: int, distance: int, names: Sequence[str]) -> tuple[Rates, Rates]:
         small: Rates = {}
         large: Rates = {}
+        here = [name for name in names if name not in self._reasons]
         with far(self._server, distance) as address, bucket(self._server) as bucket_name:
             place = Place(self._server, address, bucket_name, self._options.directory)
-            for names in contests:
+            for contest in CONTESTS:
                 with ExitStack() as stack:
                     ready = {
                         name: stack.enter_context(CARRIERS[name](place, width))
-                        for name in names
-                        if name not in self._reasons
+                        for name in contest
+                        if name in here
                     }
-                    rounds = 3 if has_goal and "ancestor" not in names else 1
-                    small |= self._by_turns(ready, width, SMALL, rounds)
-                    if names in DRAWN and not distance:
-                        large |= self._by_turns(ready, width, LARGE, 1)
+                    small |= self._by_turns(ready, width, SMALL)
+                    if not distance:
+                        drawn = {name: carry for name, carry in ready.items() if name in DRAWN}
+                        large |= self._by_turns(drawn, width, LARGE)
         return small, large
 
-    def _by_turns(self, ready: dict[str, Carry], width: int, size: int, rounds: int) -> Rates:
-        """The median of each, of so many files that the time is long enough to compare."""
-        few = max(20, 2 * width)
-        slowest = max((carry(few, size) for carry in ready.values()), default=1)
-        files = few if self._options.quick else max(few, int(few * SECONDS / slowest))
+    def _by_turns(self, ready: dict[str, Carry], width: int, size: int) -> Rates:
+        """The median of the files a second of each."""
+        quick = self._options.quick
+        few = max(20, width)
+        files = {name: few if quick else _enough(few, carry, size) for name, carry in ready.items()}
         seconds: dict[str, list[float]] = {name: [] for name in ready}
         turns = list(ready.items())
-        for _round in range(1 if self._options.quick else rounds):
+        for _round in range(3 if size == SMALL and width in GOAL_WIDTHS and not quick else 1):
             for name, carry in turns:
-                seconds[name].append(carry(files, size))
+                seconds[name].append(carry(files[name], size))
             turns.reverse()
-        return {name: files / statistics.median(found) for name, found in seconds.items()}
+        return {name: files[name] / statistics.median(found) for name, found in seconds.items()}
+
+
+def _enough(few: int, carry: Carry, size: int) -> int:
+    """So many files, or more, that they take SECONDS."""
+    files = few
+    while (seconds := carry(files, size)) < SECONDS / 5:
+        files *= 4
+    return max(few, int(files * SECONDS / seconds))
 
 
 def _reasons(options: Options) -> dict[str, str]:
