@@ -444,12 +444,16 @@ class QueuedFileQuerySet(models.QuerySet["QueuedFile"]):
         key = ("due", limit, tuple(aliases), self._circumstances())
         return self._claim(lambda: statement(self.db, key, first).values(), trying)
 
-    def claim_all(self, pks: Collection[int], trying: Collection[str] = ()) -> "list[QueuedFile]":
+    def claim_all(
+        self, pks: Collection[int], trying: Collection[str] = ()
+    ) -> "list[QueuedFile]":
         """Take those of these rows that are due, and that nobody else is taking."""
         rows = self.filter(pk__in=pks).workable_here().order_by("pk")
         return self._claim(lambda: list(self._lock(rows)), trying)
 
-    def _claim(self, find: Callable[[], list[int]], trying: Collection[str]) -> "list[QueuedFile]":
+    def _claim(
+        self, find: Callable[[], list[int]], trying: Collection[str]
+    ) -> "list[QueuedFile]":
         connection = connections[self.db]
         if not connection.features.has_select_for_update_skip_locked:
             return self._take(find(), trying)  # the UPDATE tells who was first
