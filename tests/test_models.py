@@ -21,6 +21,7 @@ from queued_storage.models import (
     NAME_MAX_LENGTH,
     Content,
     QueuedFile,
+    QueuedFileQuerySet,
     State,
     ledger,
 )
@@ -383,6 +384,71 @@ def test_claim_due_takes_the_longest_due_of_the_aliases() -> None:
     assert ledger().claim_due(3, ["one"]) == []
     assert ledger().claim_due(3, []) == []
     assert [row.name for row in ledger().claim_due(9, ["two"])] == ["other"]
+
+
+def test_a_claim_notes_which_new_files_it_may_send() -> None:
+    known = {"size": 16, "checksum": "crc32:1a2b3c4d"}
+    new_row("new", **known)
+    new_row("two", alias="two", **known)
+    new_row("named", remote_name="named", **known)
+    new_row("tried", unconfirmed="9 crc32:00000009 theirs", **known)
+    new_row("unread", size=16, checksum="")
+    new_row("gone", state=State.DELETING, **known)
+    rows = {row.name: row for row in ledger().claim_due(9, ["one", "two"], trying=["one"])}
+    token = rows["new"].lease_token
+    assert {name: row.unconfirmed for name, row in rows.items()} == {
+        "new": f"16 crc32:1a2b3c4d {token}",
+        "two": "",
+        "named": "",
+        "tried": "9 crc32:00000009 theirs",
+        "unread": "",
+        "gone": "",
+    }
+    assert [name for name, row in rows.items() if row.is_tried] == ["new"]
+    assert {name: row.remains for name, row in rows.items() if row.remains} == {
+        "tried": Content(9, "crc32:00000009")
+    }
+
+
+def test_what_a_claim_has_noted_is_what_the_next_one_may_find() -> None:
+    new_row("a", size=16, checksum="crc32:1a2b3c4d")
+    [row] = ledger().claim_due(1, ["one"], trying=["one"])
+    assert row.remains is None
+    QueuedFile.objects.update(due_at=past(), size=5, checksum="crc32:00000005")
+    [row] = ledger().claim_due(1, ["one"], trying=["one"])
+    assert (row.is_tried, row.remains) == (False, Content(16, "crc32:1a2b3c4d"))
+
+
+def test_who_gives_a_file_back_has_sent_nothing() -> None:
+    known = {"size": 16, "checksum": "crc32:1a2b3c4d"}
+    new_row("a", **known)
+    new_row("b", unconfirmed="9 crc32:00000009 theirs", **known)
+    rows = ledger().claim_due(1, ["one"], ["one"]) + ledger().claim_due(1, ["one"], ["one"])
+    assert ledger().give_back(rows) == 2
+    found = QueuedFile.objects.order_by("name").values_list("unconfirmed", "attempts", "state")
+    assert [*found] == [("", 0, State.PENDING), ("9 crc32:00000009 theirs", 0, State.PENDING)]
+
+
+def test_workers_statements_are_not_for_a_part_of_the_ledger() -> None:
+    row = new_row()
+    with pytest.raises(ValueError, match="whole ledger"):
+        ledger().filter(alias="one").claim(row.pk)
+
+
+def test_who_was_slower_with_a_batch_takes_the_next_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(4):
+        new_row(f"{number}", due_at=past(100 - number))
+    take = QueuedFileQuerySet._take
+    theirs: list[QueuedFile] = []
+
+    def take_after_another(ledger: QueuedFileQuerySet, pks: Any, trying: Any) -> Any:
+        theirs.extend(take(ledger, [] if theirs else pks, trying))
+        return take(ledger, pks, trying)
+
+    monkeypatch.setattr(QueuedFileQuerySet, "_take", take_after_another)
+    rows = ledger().claim_due(2, ["one"])
+    assert [row.name for row in theirs] == ["0", "1"]
+    assert [row.name for row in rows] == ["2", "3"]
 
 
 @pytest.mark.django_db(transaction=True)

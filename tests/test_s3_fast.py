@@ -302,7 +302,11 @@ def test_certificates_that_are_not_looked_at_as_usual(
     client = remote.connection.meta.client
     client._endpoint.http_session._verify = verify  # a variable of the environment may say more
     base, signing = f"{scheme}://127.0.0.1:9/bucket/", ("s3", "us-east-1", "s3v4")
-    template = s3_put.Template(base, {}, {}, client._request_signer, signing)
+    nothing: Any = None
+    unused = {"pool": nothing, "path": "", "sign": nothing}
+    template = s3_put.Template(
+        base=base, headers={}, signer=client._request_signer, signing=signing, **unused
+    )
     found = s3_fast.sender(remote, client, template, sum_of("SHA256", b""))
     assert (found is not None) == mirrored
 

@@ -9,7 +9,8 @@ from botocore.client import BaseClient
 from storages.backends.s3 import S3Storage
 
 from queued_storage import transfers
-from queued_storage.models import QueuedFileQuerySet, State, ledger
+from queued_storage.executor import Executor
+from queued_storage.models import QueuedFile, QueuedFileQuerySet, State, ledger
 from queued_storage.proxies import RemoteProxy
 from queued_storage.tasks import Transfer, TransferAndDelete
 from queued_storage.uploaders import s3_trust
@@ -17,6 +18,7 @@ from queued_storage.uploaders.s3_trust import Trust
 from tests.lying_proxy import Lie, LyingProxy
 from tests.scripted import file, make, make_due, read, row
 from tests.services import S3Server
+from tests.waiting import until
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.one_database]
 
@@ -81,6 +83,32 @@ def test_a_small_file_takes_one_request(
     assert [method for method, _path in hop.requests] == ["PUT"] * 3
     assert {row(storage, name).verified for name in names} == {"checksum"}
     assert objects() == dict.fromkeys(names, CONTENT)
+
+
+def test_a_worker_that_knows_the_server_notes_names_as_it_claims(
+    trusted: S3Storage, objects: Look, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noted: list[str] = []
+    try_name = QueuedFileQuerySet.try_name
+
+    def note(ledger: QueuedFileQuerySet, row: QueuedFile) -> int:
+        noted.append(row.name)
+        return try_name(ledger, row)
+
+    monkeypatch.setattr(QueuedFileQuerySet, "try_name", note)
+    storage = make(remote=trusted)
+    executor = Executor(1, 0.05, lambda: [storage.alias])
+    executor.start()
+    try:
+        for name in ("a.txt", "b.txt", "c.txt"):
+            storage.save(name, file(CONTENT))
+            until(lambda name=name: row(storage, name).state == State.TRANSFERRED)
+            until(executor.is_idle)
+    finally:
+        executor.stop()
+    assert noted == ["a.txt"]
+    assert objects() == dict.fromkeys(("a.txt", "b.txt", "c.txt"), CONTENT)
+    assert {row(storage, name).unconfirmed for name in ("a.txt", "b.txt")} == {""}
 
 
 @pytest.mark.parametrize("size", [0, 1, 1024 * 1024, 1024 * 1024 + 1])

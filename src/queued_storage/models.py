@@ -1,5 +1,6 @@
 """The ledger: one row per stored file, and every way in which a row may change."""
 
+import contextlib
 import uuid
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
@@ -436,29 +437,29 @@ class QueuedFileQuerySet(models.QuerySet["QueuedFile"]):
         """
 
         def first() -> list[int]:
-            rows = self._lock(self.due().whose(aliases).workable_here().order_by("due_at"))
-            return list(rows[:limit])
+            rows = self.due().whose(aliases).workable_here().order_by("due_at")
+            return list(self._lock(rows)[:limit])
 
         if not aliases:
             return []
         key = ("due", limit, tuple(aliases), self._circumstances())
-        return self._claim(lambda: statement(self.db, key, first).values(), trying)
+        while True:
+            with self._claiming():
+                pks = statement(self.db, key, first).values()
+                taken = self._take(pks, trying)
+            if taken or not pks:  # else others were quicker with all of them, but not with the rest
+                return taken
 
-    def claim_all(
-        self, pks: Collection[int], trying: Collection[str] = ()
-    ) -> "list[QueuedFile]":
+    def claim_all(self, pks: Collection[int], trying: Collection[str] = ()) -> "list[QueuedFile]":
         """Take those of these rows that are due, and that nobody else is taking."""
         rows = self.filter(pk__in=pks).workable_here().order_by("pk")
-        return self._claim(lambda: list(self._lock(rows)), trying)
+        with self._claiming():
+            return self._take(list(self._lock(rows)), trying)
 
-    def _claim(
-        self, find: Callable[[], list[int]], trying: Collection[str]
-    ) -> "list[QueuedFile]":
-        connection = connections[self.db]
-        if not connection.features.has_select_for_update_skip_locked:
-            return self._take(find(), trying)  # the UPDATE tells who was first
-        with transaction.atomic(using=self.db):
-            return self._take(find(), trying)
+    def _claiming(self) -> contextlib.AbstractContextManager[object]:
+        """A transaction, for its locks; without such locks the UPDATE tells who was first."""
+        has_locks = connections[self.db].features.has_select_for_update_skip_locked
+        return transaction.atomic(using=self.db) if has_locks else contextlib.nullcontext()
 
     def _lock(self, rows: Self) -> Any:
         """The keys of these rows, without those that others are just claiming."""
@@ -496,12 +497,14 @@ class QueuedFileQuerySet(models.QuerySet["QueuedFile"]):
         if returns_rows(self.db):
             taken = outlast(lambda: update.changed(self.model), self.db)
         else:
-            count = outlast(update.execute, self.db)
-            taken = list(self.filter(pk__in=pks, lease_token=token)) if count else []
+            outlast(update.execute, self.db)
+            taken = list(self.model.objects.using(self.db).filter(pk__in=pks, lease_token=token))
         return sorted(taken, key=lambda row: pks.index(row.pk))
 
     def _circumstances(self) -> Hashable:
         """What the text of the statements of workers depends on, beside their values."""
+        if self.query.where:
+            raise ValueError("Workers' statements are for the whole ledger, not for a part of it.")
         host = settings.host if settings.local_per_host else None
         return host, settings.lease, now_in_sql(connections[self.db])
 
@@ -512,7 +515,10 @@ class QueuedFileQuerySet(models.QuerySet["QueuedFile"]):
         )
 
     def renew(self, row: "QueuedFile", sent: int) -> int:
-        return self.held_as(row).update(due_at=seconds_from_now(settings.lease), sent=sent)
+        def renew(held: Self, sent: int) -> int:
+            return held.update(due_at=seconds_from_now(settings.lease), sent=sent)
+
+        return self._update_held(row, "renew", renew, sent)
 
     def name_remote(self, row: "QueuedFile", remote_name: str) -> int:
         """Reserve the name on the remote, before a byte is sent to it."""
@@ -574,7 +580,9 @@ class QueuedFileQuerySet(models.QuerySet["QueuedFile"]):
 
         key = (form, row.state, self._circumstances())
         claim = (row.pk, row.generation, row.lease_token)
-        return outlast(statement(self.db, key, as_first, *claim, *values).execute, self.db)
+        return outlast(
+            lambda: statement(self.db, key, as_first, *claim, *values).execute(), self.db
+        )
 
     def evicted(self, row: "QueuedFile") -> int:
         return self.held_as(row).update(

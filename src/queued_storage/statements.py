@@ -38,7 +38,7 @@ class Statement(NamedTuple):
         """The rows that this UPDATE changes, on a database that ``returns_rows()``."""
         connection = connections[self.database]
         fields = model._meta.concrete_fields
-        returning = ", ".join(connection.ops.quote_name(field.column) for field in fields)
+        returning = ", ".join(connection.ops.quote_name(str(field.column)) for field in fields)
         with connection.cursor() as cursor:
             cursor.execute(f"{self.sql} RETURNING {returning}", self.parameters)
             rows: Iterable[Sequence[Any]] = cursor.fetchall()

@@ -8,6 +8,7 @@ from http import HTTPStatus
 from typing import Any, ClassVar, cast
 
 from boto3.s3.transfer import TransferConfig
+from botocore.exceptions import ClientError
 from django.core.files.storage import Storage
 from storages.backends.s3 import S3Storage
 from storages.utils import clean_name, is_seekable
@@ -36,7 +37,7 @@ class S3Uploader(Uploader):
 
     replaces = True
     may_use_obstore: ClassVar[bool] = True  # where it is installed and stores the same
-    _kind = ""  # "new" while a condition is added to what is sent
+    _is_new = False  # while what is sent has a condition
 
     @classmethod
     def suits(cls, remote: Storage) -> bool:
@@ -57,7 +58,8 @@ class S3Uploader(Uploader):
             parameters.update(ChecksumAlgorithm=CRC32, ChecksumType="FULL_OBJECT")
         if is_seekable(content):
             content.seek(0)  # somebody may have had a look at it
-        self._object(name).upload_fileobj(content, ExtraArgs=parameters, Config=self._config())
+        with self._condition(name) if self._is_new else contextlib.nullcontext():
+            self._object(name).upload_fileobj(content, ExtraArgs=parameters, Config=self._config())
         return cleaned
 
     def _small(self, content: MeasuredFile) -> bytes | None:
@@ -80,12 +82,14 @@ class S3Uploader(Uploader):
         known = encoded(int(sent.checksum.removeprefix("crc32:"), 16))
         checksum = known if algorithm == CRC32 else sum_of(algorithm, data)
         parameters.pop("ChecksumAlgorithm", None)
+        if self._is_new:
+            parameters["IfNoneMatch"] = "*"
         client = self._s3.connection.meta.client
         outgoing = s3_put.Outgoing(
             self._s3.bucket_name, self._key(name), data, checksum, parameters
         )
         if trust.checksums:
-            answered = s3_put.put(client, outgoing, self._kind, self._sender)
+            answered = s3_put.put(client, outgoing, self._sender)
         else:
             answered = s3_put.put_plainly(client, outgoing)
         self.has_proof = trust.checksums and answered == checksum.value
@@ -109,16 +113,17 @@ class S3Uploader(Uploader):
 
         See https://docs.aws.amazon.com/AmazonS3/latest/userguide/conditional-writes.html.
         """
-        client = self._s3.connection.meta.client
-        with self._condition(name):
-            try:
-                return self.upload(name, content)
-            except client.exceptions.ClientError as error:
-                status = error.response["ResponseMetadata"]["HTTPStatusCode"]
-                if status == HTTPStatus.PRECONDITION_FAILED:
-                    raise FileExistsError(f"{name!r} is another object by now.") from error
-                if status != HTTPStatus.NOT_IMPLEMENTED:
-                    raise
+        self._is_new = True
+        try:
+            return self.upload(name, content)
+        except ClientError as error:
+            status = error.response["ResponseMetadata"]["HTTPStatusCode"]
+            if status == HTTPStatus.PRECONDITION_FAILED:
+                raise FileExistsError(f"{name!r} is another object by now.") from error
+            if status != HTTPStatus.NOT_IMPLEMENTED:
+                raise
+        finally:
+            self._is_new = False
         return self.upload(name, content)
 
     @contextlib.contextmanager
@@ -132,13 +137,11 @@ class S3Uploader(Uploader):
 
         events = self._s3.connection.meta.client.meta.events  # of this thread's session
         names = [f"provide-client-params.s3.{call}" for call in CREATING]
-        self._kind = "new"
         for each in names:
             events.register(each, add)
         try:
             yield
         finally:
-            self._kind = ""
             for each in names:
                 events.unregister(each, add)
 

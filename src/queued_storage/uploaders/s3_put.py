@@ -1,18 +1,22 @@
 """Sends small objects to S3 in one request each, made once by boto3 and signed anew for each."""
 
+import contextlib
 import json
 import threading
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 from weakref import WeakKeyDictionary
 
 from botocore.auth import S3SigV4Auth
 from botocore.awsrequest import AWSRequest
-from botocore.exceptions import HTTPClientError
 from botocore.utils import percent_encode
+from urllib3 import HTTPConnectionPool
+from urllib3.exceptions import HTTPError
 
 from .s3_fast import Sender
+from .s3_sign import Signing
 from .s3_sums import Sum
 
 TEMPLATES_MAX = 50  # of a thread and client: as many different sets of parameters
@@ -23,16 +27,23 @@ _EVENT = "before-sign.s3.PutObject"
 class Template(NamedTuple):
     """A request as boto3 made it, of which only key, bytes and checksum change."""
 
+    pool: HTTPConnectionPool
     base: str  # of the URL, up to the key
-    headers: dict[str, str]
-    context: dict[str, Any]
+    path: str  # its part that begins after the host
+    headers: dict[str, str]  # as boto3 made them, with small letters
+    sign: Signing
     signer: Any
     signing: tuple[str, str, str]  # name, region, version
     sender: Sender | None = None  # what else can send it
 
     @property
+    def auth(self) -> Any:
+        """What signs it, with the credentials of this moment."""
+        return self.signer.get_auth_instance(*self.signing)
+
+    @property
     def content_type(self) -> str:
-        return self.headers.get("Content-Type", "")
+        return self.headers.get("content-type", "")
 
 
 _local = threading.local()
@@ -64,22 +75,18 @@ def put_plainly(client: Any, what: Outgoing) -> str:
 def put(
     client: Any,
     what: Outgoing,
-    kind: str,
     sender: Callable[[Template, Sum], Sender | None] = lambda *args: None,
 ) -> str:
-    """The same in less time. ``kind`` tells apart what else the client's own events make of the
-    parameters; ``sender`` finds what else can send such a request.
+    """The same in less time. ``sender`` finds what else can send such a request.
 
     Most of what ``put_object`` takes is the making of a request that looks like the last one, so
     only the first of a kind is made. One that is not answered with success is left to
     ``put_object``, to repeat it and to say why.
     """
     templates = _templates(client)
-    described = [kind, what.bucket, what.checksum.algorithm, what.parameters]
+    described = [what.bucket, what.checksum.algorithm, what.parameters]
     kind = json.dumps(described, sort_keys=True, default=repr)
-    if (template := templates.get(kind)) and (
-        answered := _send(client, template, what)
-    ) is not None:
+    if (template := templates.get(kind)) and (answered := _send(template, what)) is not None:
         return answered
     with _Watch(client, what) as watch:
         answered = put_plainly(client, what)
@@ -95,23 +102,19 @@ def _templates(client: Any) -> dict[str, Template]:
     return by_client.setdefault(client, {})
 
 
-def _send(client: Any, template: Template, what: Outgoing) -> str | None:
+def _send(template: Template, what: Outgoing) -> str | None:
     """One try; None if it was not a success."""
     if template.sender and template.sender.is_ready(what.key):
         return template.sender.send(what.key, what.data, template.content_type, what.checksum)
-    request = AWSRequest(
-        method="PUT",
-        url=template.base + what.quoted_key,
-        headers={**template.headers, what.checksum.header: what.checksum.value},
-        data=what.data,
-    )
-    request.context = dict(template.context)
-    template.signer.get_auth_instance(*template.signing).add_auth(request)
+    path = template.path + what.quoted_key
+    changed = {what.checksum.header: what.checksum.value}
     try:
-        answer = client._endpoint.http_session.send(request.prepare())
-    except HTTPClientError:
+        signed = template.sign.headers(template.auth, path, what.data, changed)
+        headers = template.headers | signed
+        answer = template.pool.urlopen("PUT", path, what.data, headers, retries=False)
+    except (HTTPError, ValueError):
         return None
-    if answer.status_code != HTTPStatus.OK:
+    if answer.status != HTTPStatus.OK:
         return None
     return str(answer.headers.get(what.checksum.header, ""))
 
@@ -121,8 +124,9 @@ class _Watch:
 
     def __init__(self, client: Any, what: Outgoing) -> None:
         self._events = client.meta.events
-        self._can_send = hasattr(client, "_endpoint")
+        self._session = getattr(getattr(client, "_endpoint", None), "http_session", None)
         self._key = what.quoted_key
+        self._data = what.data
         self.template: Template | None = None
 
     def __enter__(self) -> "_Watch":
@@ -141,17 +145,30 @@ class _Watch:
         request_signer: Any,
         **kwargs: Any,
     ) -> None:
-        signing = (signing_name, region_name, signature_version)
-        auth = request_signer.get_auth_instance(*signing)
+        names = (signing_name, region_name, signature_version)
+        auth = request_signer.get_auth_instance(*names)
         is_plain = type(auth) is S3SigV4Auth and request.url.endswith(f"/{self._key}")
         self.template = None
-        if is_plain and self._can_send and not request.params:
-            # Without "Expect: 100-continue", which is another way to the server and back.
-            headers = {
-                name: value.decode() if isinstance(value, bytes) else str(value)
-                for name, value in request.headers.items()
-                if name.lower() != "expect"
-            }
+        if not is_plain or request.params:
+            return
+        headers = {
+            name.lower(): value.decode() if isinstance(value, bytes) else str(value)
+            for name, value in request.headers.items()
+            if name.lower() != "expect"  # which is another way to the server and back
+        }
+        again = AWSRequest("PUT", request.url, headers, self._data)
+        again.context = {name: request.context[name] for name in KEPT if name in request.context}
+        with contextlib.suppress(Exception):  # of another boto3; all is then left to put_object()
+            sign = Signing(auth, again)
             base = request.url.removesuffix(self._key)
-            context = {name: request.context[name] for name in KEPT if name in request.context}
-            self.template = Template(base, headers, context, request_signer, signing)
+            pool, path = _pool(self._session, base), urlsplit(base).path
+            self.template = Template(pool, base, path, headers, sign, request_signer, names)
+
+
+def _pool(session: Any, url: str) -> HTTPConnectionPool:
+    """The connections that this session of botocore's has to the host."""
+    if session._proxy_config.proxy_url_for(url):
+        raise ValueError("It goes by a proxy.")
+    pool: HTTPConnectionPool = session._get_connection_manager(url, None).connection_from_url(url)
+    session._setup_ssl_cert(pool, url, session._verify)
+    return pool
