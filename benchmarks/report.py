@@ -108,8 +108,8 @@ REASONS: dict[str, str] = {
     "and as much in the worker, which claims it, computes its checksum and promotes it besides. Of "
     "the worker's time in Python, 45 % go into sending, 13 into the promotion, 12 into claims.",
     "workers.rclone": "A file takes 0.85 ms of the worker's processor time, and 0.75 of rclone's. "
-    "Claims and promotion, which rclone has not, are almost half of what the worker does in Python; "
-    "to send by obstore is a fifth.",
+    "Claims and promotion, which rclone has not, are almost half of what the worker does in "
+    "Python; to send by obstore is a fifth.",
     "workers.s5cmd": "A file takes 0.85 ms of the worker's processor time, and 0.5 of s5cmd's, "
     "which keeps no ledger and compares nothing.",
     "workers.generic": "The worker asks any storage first whether the name is free, so as not to "
