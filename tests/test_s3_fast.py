@@ -10,8 +10,10 @@ from botocore.credentials import Credentials
 from storages.backends.s3 import S3Storage
 
 from queued_storage.models import State
+from queued_storage.streams import MeasuredFile
 from queued_storage.tasks import TransferAndDelete
 from queued_storage.uploaders import s3_fast, s3_put, s3_trust
+from queued_storage.uploaders.s3 import S3Uploader
 from queued_storage.uploaders.s3_sums import sum_of
 from queued_storage.uploaders.s3_trust import Trust
 from tests.lying_proxy import Lie, LyingProxy
@@ -120,16 +122,15 @@ def described(client: BaseClient, bucket: str, key: str) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize("name", ["a.txt", "b.tar.gz"])
 @pytest.mark.parametrize("extra", PARAMETERS.values(), ids=list(PARAMETERS))
 def test_an_object_is_what_the_storages_own_save_makes(
     extra: dict[str, Any],
-    name: str,
     direct: dict[str, Any],
     sent: list[str],
     s3_client: BaseClient,
     s3_bucket: str,
 ) -> None:
+    name = "b.tar.gz"  # which has an encoding, too
     parameters = {**extra.get("object_parameters", {}), **SHA256}
     remote = S3Storage(**{**direct, **extra, "object_parameters": parameters})
     key = remote._normalize_name(name)
@@ -143,6 +144,15 @@ def test_an_object_is_what_the_storages_own_save_makes(
     assert key in sent
     assert described(s3_client, s3_bucket, key) == expected
     assert expected["ChecksumSHA256"]
+
+
+def test_a_key_of_ones_own(direct: dict[str, Any], sent: list[str]) -> None:
+    key = {"SSECustomerAlgorithm": "AES256", "SSECustomerKey": "0" * 32}
+    storage = warm(S3Storage(**direct | {"object_parameters": {**key, **SHA256}}))
+    assert carry(storage, "a.txt") == {"checksum"}
+    assert "a.txt" in sent
+    head = storage.uploader._head("a.txt")
+    assert head["SSECustomerAlgorithm"] == "AES256"
 
 
 def test_names(direct: dict[str, Any], sent: list[str]) -> None:
@@ -311,6 +321,20 @@ def test_certificates_that_are_not_looked_at_as_usual(
     assert (found is not None) == mirrored
 
 
+def test_a_process_with_cooperative_threads(
+    direct: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """obstore's waiting would hold up all of them."""
+    remote = S3Storage(**direct)
+    client = remote.connection.meta.client
+    signing = ("s3", "us-east-1", "s3v4")
+    template = s3_put.Template("http://127.0.0.1:9/b/", {}, {}, client._request_signer, signing)
+    checksum = sum_of("SHA256", b"")
+    assert s3_fast.sender(remote, client, template, checksum)
+    monkeypatch.setattr(s3_fast, "socket", pytest.importorskip("gevent.socket"))
+    assert not s3_fast.sender(remote, client, template, checksum)
+
+
 @pytest.mark.parametrize("config", [{"signature_version": "s3"}], ids=str)
 def test_another_signature(config: dict[str, Any], direct: dict[str, Any], sent: list[str]) -> None:
     remote = S3Storage(**direct | {"client_config": S3Server.client_config(**config)})
@@ -346,6 +370,7 @@ def test_variables_of_which_boto3_makes_something_else(
         ("AWS_UNSIGNED_PAYLOAD", "true"),
         ("AWS_VIRTUAL_HOSTED_STYLE_REQUEST", "false"),
         ("AWS_DEFAULT_CONTENT_TYPE", "text/x-other"),
+        ("NO_PROXY", "localhost"),
     ],
 )
 def test_variables_that_are_overruled(
@@ -444,4 +469,15 @@ def test_a_child_of_a_process_that_used_it_does_without(
     senders = list(s3_fast._stores[remote].values())
     assert senders
     assert all(sender.is_ready("b.txt") for sender in senders)
-    assert child(lambda: not any(sender.is_ready("b.txt") for sender in senders)) == 0
+
+    def finds_none_and_transfers() -> bool:
+        is_cut_off = not any(sender.is_ready("b.txt") for sender in senders)
+        uploader = S3Uploader(remote)
+        for number in range(3):
+            content = MeasuredFile(file(CONTENT), f"{number}.txt")
+            uploader.upload(f"child/{number}.txt", content)
+        return is_cut_off and uploader.has_proof
+
+    sent.clear()
+    assert child(finds_none_and_transfers) == 0
+    assert remote.exists("child/2.txt")

@@ -42,8 +42,9 @@ _is_cut_off = False  # in a child whose parent used obstore: the threads of that
 
 
 def _after_fork() -> None:
-    global _is_cut_off
+    global _is_cut_off, _lock
     _is_cut_off = "obstore" in sys.modules
+    _lock = threading.Lock()  # another thread may have held the old one
 
 
 os.register_at_fork(after_in_child=_after_fork)
@@ -124,7 +125,7 @@ def _is_mirrored(client: Any, template: Any) -> bool:
     """Whether the connection would be like boto3's, and this process one for obstore."""
     session = client._endpoint.http_session
     config = client.meta.config
-    has_own_network = config.proxies or config.client_cert or getproxies()
+    has_own_network = config.proxies or config.client_cert or getproxies().keys() - {"no"}
     is_cooperative = socket.socket.__module__ != "socket"  # gevent's, which all of it would hold up
     has_own_roots = template.base.startswith("https:") and session._verify is not True
     return not (
