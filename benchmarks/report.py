@@ -21,6 +21,22 @@ other's by turns: on another machine the times differ, the ratios less so. The S
 same machine; a distance to it is made by a proxy that keeps bytes back.
 
 """
+METHOD = """\
+## How workers are compared
+
+- The worker is `manage.py queued_storage worker` in a process of its own, fed from a ledger in
+  SQLite. Its time runs from the moment when the saved files become due to the last promotion in the
+  ledger. What is promoted was verified: by the checksum that the server compared, or by the size
+  where the generic uploader carried it.
+- `put_object` and `S3Storage` are called in as many threads, which live on. They share a client of
+  boto3's; `S3Storage` makes a session for each.
+- `rclone copy` and `s5cmd cp` copy a directory. They start anew each time: what they take for one
+  file is taken off, so that the ratio is one of steady work. They keep no ledger.
+- The ancestor is django-queued-storage 0.8 with Django 3.2, Celery 4.4 and Redis, on Python 3.10.
+- All have their threads and sessions before the time runs, send files of the same bytes to the same
+  server, and take turns. Each gets so many files that it is busy for about one and a half seconds.
+
+"""
 ENDING = """\
 ## What paid, and what did not
 
@@ -46,6 +62,7 @@ def page(found: Mapping[str, Any]) -> str:
             "\n",
             *_reasons(rows),
             *_plots(rows),
+            METHOD,
             ENDING,
             NOTES.read_text(),
         ]
@@ -71,15 +88,35 @@ def _reasons(rows: list[Row]) -> Iterator[str]:
         return
     yield "## Goals that were missed\n\n"
     for row in told:
-        yield f"{row.what}\n: {row.reason or REASONS.get(row.key, 'Not profiled yet.')}\n\n"
+        yield f"{row.what}\n: {row.reason or _known_reason(row.key)}\n\n"
 
 
-# What is known of rows that may miss their goal
+def _known_reason(key: str) -> str:
+    """What is told of the row itself, or of all rows whose key begins so."""
+    parts = key.split(".")
+    known = (REASONS.get(".".join(parts[:count])) for count in range(len(parts), 0, -1))
+    return next(filter(None, known), "Not profiled yet.")
+
+
+# What is known of rows that may miss their goal, by the key or how it begins
 REASONS: dict[str, str] = {
     "saves.large": "Not profiled. The checksum is the likely cause: zlib.crc32 handled 2.7 GB a "
     "second in a loop of its own.",
     "saves.python": "The profile has no single cause: paths joined safely, names validated, the "
     "storage's parts looked up anew, the callback of the commit.",
+    "workers.boto3": "A file takes 1.1 ms of processor time in the process that calls put_object, "
+    "and as much in the worker, which claims it, computes its checksum and promotes it besides. Of "
+    "the worker's time in Python, 45 % go into sending, 13 into the promotion, 12 into claims.",
+    "workers.rclone": "A file takes 0.85 ms of the worker's processor time, and 0.75 of rclone's. "
+    "Claims and promotion, which rclone has not, are almost half of what the worker does in "
+    "Python; to send by obstore is a fifth.",
+    "workers.s5cmd": "A file takes 0.85 ms of the worker's processor time, and 0.5 of s5cmd's, "
+    "which keeps no ledger and compares nothing.",
+    "workers.generic": "The worker asks any storage first whether the name is free, so as not to "
+    "overwrite what is not its own: one request more than save() and size() make.",
+    "workers.large.memory": "boto3 holds the parts of 8 MiB that are on their way, three at once, "
+    "and the next one; the C library keeps some of what was freed. One part at once takes 27 MiB, "
+    "two take 38, and two of 5 MiB take 26.",
 }
 
 
@@ -96,7 +133,9 @@ PLOTS = {
     "saves": ("A save by size", ("saves.large",)),
     "looks": ("An address, by where the file is", ("looks.local",)),
     "page": ("A page with 100 files", ("looks.page.none",)),
-    "reading": ("Memory for reading 1 GB back", ("reading.memory",)),
+    "files": ("Files brought to S3 in a second, by concurrency", ("workers.boto3.32",)),
+    "bytes": ("Bytes brought to S3 in a second, by concurrency", ("workers.boto3.32",)),
+    "memory": ("Memory for 1 GB", ("reading.memory", "workers.large.memory")),
     "growth": ("Passes by the number of files", ("passes.sweep.SQLite",)),
     "pending": ("Passes by the number of due files", ("passes.sweep.SQLite",)),
 }

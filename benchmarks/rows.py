@@ -62,7 +62,12 @@ def milliseconds(seconds: Mapping[str, float]) -> dict[str, float]:
 def peak() -> float:
     """The most memory that this process had, in MiB."""
     with contextlib.suppress(OSError):
-        status = Path("/proc/self/status").read_text()
-        return int(status.partition("VmHWM:")[2].split()[0]) / 1024
+        return peak_of("self")
     # Elsewhere this may be what the parent had.
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def peak_of(process: int | str) -> float:
+    """The same of another process, on Linux."""
+    status = Path(f"/proc/{process}/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) / 1024

@@ -23,10 +23,22 @@ def test_each_plot_of_the_page_is_there() -> None:
         assert (report.DOCS / plot).is_file(), plot
 
 
+def test_each_plot_of_the_page_is_drawn_by_somebody() -> None:
+    drawing = (Path(report.__file__).parent / "plots.py").read_text()
+    for name in report.PLOTS:
+        assert f'    "{name}": ' in drawing, name
+
+
 def test_each_group_is_a_module() -> None:
     place = Path(report.__file__).parent
     for group in GROUPS:
         assert "def rows(" in (place / f"{group}.py").read_text(), group
+
+
+def test_a_reason_is_told_of_all_rows_whose_key_begins_so() -> None:
+    row = Row("workers.s5cmd.8.30ms", "far", goal=2, is_at_most=False, ratio=1)
+    found = {"run": {"date": "", "cores": 2, "versions": {}}, "rows": [vars(row)]}
+    assert f"far\n: {report.REASONS['workers.s5cmd']}" in report.page(found)
 
 
 @pytest.mark.parametrize(

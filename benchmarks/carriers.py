@@ -1,0 +1,305 @@
+"""Who brings files to S3. Each is ready in its context, with threads and sessions that are there,
+and gives what carries so many files of so many bytes and tells the seconds that it took."""
+
+import contextlib
+import io
+import json
+import os
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from tests.services import kill_group, spawn, url
+
+from .peers import AncestorMissing, S3Server, ancestor_python, program, why_missing
+from .worker import storage_of
+
+Carry = Callable[[int, int], float]  # files and the bytes of each, to seconds
+Send = Callable[[str, bytes], object]
+
+LOOK = 0.05  # seconds between looks whether all files are there, which the result does not hold
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where all of them bring files to, and where files lie before."""
+
+    server: S3Server
+    endpoint_url: str  # of the server, or of a proxy before it
+    bucket_name: str
+    directory: Path
+
+    def prefix(self) -> str:
+        return uuid.uuid4().hex[:8]
+
+    def remote(self) -> dict[str, Any]:
+        """The options of ``S3Storage`` that are text."""
+        options = self.server.options(self.bucket_name, self.endpoint_url)
+        del options["client_config"]
+        return options
+
+    def client(self, **config: Any) -> Any:
+        return self.server.client(self.endpoint_url, read_timeout=60, **config)
+
+
+@lru_cache(maxsize=2)
+def data(size: int) -> bytes:
+    return os.urandom(size)
+
+
+# Ours
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a storage of ours has its files carried."""
+
+    uploader: str | None = None  # the one that suits
+    remote: dict[str, Any] = field(default_factory=dict)  # options of S3Storage
+    proof: str = "checksum"  # in the ledger, of each file
+
+
+PLAIN = Way("queued_storage.uploaders.s3.PlainS3Uploader")
+FAST = Way(remote={"object_parameters": {"ChecksumAlgorithm": "SHA256"}})
+GENERIC = Way("queued_storage.uploaders.generic.GenericUploader", proof="size")
+
+
+class Worker:
+    """``manage.py queued_storage worker`` in a process of its own, and the ledger that feeds it."""
+
+    def __init__(self, place: Place, width: int, way: Way) -> None:
+        from queued_storage.models import ledger
+
+        self.alias = f"bench-{place.prefix()}"
+        self._spec = {
+            "alias": self.alias,
+            "directory": str(place.directory),
+            "local": str(place.directory / self.alias),
+            "remote": place.remote() | way.remote,
+            "threads": width,
+            "uploader": way.uploader,
+        }
+        self._place = place
+        self._width = width
+        self.storage = storage_of(self._spec)
+        assert self.storage.alias
+        self.rows = ledger().filter(alias=self.alias)
+
+    def __enter__(self) -> "Worker":
+        command = [sys.executable, "-m", "benchmarks.worker", json.dumps(self._spec)]
+        self.process = spawn(command, stdout=subprocess.DEVNULL)
+        try:
+            self.carry(max(40, 2 * self._width), 10_000)
+        except BaseException:
+            kill_group(self.process)
+            raise
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.process.send_signal(signal.SIGCONT)
+        self.process.send_signal(signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(30)
+        kill_group(self.process)
+        shutil.rmtree(self._spec["local"], ignore_errors=True)
+
+    def carry(self, files: int, size: int) -> float:
+        from django.core.files.base import ContentFile
+
+        prefix = self._place.prefix()
+
+        def save() -> None:
+            for number in range(files):
+                self.storage.save(f"{prefix}/{number}", ContentFile(data(size)))
+
+        return self.bring(save)
+
+    def bring(self, save: Callable[[], object]) -> float:
+        """From the release of what is saved to the last promotion in the ledger."""
+        from django.db.models import Max
+
+        from queued_storage.models import State
+
+        self.process.send_signal(signal.SIGCONT)
+        save()
+        started = time.time()
+        self.rows.release()
+        on_their_way = self.rows.filter(state__in=[State.PENDING, State.TRANSFERRING])
+        while on_their_way.exists():
+            errors = on_their_way.exclude(last_error="").values_list("last_error", flat=True)
+            if (error := errors.first()) or self.process.poll() is not None:
+                raise RuntimeError(f"The worker does not get on: {error}")
+            time.sleep(LOOK)
+        self.process.send_signal(signal.SIGSTOP)  # its looks for work cost who is measured next
+        return self.rows.aggregate(last=Max("transferred_at"))["last"].timestamp() - started
+
+    def proofs(self) -> set[str]:
+        return set(self.rows.values_list("verified", flat=True))
+
+
+@contextlib.contextmanager
+def worker(place: Place, width: int, way: Way) -> Iterator[Carry]:
+    with Worker(place, width, way) as ours:
+        yield ours.carry
+        assert ours.proofs() == {way.proof}, ours.proofs()
+
+
+# Threads
+
+
+@contextlib.contextmanager
+def put_object(place: Place, width: int) -> Iterator[Carry]:
+    """What who knows boto3 would write: files, sent in threads by a client that they share."""
+    client = place.client(max_pool_connections=width)
+
+    def send(name: str, content: bytes) -> None:
+        client.put_object(Bucket=place.bucket_name, Key=name, Body=io.BytesIO(content))
+
+    with _in_threads(place, width, send) as carry:
+        yield carry
+
+
+@contextlib.contextmanager
+def save_and_size(place: Place, width: int) -> Iterator[Carry]:
+    """What the generic uploader does, and no more."""
+    from django.core.files.base import ContentFile
+    from storages.backends.s3 import S3Storage
+
+    remote = S3Storage(**place.remote(), client_config=S3Server.client_config(read_timeout=60))
+
+    def send(name: str, content: bytes) -> None:
+        assert remote.size(remote.save(name, ContentFile(content))) == len(content)
+
+    with _in_threads(place, width, send) as carry:
+        yield carry
+
+
+@contextlib.contextmanager
+def _in_threads(place: Place, width: int, send: Send) -> Iterator[Carry]:
+    with ThreadPoolExecutor(width) as pool:
+        together = threading.Barrier(width, timeout=300)
+
+        def warm(number: int) -> None:
+            together.wait()  # every thread is there, so that each sends one
+            send(f"warm/{number}", b"warm")
+
+        def carry(files: int, size: int) -> float:
+            prefix = place.prefix()
+            names = iter([f"{prefix}/{number}" for number in range(files)])  # shared by the threads
+
+            def work(_number: int) -> None:
+                for name in names:
+                    send(name, data(size))
+
+            started = time.perf_counter()
+            list(pool.map(work, range(width)))
+            return time.perf_counter() - started
+
+        list(pool.map(warm, range(width)))
+        yield carry
+
+
+# Programs
+
+
+@contextlib.contextmanager
+def copying(place: Place, width: int, tool: str) -> Iterator[Carry]:
+    """A program that copies a directory. The others have their threads and sessions, and it has yet
+    to start: what it takes for one file is no part of the result."""
+    alone = statistics.median(_copy(place, width, tool, 1, 10_000) for _once in range(3))
+    yield lambda files, size: max(_copy(place, width, tool, files, size) - alone, 1e-3)
+
+
+def _copy(place: Place, width: int, tool: str, files: int, size: int) -> float:
+    prefix = place.prefix()
+    source = place.directory / f"source-{prefix}"
+    source.mkdir()
+    for number in range(files):
+        (source / f"{number}").write_bytes(data(size))
+    environment = {
+        **os.environ,
+        "AWS_ACCESS_KEY_ID": place.server.ACCESS_KEY,
+        "AWS_SECRET_ACCESS_KEY": place.server.SECRET_KEY,
+        "AWS_REGION": place.server.REGION,
+        "RCLONE_CONFIG": os.devnull,
+    }
+    arguments = {
+        "rclone": [
+            *("copy", str(source)),
+            f":s3,provider=Other,env_auth,endpoint='{place.endpoint_url}',"
+            f"no_check_bucket,force_path_style:{place.bucket_name}/{prefix}",
+            *("--transfers", str(width), "--checkers", str(width)),
+        ],
+        "s5cmd": [
+            *("--endpoint-url", place.endpoint_url, "--numworkers", str(width)),
+            *("cp", f"{source}/", f"s3://{place.bucket_name}/{prefix}/"),
+        ],
+    }
+    command = [program(tool) or tool, *arguments[tool]]
+    started = time.perf_counter()
+    subprocess.run(command, env=environment, check=True, capture_output=True, timeout=600)
+    seconds = time.perf_counter() - started
+    shutil.rmtree(source)
+    return seconds
+
+
+# The ancestor
+
+
+def prepare_ancestor(may_install: bool) -> None:
+    """Raises ``AncestorMissing`` where it cannot run."""
+    if missing := why_missing("redis"):
+        raise AncestorMissing(f"its broker is missing: {missing}")
+    ancestor_python(may_install)
+
+
+@contextlib.contextmanager
+def ancestor(place: Place, width: int) -> Iterator[Carry]:
+    """Its storage in one process, and its task in a worker of Celery's."""
+    name = f"bench-{place.prefix()}"
+    spec = {
+        "redis": url("redis"),
+        "name": name,
+        "local": str(place.directory / name),
+        "remote": {**place.remote(), "addressing_style": "path", "signature_version": "s3v4"},
+    }
+    environment = {**os.environ, "BENCH_ANCESTOR": json.dumps(spec)}
+    python = ancestor_python()
+    command = [python, "-W", "ignore", "-m", "celery", "-A", "benchmarks.ancestor", "worker"]
+    command += ["-c", str(width), "-l", "ERROR", "-O", "fair"]
+    command += ["--without-gossip", "--without-mingle", "--without-heartbeat"]
+    with contextlib.ExitStack() as stack:
+        stack.callback(_forget_in_redis, name)
+        celery = spawn(command, env=environment, stdout=subprocess.DEVNULL)
+        stack.callback(kill_group, celery)
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        web = spawn([python, "-m", "benchmarks.ancestor"], env=environment, **pipes)
+        stack.callback(kill_group, web)
+
+        def carry(files: int, size: int) -> float:
+            print(place.prefix(), files, size, file=web.stdin, flush=True)
+            if not (seconds := web.stdout.readline()):
+                raise RuntimeError("The ancestor does not get on.")
+            return float(seconds)
+
+        carry(width, 10_000)
+        yield carry
+
+
+def _forget_in_redis(name: str) -> None:
+    import redis
+
+    with redis.Redis.from_url(url("redis")) as client:
+        for key in client.scan_iter(f"*{name}*"):
+            client.delete(key)

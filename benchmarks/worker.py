@@ -1,0 +1,42 @@
+"""``python -m benchmarks.worker SPEC``: ``manage.py queued_storage worker`` in a project with one
+storage, which who measures it makes alike."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from tests.services import S3Server
+
+from .project import configure
+
+POLL = 0.05  # seconds: how long a look for work may be away when there is some
+
+
+def storage_of(spec: dict[str, Any]) -> Any:
+    from django.core.files.storage import FileSystemStorage
+    from storages.backends.s3 import S3Storage
+
+    from queued_storage.backends import QueuedStorage
+
+    return QueuedStorage(
+        FileSystemStorage(spec["local"]),
+        S3Storage(**spec["remote"], client_config=S3Server.client_config(read_timeout=60)),
+        alias=spec["alias"],
+        delayed=True,
+        uploader=spec["uploader"],
+    )
+
+
+def main(text: str) -> None:
+    spec = json.loads(text)
+    configure(Path(spec["directory"]))
+    from django.core.management import call_command
+
+    storage = storage_of(spec)
+    assert storage.alias == spec["alias"]
+    call_command("queued_storage", "worker", threads=spec["threads"], poll=POLL)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
