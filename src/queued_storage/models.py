@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, 
 from dataclasses import dataclass, fields
 from datetime import datetime
 from functools import lru_cache
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from django.db import connections, models, router, transaction
 from django.db.models import Case, F, Q, Value, When
@@ -18,6 +18,7 @@ from .conf import HOST_MAX_LENGTH, settings
 from .logs import one_line
 from .outages import outlast
 from .statements import returns_rows, statement
+from .together import Together
 
 NAME_MAX_LENGTH = 700  # characters; with the alias the most that a unique index of InnoDB takes
 NAME_MAX_BYTES = 2048  # in UTF-8; below what an index page of PostgreSQL takes
@@ -550,6 +551,13 @@ class QueuedFileQuerySet(models.QuerySet["QueuedFile"]):
         self, row: "QueuedFile", remote_name: str, content: Content, verified: str, *, evict: bool
     ) -> int:
         """Turn reads to the remote; with ``evict`` the claim stays, for the eviction to follow."""
+        is_as_saved = (remote_name, content.size, content.checksum) == (
+            row.name,
+            row.size,
+            row.checksum,
+        )
+        if is_as_saved and not evict and self._can_share_a_statement:
+            return _promotions.ask(_Promotion(row, verified))
 
         def promote(held: Self, remote_name: str, size: int, checksum: str, verified: str) -> int:
             end = {"due_at": seconds_from_now(settings.lease)}
@@ -568,6 +576,38 @@ class QueuedFileQuerySet(models.QuerySet["QueuedFile"]):
         form = "promote, evict" if evict else "promote"
         given = (remote_name, content.size, content.checksum, verified)
         return self._update_held(row, form, promote, *given)
+
+    @property
+    def _can_share_a_statement(self) -> bool:
+        """Whether other threads' rows may be changed by this one's connection."""
+        return returns_rows(self.db) and not connections[self.db].in_atomic_block
+
+    def promote_all(
+        self, rows: "Sequence[QueuedFile]", generation: int, token: str, verified: str
+    ) -> set[int]:
+        """The same for files of one generation and one claim, which are on the remote as they were
+        saved. Returns the keys of those that were promoted."""
+
+        def promote(generation: int, token: str, verified: str, *pks: int) -> int:
+            claims = {"state": State.TRANSFERRING, "generation": generation, "lease_token": token}
+            return self.filter(pk__in=pks, **claims).update(
+                state=State.TRANSFERRED,
+                remote_name=F("name"),
+                unconfirmed="",
+                verified=verified,
+                last_error="",
+                transferred_at=DatabaseNow(),
+                due_at=None,
+                lease_token="",
+            )
+
+        key = ("promote all", len(rows), self._circumstances())
+        values = (generation, token, verified, *(row.pk for row in rows))
+        return set(
+            outlast(
+                lambda: statement(self.db, key, promote, *values).returning("id").values(), self.db
+            )
+        )
 
     def _update_held(
         self, row: "QueuedFile", form: str, write: Callable[..., int], *values: int | str
@@ -809,3 +849,23 @@ def ledger() -> QueuedFileQuerySet:
     """The rows, in the database that holds them."""
     # As QueuedFile.objects.using() has it, at a third of the price
     return QueuedFileQuerySet(QueuedFile, using=ledger_database())
+
+
+class _Promotion(NamedTuple):
+    row: QueuedFile
+    verified: str
+
+    @property
+    def kind(self) -> tuple[int, str, str]:
+        return self.row.generation, self.row.lease_token, self.verified
+
+
+def _promote_together(promotions: Sequence[_Promotion]) -> list[int]:
+    taken: set[int] = set()
+    for kind in {each.kind for each in promotions}:
+        rows = [each.row for each in promotions if each.kind == kind]
+        taken |= ledger().promote_all(rows, *kind)
+    return [int(each.row.pk in taken) for each in promotions]
+
+
+_promotions: Together[_Promotion, int] = Together(_promote_together)

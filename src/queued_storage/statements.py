@@ -34,13 +34,19 @@ class Statement(NamedTuple):
             cursor.execute(self.sql, self.parameters)
             return [row[0] for row in cursor.fetchall()]
 
+    def returning(self, *columns: str) -> "Statement":
+        """The same UPDATE, with these columns of the rows that it changes for an answer, on a
+        database that ``returns_rows()``."""
+        quoted = map(connections[self.database].ops.quote_name, columns)
+        return self._replace(sql=f"{self.sql} RETURNING {', '.join(quoted)}")
+
     def changed(self, model: type[AnyModel]) -> list[AnyModel]:
-        """The rows that this UPDATE changes, on a database that ``returns_rows()``."""
+        """The rows that this UPDATE changes, on such a database."""
         connection = connections[self.database]
         fields = model._meta.concrete_fields
-        returning = ", ".join(connection.ops.quote_name(str(field.column)) for field in fields)
+        returning = self.returning(*(str(field.column) for field in fields))
         with connection.cursor() as cursor:
-            cursor.execute(f"{self.sql} RETURNING {returning}", self.parameters)
+            cursor.execute(returning.sql, returning.parameters)
             rows: Iterable[Sequence[Any]] = cursor.fetchall()
         compiler = model._base_manager.using(self.database).query.get_compiler(self.database)
         columns = [field.get_col(model._meta.db_table) for field in fields]
