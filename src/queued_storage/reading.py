@@ -12,7 +12,7 @@ from typing import Any, cast
 from django.core.files import File
 from django.core.files.storage import Storage
 
-from . import addresses, downloads, localfiles, peers, readcache
+from . import addresses, downloads, localfiles, readcache
 from .composition import ComposedStorage
 from .conf import settings
 from .exceptions import FileElsewhere, LocalFileMissing, TransferTimeout
@@ -164,6 +164,8 @@ class ReadableStorage(ComposedStorage):
 
     def _opened_elsewhere(self, key: str, entry: Entry, mode: str) -> File | Exception:
         """What ``ELSEWHERE`` says to do for a file whose only copy is on another host's disk."""
+        from . import peers  # and a client of HTTP with it
+
         if settings.elsewhere == "fetch":
             row = ledger().filter(pk=entry.pk).first()
             try:

@@ -13,7 +13,7 @@ from django.core.files.utils import validate_file_name
 from django.db import transaction
 from django.utils.deconstruct import deconstructible
 
-from . import localfiles, transfers
+from . import localfiles
 from .aliases import by_name, keeps_its_key
 from .conf import settings
 from .exceptions import InvalidName, NameUnavailable, TransferError
@@ -254,6 +254,8 @@ class QueuedStorage(ReadableStorage):
             self._finish_delete(entry, key)
 
     def _finish_delete(self, entry: Entry, key: str) -> None:
+        from . import transfers
+
         pk = entry.pk
         wake(self.alias, self.queue_for(entry.host, is_local=entry.is_local), pk)
         in_transaction = transaction.get_connection(ledger_database()).in_atomic_block

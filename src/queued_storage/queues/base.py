@@ -11,7 +11,6 @@ from django.core.signals import setting_changed
 from django.db import close_old_connections
 from django.utils.module_loading import import_string
 
-from .. import transfers
 from ..aliases import describe
 from ..conf import settings
 from ..exceptions import InvalidQueue
@@ -62,6 +61,8 @@ def inline_errors() -> Iterator[dict[int, Exception]]:
 
 def run_all(pks: Iterable[int]) -> dict[int, Exception]:
     """What a worker does with a message: work on each file; errors are the ledger's to keep."""
+    from .. import transfers  # which brings much along that a process without a worker never needs
+
     errors = {}
     for pk in pks:
         try:
