@@ -4,6 +4,7 @@ import os
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from functools import lru_cache
 from typing import Any, cast
 
 from django.core.files.storage import Storage
@@ -25,6 +26,7 @@ def for_threads(storage: Storage) -> Storage:
     return cast(Storage, kept.get(_KEPT_AS) or kept.setdefault(_KEPT_AS, PerThread(storage)))
 
 
+@lru_cache(100)
 def _has_one_connection(cls: type[Storage]) -> bool:
     return any(f"{base.__module__}.{base.__qualname__}" in ONE_CONNECTION for base in cls.__mro__)
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from django.core.exceptions import ImproperlyConfigured
 from django.core.files import File
-from django.core.files.utils import validate_file_name
+from django.core.files.storage import Storage
 from django.db import transaction
 from django.utils.deconstruct import deconstructible
 
@@ -111,7 +111,6 @@ class QueuedStorage(ReadableStorage):
 
     def _require_valid(self, name: str) -> None:
         require_storable(name, on_file_system=localfiles.has_paths(self.local))
-        validate_file_name(name, allow_relative_path=True)
         if localfiles.is_unfinished(name):
             raise InvalidName(
                 f"{name!r} would be taken for an unfinished file; choose another name."
@@ -159,12 +158,16 @@ class QueuedStorage(ReadableStorage):
 
     def _record(self, name: str, content: Content) -> int | None:
         kind = content.content_type or mimetypes.guess_type(name)[0] or ""
-        content = replace(content, content_type=kind[:255])
+        content = Content(content.size, content.checksum, kind[:255])
         return ledger().record(self.alias, name, content, held=self.delayed, task=self.variant)
 
     def _other_name(self, name: str, max_length: int | None) -> str:
+        is_plain = type(self).get_available_name is Storage.get_available_name
+        if is_plain and self.is_name_available(name, max_length):
+            return name  # as Django's would say, which takes the name apart first
         other = self.get_available_name(name, max_length=max_length)
         if other != name:
+            other = tidy_new(other)
             self._require_valid(other)
         return other
 

@@ -116,6 +116,8 @@ def get_queue(spec: Any, host: str | None = None) -> BaseQueue:
     this one. One and the same configuration gives one and the same queue. ``InvalidQueue`` is
     raised for what is none; its child ``MissingLibrary`` names the extra to install.
     """
+    if isinstance(spec, str) and (queue := _built.get(spec)):
+        return queue
     if isinstance(spec, BaseQueue):
         return spec
     backend, options = _backend_and_options(spec)
@@ -123,7 +125,9 @@ def get_queue(spec: Any, host: str | None = None) -> BaseQueue:
         name: value.replace("{host}", host or settings.host) if isinstance(value, str) else value
         for name, value in options.items()
     }
-    key = f"{_path_of(backend)} {sorted(options.items(), key=repr)!r}"
+    key = _path_of(backend)
+    if options:
+        key += f" {sorted(options.items(), key=repr)!r}"
     queue = _built.get(key)
     if queue is None:  # two threads may make one each, but both use the same
         queue = _built.setdefault(key, _build(backend, options))
