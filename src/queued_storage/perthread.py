@@ -20,7 +20,8 @@ _KEPT_AS = "_queued_storage_per_thread"
 
 def for_threads(storage: Storage) -> Storage:
     """The storage, or what several threads can use in its place."""
-    if not _has_one_connection(type(storage)):
+    cls: Any = type(storage)
+    if not _has_one_connection(cls):
         return storage
     kept = vars(storage)
     return cast(Storage, kept.get(_KEPT_AS) or kept.setdefault(_KEPT_AS, PerThread(storage)))
