@@ -36,8 +36,7 @@ class Routes:
         return _key(self._alias, self._prefix, name)
 
     def remote_name(self, name: str) -> str | None:
-        key = self.key(name)
-        return _believable(_ask(lambda cache: cache.get(key)))
+        return _believable(_ask(_get, _key(self._alias, self._prefix, name)))
 
     def remote_names(self, names: Iterable[str]) -> dict[str, str]:
         keys = {self.key(name): name for name in names}
@@ -75,13 +74,17 @@ def _believable(found: object) -> str | None:
     return found if isinstance(found, str) and found != _UNSETTLED else None
 
 
-def _ask(question: Callable[[BaseCache], Any]) -> Any:
+def _get(cache: BaseCache, key: str) -> Any:
+    return cache.get(key)
+
+
+def _ask(question: Callable[..., Any], *args: Any) -> Any:
     """The cache's answer; None without a cache, and of one that is out of order."""
     alias = settings.cache
     if alias is None:
         return None
     try:
-        return question(caches[alias])
+        return question(caches[alias], *args)
     except InvalidCacheBackendError:
         raise  # the project's settings
     except Exception as error:
