@@ -42,15 +42,19 @@ class Options:
         return min(number, 3) if self.quick else number
 
 
-def by_turns(works: Mapping[str, Callable[[int], object]], rounds: int) -> dict[str, float]:
+def by_turns(
+    works: Mapping[str, Callable[[int], object]],
+    rounds: int,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, float]:
     """The median seconds of each piece of work, done by turns, in both orders."""
     times: dict[str, list[float]] = {name: [] for name in works}
     turns = list(works.items())
     for number in range(rounds):
         for name, work in turns:
-            started = time.perf_counter()
+            started = clock()
             work(number)
-            times[name].append(time.perf_counter() - started)
+            times[name].append(clock() - started)
         turns.reverse()
     return {name: statistics.median(seconds) for name, seconds in times.items()}
 

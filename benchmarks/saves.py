@@ -1,12 +1,16 @@
 """What a save costs in a request."""
 
 import os
+import shutil
 import statistics
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import partial
+from time import thread_time
 from typing import Any
+from unittest import mock
 from uuid import uuid4
 
 from .peers import DelayProxy, S3Server, bucket, why_missing
@@ -76,20 +80,30 @@ class Saving:
                 storage.save(name, self.content(data))
 
     def compare(
-        self, storage: Any, database: str, size: int, rounds: int, files: int = 1
+        self,
+        storage: Any,
+        database: str,
+        size: int,
+        rounds: int,
+        files: int = 1,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> dict[str, float]:
         data, run = os.urandom(size), uuid4().hex
 
         def names(number: int) -> list[str]:
             return [f"{run}/{number}-{each}" for each in range(files)]
 
-        return by_turns(
+        found = by_turns(
             {
                 "plain": lambda number: self.save_plainly(database, data, names(number)),
                 "queued": lambda number: self.save_queued(storage, database, data, names(number)),
             },
             self.options.rounds(rounds),
+            clock,
         )
+        for side in (self.plain, storage.local):
+            shutil.rmtree(side.path(run))
+        return found
 
     # Rows
 
@@ -161,11 +175,11 @@ class Saving:
 
         def timed(call: Callable[..., Any], *args: Any, **options: Any) -> Any:
             nonlocal elsewhere
-            started = time.thread_time()
+            started = thread_time()
             try:
                 return call(*args, **options)
             finally:
-                elsewhere += time.thread_time() - started
+                elsewhere += thread_time() - started
 
         storage = self.make("costs")
         local = storage.local
@@ -175,9 +189,9 @@ class Saving:
             content = self.content(data)
             with self.atomic(), connection.execute_wrapper(partial(timed)):
                 elsewhere = 0.0
-                started = time.thread_time()
+                started = thread_time()
                 storage.save(f"{number}.bin", content)
-                times.append(time.thread_time() - started - elsewhere)
+                times.append(thread_time() - started - elsewhere)
             storage.queue.messages.clear()
         return Row(
             key="saves.python",
@@ -191,22 +205,26 @@ class Saving:
 
     def large(self) -> Row:
         size = FEW if self.options.quick else MANY
-        rounds = self.options.rounds(9)
+        # When the system writes 100 MB to the disk is its own affair, and takes what time it takes.
+        processor = partial(self.compare, self.quiet, "default", size, 15, clock=thread_time)
+        found = processor()
+        with mock.patch("queued_storage.streams.crc32", zlib.crc32):
+            by_zlib = processor()
         series = {
             label: milliseconds(self.compare(self.quiet, "default", size, 30))
             for label, size in SIZES.items()
         }
-        found = self.compare(self.quiet, "default", size, rounds)
-        series["100 MB"] = milliseconds(found)
+        series["100 MB"] = milliseconds(self.compare(self.quiet, "default", size, 9))
         return Row(
             key="saves.large",
-            what="save() of 100 MB with its checksum",
+            what="save() of 100 MB with its checksum, with the extra 'checksums'",
             goal=1.15,
             is_at_most=True,
             ratio=ratio(found),
             details={
-                "against": "FileSystemStorage.save() and an INSERT",
+                "against": "FileSystemStorage.save() and an INSERT, by processor time",
                 **milliseconds(found),
+                "without the extra": ratio(by_zlib),
                 "by size": series,
             },
         )
@@ -214,6 +232,7 @@ class Saving:
     def flushed(self) -> Row:
         """No goal was set; so that nobody is surprised."""
         data, run = os.urandom(FEW), uuid4().hex
+        os.sync()  # what other rows have written is not this one's to wait for
 
         def save(number: int, fsync: bool) -> None:
             with queued_storage(FSYNC=fsync):

@@ -40,14 +40,17 @@ print(json.dumps(sorted(sys.modules)))
 HEAVY = {"boto3", "botocore", "s3transfer", "obstore", "google", "azure", "paramiko"}
 HEAVY |= {"celery", "kombu", "dramatiq", "rq", "redis", "huey", "procrastinate", "django_q"}
 HEAVY |= {"django_tasks", "prometheus_client", "opentelemetry", "matplotlib"}
+# Of our own, and what they bring along
+FOR_WORKERS = {"executor", "leases", "proxies", "transfers"}
+FOR_OTHERS = {"queued_storage.admin", "queued_storage.peers", "storages.backends.s3"}
 
 
-def test_a_check_imports_no_library_of_a_queue_or_a_cloud() -> None:
+def test_a_check_imports_no_library_of_a_queue_or_a_cloud_and_nothing_for_workers() -> None:
     answer = subprocess.run(
         [sys.executable, "-c", CODE], check=True, stdout=subprocess.PIPE, text=True, timeout=100
     )
     modules = json.loads(answer.stdout.splitlines()[-1])
     assert "queued_storage.checks" in modules
     assert not HEAVY & {name.partition(".")[0] for name in modules}
-    assert "queued_storage.admin" not in modules
-    assert "storages.backends.s3" not in modules
+    assert not {f"queued_storage.{name}" for name in FOR_WORKERS} & set(modules)
+    assert not FOR_OTHERS & set(modules)

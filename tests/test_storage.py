@@ -33,6 +33,7 @@ from pytest_django import Settings
 from queued_storage import steering, transfers
 from queued_storage.backends import QueuedStorage
 from queued_storage.exceptions import (
+    InvalidName,
     LocalFileMissing,
     NameUnavailable,
     TransferError,
@@ -110,6 +111,34 @@ def test_a_name_that_is_taken_gets_a_suffix(storage: Any) -> None:
     names = {storage.save("a.txt", file(str(number).encode())) for number in range(5)}
     assert len(names) == 5
     assert sorted(read(storage, name) for name in names) == [b"0", b"1", b"2", b"3", b"4"]
+
+
+class Chosen(QueuedStorage):
+    choice = ""
+
+    def get_available_name(self, name: str, max_length: int | None = None) -> str:
+        return self.choice
+
+
+def chosen(choice: str) -> Any:
+    storage = Chosen("disk", ScriptedStorage(), alias="chosen", queue=DummyQueue())
+    storage.choice = choice
+    return storage
+
+
+@pytest.mark.parametrize("choice", ["docs/b.txt", "docs\\b.txt", "./docs//b.txt"])
+def test_a_name_that_a_subclass_chooses_is_tidied(choice: str) -> None:
+    storage = chosen(choice)
+    assert storage.save("a.txt", file(b"hello")) == "docs/b.txt"
+    assert read(storage, "docs/b.txt") == b"hello"
+    assert on_disk() == ["docs/b.txt"]
+
+
+@pytest.mark.parametrize("choice", ["../b.txt", "docs\\..\\..\\b.txt", "/b.txt", "docs/", ""])
+def test_a_name_that_a_subclass_chooses_is_checked(choice: str) -> None:
+    with pytest.raises(InvalidName):
+        chosen(choice).save("a.txt", file(b"hello"))
+    assert on_disk() == []
 
 
 @pytest.mark.parametrize("place", ["local", "remote"])

@@ -1,8 +1,10 @@
 """Files that measure what passes through them."""
 
 import io
+import sys
 import zlib
 from collections.abc import Iterator
+from importlib.util import find_spec, module_from_spec
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,19 @@ def measured(data: bytes = DATA, **options: Any) -> MeasuredFile:
 
 def assert_measured(file: MeasuredFile, data: bytes) -> None:
     assert (file.content.size, file.content.checksum) == (len(data), crc(data))
+
+
+@pytest.mark.parametrize("library", ["isal.isal_zlib", "zlib"])
+def test_a_checksum_is_the_same_with_and_without_the_extra(
+    library: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if library == "zlib":
+        monkeypatch.setitem(sys.modules, "isal.isal_zlib", None)
+    spec: Any = find_spec("queued_storage.streams")
+    fresh = module_from_spec(spec)
+    spec.loader.exec_module(fresh)
+    assert fresh.crc32.__module__ == library
+    assert str(fresh.checksum_of([DATA[:1000], DATA[1000:]])) == crc(DATA)
 
 
 @pytest.mark.parametrize("data", [b"", b"a", DATA])

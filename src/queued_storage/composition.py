@@ -124,12 +124,13 @@ class ComposedStorage(AliasedStorage):
 
     @option
     def queue(self) -> BaseQueue:
-        return self.queue_for(settings.host)
+        return get_queue(self._options.get("queue") or settings.queue)
 
     def queue_for(self, host: str, *, is_local: bool = True) -> BaseQueue:
         """The queue whose workers can see the local copy that ``host`` took, if there is one."""
         if not (is_local and settings.local_per_host):
-            host = settings.host
+            queue: BaseQueue = self.queue
+            return queue
         return get_queue(self._options.get("queue") or settings.queue, host)
 
     @option

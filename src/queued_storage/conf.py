@@ -7,6 +7,7 @@ import re
 import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from django.conf import settings as django_settings
@@ -143,17 +144,12 @@ class Settings:
     what its rule asks for. Times are in seconds.
     """
 
-    def __init__(self) -> None:
-        self._values: dict[str, Any] | None = None
-
     def reset(self) -> None:
-        self._values = None
+        vars(self).pop("values", None)
 
-    @property
+    @cached_property
     def values(self) -> Mapping[str, Any]:
-        if self._values is None:
-            self._values = _read()
-        return self._values
+        return _read()
 
     def __getattr__(self, name: str) -> Any:
         """The flat names, which code for 0.8 asks this object for."""

@@ -183,34 +183,33 @@ class QueuedFileQuerySet(models.QuerySet["QueuedFile"]):
         verified: str = "",
     ) -> int | None:
         """One statement, since a savepoint around an INSERT would cost two more."""
-        clock = now_in_sql(connections[self.db])
-        is_due = state in {State.PENDING, State.DELETING}
-        is_there = state == State.TRANSFERRED
-        adapt = connections[self.db].ops.adapt_datetimefield_value
-        columns: dict[str, tuple[str, Any]] = {
-            "alias": ("%s", alias),
-            "name": ("%s", name),
-            "remote_name": ("%s", remote_name),
-            "unconfirmed": ("%s", ""),
-            "state": ("%s", str(state)),
-            "task": ("%s", task),
-            "is_local": ("%s", is_local),
-            "size": ("%s", content.size),
-            "checksum": ("%s", content.checksum),
-            "content_type": ("%s", content.content_type),
-            "verified": ("%s", verified),
-            "generation": ("%s", 1),
-            "attempts": ("%s", 0),
-            "sent": ("%s", 0),
-            "due_at": (clock if is_due else "NULL", None),
-            "lease_token": ("%s", ""),
-            "host": ("%s", settings.host),
-            "last_error": ("%s", ""),
-            "saved_at": ("%s", adapt(saved_at)) if saved_at else (clock, None),
-            "transferred_at": (clock if is_there else "NULL", None),
-            "failures": ("%s", "[]"),
+        connection = connections[self.db]
+        values: dict[str, Any] = {
+            "alias": alias,
+            "name": name,
+            "remote_name": remote_name,
+            "state": str(state),
+            "task": task,
+            "is_local": is_local,
+            "size": content.size,
+            "checksum": content.checksum,
+            "content_type": content.content_type,
+            "verified": verified,
+            "host": settings.host,
         }
-        return self._insert_or_ignore(columns)
+        times = _TIMES[state]
+        if saved_at:
+            values["saved_at"] = connection.ops.adapt_datetimefield_value(saved_at)
+        else:
+            times = ("saved_at", *times)
+        now = now_in_sql(connection)
+        sql = _insert_statement(self.db, tuple(values), times, now)
+        with connection.cursor() as cursor:
+            cursor.execute(sql, list(values.values()))
+            if connection.vendor == "postgresql":
+                row = cursor.fetchone()
+                return row[0] if row else None
+            return cursor.lastrowid if cursor.rowcount == 1 else None
 
     def overwrite(
         self, alias: str, name: str, content: Content, *, held: bool, task: str = ""
@@ -692,24 +691,29 @@ class QueuedFileQuerySet(models.QuerySet["QueuedFile"]):
 
     update.alters_data = True  # type: ignore[attr-defined]  # no template may call it
 
-    def _insert_or_ignore(self, columns: dict[str, tuple[str, Any]]) -> int | None:
-        connection = connections[self.db]
-        places = tuple(place for place, _value in columns.values())
-        sql = _insert_statement(self.db, tuple(columns), places)
-        with connection.cursor() as cursor:
-            cursor.execute(sql, [value for place, value in columns.values() if place == "%s"])
-            if connection.vendor == "postgresql":
-                row = cursor.fetchone()
-                return row[0] if row else None
-            return cursor.lastrowid if cursor.rowcount == 1 else None
+
+# What an INSERT says besides its values: the times that are now, the others being NULL, ...
+_TIMES = dict.fromkeys(State, ()) | {
+    State.PENDING: ("due_at",),
+    State.DELETING: ("due_at",),
+    State.TRANSFERRED: ("transferred_at",),
+}
+# ... and what every new row has.
+_AT_FIRST = dict.fromkeys(["unconfirmed", "lease_token", "last_error"], "''")
+_AT_FIRST |= dict.fromkeys(["attempts", "sent"], "0")
+_AT_FIRST |= {"generation": "1", "failures": "'[]'"}
 
 
 @lru_cache(64)  # there are a few forms of it, and writing one takes as long as its execution
-def _insert_statement(database: str, columns: tuple[str, ...], places: tuple[str, ...]) -> str:
+def _insert_statement(
+    database: str, columns: tuple[str, ...], times: tuple[str, ...], now: str
+) -> str:
+    """One that does nothing where the name is taken."""
     connection = connections[database]
     quote = connection.ops.quote_name
-    into = f"INTO {quote(QueuedFile._meta.db_table)} ({', '.join(map(quote, columns))})"
-    values = f"VALUES ({', '.join(places)})"
+    places = dict.fromkeys(columns, "%s") | dict.fromkeys(times, now) | _AT_FIRST
+    into = f"INTO {quote(QueuedFile._meta.db_table)} ({', '.join(map(quote, places))})"
+    values = f"VALUES ({', '.join(places.values())})"
     if connection.vendor == "mysql":
         return f"INSERT IGNORE {into} {values}"
     statement = f"INSERT {into} {values} ON CONFLICT DO NOTHING"

@@ -4,6 +4,7 @@ import os
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from functools import lru_cache
 from typing import Any, cast
 
 from django.core.files.storage import Storage
@@ -19,12 +20,14 @@ _KEPT_AS = "_queued_storage_per_thread"
 
 def for_threads(storage: Storage) -> Storage:
     """The storage, or what several threads can use in its place."""
-    if not _has_one_connection(type(storage)):
+    cls: Any = type(storage)
+    if not _has_one_connection(cls):
         return storage
     kept = vars(storage)
     return cast(Storage, kept.get(_KEPT_AS) or kept.setdefault(_KEPT_AS, PerThread(storage)))
 
 
+@lru_cache(100)
 def _has_one_connection(cls: type[Storage]) -> bool:
     return any(f"{base.__module__}.{base.__qualname__}" in ONE_CONNECTION for base in cls.__mro__)
 

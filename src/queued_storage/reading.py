@@ -12,15 +12,15 @@ from typing import Any, cast
 from django.core.files import File
 from django.core.files.storage import Storage
 
-from . import addresses, downloads, localfiles, peers, readcache
+from . import addresses, downloads, localfiles, readcache
 from .composition import ComposedStorage
 from .conf import settings
 from .exceptions import FileElsewhere, LocalFileMissing, TransferTimeout
 from .expiry import lifetime_of
-from .models import Entry, QueuedFile, State, ledger
+from .models import NAME_MAX_LENGTH, Entry, QueuedFile, State, ledger
 from .names import Name, can_be_recorded, tidy
 from .results import wait_until
-from .routes import Routes
+from .routes import Routes, routes_of
 from .uploaders import Uploader
 
 BULK = 500  # names in one query
@@ -54,14 +54,14 @@ class ReadableStorage(ComposedStorage):
 
     @property
     def _routes(self) -> Routes:
-        return Routes(self.alias, self.cache_prefix)
+        return routes_of(self.alias, self.cache_prefix)
 
     def _entry(self, key: str) -> Entry | None:
         return ledger().entry(self.alias, key) if can_be_recorded(key) else None
 
     def _settled_entry(self, key: str) -> Entry | str | None:
         """The name on the remote if the cache has it, else the ledger's answer."""
-        if not can_be_recorded(key):
+        if len(key) > NAME_MAX_LENGTH:
             return None
         if remembered := self._routes.remote_name(key):
             return remembered
@@ -164,6 +164,8 @@ class ReadableStorage(ComposedStorage):
 
     def _opened_elsewhere(self, key: str, entry: Entry, mode: str) -> File | Exception:
         """What ``ELSEWHERE`` says to do for a file whose only copy is on another host's disk."""
+        from . import peers  # and a client of HTTP with it
+
         if settings.elsewhere == "fetch":
             row = ledger().filter(pk=entry.pk).first()
             try:
@@ -234,8 +236,10 @@ class ReadableStorage(ComposedStorage):
         key = tidy(name or "")
         if self.has_stable_addresses and can_be_recorded(key):
             return self.stable_url(key, kwargs.get("expire"))
-        storage, stored_name = self._route(key, self._settled_entry(key))
-        return self._url_on(storage, stored_name, **kwargs)
+        found = self._settled_entry(key)
+        if isinstance(found, str):
+            return self.remote.url(found, **kwargs)
+        return self._url_on(*self._route(key, found), **kwargs)
 
     def stable_url(self, name: Name, expire: float | None = None) -> str:
         """An address that stays the same while the file moves; it needs ``queued_storage.urls``.

@@ -13,12 +13,12 @@ MAX_LENGTH = 2000  # characters
 _NAMED = r"(?:passw|secret|token|signature|credential|(?:account|access|api)[_-]?key)[\w-]*"
 _VALUE = r"""(?:"[^"]*"|'[^']*'|[^\s,;&'")}>]+)"""
 _PATTERNS = (
-    (re.compile(r"(://)[^\s/'\"]+@"), r"\1…@"),  # user:password@
-    (re.compile(r"(://[^\s?#'\"]+)([?#])[^\s'\")<>]+"), r"\1\2…"),  # a signed URL's signature
-    (re.compile(r"(/[^\s?'\"]*)\?[^\s'\")>]*(?i:signature|token|sig)=[^\s'\")>]*"), r"\1?…"),
-    (re.compile(rf"""({_NAMED}(?:["']\s*[:=]|\s*=)\s*){_VALUE}""", re.I), r"\1…"),
+    (r"(://)[^\s/'\"]+@", r"\1…@"),  # user:password@
+    (r"(://[^\s?#'\"]+)([?#])[^\s'\")<>]+", r"\1\2…"),  # a signed URL's signature
+    (r"(/[^\s?'\"]*)\?[^\s'\")>]*(?i:signature|token|sig)=[^\s'\")>]*", r"\1?…"),
+    (rf"""(?i)({_NAMED}(?:["']\s*[:=]|\s*=)\s*){_VALUE}""", r"\1…"),
     # A header
-    (re.compile(r"((?:authorization|-(?:token|key))\s*:\s*)[^'\"\r\n]+", re.I), r"\1…"),
+    (r"(?i)((?:authorization|-(?:token|key))\s*:\s*)[^'\"\r\n]+", r"\1…"),
 )
 
 
@@ -30,7 +30,7 @@ def reason(error: BaseException, *storages: Storage) -> str:
     for secret in sorted(set(_secrets_of(storages, set())), key=len, reverse=True):
         text = text.replace(secret, "…")
     for pattern, replacement in _PATTERNS:
-        text = pattern.sub(replacement, text)
+        text = re.sub(pattern, replacement, text)  # which compiles it once
     text = text.replace("\x00", "\\0")  # which PostgreSQL does not take
     text = text.encode(errors="backslashreplace").decode()  # lone surrogates, as in file names
     return text if len(text) <= MAX_LENGTH else text[: MAX_LENGTH - 1] + "…"

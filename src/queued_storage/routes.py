@@ -2,7 +2,9 @@
 
 import hashlib
 import re
+from binascii import b2a_base64
 from collections.abc import Callable, Iterable
+from functools import lru_cache
 from typing import Any
 
 from django.core.cache import BaseCache, InvalidCacheBackendError, caches
@@ -31,12 +33,10 @@ class Routes:
         self._prefix = prefix if _SAFE.fullmatch(prefix) else _digest(prefix)
 
     def key(self, name: str) -> str:
-        digest = _digest(f"{self._alias}\0{name}")
-        return f"{self._prefix}_{digest}"
+        return _key(self._alias, self._prefix, name)
 
     def remote_name(self, name: str) -> str | None:
-        key = self.key(name)
-        return _believable(_ask(lambda cache: cache.get(key)))
+        return _believable(_ask(_get, _key(self._alias, self._prefix, name)))
 
     def remote_names(self, names: Iterable[str]) -> dict[str, str]:
         keys = {self.key(name): name for name in names}
@@ -52,8 +52,21 @@ class Routes:
         _ask(lambda cache: cache.set(key, _UNSETTLED, min(_timeout(cache), MARK_TIMEOUT)))
 
 
+@lru_cache(100)
+def routes_of(alias: str, prefix: str) -> Routes:
+    return Routes(alias, prefix)
+
+
+@lru_cache(1000)  # a page shows the same files again and again
+def _key(alias: str, prefix: str, name: str) -> str:
+    digest = _digest(f"{alias}\0{name}")
+    return f"{prefix}_{digest}"
+
+
 def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:40]
+    """As short as is safe: Django's caches look at each character of a key."""
+    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
+    return b2a_base64(digest[:21], newline=False).decode()
 
 
 def _believable(found: object) -> str | None:
@@ -61,12 +74,17 @@ def _believable(found: object) -> str | None:
     return found if isinstance(found, str) and found != _UNSETTLED else None
 
 
-def _ask(question: Callable[[BaseCache], Any]) -> Any:
+def _get(cache: BaseCache, key: str) -> Any:
+    return cache.get(key)
+
+
+def _ask(question: Callable[..., Any], *args: Any) -> Any:
     """The cache's answer; None without a cache, and of one that is out of order."""
-    if settings.cache is None:
+    alias = settings.cache
+    if alias is None:
         return None
     try:
-        return question(caches[settings.cache])
+        return question(caches[alias], *args)
     except InvalidCacheBackendError:
         raise  # the project's settings
     except Exception as error:

@@ -9,11 +9,11 @@ from typing import Any, Literal
 
 from django.core.exceptions import ImproperlyConfigured
 from django.core.files import File
-from django.core.files.utils import validate_file_name
+from django.core.files.storage import Storage
 from django.db import transaction
 from django.utils.deconstruct import deconstructible
 
-from . import localfiles, transfers
+from . import localfiles
 from .aliases import by_name, keeps_its_key
 from .conf import settings
 from .exceptions import InvalidName, NameUnavailable, TransferError
@@ -111,7 +111,6 @@ class QueuedStorage(ReadableStorage):
 
     def _require_valid(self, name: str) -> None:
         require_storable(name, on_file_system=localfiles.has_paths(self.local))
-        validate_file_name(name, allow_relative_path=True)
         if localfiles.is_unfinished(name):
             raise InvalidName(
                 f"{name!r} would be taken for an unfinished file; choose another name."
@@ -159,12 +158,16 @@ class QueuedStorage(ReadableStorage):
 
     def _record(self, name: str, content: Content) -> int | None:
         kind = content.content_type or mimetypes.guess_type(name)[0] or ""
-        content = replace(content, content_type=kind[:255])
+        content = Content(content.size, content.checksum, kind[:255])
         return ledger().record(self.alias, name, content, held=self.delayed, task=self.variant)
 
     def _other_name(self, name: str, max_length: int | None) -> str:
+        is_plain = type(self).get_available_name is Storage.get_available_name
+        if is_plain and self.is_name_available(name, max_length):
+            return name  # as Django's would say, which takes the name apart first
         other = self.get_available_name(name, max_length=max_length)
         if other != name:
+            other = tidy_new(other)
             self._require_valid(other)
         return other
 
@@ -254,6 +257,8 @@ class QueuedStorage(ReadableStorage):
             self._finish_delete(entry, key)
 
     def _finish_delete(self, entry: Entry, key: str) -> None:
+        from . import transfers
+
         pk = entry.pk
         wake(self.alias, self.queue_for(entry.host, is_local=entry.is_local), pk)
         in_transaction = transaction.get_connection(ledger_database()).in_atomic_block

@@ -11,7 +11,6 @@ from django.core.signals import setting_changed
 from django.db import close_old_connections
 from django.utils.module_loading import import_string
 
-from .. import transfers
 from ..aliases import describe
 from ..conf import settings
 from ..exceptions import InvalidQueue
@@ -62,6 +61,8 @@ def inline_errors() -> Iterator[dict[int, Exception]]:
 
 def run_all(pks: Iterable[int]) -> dict[int, Exception]:
     """What a worker does with a message: work on each file; errors are the ledger's to keep."""
+    from .. import transfers  # which brings much along that a process without a worker never needs
+
     errors = {}
     for pk in pks:
         try:
@@ -115,6 +116,8 @@ def get_queue(spec: Any, host: str | None = None) -> BaseQueue:
     this one. One and the same configuration gives one and the same queue. ``InvalidQueue`` is
     raised for what is none; its child ``MissingLibrary`` names the extra to install.
     """
+    if isinstance(spec, str) and (queue := _built.get(spec)):
+        return queue
     if isinstance(spec, BaseQueue):
         return spec
     backend, options = _backend_and_options(spec)
@@ -122,7 +125,9 @@ def get_queue(spec: Any, host: str | None = None) -> BaseQueue:
         name: value.replace("{host}", host or settings.host) if isinstance(value, str) else value
         for name, value in options.items()
     }
-    key = f"{_path_of(backend)} {sorted(options.items(), key=repr)!r}"
+    key = _path_of(backend)
+    if options:
+        key += f" {sorted(options.items(), key=repr)!r}"
     queue = _built.get(key)
     if queue is None:  # two threads may make one each, but both use the same
         queue = _built.setdefault(key, _build(backend, options))

@@ -3,13 +3,15 @@
 import atexit
 import os
 import threading
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from django.core.exceptions import ImproperlyConfigured
 
 from ..aliases import known_storages
-from ..executor import Executor
 from .base import BaseQueue
+
+if TYPE_CHECKING:
+    from ..executor import Executor
 
 
 class ThreadQueue(BaseQueue):
@@ -37,7 +39,9 @@ class ThreadQueue(BaseQueue):
             executor, self._executor = self._executor, None
         return executor is None or self._pid != os.getpid() or executor.stop(timeout)
 
-    def _started(self) -> Executor:
+    def _started(self) -> "Executor":
+        from ..executor import Executor  # not before there is work
+
         with self._lock:
             if self._executor is None or self._pid != os.getpid():  # threads do not survive a fork
                 self._executor = Executor(self._threads, self._poll, self._aliases)

@@ -74,22 +74,22 @@ def wake(
     ``first`` is called before the queue is told, ``listener.told(error)`` after it, with what an
     attempt failed with if it ran inline.
     """
-    pending = _pending(alias, queue)
+    connection = transaction.get_connection(ledger_database())
+    pending = _pending(connection, alias, queue)
     if pending is not None:
         pending.add(pk, listener, first)
         return
     wake_up = WakeUp(alias, queue)
     wake_up.add(pk, listener, first)
-    transaction.on_commit(wake_up, using=ledger_database(), robust=True)
+    connection.on_commit(wake_up, robust=True)
 
 
-def _pending(alias: str, queue: BaseQueue) -> WakeUp | None:
+def _pending(connection: Any, alias: str, queue: BaseQueue) -> WakeUp | None:
     """The one of this transaction.
 
     It may have been registered in a savepoint; if that is over and it is still here, it goes
     only with a savepoint that we are in, too.
     """
-    connection = transaction.get_connection(ledger_database())
     for _savepoints, callback, _robust in connection.run_on_commit:
         if isinstance(callback, WakeUp) and callback.alias == alias and callback.queue is queue:
             return callback
