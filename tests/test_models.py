@@ -2,6 +2,8 @@
 
 import threading
 from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import astuple
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -25,6 +27,7 @@ from queued_storage.models import (
     State,
     ledger,
 )
+from queued_storage.statements import returns_rows
 
 pytestmark = pytest.mark.django_db
 
@@ -470,6 +473,71 @@ def test_a_row_is_claimed_by_one_of_many() -> None:
     for thread in threads:
         thread.join()
     assert sorted(got) == sorted(QueuedFile.objects.values_list("pk", flat=True))
+
+
+# Promotions that share a statement
+
+
+def sent_rows(names: str, **columns: Any) -> list[QueuedFile]:
+    for name in names:
+        new_row(name, **columns)
+    return ledger().claim_due(len(names), ["one"])
+
+
+def test_promote_all_promotes_what_its_claim_still_has() -> None:
+    rows = sent_rows("abcd", unconfirmed="5 crc32:00000005 theirs", last_error="once")
+    lost, again, kept, deleted = rows
+    QueuedFile.objects.filter(pk=lost.pk).update(lease_token="another's")
+    QueuedFile.objects.filter(pk=again.pk).update(generation=2)
+    ledger().filter(pk=deleted.pk).bury()
+    before = {row["name"]: row for row in snapshot()}
+    if not returns_rows("default"):
+        pytest.skip("On this database promotions are made one by one.")
+    assert ledger().promote_all(rows, 1, kept.lease_token, "checksum") == {kept.pk}
+    assert [row["name"] for row in snapshot() if row != before[row["name"]]] == ["c"]
+    row = QueuedFile.objects.get(pk=kept.pk)
+    found = (row.state, row.remote_name, row.verified, row.lease_token, row.due_at)
+    assert found == (State.TRANSFERRED, "c", "checksum", "", None)
+    assert (row.size, row.checksum, row.unconfirmed, row.last_error) == (*astuple(OLD)[:2], "", "")
+    assert is_about(row.transferred_at, 0)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_one_alone_and_one_of_many_are_promoted_alike() -> None:
+    alone, one_of_many = sent_rows("ab")
+    for row in (alone, one_of_many):
+        content = Content(row.size, row.checksum)
+        with transaction.atomic() if row is alone else nullcontext():
+            assert ledger().promote(row, row.name, content, "checksum", evict=False) == 1
+            assert ledger().promote(row, row.name, content, "checksum", evict=False) == 0
+    first, second = map(vars, QueuedFile.objects.order_by("name"))
+    different = {key for key in first if first[key] != second[key]}
+    assert different == {"_state", "id", "name", "remote_name", "saved_at", "transferred_at"}
+    assert (first["remote_name"], second["remote_name"]) == ("a", "b")
+
+
+@pytest.mark.django_db(transaction=True)
+def test_threads_that_promote_at_the_same_time() -> None:
+    rows = sent_rows("abcdefgh")
+    QueuedFile.objects.filter(name="d").update(lease_token="another's")
+    together = threading.Barrier(len(rows))
+    taken: dict[str, int] = {}
+
+    def promote(row: QueuedFile) -> None:
+        together.wait(60)
+        content = Content(row.size, row.checksum)
+        taken[row.name] = ledger().promote(row, row.name, content, "checksum", evict=False)
+        connections.close_all()
+
+    threads = [threading.Thread(target=promote, args=(row,)) for row in rows]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert taken == {name: int(name != "d") for name in "abcdefgh"}
+    states = dict(QueuedFile.objects.values_list("name", "state"))
+    assert states.pop("d") == State.TRANSFERRING
+    assert set(states.values()) == {State.TRANSFERRED}
 
 
 # Under a lease

@@ -468,6 +468,8 @@ def child() -> Callable[[Callable[[], object]], int]:
     return run
 
 
+# So says Python 3.12, rightly: the child is what is tested.
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
 def test_a_child_of_a_process_that_used_it_does_without(
     direct: dict[str, Any], sent: list[str], child: Callable[[Callable[[], object]], int]
 ) -> None:

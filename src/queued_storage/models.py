@@ -601,7 +601,7 @@ class QueuedFileQuerySet(models.QuerySet["QueuedFile"]):
             )
 
         key = ("promote all", len(rows), self._circumstances())
-        values = (generation, token, verified, *(row.pk for row in rows))
+        values: list[int | str] = [generation, token, verified, *(row.pk for row in rows)]
         return set(
             outlast(
                 lambda: statement(self.db, key, promote, *values).returning("id").values(), self.db
