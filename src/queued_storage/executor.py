@@ -257,7 +257,7 @@ class Executor:
         try:
             _guarded(partial(transfers.run_claimed, row), row.pk)
         finally:
-            tries_names = transfers.tries_names(row.alias)
+            tries_names = lane.tries_names or transfers.tries_names(row.alias)
             with self._lock:
                 lane.tries_names = tries_names
                 lane.busy -= 1

@@ -2,16 +2,21 @@
 
 import io
 from collections.abc import Callable, Iterable, Iterator
+from functools import cache
 from typing import Any, cast
 
 from django.core.files import File
 
 from .models import Content
 
-try:  # the extra "checksums"
-    from isal.isal_zlib import crc32
-except ImportError:
-    from zlib import crc32
+
+@cache
+def _crc32() -> Callable[[bytes, int], int]:
+    try:  # the extra "checksums", which a process that reads no file need not load
+        from isal.isal_zlib import crc32
+    except ImportError:
+        from zlib import crc32
+    return crc32
 
 
 class Checksum:
@@ -20,9 +25,10 @@ class Checksum:
     def __init__(self) -> None:
         self.size = 0
         self.value = 0
+        self._crc32 = _crc32()
 
     def add(self, data: bytes) -> None:
-        self.value = crc32(data, self.value)
+        self.value = self._crc32(data, self.value)
         self.size += len(data)
 
     def __str__(self) -> str:

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
@@ -79,6 +80,11 @@ class _Work:
         self.lease = lease
         self.evicts = False  # whether the local copy is to go once the file is transferred
 
+    @cached_property
+    def uploader(self) -> Uploader:
+        uploader: Uploader = self.storage.uploader
+        return uploader
+
     def run(self) -> Exception | None:
         steps: dict[str, Callable[[], None]] = {
             State.TRANSFERRING: self._attempt,
@@ -130,7 +136,7 @@ class _Work:
             self._promote(self._look(), evict=False)
             return
         local = LocalProxy(self.storage.local, self.lease)
-        remote = RemoteProxy(self.storage.remote, self.lease, self.storage.uploader)
+        remote = RemoteProxy(self.storage.remote, self.lease, self.uploader)
         if not local.exists(self.row.name):
             raise LocalFileMissing(
                 f"The local copy of {self.row.name!r} is not there "
@@ -217,7 +223,7 @@ class _Work:
 
     def _verify(self, upload: Upload) -> str:
         """Have the copy proved; of one that we only found, a size alone proves nothing."""
-        uploader: Uploader = self.storage.uploader
+        uploader = self.uploader
         uploader.progress = self.lease.progress
         level = settings.verify
         if upload.is_proved and level != "content":
@@ -260,8 +266,8 @@ class _Work:
         if remote_name and not self._is_anothers(remote_name):
             self.lease.confirm()  # else it may be a newer file's by now
             if self._was_saved and not self.row.transferred_at:
-                self.storage.uploader.forget_unfinished(remote_name)
-            self.storage.uploader.remove(remote_name)
+                self.uploader.forget_unfinished(remote_name)
+            self.uploader.remove(remote_name)
         self.lease.require()
         drop_local(self.storage, self.row.pk, self.row.name)
         if not ledger().purged(self.row):
@@ -281,7 +287,7 @@ class _Work:
     def _name_of_remains(self) -> str:
         """Where a transfer has sent the file that did not live to tell."""
         remains = self.row.remains
-        is_ours = remains and holds(self.storage.uploader, self.row, remains)
+        is_ours = remains and holds(self.uploader, self.row, remains)
         return self.row.name if is_ours else ""
 
     def _name_of_found(self) -> str:

@@ -1,5 +1,7 @@
 """Carry bytes to a remote storage and prove that they arrived."""
 
+from functools import lru_cache
+
 from django.core.exceptions import ImproperlyConfigured
 from django.core.files.storage import Storage
 from django.utils.module_loading import import_string
@@ -28,6 +30,7 @@ def uploader_for(remote: Storage, path: str | None = None) -> Uploader:
     return _load(GENERIC)(remote)
 
 
+@lru_cache(100)
 def _load(path: str) -> type[Uploader]:
     try:
         uploader = import_string(path)

@@ -1,7 +1,6 @@
 """Sends small objects to S3 in one request each, made once by boto3 and signed anew for each."""
 
 import contextlib
-import json
 import threading
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
@@ -84,8 +83,7 @@ def put(
     ``put_object``, to repeat it and to say why.
     """
     templates = _templates(client)
-    described = [what.bucket, what.checksum.algorithm, what.parameters]
-    kind = json.dumps(described, sort_keys=True, default=repr)
+    kind = repr((what.bucket, what.checksum.algorithm, sorted(what.parameters.items())))
     if (template := templates.get(kind)) and (answered := _send(template, what)) is not None:
         return answered
     with _Watch(client, what) as watch:
