@@ -125,7 +125,7 @@ class Worker:
 
         return self.bring(save)
 
-    def bring(self, save: Callable[[], object]) -> float:
+    def bring(self, save: Callable[[], object], look: float = LOOK) -> float:
         """From the release of what is saved to the last promotion in the ledger."""
         from django.db.models import Max
 
@@ -140,7 +140,7 @@ class Worker:
             errors = on_their_way.exclude(last_error="").values_list("last_error", flat=True)
             if (error := errors.first()) or self.process.poll() is not None:
                 raise RuntimeError(f"The worker does not get on: {error}")
-            time.sleep(LOOK)
+            time.sleep(look)
         self.process.send_signal(signal.SIGSTOP)  # its looks for work cost who is measured next
         return self.rows.aggregate(last=Max("transferred_at"))["last"].timestamp() - started
 

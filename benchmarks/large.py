@@ -17,6 +17,7 @@ from .rows import Options, Row, peak, peak_of
 
 MIB = 1 << 20
 NAMES = ("worker", "upload_file", "S3Storage.save")
+WARM = 2 * MIB  # of a file that is sent before, by the same calls
 CONCURRENCY = 8
 Found = dict[str, list[tuple[float, float]]]  # seconds, and MiB that a process has grown by
 
@@ -69,8 +70,14 @@ def _by_worker(place: Place, name: str, path: Path) -> tuple[float, float]:
     from django.core.files import File
 
     with Worker(place, 1, PLAIN) as worker, path.open("rb") as file:
+
+        def save() -> None:
+            worker.storage.save("large", File(file))
+            os.sync()  # the others' file has been on the disk for long
+
+        worker.carry(1, WARM)
         before = peak_of(worker.process.pid)
-        seconds = worker.bring(lambda: worker.storage.save("large", File(file)))
+        seconds = worker.bring(save, look=1)
         return seconds, round(peak_of(worker.process.pid) - before, 1)
 
 
@@ -90,9 +97,9 @@ def _write(path: Path, size: int) -> None:
 
 def main(name: str, path: str, remote: str) -> None:
     send = _sender(name, json.loads(remote))
-    small = Path(path).with_name("small")
-    small.write_bytes(b"small")
-    send(str(small))
+    warm = Path(path).with_name("warm")
+    _write(warm, WARM)
+    send(str(warm))
     before, started = peak(), time.perf_counter()
     send(path)
     print(time.perf_counter() - started, round(peak() - before, 1))

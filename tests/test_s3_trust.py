@@ -2,16 +2,22 @@
 
 import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from botocore.client import BaseClient
+from django.core.files.base import ContentFile
+from django.core.files.storage import FileSystemStorage
 from storages.backends.s3 import S3Storage
 
 from queued_storage import transfers
+from queued_storage.exceptions import LocalFileChanged, VerificationError
 from queued_storage.executor import Executor
+from queued_storage.leases import Lease
 from queued_storage.models import QueuedFile, QueuedFileQuerySet, State, ledger
 from queued_storage.proxies import RemoteProxy
+from queued_storage.streams import MeasuredFile, Saved
 from queued_storage.tasks import Transfer, TransferAndDelete
 from queued_storage.uploaders import s3_trust
 from queued_storage.uploaders.s3_trust import Trust
@@ -47,6 +53,12 @@ def remote(hop: LyingProxy, s3_server: S3Server, s3_bucket: str) -> S3Storage:
 
 @pytest.fixture
 def trusted(remote: S3Storage, s3_client: BaseClient, s3_bucket: str) -> S3Storage:
+    found = known(remote)
+    assert "Contents" not in s3_client.list_objects_v2(Bucket=s3_bucket)
+    return found
+
+
+def known(remote: S3Storage) -> S3Storage:
     """The same after the questions, and after boto3 has made a request of each kind."""
     storage = make(remote=remote)
     for _number in range(3):
@@ -55,7 +67,6 @@ def trusted(remote: S3Storage, s3_client: BaseClient, s3_bucket: str) -> S3Stora
         storage.delete(name)
         assert storage.queue.deliver() == {}
     assert s3_trust.known(remote) == Trust(checksums=True, conditions=True)
-    assert "Contents" not in s3_client.list_objects_v2(Bucket=s3_bucket)
     return remote
 
 
@@ -307,3 +318,171 @@ def test_a_few_files_are_not_worth_the_questions(
         assert s3_trust.trust_in(remote) == Trust()
     assert hop.requests == []
     assert s3_trust.trust_in(remote) == Trust(checksums=True, conditions=True)
+
+
+# Large files, which the threads that send them read from where they are
+
+
+@pytest.fixture
+def large() -> bytes:
+    return os.urandom(9 * 1024 * 1024)  # two parts
+
+
+@pytest.fixture
+def direct(s3_server: S3Server, s3_bucket: str) -> S3Storage:
+    """A remote without the proxy, which knows nothing of parts."""
+    return known(S3Storage(**s3_server.options(s3_bucket)))
+
+
+@pytest.fixture
+def read_by_us(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The lengths of what is read of local files, but by the threads that send parts."""
+    lengths: list[int] = []
+    see = MeasuredFile._see
+
+    def note(measured: MeasuredFile, piece: bytes) -> bytes:
+        lengths.append(len(piece))
+        return see(measured, piece)
+
+    monkeypatch.setattr(MeasuredFile, "_see", note)
+    return lengths
+
+
+def transfer(storage: Any, name: str) -> Exception | None:
+    return transfers.run(row(storage, name).pk)
+
+
+def test_a_large_file_is_read_by_who_sends_it(
+    direct: S3Storage, large: bytes, read_by_us: list[int], objects: Look
+) -> None:
+    storage = make(remote=direct, task=TransferAndDelete)
+    name = storage.save("a.bin", file(large))
+    read_by_us.clear()
+    assert transfer(storage, name) is None
+    found = row(storage, name)
+    assert (found.state, found.verified, found.is_local) == (State.TRANSFERRED, "checksum", False)
+    assert (found.size, objects()) == (len(large), {"a.bin": large})
+    assert read_by_us == [1024 * 1024 + 1]  # to see whether it is a small one
+
+
+def test_its_progress_is_known(
+    direct: S3Storage, large: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[int] = []
+    progress = Lease.progress
+
+    def note(lease: Lease, sent: int | None = None) -> None:
+        told.append(sent or 0)
+        progress(lease, sent)
+
+    storage = make(remote=direct)
+    name = storage.save("a.bin", file(large))
+    monkeypatch.setattr(Lease, "progress", note)
+    assert transfer(storage, name) is None
+    assert max(told) == len(large)
+
+
+def test_a_large_file_that_was_changed_is_not_retried(
+    direct: S3Storage, large: bytes, objects: Look
+) -> None:
+    storage = make(remote=direct, task=TransferAndDelete)
+    name = storage.save("a.bin", file(large))
+    with open(storage.local.path(name), "r+b") as local:
+        local.seek(5_000_000)
+        local.write(b"changed")
+    assert isinstance(transfer(storage, name), LocalFileChanged)
+    assert row(storage, name).state == State.FAILED
+
+
+def test_a_large_file_that_is_changed_on_its_way_is_sent_again(
+    direct: S3Storage, large: bytes, monkeypatch: pytest.MonkeyPatch, objects: Look
+) -> None:
+    """The disk is right again when it is looked at: what arrived is wrong all the same."""
+    storage = make(remote=direct)
+    name = storage.save("a.bin", file(large))
+    was_sent = MeasuredFile.was_sent
+
+    def restore(measured: MeasuredFile, saved: Saved, *, is_proved: bool) -> None:
+        Path(saved.path).write_bytes(large)
+        was_sent(measured, saved, is_proved=is_proved)
+
+    with monkeypatch.context() as patches:
+        patches.setattr(MeasuredFile, "was_sent", restore)
+        Path(storage.local.path(name)).write_bytes(large[:-7] + b"changed")
+        assert isinstance(transfer(storage, name), VerificationError)
+    assert row(storage, name).state == State.PENDING
+    assert transfers.run(make_due(storage, name)) is None
+    assert objects() == {"a.bin": large}
+
+
+def test_the_sending_of_a_deleted_file_ends(
+    direct: S3Storage,
+    large: bytes,
+    monkeypatch: pytest.MonkeyPatch,
+    objects: Look,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO", "queued_storage")
+    storage = make(remote=direct)
+    name = storage.save("a.bin", file(large))
+    progress = Lease.progress
+
+    def delete_once(lease: Lease, sent: int | None = None) -> None:
+        if sent and sent > 1024 * 1024 + 1:
+            ledger().filter(alias=storage.alias).bury()
+            lease.lost = True
+        progress(lease, sent)
+
+    monkeypatch.setattr(Lease, "progress", delete_once)
+    transfer(storage, name)
+    assert "is no longer this worker's" in caplog.text
+    assert objects() == {}
+    assert not ledger().filter(alias=storage.alias).exists()
+
+
+class Encrypted(FileSystemStorage):
+    """Whose files are not what is read from it."""
+
+    def _save(self, name: str, content: Any) -> str:
+        return super()._save(name, ContentFile(content.read()[::-1]))
+
+    def _open(self, name: str, mode: str = "rb") -> Any:
+        return ContentFile(Path(self.path(name)).read_bytes()[::-1], name)
+
+
+def test_a_local_storage_that_stores_other_bytes_is_asked_for_them(
+    direct: S3Storage, large: bytes, tmp_path: Path, objects: Look
+) -> None:
+    storage = make(remote=direct, local=Encrypted(tmp_path))
+    name = storage.save("a.bin", file(large))
+    assert transfer(storage, name) is None
+    assert objects() == {"a.bin": large}
+
+
+def test_a_server_that_is_not_known_is_sent_what_is_measured_on_the_way(
+    direct: S3Storage, large: bytes, read_by_us: list[int], objects: Look
+) -> None:
+    s3_trust.forget()
+    storage = make(remote=direct)
+    name = storage.save("a.bin", file(large))
+    read_by_us.clear()
+    assert transfer(storage, name) is None
+    assert sum(read_by_us) >= len(large)
+    assert objects() == {"a.bin": large}
+
+
+@pytest.mark.parametrize("size", [2 * 1024 * 1024, 9 * 1024 * 1024])
+def test_a_foreign_object_in_the_way_of_a_large_file_stays(
+    size: int, direct: S3Storage, s3_client: BaseClient, s3_bucket: str, objects: Look
+) -> None:
+    """One that comes after the look, so that only the condition tells of it."""
+    data = os.urandom(size)
+    storage = make(remote=direct)
+    name = storage.save("a.bin", file(data))
+    s3_client.put_object(Bucket=s3_bucket, Key="a.bin", Body=b"theirs")
+    with pytest.MonkeyPatch.context() as patches:
+        patches.setattr(direct, "exists", lambda name: name == "a.bin" and next(looks))
+        looks = iter([False, True])
+        assert transfer(storage, name) is None
+    other = row(storage, name).remote_name
+    assert objects() == {"a.bin": b"theirs", other: data}

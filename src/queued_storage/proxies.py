@@ -12,10 +12,11 @@ from typing import Any
 from django.core.files import File
 from django.core.files.storage import Storage
 
+from . import localfiles
 from .exceptions import TransferError, VerificationError
 from .leases import Lease
 from .models import Content, QueuedFile, ledger
-from .streams import MeasuredFile
+from .streams import MeasuredFile, Saved
 from .uploaders import Uploader
 
 MAX_NAMES = 100  # tries to find a name on the remote that no foreign object has
@@ -45,7 +46,10 @@ class LocalProxy(StorageProxy):
         file = self.storage.open(name, mode)
         if name != self._name or mode != "rb":
             return file
-        return WatchedFile(file, name, self._lease.progress)
+        watched = WatchedFile(file, name, self._lease.progress)
+        if localfiles.moves_files(self.storage):
+            watched.path = self.storage.path(name)
+        return watched
 
     def delete(self, name: str) -> None:
         if name == self._name:
@@ -65,6 +69,7 @@ class WatchedFile(File):
         self._source: Any = file
         self._on_position = on_position
         self._position = 0
+        self.path = ""  # where its bytes are on this machine, as they are
 
     def read(self, *args: Any) -> Any:
         data = self._source.read(*args)
@@ -122,6 +127,10 @@ class RemoteProxy(StorageProxy):
         outgoing = MeasuredFile(content, name, self._touch)
         outgoing.content_type = outgoing.content_type or self._lease.row.content_type
         is_verbatim = isinstance(content, WatchedFile)
+        if is_verbatim and content.path:
+            row = self._lease.row
+            known = Content(row.size, row.checksum)
+            outgoing.saved = Saved(content.path, known, self._lease.progress)
         remote_name = self._send_somewhere(outgoing, is_verbatim)
         self.upload = Upload(
             remote_name, outgoing.content, is_verbatim, is_proved=self._uploader.has_proof

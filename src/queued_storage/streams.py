@@ -2,12 +2,15 @@
 
 import io
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from functools import cache
 from typing import Any, cast
 
 from django.core.files import File
 
 from .models import Content
+
+PIECE = 1024 * 1024  # bytes
 
 
 @cache
@@ -22,9 +25,9 @@ def _crc32() -> Callable[[bytes, int], int]:
 class Checksum:
     """A CRC-32, as S3 and zip compute it, of bytes in their order."""
 
-    def __init__(self) -> None:
-        self.size = 0
-        self.value = 0
+    def __init__(self, known: Content | None = None) -> None:
+        self.size = known.size if known else 0
+        self.value = int(known.checksum.removeprefix("crc32:"), 16) if known else 0
         self._crc32 = _crc32()
 
     def add(self, data: bytes) -> None:
@@ -67,6 +70,15 @@ class PiecewiseFile(File):
         return data
 
 
+@dataclass(frozen=True)
+class Saved:
+    """A file of this machine."""
+
+    path: str
+    content: Content  # that it had when it was saved
+    on_sent: Callable[[int], object]  # is told how many of its bytes have been sent
+
+
 class MeasuredFile(File):
     """A file that knows the size and checksum of the bytes that were read from it.
 
@@ -84,6 +96,7 @@ class MeasuredFile(File):
         self._checksum = Checksum()
         self._position = 0
         self.content_type = getattr(file, "content_type", None) or ""
+        self.saved: Saved | None = None  # where else its bytes are, if that is known
 
     @property
     def content(self) -> Content:
@@ -119,6 +132,17 @@ class MeasuredFile(File):
         self._source.seek(offset, whence)
         self._position = self._source.tell()
         return self._position
+
+    def was_sent(self, saved: "Saved", *, is_proved: bool) -> None:
+        """Take its bytes for read, after somebody has read them from the path: those that were
+        saved if that is proved, else those that are there."""
+        self._position, self._checksum = 0, Checksum()
+        if is_proved:
+            self._checksum = Checksum(saved.content)
+            return
+        with open(saved.path, "rb") as file:
+            while piece := file.read(PIECE):
+                self._see(piece)
 
     def close(self) -> None:
         """Leave the file open for who opened it: some storages close what they are given."""

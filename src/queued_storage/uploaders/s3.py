@@ -3,20 +3,23 @@
 import base64
 import contextlib
 import copy
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from http import HTTPStatus
 from typing import Any, ClassVar, cast
 
-from boto3.s3.transfer import TransferConfig
+from boto3.s3.transfer import TransferConfig, create_transfer_manager
 from botocore.exceptions import ClientError
 from django.core.files.storage import Storage
+from s3transfer.exceptions import CancelledError
+from s3transfer.subscribers import BaseSubscriber
 from storages.backends.s3 import S3Storage
 from storages.utils import clean_name, is_seekable
 
 from ..exceptions import VerificationError
 from ..logs import logger
 from ..models import Content
-from ..streams import MeasuredFile
+from ..streams import MeasuredFile, Saved
 from . import s3_fast, s3_put, s3_trust
 from .base import PIECE, Uploader
 from .s3_sums import ALGORITHMS, CRC32, Sum, encoded, sum_of
@@ -60,8 +63,31 @@ class S3Uploader(Uploader):
         if is_seekable(content):
             content.seek(0)  # somebody may have had a look at it
         with self._condition(name) if self._is_new else contextlib.nullcontext():
-            self._object(name).upload_fileobj(content, ExtraArgs=parameters, Config=self._config())
+            if content.saved and algorithm == CRC32 and s3_trust.known(self._s3).checksums:
+                self._upload_saved(name, content, content.saved, parameters)
+            else:
+                self._object(name).upload_fileobj(
+                    content, ExtraArgs=parameters, Config=self._config()
+                )
         return cleaned
+
+    def _upload_saved(
+        self, name: str, content: MeasuredFile, saved: Saved, parameters: dict[str, Any]
+    ) -> None:
+        """The threads that send the parts read them, so that none is held in memory. What they have
+        read is not seen here: the server's checksum tells."""
+        progress = _Progress(saved.on_sent)
+        client = self._s3.connection.meta.client
+        place = (self._s3.bucket_name, self._key(name))
+        with create_transfer_manager(client, self._s3.transfer_config) as manager:
+            future = manager.upload(saved.path, *place, parameters, [progress])
+            try:
+                future.result()
+            except CancelledError as error:
+                raise progress.error or error from None
+        with contextlib.suppress(VerificationError):  # which a reader may have the reason for
+            self.has_proof = self.verify(name, saved.content, "checksum") == "checksum"
+        content.was_sent(saved, is_proved=self.has_proof)
 
     def _small(self, content: MeasuredFile) -> bytes | None:
         """All the bytes of a file that is small: boto3 asks the server whether it may send what
@@ -263,6 +289,29 @@ class S3Uploader(Uploader):
         """The parameters without which an object encrypted with one's own key cannot be read."""
         parameters = self._s3.get_object_parameters(name)
         return {key: value for key, value in parameters.items() if key.startswith("SSECustomer")}
+
+
+class _Progress(BaseSubscriber):
+    """Adds up what several threads have sent, and ends the sending if who is told of it raises.
+
+    An error that is raised in these threads would leave files open.
+    """
+
+    def __init__(self, on_sent: Callable[[int], object]) -> None:
+        self.error: BaseException | None = None
+        self._on_sent = on_sent
+        self._lock = threading.Lock()
+        self._sent = 0
+
+    def on_progress(self, future: Any, bytes_transferred: int, **kwargs: Any) -> None:
+        with self._lock:
+            self._sent += bytes_transferred
+            sent = self._sent
+        try:
+            self._on_sent(sent)
+        except BaseException as error:
+            self.error = error
+            future.cancel()
 
 
 def _as_recorded(checksum: str) -> str:
