@@ -100,6 +100,8 @@ def _known_reason(key: str) -> str:
 
 # What is known of rows that may miss their goal, by the key or how it begins
 REASONS: dict[str, str] = {
+    "imports": "Almost half is one full pass of Python's garbage collector, to which the app's "
+    "classes give the occasion; the rest is spread over its modules.",
     "saves.large": "Without the extra 'checksums', zlib.crc32 takes half as long as all that "
     "FileSystemStorage.save() does.",
     "saves.python": "No cause is left that stands out: the row's statement and Django's cursor "
@@ -124,9 +126,10 @@ REASONS: dict[str, str] = {
     "Python runs one thread at a time, and a fifth of its time is to send by obstore.",
     "workers.generic": "The worker asks any storage first whether the name is free, so as not to "
     "overwrite what is not its own: one request more than save() and size() make.",
-    "workers.large.memory": "boto3 holds the parts of 8 MiB that are on their way, three at once, "
-    "and the next one; the C library keeps some of what was freed. With one part at a time it "
-    "would keep to the goal, and send at the speed of one connection.",
+    "workers.large.memory": "boto3 has ten connections, each with a thread and its buffers; the C "
+    "library keeps some of what was freed.",
+    "workers.large": "The worker has to find the file, ask whether its name is free, and ask for "
+    "the object's checksum in the end; upload_file does none of that.",
 }
 
 
