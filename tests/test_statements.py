@@ -42,8 +42,15 @@ def test_the_orm_writes_it_once_and_it_is_executed_with_other_values(row: Queued
 def test_to_write_it_sends_and_spoils_nothing(
     row: QueuedFile, django_assert_num_queries: Any
 ) -> None:
-    with django_assert_num_queries(0):
+    seen: list[str] = []
+
+    def look(execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
+        seen.append(sql)
+        return execute(sql, params, many, context)
+
+    with django_assert_num_queries(0), connection.execute_wrapper(look):
         rename("unsent", row.pk, "b.txt")
+    assert seen == connection.execute_wrappers == []
     assert not connection.needs_rollback
     row.refresh_from_db()
     assert (row.remote_name, row.sent) == ("", 0)

@@ -92,18 +92,20 @@ def cut() -> None:
 
 
 class Cutter:
-    """Cuts the connection around one statement on the ledger: the one with this number."""
+    """Cuts the connection around one statement on the ledger, the one with this number, or around
+    so many from there on."""
 
-    def __init__(self, number: int, *, before: bool, kind: str = "") -> None:
+    def __init__(self, number: int, *, before: bool, kind: str = "", times: int = 1) -> None:
         self.left = number
         self.before = before
+        self.times = times
         self.kind = kind
         self.statement = ""
 
     def __call__(self, execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
         is_meant = TABLE in sql and sql.startswith(self.kind)
         self.left -= is_meant
-        if not is_meant or self.left != -1:
+        if not is_meant or not -self.times <= self.left <= -1:
             return execute(sql, params, many, context)
         self.statement = sql
         answer = None if self.before else execute(sql, params, many, context)
@@ -190,11 +192,28 @@ def test_a_write_of_a_worker_outlasts_a_lost_connection() -> None:
 def test_the_rest_of_a_message_survives_a_lost_connection() -> None:
     storage = make()
     names = [storage.save(f"{number}.txt", file()) for number in range(4)]
-    with connection.execute_wrapper(Cutter(1, before=True, kind="SELECT")):
+    claim_of_the_second = 3  # after the first file's claim, name and promotion
+    tries = len(outages.PAUSES) + 1
+    with connection.execute_wrapper(
+        Cutter(claim_of_the_second, before=True, kind="UPDATE", times=tries)
+    ):
         errors = storage.queue.deliver()
     assert list(errors) == [row(storage, names[1]).pk]
     states = [row(storage, name).state for name in names]
-    assert states == ["transferred", "transferring", "transferred", "transferred"]
+    assert states == ["transferred", "pending", "transferred", "transferred"]
+
+
+@is_server
+def test_a_claim_whose_answer_is_lost_is_made_again_after_its_lease() -> None:
+    storage = make()
+    name = storage.save("a.txt", file())
+    with connection.execute_wrapper(Cutter(0, before=False, kind="UPDATE")):
+        assert storage.queue.deliver() == {}
+    if row(storage, name).state == State.TRANSFERRING:  # else the database was asked for the row
+        assert transfers.run(row(storage, name).pk) is None
+        assert row(storage, name).state == State.TRANSFERRING
+        assert transfers.run(make_due(storage, name)) is None
+    assert row(storage, name).state == State.TRANSFERRED
 
 
 @is_server

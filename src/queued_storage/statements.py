@@ -130,11 +130,13 @@ def _noted(
         raise _Noted
 
     connection = connections[database]
-    with connection.execute_wrapper(note):
-        try:
-            write(*values)
-        except _Noted:
-            if connection.queries_logged:
-                connection.queries_log.pop()  # where it stands as if it had been sent
-            return found[0]
+    connection.execute_wrappers.insert(0, note)  # before others, who would take it for sent
+    try:
+        write(*values)
+    except _Noted:
+        if connection.queries_logged:
+            connection.queries_log.pop()
+        return found[0]
+    finally:
+        connection.execute_wrappers.remove(note)
     raise ValueError(f"{write!r} sends no statement.")
