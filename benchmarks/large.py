@@ -34,7 +34,7 @@ def rows(options: Options) -> Iterator[Row]:
     memory = {name: max(mib for _s, mib in each) for name, each in found.items()}
     yield Row(
         key="workers.large",
-        what=f"1 GB, against boto3's upload_file, c={CONCURRENCY}",
+        what=f"worker, 1 GB, against boto3's upload_file, c={CONCURRENCY}",
         goal=1,
         is_at_most=False,
         ratio=None if missing else round(seconds["upload_file"] / seconds["worker"], 2),
@@ -43,7 +43,7 @@ def rows(options: Options) -> Iterator[Row]:
     )
     yield Row(
         key="workers.large.memory",
-        what="1 GB, by how much the memory of the worker grows",
+        what="worker, 1 GB, by how much its memory grows",
         goal=32,
         is_at_most=True,
         ratio=None if missing else memory["worker"],

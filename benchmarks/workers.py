@@ -152,7 +152,7 @@ def _rows(
         is_found = goal.ours in rates and goal.theirs in rates
         yield Row(
             key=f"workers.{goal.key}.{width}" + (f".{distance}ms" if distance else ""),
-            what=f"10 KB, c={width}{away}, {goal.what}",
+            what=f"worker, 10 KB, c={width}{away}, {goal.what}",
             goal=goal.ratio,
             is_at_most=False,
             ratio=round(rates[goal.ours] / rates[goal.theirs], 2) if is_found else None,
