@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 from django.db import connection
+from django.db.backends.signals import connection_created
 from django.db.models import F, Value
 from django.db.models.functions import Concat
 
@@ -54,6 +55,30 @@ def test_to_write_it_sends_and_spoils_nothing(
     assert not connection.needs_rollback
     row.refresh_from_db()
     assert (row.remote_name, row.sent) == ("", 0)
+
+
+def test_what_django_asks_the_server_meanwhile_is_asked(row: QueuedFile) -> None:
+    def write(pk: int) -> int:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT 7")
+            assert cursor.fetchone() == (7,)
+        return QueuedFile.objects.filter(pk=pk).update(sent=7)
+
+    assert statement("default", "asks", write, row.pk).sql.startswith("UPDATE")
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_new_connection_may_execute_statements(row: QueuedFile) -> None:
+    def greet(connection: Any, **kwargs: Any) -> None:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT %s", ["hello"])
+
+    connection_created.connect(greet)
+    try:
+        connection.close()
+        assert rename("new connection", row.pk, "b.txt").sql.startswith("UPDATE")
+    finally:
+        connection_created.disconnect(greet)
 
 
 def test_a_value_that_is_no_parameter_is_refused(row: QueuedFile) -> None:

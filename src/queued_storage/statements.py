@@ -125,11 +125,14 @@ def _noted(
 
     def note(
         execute: Callable[..., Any], sql: str, params: Any, many: bool, context: dict[str, Any]
-    ) -> None:
+    ) -> Any:
+        if params is None:  # a question that Django asks the server meanwhile, such as its version
+            return execute(sql, params, many, context)
         found.append((sql, list(params)))
         raise _Noted
 
     connection = connections[database]
+    connection.ensure_connection()  # some execute statements when there is a new one
     connection.execute_wrappers.insert(0, note)  # before others, who would take it for sent
     try:
         write(*values)
