@@ -9,6 +9,7 @@ import pytest
 from botocore.client import BaseClient
 from django.core.files.base import ContentFile
 from django.core.files.storage import FileSystemStorage
+from django.db import connections
 from storages.backends.s3 import S3Storage
 
 from queued_storage import transfers
@@ -430,6 +431,7 @@ def test_the_sending_of_a_deleted_file_ends(
     def delete_once(lease: Lease, sent: int | None = None) -> None:
         if sent and sent > 1024 * 1024 + 1:
             ledger().filter(alias=storage.alias).bury()
+            connections.close_all()  # this thread's, which may end at any time
             lease.lost = True
         progress(lease, sent)
 

@@ -73,6 +73,20 @@ def test_an_error_is_that_of_all_of_the_call_and_of_no_other() -> None:
     assert found == {1: 1, 2: "thirteen", 13: "thirteen"}
 
 
+def test_nobody_waits_for_one_who_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("queued_storage.together.PATIENCE", 0.01)
+    calls = Calls()
+    together: Together[int, int] = Together(calls)
+    first = threading.Thread(target=together.ask, args=(1,))
+    first.start()
+    assert calls.has_begun.wait(60)
+    assert together.ask(2) is None
+    calls.goes_on.set()
+    first.join(60)
+    assert together.ask(3) == 9
+    assert calls.seen == [[1], [3]]
+
+
 def test_answers_that_are_missing_are_an_error() -> None:
     together: Together[int, int] = Together(lambda numbers: [])
     with pytest.raises(ValueError, match="shorter"):
@@ -89,7 +103,7 @@ def test_a_child_process_does_not_wait_for_a_thread_of_its_parent() -> None:
     assert calls.has_begun.wait(60)
     child = os.fork()
     if not child:
-        os._exit(together.ask(3))
+        os._exit(together.ask(3) or 0)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
     calls.goes_on.set()
     first.join(60)

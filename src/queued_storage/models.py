@@ -556,7 +556,9 @@ class QueuedFileQuerySet(models.QuerySet["QueuedFile"]):
             row.checksum,
         )
         if is_as_saved and not evict and self._can_share_a_statement:
-            return _promotions.ask(_Promotion(row, verified))
+            taken = _promotions.ask(_Promotion(row, verified))
+            if taken is not None:
+                return taken
 
         def promote(held: Self, remote_name: str, size: int, checksum: str, verified: str) -> int:
             end = {"due_at": seconds_from_now(settings.lease)}

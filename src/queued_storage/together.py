@@ -1,9 +1,12 @@
 """Has one thread do at once what several ask for at the same time."""
 
+import contextlib
 import os
 import threading
 from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
+
+PATIENCE = 1.0  # seconds: much longer than a call takes
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
@@ -36,14 +39,22 @@ class Together(Generic[Item, Answer]):
         self._turn = threading.Lock()
         self._waiting: list[_Question[Item, Answer]] = []
 
-    def ask(self, item: Item) -> Answer:
+    def ask(self, item: Item) -> Answer | None:
+        """None if whoever has the turn hangs: the question may be answered yet, but too late."""
         question: _Question[Item, Answer] = _Question(item)
         self._waiting.append(question)
-        with self._turn:
-            if not question.is_answered:
-                self._answer_those_waiting()
+        if self._turn.acquire(timeout=PATIENCE):
+            try:
+                if not question.is_answered:
+                    self._answer_those_waiting()
+            finally:
+                self._turn.release()
         if question.error:
             raise question.error
+        if not question.answers:
+            with contextlib.suppress(ValueError):
+                self._waiting.remove(question)
+            return None
         return question.answers[0]
 
     def _answer_those_waiting(self) -> None:
