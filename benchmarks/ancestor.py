@@ -33,9 +33,9 @@ settings.configure(
 django.setup()
 
 from django.core.cache import cache  # noqa: E402  # the settings come first
-from django.core.files.base import ContentFile  # noqa: E402
+from django.core.files.base import ContentFile  # noqa: E402  # the same
 
-from queued_storage.backends import QueuedStorage  # noqa: E402
+from queued_storage.backends import QueuedStorage  # noqa: E402  # reads them when it is imported
 
 app = Celery("ancestor", broker=SPEC["redis"], set_as_current=True)
 app.conf.update(

@@ -5,12 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+from matplotlib import pyplot
 
 matplotlib.use("svg")
 matplotlib.rcParams["svg.hashsalt"] = "benchmarks"  # the same rows make the same file
 matplotlib.rcParams["svg.fonttype"] = "none"
-
-from matplotlib import pyplot  # noqa: E402  # the back end comes first
 
 Rows = Mapping[str, Mapping[str, Any]]
 

@@ -63,8 +63,7 @@ class AliasedStorage(Storage):
 
     def configuration(self) -> Any:
         """What makes this storage another one than its neighbour, as JSON takes it."""
-        # No abstract method: Django's Storage has no metaclass that would ask for one.
-        raise NotImplementedError
+        raise NotImplementedError  # Django's Storage has no metaclass that asks for abstract ones
 
     def fingerprint(self) -> str:
         text = json.dumps(self.configuration(), sort_keys=True, default=repr)

@@ -182,7 +182,7 @@ def _listing(trial: Trial) -> Answer:
     sent = trial.send("listed/file.bin")
     try:
         found = set(trial.uploader.names(trial.directory))
-    except NotImplementedError:
+    except NotImplementedError:  # as Django's Storage has it where a backend cannot list
         return "none", "'orphans' and 'adopt --under' cannot look there"
     if sent.name in found:
         return "right"
@@ -192,7 +192,7 @@ def _listing(trial: Trial) -> Answer:
 def _times(trial: Trial) -> Answer:
     try:
         modified: datetime = trial.remote.get_modified_time(trial.small.name)
-    except NotImplementedError:
+    except NotImplementedError:  # the same, of times
         return "none", "'orphans' cannot tell how old a file is"
     if is_aware(modified) != settings.USE_TZ:
         raise Problem("aware" if is_aware(modified) else "naive", f"USE_TZ is {settings.USE_TZ}")
@@ -203,7 +203,7 @@ def _url(trial: Trial) -> Answer:
     with watched_sockets() as calls:
         try:
             url = trial.remote.url(trial.small.name)
-        except (NotImplementedError, ValueError) as error:
+        except (NotImplementedError, ValueError) as error:  # ValueError: it has no base URL
             return "none", reason(error, trial.remote)
     if calls:
         raise Problem("asks the remote", "each page that shows it waits for that")
