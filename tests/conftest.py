@@ -59,6 +59,17 @@ def s3_client(s3_server: S3Server) -> Iterator[BaseClient]:
 
 
 @pytest.fixture
+def asked_soon(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A server of S3 is asked what it does at the first upload, and is not known before."""
+    from queued_storage.uploaders import s3_trust  # needs the models
+
+    monkeypatch.setattr(s3_trust, "PROBE_AFTER", 1)
+    s3_trust.forget()
+    yield
+    s3_trust.forget()
+
+
+@pytest.fixture
 def s3_bucket(s3_server: S3Server, s3_client: BaseClient) -> Iterator[str]:
     """The name of a bucket that only this test has. A test may leave the server stopped."""
     name = f"bucket-{uuid.uuid4().hex}"

@@ -20,20 +20,16 @@ from tests.lying_proxy import Lie, LyingProxy
 from tests.scripted import file, make, read, row
 from tests.services import S3Server
 
-pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.one_database]
+pytestmark = [
+    pytest.mark.django_db(transaction=True),
+    pytest.mark.one_database,
+    pytest.mark.usefixtures("asked_soon"),
+]
 
 pytest.importorskip("obstore")
 
 CONTENT = b"every byte of it"
 SHA256 = {"ChecksumAlgorithm": "SHA256"}
-
-
-@pytest.fixture(autouse=True)
-def asked_soon(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(s3_trust, "PROBE_AFTER", 1)
-    s3_trust.forget()
-    yield
-    s3_trust.forget()
 
 
 @pytest.fixture

@@ -27,18 +27,14 @@ from tests.scripted import file, make, make_due, read, row
 from tests.services import S3Server
 from tests.waiting import until
 
-pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.one_database]
+pytestmark = [
+    pytest.mark.django_db(transaction=True),
+    pytest.mark.one_database,
+    pytest.mark.usefixtures("asked_soon"),
+]
 
 CONTENT = b"every byte of it"
 Look = Callable[[], dict[str, bytes]]
-
-
-@pytest.fixture(autouse=True)
-def asked_soon(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(s3_trust, "PROBE_AFTER", 1)
-    s3_trust.forget()
-    yield
-    s3_trust.forget()
 
 
 @pytest.fixture
