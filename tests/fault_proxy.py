@@ -17,13 +17,16 @@ class Mode(enum.StrEnum):
     OK = "ok"
     REFUSE = "refuse"  # nobody listens; open connections are cut
     HANG = "hang"  # connections are accepted and nothing moves; they are cut when this mode ends
-    RESET_MID_BODY = "reset_mid_body"  # cut after `reset_after` bytes of bodies, either way
+    RESET_MID_BODY = "reset_mid_body"  # cut after `stops_after` bytes of bodies, either way; what
+    # the other end has not read by then is lost to it
+    HANG_MID_BODY = "hang_mid_body"  # nothing moves after as many; cut when this mode ends
     LOSE_ANSWER = "lose_answer"  # the server does as asked, and the client never learns of it
     STATUS_500 = "status_500"
     STATUS_503 = "status_503"
     SLOW = "slow"  # every chunk, of 16 KiB at most, waits `delay` seconds, either way
 
 
+HANGING = {Mode.HANG, Mode.HANG_MID_BODY}
 STATUS = {Mode.STATUS_500: b"500 Internal Server Error", Mode.STATUS_503: b"503 Slow Down"}
 
 
@@ -41,7 +44,7 @@ class FaultProxy:
         self.target_port = target_port
         self.port = 0
         self.delay = 0.05
-        self.reset_after = 1
+        self.stops_after = 1
         self.requests: list[str] = []
         self._mode = Mode.OK
         self._bodies = 0  # bytes of bodies met since the mode was set
@@ -87,7 +90,7 @@ class FaultProxy:
         if mode is Mode.REFUSE and self._server:
             self._server.close()
             self._server = None
-        if mode is Mode.REFUSE or (before is Mode.HANG and mode is not Mode.HANG):
+        if mode is Mode.REFUSE or (before in HANGING and mode is not before):
             for connection in self._connections:
                 connection.cancel()
             await asyncio.gather(*self._connections, return_exceptions=True)
@@ -157,12 +160,14 @@ class FaultProxy:
     async def _carry(self, chunk: bytes, begins: bool, to: StreamWriter) -> None:
         await self._pause()
         body = len(chunk.partition(b"\r\n\r\n")[2] if begins else chunk)
-        left = max(0, self.reset_after - self._bodies)
+        left = max(0, self.stops_after - self._bodies)
         self._bodies += body
-        cut = self._mode is Mode.RESET_MID_BODY and body > left
-        to.write(chunk[: len(chunk) - body + left] if cut else chunk)
+        ends = self._mode in {Mode.RESET_MID_BODY, Mode.HANG_MID_BODY} and body > left
+        to.write(chunk[: len(chunk) - body + left] if ends else chunk)
         await to.drain()
-        if cut:
+        if ends and self._mode is Mode.HANG_MID_BODY:
+            await asyncio.Event().wait()  # until the connection is cut
+        if ends:
             raise Cut
 
     async def _pause(self) -> None:

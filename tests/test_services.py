@@ -118,9 +118,9 @@ def test_proxy_hangs_and_drops_what_hung(s3_proxy, put, stored):
     assert stored().keys() == {"after"}
 
 
-@pytest.mark.parametrize("reset_after", [1, len(BODY) // 2])
-def test_proxy_resets_in_the_middle_of_an_upload(s3_proxy, put, stored, reset_after):
-    s3_proxy.reset_after = reset_after
+@pytest.mark.parametrize("stops_after", [1, len(BODY) // 2])
+def test_proxy_resets_in_the_middle_of_an_upload(s3_proxy, put, stored, stops_after):
+    s3_proxy.stops_after = stops_after
     s3_proxy.mode = Mode.RESET_MID_BODY
     with pytest.raises(ConnectionClosedError):
         put()
@@ -130,7 +130,7 @@ def test_proxy_resets_in_the_middle_of_an_upload(s3_proxy, put, stored, reset_af
 
 def test_proxy_resets_in_the_middle_of_a_download(s3_proxy, s3_bucket, put, through):
     put()
-    s3_proxy.reset_after = len(BODY) // 2
+    s3_proxy.stops_after = len(BODY) // 2
     s3_proxy.mode = Mode.RESET_MID_BODY
     body = through.get_object(Bucket=s3_bucket, Key="key")["Body"]
     with pytest.raises(Exception, match=r"IncompleteRead|Connection"):

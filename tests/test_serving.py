@@ -667,10 +667,11 @@ def test_a_remote_that_breaks_off_breaks_the_answer_off(
         bytes(3_000_000), addresses="proxied", remote=S3Storage(**s3_proxy_options)
     )
     deliver(storage, name, free=True)
-    s3_proxy.reset_after = 2_000_000
-    s3_proxy.mode = Mode.RESET_MID_BODY
+    s3_proxy.stops_after = 2_000_000
+    s3_proxy.mode = Mode.HANG_MID_BODY
     answer = Client().get(storage.url(name))
     assert answer.status_code == 200
+    s3_proxy.mode = Mode.REFUSE
     with pytest.raises(Exception, match=r"[Rr]eset|[Bb]roken"):
         answer.getvalue()
     answer.close()

@@ -615,7 +615,7 @@ def test_a_retry_overwrites_its_own_remains(
 
         def transfer(self, name: str, local: Any, remote: Any, **kwargs: Any) -> bool:
             if next(self.times) == 0:
-                s3_proxy.reset_after = 200_000
+                s3_proxy.stops_after = 200_000
                 assert not remote.exists(name)
                 remote._note(name)  # so that the first that goes wrong is the upload
                 s3_proxy.mode = fault
