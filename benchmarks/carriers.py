@@ -129,7 +129,7 @@ class Worker:
         """From the release of what is saved to the last promotion in the ledger."""
         from django.db.models import Max
 
-        from queued_storage.models import State
+        from queued_storage.states import State
 
         self.process.send_signal(signal.SIGCONT)
         save()

@@ -44,7 +44,8 @@ def run(directory: Path, files: int, copies: int) -> tuple[dict[str, int], float
     from django.core.management import CommandError, call_command
 
     from queued_storage.backends import QueuedStorage
-    from queued_storage.models import State, ledger
+    from queued_storage.models import ledger
+    from queued_storage.states import State
 
     call_command("migrate", verbosity=0)
     path = "django.core.files.storage.FileSystemStorage"

@@ -28,11 +28,12 @@ from storages.backends.s3 import S3Storage
 from queued_storage.backends import QueuedStorage
 from queued_storage.exceptions import InvalidQueue
 from queued_storage.maintenance import sweep
-from queued_storage.models import QueuedFile, State
+from queued_storage.models import QueuedFile
 from queued_storage.queues import celery as adapter
 from queued_storage.queues import get_queue
 from queued_storage.queues.celery import CeleryQueue
 from queued_storage.queues.dummy import DummyQueue
+from queued_storage.states import State
 from tests import services
 from tests.celeryapp import app as project_app
 from tests.fault_proxy import FaultProxy, Mode

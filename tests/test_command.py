@@ -14,7 +14,8 @@ from django.db import connection
 from pytest_django import Settings
 
 from queued_storage.backends import QueuedStorage
-from queued_storage.models import QueuedFile, State
+from queued_storage.models import QueuedFile
+from queued_storage.states import State
 from tests.forks import ended, forks
 from tests.waiting import until
 

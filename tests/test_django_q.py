@@ -27,10 +27,11 @@ from redis import Redis
 from queued_storage.backends import QueuedStorage
 from queued_storage.exceptions import InvalidQueue
 from queued_storage.maintenance import sweep
-from queued_storage.models import QueuedFile, State
+from queued_storage.models import QueuedFile
 from queued_storage.queues import get_queue
 from queued_storage.queues.base import TIMEOUT
 from queued_storage.queues.django_q import DjangoQQueue
+from queued_storage.states import State
 from queued_storage.testing import Fault, FaultyStorage
 from tests.fault_proxy import FaultProxy, Mode
 from tests.latched import LatchedStorage

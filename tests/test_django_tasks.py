@@ -15,8 +15,9 @@ from pytest_django import Settings
 
 from queued_storage.exceptions import InvalidQueue
 from queued_storage.maintenance import sweep
-from queued_storage.models import QueuedFile, State
+from queued_storage.models import QueuedFile
 from queued_storage.queues.django_tasks import DjangoTasksQueue
+from queued_storage.states import State
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.one_database]
 

@@ -8,7 +8,8 @@ import pytest
 
 from queued_storage import executor
 from queued_storage.executor import Executor
-from queued_storage.models import State, ledger
+from queued_storage.models import ledger
+from queued_storage.states import State
 from queued_storage.tasks import Transfer
 from tests.scripted import file, make, row
 from tests.waiting import until

@@ -14,7 +14,8 @@ from django.test.utils import CaptureQueriesContext
 from queued_storage import health
 from queued_storage.clock import DatabaseNow
 from queued_storage.health import Health, Limits, check
-from queued_storage.models import State, ledger
+from queued_storage.models import ledger
+from queued_storage.states import State
 from tests.scripted import LONG_AGO, file, make
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.one_database]

@@ -23,9 +23,10 @@ from pytest_django import Settings
 from queued_storage.backends import QueuedStorage
 from queued_storage.exceptions import InvalidQueue
 from queued_storage.maintenance import sweep
-from queued_storage.models import QueuedFile, State
+from queued_storage.models import QueuedFile
 from queued_storage.queues import BaseQueue, get_queue
 from queued_storage.queues.huey import HueyQueue
+from queued_storage.states import State
 from queued_storage.testing import QueueContract
 from tests import services
 from tests.fault_proxy import FaultProxy, Mode

@@ -22,8 +22,9 @@ from pytest_django import Settings
 from queued_storage import transfers
 from queued_storage.localfiles import is_unfinished
 from queued_storage.maintenance import sweep
-from queued_storage.models import QueuedFile, State, ledger
+from queued_storage.models import QueuedFile, ledger
 from queued_storage.queues.celery import CeleryQueue
+from queued_storage.states import State
 from tests import services
 from tests.failpoints import FailPoint
 from tests.forks import ended, forks

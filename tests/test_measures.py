@@ -10,7 +10,8 @@ from django.test.utils import CaptureQueriesContext
 from queued_storage import measures
 from queued_storage.clock import DatabaseNow
 from queued_storage.measures import Overdue, Settled, Unsettled
-from queued_storage.models import QueuedFile, State, ledger
+from queued_storage.models import QueuedFile, ledger
+from queued_storage.states import State
 from tests.scripted import LONG_AGO, file, make, row
 from tests.waiting import until
 

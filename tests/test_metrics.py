@@ -22,7 +22,8 @@ from django.test.utils import CaptureQueriesContext
 
 from queued_storage import measures
 from queued_storage.clock import DatabaseNow
-from queued_storage.models import State, ledger
+from queued_storage.models import ledger
+from queued_storage.states import State
 from queued_storage.tasks import TransferAndDelete
 from tests.scripted import LONG_AGO, file, make, make_due, row
 from tests.waiting import until

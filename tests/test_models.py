@@ -17,17 +17,16 @@ from pytest_django import Settings
 from queued_storage.clock import DatabaseNow, seconds_from_now
 from queued_storage.conf import settings as ledger_settings
 from queued_storage.models import (
-    LEASE_GRACE,
     MAX_FAILURES,
     NAME_MAX_BYTES,
     NAME_MAX_LENGTH,
-    Content,
     QueuedFile,
     QueuedFileQuerySet,
-    State,
     ledger,
 )
+from queued_storage.rows import LEASE_GRACE
 from queued_storage.statements import returns_rows
+from queued_storage.states import Content, State
 
 pytestmark = pytest.mark.django_db
 

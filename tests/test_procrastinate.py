@@ -29,10 +29,11 @@ from procrastinate.contrib.django.models import ProcrastinateJob
 from queued_storage.backends import QueuedStorage
 from queued_storage.exceptions import InvalidQueue
 from queued_storage.maintenance import sweep
-from queued_storage.models import QueuedFile, State
+from queued_storage.models import QueuedFile
 from queued_storage.queues import BaseQueue
 from queued_storage.queues import procrastinate as adapter
 from queued_storage.queues.procrastinate import TASK, ProcrastinateQueue
+from queued_storage.states import State
 from queued_storage.testing import QueueContract
 from tests import services
 from tests.latched import LatchedStorage

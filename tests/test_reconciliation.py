@@ -4,8 +4,9 @@ from typing import Any
 import pytest
 
 from queued_storage import steering
-from queued_storage.models import State, ledger
+from queued_storage.models import ledger
 from queued_storage.reconciliation import REPAIRS, reconcile
+from queued_storage.states import State
 from tests.scripted import RenamingStorage, disk, file, make, on_disk, read, row
 
 pytestmark = pytest.mark.django_db(transaction=True)

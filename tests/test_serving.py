@@ -22,7 +22,8 @@ from pytest_django import Settings
 from storages.backends.s3 import S3Storage
 
 from queued_storage import addresses, responses, serving
-from queued_storage.models import QueuedFile, State, ledger
+from queued_storage.models import QueuedFile, ledger
+from queued_storage.states import State
 from tests.fault_proxy import FaultProxy, Mode
 from tests.scripted import ScriptedStorage, disk, file, make, row
 

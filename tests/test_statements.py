@@ -8,8 +8,9 @@ from django.db.backends.signals import connection_created
 from django.db.models import F, Value
 from django.db.models.functions import Concat
 
-from queued_storage.models import Content, QueuedFile, State, ledger
+from queued_storage.models import QueuedFile, ledger
 from queued_storage.statements import Statement, returns_rows, statement
+from queued_storage.states import Content, State
 
 pytestmark = pytest.mark.django_db
 

@@ -13,9 +13,10 @@ from pytest_django import Settings
 
 from queued_storage import steering, transfers
 from queued_storage.exceptions import LeaseLost
-from queued_storage.models import State, ledger
+from queued_storage.models import ledger
 from queued_storage.reconciliation import reconcile
 from queued_storage.signals import file_evicted
+from queued_storage.states import State
 from queued_storage.steering import Finding, Kind, Step
 from queued_storage.streams import PiecewiseFile
 from queued_storage.tasks import TransferAndDelete

@@ -29,9 +29,10 @@ import queued_storage
 from queued_storage import outages, transfers
 from queued_storage.exceptions import LocalFileChanged, LocalFileMissing
 from queued_storage.maintenance import sweep
-from queued_storage.models import QueuedFile, State, ledger
+from queued_storage.models import QueuedFile, ledger
 from queued_storage.queues import celery as adapter
 from queued_storage.queues.celery import CeleryQueue
+from queued_storage.states import State
 from queued_storage.tasks import TransferAndDelete
 from tests import services
 from tests.fault_proxy import FaultProxy, Mode

@@ -14,11 +14,13 @@ from django.views.decorators.csrf import ensure_csrf_cookie
 from django.views.decorators.http import require_POST, require_safe
 
 from line import BYTES_PER_SECOND
-from queued_storage.models import QueuedFile, State
+from queued_storage.models import QueuedFile
 
 from .models import Picture
 
 PictureForm = modelform_factory(Picture, fields=["image"])
+
+State = QueuedFile.State
 
 # What visitors call the states; FAILED cannot come up here, nor can HELD.
 LABELS = {

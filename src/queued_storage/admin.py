@@ -30,7 +30,8 @@ from .changelist import (
     StorageFilter,
 )
 from .conf import settings
-from .models import QueuedFile, QueuedFileQuerySet, State, is_reachable_from_here, ledger
+from .models import QueuedFile, QueuedFileQuerySet, ledger
+from .states import State, is_reachable_from_here
 
 # What a browser shows without running anything in it; an SVG may hold scripts.
 PICTURES = frozenset(

@@ -11,10 +11,11 @@ from django.utils import timezone
 
 from . import localfiles
 from .inventory import in_batches
-from .models import Content, ledger, ledger_database
+from .models import ledger, ledger_database
 from .names import can_be_recorded
 from .queues.wakeup import wake
 from .reasons import reason
+from .states import Content
 from .steering import BATCH, Step, Tell
 from .streams import Checksum, checksum_of
 

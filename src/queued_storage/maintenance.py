@@ -10,8 +10,9 @@ from .aliases import known_storages
 from .clock import DatabaseNow, seconds_from_now
 from .conf import settings
 from .measures import UNSETTLED, aliases
-from .models import State, ledger
+from .models import ledger
 from .queues.sweep import sweep
+from .states import State
 
 __all__ = ["Activity", "Backlog", "Limits", "Tally"]
 __all__ += ["activity", "backlogs", "excesses", "last_failures", "sweep", "tallies", "troubles"]

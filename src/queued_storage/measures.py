@@ -15,7 +15,8 @@ from django.db.models.functions import Coalesce
 
 from .clock import DatabaseNow
 from .conf import settings
-from .models import State, ledger, ledger_database
+from .models import ledger, ledger_database
+from .states import State
 
 Answer = TypeVar("Answer")
 

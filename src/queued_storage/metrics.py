@@ -17,8 +17,9 @@ from .aliases import known_storages
 from .exceptions import MissingLibrary
 from .logs import logger
 from .measures import Overdue, Settled, Unsettled
-from .models import QueuedFile, State
+from .models import QueuedFile
 from .reasons import reason
+from .states import State
 from .views import outside_transactions
 
 try:

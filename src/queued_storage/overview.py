@@ -15,7 +15,8 @@ from django.utils import timezone
 
 from .aliases import known_storages
 from .clock import DatabaseNow
-from .models import QueuedFileQuerySet, State, ledger
+from .models import QueuedFileQuerySet, ledger
+from .states import State
 
 LIMIT = 10_000  # rows that one count looks at
 ALIASES = 100  # storages that are looked for

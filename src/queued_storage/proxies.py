@@ -15,7 +15,8 @@ from django.core.files.storage import Storage
 from . import localfiles
 from .exceptions import TransferError, VerificationError
 from .leases import Lease
-from .models import Content, QueuedFile, ledger
+from .models import QueuedFile, ledger
+from .states import Content
 from .streams import MeasuredFile, Saved
 from .uploaders import Uploader
 

@@ -17,10 +17,11 @@ from .composition import ComposedStorage
 from .conf import settings
 from .exceptions import FileElsewhere, LocalFileMissing, TransferTimeout
 from .expiry import lifetime_of
-from .models import NAME_MAX_LENGTH, Entry, QueuedFile, State, ledger
+from .models import NAME_MAX_LENGTH, QueuedFile, ledger
 from .names import Name, can_be_recorded, tidy
 from .results import wait_until
 from .routes import Routes, routes_of
+from .states import Entry, State
 from .uploaders import Uploader
 
 BULK = 500  # names in one query

@@ -8,9 +8,10 @@ from django.db import transaction
 from . import transfers
 from .exceptions import LeaseLost, LocalFileMissing
 from .leases import Lease
-from .models import QueuedFile, QueuedFileQuerySet, is_reachable_from_here, ledger, ledger_database
+from .models import QueuedFile, QueuedFileQuerySet, ledger, ledger_database
 from .queues.wakeup import wake
 from .routes import Routes
+from .states import is_reachable_from_here
 from .steering import Finding, Tell, is_copy, restore_one, run_errand, verify
 
 

@@ -9,7 +9,8 @@ from typing import Any
 from django.db import transaction
 
 from .exceptions import TransferError, TransferTimeout
-from .models import QueuedFile, State, ledger, ledger_database
+from .models import QueuedFile, ledger, ledger_database
+from .states import State
 
 _POLL_MAX = 0.5  # seconds between two looks at the ledger
 

@@ -27,10 +27,11 @@ from .exceptions import FileElsewhere, UnknownAlias
 from .expiry import lifetime_of, url_within
 from .localfiles import has_paths, is_directory, is_unfinished
 from .logs import logger
-from .models import QueuedFile, State, is_reachable_from_here, ledger
+from .models import QueuedFile, ledger
 from .names import can_be_recorded, tidy
 from .reasons import reason
 from .responses import Facts, FromElsewhere, OpenFile, handed_over, respond
+from .states import State, is_reachable_from_here
 
 LOOKS = 3  # at the ledger, for a file that moves while it is asked for
 RETRY_AFTER = 5  # seconds, for a file that only another host has yet

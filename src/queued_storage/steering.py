@@ -17,18 +17,12 @@ from .conf import settings
 from .exceptions import LeaseLost, VerificationError
 from .leases import Lease
 from .logs import fields_of, logger
-from .models import (
-    QueuedFile,
-    QueuedFileQuerySet,
-    State,
-    is_reachable_from_here,
-    ledger,
-    ledger_database,
-)
+from .models import QueuedFile, QueuedFileQuerySet, ledger, ledger_database
 from .queues.wakeup import wake
 from .reasons import reason
 from .routes import Routes
 from .signals import file_evicted
+from .states import State, is_reachable_from_here
 from .streams import MeasuredFile, PiecewiseFile, checksum_of
 
 BATCH = 100  # rows in memory

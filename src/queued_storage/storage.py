@@ -17,12 +17,13 @@ from . import localfiles
 from .aliases import by_name, keeps_its_key
 from .conf import settings
 from .exceptions import InvalidName, NameUnavailable, TransferError
-from .models import Content, Entry, State, ledger, ledger_database
+from .models import ledger, ledger_database
 from .names import Name, can_be_recorded, require_storable, tidy, tidy_new
 from .queues.wakeup import wake
 from .reading import ReadableStorage
 from .results import TransferResult, last_results, wait_until
 from .spans import span
+from .states import Content, Entry, State
 from .streams import MeasuredFile, checksum_of
 from .writing import WritableFile, is_for_writing
 

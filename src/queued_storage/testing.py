@@ -21,8 +21,9 @@ from .backends import QueuedStorage
 from .contract import check_remote
 from .exceptions import TransferTimeout
 from .maintenance import sweep
-from .models import QueuedFile, State, ledger
+from .models import QueuedFile, ledger
 from .queues import BaseQueue
+from .states import State
 from .transfers import run_claimed
 
 ENQUEUE_MAX = 1.5  # seconds that a queue may take to be told, dead brokers included

@@ -23,11 +23,12 @@ from .exceptions import (
 )
 from .leases import Lease
 from .logs import about, logger
-from .models import Content, QueuedFile, State, ledger, ledger_database
+from .models import QueuedFile, ledger, ledger_database
 from .proxies import LocalProxy, RemoteProxy, Upload, holds
 from .reasons import reason
 from .signals import file_deleted, file_evicted, file_transferred, transfer_failed
 from .spans import Span, span
+from .states import Content, State
 from .streams import checksum_of
 from .uploaders import Uploader
 

@@ -16,7 +16,7 @@ from django.core.files import File
 from django.core.files.storage import Storage
 from django.db import connections
 
-from .models import Content
+from .states import Content
 from .streams import MeasuredFile
 from .uploaders import Uploader
 

@@ -20,8 +20,9 @@ from django.views.decorators.http import require_safe
 
 from .aliases import storage_for
 from .health import Limits, check
-from .models import State, ledger
+from .models import ledger
 from .peers import read_ticket
+from .states import State
 
 
 @require_safe

@@ -8,7 +8,7 @@ from django.core.files.base import ContentFile
 from django.core.files.storage import Storage
 
 from . import localfiles
-from .models import Content
+from .states import Content
 from .streams import checksum_of
 
 

@@ -9,7 +9,7 @@ from django.core.files.storage import Storage
 
 from ..exceptions import VerificationError
 from ..localfiles import names_on
-from ..models import Content
+from ..states import Content
 from ..streams import MeasuredFile, checksum_of
 
 PIECE = 1024 * 1024  # bytes

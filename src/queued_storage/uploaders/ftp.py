@@ -5,7 +5,7 @@ import posixpath
 from collections.abc import Iterator
 from typing import Any, cast
 
-from ..models import Content
+from ..states import Content
 from .generic import GenericUploader
 
 

@@ -1,6 +1,6 @@
 """The uploader for every storage that has no better one."""
 
-from ..models import Content
+from ..states import Content
 from ..streams import MeasuredFile
 from .base import Uploader
 

@@ -18,7 +18,7 @@ from storages.utils import clean_name, is_seekable
 
 from ..exceptions import VerificationError
 from ..logs import logger
-from ..models import Content
+from ..states import Content
 from ..streams import MeasuredFile, Saved
 from . import s3_fast, s3_put, s3_trust
 from .base import PIECE, Uploader

@@ -17,7 +17,8 @@ from ... import maintenance, transfers
 from ...aliases import known_storages
 from ...conf import settings
 from ...executor import Executor
-from ...models import QueuedFile, State, is_reachable_from_here, ledger, ledger_database
+from ...models import QueuedFile, ledger, ledger_database
+from ...states import State, is_reachable_from_here
 from ..verbs import VERBS
 from ..verbs.base import age, size
 

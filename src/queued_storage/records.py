@@ -1,0 +1,200 @@
+"""Keeps the ledger of what users of a storage do with its files."""
+
+from collections.abc import Iterable
+from datetime import datetime
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from django.db import connections
+from django.db.models import F
+
+from .clock import DatabaseNow, now_in_sql
+from .conf import settings
+from .rows import Rows, when_nobody_holds_it
+from .states import ENTRY_FIELDS, Content, Entry, State
+
+if TYPE_CHECKING:
+    from .models import QueuedFile
+
+# What an INSERT says besides its values: the times that are now, the others being NULL, ...
+_TIMES = dict.fromkeys(State, ()) | {
+    State.PENDING: ("due_at",),
+    State.DELETING: ("due_at",),
+    State.TRANSFERRED: ("transferred_at",),
+}
+# ... and what every new row has.
+_AT_FIRST = dict.fromkeys(["unconfirmed", "lease_token", "last_error"], "''")
+_AT_FIRST |= dict.fromkeys(["attempts", "sent"], "0")
+_AT_FIRST |= {"generation": "1", "failures": "'[]'"}
+
+
+class Records(Rows):
+    """What saves, deletes, overwrites and transfers leave in the ledger."""
+
+    def entry(self, alias: str, name: str) -> Entry | None:
+        row = self.named(alias, name).values_list(*ENTRY_FIELDS)[:1]
+        return next((Entry(*values) for values in row), None)
+
+    def latest_entry(self, alias: str, name: str) -> Entry | None:
+        """The same as it is now, also in a transaction that reads from an older snapshot.
+
+        MySQL's transactions do, by default; only a locking read sees past that.
+        """
+        connection = connections[self.db]
+        if connection.vendor == "mysql" and connection.in_atomic_block:
+            return self.select_for_update().entry(alias, name)
+        return self.entry(alias, name)
+
+    def entries(self, alias: str, names: Iterable[str]) -> dict[str, Entry]:
+        rows = self.filter(alias=alias, name__in=names).values_list("name", *ENTRY_FIELDS)
+        return {name: Entry(*values) for name, *values in rows}
+
+    def record(
+        self, alias: str, name: str, content: Content, *, held: bool, task: str = ""
+    ) -> int | None:
+        """Insert the row of a new file; None if the name is taken."""
+        state = State.HELD if held else State.PENDING
+        return self._record(alias, name, state, content, task=task)
+
+    def record_tombstone(self, alias: str, name: str) -> int | None:
+        """Insert the row of a file that predates the ledger and is to be deleted."""
+        return self._record(alias, name, State.DELETING, Content(0, ""), remote_name=name)
+
+    def record_local(
+        self, alias: str, name: str, content: Content, saved_at: datetime
+    ) -> int | None:
+        """Insert the row of a file that predates the ledger and is to be transferred."""
+        return self._record(alias, name, State.PENDING, content, saved_at=saved_at)
+
+    def record_remote(
+        self,
+        alias: str,
+        name: str,
+        content: Content,
+        saved_at: datetime,
+        *,
+        is_local: bool,
+        verified: str,
+    ) -> int | None:
+        """Insert the row of a file that predates the ledger and is on the remote already."""
+        return self._record(
+            alias,
+            name,
+            State.TRANSFERRED,
+            content,
+            remote_name=name,
+            saved_at=saved_at,
+            is_local=is_local,
+            verified=verified,
+        )
+
+    def _record(
+        self,
+        alias: str,
+        name: str,
+        state: State,
+        content: Content,
+        *,
+        remote_name: str = "",
+        task: str = "",
+        saved_at: datetime | None = None,
+        is_local: bool = True,
+        verified: str = "",
+    ) -> int | None:
+        """One statement, since a savepoint around an INSERT would cost two more."""
+        connection = connections[self.db]
+        values: dict[str, Any] = {
+            "alias": alias,
+            "name": name,
+            "remote_name": remote_name,
+            "state": str(state),
+            "task": task,
+            "is_local": is_local,
+            "size": content.size,
+            "checksum": content.checksum,
+            "content_type": content.content_type,
+            "verified": verified,
+            "host": settings.host,
+        }
+        times = _TIMES[state]
+        if saved_at:
+            values["saved_at"] = connection.ops.adapt_datetimefield_value(saved_at)
+        else:
+            times = ("saved_at", *times)
+        now = now_in_sql(connection)
+        sql = _insert_statement(self.db, self.model._meta.db_table, tuple(values), times, now)
+        with connection.cursor() as cursor:
+            cursor.execute(sql, list(values.values()))
+            if connection.vendor == "postgresql":
+                row = cursor.fetchone()
+                return row[0] if row else None
+            return cursor.lastrowid if cursor.rowcount == 1 else None
+
+    def overwrite(
+        self, alias: str, name: str, content: Content, *, held: bool, task: str = ""
+    ) -> int:
+        """Start a new generation of a known file; void what runs for the old one."""
+        return (
+            self.named(alias, name)
+            .exclude(state=State.DELETING)
+            .update(
+                due_at=None if held else when_nobody_holds_it(),
+                state=State.HELD if held else State.PENDING,
+                generation=F("generation") + 1,
+                task=task,
+                is_local=True,
+                size=content.size,
+                checksum=content.checksum,
+                content_type=content.content_type,
+                verified="",
+                attempts=0,
+                host=settings.host,
+                last_error="",
+                saved_at=DatabaseNow(),
+                transferred_at=None,
+                evicted_at=None,
+                failures=[],
+            )
+        )
+
+    def release(self) -> int:
+        """Make these files due, with all their retries before them."""
+        return self.waiting().update(due_at=when_nobody_holds_it(), state=State.PENDING, attempts=0)
+
+    def told(self, pk: int) -> int:
+        """Note that a task of the ancestor's was told of the file."""
+        return self.filter(pk=pk, state=State.PENDING, attempts=0).update(attempts=1)
+
+    def bury(self) -> int:
+        """Turn these rows into tombstones."""
+        living = self.exclude(state=State.DELETING)
+        return living.update(
+            due_at=when_nobody_holds_it(), state=State.DELETING, attempts=0, last_error=""
+        )
+
+    def bury_same(self, row: "QueuedFile") -> int:
+        """Turn a row into a tombstone, unless anything has happened to it."""
+        return self.held_as(row).filter(is_local=row.is_local).bury()
+
+    def drop_local(self, pk: int) -> int:
+        """Note that the local copy of a tombstone, which this host can see, is gone."""
+        rows = self.filter(pk=pk, state=State.DELETING, is_local=True)
+        return rows.workable_here().update(is_local=False)
+
+
+@lru_cache(64)  # there are a few forms of it, and writing one takes as long as its execution
+def _insert_statement(
+    database: str, table: str, columns: tuple[str, ...], times: tuple[str, ...], now: str
+) -> str:
+    """One that does nothing where the name is taken."""
+    connection = connections[database]
+    quote = connection.ops.quote_name
+    places = dict.fromkeys(columns, "%s") | dict.fromkeys(times, now) | _AT_FIRST
+    into = f"INTO {quote(table)} ({', '.join(map(quote, places))})"
+    values = f"VALUES ({', '.join(places.values())})"
+    if connection.vendor == "mysql":
+        return f"INSERT IGNORE {into} {values}"
+    statement = f"INSERT {into} {values} ON CONFLICT DO NOTHING"
+    if connection.vendor == "postgresql":
+        return f"{statement} RETURNING {quote('id')}"
+    return statement
