@@ -5,8 +5,11 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from django.db import connections
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.backends.signals import connection_created
 
-from queued_storage import executor
+from queued_storage import executor, leases
 from queued_storage.executor import Executor
 from queued_storage.models import ledger
 from queued_storage.states import State
@@ -75,6 +78,33 @@ def test_who_looks_for_files_is_idle() -> None:
     assert threads.is_idle()
     may_go_on.set()
     assert threads.stop(20)
+
+
+@pytest.mark.parametrize(("max_age", "connections_made"), [(0, 3), (None, 0)])
+def test_looks_in_vain_heed_conn_max_age(
+    monkeypatch: pytest.MonkeyPatch, max_age: int | None, connections_made: int
+) -> None:
+    made: list[BaseDatabaseWrapper] = []
+    seen: list[int] = []
+
+    def look() -> list[str]:
+        seen.append(len(made))
+        return ["nobody's"]
+
+    def note(connection: BaseDatabaseWrapper, **_kwargs: object) -> None:
+        if threading.current_thread().name == "queued-storage-0":
+            made.append(connection)
+
+    monkeypatch.setitem(connections["default"].settings_dict, "CONN_MAX_AGE", max_age)
+    connection_created.connect(note)
+    try:
+        threads = Executor(1, 0.01, look)
+        threads.start()
+        until(lambda: len(seen) > 4)
+        assert threads.stop(20)
+    finally:
+        connection_created.disconnect(note)
+    assert seen[4] - seen[1] == connections_made  # at first Django may ask for the server's version
 
 
 def test_the_oldest_file_is_first(gate: Gate, running: Callable[..., Executor]) -> None:
@@ -171,6 +201,17 @@ def test_what_waits_for_a_thread_keeps_its_lease(
     gate.is_open.set()
     until(lambda: transferred(storage) == 20, 60)
     assert set(ledger().filter(alias=storage.alias).values_list("attempts", flat=True)) == {1}
+
+
+def test_nobody_keeps_the_lease_of_a_file_whose_storage_is_unknown(
+    running: Callable[..., Executor],
+) -> None:
+    storage = make()
+    pk = row(storage, storage.save("a.txt", file())).pk
+    ledger().filter(pk=pk).update(alias="from-another-project")
+    running(1, storage).tell([pk])
+    until(lambda: ledger().filter(pk=pk, lease_token="").exclude(last_error="").exists())
+    until(lambda: not [lease for lease in leases._beating_heart()._leases if lease.row.pk == pk])
 
 
 def test_several_workers_do_nothing_twice(running: Callable[..., Executor]) -> None:

@@ -159,6 +159,7 @@ def test_a_claimed_file_with_a_ledger_out_of_reach(
     record = until(lambda: [each for each in records if "worked on" in each.getMessage()])[0]
     assert threads.stop(10)
     assert fields(record)["queued_file"] == pk
+    assert not leases._waiting
 
 
 def test_a_queue_that_cannot_be_told(records: Any) -> None:

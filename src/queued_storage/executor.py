@@ -181,7 +181,7 @@ class Executor:
             if rows and any(map(self._has_room, self._lanes.values())):
                 self._next_look = 0.0
         if not rows:
-            connections.close_all()
+            close_old_connections()
 
     def _trying(self) -> list[str]:
         with self._lock:
@@ -257,6 +257,7 @@ class Executor:
         try:
             _guarded(partial(transfers.run_claimed, row), row.pk)
         finally:
+            leases.forget(row)  # if nothing has come of it
             tries_names = lane.tries_names or transfers.tries_names(row.alias)
             with self._lock:
                 lane.tries_names = tries_names

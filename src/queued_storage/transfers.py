@@ -45,15 +45,14 @@ def run(pk: int) -> Exception | None:
 
 def run_claimed(row: QueuedFile) -> Exception | None:
     """The same for a row that this process has claimed."""
-    with about(row):
+    with about(row), leases.keep(row) as lease:
         try:
             storage: Any = storage_for(row.alias, row.task)
         except ImproperlyConfigured as error:  # of this process, not the file's fault
             logger.error("%s", error)
             ledger().postpone(row, settings.retry_delay, reason(error), count=False)
             return error
-        with leases.keep(row) as lease:
-            return _Work(storage, row, lease).run()
+        return _Work(storage, row, lease).run()
 
 
 def tries_names(alias: str) -> bool:
