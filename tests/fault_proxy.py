@@ -113,9 +113,7 @@ class FaultProxy:
         ends, pumps = [writer], []
         try:
             await self._pause()
-            server_reader, server_writer = await asyncio.open_connection(
-                "127.0.0.1", self.target_port
-            )
+            server_reader, server_writer = await self._connected()
             ends.append(server_writer)
             pumps.append(asyncio.create_task(self._carry_requests(reader, server_writer, writer)))
             pumps.append(asyncio.create_task(self._carry_answers(server_reader, writer)))
@@ -131,6 +129,16 @@ class FaultProxy:
             await asyncio.gather(*pumps, return_exceptions=True)
             for end in ends:
                 end.close()
+
+    async def _connected(self) -> tuple[StreamReader, StreamWriter]:
+        """To be cancelled at any time: a connection that is made by then is closed."""
+        connecting = asyncio.create_task(asyncio.open_connection("127.0.0.1", self.target_port))
+        try:
+            return await asyncio.shield(connecting)
+        except asyncio.CancelledError:
+            _reader, writer = await connecting
+            writer.close()
+            raise
 
     async def _carry_requests(
         self, reader: StreamReader, server: StreamWriter, client: StreamWriter

@@ -26,7 +26,7 @@ def rename(key: str, pk: int, remote_name: str) -> Statement:
         written.append(key)
         return QueuedFile.objects.filter(pk=pk).update(remote_name=remote_name, sent=7)
 
-    return statement("default", key, write, pk, remote_name)
+    return statement("default", lambda: key, write, pk, remote_name)
 
 
 written: list[str] = []
@@ -65,7 +65,7 @@ def test_what_django_asks_the_server_meanwhile_is_asked(row: QueuedFile) -> None
             assert cursor.fetchone() == (7,)
         return QueuedFile.objects.filter(pk=pk).update(sent=7)
 
-    assert statement("default", "asks", write, row.pk).sql.startswith("UPDATE")
+    assert statement("default", lambda: "asks", write, row.pk).sql.startswith("UPDATE")
 
 
 @pytest.mark.django_db(transaction=True)
@@ -82,12 +82,27 @@ def test_a_new_connection_may_execute_statements(row: QueuedFile) -> None:
         connection_created.disconnect(greet)
 
 
+def test_what_was_written_while_its_key_changed_is_not_kept(row: QueuedFile) -> None:
+    """As by a thread that renews a lease in the moment in which a test sets another one."""
+    keys: list[str] = []
+    now = {"key": ""}
+
+    def write(pk: int) -> int:
+        keys.append(now["key"])
+        now["key"] = "new"
+        return QueuedFile.objects.filter(pk=pk).update(sent=7)
+
+    for now["key"] in ("old", "old", "new", "new"):
+        assert statement("default", lambda: now["key"], write, row.pk).execute() == 1
+    assert keys == ["old", "old", "new"]
+
+
 def test_a_value_that_is_no_parameter_is_refused(row: QueuedFile) -> None:
     def forgets(pk: int, remote_name: str) -> int:
         return QueuedFile.objects.filter(pk=pk).update(sent=1)
 
     with pytest.raises(ValueError, match="exactly"):
-        statement("default", "forgets", forgets, row.pk, "b.txt")
+        statement("default", lambda: "forgets", forgets, row.pk, "b.txt")
 
 
 def test_a_value_that_the_text_is_derived_from_is_refused(row: QueuedFile) -> None:
@@ -97,12 +112,14 @@ def test_a_value_that_the_text_is_derived_from_is_refused(row: QueuedFile) -> No
         )
 
     with pytest.raises(ValueError, match="exactly"):
-        statement("default", "derives", derives, row.pk, "b.txt")
+        statement("default", lambda: "derives", derives, row.pk, "b.txt")
 
 
 def test_what_sends_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match="sends no statement"):
-        statement("default", "nothing", lambda pk: QueuedFile.objects.none().update(sent=pk), 1)
+        statement(
+            "default", lambda: "nothing", lambda pk: QueuedFile.objects.none().update(sent=pk), 1
+        )
 
 
 def test_not_more_texts_are_kept_than_can_be_in_use(

@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Collection, Hashable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from django.db import connections, models, transaction
@@ -44,7 +45,7 @@ class Claims(Rows):
 
         if not aliases:
             return []
-        key = ("due", limit, tuple(aliases), self._circumstances())
+        key = partial(self._key, "due", limit, tuple(aliases))
         while True:
             with self._claiming():
                 pks = statement(self.db, key, first).values()
@@ -94,7 +95,7 @@ class Claims(Rows):
             )
 
         token = new_token()
-        key = ("take", len(pks), tuple(trying), self._circumstances())
+        key = partial(self._key, "take", len(pks), tuple(trying))
         update = statement(self.db, key, take, token, *pks)
         if returns_rows(self.db):
             taken = outlast(lambda: update.changed(self.model), self.db)
@@ -195,7 +196,7 @@ class Claims(Rows):
                 lease_token="",
             )
 
-        key = ("promote all", len(rows), self._circumstances())
+        key = partial(self._key, "promote all", len(rows))
         values: list[int | str] = [generation, token, verified, *(row.pk for row in rows)]
         return set(
             outlast(
@@ -266,12 +267,12 @@ class Claims(Rows):
 
     # Texts that are written once
 
-    def _circumstances(self) -> Hashable:
-        """What the text of the statements of workers depends on, beside their values."""
+    def _key(self, *form: Hashable) -> Hashable:
+        """What the text of a statement of this form depends on, beside its values."""
         if self.query.where:
             raise ValueError("Workers' statements are for the whole ledger, not for a part of it.")
         host = settings.host if settings.local_per_host else None
-        return host, settings.lease, now_in_sql(connections[self.db])
+        return *form, host, settings.lease, now_in_sql(connections[self.db])
 
     def _update_held(
         self, row: "QueuedFile", form: str, write: Callable[..., int], *values: int | str
@@ -282,7 +283,7 @@ class Claims(Rows):
             claim = self.model(pk=pk, generation=generation, lease_token=token, state=row.state)
             return write(self.held_as(claim), *values)
 
-        key = (form, row.state, self._circumstances())
+        key = partial(self._key, form, row.state)
         claim = (row.pk, row.generation, row.lease_token)
         return outlast(
             lambda: statement(self.db, key, as_first, *claim, *values).execute(), self.db

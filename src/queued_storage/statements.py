@@ -64,18 +64,20 @@ def returns_rows(database: str) -> bool:
 
 
 def statement(
-    database: str, key: Hashable, write: Callable[..., object], *values: Value
+    database: str, key: Callable[[], Hashable], write: Callable[..., object], *values: Value
 ) -> Statement:
     """What ``write(*values)`` would send to the database; it is not sent.
 
-    ``write`` is called once for a ``key``, with other values, so the key must hold all that the
-    text depends on, and each value must be a parameter of it, as it is.
+    ``write`` is called once for a ``key()``, with other values, so that must hold all that the
+    text depends on, and each value must be a parameter of the text, as it is.
     """
-    key = (database, key, len(values))
-    if (text := _kept.get(key)) is None:
+    known_by = (database, key(), len(values))
+    if (text := _kept.get(known_by)) is None:
+        text = _Text(database, write, values)
         if len(_kept) >= KEPT_MAX:
             _kept.clear()
-        text = _kept[key] = _Text(database, write, values)
+        if known_by[1] == key():  # else it may be that of the old one, or that of the new
+            _kept[known_by] = text
     return text.with_values(values)
 
 
