@@ -32,8 +32,9 @@ from queued_storage.maintenance import sweep
 from queued_storage.models import QueuedFile, ledger
 from queued_storage.queues import celery as adapter
 from queued_storage.queues.celery import CeleryQueue
+from queued_storage.signals import file_transferred
 from queued_storage.states import State
-from queued_storage.tasks import TransferAndDelete
+from queued_storage.tasks import Transfer, TransferAndDelete
 from tests import services
 from tests.fault_proxy import FaultProxy, Mode
 from tests.scripted import (
@@ -47,6 +48,7 @@ from tests.scripted import (
     read,
     row,
 )
+from tests.waiting import SOON
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -187,6 +189,30 @@ def test_a_write_of_a_worker_outlasts_a_lost_connection() -> None:
         if not cutter.statement:
             break
     assert number == 3  # claimed, named, promoted
+
+
+@is_server
+@pytest.mark.parametrize("task", [Transfer, TransferAndDelete])
+def test_a_promotion_whose_answer_is_lost_is_told_all_the_same(task: type[Transfer]) -> None:
+    told: list[str] = []
+
+    def hear(*, queued_file: QueuedFile, **_kwargs: object) -> None:
+        told.append(queued_file.name)
+
+    storage = make(task=task)
+    name = storage.save("a.txt", file())
+    promotion = Cutter(2, before=False, kind="UPDATE")  # after the claim and the name
+    file_transferred.connect(hear)
+    try:
+        with connection.execute_wrapper(promotion):
+            assert storage.queue.deliver() == {}
+    finally:
+        file_transferred.disconnect(hear)
+    assert promotion.statement
+    assert told == [name]
+    assert (row(storage, name).state, row(storage, name).attempts) == (State.TRANSFERRED, 1)
+    assert row(storage, name).due_at is None
+    assert on_disk() == ([] if task is TransferAndDelete else [name])
 
 
 @is_server
@@ -473,7 +499,7 @@ def test_a_cache_that_goes_away_changes_no_answer(
         assert not storage.exists(name)
         assert storage.queue.deliver() == {}
         assert storage.queued_file(name) is None
-        assert time.monotonic() - started < 5
+        assert time.monotonic() - started < SOON
         assert "The cache is not used: ConnectionError" in caplog.text
 
         proxy.mode = Mode.OK  # what it remembers is from before the delete

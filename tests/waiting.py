@@ -4,6 +4,8 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
+SOON = 5  # seconds, on a busy machine: less than a client waits that has not our time-out
+
 Answer = TypeVar("Answer")
 
 

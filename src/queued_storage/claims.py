@@ -149,11 +149,16 @@ class Claims(Rows):
             row.size,
             row.checksum,
         )
+        promoted = None
         if is_as_saved and not evict and self._can_share_a_statement:
-            taken = _promotions.ask(_Promotion(self, row, verified))
-            if taken is not None:
-                return taken
+            promoted = _promotions.ask(_Promotion(self, row, verified))
+        if promoted is None:
+            promoted = self._promote_alone(row, remote_name, content, verified, evict=evict)
+        return promoted or self._was_promoted(row, lease_token=row.lease_token if evict else "")
 
+    def _promote_alone(
+        self, row: "QueuedFile", remote_name: str, content: Content, verified: str, *, evict: bool
+    ) -> int:
         def promote(held: Self, remote_name: str, size: int, checksum: str, verified: str) -> int:
             end = {"due_at": seconds_from_now(settings.lease)}
             return held.update(
@@ -171,6 +176,12 @@ class Claims(Rows):
         form = "promote, evict" if evict else "promote"
         given = (remote_name, content.size, content.checksum, verified)
         return self._update_held(row, form, promote, *given)
+
+    def _was_promoted(self, row: "QueuedFile", **columns: str) -> int:
+        """Whether a promotion took place whose answer was lost, with its connection or because a
+        thread hangs that had it shared: nobody else has claimed the row since."""
+        same = {"generation": row.generation, "attempts": row.attempts}
+        return int(self.filter(pk=row.pk, state=State.TRANSFERRED, **same, **columns).exists())
 
     @property
     def _can_share_a_statement(self) -> bool:
