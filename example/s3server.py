@@ -185,14 +185,15 @@ def _why_not_ready(client: Any) -> Exception | None:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that are free, and the ones 10,000 above, which SeaweedFS takes as well.
+    """Ports that are free, and the ones 10,000 above, which SeaweedFS takes as well, and which are
+    never among them.
 
     They lie below those that systems give to outgoing connections, so they stay free while the
     server is down.
     """
     found: list[int] = []
     while len(found) < count:
-        port = random.randrange(10_240, 22_000)
+        port = random.randrange(10_240, 20_240)
         if port not in found and is_free(port) and is_free(port + 10_000):
             found.append(port)
     return found

@@ -38,6 +38,8 @@ def clean_slate() -> Iterator[None]:
     """No test finds files, cache entries or inline storages of another one."""
     yield
     aliases._inline.kept.clear()
+    for storage in aliases.living_storages():
+        storage._alias = None  # that of a field may be one from a test with other STORAGES
     cache.clear()
     for alias in ("disk", "far"):
         shutil.rmtree(Path(settings.DIRECTORY) / alias, ignore_errors=True)

@@ -125,14 +125,15 @@ def kill_group(process: subprocess.Popen[Any]) -> None:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that are free, as is the one 10,000 above each, where SeaweedFS puts its gRPC.
+    """Ports that are free, as is the one 10,000 above each, where SeaweedFS puts its gRPC, and
+    which is never one of them.
 
     They lie below the ports that systems hand to outgoing connections, so that a server finds
     its own still free when it comes back.
     """
     found: list[int] = []
     while len(found) < count:
-        port = random.SystemRandom().randrange(10_240, 22_000)
+        port = random.SystemRandom().randrange(10_240, 20_240)
         if port not in found and is_free(port) and is_free(port + 10_000):
             found.append(port)
     return found

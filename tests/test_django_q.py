@@ -35,7 +35,7 @@ from queued_storage.states import State
 from queued_storage.testing import Fault, FaultyStorage
 from tests.fault_proxy import FaultProxy, Mode
 from tests.latched import LatchedStorage
-from tests.waiting import until
+from tests.waiting import SOON, until
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.one_database]
 
@@ -266,7 +266,7 @@ def test_a_dead_redis_costs_a_second_and_a_line(
     with transaction.atomic():
         storage.save("a.txt", ContentFile(b"a"))
         storage.save("b.txt", ContentFile(b"b"))
-    assert time.monotonic() - started < 1.5
+    assert time.monotonic() - started < SOON
     (record,) = caplog.records
     assert "DjangoQQueue could not be told of 2 files" in record.message
     assert QueuedFile.objects.due().filter(state=State.PENDING).count() == 2
@@ -285,7 +285,7 @@ def test_a_redis_that_goes_away_and_comes_back(
         proxy.mode = mode
         started = time.monotonic()
         storage.save("a.txt", ContentFile(b"a"))
-        assert time.monotonic() - started < 1.5
+        assert time.monotonic() - started < SOON
         proxy.mode = Mode.OK
         assert sweep(storage.alias) == 1
         found = tasks(get_broker(queue_name))

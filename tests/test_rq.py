@@ -30,7 +30,7 @@ from queued_storage.states import State
 from queued_storage.testing import Fault, FaultyStorage
 from tests.fault_proxy import FaultProxy, Mode
 from tests.latched import LatchedStorage
-from tests.waiting import until
+from tests.waiting import SOON, until
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.one_database]
 
@@ -240,7 +240,7 @@ def test_a_dead_redis_costs_a_second_and_a_line(
     with transaction.atomic():
         storage.save("a.txt", ContentFile(b"a"))
         storage.save("b.txt", ContentFile(b"b"))
-    assert time.monotonic() - started < 1.5
+    assert time.monotonic() - started < SOON
     (record,) = caplog.records
     assert "RQQueue could not be told of 2 files" in record.message
     assert QueuedFile.objects.due().filter(state=State.PENDING).count() == 2
@@ -259,7 +259,7 @@ def test_a_redis_that_goes_away_and_comes_back(
         proxy.mode = mode
         started = time.monotonic()
         storage.save("a.txt", ContentFile(b"a"))
-        assert time.monotonic() - started < 1.5
+        assert time.monotonic() - started < SOON
         proxy.mode = Mode.OK
         assert sweep(storage.alias) == 1
     assert QueuedFile.objects.get().pk in [pk for job in server.jobs for pk in job.args[0]]

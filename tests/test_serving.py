@@ -11,10 +11,11 @@ from urllib.parse import quote, urlsplit
 from urllib.request import urlopen
 
 import pytest
+from asgiref.sync import sync_to_async
 from django.conf import settings as django_settings
 from django.core.exceptions import ImproperlyConfigured
 from django.core.files.storage import FileSystemStorage
-from django.db import connection
+from django.db import connection, connections
 from django.http import Http404, HttpRequest
 from django.test import AsyncClient, Client, override_settings
 from django.test.utils import CaptureQueriesContext
@@ -737,6 +738,7 @@ def test_under_asgi_a_piece_at_a_time() -> None:
         answer = await AsyncClient().get(url)
         sizes = [len(piece) async for piece in answer]
         answer.close()
+        await sync_to_async(connections.close_all)()  # of the thread in which the view ran
         return sizes
 
     sizes = asyncio.run(ask())
