@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -73,7 +74,7 @@ def _by_worker(place: Place, name: str, path: Path) -> tuple[float, float]:
 
         def save() -> None:
             worker.storage.save("large", File(file))
-            os.sync()  # the others' file has been on the disk for long
+            os.sync()
 
         worker.carry(1, WARM)
         before = peak_of(worker.process.pid)
@@ -97,12 +98,15 @@ def _write(path: Path, size: int) -> None:
 
 def main(name: str, path: str, remote: str) -> None:
     send = _sender(name, json.loads(remote))
-    warm = Path(path).with_name("warm")
+    warm, fresh = (Path(path).with_name(part) for part in ("warm", "fresh"))
     _write(warm, WARM)
     send(str(warm))
+    shutil.copyfile(path, fresh)  # one that was just written, as a worker's is
+    os.sync()
     before, started = peak(), time.perf_counter()
-    send(path)
+    send(str(fresh))
     print(time.perf_counter() - started, round(peak() - before, 1))
+    fresh.unlink()
 
 
 def _sender(name: str, remote: dict[str, Any]) -> Callable[[str], object]:

@@ -1,3 +1,4 @@
+import gc
 import json
 import os
 import signal
@@ -17,6 +18,7 @@ from queued_storage.backends import QueuedStorage
 from queued_storage.models import QueuedFile
 from queued_storage.states import State
 from tests.forks import ended, forks
+from tests.scripted import Step, file, make
 from tests.waiting import until
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -152,6 +154,29 @@ def test_worker_until_empty(storage: Any) -> None:
     assert "default" in first
     assert last == "Stopped."
     assert all(storage.using_remote(name) for name in names)
+
+
+@pytest.mark.parametrize(
+    ("before", "meanwhile"),
+    [
+        ((700, 10, 10), (10_000, 20, 50)),
+        ((50_000, 10, 100), (50_000, 20, 100)),
+        ((0, 10, 10), (0, 10, 10)),
+    ],
+)
+def test_worker_looks_for_garbage_less_often(
+    before: tuple[int, int, int], meanwhile: tuple[int, int, int]
+) -> None:
+    seen = []
+    storage = make(task=Step(lambda *args: seen.append(gc.get_threshold())))
+    storage.save("a.txt", file())
+    own = gc.get_threshold()
+    gc.set_threshold(*before)
+    try:
+        run("worker", "--until-empty", "--poll", "0.05")
+        assert (seen, gc.get_threshold()) == ([meanwhile], before)
+    finally:
+        gc.set_threshold(*own)
 
 
 @pytest.mark.parametrize("bad", [["--threads", "0"], ["--poll", "0"]])

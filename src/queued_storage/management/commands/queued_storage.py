@@ -1,9 +1,12 @@
 """``manage.py queued_storage <verb>``: see the files on their way, and steer them."""
 
+import gc
 import json
 import signal
 import threading
 from argparse import ArgumentParser, ArgumentTypeError
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from importlib import import_module
 from queue import Empty, SimpleQueue
@@ -23,6 +26,7 @@ from ..verbs import VERBS
 from ..verbs.base import age, size
 
 TIME = "%Y-%m-%d %H:%M:%S"
+COLLECTIONS = (10_000, 20, 50)  # thresholds of the garbage collector in a worker
 
 
 class Command(BaseCommand):
@@ -156,14 +160,15 @@ class Command(BaseCommand):
         if options["metrics"]:
             self._serve_metrics(*options["metrics"])
         executor = Executor(options["threads"], options["poll"], _aliases)
-        executor.start()
-        self.stdout.write(f"Moving files of {', '.join(_aliases()) or 'no storage'}.")
-        is_empty = False
-        while not is_empty and not _has_come(signals, options["poll"]):
-            is_empty = options["until_empty"] and executor.is_idle() and not self._is_due()
-            connections.close_all()
-        # A look may have claimed some in this very moment.
-        executor.stop(gives_back=not is_empty)
+        with _rare_collections():
+            executor.start()
+            self.stdout.write(f"Moving files of {', '.join(_aliases()) or 'no storage'}.")
+            is_empty = False
+            while not is_empty and not _has_come(signals, options["poll"]):
+                is_empty = options["until_empty"] and executor.is_idle() and not self._is_due()
+                connections.close_all()
+            # A look may have claimed some in this very moment.
+            executor.stop(gives_back=not is_empty)
         self.stdout.write("Stopped.")
 
     def _serve_metrics(self, address: str, port: int) -> None:
@@ -254,6 +259,23 @@ class Command(BaseCommand):
         if len(found) > 1:
             raise CommandError(f"Several storages have {name!r}; choose one with --storage.")
         return found[0]
+
+
+@contextmanager
+def _rare_collections() -> Iterator[None]:
+    """Have Python look for garbage less often, unless it does so already.
+
+    boto3's resources are made of a new class each, which is garbage in a cycle after a moment. By
+    Python's own thresholds it grows old before that, so that every look goes through all that the
+    clients of all threads hold, and takes up to half of a worker's time.
+    """
+    before = gc.get_threshold()
+    if before[0]:  # else it never does
+        gc.set_threshold(*map(max, before, COLLECTIONS))
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
 
 
 def _require_table() -> None:
