@@ -2,10 +2,11 @@
 
 import threading
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from django.db import connections
+from django.db import InterfaceError, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.signals import connection_created
 
@@ -14,7 +15,7 @@ from queued_storage.executor import Executor
 from queued_storage.models import ledger
 from queued_storage.states import State
 from queued_storage.tasks import Transfer
-from tests.scripted import file, make, row
+from tests.scripted import Step, file, make, row
 from tests.waiting import until
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -212,6 +213,45 @@ def test_nobody_keeps_the_lease_of_a_file_whose_storage_is_unknown(
     running(1, storage).tell([pk])
     until(lambda: ledger().filter(pk=pk, lease_token="").exclude(last_error="").exists())
     until(lambda: not [lease for lease in leases._beating_heart()._leases if lease.row.pk == pk])
+
+
+@pytest.mark.parametrize("end", [SystemExit, KeyboardInterrupt, GeneratorExit, BaseException])
+def test_a_thread_survives_a_task_that_ends_it(
+    running: Callable[..., Executor], end: type[BaseException]
+) -> None:
+    def leave(*_args: Any) -> None:
+        raise end
+
+    storage = make(task=Step(leave))
+    first, *_others = [storage.save(f"{number}.txt", file()) for number in range(3)]
+    running(1, storage)
+    until(lambda: transferred(storage) == 2)
+    left = row(storage, first)
+    assert (left.state, left.attempts, left.lease_token) == (State.PENDING, 1, "")
+    assert left.last_error.startswith(end.__name__)
+
+
+@pytest.mark.parametrize("at_work", [True, False])
+def test_a_thread_survives_a_connection_that_cannot_be_closed(
+    running: Callable[..., Executor], monkeypatch: pytest.MonkeyPatch, at_work: bool
+) -> None:
+    refused = threading.Event()
+
+    def refuse() -> None:
+        refused.set()
+        raise InterfaceError("already closed")
+
+    storage = make()
+    running(1, storage)
+    if at_work:
+        storage.save("a.txt", file())
+        until(lambda: transferred(storage) == 1)
+    with monkeypatch.context() as patches:
+        patches.setattr(executor, "connections", SimpleNamespace(close_all=refuse))
+        patches.setattr(executor, "close_old_connections", refuse)
+        assert refused.wait(20)
+    storage.save("b.txt", file())
+    until(lambda: transferred(storage) == at_work + 1)
 
 
 def test_several_workers_do_nothing_twice(running: Callable[..., Executor]) -> None:

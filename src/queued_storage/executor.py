@@ -4,6 +4,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable
+from contextlib import suppress
 from functools import partial
 
 from django.db import close_old_connections, connections
@@ -246,7 +247,7 @@ class Executor:
                     break
                 lane.busy += row is not None
             if row is None:
-                connections.close_all()
+                _guarded(connections.close_all)
             else:
                 self._work_on(lane, row)
             keeps_connection = row is not None
@@ -270,9 +271,11 @@ class Executor:
 
 
 def _guarded(work: Callable[[], object], pk: int | None = None) -> object:
+    """None if it fails: nobody would see that a thread is missing."""
     try:
         return work()
-    except Exception:  # the ledger is out of reach: rows stay due, leases end
+    except BaseException:  # a task left; or the ledger is out of reach: rows stay due, leases end
         logger.exception("A file could not be worked on.", extra={"queued_file": pk})
-        close_old_connections()
+        with suppress(Exception):
+            close_old_connections()
         return None

@@ -3,7 +3,7 @@
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from django.db import connections, transaction
 
@@ -104,7 +104,8 @@ class _Heart(threading.Thread):
                 leases = list(self._leases)
             for lease in leases:
                 self._beat(lease)
-            connections.close_all()  # a thread that mostly sleeps must not hold one
+            with suppress(Exception):  # whose thread must not end; the next beat makes new ones
+                connections.close_all()  # a thread that mostly sleeps must not hold one
 
     @staticmethod
     def _beat(lease: Lease) -> None:

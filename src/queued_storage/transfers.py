@@ -1,6 +1,7 @@
 """The life of one file after it was saved: attempt, eviction, purge."""
 
 import random
+import threading
 from collections.abc import Callable
 from functools import cached_property
 from typing import Any
@@ -31,6 +32,8 @@ from .spans import Span, span
 from .states import Content, State
 from .streams import checksum_of
 from .uploaders import Uploader
+
+ENDS = (SystemExit, KeyboardInterrupt, GeneratorExit)  # of a process, or else of a task's own
 
 
 def run(pk: int) -> Exception | None:
@@ -101,12 +104,13 @@ class _Work:
             return self._follow_up()
         except Exception as error:
             return error if self._fail(error) else self._follow_up()
-        except (SystemExit, KeyboardInterrupt, GeneratorExit):
-            # The process is told to end: no fault of the file.
-            ledger().postpone(self.row, 0, "The worker was stopped.", count=self.evicts)
-            raise
-        except BaseException as limit:  # an engine's: a try like any other, but the last for now
-            if not self._fail(limit):
+        except BaseException as end:
+            if isinstance(end, ENDS) and threading.current_thread() is threading.main_thread():
+                # The process is told to end: no fault of the file.
+                ledger().postpone(self.row, 0, "The worker was stopped.", count=self.evicts)
+            elif not self._fail(
+                end
+            ):  # an engine's limit: a try like any other, but the last for now
                 ledger().let_go(self.row)
             raise
 
