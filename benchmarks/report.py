@@ -124,10 +124,12 @@ REASONS: dict[str, str] = {
     "checksum, promote it) as on sending it; to send it takes a third of what put_object takes.",
     "workers.ancestor": "30 ms away, a thread waits so long for the one request that a file takes: "
     "eight threads have not more than 240 answers a second.",
-    "workers.rclone": "Claims and promotion, which rclone has not, are almost half of what the "
-    "worker does in Python, one thread at a time; to send by obstore is a fifth.",
-    "workers.s5cmd": "s5cmd keeps no ledger, compares nothing, and uses all cores; the worker's "
-    "Python runs one thread at a time, and a fifth of its time is to send by obstore.",
+    "workers.rclone": "All cores are busy, more than half of their time with the server. Of what the "
+    "worker takes of the rest, claims and promotion, which rclone has not, are almost half, and to "
+    "send by obstore is a fifth.",
+    "workers.s5cmd": "All cores are busy, more than half of their time with the server. s5cmd is "
+    "compiled, keeps no ledger and compares nothing; of what the worker's Python takes, a fifth is "
+    "to send by obstore.",
     "workers.generic": "The worker asks any storage first whether the name is free, so as not to "
     "overwrite what is not its own: one request more than save() and size() make.",
     "workers.large.memory": "boto3 has ten connections, each with a thread and its buffers; the C "
