@@ -124,9 +124,9 @@ REASONS: dict[str, str] = {
     "checksum, promote it) as on sending it; to send it takes a third of what put_object takes.",
     "workers.ancestor": "30 ms away, a thread waits so long for the one request that a file takes: "
     "eight threads have not more than 240 answers a second.",
-    "workers.rclone": "All cores are busy, more than half of their time with the server. Of what the "
-    "worker takes of the rest, claims and promotion, which rclone has not, are almost half, and to "
-    "send by obstore is a fifth.",
+    "workers.rclone": "All cores are busy, more than half of their time with the server. Of what "
+    "the worker takes of the rest, claims and promotion, which rclone has not, are almost half, "
+    "and to send by obstore is a fifth.",
     "workers.s5cmd": "All cores are busy, more than half of their time with the server. s5cmd is "
     "compiled, keeps no ledger and compares nothing; of what the worker's Python takes, a fifth is "
     "to send by obstore.",
