@@ -9,12 +9,14 @@ import pytest
 from django.core.exceptions import ImproperlyConfigured
 from django.core.files.base import ContentFile
 from django.core.files.storage import InMemoryStorage, storages
+from django.db import transaction
 from django.test import TestCase
 from pytest_django import Settings
 
 from queued_storage.backends import QueuedStorage
 from queued_storage.exceptions import TransferError, TransferTimeout, VerificationError
 from queued_storage.models import QueuedFile
+from queued_storage.queues.dummy import DummyQueue
 from queued_storage.states import State
 from queued_storage.testing import Fault, FaultyStorage, drain
 from tests.testapp.models import Document
@@ -67,6 +69,44 @@ class Drain(TestCase):
         drain()
         assert not storages["far"].exists("docs/a.txt")
         assert storages["default"].queued_file("docs/a.txt") is None
+
+
+class Captured(TestCase):
+    earlier: int
+
+    @classmethod
+    def setUpTestData(cls) -> None:
+        cls.earlier = save(storages["default"], "earlier.txt")
+
+    def setUp(self) -> None:
+        queue = storages["default"].queue
+        assert isinstance(queue, DummyQueue)
+        queue.messages.clear()
+        self.messages = queue.messages
+
+    def test_each_capture_sees_its_own_wake_up(self) -> None:
+        saved = [save(storages["default"], "uncaptured.txt")]
+        for number in range(2):
+            with self.captureOnCommitCallbacks(execute=True) as callbacks:
+                saved.append(save(storages["default"], f"{number}.txt"))
+            assert len(callbacks) == 1
+        assert self.messages == [[pk] for pk in saved[1:]]
+
+    def test_each_transaction_has_one_wake_up(self) -> None:
+        saved = []
+        for number in range(2):
+            with self.captureOnCommitCallbacks(execute=True), transaction.atomic():
+                saved.append([save(storages["default"], f"{number}.txt")])
+                with transaction.atomic():
+                    saved[number].append(save(storages["default"], f"inner {number}.txt"))
+        assert self.messages == saved
+
+    @transaction.atomic
+    def test_a_capture_within_a_transaction_sees_its_own_wake_up(self) -> None:
+        for number in range(2):
+            with self.captureOnCommitCallbacks(execute=True):
+                saved = save(storages["default"], f"{number}.txt")
+            assert self.messages.pop() == [saved]
 
 
 @pytest.mark.django_db

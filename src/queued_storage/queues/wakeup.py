@@ -14,12 +14,18 @@ from .base import BaseQueue
 class WakeUp:
     """Runs on commit. Ids that were rolled back in a savepoint are harmless: they find no row."""
 
-    def __init__(self, alias: str, queue: BaseQueue) -> None:
+    def __init__(self, alias: str, queue: BaseQueue, transaction_id: str | None) -> None:
         self.alias = alias
         self.queue = queue
+        self.transaction_id = transaction_id
+        self.is_over = False
         self.pks: list[int] = []
         self.listeners: list[Any] = []
         self.first: list[Callable[[], None]] = []
+
+    def takes(self, alias: str, queue: BaseQueue, transaction_id: str) -> bool:
+        is_meant = self.alias == alias and self.queue is queue
+        return is_meant and self.transaction_id == transaction_id and not self.is_over
 
     def add(self, pk: int, listener: Any, first: Callable[[], None] | None) -> None:
         self.pks.append(pk)
@@ -29,6 +35,7 @@ class WakeUp:
             self.first.append(first)
 
     def __call__(self) -> None:
+        self.is_over = True  # a TestCase that runs it does not take it out of the transaction
         for first in self.first:
             try:
                 first()
@@ -79,9 +86,25 @@ def wake(
     if pending is not None:
         pending.add(pk, listener, first)
         return
-    wake_up = WakeUp(alias, queue)
+    wake_up = WakeUp(alias, queue, _transaction_id(connection))
     wake_up.add(pk, listener, first)
     connection.on_commit(wake_up, robust=True)
+
+
+def _transaction_id(connection: Any) -> str | None:
+    """Which one it is among those that a ``TestCase`` makes savepoints of; None outside of them.
+
+    What a test saves outside of them has a callback of its own, as it has outside of a transaction,
+    or ``captureOnCommitCallbacks()`` would miss what goes with an older one. So has what follows
+    in a block that is no savepoint.
+    """
+    blocks = connection.atomic_blocks
+    count = sum(getattr(block, "_from_testcase", False) for block in blocks)
+    if not count:
+        return ""
+    # The first block has no savepoint.
+    found: str | None = connection.savepoint_ids[count - 1] if count < len(blocks) else None
+    return found
 
 
 def _pending(connection: Any, alias: str, queue: BaseQueue) -> WakeUp | None:
@@ -90,7 +113,9 @@ def _pending(connection: Any, alias: str, queue: BaseQueue) -> WakeUp | None:
     It may have been registered in a savepoint; if that is over and it is still here, it goes
     only with a savepoint that we are in, too.
     """
+    if (transaction_id := _transaction_id(connection)) is None:
+        return None
     for _savepoints, callback, _robust in connection.run_on_commit:
-        if isinstance(callback, WakeUp) and callback.alias == alias and callback.queue is queue:
+        if isinstance(callback, WakeUp) and callback.takes(alias, queue, transaction_id):
             return callback
     return None
