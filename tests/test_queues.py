@@ -201,6 +201,27 @@ def test_an_unknown_option_is_an_error() -> None:
             get_queue({"BACKEND": queue, "OPTIONS": {"queue_nam": "a"}})
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        *({"threads": threads} for threads in (0, -1, "4", None)),
+        *({"poll": poll} for poll in (0, -1.5, "5", float("inf"), float("nan"))),
+        *({"exit_wait": seconds} for seconds in (-1, "10", float("inf"))),
+    ],
+    ids=str,
+)
+def test_threads_that_would_do_nothing_are_an_error(options: dict[str, Any]) -> None:
+    [name] = options
+    with pytest.raises(InvalidQueue, match=f"{name}=.* give"):
+        get_queue({"BACKEND": "queued_storage.queues.threads.ThreadQueue", "OPTIONS": options})
+
+
+@pytest.mark.parametrize("options", [["threads"], "threads", 4])
+def test_options_that_are_no_dict_are_an_error(options: Any) -> None:
+    with pytest.raises(InvalidQueue, match="A queue is given as"):
+        get_queue({"BACKEND": "queued_storage.queues.threads.ThreadQueue", "OPTIONS": options})
+
+
 STARTED = """
 import sys, django
 django.setup()

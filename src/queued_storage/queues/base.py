@@ -138,11 +138,12 @@ def _backend_and_options(spec: Any) -> tuple[Any, dict[str, Any]]:
     if not isinstance(spec, Mapping):
         return spec, {}
     unknown = set(spec) - {"BACKEND", "OPTIONS"}
-    if unknown or "BACKEND" not in spec:
+    options = spec.get("OPTIONS") or {}
+    if unknown or "BACKEND" not in spec or not isinstance(options, Mapping):
         raise InvalidQueue(
             f"A queue is given as {{'BACKEND': …, 'OPTIONS': …}}, not {describe(spec)!r}."
         )
-    return spec["BACKEND"], dict(spec.get("OPTIONS") or {})
+    return spec["BACKEND"], dict(options)
 
 
 def _path_of(backend: Any) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from django.core.exceptions import ImproperlyConfigured
 
 from ..aliases import known_storages
+from ..exceptions import InvalidQueue
 from .base import BaseQueue
 
 if TYPE_CHECKING:
@@ -23,6 +24,12 @@ class ThreadQueue(BaseQueue):
     """
 
     def __init__(self, threads: int = 4, poll: float = 5, exit_wait: float = 10) -> None:
+        if not isinstance(threads, int) or threads < 1:
+            raise InvalidQueue(f"threads={threads!r}: give a whole number of 1 or more.")
+        if not isinstance(poll, int | float) or not 0 < poll <= threading.TIMEOUT_MAX:
+            raise InvalidQueue(f"poll={poll!r}: give seconds, above 0.")
+        if not isinstance(exit_wait, int | float) or not 0 <= exit_wait <= threading.TIMEOUT_MAX:
+            raise InvalidQueue(f"exit_wait={exit_wait!r}: give seconds, 0 or more.")
         self._threads = threads
         self._poll = poll
         self._exit_wait = exit_wait
