@@ -1,8 +1,11 @@
 """The contract, for every adapter that works in one process; and how a queue is found."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import threading
 import uuid
 from collections.abc import Iterator
 from multiprocessing import Value
@@ -24,6 +27,7 @@ from django_rq import get_queue as get_rq_queue
 from django_tasks_db.models import DBTaskResult
 from pytest_django import Settings
 
+from queued_storage import leases
 from queued_storage.backends import QueuedStorage
 from queued_storage.composition import load_queues
 from queued_storage.exceptions import InvalidQueue, MissingLibrary
@@ -214,6 +218,48 @@ def test_threads_that_would_do_nothing_are_an_error(options: dict[str, Any]) -> 
     [name] = options
     with pytest.raises(InvalidQueue, match=f"{name}=.* give"):
         get_queue({"BACKEND": "queued_storage.queues.threads.ThreadQueue", "OPTIONS": options})
+
+
+# So says Python 3.12, rightly: the child is what is tested.
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
+@pytest.mark.parametrize("what", ["executor", "heart"])
+def test_a_child_process_does_not_wait_for_what_its_parent_was_just_starting(
+    what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parent = os.getpid()
+    has_begun, goes_on = threading.Event(), threading.Event()
+
+    class Slow:
+        def __init__(self, *args: object) -> None:
+            pass
+
+        def start(self) -> None:
+            if os.getpid() == parent:
+                has_begun.set()
+                goes_on.wait(60)
+
+        def tell(self, pks: list[int]) -> None:
+            pass
+
+    monkeypatch.setattr("queued_storage.executor.Executor", Slow)
+    monkeypatch.setattr(leases, "_Heart", Slow)
+    monkeypatch.setattr(leases, "_heart", None)
+    monkeypatch.setattr("atexit.register", lambda *args: None)
+    queue = ThreadQueue()
+    begin = {"executor": lambda: queue.enqueue([1]), "heart": leases._beating_heart}[what]
+    first = threading.Thread(target=begin)
+    first.start()
+    assert has_begun.wait(60)
+    child = os.fork()
+    if not child:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(20)
+        begin()
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    goes_on.set()
+    first.join(60)
+    assert not first.is_alive()
 
 
 @pytest.mark.parametrize("options", [["threads"], "threads", 4])

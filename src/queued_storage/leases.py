@@ -1,5 +1,6 @@
 """Keeps the claims of this process alive while their transfers make progress."""
 
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -130,6 +131,15 @@ def _beating_heart() -> _Heart:
 
 
 _waiting: dict[tuple[int, str], Lease] = {}
+
+
+def _after_fork() -> None:
+    global _lock, _heart
+    _lock, _heart = threading.Lock(), None  # another thread may have held the old one
+    _waiting.clear()  # those are the parent's
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 def wait(row: QueuedFile) -> None:

@@ -15,6 +15,17 @@ if TYPE_CHECKING:
     from ..executor import Executor
 
 
+_lock = threading.Lock()  # of all queues: nobody holds it for long
+
+
+def _after_fork() -> None:
+    global _lock
+    _lock = threading.Lock()  # another thread may have held the old one
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
 class ThreadQueue(BaseQueue):
     """Runs files in ``threads`` background threads, started at the first commit.
 
@@ -33,7 +44,6 @@ class ThreadQueue(BaseQueue):
         self._threads = threads
         self._poll = poll
         self._exit_wait = exit_wait
-        self._lock = threading.Lock()
         self._executor: Executor | None = None
         self._pid = 0
 
@@ -42,14 +52,14 @@ class ThreadQueue(BaseQueue):
 
     def stop(self, timeout: float | None = None) -> bool:
         """End the threads; whether they ended in time. The next enqueue starts new ones."""
-        with self._lock:
+        with _lock:
             executor, self._executor = self._executor, None
         return executor is None or self._pid != os.getpid() or executor.stop(timeout)
 
     def _started(self) -> "Executor":
         from ..executor import Executor  # not before there is work
 
-        with self._lock:
+        with _lock:
             if self._executor is None or self._pid != os.getpid():  # threads do not survive a fork
                 self._executor = Executor(self._threads, self._poll, self._aliases)
                 self._executor.start()

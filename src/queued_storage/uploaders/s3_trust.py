@@ -1,5 +1,6 @@
 """What an S3 server was seen to do, so that it need not be asked about every file."""
 
+import os
 import threading
 import uuid
 from collections import Counter
@@ -30,6 +31,14 @@ NONE = Trust()
 _known: dict[Any, Trust] = {}
 _uploads: Counter[Any] = Counter()
 _lock = threading.Lock()
+
+
+def _after_fork() -> None:
+    global _lock
+    _lock = threading.Lock()  # another thread may have held the old one
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 def trust_in(s3: Any, algorithm: str = CRC32) -> Trust:
