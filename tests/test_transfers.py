@@ -5,7 +5,9 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 from django.core.files.storage import FileSystemStorage, InMemoryStorage
@@ -14,7 +16,7 @@ from dramatiq.middleware import TimeLimitExceeded
 from gevent import Timeout
 from pytest_django import Settings
 
-from queued_storage import leases, transfers
+from queued_storage import leases, statements, transfers
 from queued_storage.exceptions import (
     InvalidResult,
     LeaseLost,
@@ -1345,6 +1347,62 @@ def test_a_remote_on_which_every_name_is_taken() -> None:
     assert isinstance(error, TransferError)
     assert on_disk("far") == []
     assert row(storage, name).state == State.PENDING
+
+
+class ReadsOn(ScriptedStorage):
+    """Stores what is left to read, as many a `_save()` does."""
+
+    def _save(self, name: str, content: Any) -> str:
+        return str(super()._save(name, file(content.read())))
+
+
+def test_a_remote_that_does_not_rewind_gets_the_whole_file_beside_a_foreign_one() -> None:
+    storage = make(remote=ReadsOn())
+    storage.remote.save("a.txt", file(b"theirs"))
+    name = storage.save("a.txt", file(b"our's."))
+    assert storage.queue.deliver() == {}
+    assert read(storage.remote, row(storage, name).remote_name) == b"our's."
+
+
+def test_a_remote_that_does_not_rewind_gets_all_of_a_file_that_a_hook_had_a_look_at() -> None:
+    class Sniff(Transfer):
+        def transfer(self, name: str, local: Any, remote: Any, **kwargs: Any) -> bool:
+            with local.open(name) as content:
+                assert content.read(3) == b"hel"
+                remote.save(name, content)
+            return True
+
+    storage = make(remote=ReadsOn(), task=Sniff)
+    name = storage.save("a.txt", file(b"hello"))
+    assert storage.queue.deliver() == {}
+    assert read(storage.remote, name) == b"hello"
+
+
+def test_a_remote_whose_save_returns_a_path_is_taken_at_its_word() -> None:
+    class Paths(ScriptedStorage):
+        def save(self, name: Any, content: Any, max_length: int | None = None) -> Any:
+            return Path(super().save(f"in/{name}", content, max_length))
+
+    storage = make(remote=Paths())
+    name = storage.save("a.txt", file(b"hello"))
+    with mock.patch.dict(statements._kept, clear=True):
+        assert storage.queue.deliver() == {}
+    assert row(storage, name).remote_name == "in/a.txt"
+    assert read(storage.remote, "in/a.txt") == b"hello"
+
+
+def test_a_remote_whose_save_returns_no_name_is_an_error_that_says_so() -> None:
+    class Nameless(ScriptedStorage):
+        def save(self, name: Any, content: Any, max_length: int | None = None) -> Any:
+            super().save(name, content, max_length)
+
+    storage = make(remote=Nameless())
+    name = storage.save("a.txt", file(b"hello"))
+    [error] = storage.queue.deliver().values()
+    assert isinstance(error, InvalidResult)
+    assert row(storage, name).state == State.FAILED
+    assert "Nameless.save() returned None; it must" in row(storage, name).last_error
+    assert read(disk(), name) == b"hello"
 
 
 class DeletesOnce(InMemoryStorage):

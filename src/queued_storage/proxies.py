@@ -6,14 +6,14 @@ import posixpath
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import PurePosixPath
+from pathlib import PurePath, PurePosixPath
 from typing import Any
 
 from django.core.files import File
 from django.core.files.storage import Storage
 
 from . import localfiles
-from .exceptions import TransferError, VerificationError
+from .exceptions import InvalidResult, TransferError, VerificationError
 from .leases import Lease
 from .models import QueuedFile, ledger
 from .states import Content
@@ -208,7 +208,15 @@ class RemoteProxy(StorageProxy):
         self, remote_name: str, outgoing: MeasuredFile, upload: Callable[[str, MeasuredFile], str]
     ) -> str:
         self._lease.require()
+        with contextlib.suppress(AttributeError, OSError):  # it can be read once
+            outgoing.seek(0)  # somebody may have had a look at it, and not every remote rewinds
         written = upload(remote_name, outgoing)
+        if not isinstance(written, str | PurePath):
+            raise InvalidResult(
+                f"{type(self.storage).__qualname__}.save() returned {written!r}; it must return "
+                f"the name under which the file is stored."
+            )
+        written = str(written)
         if written != remote_name:
             self._require_ours(ledger().name_written(self._lease.row, written))
             self._lease.row.remote_name = written
