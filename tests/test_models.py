@@ -804,6 +804,15 @@ def test_called_knows_names_on_the_remote_exactly(name: str) -> None:
     assert found == ([row] if name == "there" else [])
 
 
+@pytest.mark.parametrize("name", ["there", "There"])
+def test_called_knows_who_may_have_a_name_on_the_remote(name: str) -> None:
+    row = new_row("there", unconfirmed="16 crc32:1a2b3c4d token")
+    new_row("There.txt", remote_name="")
+    new_row("There", alias="two", remote_name="elsewhere")
+    found = list(ledger().called(name))
+    assert found == ([row] if name == "there" else [])
+
+
 # The clock
 
 

@@ -24,7 +24,7 @@ from queued_storage.tasks import Transfer, TransferAndDelete
 from queued_storage.uploaders import s3_trust
 from queued_storage.uploaders.s3_trust import Trust
 from tests.lying_proxy import Lie, LyingProxy
-from tests.scripted import file, make, make_due, read, row
+from tests.scripted import ScriptedStorage, file, make, make_due, read, row
 from tests.services import S3Server
 from tests.waiting import until
 
@@ -277,6 +277,48 @@ def test_deleted_while_it_is_sent(trusted: S3Storage, objects: Look) -> None:
     finish(storage)
     assert objects() == {}
     assert not ledger().filter(alias=storage.alias).exists()
+
+
+class Meanwhile(TransferAndDelete):
+    """Does `act` once the file was sent, and before the ledger knows it."""
+
+    act: Callable[[], object]
+
+    def transfer(self, name: str, local: Any, remote: Any, **kwargs: Any) -> bool:
+        done = super().transfer(name, local, remote, **kwargs)
+        self.act()
+        return done
+
+
+def test_another_storages_file_is_not_taken_for_ours_before_its_promotion(
+    trusted: S3Storage, objects: Look
+) -> None:
+    task = Meanwhile()
+    one = make(remote=trusted, local=ScriptedStorage("disk/one"), task=task)
+    two = make(remote=trusted, local=ScriptedStorage("disk/two"), task=TransferAndDelete)
+    for storage in (one, two):
+        storage.save("a.txt", file(CONTENT))
+    task.act = two.queue.deliver
+    assert one.queue.deliver() == {}
+    other = row(two, "a.txt").remote_name
+    assert objects() == {"a.txt": CONTENT, other: CONTENT}
+    one.delete("a.txt")
+    finish(one)
+    assert read(two, "a.txt") == CONTENT
+
+
+def test_another_storages_file_is_not_deleted_for_ours_before_its_promotion(
+    trusted: S3Storage, killed: Callable[[str], Any], objects: Look
+) -> None:
+    task = Meanwhile()
+    one = killed("before")
+    two = make(remote=trusted, local=ScriptedStorage("disk/two"), task=task)
+    two.save("a.txt", file(CONTENT))
+    one.delete("a.txt")
+    task.act = lambda: finish(one)
+    assert two.queue.deliver() == {}
+    assert objects() == {"a.txt": CONTENT}
+    assert read(two, "a.txt") == CONTENT
 
 
 # What the questions are worth

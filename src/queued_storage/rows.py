@@ -109,11 +109,16 @@ class Rows(models.QuerySet["QueuedFile"]):
         return self.exclude(remote_name=F("name")).exclude(remote_name="")
 
     def called(self, remote_name: str) -> Self:
-        """The files that have this name on their remote."""
+        """The files that have this name on their remote, and those that may have it: they are just
+        being sent there, or were when their worker died."""
+        may_have = Q(name=remote_name) & ~Q(unconfirmed="")
+        found = self.filter(Q(remote_name=remote_name) | may_have)
         pks = [
             pk
-            for pk, found in self.filter(remote_name=remote_name).values_list("pk", "remote_name")
-            if found == remote_name  # MySQL compares without case
+            for pk, *names, unconfirmed in found.values_list(
+                "pk", "remote_name", "name", "unconfirmed"
+            )
+            if remote_name in (names if unconfirmed else names[:1])  # MySQL compares without case
         ]
         return self.filter(pk__in=pks)
 
