@@ -32,7 +32,7 @@ from queued_storage.maintenance import sweep
 from queued_storage.models import QueuedFile, ledger
 from queued_storage.queues import celery as adapter
 from queued_storage.queues.celery import CeleryQueue
-from queued_storage.signals import file_transferred
+from queued_storage.signals import file_transferred, transfer_failed
 from queued_storage.states import State
 from queued_storage.tasks import Transfer, TransferAndDelete
 from tests import services
@@ -213,6 +213,36 @@ def test_a_promotion_whose_answer_is_lost_is_told_all_the_same(task: type[Transf
     assert (row(storage, name).state, row(storage, name).attempts) == (State.TRANSFERRED, 1)
     assert row(storage, name).due_at is None
     assert on_disk() == ([] if task is TransferAndDelete else [name])
+
+
+@is_server
+@pytest.mark.parametrize("retries", [0, 1])
+def test_a_failure_whose_answer_is_lost_is_told_all_the_same(
+    retries: int, settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings.QUEUED_STORAGE = settings.QUEUED_STORAGE | {"RETRIES": retries}
+    told: list[bool] = []
+
+    def hear(*, will_retry: bool, **_kwargs: object) -> None:
+        told.append(will_retry)
+
+    storage = make()
+    storage.remote.refuses = True
+    name = storage.save("a.txt", file())
+    pk = row(storage, name).pk
+    end = Cutter(1, before=False, kind="UPDATE")  # after the claim
+    transfer_failed.connect(hear)
+    try:
+        with connection.execute_wrapper(end):
+            errors = storage.queue.deliver()
+    finally:
+        transfer_failed.disconnect(hear)
+    assert end.statement
+    assert list(errors) == [pk]
+    assert told == [bool(retries)]
+    assert "failed: ConnectionError: The remote is away." in caplog.text
+    found = row(storage, name)
+    assert (found.state, len(found.failures)) == (["failed", "pending"][retries], 1)
 
 
 @is_server

@@ -223,24 +223,33 @@ class Claims(Rows):
     def postpone(self, row: "QueuedFile", delay: float, error: str, *, count: bool = True) -> int:
         """Give the row back, to be tried again in ``delay`` seconds."""
         back = When(state=State.TRANSFERRING, then=Value(State.PENDING))
-        return self.held_as(row).update(
+        failures = row.failures_with(error)
+        postponed = self.held_as(row).update(
             state=Case(back, default=F("state")),
             attempts=F("attempts") - (0 if count else 1),
             due_at=seconds_from_now(delay),
             lease_token="",
             last_error=error,
-            failures=row.failures_with(error),
+            failures=failures,
         )
+        return postponed or self._was_noted(row, failures)
 
     def park(self, row: "QueuedFile", error: str) -> int:
         """Stop trying; the reason stays with the row."""
-        return self.held_as(row).update(
+        failures = row.failures_with(error)
+        parked = self.held_as(row).update(
             state=State.FAILED,
             due_at=None,
             lease_token="",
             last_error=error,
-            failures=row.failures_with(error),
+            failures=failures,
         )
+        return parked or self._was_noted(row, failures)
+
+    def _was_noted(self, row: "QueuedFile", failures: list[dict[str, Any]]) -> int:
+        """Whether the last of these failures was noted, and the answer lost with its connection."""
+        same = self.filter(pk=row.pk, generation=row.generation)
+        return int(failures[-1] in (same.values_list("failures", flat=True).first() or ()))
 
     def let_go(self, row: "QueuedFile") -> int:
         """End a void claim, so that what was asked for meanwhile need not wait for its end."""
