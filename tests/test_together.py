@@ -38,6 +38,8 @@ def ask_behind_one(calls: Calls, numbers: Sequence[int]) -> dict[int, object]:
             found[number] = together.ask(number)
         except ZeroDivisionError as error:
             found[number] = str(error)
+        except Limit:
+            found[number] = "ended"
 
     first = threading.Thread(target=ask, args=(1,))
     first.start()
@@ -71,6 +73,23 @@ def test_an_error_is_that_of_all_of_the_call_and_of_no_other() -> None:
     calls = Calls()
     found = ask_behind_one(calls, [2, 13])
     assert found == {1: 1, 2: "thirteen", 13: "thirteen"}
+
+
+class Limit(BaseException):
+    """As an engine raises it in a thread whose time is over."""
+
+
+def test_what_ends_one_thread_is_no_error_of_the_others() -> None:
+    class Limited(Calls):
+        def __call__(self, numbers: Sequence[int]) -> list[int]:
+            answers = super().__call__(numbers)
+            if len(self.seen) == 2:
+                raise Limit
+            return answers
+
+    found = ask_behind_one(Limited(), [2, 3, 4])
+    assert found.pop(1) == 1
+    assert sorted(map(str, found.values())) == ["None", "None", "ended"]
 
 
 def test_nobody_waits_for_one_who_hangs(monkeypatch: pytest.MonkeyPatch) -> None:

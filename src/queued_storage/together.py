@@ -16,7 +16,7 @@ class _Question(Generic[Item, Answer]):
     def __init__(self, item: Item) -> None:
         self.item = item
         self.answers: list[Answer] = []  # one, once there is one
-        self.error: BaseException | None = None
+        self.error: Exception | None = None
 
     @property
     def is_answered(self) -> bool:
@@ -27,7 +27,8 @@ class Together(Generic[Item, Answer]):
     """Answers each thread's question, those that came meanwhile by one call of ``answer_all``.
 
     Nobody waits for others to come: who is alone is answered at once. An error is that of all
-    whose questions were in the call.
+    whose questions were in the call; what is to end a thread, such as an engine's time limit, is
+    that thread's alone.
     """
 
     def __init__(self, answer_all: Callable[[Sequence[Item]], Sequence[Answer]]) -> None:
@@ -40,7 +41,8 @@ class Together(Generic[Item, Answer]):
         self._waiting: list[_Question[Item, Answer]] = []
 
     def ask(self, item: Item) -> Answer | None:
-        """None if whoever has the turn hangs: the question may be answered yet, but too late."""
+        """None if whoever has the turn hangs, or was ended: the question may be answered yet, but
+        too late."""
         question: _Question[Item, Answer] = _Question(item)
         self._waiting.append(question)
         if self._turn.acquire(timeout=PATIENCE):
@@ -61,7 +63,7 @@ class Together(Generic[Item, Answer]):
         questions, self._waiting = self._waiting, []
         try:
             answers = self._answer_all([question.item for question in questions])
-        except BaseException as error:
+        except Exception as error:
             for question in questions:
                 question.error = error
         else:
