@@ -11,7 +11,7 @@ from unittest import mock
 
 import pytest
 from django.core.files.storage import FileSystemStorage, InMemoryStorage
-from django.db import connections, transaction
+from django.db import DatabaseError, connections, transaction
 from dramatiq.middleware import TimeLimitExceeded
 from gevent import Timeout
 from pytest_django import Settings
@@ -498,6 +498,43 @@ def test_a_thread_of_the_sender_keeps_no_connection(settings: Settings) -> None:
     with ThreadPoolExecutor(1) as pool:
         assert pool.submit(send_a_part).result() is None
     assert ledger().filter(pk=claimed.pk, sent=1).exists()  # it did ask
+
+
+def test_a_thread_of_the_sender_keeps_no_connection_whose_renewal_failed(
+    settings: Settings,
+) -> None:
+    settings.QUEUED_STORAGE = settings.QUEUED_STORAGE | {"LEASE": 0.001}
+    storage = make()
+    lease = leases.Lease(take_over(storage, storage.save("a.txt", file())))
+
+    def send_a_part() -> Any:
+        until(lambda: time.monotonic() - lease._renewed_at > 0.001)
+        connection = connections[ledger().db]
+        connection.ensure_connection()
+        with connection.execute_wrapper(fail), pytest.raises(DatabaseError):
+            lease.progress(1)
+        return connection.connection
+
+    def fail(*args: Any) -> None:
+        raise DatabaseError
+
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(send_a_part).result() is None
+
+
+def test_leases_are_renewed_after_a_setting_was_wrong_for_a_moment(
+    settings: Settings, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leases, "BEAT_MAX", 0.05)
+    storage = make()
+    claimed = take_over(storage, storage.save("a.txt", file()))
+    right = settings.QUEUED_STORAGE
+    with leases.keep(claimed) as lease:
+        settings.QUEUED_STORAGE = right | {"LEASE": "a minute"}
+        until(lambda: "No lease could be renewed" in caplog.text)
+        settings.QUEUED_STORAGE = right
+        moment = time.monotonic()
+        until(lambda: lease._renewed_at > moment)
 
 
 def test_a_worker_without_its_lease_can_read_no_further() -> None:

@@ -4,7 +4,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 
 from django.db import connections, transaction
 
@@ -42,9 +42,11 @@ class Lease:
         A process that stood still may have lost it without a beat: the clock tells when to ask.
         """
         if time.monotonic() - self._renewed_at >= settings.lease:
-            self._renew()
-            if threading.get_ident() != self._thread:  # a sender's own, which may end at any time
-                connections.close_all()
+            try:
+                self._renew()
+            finally:
+                if threading.get_ident() != self._thread:  # a sender's, which may end at any time
+                    connections.close_all()
         if self.stalled:
             raise TransferError(f"No byte moved for {settings.stall_timeout:g} seconds.")
         if self.lost:
@@ -100,13 +102,19 @@ class _Heart(threading.Thread):
             with self._changed:
                 while not self._leases:
                     self._changed.wait()
-            time.sleep(min(settings.lease / 3, BEAT_MAX))
-            with self._changed:
-                leases = list(self._leases)
-            for lease in leases:
-                self._beat(lease)
-            with suppress(Exception):  # whose thread must not end; the next beat makes new ones
-                connections.close_all()  # a thread that mostly sleeps must not hold one
+            try:
+                time.sleep(min(settings.lease / 3, BEAT_MAX))
+                self._beat_all()
+            except Exception as error:  # as of a setting that is wrong for a moment
+                logger.warning("No lease could be renewed: %s", reason(error))
+                time.sleep(BEAT_MAX)
+
+    def _beat_all(self) -> None:
+        with self._changed:
+            leases = list(self._leases)
+        for lease in leases:
+            self._beat(lease)
+        connections.close_all()  # a thread that mostly sleeps must not hold one
 
     @staticmethod
     def _beat(lease: Lease) -> None:
