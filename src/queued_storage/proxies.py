@@ -230,7 +230,11 @@ class RemoteProxy(StorageProxy):
 
     def _holds(self, remote_name: str, outgoing: MeasuredFile) -> bool:
         """Compare byte by byte: a checksum is no proof against somebody who wants a collision."""
-        if self.storage.size(remote_name) != self._lease.row.size:
+        row = self._lease.row
+        self._uploader.progress = self._lease.progress
+        try:  # the uploader knows how to ask for it
+            self._uploader.verify_size(remote_name, Content(row.size, row.checksum))
+        except VerificationError:
             return False
         found = b""
         theirs = self._uploader.read_back(remote_name)

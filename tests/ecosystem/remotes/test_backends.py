@@ -60,6 +60,23 @@ class TestFTP:
         sent.read()
         assert uploader.verify("spoiled/a.bin", sent.content, "checksum") == "size"
 
+    def test_a_foreign_file_in_such_a_directory_is_in_nobodys_way(
+        self, ftp_server: Make, tmp_path: Path
+    ) -> None:
+        for name in ("foreign/a.bin", "foreign/b c.bin"):
+            ftp_server().save(name, ContentFile(b"theirs"))
+        storage = queued(ftp_server, tmp_path)
+        for content in (b"our own", b"our's."):
+            name = storage.save("foreign/a.bin", ContentFile(content))
+            assert storage.queue.deliver() == {}
+            row = storage.queued_file(name)
+            assert row is not None
+            assert row.remote_name != "foreign/a.bin"
+            assert read(ftp_server(), row.remote_name) == content
+            storage.delete(name)
+            assert storage.queue.deliver() == {}
+        assert read(ftp_server(), "foreign/a.bin") == b"theirs"
+
     def test_a_failed_read_moves_no_later_file(self, ftp_server: Make, tmp_path: Path) -> None:
         """The backend stays in the directory where it failed, and stores from there on."""
         plain: Any = ftp_server()
