@@ -302,6 +302,24 @@ def test_true_without_an_upload_is_not_believed() -> None:
     assert row(storage, name).state == State.PENDING
 
 
+def test_a_long_look_at_the_local_copy_is_no_stall() -> None:
+    """Of a large upload the ledger has no checksum, and a hook may have brought it by itself."""
+    kept: list[leases.Lease] = []
+
+    class Copy(Transfer):
+        def transfer(self, name: str, local: Any, remote: Any, **kwargs: Any) -> bool:
+            storage.remote.save(name, file(b"hello"))
+            kept.append(remote._lease)
+            return True
+
+    storage = make(task=Copy())
+    name = storage.save("a.txt", file(b"hello"))
+    QueuedFile.objects.update(checksum="")
+    assert storage.queue.deliver() == {}
+    assert row(storage, name).state == State.TRANSFERRED
+    assert kept[0].sent == 5
+
+
 def test_true_is_not_believed_where_a_foreign_object_of_the_same_size_is_found() -> None:
     storage = make(task=Answers(True))
     name = storage.save("a.txt", file(b"ours"))

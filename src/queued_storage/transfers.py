@@ -209,7 +209,7 @@ class _Work:
     def _saved_checksum(self) -> str:
         if self.row.checksum:
             return self.row.checksum
-        with self.storage.local.open(self.row.name) as file:
+        with LocalProxy(self.storage.local, self.lease).open(self.row.name) as file:
             return str(checksum_of(file.chunks()))
 
     def _promote(self, upload: Upload, *, evict: bool) -> None:
