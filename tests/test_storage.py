@@ -458,6 +458,21 @@ def test_a_wake_up_carries_no_more_ids_than_the_queue_takes(storage: Any) -> Non
     assert [len(message) for message in storage.queue.messages] == [DummyQueue.batch_size, 1]
 
 
+def test_a_queue_that_answers_with_its_engines_job_is_told_of_everything() -> None:
+    class Jobs(DummyQueue):
+        batch_size = 1
+
+        def enqueue(self, pks: list[int]) -> Any:
+            super().enqueue(pks)
+            return f"job {pks}"
+
+    storage = make(queue=Jobs())
+    with transaction.atomic():
+        for number in range(3):
+            storage.save(f"{number}.txt", file())
+    assert [len(message) for message in storage.queue.messages] == [1, 1, 1]
+
+
 @pytest.mark.parametrize("first", ["outer", "inner", "neither"])
 @pytest.mark.parametrize("last", ["outer", "inner", "neither"])
 def test_what_a_savepoint_rolls_back_is_not_transferred_and_the_rest_is(

@@ -1,6 +1,6 @@
 """Tells a queue of new work, once per transaction and storage."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from django.db import transaction
@@ -50,7 +50,9 @@ class WakeUp:
         for start in range(0, len(pks), self.queue.batch_size):
             try:
                 batch = pks[start : start + self.queue.batch_size]
-                errors.update(self.queue.enqueue(batch) or {})
+                answer: object = self.queue.enqueue(batch)
+                if isinstance(answer, Mapping):  # some return what their engine does
+                    errors.update(answer)
             except Exception as error:  # the rows stay due: the next sweep finds them
                 logger.warning(
                     "%s could not be told of %s files of %r, which stay due: %s",
