@@ -1404,6 +1404,21 @@ def test_a_remote_on_which_every_name_is_taken() -> None:
     assert row(storage, name).state == State.PENDING
 
 
+@pytest.mark.parametrize(
+    "name", ["n" * 251 + ".txt", "d/" + "ü" * 124 + ".tar.gz", "2024." + "01." * 82 + "txt"]
+)
+def test_the_longest_names_are_passed_by_too(name: str) -> None:
+    storage = make()
+    storage.remote.save(name, file(b"theirs"))
+    assert storage.save(name, file(b"our own")) == name
+    assert storage.queue.deliver() == {}
+    mapped = row(storage, name).remote_name
+    assert mapped != name
+    assert Path(mapped).suffix == Path(name).suffix
+    assert read(storage.remote, name) == b"theirs"
+    assert read(storage.remote, mapped) == b"our own"
+
+
 class ReadsOn(ScriptedStorage):
     """Stores what is left to read, as many a `_save()` does."""
 

@@ -16,6 +16,7 @@ from . import localfiles
 from .exceptions import InvalidResult, TransferError, VerificationError
 from .leases import Lease
 from .models import QueuedFile, ledger
+from .names import COMPONENT_MAX_BYTES
 from .states import Content
 from .streams import MeasuredFile, Saved
 from .uploaders import Uploader
@@ -253,7 +254,12 @@ class RemoteProxy(StorageProxy):
         directory, file_name = posixpath.split(self._name)
         extension = "".join(PurePosixPath(file_name).suffixes)
         root = file_name.removesuffix(extension)
-        return posixpath.join(directory, self.storage.get_alternative_name(root, extension))
+        other = self.storage.get_alternative_name(root, extension)
+        if (excess := len(other.encode()) - COMPONENT_MAX_BYTES) > 0:
+            extension = PurePosixPath(file_name).suffix
+            root = file_name.removesuffix(extension).encode()[:-excess].decode(errors="ignore")
+            other = self.storage.get_alternative_name(root, extension)
+        return posixpath.join(directory, other)
 
     def _note(self, remote_name: str) -> None:
         self._require_ours(ledger().name_remote(self._lease.row, remote_name))
