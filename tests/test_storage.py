@@ -458,6 +458,23 @@ def test_a_wake_up_carries_no_more_ids_than_the_queue_takes(storage: Any) -> Non
     assert [len(message) for message in storage.queue.messages] == [DummyQueue.batch_size, 1]
 
 
+def test_without_autocommit_nothing_is_half_done(storage: Any) -> None:
+    known = storage.save("known.txt", file())
+    transaction.set_autocommit(False)
+    try:
+        with pytest.raises(transaction.TransactionManagementError, match="autocommit"):
+            storage.save("a.txt", file())
+        with pytest.raises(transaction.TransactionManagementError, match="autocommit"):
+            storage.delete(known)
+        transaction.commit()
+    finally:
+        transaction.set_autocommit(True)
+    assert on_disk() == [known]
+    assert storage.queued_file("a.txt") is None
+    assert row(storage, known).state == State.PENDING
+    assert storage.queue.messages == [[row(storage, known).pk]]
+
+
 def test_a_queue_that_answers_with_its_engines_job_is_told_of_everything() -> None:
     class Jobs(DummyQueue):
         batch_size = 1

@@ -19,7 +19,7 @@ from .conf import settings
 from .exceptions import InvalidName, NameUnavailable, TransferError
 from .models import ledger, ledger_database
 from .names import Name, can_be_recorded, require_storable, tidy, tidy_new
-from .queues.wakeup import wake
+from .queues.wakeup import require_commits, wake
 from .reading import ReadableStorage
 from .results import TransferResult, last_results, wait_until
 from .spans import span
@@ -93,6 +93,8 @@ class QueuedStorage(ReadableStorage):
         """
         # What is configured wrongly must show before anything is done.
         _ = self.local, self.remote, self.alias, self.queue, self.task
+        if not self.delayed:
+            require_commits()
         name = tidy_new(getattr(content, "name", None) if name is None else name)
         if not hasattr(content, "chunks"):
             content = File(content, name)
@@ -243,6 +245,7 @@ class QueuedStorage(ReadableStorage):
         if not can_be_recorded(key) or localfiles.is_directory(self.local, key):
             self.local.delete(key)
             return
+        require_commits()
         entry = self._entry(key)
         if entry is None and not self.asks_for_unknown and not self.local.exists(key):
             return

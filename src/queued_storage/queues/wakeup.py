@@ -70,6 +70,17 @@ class WakeUp:
             listener.told(errors.get(listener.pk))
 
 
+def require_commits() -> None:
+    """Raise ``TransactionManagementError`` where Django tells nobody of a commit, before anything
+    is done that cannot be taken back."""
+    connection = transaction.get_connection(ledger_database())
+    if not (connection.in_atomic_block or connection.get_autocommit()):
+        raise transaction.TransactionManagementError(
+            "A queued storage acts when a transaction is committed, which nobody is told of with "
+            "autocommit turned off; use transaction.atomic()."
+        )
+
+
 def wake(
     alias: str,
     queue: BaseQueue,
