@@ -22,7 +22,7 @@ from django.db import connections
 from pytest_django import Settings
 from storages.backends.s3 import S3Storage
 
-from queued_storage.exceptions import VerificationError
+from queued_storage.exceptions import InvalidResult, VerificationError
 from queued_storage.models import ledger
 from queued_storage.states import Content, State
 from queued_storage.streams import MeasuredFile, checksum_of
@@ -126,6 +126,22 @@ def test_the_option_uploader() -> None:
     storage.queue.deliver()
     assert on_disk("far") == ["A.TXT"]
     assert read(storage, name) == b"loud"
+
+
+class Silent(GenericUploader):
+    def verify(self, name: str, sent: Content, level: str) -> Any:
+        super().verify(name, sent, level)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_an_uploader_that_does_not_say_what_it_proved_is_an_error_that_says_so() -> None:
+    storage = make(uploader="tests.test_uploaders.Silent")
+    for number in range(2):  # the first statement of its form, and another one
+        name = storage.save(f"{number}.txt", file())
+        [error] = storage.queue.deliver().values()
+        assert isinstance(error, InvalidResult)
+        assert row(storage, name).state == State.FAILED
+        assert "Silent.verify() returned None" in row(storage, name).last_error
 
 
 def test_an_uploader_that_this_worker_cannot_import_burns_no_attempt() -> None:

@@ -215,6 +215,11 @@ class _Work:
     def _promote(self, upload: Upload, *, evict: bool) -> None:
         self.lease.require()
         verified = self._verify(upload)
+        if not isinstance(verified, str):
+            raise InvalidResult(
+                f"{type(self.uploader).__qualname__}.verify() returned {verified!r}; return the "
+                f"level that was reached."
+            )
         if not ledger().promote(
             self.row, upload.remote_name, upload.content, verified, evict=evict
         ):
