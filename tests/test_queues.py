@@ -41,6 +41,7 @@ from queued_storage.queues.rq import RQQueue
 from queued_storage.queues.threads import ThreadQueue
 from queued_storage.testing import Fault, FaultyStorage, QueueContract
 from tests import services
+from tests.waiting import until
 
 pytestmark = pytest.mark.one_database
 
@@ -260,6 +261,30 @@ def test_a_child_process_does_not_wait_for_what_its_parent_was_just_starting(
     goes_on.set()
     first.join(60)
     assert not first.is_alive()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_the_threads_of_settings_that_were_changed_end(settings: Settings) -> None:
+    def threads() -> list[threading.Thread]:
+        return [
+            each
+            for each in threading.enumerate()
+            if each.name.startswith("queued-storage-") and each.name[-1].isdigit()
+        ]
+
+    before = threads()
+    for number in (1, 2):
+        settings.QUEUED_STORAGE = {
+            "QUEUE": {
+                "BACKEND": "queued_storage.queues.threads.ThreadQueue",
+                "OPTIONS": {"threads": number, "poll": 0.05},
+            }
+        }
+        storage = QueuedStorage("disk", "far", alias=f"threads-{number}")
+        storage.save("a.txt", ContentFile(b"a"))
+        storage.wait(timeout=60)
+    settings.QUEUED_STORAGE = {"QUEUE": "queued_storage.queues.dummy.DummyQueue"}
+    until(lambda: not set(threads()) - set(before))
 
 
 @pytest.mark.parametrize("options", [["threads"], "threads", 4])

@@ -30,6 +30,10 @@ class BaseQueue(ABC):
     # How many ids one message carries at most
     batch_size: ClassVar[int] = 100
 
+    def _retire(self) -> None:
+        """End what runs for it in this process, without waiting: a setting was changed, and the
+        queue is not in use any more."""
+
     # Must be implemented
 
     @abstractmethod
@@ -173,7 +177,10 @@ def _build(backend: Any, options: dict[str, Any]) -> BaseQueue:
 
 def _on_setting_changed(*, setting: str, **kwargs: Any) -> None:
     if setting in {"QUEUED_STORAGE", "TASKS"}:
+        queues = list(_built.values())
         _built.clear()
+        for queue in queues:
+            queue._retire()
 
 
 setting_changed.connect(_on_setting_changed)

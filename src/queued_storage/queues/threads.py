@@ -50,6 +50,9 @@ class ThreadQueue(BaseQueue):
     def enqueue(self, pks: list[int]) -> None:
         self._started().tell(pks)
 
+    def _retire(self) -> None:
+        self.stop(0)
+
     def stop(self, timeout: float | None = None) -> bool:
         """End the threads; whether they ended in time. The next enqueue starts new ones."""
         with _lock:
