@@ -1320,6 +1320,40 @@ def test_a_local_storage_that_changes_what_it_is_given(
     assert list(steering.verify(ledger())) == []
 
 
+class Inverting(FileSystemStorage):
+    """As one that encrypts: no byte of it can be taken for what was saved."""
+
+    def _save(self, name: str, content: Any) -> str:
+        return super()._save(name, ContentFile(bytes(byte ^ 255 for byte in content.read())))
+
+    def _open(self, name: str, mode: str = "rb") -> Any:
+        opened: Any = super()._open(name, mode)
+        return Inverted(opened.file, name)
+
+
+class Inverted(File):
+    def read(self, size: int = -1) -> bytes:
+        return bytes(byte ^ 255 for byte in self.file.read(size))
+
+
+class OpenedInMemory(FileSystemStorage):
+    def open(self, name: str, mode: str = "rb") -> File:
+        with super().open(name, mode) as opened:
+            return ContentFile(opened.read(), name)
+
+
+@pytest.mark.one_database
+@pytest.mark.parametrize("changing", [Compressing, Inverting, OpenedInMemory])
+def test_local_path_of_a_local_storage_that_changes_what_it_is_given(
+    tmp_path: Path, changing: Any
+) -> None:
+    storage = make(local=changing(tmp_path))
+    name = storage.save("a.txt", file(b"bytes" * 100))
+    with storage.local_path(name) as path:
+        assert Path(path).read_bytes() == b"bytes" * 100
+    assert read(storage, name) == b"bytes" * 100
+
+
 def test_an_open_django_file_is_saved(storage: Any, tmp_path: Path) -> None:
     source = tmp_path / "source.bin"
     source.write_bytes(b"from disk" * 1000)
