@@ -670,6 +670,22 @@ def test_an_empty_directory_is_deleted_as_the_local_storage_does_it(storage: Any
     assert not Path(disk().path("docs")).exists()
 
 
+@pytest.mark.parametrize("is_empty", [True, False])
+def test_a_file_of_the_remote_that_is_called_as_a_directory_here_is_deleted(
+    storage: Any, is_empty: bool
+) -> None:
+    name = evicted(storage, "report")
+    other = storage.save("report/part.txt", file())
+    if is_empty:
+        storage.delete(other)
+        storage.queue.deliver()
+    storage.delete(name)
+    assert not storage.exists(name)
+    storage.queue.deliver()
+    assert on_disk("far") == []
+    assert on_disk() == [other] * (not is_empty)
+
+
 # Names without a row
 
 

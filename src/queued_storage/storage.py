@@ -242,11 +242,13 @@ class QueuedStorage(ReadableStorage):
         if not name:
             raise ValueError("The name must be given to delete().")
         key = tidy(name)
-        if not can_be_recorded(key) or localfiles.is_directory(self.local, key):
+        entry = self._entry(key)
+        # A file that is only on the remote may be called as a directory here is.
+        is_directory = entry is None and localfiles.is_directory(self.local, key)
+        if not can_be_recorded(key) or is_directory:
             self.local.delete(key)
             return
         require_commits()
-        entry = self._entry(key)
         if entry is None and not self.asks_for_unknown and not self.local.exists(key):
             return
         if entry is None:
