@@ -1191,6 +1191,27 @@ def test_wait_leaves_other_storages_alone(storage: Any) -> None:
     storage.wait(timeout=0)
 
 
+@pytest.mark.parametrize("name", ["a\0b.txt", "\ud800.txt", "x" * 5000, "../a.txt", ""])
+def test_wait_for_a_name_that_the_ledger_cannot_have(storage: Any, name: str) -> None:
+    known = storage.save("a.txt", file())
+    with pytest.raises(FileNotFoundError, match="wait for"):
+        storage.wait([known, name])
+
+
+def test_wait_for_more_names_than_one_statement_takes(
+    storage: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(FileNotFoundError, match="wait for"):
+        storage.wait(f"{number}.txt" for number in range(300_000))
+    monkeypatch.setattr("queued_storage.storage.BULK", 2)
+    names = [storage.save(f"{number}.txt", file()) for number in range(5)]
+    storage.queue.deliver()
+    storage.wait(names, timeout=0)
+    names.append(storage.save("new.txt", file()))
+    with pytest.raises(TransferTimeout):
+        storage.wait(names, timeout=0)
+
+
 def test_wait_inside_the_transaction_that_saved_does_not_wait_for_ever(storage: Any) -> None:
     with transaction.atomic():
         storage.save("a.txt", file())

@@ -20,7 +20,7 @@ from .exceptions import InvalidName, NameUnavailable, TransferError
 from .models import ledger, ledger_database
 from .names import Name, can_be_recorded, require_storable, tidy, tidy_new
 from .queues.wakeup import require_commits, wake
-from .reading import ReadableStorage
+from .reading import BULK, ReadableStorage
 from .results import TransferResult, last_results, wait_until
 from .spans import span
 from .states import Content, Entry, State
@@ -330,21 +330,26 @@ class QueuedStorage(ReadableStorage):
         files = ledger().filter(alias=self.alias)
         if names is None:
             newest = files.order_by("-pk").values_list("pk", flat=True).first() or 0
-            files = files.filter(pk__lte=newest).exclude(state=State.HELD)
+            groups = [files.filter(pk__lte=newest).exclude(state=State.HELD)]
         else:
             wanted = {tidy(name) for name in names}
-            files = files.filter(name__in=wanted)
-            if missing := wanted - set(files.values_list("name", flat=True)):
+            asked = sorted(filter(can_be_recorded, wanted))
+            parts = (asked[start : start + BULK] for start in range(0, len(asked), BULK))
+            groups = [files.filter(name__in=part) for part in parts]
+            known = {name for group in groups for name in group.values_list("name", flat=True)}
+            if missing := wanted - known:
                 raise FileNotFoundError(
                     f"The ledger has no {min(missing)!r} of {self.alias!r} to wait for."
                 )
 
         def is_over() -> bool:
-            if failed := files.filter(state=State.FAILED).first():
-                raise TransferError(f"{failed}: {failed.last_error}")
-            if names is not None and (held := files.filter(state=State.HELD).first()):
-                raise TransferError(f"{held} waits for transfer().")
-            return not files.filter(state__in=[State.PENDING, State.TRANSFERRING]).exists()
+            for group in groups:
+                if failed := group.filter(state=State.FAILED).first():
+                    raise TransferError(f"{failed}: {failed.last_error}")
+                if names is not None and (held := group.filter(state=State.HELD).first()):
+                    raise TransferError(f"{held} waits for transfer().")
+            on_their_way = [State.PENDING, State.TRANSFERRING]
+            return not any(group.filter(state__in=on_their_way).exists() for group in groups)
 
         if transaction.get_connection(ledger_database()).in_atomic_block and not is_over():
             raise TransferError(
