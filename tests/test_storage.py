@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import os
+import resource
 import threading
 import zlib
 from collections.abc import Callable
@@ -1010,6 +1011,24 @@ def test_django_storages_a_block_that_raises_publishes_nothing(storage: Any) -> 
     assert read(storage, "old.txt") == b"old"
     assert row(storage, "old.txt").generation == 1
     assert on_disk() == ["old.txt"]
+
+
+def write_on_a_full_disk(storage: Any, name: str) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        with storage.open(name, "wb") as opened:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
+            opened.write(b"x" * 500)
+            raise Oops
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def test_a_block_that_raises_on_a_full_disk_leaves_nothing(storage: Any) -> None:
+    with pytest.raises(OSError, match="too large"):
+        write_on_a_full_disk(storage, "a.txt")
+    assert on_disk() == []
+    assert not storage.exists("a.txt")
 
 
 def test_a_file_that_nobody_closes_is_discarded(storage: Any) -> None:

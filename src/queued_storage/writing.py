@@ -60,18 +60,22 @@ class WritableFile(File):
         if exception_type is None:
             self.close()
         elif not self.closed:
-            super().close()
-            self._discard()
+            self._give_up()
 
     def __del__(self) -> None:
         if hasattr(self, "file") and not self.closed:
-            super().close()
-            self._discard()
+            self._give_up()
 
     def _content(self) -> Content:
         with self._local.open(self._draft) as written:
             checksum = checksum_of(written.chunks())
         return Content(checksum.size, str(checksum))
+
+    def _give_up(self) -> None:
+        try:
+            super().close()  # which writes what it has yet: the disk may be full
+        finally:
+            self._discard()
 
     def _discard(self) -> None:
         localfiles.discard(self._local, self._draft)
