@@ -6,7 +6,7 @@ import os
 import resource
 import threading
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path, PurePosixPath
@@ -685,6 +685,57 @@ def test_a_file_of_the_remote_that_is_called_as_a_directory_here_is_deleted(
     storage.queue.deliver()
     assert on_disk("far") == []
     assert on_disk() == [other] * (not is_empty)
+
+
+@pytest.fixture
+def snapshots() -> Iterator[None]:
+    """Transactions that read from the snapshot of their first look, which MySQL can have."""
+    with connection.cursor() as cursor:
+        cursor.execute("SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+    yield
+    connection.close()
+
+
+def elsewhere(action: Callable[[], object]) -> None:
+    """In another transaction."""
+
+    def act() -> None:
+        action()
+        connections.close_all()
+
+    thread = threading.Thread(target=act)
+    thread.start()
+    thread.join()
+
+
+of_mysql = pytest.mark.skipif(connection.vendor != "mysql", reason="others tell of a conflict")
+
+
+@of_mysql
+@pytest.mark.usefixtures("snapshots")
+def test_what_is_newer_than_the_transaction_is_deleted(storage: Any) -> None:
+    with transaction.atomic():
+        assert not storage.exists("a.txt")
+        elsewhere(lambda: storage.save("a.txt", file()))
+        storage.delete("a.txt")
+    assert not storage.exists("a.txt")
+    storage.queue.deliver()
+    assert on_disk() == on_disk("far") == []
+
+
+@of_mysql
+@pytest.mark.usefixtures("snapshots")
+def test_a_delete_that_is_newer_than_the_transaction_wins(storage: Any) -> None:
+    def save_and_delete() -> None:
+        storage.delete(storage.save("a.txt", file()))
+
+    with transaction.atomic():
+        assert not storage.exists("a.txt")
+        elsewhere(save_and_delete)
+        with pytest.raises(NameUnavailable):
+            write(storage, "a.txt", b"new")
+    storage.queue.deliver()
+    assert on_disk() == on_disk("far") == []
 
 
 # Names without a row

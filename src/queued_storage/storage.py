@@ -215,7 +215,7 @@ class QueuedStorage(ReadableStorage):
             details: dict[str, Any] = {"held": self.delayed, "task": self.variant}
             known = ledger().overwrite(self.alias, key, content, **details)
             if not known and ledger().record(self.alias, key, content, **details) is None:
-                self._require_not_deleted(key, self._entry(key))
+                self._require_not_deleted(key, ledger().latest_entry(self.alias, key))
                 ledger().overwrite(self.alias, key, content, **details)
             localfiles.replace(self.local, draft, key)
             self._forget(key)
@@ -253,7 +253,7 @@ class QueuedStorage(ReadableStorage):
             return
         if entry is None:
             pk = ledger().record_tombstone(self.alias, key)
-            entry = self._entry(key)
+            entry = ledger().latest_entry(self.alias, key)
         else:
             pk = entry.pk if ledger().filter(pk=entry.pk).bury() else None
         if pk is None and entry and not entry.is_deleted:  # somebody saved it this instant
