@@ -241,6 +241,12 @@ def test_every_kind_of_content_is_kept(storage: Any, content: Any) -> None:
     assert read(storage.remote, name) == b"same"
 
 
+@pytest.mark.parametrize("kind", ["image/\0png", "image/\npng", "image/\x01", "image/\ud800"])
+def test_a_content_type_that_is_none_is_not_recorded(storage: Any, kind: str) -> None:
+    upload = SimpleUploadedFile("a.png", b"bytes", content_type=kind)
+    assert row(storage, storage.save("a.png", upload)).content_type == "image/png"
+
+
 def test_the_content_type_of_an_upload_wins(storage: Any) -> None:
     storage.save("a.txt", SimpleUploadedFile("x", b"x", "application/x-mine"))
     storage.save("b.txt", file())

@@ -160,7 +160,9 @@ class QueuedStorage(ReadableStorage):
         return replace(content, size=found.size, checksum=str(found))
 
     def _record(self, name: str, content: Content) -> int | None:
-        kind = content.content_type or mimetypes.guess_type(name)[0] or ""
+        kind = content.content_type
+        if not kind or not kind.isprintable():  # no header takes it, nor does PostgreSQL take NUL
+            kind = mimetypes.guess_type(name)[0] or ""
         content = Content(content.size, content.checksum, kind[:255])
         return ledger().record(self.alias, name, content, held=self.delayed, task=self.variant)
 
