@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import zlib
 from collections.abc import Callable
 from email.utils import formatdate
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 from asgiref.sync import sync_to_async
 from django.conf import settings as django_settings
 from django.core.exceptions import ImproperlyConfigured
+from django.core.files import File
 from django.core.files.storage import FileSystemStorage
 from django.db import connection, connections
 from django.http import Http404, HttpRequest
@@ -600,6 +602,22 @@ def test_a_line_break_in_a_name_cannot_add_a_header() -> None:
         answer = serving.file(request, storage.alias, name)
     assert "%0D%0A" in answer.headers["X-Sendfile"]
     assert "\n" not in str(answer.headers["Content-Disposition"])
+
+
+class Unpacking(FileSystemStorage):
+    def _save(self, name: str, content: Any) -> str:
+        return super()._save(name, file(zlib.compress(content.read())))
+
+    def _open(self, name: str, mode: str = "rb") -> File:
+        with super()._open(name, mode) as packed:
+            return file(zlib.decompress(packed.read()), name)
+
+
+def test_the_web_server_is_not_told_of_bytes_that_readers_do_not_get(tmp_path: Path) -> None:
+    storage, name = stable(local=Unpacking(tmp_path))
+    with with_sendfile(HEADER="X-Sendfile"):
+        answer = get(storage.url(name))
+    assert (answer.body, answer.headers.get("X-Sendfile")) == (DATA, None)
 
 
 # By way of this process

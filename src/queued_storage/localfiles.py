@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import io
 import os
 import posixpath
 import secrets
@@ -47,6 +48,11 @@ def moves_files(storage: Storage) -> bool:
     return has_paths(storage) and all(
         getattr(type(storage), method) is getattr(FileSystemStorage, method) for method in methods
     )
+
+
+def is_as_on_disk(file: File) -> bool:
+    """Whether an open file of a storage with paths gives the bytes that are on the disk."""
+    return type(file) is File and isinstance(file.file, io.BufferedReader)
 
 
 def is_directory(storage: Storage, name: str) -> bool:

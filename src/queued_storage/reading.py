@@ -301,8 +301,7 @@ class ReadableStorage(ComposedStorage):
     def _path_to_link(self, key: str, file: File) -> str:
         if isinstance(file, readcache.Copy):
             return str(file.path)
-        is_as_on_disk = type(file) is File and isinstance(file.file, io.BufferedReader)
-        if not is_as_on_disk or not _may_be_local(self._entry(key)):
+        if not localfiles.is_as_on_disk(file) or not _may_be_local(self._entry(key)):
             raise NotImplementedError
         return os.path.realpath(self.local.path(key))
 

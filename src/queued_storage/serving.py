@@ -25,7 +25,7 @@ from .aliases import storage_for
 from .conf import settings
 from .exceptions import FileElsewhere, UnknownAlias
 from .expiry import lifetime_of, url_within
-from .localfiles import has_paths, is_directory, is_unfinished
+from .localfiles import has_paths, is_as_on_disk, is_directory, is_unfinished
 from .logs import logger
 from .models import QueuedFile, ledger
 from .names import can_be_recorded, tidy
@@ -130,7 +130,7 @@ class _Answer:
         if opened is None:
             return None
         way = settings.sendfile
-        if way and has_paths(self.storage.local):
+        if way and has_paths(self.storage.local) and is_as_on_disk(opened):
             opened.close()
             return handed_over(self._facts(row), way["HEADER"], self._place(row, way.get("ROOT")))
         return respond(self.request, self._facts(row), OpenFile(opened))
