@@ -594,6 +594,15 @@ def test_x_sendfile() -> None:
     assert answer.headers["X-Sendfile"] == quote(storage.local.path(name))
 
 
+@pytest.mark.parametrize("name", ["a\nb.png", "a.png\n", "\r\n/a.png", "a\u2028b.png"])
+def test_a_name_with_line_breaks_has_an_address(name: str) -> None:
+    storage, name = stable(DATA, name)
+    for url in (storage.url(name), storage.stable_url(name, 60)):
+        answer = get(url)
+        assert (answer.status, answer.body) == (200, DATA)
+        assert "\n" not in answer.headers["Content-Disposition"]
+
+
 def test_a_line_break_in_a_name_cannot_add_a_header() -> None:
     storage, name = stable(DATA, "a\r\nSet-Cookie: a=b.png")
     with with_sendfile(HEADER="X-Sendfile"):

@@ -165,7 +165,8 @@ def handed_over(facts: Facts, header: str, place: str) -> HttpResponse:
 
 def _headers(facts: Facts) -> dict[str, str]:
     kind = facts.shown_type
-    disposition = content_disposition_header(kind == OTHER, posixpath.basename(facts.name))
+    file_name = posixpath.basename(facts.name).rstrip("\n")  # as which Django would write it
+    disposition = content_disposition_header(kind == OTHER, file_name)
     headers = {
         "Accept-Ranges": "bytes",
         "Cache-Control": facts.cache_control,
