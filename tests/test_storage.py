@@ -816,6 +816,18 @@ def test_a_file_that_predates_the_ledger_is_overwritten_through_open(storage: An
     assert read(storage, "old.txt") == b"new"
 
 
+def test_a_name_below_that_of_a_local_file_may_be_one_of_the_remotes(storage: Any) -> None:
+    storage.save("report", file())
+    with pytest.raises(FileNotFoundError):
+        storage.open("report/part.txt")
+    with pytest.raises(FileNotFoundError):
+        storage.size("report/part.txt")
+    storage.remote.save("report/part.txt", file(b"part"))
+    assert storage.exists("report/part.txt")
+    assert read(storage, "report/part.txt") == b"part"
+    assert storage.size("report/part.txt") == 4
+
+
 # Reading
 
 

@@ -25,6 +25,7 @@ from .states import Entry, State
 from .uploaders import Uploader
 
 BULK = 500  # names in one query
+NOT_THERE = (FileNotFoundError, NotADirectoryError)  # or what stands for its directory is a file
 
 
 class ReadableStorage(ComposedStorage):
@@ -99,7 +100,7 @@ class ReadableStorage(ComposedStorage):
             if entry and entry.is_deleted:
                 raise FileNotFoundError(f"{key!r} was deleted.")
             if entry is None:
-                with contextlib.suppress(FileNotFoundError):
+                with contextlib.suppress(*NOT_THERE):
                     return self.local.open(key, mode)
                 return downloads.opened(self.remote, key, mode)
             if (local_file := self._opened_locally(key, entry, mode)) is not None:
@@ -126,7 +127,7 @@ class ReadableStorage(ComposedStorage):
             return None
         try:
             opened: File = self.local.open(key, mode)
-        except FileNotFoundError:
+        except NOT_THERE:
             return None
         with contextlib.ExitStack() as unless_returned:
             unless_returned.callback(opened.close)
@@ -207,7 +208,7 @@ class ReadableStorage(ComposedStorage):
         if entry and entry.is_deleted:
             raise FileNotFoundError(f"{key!r} was deleted.")
         if _may_be_local(entry):
-            with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(*NOT_THERE):
                 fact = getattr(self.local, method)(key)
                 if entry is None or (column and fact == getattr(entry, column)):
                     return fact
