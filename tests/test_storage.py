@@ -908,6 +908,16 @@ def test_text_is_read_as_text(storage: Any) -> None:
         assert opened.read() == "grün\n"
 
 
+def test_the_remote_is_not_asked_about_a_file_that_it_has_not_got(storage: Any) -> None:
+    name = storage.save("a.txt", file())
+    storage.remote.save("other.txt", file())
+    storage.remote.calls.clear()
+    storage.local.delete(name)
+    with pytest.raises(LocalFileMissing, match="only one yet"):
+        storage.get_accessed_time(name)
+    assert storage.remote.calls == {}
+
+
 # URLs
 
 

@@ -144,9 +144,7 @@ class ReadableStorage(ComposedStorage):
         if not entry.is_promoted:
             if entry.is_local and not entry.is_here:
                 return self._opened_elsewhere(key, entry, mode)
-            return LocalFileMissing(
-                f"The local copy of {key!r}, which is the only one yet, is not on this machine."
-            )
+            return _local_file_missing(key)
         try:
             cached = self._cached(entry, mode)
             return cached or downloads.opened(self.remote, entry.remote_name, mode)
@@ -216,6 +214,8 @@ class ReadableStorage(ComposedStorage):
                     return fact
         if entry and column:
             return getattr(entry, column)
+        if entry and not entry.is_promoted:
+            raise _local_file_missing(key)
         if entry is None and not self.asks_for_unknown:
             raise FileNotFoundError(f"The ledger has no file {key!r} of {self.alias!r}.")
         return getattr(self.remote, method)(entry.remote_name if entry else key)
@@ -351,6 +351,12 @@ def _may_be_local(entry: Entry | None) -> bool:
     """Whether a local file of the name is this file's. The name of an evicted one may be tried by
     a new file, for the instant until the ledger refuses it; or for good, if its process died."""
     return entry is None or entry.is_here
+
+
+def _local_file_missing(key: str) -> LocalFileMissing:
+    return LocalFileMissing(
+        f"The local copy of {key!r}, which is the only one yet, is not on this machine."
+    )
 
 
 def _directory_for(file: File) -> tempfile.TemporaryDirectory[str]:
