@@ -2,6 +2,7 @@
 
 import copy
 import os
+import pickle
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -169,6 +170,18 @@ def test_what_else_the_storage_has(made: list[Connected]) -> None:
     with pytest.raises(AttributeError):
         _ = storage.nothing
     assert copy.copy(storage).place == "far"
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda it: pickle.loads(pickle.dumps(it))])
+def test_a_queued_storage_in_use_can_be_copied(copied: Callable[[Any], Any]) -> None:
+    storage = make(remote=Connected("far"))
+    storage.remote.exists("a.txt")
+    twin = copied(storage)
+    assert twin.remote is not storage.remote
+    assert twin.remote.storage is not storage.remote.storage
+    assert not twin.remote.exists("a.txt")
+    assert twin.remote.place == "far"
 
 
 @pytest.mark.django_db(transaction=True)

@@ -66,6 +66,13 @@ class PerThread(Storage):
         self.storage = storage
         self._threads = _Own()
 
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy has connections of its own."""
+        return {"storage": self.storage}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _threads=_Own())
+
     def __getattr__(self, attribute: str) -> Any:
         if attribute in {"storage", "_threads"}:  # not there yet: while this is copied
             raise AttributeError(attribute)
