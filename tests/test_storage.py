@@ -1224,6 +1224,21 @@ def test_the_result_of_a_file_that_was_deleted(storage: Any) -> None:
         result.get(timeout=0)
 
 
+def test_the_result_of_a_transfer_that_was_cancelled(storage: Any) -> None:
+    name = storage.save("a.txt", file())
+    result = storage.result
+    assert not result.ready()
+    steering.cancel(ledger())
+    assert result.ready()
+    with pytest.raises(TransferError, match="cancelled"):
+        result.get(timeout=0)
+    assert result.get(timeout=0, propagate=False) is False
+    again = storage.transfer(name)
+    assert not again.ready()
+    storage.queue.deliver()
+    assert again.get(timeout=0) is result.get(timeout=0) is True
+
+
 def test_a_result_inside_the_transaction_says_what_it_waits_for(storage: Any) -> None:
     with transaction.atomic():
         storage.save("a.txt", file())

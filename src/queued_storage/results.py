@@ -53,7 +53,10 @@ class TransferResult:
         return ledger().filter(pk=self.pk).values_list("state", flat=True).first()
 
     def ready(self) -> bool:
-        return self.state not in {State.HELD, State.PENDING, State.TRANSFERRING}
+        state = self.state
+        # Until the queue knows, a held file may be one whose transfer is not committed yet.
+        is_cancelled = state == State.HELD and self._queued
+        return is_cancelled or state not in {State.HELD, State.PENDING, State.TRANSFERRING}
 
     def get(self, timeout: float | None = None, propagate: bool = True) -> bool:
         """Wait for the end; True if the file is on the remote.
@@ -80,6 +83,8 @@ class TransferResult:
 def _why(row: QueuedFile | None) -> str:
     if row is None or row.state == State.DELETING:
         return "The file was deleted."
+    if row.state == State.HELD:
+        return "The transfer was cancelled; the file waits for transfer()."
     return row.last_error
 
 
