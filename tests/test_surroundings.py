@@ -246,6 +246,21 @@ def test_a_failure_whose_answer_is_lost_is_told_all_the_same(
 
 
 @is_server
+def test_a_delete_whose_answer_is_lost_is_carried_out_all_the_same() -> None:
+    storage = make()
+    name = storage.save("a.txt", file())
+    storage.queue.deliver()
+    far = storage.url(name)  # which is in the cache from now on
+    with connection.execute_wrapper(Cutter(0, before=False, kind="UPDATE")):
+        storage.delete(name)
+    assert on_disk() == []
+    assert storage.url(name) != far
+    storage.queue.deliver()
+    assert on_disk("far") == []
+    assert storage.queued_file(name) is None
+
+
+@is_server
 def test_the_rest_of_a_message_survives_a_lost_connection() -> None:
     storage = make()
     names = [storage.save(f"{number}.txt", file()) for number in range(4)]

@@ -257,7 +257,8 @@ class QueuedStorage(ReadableStorage):
             pk = ledger().record_tombstone(self.alias, key)
             entry = ledger().latest_entry(self.alias, key)
         else:
-            pk = entry.pk if ledger().filter(pk=entry.pk).bury() else None
+            ledger().filter(pk=entry.pk).bury()
+            pk = None if entry.is_deleted else entry.pk  # an answer may be lost with the connection
         if pk is None and entry and not entry.is_deleted:  # somebody saved it this instant
             pk = entry.pk if ledger().filter(pk=entry.pk).bury() else None
         if pk is not None and entry is not None:
