@@ -249,12 +249,37 @@ def test_a_worker_finds_a_storage_that_the_view_has_dropped() -> None:
     assert storage_for("dropped").alias == "dropped"
 
 
+def test_a_worker_finds_each_of_two_that_differ_in_their_task() -> None:
+    variants = []
+    for task in (Transfer, TransferAndDelete):
+        storage = inline(alias="dropped twins", task=task)
+        assert storage.alias == "dropped twins"
+        variants.append(storage.variant)
+        del storage
+    gc.collect()
+    found = [storage_for("dropped twins", variant).variant for variant in variants]
+    assert found == variants
+
+
+def test_one_that_was_refused_takes_no_storage_from_the_workers() -> None:
+    storage = inline(alias="first")
+    assert storage.alias == "first"
+    with pytest.raises(ImproperlyConfigured, match="'first'"):
+        _ = inline(alias="first", remote=FSS, remote_options={"location": "/b"}).alias
+    del storage
+    gc.collect()
+    assert storage_for("first").alias == "first"
+
+
 def test_one_that_is_only_kept_for_workers_does_not_stand_in_the_way() -> None:
     assert inline(alias="moved", remote=FSS, remote_options={"location": "/a"}).alias
     gc.collect()
     now = inline(alias="moved", remote=FSS, remote_options={"location": "/b"})
     assert now.alias == "moved"
     assert storage_for("moved") is now
+    assert inline(remote=Plain("a")).alias
+    gc.collect()
+    assert inline(remote=Plain("b")).alias
 
 
 def test_two_configurations_under_one_alias_are_refused() -> None:

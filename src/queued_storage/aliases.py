@@ -136,16 +136,30 @@ class _Inline:
 
     def __init__(self) -> None:
         self.alive: weakref.WeakValueDictionary[str, AliasedStorage] = weakref.WeakValueDictionary()
-        # A worker's thread may need a storage that the view which made it has dropped.
-        self.kept: dict[str, AliasedStorage] = {}
+        # A worker's thread may need a storage that the view which made it has dropped: by alias
+        # and variant.
+        self.kept: dict[str, dict[str, AliasedStorage]] = {}
 
-    def holder(self, alias: str) -> AliasedStorage | None:
-        """Who has the alias, apart from a storage that only we keep alive."""
+    def holder(self, alias: str, storage: AliasedStorage) -> AliasedStorage | None:
+        """Who has the alias, apart from storages that only we keep alive and that are others."""
+        holder = self.alive.get(alias)
+        if holder is None or _are_known_to_be_same(storage, holder):
+            return holder
+        del holder
         self.kept.pop(alias, None)
-        return self.alive.get(alias)
+        if holder := self.alive.get(alias):
+            self._keep(alias, holder)
+        return holder
 
     def add(self, alias: str, storage: AliasedStorage) -> None:
-        self.alive[alias] = self.kept[alias] = storage
+        self.alive[alias] = storage
+        self._keep(alias, storage)
+
+    def _keep(self, alias: str, storage: AliasedStorage) -> None:
+        variant = ""
+        with suppress(ImproperlyConfigured):  # of its task, which its checks and saves tell
+            variant = storage.variant
+        self.kept.setdefault(alias, {})[variant] = storage
 
 
 _inline = _Inline()
@@ -291,9 +305,14 @@ def _register(alias: str, storage: AliasedStorage) -> None:
             return
     if is_configured:
         return
-    if (holder := _inline.holder(alias)) and holder is not storage:
+    holder = _inline.holder(alias, storage)
+    if holder and holder is not storage:
         _refuse_unless_same(alias, storage, holder)
     _inline.add(alias, storage)
+
+
+def _are_known_to_be_same(one: AliasedStorage, other: AliasedStorage) -> bool:
+    return one.fingerprint() == other.fingerprint() and one.can_be_told_from(other)
 
 
 def _refuse_unless_same(alias: str, one: AliasedStorage, other: AliasedStorage) -> None:
