@@ -321,6 +321,21 @@ def test_a_broken_neighbour_that_is_not_ours_does_no_harm(settings: Settings) ->
     assert storages["default"] in known_storages()
 
 
+def test_nor_does_one_that_fails_while_it_is_imported(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "needs_a_variable.py").write_text("import os\nos.environ['NO_SUCH_VARIABLE']\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    settings.STORAGES = {
+        "broken": {"BACKEND": "needs_a_variable.Storage"},
+        "empty": {},
+        **settings.STORAGES,
+    }
+    assert storages["default"].alias == "default"  # type: ignore[attr-defined]
+    assert storage_for("default") is storages["default"]
+    assert storages["default"] in known_storages()
+
+
 def test_a_subclass_of_ours_is_known(settings: Settings) -> None:
     preset = {
         "BACKEND": "queued_storage.backends.QueuedFileSystemStorage",

@@ -255,11 +255,12 @@ def _require_made(key: str) -> None:
 def _configured_keys() -> Iterator[str]:
     backends: dict[str, Any] = storages.backends
     for key, parameters in backends.items():
-        if str(parameters["BACKEND"]).startswith(("django.", "storages.")):
+        path = parameters.get("BACKEND")
+        if str(path).startswith(("django.", "storages.")):
             continue  # not ours, and a cloud library need not be imported to find that out
         try:
-            backend = import_string(parameters["BACKEND"])
-        except ImportError:
+            backend = import_string(path)
+        except Exception:
             continue  # the project's own trouble with a storage that is not ours
         if isinstance(backend, type) and issubclass(backend, AliasedStorage):
             yield key
