@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from pickle import dumps, loads
 from typing import Any
@@ -16,6 +17,7 @@ from django.conf import settings as django_settings
 from django.core.exceptions import ImproperlyConfigured
 from django.core.files.storage import FileSystemStorage, InMemoryStorage, Storage, storages
 from django.core.files.storage.handler import StorageHandler
+from django.core.management import call_command
 from django.test import override_settings
 from pytest_django import Settings
 
@@ -220,6 +222,25 @@ def test_two_storages_of_which_nobody_knows_how_they_were_made_need_an_alias() -
         inline(remote=remote).alias  # noqa: B018
     named = inline(remote=remote, alias="plain"), inline(remote=remote, alias="plain")
     assert {storage.alias for storage in named} == {"plain"}
+
+
+@pytest.mark.parametrize(
+    "remote",
+    [
+        lambda place: partial(FileSystemStorage, place),
+        lambda place: lambda: FileSystemStorage(place),
+        lambda place: {"BACKEND": partial(FileSystemStorage, place)},
+    ],
+)
+def test_two_storages_that_functions_make_need_an_alias(remote: Any) -> None:
+    first = inline(remote=remote("/a"))
+    assert first.alias.startswith("inline-")
+    same = inline(remote=first._options["remote"])
+    assert same.alias == first.alias
+    with pytest.raises(ImproperlyConfigured, match="alias"):
+        inline(remote=remote("/b")).alias  # noqa: B018
+    assert inline(remote=remote("/b"), alias="function").alias == "function"
+    call_command("check", fail_level="CRITICAL")
 
 
 def test_one_storage_of_which_nobody_knows_how_it_was_made_needs_none() -> None:

@@ -325,9 +325,9 @@ def _refuse_unless_same(alias: str, one: AliasedStorage, other: AliasedStorage) 
         )
     if not one._given_alias and not one.can_be_told_from(other):
         raise ImproperlyConfigured(
-            "Two queued storages look alike, since the class of one of their sides does not show "
-            "how it was made, so the ledger might mix up their files. Give each an alias='…', or "
-            "decorate that class with django.utils.deconstruct.deconstructible."
+            "Two queued storages look alike, since one of their sides does not show how it is "
+            "made, so the ledger might mix up their files. Give each an alias='…', or decorate the "
+            "class of that side with django.utils.deconstruct.deconstructible."
         )
 
 

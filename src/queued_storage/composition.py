@@ -91,14 +91,15 @@ class ComposedStorage(AliasedStorage):
         return {side: self._describe_side(side) for side in ("local", "remote")}
 
     def can_be_told_from(self, other: AliasedStorage) -> bool:
-        """False if a side is another object of a class that does not show how it was made."""
+        """False if a side is another object that does not show what it makes, or how it was
+        made."""
         if not isinstance(other, ComposedStorage):
             return True
-        sides = [(self._options[side], other._options[side]) for side in ("local", "remote")]
-        return not any(
-            isinstance(mine, Storage) and mine is not its and not is_describable(mine)
-            for mine, its in sides
-        )
+        sides = [
+            (self.specification(side)[0], other.specification(side)[0])
+            for side in ("local", "remote")
+        ]
+        return all(mine is its or _shows_what_it_is(mine) for mine, its in sides)
 
     def _describe_side(self, side: str) -> list[Any]:
         spec = self._options[side]
@@ -278,6 +279,12 @@ class ComposedStorage(AliasedStorage):
                 f"{side}={path!r} cannot be imported: {error}. Check the path and whether the "
                 f"package is installed."
             ) from error
+
+
+def _shows_what_it_is(spec: Any) -> bool:
+    if isinstance(spec, Storage):
+        return is_describable(spec)
+    return isinstance(spec, type) or not callable(spec)
 
 
 def load_queues() -> None:

@@ -29,6 +29,8 @@ def signs(spec: Any, options: Mapping[str, Any]) -> bool:
     """Whether a storage made so would sign its addresses; its library is not imported for that."""
     if isinstance(spec, Storage):
         return lifetime_of(spec) is not None
+    if not isinstance(spec, str | type):
+        return False  # a function, which may make anything
     path = spec if isinstance(spec, str) else f"{spec.__module__}.{spec.__qualname__}"
     path = _OTHER_PATHS.get(path, path)
     rule = _RULES.get(path)
