@@ -744,6 +744,15 @@ def test_a_delete_that_is_newer_than_the_transaction_wins(storage: Any) -> None:
     assert on_disk() == on_disk("far") == []
 
 
+def test_deleting_what_cannot_be_since_its_directory_is_a_file(storage: Any) -> None:
+    name = storage.save("a.txt", file())
+    storage.queue.deliver()
+    storage.delete("a.txt/b.txt")
+    storage.queue.deliver()
+    assert QueuedFile.objects.get().name == name
+    assert read(storage, name) == read(storage.remote, name) == b"bytes"
+
+
 # Names without a row
 
 

@@ -1,5 +1,6 @@
 """The life of one file after it was saved: attempt, eviction, purge."""
 
+import contextlib
 import random
 import threading
 from collections.abc import Callable
@@ -399,4 +400,6 @@ def drop_local(storage: Any, pk: int, name: str) -> None:
     """
     with transaction.atomic(using=ledger_database()):
         if ledger().drop_local(pk):
-            storage.local.delete(name)
+            # What stands for its directory may be a file.
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                storage.local.delete(name)
