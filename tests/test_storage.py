@@ -694,10 +694,10 @@ def test_a_file_of_the_remote_that_is_called_as_a_directory_here_is_deleted(
 
 
 @pytest.fixture
-def snapshots() -> Iterator[None]:
+def snapshots(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Transactions that read from the snapshot of their first look, which MySQL can have."""
-    with connection.cursor() as cursor:
-        cursor.execute("SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+    monkeypatch.setitem(connection.settings_dict["OPTIONS"], "isolation_level", "repeatable read")
+    connection.close()
     yield
     connection.close()
 
@@ -925,6 +925,21 @@ def test_the_remote_is_not_asked_about_a_file_that_it_has_not_got(storage: Any) 
     with pytest.raises(LocalFileMissing, match="only one yet"):
         storage.get_accessed_time(name)
     assert storage.remote.calls == {}
+
+
+@pytest.mark.skipif(connection.vendor == "sqlite", reason="SQLite locks no rows")
+def test_nobody_has_to_wait_for_the_end_of_a_transaction_that_reads(storage: Any) -> None:
+    name = evicted(storage)
+    locked: list[str] = []
+
+    def lock() -> None:
+        with transaction.atomic():
+            locked.append(ledger().select_for_update(nowait=True).get().name)
+
+    with transaction.atomic():
+        assert read(storage, name) == b"bytes"
+        elsewhere(lock)
+    assert locked == [name]
 
 
 # URLs

@@ -38,10 +38,12 @@ class Records(Rows):
     def latest_entry(self, alias: str, name: str) -> Entry | None:
         """The same as it is now, also in a transaction that reads from an older snapshot.
 
-        MySQL's transactions do, by default; only a locking read sees past that.
+        MySQL's transactions do where Django's "read committed" is not kept; only a locking read
+        sees past that, for which workers then have to wait.
         """
-        connection = connections[self.db]
-        if connection.vendor == "mysql" and connection.in_atomic_block:
+        connection: Any = connections[self.db]
+        has_snapshots = connection.vendor == "mysql" and connection.in_atomic_block
+        if has_snapshots and connection.isolation_level != "read committed":
             return self.select_for_update().entry(alias, name)
         return self.entry(alias, name)
 
