@@ -77,7 +77,14 @@ class ComposedStorage(AliasedStorage):
                     f"{type(self).__name__} needs {side}=…: an alias of STORAGES, a dotted path, "
                     f"a dict with BACKEND and OPTIONS, or a storage."
                 )
-        if self._options.get("unknown", "ask") not in {"ask", "absent"}:
+            its_options = self._options.get(f"{side}_options") or {}
+            if not isinstance(its_options, Mapping):  # and may hold what is secret
+                kind = type(its_options).__name__
+                raise ImproperlyConfigured(f"{side}_options is a {kind}: give a dict.")
+        for name in ("uploader", "cache_prefix"):
+            if not isinstance(self._options.get(name, ""), str):
+                raise ImproperlyConfigured(f"{name}={self._options[name]!r}: give a text.")
+        if self._options.get("unknown", "ask") not in ("ask", "absent"):
             raise ImproperlyConfigured(
                 f"unknown={self._options['unknown']!r}: give 'ask' or 'absent'."
             )
