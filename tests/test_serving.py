@@ -166,6 +166,15 @@ def test_a_local_copy_that_is_not_what_was_saved_is_not_served() -> None:
     assert get(storage.url(name)).status == 404
 
 
+@pytest.mark.parametrize("alias", ["docs/a", "/docs", "..", "."])
+def test_an_alias_whose_address_would_be_anothers_has_none(alias: str) -> None:
+    storage, name = stable(alias=alias)
+    with pytest.raises(ImproperlyConfigured, match="without '/'"):
+        storage.url(name)
+    with pytest.raises(ImproperlyConfigured, match="without '/'"):
+        storage.stable_url(name, 60)
+
+
 # Who may ask
 
 

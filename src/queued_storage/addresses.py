@@ -16,6 +16,10 @@ _SALT = "queued_storage.addresses"
 
 def public(alias: str, name: str) -> str:
     """The address of a file that everybody may have."""
+    if "/" in alias or alias in {".", ".."}:  # else it could be the address of another file
+        raise ImproperlyConfigured(
+            f"Files of the storage {alias!r} can have no address. Give it an alias without '/'."
+        )
     try:
         return reverse(VIEW, kwargs={"alias": alias, "name": name})
     except NoReverseMatch as error:
