@@ -131,3 +131,11 @@ def test_a_freed_file_s_remote_copy_is_no_orphan() -> None:
 
 def test_names_that_the_database_cannot_have_are_never_orphans() -> None:
     assert unknown(["a\udcff.txt", "b\0.txt", "c.txt"]) == ["c.txt"]
+
+
+@pytest.mark.parametrize("under", [".", "./d", "d//", "d/./e", "./d//e"])
+def test_what_is_known_is_no_orphan_however_its_directory_is_spelt(under: str) -> None:
+    storage = make()
+    storage.save("d/e/known.txt", file())
+    os.utime(disk().path("d/e/known.txt"), (0, 0))
+    assert found(storage, under=under) == []

@@ -390,6 +390,24 @@ def test_orphans(storage: Any) -> None:
     assert on_disk() == ["a.txt"]
 
 
+@pytest.mark.parametrize("under", [".", "./d", "d//"])
+def test_a_directory_may_be_spelt_in_several_ways(storage: Any, under: str) -> None:
+    transferred(storage, "d/a.txt")
+    put_old(storage.local, "d/b.txt")
+    os.utime(storage.local.path("d/a.txt"), (0, 0))
+    assert on_default("orphans", "local", "--under", under, "--delete").startswith("d/b.txt ")
+    assert on_disk() == ["d/a.txt"]
+
+
+@pytest.mark.parametrize("under", ["..", "d/../..", "/etc", "d\0"])
+@pytest.mark.parametrize(
+    "verb", [["orphans", "local"], ["orphans", "remote"], ["adopt"], ["backfill"]]
+)
+def test_what_is_no_directory_of_a_storage(storage: Any, verb: list[str], under: str) -> None:
+    with pytest.raises(CommandError, match="no directory of a storage"):
+        on_default(*verb, "--under", under)
+
+
 def test_with_an_empty_ledger_no_orphan_is_deleted(storage: Any) -> None:
     put_old(storage.local, "b.txt")
     with pytest.raises(CommandError, match="right database"):

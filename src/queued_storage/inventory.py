@@ -52,8 +52,11 @@ def names_in_fields(alias: str) -> Iterator[str]:
 
 def unknown(names: Iterable[str]) -> list[str]:
     """Those of a few names that neither a row nor a field of a model has, whatever storage it is
-    for: a file that is not ours must look like one of ours rather than the other way round."""
-    left = {name for name in names if can_be_recorded(name)}
+    for: a file that is not ours must look like one of ours rather than the other way round.
+
+    So must a name of another spelling, by which a storage would find the file of the tidied one.
+    """
+    left = {name for name in names if can_be_recorded(name) and name == tidy(name)}
     for column in ("name", "remote_name"):
         if left:
             left -= set(ledger().filter(**{f"{column}__in": left}).values_list(column, flat=True))

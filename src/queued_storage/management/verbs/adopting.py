@@ -10,7 +10,7 @@ from ... import adoption, inventory, localfiles
 from ...names import tidy
 from ..progress import Progress
 from ..progress import size as in_words
-from .base import Verb, add_dry_run, one_storage
+from .base import Verb, add_dry_run, directory, one_storage
 
 
 class _Taking(Verb):
@@ -39,8 +39,7 @@ class _Taking(Verb):
                     f"No model has a field for files of {storage.alias!r}. Give names, or --under."
                 )
             return inventory.names_in_fields(storage.alias)
-        under = tidy(options["under"])
-        under = "" if under == "." else under
+        under = directory(options["under"])
         if self.side == "local":
             return localfiles.names_on(storage.local, under)
         return map(str, storage.uploader.names(under))

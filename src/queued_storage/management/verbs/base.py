@@ -15,6 +15,7 @@ from django.utils import timezone
 
 from ...aliases import known_storages
 from ...models import QueuedFileQuerySet, ledger
+from ...names import can_be_recorded, tidy
 from ..progress import Progress
 
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
@@ -92,6 +93,16 @@ def one_storage(alias: str | None) -> Any:
         known = ", ".join(sorted(found)) or "none is known"
         raise CommandError(f"Choose a storage with --storage: {known}.")
     return found[alias]
+
+
+def directory(text: str) -> str:
+    """A directory of a storage in its one spelling; "" is all of the storage."""
+    name = tidy(text)
+    if name in {"", "."}:
+        return ""
+    if not can_be_recorded(name):
+        raise CommandError(f"{text!r} is no directory of a storage; give one relative to its own.")
+    return name
 
 
 def add_selection(parser: ArgumentParser, *, demanded: bool) -> None:

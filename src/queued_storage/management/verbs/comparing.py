@@ -17,6 +17,7 @@ from .base import (
     add_dry_run,
     add_selection,
     age,
+    directory,
     one_storage,
     selected,
     too_many,
@@ -132,9 +133,9 @@ class Orphans(Verb):
                 f"The ledger has no file of {storage.alias!r}, so all of them would be orphans. Is "
                 f"this the right database?"
             )
-        older_than = options["older_than"]
+        older_than, under = options["older_than"], directory(options["under"])
         count = bytes_ = 0
-        for orphan in inventory.orphans(storage, options["side"], older_than, options["under"]):
+        for orphan in inventory.orphans(storage, options["side"], older_than, under):
             if deletes and count >= options["at_most"]:
                 raise too_many(options)
             if deletes and not inventory.delete_orphan(storage, orphan, older_than):
