@@ -525,6 +525,19 @@ def test_prune(storage: Any) -> None:
     assert on_disk() == ["local.txt", "whole.txt"]
 
 
+def test_prune_stops_before_it_is_too_much(storage: Any) -> None:
+    transferred(storage, "a.txt")
+    for place in ("disk", "far"):
+        storages[place].delete("a.txt")
+    for number in ("0", "-1"):
+        with pytest.raises(CommandError, match="higher --at-most"):
+            run("prune", "--all", "--at-most", number)
+    assert states() == [State.TRANSFERRED]
+    assert run("prune", "--all", "--at-most", "1").endswith(
+        "1 files are removed from the ledger.\n"
+    )
+
+
 def test_prune_removes_nothing_while_a_remote_is_away(storage: Any) -> None:
     scripted = make()
     name = scripted.save("a.txt", file())

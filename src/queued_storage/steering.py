@@ -242,16 +242,22 @@ def is_copy(storage: Any, row: QueuedFile) -> bool:
 
 
 def prune(
-    rows: QueuedFileQuerySet, tell: Tell = _nobody, *, dry_run: bool = False
+    rows: QueuedFileQuerySet,
+    tell: Tell = _nobody,
+    *,
+    dry_run: bool = False,
+    until: Callable[[], bool] = _never,
 ) -> Iterator[str]:
     """Delete files of which there is no copy on either side, where this host can see both; yields
-    what they are called."""
+    what they are called. Where there is one, and ``until()`` is true, it is the end."""
     for row in (row for batch in rows.prunable().in_batches(BATCH) for row in batch):
         try:
             is_lost = _is_lost(row)
         except Exception as error:
             tell(Step(1, row.size, reason(error, *_sides(row)), str(row)))
             continue
+        if is_lost and until():
+            break
         if is_lost and (dry_run or _bury(row)):
             yield str(row)
         tell(Step(1, row.size))

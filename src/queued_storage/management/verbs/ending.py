@@ -79,14 +79,22 @@ class Prune(Verb):
 
     def run(self, options: dict[str, Any]) -> None:
         rows = selected(options).prunable()
+        is_dry = options["dry_run"]
+        count = 0
+        is_cut = False
+
+        def is_enough() -> bool:
+            nonlocal is_cut
+            is_cut = not is_dry and count >= options["at_most"]
+            return is_cut
+
         with self.progress(rows) as progress:
-            count = 0
-            for name in steering.prune(rows, progress, dry_run=options["dry_run"]):
+            for name in steering.prune(rows, progress, dry_run=is_dry, until=is_enough):
                 count += 1
                 progress.clear()
                 self.stdout.write(name)
-                if count == options["at_most"] and not options["dry_run"]:
-                    raise too_many(options)
+        if is_cut:
+            raise too_many(options)
         what = "would be removed" if options["dry_run"] else "are removed"
         self.stdout.write(f"{count} files {what} from the ledger.")
         if progress.failed:
