@@ -4,6 +4,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from django.core.files.storage import storages
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
@@ -97,6 +98,19 @@ def test_drafts_and_names_that_no_row_can_have_are_left_alone(taking: Any) -> No
     names = [".queued-abc", "a\0b", "x" * 1000, "../a", ""]
     assert take(taking, storage, names) == (0, [])
     assert not ledger().exists()
+
+
+@pytest.mark.parametrize("taking", [backfill, adopt])
+def test_a_name_that_is_no_file_s_keeps_no_other_one_from_being_taken(taking: Any) -> None:
+    storage = make(remote=storages["far"])
+    for place in (disk(), storage.remote):
+        put(place, "a.txt")
+        put(place, "d/b.txt")
+    names = ["a.txt/inside.txt", f"{'x' * 300}.txt", "d", "d/b.txt"]
+    count, errors = take(taking, storage, names)
+    assert count == 1
+    assert [error.split(": ")[0] for error in errors] == names[:3]
+    assert list(ledger().values_list("name", flat=True)) == ["d/b.txt"]
 
 
 def test_names_are_taken_a_batch_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,6 +19,8 @@ from .states import Content
 from .steering import BATCH, Step, Tell
 from .streams import Checksum, checksum_of
 
+IS_DIRECTORY = "It is a directory. Give '--under' for the files in it."
+
 
 def backfill(storage: Any, names: Iterable[str], tell: Tell, *, dry_run: bool = False) -> int:
     """Record local files that have no row, and have them transferred; returns how many."""
@@ -35,9 +37,13 @@ def backfill(storage: Any, names: Iterable[str], tell: Tell, *, dry_run: bool = 
 def _backfill_one(storage: Any, name: str, dry_run: bool) -> Step:
     local: Storage = storage.local
     try:
+        if localfiles.is_directory(local, name):
+            return Step(1, 0, IS_DIRECTORY, name)
         size, saved_at = local.size(name), _modified(local, name)
     except FileNotFoundError:
         return Step(1, 0, "There is no local file of this name.", name)
+    except Exception as error:
+        return Step(1, 0, reason(error, local), name)
     if not dry_run:
         pk = ledger().record_local(storage.alias, name, _content(name, size), saved_at)
         if pk is not None:
@@ -87,6 +93,8 @@ def _adopt_one(storage: Any, name: str, content: bool, dry_run: bool) -> Step:
     remote: Storage = storage.remote
     if not remote.exists(name):
         return Step(1, 0, "The remote has no file of this name.", name)
+    if localfiles.is_directory(remote, name):
+        return Step(1, 0, IS_DIRECTORY, name)
     size = remote.size(name)
     is_local = storage.local.exists(name)
     checksum, verified = "", ""
