@@ -157,6 +157,19 @@ def test_a_ledger_that_hangs_costs_the_time_and_no_more_than_a_few_threads() -> 
     assert measures.in_time(lambda: "well again", 10) == "well again"
 
 
+@pytest.mark.one_database
+def test_a_thread_that_does_not_come_to_be_takes_no_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as context:
+        context.setattr(measures._Inquiry, "start", start)
+        for _probe in range(measures._MOST_WAITING + 1):
+            with pytest.raises(RuntimeError, match="new thread"):
+                measures.in_time(lambda: "well", 0.05)
+    assert measures.in_time(lambda: "well again", 10) == "well again"
+
+
 def inquiries() -> list[threading.Thread]:
     return [each for each in threading.enumerate() if isinstance(each, measures._Inquiry)]
 

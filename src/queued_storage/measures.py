@@ -139,7 +139,11 @@ def in_time(question: Callable[[], Answer], seconds: float) -> Answer:
     if not _places.acquire(timeout=seconds):
         raise late
     inquiry = _Inquiry(question)
-    inquiry.start()
+    try:
+        inquiry.start()
+    except BaseException:  # no thread, so nobody gives the place back
+        _places.release()
+        raise
     inquiry.join(seconds)
     if inquiry.is_alive():
         raise late
