@@ -15,6 +15,7 @@ from queued_storage.backends import QueuedStorage
 pytestmark = pytest.mark.one_database
 
 SHARED_CACHE = {"BACKEND": "django.core.cache.backends.db.DatabaseCache", "LOCATION": "cache"}
+FILES = "django.core.files.storage.FileSystemStorage"
 QUEUED = "queued_storage.backends.QueuedStorage"
 
 
@@ -79,6 +80,35 @@ def test_two_keys_of_storages_with_one_alias(settings: Settings) -> None:
 def test_a_side_that_does_not_exist(settings: Settings, remote: str) -> None:
     with_default(settings, remote=remote)
     assert remote in messages("E004")
+
+
+@pytest.mark.parametrize(
+    ("side", "says"),
+    [
+        ({"BACKEND": FILES, "OPTIONS": {"nonsense": 1}}, "nonsense"),
+        ({"BACKEND": "tests.testapp.models.Document"}, "Document"),
+        ({"OPTIONS": {}}, "no storage"),
+        (5, "no storage"),
+    ],
+)
+@pytest.mark.parametrize("name", ["local", "remote"])
+def test_a_side_that_cannot_be_made(settings: Settings, name: str, side: Any, says: str) -> None:
+    with_default(settings, **{name: side})
+    assert ids() == {"queued_storage.E004"}
+    assert says in messages("E004")
+
+
+@pytest.mark.parametrize("name", ["local", "remote"])
+def test_a_side_whose_module_breaks(
+    settings: Settings, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = "from django.core.exceptions import ImproperlyConfigured"
+    lines += "\nraise ImproperlyConfigured('Its library is missing.')"
+    (tmp_path / "broken_storages.py").write_text(lines)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with_default(settings, **{name: "broken_storages.Storage"})
+    assert ids() == {"queued_storage.E004"}
+    assert "Its library is missing." in messages("E004")
 
 
 def test_a_missing_library_comes_with_its_extra(

@@ -133,12 +133,11 @@ def sides_differ() -> Iterator[CheckMessage]:
 
 def _place(storage: ComposedStorage, side: str) -> Any:
     """Where a side keeps its files, as far as that can be told without asking it."""
+    if _side_problem(storage, side):
+        return object()  # E004 says it; equal to no other
     spec, options = storage.specification(side)
     if isinstance(spec, str) and not spec.startswith("storages."):
-        try:
-            spec = import_string(spec)
-        except ImportError:
-            return object()  # E004 says it; equal to no other
+        spec = import_string(spec)
     if spec is FileSystemStorage or isinstance(spec, FileSystemStorage):
         made = getattr(storage, side)
         return ("file system", made.location)
@@ -297,7 +296,7 @@ def local_is_as_private_as_the_remote() -> Iterator[CheckMessage]:
         is_wanted = storage.addresses != "direct" or storage.is_direct_by_choice
         if is_wanted or django_settings.DEBUG or not _has_public_addresses(storage):
             continue
-        if signs(*storage.specification("remote")):
+        if not _side_problem(storage, "remote") and signs(*storage.specification("remote")):
             yield Warning(
                 f"{storage.alias}: the remote signs its addresses, but until a file is there it "
                 f"is at the local storage's, which are not signed.",
