@@ -105,7 +105,17 @@ def test_sizes(text: str, count: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--older-than", "5"], ["--size", "much"], ["--until-free", "100%"]]
+    "arguments",
+    [
+        ["--older-than", "5"],
+        ["--older-than", "9999999d"],
+        ["--older-than", f"{'9' * 40}w"],
+        ["--older-than", f"{'9' * 400}s"],
+        ["--size", "much"],
+        ["--size", "9" * 400],
+        ["--until-free", "100%"],
+        ["--until-free", "9" * 400],
+    ],
 )
 def test_what_is_no_age_or_size(arguments: list[str]) -> None:
     with pytest.raises(CommandError, match=re.escape(arguments[1])):

@@ -27,7 +27,12 @@ def age(text: str) -> timedelta:
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhdw])", text.strip().lower())
     if not match:
         raise argparse.ArgumentTypeError(f"{text!r} is no time such as 90s, 15m, 2h, 30d or 8w")
-    return timedelta(seconds=float(match[1]) * _SECONDS[match[2]])
+    try:
+        found = timedelta(seconds=float(match[1]) * _SECONDS[match[2]])
+        _ = timezone.now() - found
+    except OverflowError:
+        raise argparse.ArgumentTypeError(f"{text!r} is longer than there are dates") from None
+    return found
 
 
 def size(text: str) -> int:
@@ -35,7 +40,10 @@ def size(text: str) -> int:
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?)i?b?", text.strip().lower())
     if not match:
         raise argparse.ArgumentTypeError(f"{text!r} is no size such as 500, 20M or 1.5G")
-    return round(float(match[1]) * _BYTES[match[2]])
+    try:
+        return round(float(match[1]) * _BYTES[match[2]])
+    except OverflowError:
+        raise argparse.ArgumentTypeError(f"{text!r} is more than any disk has") from None
 
 
 class Verb(ABC):
