@@ -7,6 +7,7 @@ from collections import namedtuple
 from datetime import timedelta
 from io import StringIO
 from pathlib import Path
+from time import sleep
 from typing import Any
 
 import pytest
@@ -225,6 +226,11 @@ def test_evict(storage: Any) -> None:
     assert run("evict", "--all") == "2 files were freed, 2.0 KB.\n"
     assert on_disk() == ["c.txt"]
     assert run("evict", "--all") == "0 files were freed, 0 bytes.\n"
+
+
+def test_any_age_is_an_age(storage: Any) -> None:
+    transferred(storage, "a.txt")
+    assert run("evict", "--older-than", "0s").startswith("1 files were freed")
 
 
 def test_evict_by_age(storage: Any) -> None:
@@ -503,11 +509,19 @@ def test_flush_waits(storage: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     assert [look.count(State.PENDING) for look in looks] == [2, 1]
 
 
-def test_flush_does_not_wait_for_ever(storage: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("timeout", ["0.1s", "0s"])
+def test_flush_does_not_wait_for_ever(
+    storage: Any, monkeypatch: pytest.MonkeyPatch, timeout: str
+) -> None:
+    def look(seconds: float) -> None:
+        assert timeout != "0s"
+        sleep(seconds)
+
     monkeypatch.setattr(ending, "LOOK_EVERY", 0.01)
+    monkeypatch.setattr(ending, "sleep", look)
     save(storage, "a.txt")
     with pytest.raises(CommandError, match="1 files are still"):
-        run("flush", "--wait", "--timeout", "0.1s")
+        run("flush", "--wait", "--timeout", timeout)
 
 
 def test_flush_tells_failures(storage: Any) -> None:

@@ -145,14 +145,14 @@ def add_dry_run(parser: ArgumentParser) -> None:
 
 def selected(options: dict[str, Any]) -> QueuedFileQuerySet:
     """The files that were chosen."""
-    given = [options["names"], options["storage"], options["older_than"]]
-    if not any(given) and options.get("all") is False:
+    is_old = options["older_than"] is not None
+    if not (options["names"] or options["storage"] or is_old) and options.get("all") is False:
         raise CommandError("Give names, --storage, --older-than, or --all.")
     rows = ledger().all()
     if options["names"]:
         rows = rows.filter(name__in=options["names"])
     if options["storage"]:
         rows = rows.filter(alias=options["storage"])
-    if options["older_than"]:
+    if is_old:
         rows = rows.filter(saved_at__lte=timezone.now() - options["older_than"])
     return rows

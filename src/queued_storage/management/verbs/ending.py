@@ -46,11 +46,11 @@ class Flush(Verb):
         self._report(rows, under_way, waited=options["wait"])
 
     def _wait(self, rows: QueuedFileQuerySet, timeout: Any) -> None:
-        deadline = monotonic() + timeout.total_seconds() if timeout else None
+        deadline = None if timeout is None else monotonic() + timeout.total_seconds()
         left = total(rows)
         with self.progress(rows, by_bytes=True) as progress:
             while left[0]:
-                if deadline and monotonic() >= deadline:
+                if deadline is not None and monotonic() >= deadline:
                     raise CommandError(f"{left[0]} files are still on their way.", returncode=1)
                 sleep(LOOK_EVERY)
                 before, left = left, total(rows)
