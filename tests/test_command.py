@@ -179,7 +179,9 @@ def test_worker_looks_for_garbage_less_often(
         gc.set_threshold(*own)
 
 
-@pytest.mark.parametrize("bad", [["--threads", "0"], ["--poll", "0"]])
+@pytest.mark.parametrize(
+    "bad", [["--threads", "0"], *(["--poll", poll] for poll in ("0", "nan", "inf", "1e12"))]
+)
 def test_worker_with_senseless_options(bad: list[str]) -> None:
     with pytest.raises(CommandError, match="--threads must be"):
         run("worker", *bad)

@@ -154,8 +154,11 @@ class Command(BaseCommand):
             self.stdout.write(self.style.ERROR(trouble))
 
     def _worker(self, options: dict[str, Any]) -> None:
-        if options["threads"] < 1 or options["poll"] <= 0:
-            raise CommandError("--threads must be 1 or more, and --poll above 0.")
+        is_pause = 0 < options["poll"] <= threading.TIMEOUT_MAX  # as "nan" is not
+        if options["threads"] < 1 or not is_pause:
+            raise CommandError(
+                "--threads must be 1 or more, and --poll above 0 and no longer than a thread waits."
+            )
         signals = self._signals()
         if options["metrics"]:
             self._serve_metrics(*options["metrics"])
