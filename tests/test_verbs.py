@@ -4,14 +4,14 @@ import json
 import os
 import re
 from collections import namedtuple
-from datetime import timedelta
+from datetime import datetime, timedelta
 from io import StringIO
 from pathlib import Path
 from time import sleep
 from typing import Any
 
 import pytest
-from django.core.files.storage import storages
+from django.core.files.storage import InMemoryStorage, Storage, storages
 from django.core.management import CommandError, call_command
 from django.core.management.base import OutputWrapper
 from django.utils import timezone
@@ -422,6 +422,31 @@ def test_a_directory_may_be_spelt_in_several_ways(storage: Any, under: str) -> N
 def test_what_is_no_directory_of_a_storage(storage: Any, verb: list[str], under: str) -> None:
     with pytest.raises(CommandError, match="no directory of a storage"):
         on_default(*verb, "--under", under)
+
+
+class Blind(InMemoryStorage):
+    def listdir(self, path: str) -> tuple[list[str], list[str]]:
+        raise NotImplementedError("no listing")
+
+
+class Timeless(InMemoryStorage):
+    def get_modified_time(self, name: str) -> datetime:
+        raise NotImplementedError("no times")
+
+
+@pytest.mark.parametrize(
+    ("remote", "arguments"),
+    [
+        (Blind(), ["orphans", "remote"]),
+        (Blind(), ["adopt", "--under", "."]),
+        (Timeless(), ["orphans", "remote"]),
+    ],
+)
+def test_what_a_storage_leaves_out(remote: Storage, arguments: list[str]) -> None:
+    remote.save("a.txt", file())
+    storage = make(remote=remote)
+    with pytest.raises(CommandError, match=r"The storage cannot list .*: no (listing|times)"):
+        run(*arguments, "--storage", storage.alias)
 
 
 def test_with_an_empty_ledger_no_orphan_is_deleted(storage: Any) -> None:

@@ -10,7 +10,7 @@ from ... import adoption, inventory, localfiles
 from ...names import tidy
 from ..progress import Progress
 from ..progress import size as in_words
-from .base import Verb, add_dry_run, directory, one_storage
+from .base import Verb, add_dry_run, directory, looking, one_storage
 
 
 class _Taking(Verb):
@@ -65,7 +65,7 @@ class Adopt(_Taking):
 
     def run(self, options: dict[str, Any]) -> None:
         storage = one_storage(options["storage"])
-        with Progress(self.stderr, self.stderr, 0) as progress:
+        with looking(), Progress(self.stderr, self.stderr, 0) as progress:
             count = adoption.adopt(
                 storage,
                 self.names(storage, options),
@@ -83,7 +83,7 @@ class Backfill(_Taking):
 
     def run(self, options: dict[str, Any]) -> None:
         storage = one_storage(options["storage"])
-        with Progress(self.stderr, self.stderr, 0) as progress:
+        with looking(), Progress(self.stderr, self.stderr, 0) as progress:
             count = adoption.backfill(
                 storage, self.names(storage, options), progress, dry_run=options["dry_run"]
             )

@@ -6,6 +6,8 @@ import signal
 import threading
 from abc import ABC, abstractmethod
 from argparse import ArgumentParser
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, ClassVar
 
@@ -101,6 +103,17 @@ def one_storage(alias: str | None) -> Any:
         known = ", ".join(sorted(found)) or "none is known"
         raise CommandError(f"Choose a storage with --storage: {known}.")
     return found[alias]
+
+
+@contextmanager
+def looking() -> Iterator[None]:
+    """Say in words what a storage leaves out: Django's asks for neither a listing nor times."""
+    try:
+        yield
+    except NotImplementedError as error:
+        raise CommandError(
+            f"The storage cannot list its files, or not tell how old they are: {error}"
+        ) from error
 
 
 def directory(text: str) -> str:

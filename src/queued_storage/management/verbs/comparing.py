@@ -18,6 +18,7 @@ from .base import (
     add_selection,
     age,
     directory,
+    looking,
     one_storage,
     selected,
     too_many,
@@ -135,19 +136,20 @@ class Orphans(Verb):
             )
         older_than, under = options["older_than"], directory(options["under"])
         count = bytes_ = 0
-        for orphan in inventory.orphans(storage, options["side"], older_than, under):
-            if deletes and count >= options["at_most"]:
-                raise too_many(options)
-            if deletes and not inventory.delete_orphan(storage, orphan, older_than):
-                continue
-            count += 1
-            bytes_ += orphan.bytes
-            if options["json"]:
-                self.stdout.write(json.dumps(asdict(orphan), default=str))
-            else:
-                self.stdout.write(
-                    f"{orphan.name}  {in_words(orphan.bytes)}  {orphan.modified:%Y-%m-%d %H:%M}"
-                )
+        with looking():
+            for orphan in inventory.orphans(storage, options["side"], older_than, under):
+                if deletes and count >= options["at_most"]:
+                    raise too_many(options)
+                if deletes and not inventory.delete_orphan(storage, orphan, older_than):
+                    continue
+                count += 1
+                bytes_ += orphan.bytes
+                if options["json"]:
+                    self.stdout.write(json.dumps(asdict(orphan), default=str))
+                else:
+                    self.stdout.write(
+                        f"{orphan.name}  {in_words(orphan.bytes)}  {orphan.modified:%Y-%m-%d %H:%M}"
+                    )
         if not options["json"]:
             what = "were deleted" if deletes else "are orphans"
             self.stdout.write(f"{count} files {what}, {in_words(bytes_)}.")
