@@ -146,6 +146,13 @@ class OneAtATime(InMemoryStorage):
         return super()._save(name, content)
 
 
+class Nameless(InMemoryStorage):
+    """Forgets to return the name."""
+
+    def save(self, *args: Any, **kwargs: Any) -> Any:
+        super().save(*args, **kwargs)
+
+
 class Calls(InMemoryStorage):
     """Its addresses are known to a server only."""
 
@@ -165,6 +172,7 @@ class Calls(InMemoryStorage):
         (ListsOthers, {"listing": "without a stored file"}),
         (NoSpaces, {"spaces": "fails"}),
         (OneAtATime, {"two threads": "in each other's way"}),
+        (Nameless, {"name": "gives no name for a stored file"}),
         (Calls, {"url": "asks the remote"}),
     ],
 )

@@ -77,7 +77,9 @@ class Trial:
         self.note(path)
         with on_disk(data) as file:
             outgoing = MeasuredFile(file, path)
-            written = upload(path, outgoing)
+            written: Any = upload(path, outgoing)
+        if not isinstance(written, str):
+            raise Problem("gives no name for a stored file", f"save() returned {written!r}")
         self.note(written)
         return Sent(written, data, outgoing.content)
 
