@@ -197,7 +197,27 @@ def test_a_date_that_is_none_is_no_server_error(viewer: Client, query: str) -> N
     assert viewer.get(f"{LIST}?{query}").status_code in (302, 400)
 
 
+@pytest.mark.parametrize(
+    "query",
+    [
+        {"saved_at__year": "2024", "saved_at__day": "31"},
+        {"saved_at__month": "0"},
+        {"saved_at__month": "2", "saved_at__day": "31"},
+        {"saved_at__day": "99999999999999"},
+    ],
+)
+def test_a_part_of_a_date_is_no_server_error_either(viewer: Client, query: dict[str, str]) -> None:
+    add()
+    assert listed(viewer, **query) == []
+
+
 # Many rows
+
+
+@pytest.mark.parametrize("name", ["alias", "host", "state"])
+def test_a_filter_s_value_that_no_row_can_have_finds_none(viewer: Client, name: str) -> None:
+    add()
+    assert listed(viewer, **{name: "a\0"}) == []
 
 
 def test_the_count_is_broken_off(viewer: Client, monkeypatch: pytest.MonkeyPatch) -> None:

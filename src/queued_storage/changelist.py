@@ -3,6 +3,7 @@
 import calendar
 from datetime import date
 from functools import cached_property
+from itertools import takewhile
 from typing import Any
 
 from django.contrib import admin
@@ -47,9 +48,8 @@ class QueuedFileChangeList(ChangeList):
         and days of what is chosen, whether or not there are files of that time."""
         field = str(self.date_hierarchy)
         parts = ("year", "month", "day")
-        chosen = [
-            int(self.params[key]) for part in parts if (key := f"{field}__{part}") in self.params
-        ]
+        given = takewhile(self.params.__contains__, (f"{field}__{part}" for part in parts))
+        chosen = [int(self.params[key]) for key in given]  # no month without its year
         today = timezone.localdate() if timezone.is_aware(timezone.now()) else date.today()
 
         def link(*numbers: int) -> str:
@@ -105,6 +105,15 @@ def _days(year: int, month: int) -> list[date]:
     return [date(year, month, day) for day in range(1, count + 1)]
 
 
+def _those(rows: QuerySet, column: str, value: str | None) -> QuerySet:
+    """Those with a value that somebody may have typed, if there is one."""
+    if not value:
+        return rows
+    if "\0" in value:  # which PostgreSQL does not take
+        return rows.none()
+    return rows.filter(**{column: value})
+
+
 class StateFilter(admin.SimpleListFilter):
     title = _("state")
     parameter_name = "state"
@@ -117,7 +126,7 @@ class StateFilter(admin.SimpleListFilter):
             return queryset
         if state != State.TRANSFERRED:  # few of many; the index begins with the alias
             queryset = queryset.filter(alias__in=overview.aliases())
-        return queryset.filter(state=state)
+        return _those(queryset, "state", state)
 
 
 class StorageFilter(admin.SimpleListFilter):
@@ -128,7 +137,7 @@ class StorageFilter(admin.SimpleListFilter):
         return [(alias, alias) for alias in overview.aliases()]
 
     def queryset(self, request: HttpRequest, queryset: QuerySet) -> QuerySet:
-        return queryset.filter(alias=self.value()) if self.value() else queryset
+        return _those(queryset, "alias", self.value())
 
 
 class HostFilter(admin.SimpleListFilter):
@@ -139,4 +148,4 @@ class HostFilter(admin.SimpleListFilter):
         return [(host, host) for host in overview.hosts()]
 
     def queryset(self, request: HttpRequest, queryset: QuerySet) -> QuerySet:
-        return queryset.filter(host=self.value()) if self.value() else queryset
+        return _those(queryset, "host", self.value())
