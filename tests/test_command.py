@@ -137,6 +137,13 @@ def test_transfer_of_an_unknown_name() -> None:
         run("transfer", "nothing.txt")
 
 
+@pytest.mark.parametrize("name", ["caf\udce9.txt", "a\0.txt"])
+def test_a_name_that_no_row_can_have_is_an_unknown_one(name: str) -> None:
+    with pytest.raises(CommandError, match="no file"):
+        run("transfer", name)
+    assert run("verify", name) == "0 files were compared.\n"
+
+
 def test_transfer_of_a_name_that_two_storages_have(storage: Any) -> None:
     storage.save("a.txt", ContentFile(b"abc"))
     other = QueuedStorage("disk", "far", alias="other")

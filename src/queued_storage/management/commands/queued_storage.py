@@ -21,6 +21,7 @@ from ...aliases import known_storages
 from ...conf import settings
 from ...executor import Executor
 from ...models import QueuedFile, ledger, ledger_database
+from ...names import can_be_recorded
 from ...states import State, is_reachable_from_here
 from ..verbs import VERBS
 from ..verbs.base import age, size
@@ -253,7 +254,7 @@ class Command(BaseCommand):
 
     @staticmethod
     def _find(name: str, alias: str | None) -> QueuedFile:
-        rows = ledger().filter(name=name)
+        rows = ledger().filter(name__in=[name] if can_be_recorded(name) else [])
         if alias is not None:
             rows = rows.filter(alias=alias)
         found = list(rows[:2])

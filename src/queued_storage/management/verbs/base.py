@@ -163,7 +163,7 @@ def selected(options: dict[str, Any]) -> QueuedFileQuerySet:
         raise CommandError("Give names, --storage, --older-than, or --all.")
     rows = ledger().all()
     if options["names"]:
-        rows = rows.filter(name__in=options["names"])
+        rows = rows.filter(name__in=list(filter(can_be_recorded, options["names"])))
     if options["storage"]:
         rows = rows.filter(alias=options["storage"])
     if is_old:
