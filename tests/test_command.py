@@ -194,6 +194,17 @@ def test_worker_with_senseless_options(bad: list[str]) -> None:
         run("worker", *bad)
 
 
+def test_signals_after_a_worker_are_its_caller_s(storage: Any) -> None:
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    before = [signal.getsignal(number) for number in numbers]
+    try:
+        run("worker", "--until-empty", "--poll", "0.05")
+        assert [signal.getsignal(number) for number in numbers] == before
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+
+
 class Told(StringIO):
     """Makes a file when something is written."""
 

@@ -160,20 +160,22 @@ class Command(BaseCommand):
             raise CommandError(
                 "--threads must be 1 or more, and --poll above 0 and no longer than a thread waits."
             )
-        signals = self._signals()
-        if options["metrics"]:
-            self._serve_metrics(*options["metrics"])
-        executor = Executor(options["threads"], options["poll"], _aliases)
-        with _rare_collections():
-            executor.start()
-            self.stdout.write(f"Moving files of {', '.join(_aliases()) or 'no storage'}.")
-            is_empty = False
-            while not is_empty and not _has_come(signals, options["poll"]):
-                is_empty = options["until_empty"] and executor.is_idle() and not self._is_due()
-                connections.close_all()
-            # A look may have claimed some in this very moment.
-            executor.stop(gives_back=not is_empty)
+        with self._signals() as signals, _rare_collections():
+            if options["metrics"]:
+                self._serve_metrics(*options["metrics"])
+            self._move(options, signals)
         self.stdout.write("Stopped.")
+
+    def _move(self, options: dict[str, Any], signals: SimpleQueue[int]) -> None:
+        executor = Executor(options["threads"], options["poll"], _aliases)
+        executor.start()
+        self.stdout.write(f"Moving files of {', '.join(_aliases()) or 'no storage'}.")
+        is_empty = False
+        while not is_empty and not _has_come(signals, options["poll"]):
+            is_empty = options["until_empty"] and executor.is_idle() and not self._is_due()
+            connections.close_all()
+        # A look may have claimed some in this very moment.
+        executor.stop(gives_back=not is_empty)
 
     def _serve_metrics(self, address: str, port: int) -> None:
         metrics = import_module("queued_storage.metrics")  # whose library not everybody has
@@ -185,9 +187,10 @@ class Command(BaseCommand):
         self.stdout.write(f"Metrics at http://{address}:{server.server_port}/metrics.")
 
     @staticmethod
-    def _signals() -> SimpleQueue[int]:
+    @contextmanager
+    def _signals() -> Iterator[SimpleQueue[int]]:
         """Where the signal comes that ends the work after the transfers that run. The second one
-        ends it at once."""
+        ends it at once. When all is over, they are the caller's again."""
         # A signal may come anywhere, also while somebody waits here: no other primitive of
         # threading is safe then.
         signals: SimpleQueue[int] = SimpleQueue()
@@ -200,10 +203,15 @@ class Command(BaseCommand):
             is_stopping = True
             signals.put(number)
 
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, handle)
-            signal.signal(signal.SIGINT, handle)
-        return signals
+        before: dict[signal.Signals, Any] = {}
+        try:
+            if threading.current_thread() is threading.main_thread():
+                for number in (signal.SIGTERM, signal.SIGINT):
+                    before[number] = signal.signal(number, handle)
+            yield signals
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler or signal.SIG_DFL)
 
     @staticmethod
     def _is_due() -> bool:
