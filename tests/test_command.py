@@ -11,10 +11,11 @@ import pytest
 from django.core.files.base import ContentFile
 from django.core.files.storage import storages
 from django.core.management import CommandError, call_command
-from django.db import connection
+from django.db import OperationalError, connection
 from pytest_django import Settings
 
 from queued_storage.backends import QueuedStorage
+from queued_storage.management.commands.queued_storage import Command
 from queued_storage.models import QueuedFile
 from queued_storage.states import State
 from tests.forks import ended, forks
@@ -192,6 +193,20 @@ def test_worker_looks_for_garbage_less_often(
 def test_worker_with_senseless_options(bad: list[str]) -> None:
     with pytest.raises(CommandError, match="--threads must be"):
         run("worker", *bad)
+
+
+def test_a_worker_that_cannot_ask_leaves_no_thread(
+    storage: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away() -> bool:
+        raise OperationalError("away")
+
+    monkeypatch.setattr(Command, "_is_due", staticmethod(away))
+    before = set(threading.enumerate())
+    with pytest.raises(OperationalError):
+        run("worker", "--until-empty", "--poll", "0.05")
+    left = set(threading.enumerate()) - before
+    assert [thread.name for thread in left if thread.name != "queued-storage-leases"] == []
 
 
 def test_signals_after_a_worker_are_its_caller_s(storage: Any) -> None:

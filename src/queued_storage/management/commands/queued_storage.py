@@ -169,11 +169,15 @@ class Command(BaseCommand):
     def _move(self, options: dict[str, Any], signals: SimpleQueue[int]) -> None:
         executor = Executor(options["threads"], options["poll"], _aliases)
         executor.start()
-        self.stdout.write(f"Moving files of {', '.join(_aliases()) or 'no storage'}.")
         is_empty = False
-        while not is_empty and not _has_come(signals, options["poll"]):
-            is_empty = options["until_empty"] and executor.is_idle() and not self._is_due()
-            connections.close_all()
+        try:
+            self.stdout.write(f"Moving files of {', '.join(_aliases()) or 'no storage'}.")
+            while not is_empty and not _has_come(signals, options["poll"]):
+                is_empty = options["until_empty"] and executor.is_idle() and not self._is_due()
+                connections.close_all()
+        except Exception:  # the ledger may be out of reach: what runs is brought to its end
+            executor.stop()
+            raise
         # A look may have claimed some in this very moment.
         executor.stop(gives_back=not is_empty)
 
