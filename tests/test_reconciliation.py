@@ -135,6 +135,28 @@ def test_a_local_file_of_somebody_else_is_no_extra_copy_to_remove() -> None:
     assert read(disk(), name) == b"somebody's"
 
 
+@pytest.mark.parametrize("is_known", [True, False])
+def test_the_file_of_a_storage_on_the_same_disk_is_no_extra_copy(is_known: bool) -> None:
+    storage, other = make(), make()
+    name = transferred(storage, evict=True)
+    assert other.save(name, file()) == name  # with the same bytes
+    if not is_known:
+        files(other).update(alias="nobody-s")
+        assert REPAIRS["extra-local"](row(storage, name).pk)
+    assert findings(storage) == []
+    assert repair(storage) == []
+    assert read(disk(), name) == b"bytes"
+
+
+def test_a_storage_with_a_disk_of_its_own_is_no_reason_to_keep_an_extra_copy() -> None:
+    storage, other = make(), make(local="far")
+    name = transferred(storage, evict=True)
+    damage(storage, name, "extra-local")
+    assert other.save(f"new/{name}", file())
+    files(other).update(name=name)
+    assert repair(storage) == [("extra-local", "")]
+
+
 def test_a_file_that_is_deleted_meanwhile_is_not_sent_again() -> None:
     storage = make()
     name = transferred(storage)

@@ -12,7 +12,7 @@ from .models import QueuedFile, QueuedFileQuerySet, ledger, ledger_database
 from .queues.wakeup import wake
 from .routes import Routes
 from .states import is_reachable_from_here
-from .steering import Finding, Tell, is_copy, restore_one, run_errand, verify
+from .steering import Finding, Tell, anothers, is_copy, restore_one, run_errand, verify
 
 
 def reconcile(
@@ -57,6 +57,8 @@ def _drop_extra(storage: Any, row: QueuedFile, lease: Lease) -> None:
     """Remove a local file that the ledger does not have, if its bytes are the remote copy's."""
     if row.is_local:
         raise LeaseLost(f"{row} has a local copy again.")
+    if anothers(storage, [row.name]):
+        raise FileExistsError(f"The local {row.name!r} is the file of another storage.")
     if not is_copy(storage, row):
         raise FileExistsError(f"The local {row.name!r} has other bytes. See to it yourself.")
     transfers.verify_remote(storage, row, "checksum", lease.progress)

@@ -2,13 +2,14 @@
 
 import contextlib
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, cast
 
 from django.core.exceptions import ImproperlyConfigured
 from django.core.files import File
+from django.core.files.storage import Storage
 from django.db import transaction
 
 from . import leases, localfiles, transfers
@@ -17,6 +18,7 @@ from .conf import settings
 from .exceptions import LeaseLost, VerificationError
 from .leases import Lease
 from .logs import fields_of, logger
+from .measures import aliases
 from .models import QueuedFile, QueuedFileQuerySet, ledger, ledger_database
 from .queues.wakeup import wake
 from .reasons import reason
@@ -229,6 +231,23 @@ def _is_there(storage: Any, row: QueuedFile) -> bool:
     return not others.exists()  # of a storage that may share our local one
 
 
+def anothers(storage: Any, names: Collection[str]) -> set[str]:
+    """Those of a few names whose local file is that of a storage which shares our local one."""
+    rows = ledger().filter(alias__in=aliases(), name__in=names, is_local=True)  # by the index
+    others = rows.exclude(alias=storage.alias).workable_here()
+    return {row.name for row in others if _is_in_the_same_place(storage.local, row)}
+
+
+def _is_in_the_same_place(local: Storage, other: QueuedFile) -> bool:
+    try:
+        its: Storage = cast(Any, storage_for(other.alias, other.task)).local
+    except Exception:  # nobody here can tell
+        return True
+    if localfiles.has_paths(local) and localfiles.has_paths(its):
+        return local.path(other.name) == its.path(other.name)
+    return type(local) is type(its)
+
+
 def is_copy(storage: Any, row: QueuedFile) -> bool:
     """Whether the local file has the bytes that the ledger says; reads them."""
     if not storage.local.exists(row.name):
@@ -352,7 +371,8 @@ class _Look:
         is_there = local.exists(row.name)
         if not row.is_local:
             details = "The ledger has no local copy of this file."
-            return self._finding("local", Kind.EXTRA, details) if is_there else None
+            is_extra = is_there and not anothers(self.storage, [row.name])
+            return self._finding("local", Kind.EXTRA, details) if is_extra else None
         if not is_there:
             return self._finding("local", Kind.MISSING, f"It was saved on {row.host!r}.")
         if (size := local.size(row.name)) != row.size and not is_copy(self.storage, row):
