@@ -113,6 +113,27 @@ def test_a_name_that_is_no_file_s_keeps_no_other_one_from_being_taken(taking: An
     assert list(ledger().values_list("name", flat=True)) == ["d/b.txt"]
 
 
+def test_the_file_of_a_storage_on_the_same_disk_is_not_taken() -> None:
+    storage, other = make(), make(remote=storages["far"])
+    for name in ("pending.txt", "own.txt"):
+        put(storage.remote, name)
+    put(other.local, "own.txt")
+    assert other.save("pending.txt", file()) == "pending.txt"
+    count, errors = take(backfill, storage, ["pending.txt"])
+    assert (count, errors) == (0, ["pending.txt: It is the local file of another storage."])
+    assert take(adopt, storage, ["pending.txt", "own.txt"]) == (2, [])
+    assert [row(storage, name).is_local for name in ("pending.txt", "own.txt")] == [False, True]
+    assert steering.evict(ledger().filter(alias=storage.alias)) == 1
+    assert on_disk() == ["pending.txt"]
+
+
+def test_the_file_of_a_storage_that_is_no_more_is_taken() -> None:
+    storage, other = make(), make()
+    other.save("a.txt", file())
+    ledger().update(alias="nobody-s")
+    assert take(backfill, storage, ["a.txt"]) == (1, [])
+
+
 def test_names_are_taken_a_batch_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(adoption, "BATCH", 3)
     storage = make()
@@ -126,8 +147,9 @@ def test_names_are_taken_a_batch_at_a_time(monkeypatch: pytest.MonkeyPatch) -> N
 
     with CaptureQueriesContext(connection) as queries:
         assert take(backfill, storage, names()) == (7, [])
-    looks = [query for query in queries if "IN (" in query["sql"]]
-    assert len(looks) == 3
+    looks = [query["sql"] for query in queries if "IN (" in query["sql"]]
+    others = [sql for sql in looks if "NOT (" in sql]  # what other storages have
+    assert (len(looks) - len(others), len(others)) == (3, 2)  # nobody has any at first
     assert [len(message) for message in storage.queue.messages] == [3, 3, 1]
 
 

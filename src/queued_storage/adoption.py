@@ -16,7 +16,7 @@ from .names import can_be_recorded
 from .queues.wakeup import wake
 from .reasons import reason
 from .states import Content
-from .steering import BATCH, Step, Tell
+from .steering import BATCH, Step, Tell, anothers
 from .streams import Checksum, checksum_of
 
 IS_DIRECTORY = "It is a directory. Give '--under' for the files in it."
@@ -28,7 +28,13 @@ def backfill(storage: Any, names: Iterable[str], tell: Tell, *, dry_run: bool = 
     for batch in in_batches(names, BATCH):
         fresh = _without_row(storage, batch)
         with transaction.atomic(using=ledger_database()):
-            steps = [_backfill_one(storage, name, dry_run) for name in fresh]
+            others = anothers(storage, fresh, if_unknown=False)
+            steps = [
+                Step(1, 0, "It is the local file of another storage.", name)
+                if name in others
+                else _backfill_one(storage, name, dry_run)
+                for name in fresh
+            ]
         count += sum(not step.error for step in steps)
         _tell_of(batch, steps, tell)
     return count
@@ -70,17 +76,19 @@ def adopt(
     is_any_renamed = renamed.exists()
     for batch in in_batches(names, BATCH):
         fresh = _without_row(storage, batch)
-        anothers: set[str] = set()
+        others = anothers(storage, fresh, if_unknown=False)
+        called: set[str] = set()
         if is_any_renamed:
             taken = renamed.filter(remote_name__in=fresh)
-            anothers = set(taken.values_list("remote_name", flat=True))
+            called = set(taken.values_list("remote_name", flat=True))
         steps = []
         for name in fresh:
-            if name in anothers:
+            if name in called:
                 steps.append(Step(1, 0, "The remote calls another file so.", name))
                 continue
             try:
-                steps.append(_adopt_one(storage, name, content, dry_run))
+                may_be_local = name not in others
+                steps.append(_adopt_one(storage, name, content, dry_run, may_be_local))
             except Exception as error:
                 text = reason(error, storage.local, storage.remote)
                 steps.append(Step(1, 0, text, name))
@@ -89,14 +97,14 @@ def adopt(
     return count
 
 
-def _adopt_one(storage: Any, name: str, content: bool, dry_run: bool) -> Step:
+def _adopt_one(storage: Any, name: str, content: bool, dry_run: bool, may_be_local: bool) -> Step:
     remote: Storage = storage.remote
     if not remote.exists(name):
         return Step(1, 0, "The remote has no file of this name.", name)
     if localfiles.is_directory(remote, name):
         return Step(1, 0, IS_DIRECTORY, name)
     size = remote.size(name)
-    is_local = storage.local.exists(name)
+    is_local = may_be_local and storage.local.exists(name)
     checksum, verified = "", ""
     if is_local:
         if storage.local.size(name) != size:

@@ -231,18 +231,19 @@ def _is_there(storage: Any, row: QueuedFile) -> bool:
     return not others.exists()  # of a storage that may share our local one
 
 
-def anothers(storage: Any, names: Collection[str]) -> set[str]:
-    """Those of a few names whose local file is that of a storage which shares our local one."""
+def anothers(storage: Any, names: Collection[str], *, if_unknown: bool = True) -> set[str]:
+    """Those of a few names whose local file is that of a storage which shares our local one; or of
+    one that nobody here knows, with ``if_unknown``."""
     rows = ledger().filter(alias__in=aliases(), name__in=names, is_local=True)  # by the index
     others = rows.exclude(alias=storage.alias).workable_here()
-    return {row.name for row in others if _is_in_the_same_place(storage.local, row)}
+    return {row.name for row in others if _is_in_the_same_place(storage.local, row, if_unknown)}
 
 
-def _is_in_the_same_place(local: Storage, other: QueuedFile) -> bool:
+def _is_in_the_same_place(local: Storage, other: QueuedFile, if_unknown: bool) -> bool:
     try:
         its: Storage = cast(Any, storage_for(other.alias, other.task)).local
-    except Exception:  # nobody here can tell
-        return True
+    except Exception:  # it has no such alias, or cannot be made
+        return if_unknown
     if localfiles.has_paths(local) and localfiles.has_paths(its):
         return local.path(other.name) == its.path(other.name)
     return type(local) is type(its)
