@@ -11,7 +11,7 @@ from time import sleep
 from typing import Any
 
 import pytest
-from django.core.files.storage import InMemoryStorage, Storage, storages
+from django.core.files.storage import FileSystemStorage, InMemoryStorage, Storage, storages
 from django.core.management import CommandError, call_command
 from django.core.management.base import OutputWrapper
 from django.utils import timezone
@@ -271,6 +271,16 @@ def test_which_disk_must_be_said(storage: Any) -> None:
     assert other.alias
     with pytest.raises(CommandError, match="--storage"):
         run("evict", "--until-free", "1G")
+
+
+@pytest.mark.parametrize("dry", [["--dry-run"], []])
+def test_a_disk_that_is_not_there_has_no_free_space(tmp_path: Path, dry: list[str]) -> None:
+    storage = make(local=FileSystemStorage(tmp_path / "mount"))
+    transferred(storage, "a.txt")
+    (tmp_path / "mount").rename(tmp_path / "away")
+    with pytest.raises(CommandError, match="not there"):
+        run("evict", "--until-free", "1G", "--storage", storage.alias, *dry)
+    assert (tmp_path / "away" / "a.txt").exists()
 
 
 @pytest.mark.parametrize("verb", ["evict", "restore"])

@@ -1,5 +1,6 @@
 """``evict`` and ``restore``: the local copies of transferred files."""
 
+import os
 import re
 import shutil
 from argparse import ArgumentParser, ArgumentTypeError
@@ -73,7 +74,10 @@ def _directory(alias: str | None) -> str:
     storage = one_storage(alias)
     if not localfiles.has_paths(storage.local):
         raise CommandError(f"The local files of {storage.alias!r} are on no disk of this machine.")
-    return str(storage.local.path(""))
+    path = str(storage.local.path(""))
+    if not os.path.isdir(path):
+        raise CommandError(f"The directory {path!r} is not there. Is its disk mounted?")
+    return path
 
 
 def _first(rows: QueuedFileQuerySet, goal: int | None) -> tuple[int, int]:
