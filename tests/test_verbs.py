@@ -515,6 +515,28 @@ def test_a_storage_that_no_field_is_for(storage: Any) -> None:
         run("backfill", "--storage", "other")
 
 
+FORGED = "a\n0 files\x1b[2J.txt"
+
+
+def test_a_name_stays_on_its_line(storage: Any) -> None:
+    put_old(storage.local, FORGED)
+    (out,) = on_default("orphans", "local").splitlines()[:-1]
+    assert out.startswith(r"a\n0 files\x1b[2J.txt  1000 bytes")
+    save(storage, f"b{FORGED}")
+    ledger().update(state=State.FAILED, due_at=None, last_error="It broke.")
+    assert r"default: ba\n0 files\x1b[2J.txt: It broke." in run("status").splitlines()
+    os.unlink(storage.local.path(f"b{FORGED}"))
+    errors = StringIO()
+    for verb, name in (("verify", f"b{FORGED}"), ("backfill", f"c{FORGED}")):
+        with pytest.raises(CommandError):
+            call_command(
+                "queued_storage", verb, name, storage="default", stdout=errors, stderr=errors
+            )
+    verified, _count, missed, _taken = errors.getvalue().splitlines()
+    assert verified.startswith(r"ba\n0 files\x1b[2J.txt (default): missing")
+    assert missed.startswith(r"ca\n0 files\x1b[2J.txt: There is no local file")
+
+
 # flush and prune
 
 

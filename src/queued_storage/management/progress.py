@@ -8,6 +8,7 @@ from typing import Any, Self
 
 from django.template.defaultfilters import filesizeformat
 
+from ..logs import one_line
 from ..steering import Step
 
 BAR_EVERY = 0.1  # seconds between two drawings
@@ -72,7 +73,7 @@ class Progress:
         else:
             self.failed += step.files
             self.clear()
-            self._errors.write(f"{step.name}: {step.error}")
+            self._errors.write(f"{one_line(step.name)}: {step.error}")
         now = self._clock()
         if now - self._drawn_at >= (BAR_EVERY if self._is_terminal else LINE_EVERY):
             self._drawn_at = now

@@ -20,6 +20,7 @@ from ... import maintenance, transfers
 from ...aliases import known_storages
 from ...conf import settings
 from ...executor import Executor
+from ...logs import one_line
 from ...models import QueuedFile, ledger, ledger_database
 from ...names import can_be_recorded
 from ...states import State, is_reachable_from_here
@@ -150,7 +151,7 @@ class Command(BaseCommand):
         if tallies:
             self.stdout.write(_of_workers(activity))
         for alias, name, error in failures:
-            self.stdout.write(f"{alias}: {name}: {error}")
+            self.stdout.write(f"{alias}: {one_line(name)}: {error}")
         for trouble in troubles:
             self.stdout.write(self.style.ERROR(trouble))
 

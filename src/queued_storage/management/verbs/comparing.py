@@ -9,6 +9,7 @@ from typing import Any
 from django.core.management.base import CommandError
 
 from ... import inventory, reconciliation, steering
+from ...logs import one_line
 from ...models import ledger
 from ..progress import size as in_words
 from .base import (
@@ -59,9 +60,8 @@ class Verify(Verb):
 
 
 def _line(finding: steering.Finding) -> str:
-    return (
-        f"{finding.name} ({finding.alias}): {finding.kind} {finding.side} copy. {finding.details}"
-    )
+    file = one_line(f"{finding.name} ({finding.alias})")
+    return f"{file}: {finding.kind} {finding.side} copy. {finding.details}"
 
 
 class Reconcile(Verb):
@@ -147,9 +147,8 @@ class Orphans(Verb):
                 if options["json"]:
                     self.stdout.write(json.dumps(asdict(orphan), default=str))
                 else:
-                    self.stdout.write(
-                        f"{orphan.name}  {in_words(orphan.bytes)}  {orphan.modified:%Y-%m-%d %H:%M}"
-                    )
+                    name, at = one_line(orphan.name), f"{orphan.modified:%Y-%m-%d %H:%M}"
+                    self.stdout.write(f"{name}  {in_words(orphan.bytes)}  {at}")
         if not options["json"]:
             what = "were deleted" if deletes else "are orphans"
             self.stdout.write(f"{count} files {what}, {in_words(bytes_)}.")
