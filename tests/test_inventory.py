@@ -133,6 +133,16 @@ def test_names_that_the_database_cannot_have_are_never_orphans() -> None:
     assert unknown(["a\udcff.txt", "b\0.txt", "c.txt"]) == ["c.txt"]
 
 
+@pytest.mark.parametrize(
+    "spelt", ["./d/e/a.txt", "d//e/a.txt", "d/./e/a.txt", "d/f/../e/a.txt", "d\\e\\a.txt"]
+)
+def test_what_a_model_knows_is_no_orphan_however_it_is_spelt(spelt: str) -> None:
+    put(disk(), "d/e/a.txt")
+    put(disk(), "d/e/A.txt")
+    Document.objects.create(file=spelt)
+    assert found(make()) == ["d/e/A.txt"]
+
+
 @pytest.mark.parametrize("under", [".", "./d", "d//", "d/./e", "./d//e"])
 def test_what_is_known_is_no_orphan_however_its_directory_is_spelt(under: str) -> None:
     storage = make()

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from django.apps import apps
 from django.core.files.storage import Storage
-from django.db.models import FileField, Model
+from django.db.models import FileField, Model, Q
 from django.utils import timezone
 
 from . import localfiles
@@ -62,9 +62,18 @@ def unknown(names: Iterable[str]) -> list[str]:
             left -= set(ledger().filter(**{f"{column}__in": left}).values_list(column, flat=True))
     for model, field in file_fields():
         if left:
-            rows: Any = model._base_manager.filter(**{f"{field.name}__in": left})
-            left -= set(rows.values_list(field.name, flat=True))
+            known = Q(**{f"{field.name}__in": left}) | _is_untidy(field.name)
+            rows: Any = model._base_manager.filter(known)
+            left -= set(map(tidy, rows.values_list(field.name, flat=True)))
     return sorted(left)
+
+
+def _is_untidy(column: str) -> Q:
+    """Names in models that may be other spellings of a file's."""
+    found = Q(**{f"{column}__startswith": "./"})
+    for part in ("//", "/./", "/../", "\\"):
+        found |= Q(**{f"{column}__contains": part})
+    return found
 
 
 @dataclass(frozen=True, slots=True)
