@@ -7,6 +7,7 @@ from itertools import islice
 from typing import Any, TypeVar
 
 from django.apps import apps
+from django.conf import settings
 from django.core.files.storage import Storage
 from django.db.models import FileField, Model, Q
 from django.utils import timezone
@@ -109,9 +110,13 @@ def delete_orphan(storage: Any, orphan: Orphan, older_than: timedelta) -> bool:
 
 def _look(place: Storage, side: str, name: str) -> Orphan | None:
     try:
-        return Orphan(side, name, place.size(name), place.get_modified_time(name))
+        found = Orphan(side, name, place.size(name), place.get_modified_time(name))
     except FileNotFoundError:
         return None
+    if timezone.is_aware(found.modified) != settings.USE_TZ:
+        kind = "naive" if settings.USE_TZ else "aware"
+        raise NotImplementedError(f"its times are {kind}, but USE_TZ is {settings.USE_TZ}")
+    return found
 
 
 def _is_old(orphan: Orphan, older_than: timedelta) -> bool:
