@@ -170,6 +170,28 @@ def test_a_thread_that_does_not_come_to_be_takes_no_place(monkeypatch: pytest.Mo
     assert measures.in_time(lambda: "well again", 10) == "well again"
 
 
+@pytest.mark.one_database
+def test_the_wait_for_a_place_is_a_part_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    left: list[float] = []
+
+    def join(thread: threading.Thread, timeout: float) -> None:
+        left.append(timeout)
+        plain(thread)
+
+    class Crowded(threading.Event):  # a place comes free in the last moment
+        def acquire(self, timeout: float) -> bool:
+            return not self.wait(timeout)
+
+        def release(self) -> None:
+            self.set()
+
+    plain = threading.Thread.join
+    monkeypatch.setattr(measures._Inquiry, "join", join)
+    monkeypatch.setattr(measures, "_places", Crowded())
+    assert measures.in_time(lambda: "well", 0.2) == "well"
+    assert left[0] < 0.1
+
+
 def inquiries() -> list[threading.Thread]:
     return [each for each in threading.enumerate() if isinstance(each, measures._Inquiry)]
 

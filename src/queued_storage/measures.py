@@ -4,6 +4,7 @@ The files that are settled may be millions, so nothing here but ``settled()`` lo
 """
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -136,6 +137,7 @@ def in_time(question: Callable[[], Answer], seconds: float) -> Answer:
     if transaction.get_connection(ledger_database()).in_atomic_block:
         return question()
     late = TimeoutError(f"The ledger did not answer within {seconds:g} seconds.")
+    deadline = time.monotonic() + seconds
     if not _places.acquire(timeout=seconds):
         raise late
     inquiry = _Inquiry(question)
@@ -144,7 +146,7 @@ def in_time(question: Callable[[], Answer], seconds: float) -> Answer:
     except BaseException:  # no thread, so nobody gives the place back
         _places.release()
         raise
-    inquiry.join(seconds)
+    inquiry.join(max(deadline - time.monotonic(), 0))
     if inquiry.is_alive():
         raise late
     if inquiry.error:
