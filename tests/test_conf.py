@@ -17,7 +17,7 @@ BASE = {"QUEUE": "queued_storage.queues.dummy.DummyQueue"}
 GOOD = {
     "QUEUE": ["queued_storage.queues.immediate.ImmediateQueue", {"BACKEND": "x"}, object()],
     "RETRIES": [0, 9],
-    "RETRY_DELAY": [1, 0.5, 0],
+    "RETRY_DELAY": [1, 0.5, 0, 0.0],
     "RETRY_MAX_DELAY": [7, 0.1],
     "LEASE": [5, 0.25],
     "STALL_TIMEOUT": [30, 1.5],

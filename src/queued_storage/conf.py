@@ -25,7 +25,8 @@ def _positive(value: Any) -> str:
 
 
 def _pause(value: Any) -> str:
-    return "" if value == 0 and not _count(value) else _positive(value) and "0 or seconds above it"
+    is_zero = value == 0 and isinstance(value, int | float) and not isinstance(value, bool)
+    return "" if is_zero else _positive(value) and "0 or seconds above it"
 
 
 def _count(value: Any) -> str:
