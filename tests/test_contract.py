@@ -146,6 +146,15 @@ class OneAtATime(InMemoryStorage):
         return super()._save(name, content)
 
 
+class GivesUp(InMemoryStorage):
+    """In a thread of its own, with an error that ends a thread in silence."""
+
+    def _save(self, name: str, content: Any) -> str:
+        if "thread-" in name:
+            raise SystemExit("no connection left")
+        return super()._save(name, content)
+
+
 class Nameless(InMemoryStorage):
     """Forgets to return the name."""
 
@@ -172,6 +181,7 @@ class Calls(InMemoryStorage):
         (ListsOthers, {"listing": "without a stored file"}),
         (NoSpaces, {"spaces": "fails"}),
         (OneAtATime, {"two threads": "in each other's way"}),
+        (GivesUp, {"two threads": "in each other's way"}),
         (Nameless, {"name": "gives no name for a stored file"}),
         (Calls, {"url": "asks the remote"}),
     ],

@@ -144,7 +144,7 @@ def in_threads(jobs: list[Callable[[], None]]) -> list[BaseException]:
     def run(job: Callable[[], None]) -> None:
         try:
             job()
-        except Exception as error:
+        except BaseException as error:  # of which nobody would hear
             errors.append(error)
         finally:
             connections.close_all()
