@@ -1164,6 +1164,14 @@ def test_modes(storage: Any, place: Callable[[Any], str], mode: str, result: byt
     assert read(storage.remote, name) == result
 
 
+def test_appending_where_the_local_storage_is_in_memory() -> None:
+    storage = make(local=InMemoryStorage())
+    write(storage, "a.txt", b"first", "ab")
+    write(storage, "a.txt", b", second", "ab")
+    write(storage, "a.txt", ", third", "a")  # type: ignore[arg-type]
+    assert read(storage, "a.txt") == b"first, second, third"
+
+
 def test_modes_that_need_the_file_or_its_absence(storage: Any) -> None:
     with pytest.raises(FileNotFoundError):
         storage.open("a.txt", "rb+")

@@ -1,5 +1,6 @@
 """Files opened for writing, which become visible when they are closed."""
 
+import io
 from collections.abc import Callable
 from types import TracebackType
 
@@ -36,6 +37,8 @@ class WritableFile(File):
         try:
             self._draft = local.save(self._draft, existing or ContentFile(b""))
             super().__init__(local.open(self._draft, mode.replace("x", "w")), name)
+            if "a" in mode:
+                self.seek(0, io.SEEK_END)  # where Django's storage in memory does not begin
         except BaseException:
             localfiles.discard(local, self._draft)
             raise
