@@ -120,6 +120,17 @@ def test_a_redirect_is_not_kept_longer_than_it_is_good(s3_options: dict[str, Any
         assert get(storage.url(name)).headers["Cache-Control"] == f"private, max-age={age}"
 
 
+@pytest.mark.parametrize("address", [None, ""])
+def test_no_redirect_to_an_address_that_is_none(
+    monkeypatch: pytest.MonkeyPatch, address: str | None
+) -> None:
+    storage, name = stable()
+    deliver(storage, name, free=True)
+    monkeypatch.setattr(storage.remote, "url", lambda name: address)
+    answer = get(storage.url(name))
+    assert (answer.status, answer.body) == (200, DATA)
+
+
 def test_deletes_win() -> None:
     storage, name = stable()
     url = storage.url(name)

@@ -942,6 +942,16 @@ def test_nobody_has_to_wait_for_the_end_of_a_transaction_that_reads(storage: Any
     assert locked == [name]
 
 
+def test_a_remote_that_opens_nothing_has_no_such_file(
+    storage: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = evicted(storage)
+    monkeypatch.setattr(storage.remote, "_open", lambda *args: None)
+    for each in (name, "unknown.txt"):
+        with pytest.raises(FileNotFoundError, match="remote has no"):
+            storage.open(each)
+
+
 # URLs
 
 

@@ -175,6 +175,8 @@ class _Answer:
             return self._proxied(row)
         try:
             url = url_within(self.storage.remote, row.remote_name, self.seconds)
+            if not url:
+                raise ValueError("There is no address.")
         except (NotImplementedError, ValueError) as error:  # so say storages without addresses
             if not row.pk:
                 raise Http404(NOT_FOUND) from error

@@ -14,12 +14,15 @@ SPECIALISTS = {"storages.backends.s3.S3Storage": "queued_storage.downloads.s3.op
 
 
 def opened(remote: Storage, name: str, mode: str) -> File:
-    """What ``remote.open()`` returns, or raises."""
+    """What ``remote.open()`` returns, or raises; ``FileNotFoundError`` if it returns None."""
     for base in type(remote).__mro__:
         if specialist := SPECIALISTS.get(f"{base.__module__}.{base.__qualname__}"):
             opener: Opener = import_string(specialist)
             return opener(remote, name, mode)
-    return remote.open(name, mode)
+    file: File | None = remote.open(name, mode)
+    if file is None:
+        raise FileNotFoundError(f"The remote has no {name!r}.")
+    return file
 
 
 __all__ = ["opened"]
