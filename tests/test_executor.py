@@ -254,6 +254,29 @@ def test_a_thread_survives_a_connection_that_cannot_be_closed(
     until(lambda: transferred(storage) == at_work + 1)
 
 
+def test_where_no_thread_can_be_started_the_one_that_looks_does_the_work(
+    running: Callable[..., Executor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So it is while some versions of Python end, and where the system has no more threads."""
+    start = threading.Thread.start
+
+    def refuse(thread: threading.Thread) -> None:
+        if thread.name.startswith("queued-storage") and thread.name != "queued-storage-0":
+            raise RuntimeError("can't create new thread at interpreter shutdown")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    monkeypatch.setattr(leases, "_heart", None)
+    storage = make()
+    told = row(storage, storage.save("told.txt", file())).pk
+    for number in range(3):
+        storage.save(f"{number}.txt", file())
+    found = running(2, storage)
+    found.tell([told])
+    until(lambda: transferred(storage) == 4)
+    assert set(ledger().filter(alias=storage.alias).values_list("attempts", flat=True)) == {1}
+
+
 def test_several_workers_do_nothing_twice(running: Callable[..., Executor]) -> None:
     storage = make(task=Transfer)
     for number in range(60):

@@ -120,6 +120,7 @@ class Executor:
         while self._wait():
             _guarded(self._claim_told)
             _guarded(self._look)
+            self._work_alone()
             _guarded(self._give_back)
         _guarded(self._give_back)
         self._end()
@@ -210,10 +211,23 @@ class Executor:
             number = sum(len(each.threads) for each in self._lanes.values()) + 1
             name = f"queued-storage-{number}"
             thread = threading.Thread(target=self._work, args=(lane,), name=name, daemon=True)
-            lane.threads.append(thread)
-            thread.start()
+            with suppress(RuntimeError):  # the interpreter ends, or the system has no more threads
+                thread.start()
+                lane.threads.append(thread)
         else:
             lane.changed.notify()
+
+    def _work_alone(self) -> None:
+        """Work in this thread on the files of lanes for which none could be started."""
+        while True:
+            with self._lock:
+                lanes = self._lanes.values()
+                lane = next((lane for lane in lanes if lane.claimed and not lane.threads), None)
+                if lane is None:
+                    return
+                row = lane.claimed.popleft()
+                lane.busy += 1
+            self._work_on(lane, row)
 
     def _give_back(self) -> None:
         """Once all is to end, leave to others what was found and not begun."""

@@ -4,7 +4,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from django.db import connections, transaction
 
@@ -134,7 +134,10 @@ def _beating_heart() -> _Heart:
     with _lock:
         if _heart is None or not _heart.is_alive():  # none yet, or none in this fork
             _heart = _Heart()
-            _heart.start()
+            # At the end of the interpreter no thread can be started; then each lease looks at the
+            # clock itself.
+            with suppress(RuntimeError):
+                _heart.start()
         return _heart
 
 
