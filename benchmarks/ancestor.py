@@ -33,7 +33,7 @@ settings.configure(
 django.setup()
 
 from django.core.cache import cache  # noqa: E402  # the settings come first
-from django.core.files.base import ContentFile  # noqa: E402  # the same
+from django.core.files.base import ContentFile  # noqa: E402  # its settings are those above
 
 from queued_storage.backends import QueuedStorage  # noqa: E402  # reads them when it is imported
 

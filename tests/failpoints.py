@@ -41,10 +41,10 @@ POINTS: dict[str, tuple[str, str, int]] = {
     "local copy freed": (_DELETE, AFTER, 1),  # not committed
     "evicted": (f"{_WORK}._evict", AFTER, 1),
     # A delete, as its caller does it
-    "buried": ("queued_storage.transfers:drop_local", BEFORE, 1),
+    "buried": ("queued_storage.copies:drop_local", BEFORE, 1),
     # A purge of a file that is on both sides
     "purging": (f"{_WORK}._purge", BEFORE, 1),
-    "remote copy removed": ("queued_storage.transfers:drop_local", BEFORE, 1),
+    "remote copy removed": ("queued_storage.copies:drop_local", BEFORE, 1),
     "dropping": (f"{_LEDGER}.drop_local", AFTER, 1),  # not committed
     "local copy removed": (_DELETE, AFTER, 2),  # not committed
     "both removed": (f"{_LEDGER}.purged", BEFORE, 1),

@@ -8,7 +8,7 @@ from django.core.files.storage import storages
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
-from queued_storage import adoption, steering
+from queued_storage import adoption, comparison, steering
 from queued_storage.adoption import adopt, backfill
 from queued_storage.models import ledger
 from queued_storage.states import State
@@ -183,7 +183,7 @@ def test_a_remote_file_is_taken_as_it_is() -> None:
     assert (found.saved_at, found.due_at) == (BEFORE, None)
     assert found.transferred_at is not None
     assert read(storage, "a.txt") == b"bytes"
-    assert list(steering.verify(ledger().all(), content=True)) == []
+    assert list(comparison.verify(ledger().all(), content=True)) == []
     assert steering.restore(ledger().all()) == 1
     assert read(disk(), "a.txt") == b"bytes"
 

@@ -19,7 +19,7 @@ from django.core.management import call_command
 from django.db import transaction
 from pytest_django import Settings
 
-from queued_storage import transfers
+from queued_storage import copies
 from queued_storage.localfiles import is_unfinished
 from queued_storage.maintenance import sweep
 from queued_storage.models import QueuedFile, ledger
@@ -161,7 +161,7 @@ def deleted(monkeypatch: pytest.MonkeyPatch) -> str:
     name: str = storage.save("docs/a.bin", ContentFile(CONTENT))
     storage.queue.deliver()
     with monkeypatch.context() as patches:
-        patches.setattr(transfers, "drop_local", lambda *args: None)
+        patches.setattr(copies, "drop_local", lambda *args: None)
         storage.delete(name)
     assert on_disk() == on_disk("far") == [name]
     return name

@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from queued_storage import steering
+from queued_storage import comparison, steering
 from queued_storage.models import ledger
 from queued_storage.reconciliation import REPAIRS, reconcile
 from queued_storage.states import State
@@ -30,7 +30,7 @@ def repair(storage: Any, *repairs: str, **options: Any) -> list[tuple[str, str]]
 
 
 def findings(storage: Any) -> list[str]:
-    found = steering.verify(files(storage), content=True)
+    found = comparison.verify(files(storage), content=True)
     return [f"{finding.kind}-{finding.side}" for finding in found]
 
 
@@ -161,7 +161,7 @@ def test_a_file_that_is_deleted_meanwhile_is_not_sent_again() -> None:
     storage = make()
     name = transferred(storage)
     damage(storage, name, "missing-remote")
-    for finding in steering.verify(files(storage)):
+    for finding in comparison.verify(files(storage)):
         storage.delete(name)
         assert REPAIRS["missing-remote"](finding.pk)
     storage.queue.deliver()

@@ -11,13 +11,14 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 from pytest_django import Settings
 
-from queued_storage import steering, transfers
+from queued_storage import comparison, copies, steering
+from queued_storage.comparison import Finding, Kind
 from queued_storage.exceptions import LeaseLost
 from queued_storage.models import ledger
 from queued_storage.reconciliation import reconcile
 from queued_storage.signals import file_evicted
 from queued_storage.states import State
-from queued_storage.steering import Finding, Kind, Step
+from queued_storage.steering import Step
 from queued_storage.streams import PiecewiseFile
 from queued_storage.tasks import TransferAndDelete
 from queued_storage.transfers import run
@@ -329,7 +330,7 @@ def test_an_eviction_whose_worker_is_stopped_is_one_still(monkeypatch: pytest.Mo
     name = storage.save("a.txt", file())
     pk = row(storage, name).pk
     with monkeypatch.context() as patch:
-        patch.setattr(transfers, "free_local", Mock(side_effect=SystemExit))
+        patch.setattr(copies, "free_local", Mock(side_effect=SystemExit))
         with pytest.raises(SystemExit):
             run(pk)
     assert row(storage, name).state == State.TRANSFERRED
@@ -527,7 +528,7 @@ def test_a_file_in_pieces() -> None:
 
 
 def findings(storage: Any, **options: Any) -> list[tuple[str, str, Kind]]:
-    found = steering.verify(files(storage), **options)
+    found = comparison.verify(files(storage), **options)
     return [(finding.name, finding.side, finding.kind) for finding in found]
 
 
@@ -570,7 +571,7 @@ def test_copies_of_another_size() -> None:
     name = transferred(storage)
     Path(storage.remote.path(name)).write_bytes(b"shorter")
     Path(disk().path(name)).write_bytes(b"longer than before")
-    [local, remote] = steering.verify(files(storage))
+    [local, remote] = comparison.verify(files(storage))
     assert (local.side, local.kind) == ("local", Kind.DIFFERENT)
     assert "18 bytes" in local.details
     assert (remote.side, remote.kind) == ("remote", Kind.DIFFERENT)
@@ -593,7 +594,7 @@ def test_a_remote_that_does_not_answer() -> None:
     storage = make()
     name = transferred(storage)
     storage.remote.refuses = True
-    [finding] = steering.verify(files(storage))
+    [finding] = comparison.verify(files(storage))
     assert finding == Finding(
         row(storage, name).pk,
         storage.alias,
@@ -608,7 +609,7 @@ def test_a_file_of_a_storage_that_is_unknown() -> None:
     storage = make()
     storage.save("a.txt", file())
     files(storage).update(alias="gone")
-    [finding] = steering.verify(ledger().all())
+    [finding] = comparison.verify(ledger().all())
     assert (finding.alias, finding.kind) == ("gone", Kind.UNREADABLE)
 
 
@@ -632,7 +633,7 @@ def test_another_host_s_local_copy_is_not_looked_for(settings: Settings) -> None
 
 
 def test_verify_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(steering, "BATCH", 2)
+    monkeypatch.setattr(comparison, "BATCH", 2)
     storage = make()
     for number in range(5):
         transferred(storage, f"{number}.txt")

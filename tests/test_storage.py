@@ -31,7 +31,7 @@ from django.utils import timezone
 from django.utils.module_loading import import_string
 from pytest_django import Settings
 
-from queued_storage import steering, transfers
+from queued_storage import comparison, steering, transfers
 from queued_storage.backends import QueuedStorage
 from queued_storage.exceptions import (
     InvalidName,
@@ -1509,7 +1509,7 @@ def test_a_local_storage_that_changes_what_it_is_given(
     storage.queue.deliver()
     assert storage.using_remote(name), row(storage, name).last_error
     assert read(storage, name) == read(storage.remote, name) == expected
-    assert list(steering.verify(ledger())) == []
+    assert list(comparison.verify(ledger())) == []
 
 
 class Inverting(FileSystemStorage):

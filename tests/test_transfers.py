@@ -16,7 +16,7 @@ from dramatiq.middleware import TimeLimitExceeded
 from gevent import Timeout
 from pytest_django import Settings
 
-from queued_storage import leases, statements, transfers
+from queued_storage import copies, leases, statements, transfers
 from queued_storage.exceptions import (
     InvalidResult,
     LeaseLost,
@@ -1127,7 +1127,7 @@ def test_a_late_removal_of_the_local_copy_spares_the_next_file_of_that_name() ->
         late = row(storage, name).pk
     storage.queue.deliver()
     assert storage.save(name, file(b"new")) == name
-    transfers.drop_local(storage, late, name)
+    copies.drop_local(storage, late, name)
     assert read(storage, name) == b"new"
 
 

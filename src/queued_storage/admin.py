@@ -20,7 +20,7 @@ from django.utils.timesince import timesince
 from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
 
-from . import dashboard, overview, steering
+from . import comparison, dashboard, overview, steering
 from .aliases import storage_for
 from .changelist import (
     CappedPaginator,
@@ -291,7 +291,7 @@ class QueuedFileAdmin(admin.ModelAdmin):
     def verify(self, request: HttpRequest, rows: QueuedFileQuerySet) -> None:
         if self._is_too_much(request, rows, at_once=True):
             return
-        findings = list(steering.verify(rows))  # two a file at most
+        findings = list(comparison.verify(rows))  # two a file at most
         for finding in findings[:MOST_MESSAGES]:
             text = f"{finding.name}: {finding.side}: {finding.kind}. {finding.details}"
             self.message_user(request, text, messages.ERROR)

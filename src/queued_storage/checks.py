@@ -17,9 +17,10 @@ from django.urls import NoReverseMatch, reverse
 from django.utils.module_loading import import_string
 
 from .addresses import VIEW
-from .aliases import AliasedStorage, describe, known_storages
+from .aliases import AliasedStorage, known_storages
 from .composition import ComposedStorage
 from .conf import settings
+from .descriptions import describe
 from .expiry import signs
 from .models import ledger_database
 from .queues.dummy import DummyQueue

@@ -11,12 +11,10 @@ from django.utils.module_loading import import_string
 from .aliases import (
     AliasedStorage,
     configured_storages,
-    describe,
-    describe_arguments,
-    is_describable,
     living_storages,
 )
 from .conf import settings
+from .descriptions import describe, describe_arguments, is_describable
 from .hooks import Transfer
 from .perthread import for_threads
 from .queues import BaseQueue, get_queue

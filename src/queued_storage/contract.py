@@ -192,7 +192,7 @@ def _listing(trial: Trial) -> Answer:
 def _times(trial: Trial) -> Answer:
     try:
         modified: datetime = trial.remote.get_modified_time(trial.small.name)
-    except NotImplementedError:  # the same, of times
+    except NotImplementedError:  # as it has it where a backend knows no times
         return "none", "'orphans' cannot tell how old a file is"
     if is_aware(modified) != settings.USE_TZ:
         raise Problem("aware" if is_aware(modified) else "naive", f"USE_TZ is {settings.USE_TZ}")

@@ -6,7 +6,7 @@ from urllib.parse import quote
 
 from django.core.files.storage import Storage
 
-from .aliases import is_secret
+from .descriptions import is_secret
 
 MAX_LENGTH = 2000  # characters
 

@@ -5,14 +5,15 @@ from typing import Any
 
 from django.db import transaction
 
-from . import transfers
+from . import copies
+from .comparison import Finding, verify
 from .exceptions import LeaseLost, LocalFileMissing
 from .leases import Lease
 from .models import QueuedFile, QueuedFileQuerySet, ledger, ledger_database
 from .queues.wakeup import wake
 from .routes import Routes
 from .states import is_reachable_from_here
-from .steering import Finding, Tell, anothers, is_copy, restore_one, run_errand, verify
+from .steering import Tell, anothers, is_copy, restore_one, run_errand
 
 
 def reconcile(
@@ -35,18 +36,18 @@ def _forget_local(storage: Any, row: QueuedFile, lease: Lease) -> None:
     """Note that the local copy is gone."""
     if not row.is_local or storage.local.exists(row.name):
         raise LeaseLost(f"{row} has its local copy.")
-    transfers.verify_remote(storage, row, "checksum", lease.progress)
+    copies.verify_remote(storage, row, "checksum", lease.progress)
     lease.confirm()
-    transfers.free_local(storage, row)
+    copies.free_local(storage, row)
 
 
 def _drop_local(storage: Any, row: QueuedFile, lease: Lease) -> None:
     """Remove the local copy, when every byte of the remote one was read."""
     if not row.is_local or not is_reachable_from_here(row.host):
         raise LeaseLost(f"{row} has no local copy here.")
-    transfers.verify_remote(storage, row, "content", lease.progress)
+    copies.verify_remote(storage, row, "content", lease.progress)
     lease.confirm()
-    transfers.free_local(storage, row)
+    copies.free_local(storage, row)
 
 
 def _replace_local(pk: int) -> str | None:
@@ -61,7 +62,7 @@ def _drop_extra(storage: Any, row: QueuedFile, lease: Lease) -> None:
         raise FileExistsError(f"The local {row.name!r} is the file of another storage.")
     if not is_copy(storage, row):
         raise FileExistsError(f"The local {row.name!r} has other bytes. See to it yourself.")
-    transfers.verify_remote(storage, row, "checksum", lease.progress)
+    copies.verify_remote(storage, row, "checksum", lease.progress)
     lease.confirm()
     with transaction.atomic(using=ledger_database()):  # locked against who restores it
         if not ledger().settle(row):

@@ -4,7 +4,6 @@ import contextlib
 import tempfile
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any, cast
 
 from django.core.exceptions import ImproperlyConfigured
@@ -12,7 +11,7 @@ from django.core.files import File
 from django.core.files.storage import Storage
 from django.db import transaction
 
-from . import leases, localfiles, transfers
+from . import copies, leases, localfiles, transfers
 from .aliases import storage_for
 from .conf import settings
 from .exceptions import LeaseLost, VerificationError
@@ -24,7 +23,7 @@ from .queues.wakeup import wake
 from .reasons import reason
 from .routes import Routes
 from .signals import file_evicted
-from .states import State, is_reachable_from_here
+from .states import is_reachable_from_here
 from .streams import MeasuredFile, PiecewiseFile, checksum_of
 
 BATCH = 100  # rows in memory
@@ -43,7 +42,7 @@ class Step:
 Tell = Callable[[Step], object]
 
 
-def _nobody(step: Step) -> None:
+def nobody(step: Step) -> None:
     pass
 
 
@@ -54,7 +53,7 @@ def _never() -> bool:
 # Transfers
 
 
-def retry(rows: QueuedFileQuerySet, tell: Tell = _nobody) -> int:
+def retry(rows: QueuedFileQuerySet, tell: Tell = nobody) -> int:
     """Have files worked on now that failed or wait for their next try; returns how many."""
     count = 0
     for batch in rows.retriable().in_batches(BATCH):
@@ -65,7 +64,7 @@ def retry(rows: QueuedFileQuerySet, tell: Tell = _nobody) -> int:
     return count
 
 
-def transfer(rows: QueuedFileQuerySet, tell: Tell = _nobody) -> int:
+def transfer(rows: QueuedFileQuerySet, tell: Tell = nobody) -> int:
     """Have files transferred now that are held, wait or failed; returns how many."""
     count = 0
     for batch in rows.waiting().in_batches(BATCH):
@@ -76,7 +75,7 @@ def transfer(rows: QueuedFileQuerySet, tell: Tell = _nobody) -> int:
     return count
 
 
-def cancel(rows: QueuedFileQuerySet, tell: Tell = _nobody) -> int:
+def cancel(rows: QueuedFileQuerySet, tell: Tell = nobody) -> int:
     """Hold files that are to be transferred, or just being so; returns how many.
 
     Their local copies stay. Of a transferred file, the eviction that is to come is dropped.
@@ -113,7 +112,7 @@ def _wake(batch: Sequence[QueuedFile]) -> None:
 
 
 def evict(
-    rows: QueuedFileQuerySet, tell: Tell = _nobody, *, until: Callable[[], bool] = _never
+    rows: QueuedFileQuerySet, tell: Tell = nobody, *, until: Callable[[], bool] = _never
 ) -> int:
     """Free the local copies of transferred files, after a look that the remote has them; returns
     how many.
@@ -124,7 +123,7 @@ def evict(
     return _each(rows.evictable(), _evict, tell, until)
 
 
-def restore(rows: QueuedFileQuerySet, tell: Tell = _nobody) -> int:
+def restore(rows: QueuedFileQuerySet, tell: Tell = nobody) -> int:
     """Bring transferred files back to the local storage; returns how many."""
     return _each(rows.restorable(), restore_one, tell, _never)
 
@@ -154,7 +153,7 @@ def run_errand(pk: int, errand: Errand, *, evicts: bool = False) -> str | None:
             errand(storage_for(row.alias, row.task), row, lease)
             return None
         except Exception as error:
-            text = "" if isinstance(error, LeaseLost) else reason(error, *_sides(row))
+            text = "" if isinstance(error, LeaseLost) else reason(error, *sides_of(row))
             if not ledger().settle(row, text) and ledger().let_go(row):
                 _wake([row])
             if text:
@@ -165,7 +164,7 @@ def run_errand(pk: int, errand: Errand, *, evicts: bool = False) -> str | None:
             raise
 
 
-def _sides(row: QueuedFile) -> list[Any]:
+def sides_of(row: QueuedFile) -> list[Any]:
     try:
         storage: Any = storage_for(row.alias, row.task)
         return [storage.local, storage.remote]
@@ -176,9 +175,9 @@ def _sides(row: QueuedFile) -> list[Any]:
 def _evict(storage: Any, row: QueuedFile, lease: Lease) -> None:
     if not row.is_local or not is_reachable_from_here(row.host):
         raise LeaseLost(f"{row} has no local copy here any more.")
-    transfers.verify_remote(storage, row, settings.verify, lease.progress)
+    copies.verify_remote(storage, row, settings.verify, lease.progress)
     lease.confirm()
-    transfers.free_local(storage, row)
+    copies.free_local(storage, row)
     transfers.send(file_evicted, storage, row)
 
 
@@ -263,7 +262,7 @@ def is_copy(storage: Any, row: QueuedFile) -> bool:
 
 def prune(
     rows: QueuedFileQuerySet,
-    tell: Tell = _nobody,
+    tell: Tell = nobody,
     *,
     dry_run: bool = False,
     until: Callable[[], bool] = _never,
@@ -274,7 +273,7 @@ def prune(
         try:
             is_lost = _is_lost(row)
         except Exception as error:
-            tell(Step(1, row.size, reason(error, *_sides(row)), str(row)))
+            tell(Step(1, row.size, reason(error, *sides_of(row)), str(row)))
             continue
         if is_lost and until():
             break
@@ -297,122 +296,3 @@ def _bury(row: QueuedFile) -> bool:
     Routes(row.alias, storage.cache_prefix).forget(row.name)
     _wake([row])
     return True
-
-
-# Comparison
-
-
-class Kind(StrEnum):
-    MISSING = "missing"
-    EXTRA = "extra"  # a local file under the name of one that has none
-    DIFFERENT = "different"
-    UNREADABLE = "unreadable"  # nobody could look
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """In what a copy of a file is not as the ledger has it."""
-
-    pk: int
-    alias: str
-    name: str
-    side: str  # "local" or "remote"
-    kind: Kind
-    details: str
-
-
-def verify(
-    rows: QueuedFileQuerySet, *, content: bool = False, tell: Tell = _nobody
-) -> Iterator[Finding]:
-    """Compare the ledger with both storages; changes nothing.
-
-    Sizes are compared, and checksums where the remote keeps them; with ``content``, every byte is
-    read. A local copy is looked at where this host can see it.
-    """
-    for batch in rows.exclude(state=State.DELETING).in_batches(BATCH):
-        for row in batch:
-            yield from _findings(row, content)
-            tell(Step(1, row.size))
-
-
-def _findings(row: QueuedFile, content: bool) -> Iterator[Finding]:
-    look = _Look(row, content)
-    found = [finding for finding in (look.at_local(), look.at_remote()) if finding]
-    if found and look.is_unchanged():
-        yield from found
-
-
-class _Look:
-    """At the two copies of one file."""
-
-    def __init__(self, row: QueuedFile, content: bool) -> None:
-        self.row = row
-        self.content = content
-
-    @property
-    def storage(self) -> Any:
-        return storage_for(self.row.alias, self.row.task)
-
-    def is_unchanged(self) -> bool:
-        """Whether the row still says what it said before the look."""
-        columns = ("state", "generation", "is_local", "host", "remote_name")
-        same = {column: getattr(self.row, column) for column in columns}
-        return ledger().filter(pk=self.row.pk, **same).exists()
-
-    def at_local(self) -> Finding | None:
-        try:
-            return self._at_local()
-        except Exception as error:
-            return self._unreadable("local", error)
-
-    def _at_local(self) -> Finding | None:
-        row, local = self.row, self.storage.local
-        if not is_reachable_from_here(row.host) and row.is_local:
-            return None
-        is_there = local.exists(row.name)
-        if not row.is_local:
-            details = "The ledger has no local copy of this file."
-            is_extra = is_there and not anothers(self.storage, [row.name])
-            return self._finding("local", Kind.EXTRA, details) if is_extra else None
-        if not is_there:
-            return self._finding("local", Kind.MISSING, f"It was saved on {row.host!r}.")
-        if (size := local.size(row.name)) != row.size and not is_copy(self.storage, row):
-            return self._different("local", f"{size} bytes", f"{row.size}")
-        if self.content and row.checksum:
-            with local.open(row.name) as file:
-                found = str(checksum_of(file.chunks()))
-            if found != row.checksum:
-                return self._different("local", found, row.checksum)
-        return None
-
-    def at_remote(self) -> Finding | None:
-        if self.row.state != State.TRANSFERRED:
-            return None  # remains of an attempt may be there
-        try:
-            return self._at_remote()
-        except Exception as error:
-            return self._unreadable("remote", error)
-
-    def _at_remote(self) -> Finding | None:
-        level = "content" if self.content else "checksum"
-        if not self.content and settings.verify == "size":
-            level = "size"
-        try:
-            transfers.verify_remote(self.storage, self.row, level, lambda: None)
-        except Exception as error:
-            name = self.row.remote_name
-            if not self.storage.remote.exists(name):
-                return self._finding("remote", Kind.MISSING, f"It was called {name!r} there.")
-            if isinstance(error, VerificationError):
-                return self._finding("remote", Kind.DIFFERENT, reason(error))
-            raise
-        return None
-
-    def _different(self, side: str, found: str, recorded: str) -> Finding:
-        return self._finding(side, Kind.DIFFERENT, f"It has {found}, the ledger {recorded}.")
-
-    def _unreadable(self, side: str, error: Exception) -> Finding:
-        return self._finding(side, Kind.UNREADABLE, reason(error, *_sides(self.row)))
-
-    def _finding(self, side: str, kind: Kind, details: str) -> Finding:
-        return Finding(self.row.pk, self.row.alias, self.row.name, side, kind, details)

@@ -13,9 +13,10 @@ from django.core.files.storage import Storage
 from django.db import transaction
 from django.utils.deconstruct import deconstructible
 
-from . import localfiles
-from .aliases import by_name, keeps_its_key
+from . import copies, localfiles
+from .aliases import keeps_its_key
 from .conf import settings
+from .descriptions import by_name
 from .exceptions import InvalidName, NameUnavailable, TransferError
 from .models import ledger, ledger_database
 from .names import Name, can_be_recorded, require_storable, tidy, tidy_new
@@ -266,12 +267,10 @@ class QueuedStorage(ReadableStorage):
             self._finish_delete(entry, key)
 
     def _finish_delete(self, entry: Entry, key: str) -> None:
-        from . import transfers
-
         pk = entry.pk
         wake(self.alias, self.queue_for(entry.host, is_local=entry.is_local), pk)
         in_transaction = transaction.get_connection(ledger_database()).in_atomic_block
-        _on_commit(lambda: transfers.drop_local(self, pk, key), robust=in_transaction)
+        _on_commit(lambda: copies.drop_local(self, pk, key), robust=in_transaction)
 
     def _forget(self, key: str) -> None:
         """Let no reader take the file for settled, neither before nor after the commit."""

@@ -1,6 +1,5 @@
 """The life of one file after it was saved: attempt, eviction, purge."""
 
-import contextlib
 import random
 import threading
 from collections.abc import Callable
@@ -9,10 +8,9 @@ from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
 from django.core.files.storage import Storage
-from django.db import transaction
 from django.dispatch import Signal
 
-from . import leases, readcache
+from . import copies, leases, readcache
 from .aliases import storage_for
 from .conf import settings
 from .exceptions import (
@@ -25,7 +23,7 @@ from .exceptions import (
 )
 from .leases import Lease
 from .logs import about, logger
-from .models import QueuedFile, ledger, ledger_database
+from .models import QueuedFile, ledger
 from .proxies import LocalProxy, RemoteProxy, Upload, holds
 from .reasons import reason
 from .signals import file_deleted, file_evicted, file_transferred, transfer_failed
@@ -254,13 +252,13 @@ class _Work:
         if not self.row.is_local or not is_eviction:
             ledger().settle(self.row)
             return
-        verify_remote(self.storage, self.row, settings.verify, self.lease.progress)
+        copies.verify_remote(self.storage, self.row, settings.verify, self.lease.progress)
         self.lease.confirm()
         self._evict()
 
     def _evict(self) -> None:
         with self._span("evict"):
-            free_local(self.storage, self.row)
+            copies.free_local(self.storage, self.row)
         logger.info("The local copy of %s was freed.", self.row)
         self._send(file_evicted)
 
@@ -279,7 +277,7 @@ class _Work:
                 self.uploader.forget_unfinished(remote_name)
             self.uploader.remove(remote_name)
         self.lease.require()
-        drop_local(self.storage, self.row.pk, self.row.name)
+        copies.drop_local(self.storage, self.row.pk, self.row.name)
         if not ledger().purged(self.row):
             raise LeaseLost(f"{self.row} is being purged by another worker.")
 
@@ -374,32 +372,3 @@ def send(signal: Signal, storage: Any, row: QueuedFile, **kwargs: Any) -> None:
         queued_file=row,
         **kwargs,
     )
-
-
-def verify_remote(storage: Any, row: QueuedFile, level: str, progress: Any) -> str:
-    """Have the remote copy of a transferred file proved, as far as the ledger knows its bytes."""
-    uploader: Uploader = storage.uploader
-    uploader.progress = progress
-    content = Content(row.size, row.checksum)
-    return uploader.verify(row.remote_name, content, level if row.checksum else "size")
-
-
-def free_local(storage: Any, row: QueuedFile) -> None:
-    """Remove the local copy, while the row is locked against who would write a new one."""
-    with transaction.atomic(using=ledger_database()):
-        if not ledger().evicted(row):
-            raise LeaseLost(f"{row} is not to be evicted any more.")
-        storage.local.delete(row.name)
-
-
-def drop_local(storage: Any, pk: int, name: str) -> None:
-    """Remove the local copy of a tombstone, while its row is locked.
-
-    Without the lock a late call could hit a new file: one that got the name after another worker
-    had finished the delete.
-    """
-    with transaction.atomic(using=ledger_database()):
-        if ledger().drop_local(pk):
-            # What stands for its directory may be a file.
-            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-                storage.local.delete(name)

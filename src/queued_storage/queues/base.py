@@ -11,8 +11,8 @@ from django.core.signals import setting_changed
 from django.db import close_old_connections
 from django.utils.module_loading import import_string
 
-from ..aliases import describe
 from ..conf import settings
+from ..descriptions import describe
 from ..exceptions import InvalidQueue
 from ..logs import logger
 

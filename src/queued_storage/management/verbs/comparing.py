@@ -8,7 +8,7 @@ from typing import Any
 
 from django.core.management.base import CommandError
 
-from ... import inventory, reconciliation, steering
+from ... import comparison, inventory, reconciliation
 from ...logs import one_line
 from ...models import ledger
 from ..progress import size as in_words
@@ -46,7 +46,7 @@ class Verify(Verb):
         rows = selected(options)
         count = 0
         with self.progress(rows, by_bytes=options["content"]) as progress:
-            for finding in steering.verify(rows, content=options["content"], tell=progress):
+            for finding in comparison.verify(rows, content=options["content"], tell=progress):
                 count += 1
                 progress.clear()
                 if options["json"]:
@@ -59,7 +59,7 @@ class Verify(Verb):
             raise CommandError(f"{count} copies are not as they should be.", returncode=1)
 
 
-def _line(finding: steering.Finding) -> str:
+def _line(finding: comparison.Finding) -> str:
     file = one_line(f"{finding.name} ({finding.alias})")
     return f"{file}: {finding.kind} {finding.side} copy. {finding.details}"
 
