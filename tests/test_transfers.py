@@ -40,6 +40,7 @@ from queued_storage.testing import Fault, FaultyStorage
 from tests.scripted import (
     RenamingStorage,
     ScriptedStorage,
+    Sniff,
     Step,
     disk,
     file,
@@ -1435,16 +1436,11 @@ def test_a_remote_that_does_not_rewind_gets_the_whole_file_beside_a_foreign_one(
 
 
 def test_a_remote_that_does_not_rewind_gets_all_of_a_file_that_a_hook_had_a_look_at() -> None:
-    class Sniff(Transfer):
-        def transfer(self, name: str, local: Any, remote: Any, **kwargs: Any) -> bool:
-            with local.open(name) as content:
-                assert content.read(3) == b"hel"
-                remote.save(name, content)
-            return True
-
-    storage = make(remote=ReadsOn(), task=Sniff)
+    sniff = Sniff()
+    storage = make(remote=ReadsOn(), task=sniff)
     name = storage.save("a.txt", file(b"hello"))
     assert storage.queue.deliver() == {}
+    assert sniff.seen == b"hel"
     assert read(storage.remote, name) == b"hello"
 
 

@@ -31,7 +31,7 @@ from queued_storage.uploaders import Uploader, uploader_for
 from queued_storage.uploaders.generic import GenericUploader
 from queued_storage.uploaders.s3 import S3Uploader
 from tests.fault_proxy import FaultProxy, Mode
-from tests.scripted import file, make, make_due, on_disk, read, row
+from tests.scripted import Sniff, file, make, make_due, on_disk, read, row
 from tests.services import S3Server
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.one_database]
@@ -592,16 +592,11 @@ def test_beside_a_foreign_object_of_the_same_size_the_whole_file_is_sent_at_once
 
 
 def test_a_transfer_that_has_a_look_at_the_file_first_sends_all_of_it(s3_options: Options) -> None:
-    class Sniff(Transfer):
-        def transfer(self, name: str, local: Any, remote: Any, **kwargs: Any) -> bool:
-            with local.open(name) as content:
-                assert content.read(4) == b"%PDF"
-                remote.save(name, content)
-            return True
-
-    storage = make(remote=S3Storage(**s3_options), task=Sniff())
+    sniff = Sniff()
+    storage = make(remote=S3Storage(**s3_options), task=sniff)
     name = storage.save("a.pdf", file(b"%PDF and more"))
     assert deliver(storage) is None
+    assert sniff.seen == b"%PD"
     assert read(storage.remote, name) == b"%PDF and more"
 
 
