@@ -105,7 +105,8 @@ def wake(
 
 
 def _transaction_id(connection: Any) -> str | None:
-    """Which one it is among those that a ``TestCase`` makes savepoints of; None outside of them.
+    """Which one it is among those that a ``TestCase`` makes savepoints of, None outside of them; ""
+    where there is no such test.
 
     What a test saves outside of them has a callback of its own, as it has outside of a transaction,
     or ``captureOnCommitCallbacks()`` would miss what goes with an older one. So has what follows
