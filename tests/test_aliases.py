@@ -23,9 +23,9 @@ from pytest_django import Settings
 
 from queued_storage.aliases import known_storages, storage_for
 from queued_storage.backends import QueuedFileSystemStorage, QueuedStorage
-from queued_storage.descriptions import is_secret
 from queued_storage.exceptions import UnknownAlias
 from queued_storage.queues.dummy import DummyQueue
+from queued_storage.reporting.reasons import is_secret
 from queued_storage.tasks import Transfer, TransferAndDelete
 
 pytestmark = pytest.mark.one_database

@@ -35,7 +35,6 @@ from queued_storage import (
     dashboard,
     exceptions,
     health,
-    logs,
     measures,
     overview,
     signals,
@@ -48,6 +47,7 @@ from queued_storage.management.commands.queued_storage import Command
 from queued_storage.models import MAX_FAILURES, NAME_MAX_BYTES, NAME_MAX_LENGTH, QueuedFile
 from queued_storage.names import COMPONENT_MAX_BYTES
 from queued_storage.queues.base import BaseQueue
+from queued_storage.reporting import logs
 from queued_storage.results import TransferResult
 from queued_storage.routes import PER_PROCESS_TIMEOUT
 from queued_storage.testing import Fault, drain

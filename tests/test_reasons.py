@@ -3,7 +3,7 @@
 import pytest
 from django.core.files.storage import FileSystemStorage, Storage
 
-from queued_storage.reasons import MAX_LENGTH, reason
+from queued_storage.reporting.reasons import MAX_LENGTH, reason
 from tests.scripted import file, make, row
 
 pytestmark = pytest.mark.one_database

@@ -33,7 +33,7 @@ from queued_storage.queues.base import BaseQueue
 from queued_storage.queues.celery import CeleryQueue
 from queued_storage.queues.django_tasks import DjangoTasksQueue
 from queued_storage.queues.dummy import DummyQueue
-from queued_storage.reasons import reason
+from queued_storage.reporting.reasons import reason
 from queued_storage.states import State
 from queued_storage.tasks import TransferAndDelete
 from queued_storage.testing import FaultyStorage

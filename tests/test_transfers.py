@@ -28,12 +28,7 @@ from queued_storage.exceptions import (
     VerificationError,
 )
 from queued_storage.models import QueuedFile, ledger
-from queued_storage.signals import (
-    file_deleted,
-    file_evicted,
-    file_transferred,
-    transfer_failed,
-)
+from queued_storage.signals import file_deleted, file_evicted, file_transferred, transfer_failed
 from queued_storage.states import State
 from queued_storage.tasks import Transfer, TransferAndDelete
 from queued_storage.testing import Fault, FaultyStorage

@@ -14,7 +14,7 @@ from .inventory import in_batches
 from .models import ledger, ledger_database
 from .names import can_be_recorded
 from .queues.wakeup import wake
-from .reasons import reason
+from .reporting.reasons import reason
 from .states import Content
 from .steering import BATCH, Step, Tell, anothers
 from .streams import Checksum, checksum_of

@@ -16,7 +16,7 @@ from django.core.files.storage import Storage, storages
 from django.utils.module_loading import import_string
 
 from .exceptions import UnknownAlias
-from .logs import logger
+from .reporting.logs import logger
 
 ALIAS_MAX_LENGTH = 64
 

@@ -20,11 +20,11 @@ from .addresses import VIEW
 from .aliases import AliasedStorage, known_storages
 from .composition import ComposedStorage
 from .conf import settings
-from .descriptions import describe
 from .expiry import signs
 from .models import ledger_database
 from .queues.dummy import DummyQueue
 from .queues.threads import ThreadQueue
+from .reporting.descriptions import describe
 from .routes import is_per_process
 
 DOCS = "See the docs, under 'System checks'."

@@ -10,7 +10,7 @@ from .aliases import storage_for
 from .conf import settings
 from .exceptions import VerificationError
 from .models import QueuedFile, QueuedFileQuerySet, ledger
-from .reasons import reason
+from .reporting.reasons import reason
 from .states import State, is_reachable_from_here
 from .steering import BATCH, Step, Tell, anothers, is_copy, nobody, sides_of
 from .streams import checksum_of

@@ -8,16 +8,12 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.files.storage import Storage, storages
 from django.utils.module_loading import import_string
 
-from .aliases import (
-    AliasedStorage,
-    configured_storages,
-    living_storages,
-)
+from .aliases import AliasedStorage, configured_storages, living_storages
 from .conf import settings
-from .descriptions import describe, describe_arguments, is_describable
 from .hooks import Transfer
 from .perthread import for_threads
 from .queues import BaseQueue, get_queue
+from .reporting.descriptions import describe, describe_arguments, is_describable
 from .uploaders import Uploader, uploader_for
 
 DEFAULT_TASK = "queued_storage.tasks.Transfer"

@@ -12,7 +12,7 @@ from django.utils.timezone import is_aware
 
 from .exceptions import VerificationError
 from .perthread import for_threads
-from .reasons import reason
+from .reporting.reasons import reason
 from .states import Content
 from .streams import MeasuredFile
 from .trial import SMALL, Problem, Trial, data_of, in_threads, on_disk, watched_sockets

@@ -10,8 +10,8 @@ from functools import partial
 from django.db import close_old_connections, connections
 
 from . import leases, transfers
-from .logs import logger
 from .models import QueuedFile, ledger
+from .reporting.logs import logger
 
 AHEAD_MAX = 50  # claimed files of a lane that wait for a thread
 TOLD_AT_ONCE = 500  # ids whose aliases are asked for by one statement, at most

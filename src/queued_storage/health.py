@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 
 from . import measures
-from .logs import logger
 from .measures import Overdue, Unsettled
 from .models import ledger
-from .reasons import reason
+from .reporting.logs import logger
+from .reporting.reasons import reason
 from .states import State
 
 TIMEOUT = 3.0  # seconds that the ledger may take to answer

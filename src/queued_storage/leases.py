@@ -10,9 +10,9 @@ from django.db import connections, transaction
 
 from .conf import settings
 from .exceptions import LeaseLost, TransferError
-from .logs import fields_of, logger
 from .models import QueuedFile, ledger, ledger_database
-from .reasons import reason
+from .reporting.logs import fields_of, logger
+from .reporting.reasons import reason
 
 BEAT_MAX = 2.0  # seconds: how soon at the latest a running transfer learns that it is void
 

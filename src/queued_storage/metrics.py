@@ -15,10 +15,10 @@ from django.views.decorators.http import require_safe
 from . import measures, signals
 from .aliases import known_storages
 from .exceptions import MissingLibrary
-from .logs import logger
 from .measures import Overdue, Settled, Unsettled
 from .models import QueuedFile
-from .reasons import reason
+from .reporting.logs import logger
+from .reporting.reasons import reason
 from .states import State
 from .views import outside_transactions
 

@@ -9,9 +9,9 @@ from django.utils.translation import gettext_lazy as _
 from .claims import Claims
 from .clock import host_time
 from .conf import HOST_MAX_LENGTH, settings
-from .logs import one_line
 from .orders import Orders
 from .records import Records
+from .reporting.reasons import one_line
 from .states import Content, State
 
 NAME_MAX_LENGTH = 700  # characters; with the alias the most that a unique index of InnoDB takes

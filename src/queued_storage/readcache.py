@@ -15,9 +15,9 @@ from django.core.files import File, locks
 
 from .conf import settings
 from .exceptions import VerificationError
-from .logs import logger
 from .models import QueuedFile
-from .reasons import reason
+from .reporting.logs import logger
+from .reporting.reasons import reason
 from .streams import Checksum
 
 PATIENCE = 10  # seconds without a byte after which another process is no longer waited for

@@ -11,8 +11,8 @@ from django.core.cache import BaseCache, InvalidCacheBackendError, caches
 from django.core.cache.backends.locmem import LocMemCache
 
 from .conf import settings
-from .logs import logger
-from .reasons import reason
+from .reporting.logs import logger
+from .reporting.reasons import reason
 
 PER_PROCESS_TIMEOUT = 5  # seconds: what one process forgets, another may go on believing so long
 MARK_TIMEOUT = 60  # seconds: longer than any reader is between its look and its remembering

@@ -26,10 +26,10 @@ from .conf import settings
 from .exceptions import FileElsewhere, UnknownAlias
 from .expiry import lifetime_of, url_within
 from .localfiles import has_paths, is_as_on_disk, is_directory, is_unfinished
-from .logs import logger
 from .models import QueuedFile, ledger
 from .names import can_be_recorded, tidy
-from .reasons import reason
+from .reporting.logs import logger
+from .reporting.reasons import reason
 from .responses import Facts, FromElsewhere, OpenFile, handed_over, respond
 from .states import State, is_reachable_from_here
 

@@ -16,11 +16,11 @@ from .aliases import storage_for
 from .conf import settings
 from .exceptions import LeaseLost, VerificationError
 from .leases import Lease
-from .logs import fields_of, logger
 from .measures import aliases
 from .models import QueuedFile, QueuedFileQuerySet, ledger, ledger_database
 from .queues.wakeup import wake
-from .reasons import reason
+from .reporting.logs import fields_of, logger
+from .reporting.reasons import reason
 from .routes import Routes
 from .signals import file_evicted
 from .states import is_reachable_from_here

@@ -16,14 +16,14 @@ from django.utils.deconstruct import deconstructible
 from . import copies, localfiles
 from .aliases import keeps_its_key
 from .conf import settings
-from .descriptions import by_name
 from .exceptions import InvalidName, NameUnavailable, TransferError
 from .models import ledger, ledger_database
 from .names import Name, can_be_recorded, require_storable, tidy, tidy_new
 from .queues.wakeup import require_commits, wake
 from .reading import BULK, ReadableStorage
+from .reporting.descriptions import by_name
+from .reporting.spans import span
 from .results import TransferResult, last_results, wait_until
-from .spans import span
 from .states import Content, Entry, State
 from .streams import MeasuredFile, checksum_of
 from .writing import WritableFile, is_for_writing

@@ -4,7 +4,7 @@ from contextlib import AbstractContextManager
 from types import TracebackType
 
 from .exceptions import LeaseLost, MissingLibrary
-from .spans import Fact, Span, trace_with
+from .reporting.spans import Fact, Span, trace_with
 
 try:
     from opentelemetry import trace

@@ -22,12 +22,12 @@ from .exceptions import (
     VerificationError,
 )
 from .leases import Lease
-from .logs import about, logger
 from .models import QueuedFile, ledger
 from .proxies import LocalProxy, RemoteProxy, Upload, holds
-from .reasons import reason
+from .reporting.logs import about, logger
+from .reporting.reasons import reason
+from .reporting.spans import Span, span
 from .signals import file_deleted, file_evicted, file_transferred, transfer_failed
-from .spans import Span, span
 from .states import Content, State
 from .streams import checksum_of
 from .uploaders import Uploader

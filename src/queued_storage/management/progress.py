@@ -8,7 +8,7 @@ from typing import Any, Self
 
 from django.template.defaultfilters import filesizeformat
 
-from ..logs import one_line
+from ..reporting.reasons import one_line
 from ..steering import Step
 
 BAR_EVERY = 0.1  # seconds between two drawings

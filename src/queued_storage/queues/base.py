@@ -12,9 +12,9 @@ from django.db import close_old_connections
 from django.utils.module_loading import import_string
 
 from ..conf import settings
-from ..descriptions import describe
 from ..exceptions import InvalidQueue
-from ..logs import logger
+from ..reporting.descriptions import describe
+from ..reporting.logs import logger
 
 TIMEOUT = 1.0  # seconds that a save may wait for a broker
 

@@ -12,7 +12,7 @@ from weakref import WeakKeyDictionary
 from django.utils.module_loading import import_string
 
 from ..exceptions import InvalidQueue, MissingLibrary, TimeLimitReached
-from ..logs import logger
+from ..reporting.logs import logger
 from . import sweep as sweeping
 from .base import BaseQueue, inline_errors, run_all
 

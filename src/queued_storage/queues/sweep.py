@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 from ..aliases import storage_for
 from ..exceptions import UnknownAlias
-from ..logs import logger
 from ..models import ledger
+from ..reporting.logs import logger
 
 BATCH = 1000  # rows in memory, of very many
 FEW = 5000  # that are read at once, from the index of what is due

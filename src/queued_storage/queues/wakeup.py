@@ -5,9 +5,9 @@ from typing import Any
 
 from django.db import transaction
 
-from ..logs import logger
 from ..models import ledger_database
-from ..reasons import reason
+from ..reporting.logs import logger
+from ..reporting.reasons import reason
 from .base import BaseQueue
 
 

@@ -17,7 +17,7 @@ from storages.backends.s3 import S3Storage
 from storages.utils import clean_name, is_seekable
 
 from ..exceptions import VerificationError
-from ..logs import logger
+from ..reporting.logs import logger
 from ..states import Content
 from ..streams import MeasuredFile, Saved
 from . import s3_fast, s3_put, s3_trust

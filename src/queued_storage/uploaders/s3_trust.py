@@ -11,8 +11,8 @@ from typing import Any
 from botocore.exceptions import BotoCoreError, ClientError
 
 from ..localfiles import UNFINISHED_PREFIX
-from ..logs import logger
-from ..reasons import reason
+from ..reporting.logs import logger
+from ..reporting.reasons import reason
 from .s3_sums import ALGORITHMS, CRC32, sum_of
 
 PROBE_AFTER = 20  # uploads of a process to a bucket: a few do not pay for the questions

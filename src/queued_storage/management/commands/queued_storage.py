@@ -20,9 +20,9 @@ from ... import maintenance, transfers
 from ...aliases import known_storages
 from ...conf import settings
 from ...executor import Executor
-from ...logs import one_line
 from ...models import QueuedFile, ledger, ledger_database
 from ...names import can_be_recorded
+from ...reporting.reasons import one_line
 from ...states import State, is_reachable_from_here
 from ..verbs import VERBS
 from ..verbs.base import age, size

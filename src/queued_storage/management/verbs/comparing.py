@@ -9,8 +9,8 @@ from typing import Any
 from django.core.management.base import CommandError
 
 from ... import comparison, inventory, reconciliation
-from ...logs import one_line
 from ...models import ledger
+from ...reporting.reasons import one_line
 from ..progress import size as in_words
 from .base import (
     Verb,

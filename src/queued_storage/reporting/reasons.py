@@ -6,8 +6,6 @@ from urllib.parse import quote
 
 from django.core.files.storage import Storage
 
-from .descriptions import is_secret
-
 MAX_LENGTH = 2000  # characters
 
 _NAMED = r"(?:passw|secret|token|signature|credential|(?:account|access|api)[_-]?key)[\w-]*"
@@ -60,3 +58,22 @@ def _secrets_of(holder: object, seen: set[int]) -> Iterator[str]:
                 yield from (value, quote(value), quote(value, safe=""))
             else:
                 yield from _secrets_of(value, seen)
+
+
+def one_line(text: str) -> str:
+    """The text with whatever could break or forge a line of a log written out, as in ``\\n``."""
+    if text.isprintable():
+        return text
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
+    )
+
+
+_SECRET = re.compile(
+    r"secret|passw|token|credential|signer|connection_string|(^|_)p?key(_id)?$|^sas", re.I
+)
+
+
+def is_secret(option: str) -> bool:
+    """Whether a storage's option of this name holds what nobody else may know."""
+    return _SECRET.search(option) is not None

@@ -1,24 +1,23 @@
 """Describes how a storage was made, without what is secret."""
 
-import re
 from collections.abc import Mapping, Sequence
 from inspect import Parameter, signature
-from typing import Any, cast
+from typing import Any, Protocol, cast, runtime_checkable
 from urllib.parse import urlsplit
 
 from django.core.files.storage import Storage
 from django.utils.module_loading import import_string
 
-from .aliases import AliasedStorage
-
-_SECRET = re.compile(
-    r"secret|passw|token|credential|signer|connection_string|(^|_)p?key(_id)?$|^sas", re.I
-)
+from .reasons import is_secret
 
 
-def is_secret(option: str) -> bool:
-    """Whether a storage's option of this name holds what nobody else may know."""
-    return _SECRET.search(option) is not None
+@runtime_checkable
+class Described(Protocol):
+    """A storage that says itself what it is made of, as queued storages do."""
+
+    def configuration(self) -> Any: ...
+
+    def fingerprint(self) -> str: ...
 
 
 def describe(spec: Any) -> Any:
@@ -29,12 +28,12 @@ def describe(spec: Any) -> Any:
         return [describe(item) for item in spec]
     if isinstance(spec, str) and "://" in spec:
         return _describe_url(spec)
-    if isinstance(spec, AliasedStorage):
+    if isinstance(spec, type):
+        return f"{spec.__module__}.{spec.__qualname__}"
+    if isinstance(spec, Described):
         return spec.configuration()
     if isinstance(spec, Storage):
         return _describe_instance(spec)
-    if isinstance(spec, type):
-        return f"{spec.__module__}.{spec.__qualname__}"
     if spec is None or isinstance(spec, str | int | float | bool):
         return spec
     return str(spec) if hasattr(spec, "__fspath__") else describe(type(spec))
@@ -50,7 +49,7 @@ def is_describable(storage: Storage) -> bool:
     """Whether ``describe()`` tells this storage from others of its class."""
     takes_nothing = type(storage).__init__ is object.__init__
     known = takes_nothing or hasattr(storage, "_constructor_args")
-    return known or isinstance(storage, AliasedStorage)
+    return known or isinstance(storage, Described)
 
 
 def _describe_instance(storage: Storage) -> Any:

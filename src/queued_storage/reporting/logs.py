@@ -4,10 +4,9 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
-if TYPE_CHECKING:
-    from .models import QueuedFile
+from .reasons import one_line
 
 # The fields of every record, None where they do not apply. The prefix keeps them from meeting
 # those of a project's own record factory.
@@ -24,7 +23,18 @@ KEYS = (
 _fields: ContextVar[dict[str, Any] | None] = ContextVar("queued_storage_log_fields", default=None)
 
 
-def fields_of(row: "QueuedFile") -> dict[str, Any]:
+class Row(Protocol):
+    """What a log record needs to know of a row of the ledger."""
+
+    pk: Any
+    alias: Any
+    name: Any
+    state: Any
+    attempts: Any
+    host: Any
+
+
+def fields_of(row: Row) -> dict[str, Any]:
     """The fields of a record about this file, for ``extra``."""
     return {
         "queued_file": row.pk,
@@ -37,22 +47,13 @@ def fields_of(row: "QueuedFile") -> dict[str, Any]:
 
 
 @contextmanager
-def about(row: "QueuedFile") -> Iterator[None]:
+def about(row: Row) -> Iterator[None]:
     """Let what this thread logs in the block be about this file."""
     token = _fields.set(fields_of(row))
     try:
         yield
     finally:
         _fields.reset(token)
-
-
-def one_line(text: str) -> str:
-    """The text with whatever could break or forge a line of a log written out, as in ``\\n``."""
-    if text.isprintable():
-        return text
-    return "".join(
-        char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
-    )
 
 
 class _Fields(logging.Filter):

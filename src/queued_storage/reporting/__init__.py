@@ -1,0 +1,1 @@
+"""What may be said of a file: log records, error texts without secrets, spans."""
