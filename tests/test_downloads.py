@@ -9,8 +9,8 @@ from botocore.client import BaseClient
 from django.core.files.storage import FileSystemStorage
 from storages.backends.s3 import S3Storage
 
-from queued_storage import downloads
-from queued_storage.downloads.s3 import IN_MEMORY
+from queued_storage.remotes import opening
+from queued_storage.remotes.opening_s3 import IN_MEMORY
 from queued_storage.tasks import TransferAndDelete
 from tests.scripted import file, make
 
@@ -95,7 +95,7 @@ def test_a_file_that_s3_has_not_is_not_found(
 def test_any_other_remote_opens_its_files_itself(tmp_path: Any) -> None:
     remote = FileSystemStorage(tmp_path)
     name = remote.save("a.txt", file(b"bytes"))
-    with downloads.opened(remote, name, "rb") as opened:
+    with opening.opened(remote, name, "rb") as opened:
         assert opened.read() == b"bytes"
-    code = "import sys, queued_storage.downloads; sys.exit('storages' in sys.modules)"
+    code = "import sys, queued_storage.remotes.opening; sys.exit('storages' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -13,8 +13,8 @@ from django.core.files.storage import InMemoryStorage, Storage
 from django.utils.deconstruct import deconstructible
 from storages.backends.ftp import FTPStorage
 
-from queued_storage import perthread
-from queued_storage.perthread import PerThread, for_threads
+from queued_storage.remotes import perthread
+from queued_storage.remotes.perthread import PerThread, for_threads
 from queued_storage.uploaders import uploader_for
 from queued_storage.uploaders.ftp import FTPUploader
 from tests.scripted import file, make, read

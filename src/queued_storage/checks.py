@@ -20,10 +20,10 @@ from .addresses import VIEW
 from .aliases import AliasedStorage, known_storages
 from .composition import ComposedStorage
 from .conf import settings
-from .expiry import signs
 from .models import ledger_database
 from .queues.dummy import DummyQueue
 from .queues.threads import ThreadQueue
+from .remotes.expiry import signs
 from .reporting.descriptions import describe
 from .routes import is_per_process
 

@@ -11,8 +11,8 @@ from django.utils.module_loading import import_string
 from .aliases import AliasedStorage, configured_storages, living_storages
 from .conf import settings
 from .hooks import Transfer
-from .perthread import for_threads
 from .queues import BaseQueue, get_queue
+from .remotes.perthread import for_threads
 from .reporting.descriptions import describe, describe_arguments, is_describable
 from .uploaders import Uploader, uploader_for
 

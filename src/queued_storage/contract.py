@@ -11,7 +11,7 @@ from django.core.files.storage import Storage
 from django.utils.timezone import is_aware
 
 from .exceptions import VerificationError
-from .perthread import for_threads
+from .remotes.perthread import for_threads
 from .reporting.reasons import reason
 from .states import Content
 from .streams import MeasuredFile

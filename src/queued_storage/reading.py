@@ -12,13 +12,14 @@ from typing import Any, cast
 from django.core.files import File
 from django.core.files.storage import Storage
 
-from . import addresses, downloads, localfiles, readcache
+from . import addresses, localfiles, readcache
 from .composition import ComposedStorage
 from .conf import settings
 from .exceptions import FileElsewhere, LocalFileMissing, TransferTimeout
-from .expiry import lifetime_of
 from .models import NAME_MAX_LENGTH, QueuedFile, ledger
 from .names import Name, can_be_recorded, tidy
+from .remotes import opening
+from .remotes.expiry import lifetime_of
 from .results import wait_until
 from .routes import Routes, routes_of
 from .states import Entry, State
@@ -102,7 +103,7 @@ class ReadableStorage(ComposedStorage):
             if entry is None:
                 with contextlib.suppress(*NOT_THERE):
                     return self.local.open(key, mode)
-                return downloads.opened(self.remote, key, mode)
+                return opening.opened(self.remote, key, mode)
             if (local_file := self._opened_locally(key, entry, mode)) is not None:
                 return local_file
             with contextlib.ExitStack() as unless_returned:
@@ -147,7 +148,7 @@ class ReadableStorage(ComposedStorage):
             return _local_file_missing(key)
         try:
             cached = self._cached(entry, mode)
-            return cached or downloads.opened(self.remote, entry.remote_name, mode)
+            return cached or opening.opened(self.remote, entry.remote_name, mode)
         except Exception as error:
             return error
 

@@ -24,10 +24,10 @@ from . import addresses, readcache
 from .aliases import storage_for
 from .conf import settings
 from .exceptions import FileElsewhere, UnknownAlias
-from .expiry import lifetime_of, url_within
 from .localfiles import has_paths, is_as_on_disk, is_directory, is_unfinished
 from .models import QueuedFile, ledger
 from .names import can_be_recorded, tidy
+from .remotes.expiry import lifetime_of, url_within
 from .reporting.logs import logger
 from .reporting.reasons import reason
 from .responses import Facts, FromElsewhere, OpenFile, handed_over, respond

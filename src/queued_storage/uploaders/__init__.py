@@ -6,7 +6,8 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.files.storage import Storage
 from django.utils.module_loading import import_string
 
-from ..perthread import PerThread
+from ..remotes.classes import known_of
+from ..remotes.perthread import PerThread
 from .base import Uploader
 
 # The remote's class (or a base of it) and what knows it better than the generic uploader. By
@@ -23,9 +24,9 @@ def uploader_for(remote: Storage, path: str | None = None) -> Uploader:
     """The uploader of this dotted path, or the one that suits the remote's class."""
     if path is not None:
         return _load(path)(remote)
-    for base in type(remote.storage if isinstance(remote, PerThread) else remote).__mro__:
-        specialist = SPECIALISTS.get(f"{base.__module__}.{base.__qualname__}")
-        if specialist and _load(specialist).suits(remote):
+    cls = type(remote.storage if isinstance(remote, PerThread) else remote)
+    for specialist in known_of(cls, SPECIALISTS):
+        if _load(specialist).suits(remote):
             return _load(specialist)(remote)
     return _load(GENERIC)(remote)
 

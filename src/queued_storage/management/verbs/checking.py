@@ -12,7 +12,7 @@ from django.core.management.base import CommandError
 from ...aliases import known_storages
 from ...composition import ComposedStorage
 from ...contract import check_remote
-from ...perthread import for_threads
+from ...remotes.perthread import for_threads
 from ...uploaders import Uploader, uploader_for
 from .base import Verb
 

@@ -8,6 +8,8 @@ from typing import Any
 from django.conf import settings as django_settings
 from django.core.files.storage import Storage
 
+from .classes import dotted_path, known_of
+
 S3 = "storages.backends.s3.S3Storage"
 GCLOUD = "storages.backends.gcloud.GoogleCloudStorage"
 AZURE = "storages.backends.azure_storage.AzureStorage"
@@ -19,9 +21,8 @@ Look = Callable[[str], Any]
 def lifetime_of(remote: Storage) -> float | None:
     """Seconds for which its signed addresses are good; None if it signs none, as far as can be
     told."""
-    for base in type(remote).__mro__:
-        if rule := _RULES.get(f"{base.__module__}.{base.__qualname__}"):
-            return rule(lambda option: getattr(remote, option, None))
+    for rule in known_of(type(remote), _RULES):
+        return rule(lambda option: getattr(remote, option, None))
     return None
 
 
@@ -31,7 +32,7 @@ def signs(spec: Any, options: Mapping[str, Any]) -> bool:
         return lifetime_of(spec) is not None
     if not isinstance(spec, str | type):
         return False  # a function, which may make anything
-    path = spec if isinstance(spec, str) else f"{spec.__module__}.{spec.__qualname__}"
+    path = spec if isinstance(spec, str) else dotted_path(spec)
     path = _OTHER_PATHS.get(path, path)
     rule = _RULES.get(path)
     return rule is not None and rule(lambda option: _configured(path, options, option)) is not None

@@ -9,6 +9,8 @@ from typing import Any, cast
 
 from django.core.files.storage import Storage
 
+from .classes import dotted_path
+
 # By name, so that no library is imported for a remote that is not used. FTP: the answer to one
 # command is read by who sent another one, in a directory that a third one chose. SFTP: an answer
 # that another thread has read is dropped, and who waits for it waits for ever.
@@ -29,7 +31,7 @@ def for_threads(storage: Storage) -> Storage:
 
 @lru_cache(100)
 def _has_one_connection(cls: type[Storage]) -> bool:
-    return any(f"{base.__module__}.{base.__qualname__}" in ONE_CONNECTION for base in cls.__mro__)
+    return any(dotted_path(base) in ONE_CONNECTION for base in cls.__mro__)
 
 
 class _Connected:

@@ -1,0 +1,1 @@
+"""What is known of particular remotes by their class: connections, URL lifetimes, opening."""
