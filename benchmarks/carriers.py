@@ -79,7 +79,7 @@ class Worker:
     """``manage.py queued_storage worker`` in a process of its own, and the ledger that feeds it."""
 
     def __init__(self, place: Place, width: int, way: Way) -> None:
-        from queued_storage.models import ledger
+        from queued_storage.ledger.database import ledger
 
         self.alias = f"bench-{place.prefix()}"
         self._spec = {
@@ -129,7 +129,7 @@ class Worker:
         """From the release of what is saved to the last promotion in the ledger."""
         from django.db.models import Max
 
-        from queued_storage.states import State
+        from queued_storage.ledger.states import State
 
         self.process.send_signal(signal.SIGCONT)
         save()

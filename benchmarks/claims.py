@@ -91,7 +91,7 @@ def _fill(database: str, files: int) -> None:
 
 
 def _claim_all(work: float = 0) -> int:
-    from queued_storage.models import ledger
+    from queued_storage.ledger.database import ledger
 
     count = 0
     while claimed := ledger().claim_due(BATCH, ["bench"]):

@@ -45,8 +45,8 @@ class Looks:
         from storages.backends.s3 import S3Storage
 
         from queued_storage.backends import QueuedStorage
+        from queued_storage.ledger.states import State
         from queued_storage.models import QueuedFile
-        from queued_storage.states import State
 
         self.options = options
         self.ledger = QueuedFile.objects

@@ -117,8 +117,8 @@ def _let_fall_due(database: str, due: int) -> None:
     from django.db import connections
     from django.utils import timezone
 
+    from queued_storage.ledger.states import State
     from queued_storage.models import QueuedFile
-    from queued_storage.states import State
 
     rows = QueuedFile.objects.using(database)
     rows.exclude(due_at=None).update(due_at=None, state=State.TRANSFERRED)

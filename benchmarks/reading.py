@@ -90,8 +90,8 @@ def _storage(reader: str, endpoint: str, bucket: str, place: Path) -> Any:
     from storages.backends.s3 import S3Storage
 
     from queued_storage.backends import QueuedStorage
+    from queued_storage.ledger.states import State
     from queued_storage.models import QueuedFile
-    from queued_storage.states import State
 
     remote = S3Storage(
         bucket_name=bucket,

@@ -44,8 +44,8 @@ def run(directory: Path, files: int, copies: int) -> tuple[dict[str, int], float
     from django.core.management import CommandError, call_command
 
     from queued_storage.backends import QueuedStorage
-    from queued_storage.models import ledger
-    from queued_storage.states import State
+    from queued_storage.ledger.database import ledger
+    from queued_storage.ledger.states import State
 
     call_command("migrate", verbosity=0)
     path = "django.core.files.storage.FileSystemStorage"

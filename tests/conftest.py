@@ -16,7 +16,7 @@ from django.conf import settings
 from django.core.cache import cache
 from django.db import connection
 
-from queued_storage import aliases
+from queued_storage.ledger import aliases
 from tests import services
 from tests.fault_proxy import FaultProxy
 from tests.services import S3Server

@@ -21,7 +21,7 @@ AWAIT_RELEASE = 60  # seconds
 
 # Where a point lies: before or after the Nth call of a function
 BEFORE, AFTER = "before", "after"
-_LEDGER = "queued_storage.models:QueuedFileQuerySet"
+_LEDGER = "queued_storage.ledger.database:QueuedFileQuerySet"
 _WORK = "queued_storage.transfers:_Work"
 _DELETE = "django.core.files.storage:FileSystemStorage.delete"
 POINTS: dict[str, tuple[str, str, int]] = {

@@ -12,7 +12,8 @@ from django.core.files.base import ContentFile
 from django.core.files.storage import FileSystemStorage, storages
 
 from queued_storage.backends import QueuedStorage
-from queued_storage.models import QueuedFile, ledger
+from queued_storage.ledger.database import ledger
+from queued_storage.models import QueuedFile
 from queued_storage.queues.dummy import DummyQueue
 from queued_storage.tasks import Transfer
 from tests.waiting import until

@@ -15,8 +15,8 @@ from django.utils import timezone
 from pytest_django import Settings
 
 from queued_storage import admin, overview
+from queued_storage.ledger.states import State
 from queued_storage.models import QueuedFile
-from queued_storage.states import State
 from tests.scripted import file, row
 
 pytestmark = pytest.mark.django_db

@@ -21,9 +21,9 @@ from django.core.management import call_command
 from django.test import override_settings
 from pytest_django import Settings
 
-from queued_storage.aliases import known_storages, storage_for
 from queued_storage.backends import QueuedFileSystemStorage, QueuedStorage
 from queued_storage.exceptions import UnknownAlias
+from queued_storage.ledger.aliases import known_storages, storage_for
 from queued_storage.queues.dummy import DummyQueue
 from queued_storage.reporting.reasons import is_secret
 from queued_storage.tasks import Transfer, TransferAndDelete

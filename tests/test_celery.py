@@ -27,13 +27,14 @@ from storages.backends.s3 import S3Storage
 
 from queued_storage.backends import QueuedStorage
 from queued_storage.exceptions import InvalidQueue
+from queued_storage.ledger.database import ledger
+from queued_storage.ledger.states import State
 from queued_storage.maintenance import sweep
 from queued_storage.models import QueuedFile
 from queued_storage.queues import celery as adapter
 from queued_storage.queues import get_queue
 from queued_storage.queues.celery import CeleryQueue
 from queued_storage.queues.dummy import DummyQueue
-from queued_storage.states import State
 from tests import services
 from tests.celeryapp import app as project_app
 from tests.fault_proxy import FaultProxy, Mode
@@ -275,7 +276,7 @@ def test_a_soft_limit_ends_a_message_and_nothing_else(
     assert sorted(storages["disk"].listdir("")[1]) == names
     assert content_of(storage, names[0]) == CONTENT
 
-    until(lambda: QueuedFile.objects.due().count() == 2)
+    until(lambda: ledger().due().count() == 2)
     latch.unlink()
     queue.app.send_task("queued_storage.sweep", queue=queue_name)
     assert process_at(latch) == process  # it lives on
@@ -509,7 +510,7 @@ def test_a_dead_broker_costs_a_second_and_a_line(
         assert time.monotonic() - started < SOON
         (record,) = caplog.records
         assert "CeleryQueue could not be told of 2 files" in record.message
-    assert QueuedFile.objects.due().filter(state=State.PENDING).count() == 4
+    assert ledger().due().filter(state=State.PENDING).count() == 4
 
 
 @pytest.fixture

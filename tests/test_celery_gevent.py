@@ -13,10 +13,10 @@ from django.core.files.base import ContentFile
 from django.core.files.storage import storages
 from pytest_django import Settings
 
+from queued_storage.ledger.states import State
 from queued_storage.models import QueuedFile
 from queued_storage.queues import celery as adapter
 from queued_storage.queues.celery import CeleryQueue
-from queued_storage.states import State
 from tests.latched import LatchedStorage
 from tests.waiting import until
 

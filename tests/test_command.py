@@ -15,9 +15,9 @@ from django.db import OperationalError, connection
 from pytest_django import Settings
 
 from queued_storage.backends import QueuedStorage
+from queued_storage.ledger.states import State
 from queued_storage.management.commands.queued_storage import Command
 from queued_storage.models import QueuedFile
-from queued_storage.states import State
 from tests.forks import ended, forks
 from tests.scripted import Step, file, make
 from tests.waiting import until

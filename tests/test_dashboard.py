@@ -7,7 +7,7 @@ from django.contrib.auth.models import Permission, User
 from django.test import Client
 
 from queued_storage import overview
-from queued_storage.states import State
+from queued_storage.ledger.states import State
 from tests.test_overview import add, ago
 
 pytestmark = pytest.mark.django_db

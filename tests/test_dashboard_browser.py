@@ -12,8 +12,8 @@ from django.http import HttpResponse
 from django.test import Client
 
 from queued_storage import dashboard
+from queued_storage.ledger.states import State
 from queued_storage.models import QueuedFile
-from queued_storage.states import State
 from tests import services
 from tests.scripted import file
 from tests.test_overview import add

@@ -26,12 +26,13 @@ from redis import Redis
 
 from queued_storage.backends import QueuedStorage
 from queued_storage.exceptions import InvalidQueue
+from queued_storage.ledger.database import ledger
+from queued_storage.ledger.states import State
 from queued_storage.maintenance import sweep
 from queued_storage.models import QueuedFile
 from queued_storage.queues import get_queue
 from queued_storage.queues.base import TIMEOUT
 from queued_storage.queues.django_q import DjangoQQueue
-from queued_storage.states import State
 from queued_storage.testing import Fault, FaultyStorage
 from tests.fault_proxy import FaultProxy, Mode
 from tests.latched import LatchedStorage
@@ -269,7 +270,7 @@ def test_a_dead_redis_costs_a_second_and_a_line(
     assert time.monotonic() - started < SOON
     (record,) = caplog.records
     assert "DjangoQQueue could not be told of 2 files" in record.message
-    assert QueuedFile.objects.due().filter(state=State.PENDING).count() == 2
+    assert ledger().due().filter(state=State.PENDING).count() == 2
 
 
 @pytest.mark.parametrize("mode", [Mode.HANG, Mode.REFUSE])

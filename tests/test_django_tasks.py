@@ -14,10 +14,11 @@ from django_tasks_db.models import DBTaskResult
 from pytest_django import Settings
 
 from queued_storage.exceptions import InvalidQueue
+from queued_storage.ledger.database import ledger
+from queued_storage.ledger.states import State
 from queued_storage.maintenance import sweep
 from queued_storage.models import QueuedFile
 from queued_storage.queues.django_tasks import DjangoTasksQueue
-from queued_storage.states import State
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.one_database]
 
@@ -94,7 +95,7 @@ def test_a_table_that_is_missing_raises_in_no_request(
     monkeypatch.setattr(DBTaskResult._meta, "db_table", "nowhere")
     storage.save("a.txt", ContentFile(b"a"))
     assert "DjangoTasksQueue could not be told of 1 files" in caplog.text
-    assert QueuedFile.objects.due().count() == 1
+    assert ledger().due().count() == 1
 
 
 def test_options_choose_backend_queue_and_priority(

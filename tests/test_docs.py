@@ -35,7 +35,6 @@ from queued_storage import (
     dashboard,
     exceptions,
     health,
-    measures,
     overview,
     signals,
     tasks,
@@ -43,9 +42,10 @@ from queued_storage import (
 from queued_storage.backends import QueuedStorage
 from queued_storage.conf import OPTIONS
 from queued_storage.fields import QueuedFieldFile
+from queued_storage.ledger import measures
+from queued_storage.ledger.models import MAX_FAILURES, NAME_MAX_BYTES, NAME_MAX_LENGTH, QueuedFile
+from queued_storage.ledger.names import COMPONENT_MAX_BYTES
 from queued_storage.management.commands.queued_storage import Command
-from queued_storage.models import MAX_FAILURES, NAME_MAX_BYTES, NAME_MAX_LENGTH, QueuedFile
-from queued_storage.names import COMPONENT_MAX_BYTES
 from queued_storage.queues.base import BaseQueue
 from queued_storage.reporting import logs
 from queued_storage.results import TransferResult

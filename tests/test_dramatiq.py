@@ -24,11 +24,12 @@ from pytest_django import Settings
 
 from queued_storage.backends import QueuedStorage
 from queued_storage.exceptions import InvalidQueue
+from queued_storage.ledger.database import ledger
+from queued_storage.ledger.states import State
 from queued_storage.maintenance import sweep
 from queued_storage.models import QueuedFile
 from queued_storage.queues import BaseQueue, get_queue
 from queued_storage.queues.dramatiq import ACTOR, DramatiqQueue
-from queued_storage.states import State
 from queued_storage.testing import QueueContract
 from tests import services
 from tests.fault_proxy import FaultProxy, Mode
@@ -324,7 +325,7 @@ def test_a_dead_broker_costs_a_second_and_a_line(
     assert time.monotonic() - started < SOON
     (record,) = [each for each in caplog.records if each.name == "queued_storage"]
     assert "DramatiqQueue could not be told of 2 files" in record.message
-    assert QueuedFile.objects.due().filter(state=State.PENDING).count() == 2
+    assert ledger().due().filter(state=State.PENDING).count() == 2
 
 
 @pytest.mark.parametrize("mode", [Mode.HANG, Mode.REFUSE])

@@ -12,8 +12,8 @@ from django.db.backends.signals import connection_created
 
 from queued_storage import executor, leases
 from queued_storage.executor import Executor
-from queued_storage.models import ledger
-from queued_storage.states import State
+from queued_storage.ledger.database import ledger
+from queued_storage.ledger.states import State
 from queued_storage.tasks import Transfer
 from tests.scripted import Step, file, make, row
 from tests.waiting import until

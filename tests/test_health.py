@@ -12,10 +12,10 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 
 from queued_storage import health
-from queued_storage.clock import DatabaseNow
 from queued_storage.health import Health, Limits, check
-from queued_storage.models import ledger
-from queued_storage.states import State
+from queued_storage.ledger.database import ledger
+from queued_storage.ledger.sql.clock import DatabaseNow
+from queued_storage.ledger.states import State
 from tests.scripted import LONG_AGO, file, make
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.one_database]

@@ -18,8 +18,8 @@ from pytest_django import Settings
 from storages.backends.s3 import S3Storage
 
 from queued_storage import localfiles, transfers
-from queued_storage.models import ledger
-from queued_storage.states import State
+from queued_storage.ledger.database import ledger
+from queued_storage.ledger.states import State
 from queued_storage.tasks import TransferAndDelete
 from queued_storage.testing import Fault, FaultyStorage
 from queued_storage.uploaders import s3_trust

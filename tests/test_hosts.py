@@ -25,13 +25,13 @@ from pytest_django import Settings
 
 from queued_storage import checks, peers
 from queued_storage.exceptions import FileElsewhere, LocalFileMissing
+from queued_storage.ledger.database import ledger
+from queued_storage.ledger.states import State
 from queued_storage.maintenance import backlogs, sweep, troubles
-from queued_storage.models import ledger
 from queued_storage.queues.base import BaseQueue, run_all
 from queued_storage.queues.dummy import DummyQueue
 from queued_storage.queues.immediate import ImmediateQueue
 from queued_storage.queues.threads import ThreadQueue
-from queued_storage.states import State
 from tests.fault_proxy import FaultProxy, Mode
 from tests.forks import ended, forks
 from tests.scripted import LONG_AGO

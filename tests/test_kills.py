@@ -20,11 +20,12 @@ from django.db import transaction
 from pytest_django import Settings
 
 from queued_storage import copies
+from queued_storage.ledger.database import ledger
+from queued_storage.ledger.states import State
 from queued_storage.localfiles import is_unfinished
 from queued_storage.maintenance import sweep
-from queued_storage.models import QueuedFile, ledger
+from queued_storage.models import QueuedFile
 from queued_storage.queues.celery import CeleryQueue
-from queued_storage.states import State
 from tests import services
 from tests.failpoints import FailPoint
 from tests.forks import ended, forks

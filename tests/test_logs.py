@@ -7,12 +7,13 @@ import pytest
 from django.db import DatabaseError
 
 from queued_storage import executor, leases, transfers
+from queued_storage.ledger.database import ledger
+from queued_storage.ledger.states import State
 from queued_storage.maintenance import sweep
-from queued_storage.models import QueuedFile, ledger
+from queued_storage.models import QueuedFile
 from queued_storage.queues.base import BaseQueue, run_all
 from queued_storage.reporting.logs import KEYS, logger
 from queued_storage.reporting.reasons import one_line
-from queued_storage.states import State
 from queued_storage.tasks import TransferAndDelete
 from tests.scripted import LONG_AGO, ScriptedStorage, Step, file, make, make_due, row
 from tests.waiting import until

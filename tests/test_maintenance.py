@@ -9,9 +9,9 @@ from django.utils import timezone
 
 from queued_storage import maintenance
 from queued_storage.backends import QueuedStorage
+from queued_storage.ledger.states import State
 from queued_storage.models import QueuedFile
 from queued_storage.queues.dummy import DummyQueue
-from queued_storage.states import State
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

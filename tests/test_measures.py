@@ -7,11 +7,12 @@ import pytest
 from django.db import OperationalError, connection, transaction
 from django.test.utils import CaptureQueriesContext
 
-from queued_storage import measures
-from queued_storage.clock import DatabaseNow
-from queued_storage.measures import Overdue, Settled, Unsettled
-from queued_storage.models import QueuedFile, ledger
-from queued_storage.states import State
+from queued_storage.ledger import measures
+from queued_storage.ledger.database import ledger
+from queued_storage.ledger.measures import Overdue, Settled, Unsettled
+from queued_storage.ledger.sql.clock import DatabaseNow
+from queued_storage.ledger.states import State
+from queued_storage.models import QueuedFile
 from tests.scripted import LONG_AGO, file, make, row
 from tests.waiting import until
 

@@ -20,10 +20,10 @@ from django.db import OperationalError, connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 
-from queued_storage import measures
-from queued_storage.clock import DatabaseNow
-from queued_storage.models import ledger
-from queued_storage.states import State
+from queued_storage.ledger import measures
+from queued_storage.ledger.database import ledger
+from queued_storage.ledger.sql.clock import DatabaseNow
+from queued_storage.ledger.states import State
 from queued_storage.tasks import TransferAndDelete
 from tests.scripted import LONG_AGO, file, make, make_due, row
 from tests.waiting import until

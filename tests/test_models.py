@@ -14,20 +14,14 @@ from django.utils import timezone
 from django.utils.dateparse import parse_datetime
 from pytest_django import Settings
 
-from queued_storage import claims
-from queued_storage.clock import DatabaseNow, seconds_from_now
 from queued_storage.conf import settings as ledger_settings
-from queued_storage.models import (
-    MAX_FAILURES,
-    NAME_MAX_BYTES,
-    NAME_MAX_LENGTH,
-    QueuedFile,
-    QueuedFileQuerySet,
-    ledger,
-)
-from queued_storage.rows import LEASE_GRACE
-from queued_storage.statements import returns_rows
-from queued_storage.states import Content, State
+from queued_storage.ledger import claims
+from queued_storage.ledger.database import QueuedFileQuerySet, ledger
+from queued_storage.ledger.models import MAX_FAILURES, NAME_MAX_BYTES, NAME_MAX_LENGTH, QueuedFile
+from queued_storage.ledger.rows import LEASE_GRACE
+from queued_storage.ledger.sql.clock import DatabaseNow, seconds_from_now
+from queued_storage.ledger.sql.statements import returns_rows
+from queued_storage.ledger.states import Content, State
 
 pytestmark = pytest.mark.django_db
 

@@ -8,8 +8,8 @@ from django.core.files.storage import FileSystemStorage
 from django.db import transaction
 from storages.backends.s3 import S3Storage
 
-from queued_storage.models import ledger
-from queued_storage.states import State
+from queued_storage.ledger.database import ledger
+from queued_storage.ledger.states import State
 from tests.fault_proxy import FaultProxy, Mode
 from tests.scripted import ScriptedStorage, file, make, read, row
 from tests.testapp.models import Document

@@ -10,8 +10,8 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from queued_storage import overview
+from queued_storage.ledger.states import State
 from queued_storage.models import QueuedFile
-from queued_storage.states import State
 
 pytestmark = pytest.mark.django_db
 

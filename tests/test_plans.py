@@ -12,10 +12,11 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from queued_storage import maintenance
-from queued_storage.models import QueuedFile, ledger
+from queued_storage.ledger.database import ledger
+from queued_storage.ledger.states import State
+from queued_storage.models import QueuedFile
 from queued_storage.queues import sweep as sweeping
 from queued_storage.queues.sweep import sweep
-from queued_storage.states import State
 from tests.scripted import make
 
 pytestmark = pytest.mark.django_db(transaction=True)

@@ -21,11 +21,11 @@ from django.test.utils import CaptureQueriesContext
 
 from queued_storage import steering, transfers
 from queued_storage.exceptions import LeaseLost, TransferError
+from queued_storage.ledger.database import ledger
+from queued_storage.ledger.states import State
 from queued_storage.maintenance import sweep
-from queued_storage.models import ledger
 from queued_storage.queues.threads import ThreadQueue
 from queued_storage.signals import file_transferred
-from queued_storage.states import State
 from queued_storage.tasks import Transfer, TransferAndDelete
 from tests.scripted import file, make, make_due, on_disk, read, row
 from tests.testapp.models import Document

@@ -28,12 +28,13 @@ from procrastinate.contrib.django.models import ProcrastinateJob
 
 from queued_storage.backends import QueuedStorage
 from queued_storage.exceptions import InvalidQueue
+from queued_storage.ledger.database import ledger
+from queued_storage.ledger.states import State
 from queued_storage.maintenance import sweep
 from queued_storage.models import QueuedFile
 from queued_storage.queues import BaseQueue
 from queued_storage.queues import procrastinate as adapter
 from queued_storage.queues.procrastinate import TASK, ProcrastinateQueue
-from queued_storage.states import State
 from queued_storage.testing import QueueContract
 from tests import services
 from tests.latched import LatchedStorage
@@ -250,7 +251,7 @@ def test_a_database_of_its_own_may_be_down(
         assert time.monotonic() - started < SOON
     assert "ProcrastinateQueue could not be told of 1 files" in caplog.text
     assert "refused" in caplog.text
-    assert QueuedFile.objects.due().filter(state=State.PENDING).count() == 1
+    assert ledger().due().filter(state=State.PENDING).count() == 1
 
 
 # What it needs

@@ -23,11 +23,11 @@ from pytest_django import Settings
 
 from queued_storage import steering
 from queued_storage.backends import QueuedStorage
+from queued_storage.ledger.database import ledger
+from queued_storage.ledger.sql.statements import Statement, returns_rows
+from queued_storage.ledger.states import State
 from queued_storage.maintenance import sweep
-from queued_storage.models import ledger
 from queued_storage.queues.base import run_all
-from queued_storage.statements import Statement, returns_rows
-from queued_storage.states import State
 from queued_storage.tasks import TransferAndDelete
 from tests.forks import ended, forks
 from tests.scripted import make, on_disk

@@ -19,7 +19,7 @@ from pytest_django import Settings
 
 from queued_storage import readcache
 from queued_storage.exceptions import VerificationError
-from queued_storage.models import ledger
+from queued_storage.ledger.database import ledger
 from tests.fault_proxy import FaultProxy, Mode
 from tests.forks import Forks, ended, forks
 from tests.scripted import ScriptedStorage, file, make, make_due, on_disk, read, row

@@ -4,9 +4,9 @@ from typing import Any
 import pytest
 
 from queued_storage import comparison, steering
-from queued_storage.models import ledger
+from queued_storage.ledger.database import ledger
+from queued_storage.ledger.states import State
 from queued_storage.reconciliation import REPAIRS, reconcile
-from queued_storage.states import State
 from tests.scripted import RenamingStorage, disk, file, make, on_disk, read, row
 
 pytestmark = pytest.mark.django_db(transaction=True)

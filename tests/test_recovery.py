@@ -15,9 +15,9 @@ from django.core.files.storage import storages
 from pytest_django import Settings
 
 from queued_storage.backends import QueuedStorage
+from queued_storage.ledger.states import State
 from queued_storage.models import QueuedFile
 from queued_storage.queues.threads import ThreadQueue
-from queued_storage.states import State
 from tests.fault_proxy import FaultProxy, Mode
 from tests.waiting import until
 

@@ -16,9 +16,10 @@ from queued_storage import transfers
 from queued_storage.exceptions import LocalFileChanged, VerificationError
 from queued_storage.executor import Executor
 from queued_storage.leases import Lease
-from queued_storage.models import QueuedFile, QueuedFileQuerySet, ledger
+from queued_storage.ledger.database import QueuedFileQuerySet, ledger
+from queued_storage.ledger.states import State
+from queued_storage.models import QueuedFile
 from queued_storage.proxies import RemoteProxy
-from queued_storage.states import State
 from queued_storage.streams import MeasuredFile, Saved
 from queued_storage.tasks import Transfer, TransferAndDelete
 from queued_storage.uploaders import s3_trust

@@ -26,6 +26,7 @@ from storages.backends.s3 import S3Storage
 from queued_storage import transfers
 from queued_storage.backends import QueuedStorage
 from queued_storage.leases import Lease, _Heart
+from queued_storage.ledger.states import State
 from queued_storage.models import QueuedFile
 from queued_storage.queues import celery as adapter
 from queued_storage.queues import get_queue
@@ -34,7 +35,6 @@ from queued_storage.queues.celery import CeleryQueue
 from queued_storage.queues.django_tasks import DjangoTasksQueue
 from queued_storage.queues.dummy import DummyQueue
 from queued_storage.reporting.reasons import reason
-from queued_storage.states import State
 from queued_storage.tasks import TransferAndDelete
 from queued_storage.testing import FaultyStorage
 from tests.scripted import ScriptedStorage, disk, file, make, on_disk, read, row

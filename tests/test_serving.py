@@ -25,8 +25,9 @@ from pytest_django import Settings
 from storages.backends.s3 import S3Storage
 
 from queued_storage import addresses, responses, serving
-from queued_storage.models import QueuedFile, ledger
-from queued_storage.states import State
+from queued_storage.ledger.database import ledger
+from queued_storage.ledger.states import State
+from queued_storage.models import QueuedFile
 from tests.fault_proxy import FaultProxy, Mode
 from tests.scripted import ScriptedStorage, disk, file, make, row
 

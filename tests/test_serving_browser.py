@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from storages.backends.s3 import S3Storage
 
-from queued_storage.models import ledger
+from queued_storage.ledger.database import ledger
 from tests import services
 from tests.scripted import file, make, row
 from tests.waiting import until

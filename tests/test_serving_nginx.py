@@ -11,7 +11,7 @@ import pytest
 from django.conf import settings as django_settings
 from pytest_django import Settings
 
-from queued_storage.models import ledger
+from queued_storage.ledger.database import ledger
 from tests import services
 from tests.scripted import disk, file, make, row
 from tests.waiting import until

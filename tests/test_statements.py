@@ -8,9 +8,10 @@ from django.db.backends.signals import connection_created
 from django.db.models import F, Value
 from django.db.models.functions import Concat
 
-from queued_storage.models import QueuedFile, ledger
-from queued_storage.statements import Statement, returns_rows, statement
-from queued_storage.states import Content, State
+from queued_storage.ledger.database import ledger
+from queued_storage.ledger.sql.statements import Statement, returns_rows, statement
+from queued_storage.ledger.states import Content, State
+from queued_storage.models import QueuedFile
 
 pytestmark = pytest.mark.django_db
 
@@ -125,8 +126,8 @@ def test_what_sends_nothing_is_refused() -> None:
 def test_not_more_texts_are_kept_than_can_be_in_use(
     row: QueuedFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("queued_storage.statements.KEPT_MAX", 2)
-    monkeypatch.setattr("queued_storage.statements._kept", kept := {})
+    monkeypatch.setattr("queued_storage.ledger.sql.statements.KEPT_MAX", 2)
+    monkeypatch.setattr("queued_storage.ledger.sql.statements._kept", kept := {})
     for number in range(5):
         assert rename(f"many {number}", row.pk, "b.txt").execute() == 1
         assert len(kept) <= 2

@@ -40,10 +40,11 @@ from queued_storage.exceptions import (
     TransferError,
     TransferTimeout,
 )
-from queued_storage.models import QueuedFile, QueuedFileQuerySet, ledger
+from queued_storage.ledger.database import QueuedFileQuerySet, ledger
+from queued_storage.ledger.states import State
+from queued_storage.models import QueuedFile
 from queued_storage.queues.dummy import DummyQueue
 from queued_storage.queues.immediate import ImmediateQueue
-from queued_storage.states import State
 from queued_storage.tasks import TransferAndDelete
 from queued_storage.testing import drain
 from tests.scripted import (

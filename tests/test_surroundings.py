@@ -26,14 +26,16 @@ from django.utils import timezone
 from pytest_django import Settings
 
 import queued_storage
-from queued_storage import outages, transfers
+from queued_storage import transfers
 from queued_storage.exceptions import LocalFileChanged, LocalFileMissing
+from queued_storage.ledger.database import ledger
+from queued_storage.ledger.sql import outages
+from queued_storage.ledger.states import State
 from queued_storage.maintenance import sweep
-from queued_storage.models import QueuedFile, ledger
+from queued_storage.models import QueuedFile
 from queued_storage.queues import celery as adapter
 from queued_storage.queues.celery import CeleryQueue
 from queued_storage.signals import file_transferred, transfer_failed
-from queued_storage.states import State
 from queued_storage.tasks import Transfer, TransferAndDelete
 from tests import services
 from tests.fault_proxy import FaultProxy, Mode

@@ -15,9 +15,9 @@ from pytest_django import Settings
 
 from queued_storage.backends import QueuedStorage
 from queued_storage.exceptions import TransferError, TransferTimeout, VerificationError
+from queued_storage.ledger.states import State
 from queued_storage.models import QueuedFile
 from queued_storage.queues.dummy import DummyQueue
-from queued_storage.states import State
 from queued_storage.testing import Fault, FaultyStorage, drain
 from tests.testapp.models import Document
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from queued_storage.together import Together
+from queued_storage.ledger.sql.together import Together
 from tests.waiting import until
 
 
@@ -93,7 +93,7 @@ def test_what_ends_one_thread_is_no_error_of_the_others() -> None:
 
 
 def test_nobody_waits_for_one_who_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("queued_storage.together.PATIENCE", 0.01)
+    monkeypatch.setattr("queued_storage.ledger.sql.together.PATIENCE", 0.01)
     calls = Calls()
     together: Together[int, int] = Together(calls)
     first = threading.Thread(target=together.ask, args=(1,))

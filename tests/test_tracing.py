@@ -18,7 +18,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from queued_storage import tracing
-from queued_storage.models import ledger
+from queued_storage.ledger.database import ledger
 from queued_storage.reporting import spans
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.one_database]

@@ -16,7 +16,7 @@ from dramatiq.middleware import TimeLimitExceeded
 from gevent import Timeout
 from pytest_django import Settings
 
-from queued_storage import copies, leases, statements, transfers
+from queued_storage import copies, leases, transfers
 from queued_storage.exceptions import (
     InvalidResult,
     LeaseLost,
@@ -27,9 +27,11 @@ from queued_storage.exceptions import (
     UnknownAlias,
     VerificationError,
 )
-from queued_storage.models import QueuedFile, ledger
+from queued_storage.ledger.database import ledger
+from queued_storage.ledger.sql import statements
+from queued_storage.ledger.states import State
+from queued_storage.models import QueuedFile
 from queued_storage.signals import file_deleted, file_evicted, file_transferred, transfer_failed
-from queued_storage.states import State
 from queued_storage.tasks import Transfer, TransferAndDelete
 from queued_storage.testing import Fault, FaultyStorage
 from tests.scripted import (

@@ -11,10 +11,10 @@ from django.core.files.storage import storages
 from django.core.management import CommandError, call_command
 from pytest_django import Settings
 
+from queued_storage.ledger.database import ledger
+from queued_storage.ledger.states import State
 from queued_storage.localfiles import is_unfinished
 from queued_storage.maintenance import sweep
-from queued_storage.models import ledger
-from queued_storage.states import State
 from tests.failpoints import FailPoint
 from tests.forks import ended, forks
 from tests.scripted import LONG_AGO, file, on_disk, read

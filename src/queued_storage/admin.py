@@ -21,7 +21,6 @@ from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
 
 from . import comparison, dashboard, overview, steering
-from .aliases import storage_for
 from .changelist import (
     CappedPaginator,
     HostFilter,
@@ -30,8 +29,10 @@ from .changelist import (
     StorageFilter,
 )
 from .conf import settings
-from .models import QueuedFile, QueuedFileQuerySet, ledger
-from .states import State, is_reachable_from_here
+from .ledger.aliases import storage_for
+from .ledger.database import QueuedFileQuerySet, ledger
+from .ledger.models import QueuedFile
+from .ledger.states import State, is_reachable_from_here
 
 # What a browser shows without running anything in it; an SVG may hold scripts.
 PICTURES = frozenset(

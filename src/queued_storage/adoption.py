@@ -11,11 +11,11 @@ from django.utils import timezone
 
 from . import localfiles
 from .inventory import in_batches
-from .models import ledger, ledger_database
-from .names import can_be_recorded
+from .ledger.database import ledger, ledger_database
+from .ledger.names import can_be_recorded
+from .ledger.states import Content
 from .queues.wakeup import wake
 from .reporting.reasons import reason
-from .states import Content
 from .steering import BATCH, Step, Tell, anothers
 from .streams import Checksum, checksum_of
 

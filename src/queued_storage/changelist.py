@@ -17,8 +17,8 @@ from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from . import overview
-from .models import ledger
-from .states import State
+from .ledger.database import ledger
+from .ledger.states import State
 
 OLDEST = 100  # rows that are asked for the first day of the hierarchy
 

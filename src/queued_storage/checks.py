@@ -17,10 +17,10 @@ from django.urls import NoReverseMatch, reverse
 from django.utils.module_loading import import_string
 
 from .addresses import VIEW
-from .aliases import AliasedStorage, known_storages
 from .composition import ComposedStorage
 from .conf import settings
-from .models import ledger_database
+from .ledger.aliases import AliasedStorage, known_storages
+from .ledger.database import ledger_database
 from .queues.dummy import DummyQueue
 from .queues.threads import ThreadQueue
 from .remotes.expiry import signs

@@ -6,12 +6,13 @@ from enum import StrEnum
 from typing import Any
 
 from . import copies
-from .aliases import storage_for
 from .conf import settings
 from .exceptions import VerificationError
-from .models import QueuedFile, QueuedFileQuerySet, ledger
+from .ledger.aliases import storage_for
+from .ledger.database import QueuedFileQuerySet, ledger
+from .ledger.models import QueuedFile
+from .ledger.states import State, is_reachable_from_here
 from .reporting.reasons import reason
-from .states import State, is_reachable_from_here
 from .steering import BATCH, Step, Tell, anothers, is_copy, nobody, sides_of
 from .streams import checksum_of
 

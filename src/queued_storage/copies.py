@@ -6,8 +6,9 @@ from typing import Any
 from django.db import transaction
 
 from .exceptions import LeaseLost
-from .models import QueuedFile, ledger, ledger_database
-from .states import Content
+from .ledger.database import ledger, ledger_database
+from .ledger.models import QueuedFile
+from .ledger.states import Content
 from .uploaders import Uploader
 
 

@@ -10,7 +10,8 @@ from functools import partial
 from django.db import close_old_connections, connections
 
 from . import leases, transfers
-from .models import QueuedFile, ledger
+from .ledger.database import ledger
+from .ledger.models import QueuedFile
 from .reporting.logs import logger
 
 AHEAD_MAX = 50  # claimed files of a lane that wait for a thread

@@ -11,7 +11,7 @@ from django.db.models.fields.files import (
     ImageFileDescriptor,
 )
 
-from .models import QueuedFile
+from .ledger.models import QueuedFile
 from .results import TransferResult
 from .storage import QueuedStorage
 

@@ -2,12 +2,12 @@
 
 from dataclasses import dataclass
 
-from . import measures
-from .measures import Overdue, Unsettled
-from .models import ledger
+from .ledger import measures
+from .ledger.database import ledger
+from .ledger.measures import Overdue, Unsettled
+from .ledger.states import State
 from .reporting.logs import logger
 from .reporting.reasons import reason
-from .states import State
 
 TIMEOUT = 3.0  # seconds that the ledger may take to answer
 

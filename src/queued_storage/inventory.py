@@ -13,8 +13,8 @@ from django.db.models import FileField, Model, Q
 from django.utils import timezone
 
 from . import localfiles
-from .models import ledger
-from .names import can_be_recorded, tidy
+from .ledger.database import ledger
+from .ledger.names import can_be_recorded, tidy
 
 BATCH = 500  # names in memory
 Item = TypeVar("Item")

@@ -10,7 +10,8 @@ from django.db import connections, transaction
 
 from .conf import settings
 from .exceptions import LeaseLost, TransferError
-from .models import QueuedFile, ledger, ledger_database
+from .ledger.database import ledger, ledger_database
+from .ledger.models import QueuedFile
 from .reporting.logs import fields_of, logger
 from .reporting.reasons import reason
 

@@ -6,13 +6,13 @@ from typing import Any
 
 from django.db.models import Count, F, Min, Q, Sum
 
-from .aliases import known_storages
-from .clock import DatabaseNow, seconds_from_now
 from .conf import settings
-from .measures import UNSETTLED, aliases
-from .models import ledger
+from .ledger.aliases import known_storages
+from .ledger.database import ledger
+from .ledger.measures import UNSETTLED, aliases
+from .ledger.sql.clock import DatabaseNow, seconds_from_now
+from .ledger.states import State
 from .queues.sweep import sweep
-from .states import State
 
 __all__ = ["Activity", "Backlog", "Limits", "Tally"]
 __all__ += ["activity", "backlogs", "excesses", "last_failures", "sweep", "tallies", "troubles"]

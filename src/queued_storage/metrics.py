@@ -12,14 +12,15 @@ from django.http import HttpRequest, HttpResponse
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
 
-from . import measures, signals
-from .aliases import known_storages
+from . import signals
 from .exceptions import MissingLibrary
-from .measures import Overdue, Settled, Unsettled
-from .models import QueuedFile
+from .ledger import measures
+from .ledger.aliases import known_storages
+from .ledger.measures import Overdue, Settled, Unsettled
+from .ledger.models import QueuedFile
+from .ledger.states import State
 from .reporting.logs import logger
 from .reporting.reasons import reason
-from .states import State
 from .views import outside_transactions
 
 try:

@@ -13,7 +13,7 @@ from django.core.files import File
 
 from .conf import settings
 from .exceptions import FileElsewhere
-from .models import QueuedFile
+from .ledger.models import QueuedFile
 from .streams import Checksum
 
 TICKET_AGE = 60  # seconds that a signed address is good for

@@ -15,9 +15,10 @@ from django.core.files.storage import Storage
 from . import localfiles
 from .exceptions import InvalidResult, TransferError, VerificationError
 from .leases import Lease
-from .models import QueuedFile, ledger
-from .names import COMPONENT_MAX_BYTES
-from .states import Content
+from .ledger.database import ledger
+from .ledger.models import QueuedFile
+from .ledger.names import COMPONENT_MAX_BYTES
+from .ledger.states import Content
 from .streams import MeasuredFile, Saved
 from .uploaders import Uploader
 

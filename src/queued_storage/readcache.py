@@ -15,7 +15,7 @@ from django.core.files import File, locks
 
 from .conf import settings
 from .exceptions import VerificationError
-from .models import QueuedFile
+from .ledger.models import QueuedFile
 from .reporting.logs import logger
 from .reporting.reasons import reason
 from .streams import Checksum

@@ -16,13 +16,14 @@ from . import addresses, localfiles, readcache
 from .composition import ComposedStorage
 from .conf import settings
 from .exceptions import FileElsewhere, LocalFileMissing, TransferTimeout
-from .models import NAME_MAX_LENGTH, QueuedFile, ledger
-from .names import Name, can_be_recorded, tidy
+from .ledger.database import ledger
+from .ledger.models import NAME_MAX_LENGTH, QueuedFile
+from .ledger.names import Name, can_be_recorded, tidy
+from .ledger.states import Entry, State
 from .remotes import opening
 from .remotes.expiry import lifetime_of
 from .results import wait_until
 from .routes import Routes, routes_of
-from .states import Entry, State
 from .uploaders import Uploader
 
 BULK = 500  # names in one query

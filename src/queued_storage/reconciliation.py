@@ -9,10 +9,11 @@ from . import copies
 from .comparison import Finding, verify
 from .exceptions import LeaseLost, LocalFileMissing
 from .leases import Lease
-from .models import QueuedFile, QueuedFileQuerySet, ledger, ledger_database
+from .ledger.database import QueuedFileQuerySet, ledger, ledger_database
+from .ledger.models import QueuedFile
+from .ledger.states import is_reachable_from_here
 from .queues.wakeup import wake
 from .routes import Routes
-from .states import is_reachable_from_here
 from .steering import Tell, anothers, is_copy, restore_one, run_errand
 
 

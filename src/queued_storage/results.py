@@ -9,8 +9,9 @@ from typing import Any
 from django.db import transaction
 
 from .exceptions import TransferError, TransferTimeout
-from .models import QueuedFile, ledger, ledger_database
-from .states import State
+from .ledger.database import ledger, ledger_database
+from .ledger.models import QueuedFile
+from .ledger.states import State
 
 _POLL_MAX = 0.5  # seconds between two looks at the ledger
 

@@ -21,17 +21,18 @@ from django.utils.module_loading import import_string
 from django.views.decorators.http import require_safe
 
 from . import addresses, readcache
-from .aliases import storage_for
 from .conf import settings
 from .exceptions import FileElsewhere, UnknownAlias
+from .ledger.aliases import storage_for
+from .ledger.database import ledger
+from .ledger.models import QueuedFile
+from .ledger.names import can_be_recorded, tidy
+from .ledger.states import State, is_reachable_from_here
 from .localfiles import has_paths, is_as_on_disk, is_directory, is_unfinished
-from .models import QueuedFile, ledger
-from .names import can_be_recorded, tidy
 from .remotes.expiry import lifetime_of, url_within
 from .reporting.logs import logger
 from .reporting.reasons import reason
 from .responses import Facts, FromElsewhere, OpenFile, handed_over, respond
-from .states import State, is_reachable_from_here
 
 LOOKS = 3  # at the ledger, for a file that moves while it is asked for
 RETRY_AFTER = 5  # seconds, for a file that only another host has yet

@@ -12,18 +12,19 @@ from django.core.files.storage import Storage
 from django.db import transaction
 
 from . import copies, leases, localfiles, transfers
-from .aliases import storage_for
 from .conf import settings
 from .exceptions import LeaseLost, VerificationError
 from .leases import Lease
-from .measures import aliases
-from .models import QueuedFile, QueuedFileQuerySet, ledger, ledger_database
+from .ledger.aliases import storage_for
+from .ledger.database import QueuedFileQuerySet, ledger, ledger_database
+from .ledger.measures import aliases
+from .ledger.models import QueuedFile
+from .ledger.states import is_reachable_from_here
 from .queues.wakeup import wake
 from .reporting.logs import fields_of, logger
 from .reporting.reasons import reason
 from .routes import Routes
 from .signals import file_evicted
-from .states import is_reachable_from_here
 from .streams import MeasuredFile, PiecewiseFile, checksum_of
 
 BATCH = 100  # rows in memory

@@ -14,17 +14,17 @@ from django.db import transaction
 from django.utils.deconstruct import deconstructible
 
 from . import copies, localfiles
-from .aliases import keeps_its_key
 from .conf import settings
 from .exceptions import InvalidName, NameUnavailable, TransferError
-from .models import ledger, ledger_database
-from .names import Name, can_be_recorded, require_storable, tidy, tidy_new
+from .ledger.aliases import keeps_its_key
+from .ledger.database import ledger, ledger_database
+from .ledger.names import Name, can_be_recorded, require_storable, tidy, tidy_new
+from .ledger.states import Content, Entry, State
 from .queues.wakeup import require_commits, wake
 from .reading import BULK, ReadableStorage
 from .reporting.descriptions import by_name
 from .reporting.spans import span
 from .results import TransferResult, last_results, wait_until
-from .states import Content, Entry, State
 from .streams import MeasuredFile, checksum_of
 from .writing import WritableFile, is_for_writing
 

@@ -16,14 +16,15 @@ from django.core.files.storage import InMemoryStorage, Storage, storages
 from django.utils.deconstruct import deconstructible
 from django.utils.module_loading import import_string
 
-from .aliases import known_storages
 from .backends import QueuedStorage
 from .contract import check_remote
 from .exceptions import TransferTimeout
+from .ledger.aliases import known_storages
+from .ledger.database import ledger
+from .ledger.models import QueuedFile
+from .ledger.states import State
 from .maintenance import sweep
-from .models import QueuedFile, ledger
 from .queues import BaseQueue
-from .states import State
 from .transfers import run_claimed
 
 ENQUEUE_MAX = 1.5  # seconds that a queue may take to be told, dead brokers included

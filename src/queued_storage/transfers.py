@@ -11,7 +11,6 @@ from django.core.files.storage import Storage
 from django.dispatch import Signal
 
 from . import copies, leases, readcache
-from .aliases import storage_for
 from .conf import settings
 from .exceptions import (
     InvalidResult,
@@ -22,13 +21,15 @@ from .exceptions import (
     VerificationError,
 )
 from .leases import Lease
-from .models import QueuedFile, ledger
+from .ledger.aliases import storage_for
+from .ledger.database import ledger
+from .ledger.models import QueuedFile
+from .ledger.states import Content, State
 from .proxies import LocalProxy, RemoteProxy, Upload, holds
 from .reporting.logs import about, logger
 from .reporting.reasons import reason
 from .reporting.spans import Span, span
 from .signals import file_deleted, file_evicted, file_transferred, transfer_failed
-from .states import Content, State
 from .streams import checksum_of
 from .uploaders import Uploader
 

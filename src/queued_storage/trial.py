@@ -16,7 +16,7 @@ from django.core.files import File
 from django.core.files.storage import Storage
 from django.db import connections
 
-from .states import Content
+from .ledger.states import Content
 from .streams import MeasuredFile
 from .uploaders import Uploader
 

@@ -18,11 +18,11 @@ from django.http import (
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
 
-from .aliases import storage_for
 from .health import Limits, check
-from .models import ledger
+from .ledger.aliases import storage_for
+from .ledger.database import ledger
+from .ledger.states import State
 from .peers import read_ticket
-from .states import State
 
 
 @require_safe

@@ -9,7 +9,7 @@ from django.core.files.base import ContentFile
 from django.core.files.storage import Storage
 
 from . import localfiles
-from .states import Content
+from .ledger.states import Content
 from .streams import checksum_of
 
 

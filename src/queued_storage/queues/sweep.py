@@ -4,9 +4,9 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
-from ..aliases import storage_for
 from ..exceptions import UnknownAlias
-from ..models import ledger
+from ..ledger.aliases import storage_for
+from ..ledger.database import ledger
 from ..reporting.logs import logger
 
 BATCH = 1000  # rows in memory, of very many

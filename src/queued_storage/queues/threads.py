@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from django.core.exceptions import ImproperlyConfigured
 
-from ..aliases import known_storages
 from ..exceptions import InvalidQueue
+from ..ledger.aliases import known_storages
 from .base import BaseQueue
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from typing import Any
 
 from django.db import transaction
 
-from ..models import ledger_database
+from ..ledger.database import ledger_database
 from ..reporting.logs import logger
 from ..reporting.reasons import reason
 from .base import BaseQueue

@@ -8,8 +8,8 @@ from django.core.files import File
 from django.core.files.storage import Storage
 
 from ..exceptions import VerificationError
+from ..ledger.states import Content
 from ..localfiles import names_on
-from ..states import Content
 from ..streams import MeasuredFile, checksum_of
 
 PIECE = 1024 * 1024  # bytes

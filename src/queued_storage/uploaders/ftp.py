@@ -5,7 +5,7 @@ import posixpath
 from collections.abc import Iterator
 from typing import Any, cast
 
-from ..states import Content
+from ..ledger.states import Content
 from .generic import GenericUploader
 
 

@@ -1,6 +1,6 @@
 """The uploader for every storage that has no better one."""
 
-from ..states import Content
+from ..ledger.states import Content
 from ..streams import MeasuredFile
 from .base import Uploader
 

@@ -17,8 +17,8 @@ from storages.backends.s3 import S3Storage
 from storages.utils import clean_name, is_seekable
 
 from ..exceptions import VerificationError
+from ..ledger.states import Content
 from ..reporting.logs import logger
-from ..states import Content
 from ..streams import MeasuredFile, Saved
 from . import s3_fast, s3_put, s3_trust
 from .base import PIECE, Uploader

@@ -17,13 +17,14 @@ from django.db import DatabaseError, connections
 from django.template.defaultfilters import filesizeformat
 
 from ... import maintenance, transfers
-from ...aliases import known_storages
 from ...conf import settings
 from ...executor import Executor
-from ...models import QueuedFile, ledger, ledger_database
-from ...names import can_be_recorded
+from ...ledger.aliases import known_storages
+from ...ledger.database import ledger, ledger_database
+from ...ledger.models import QueuedFile
+from ...ledger.names import can_be_recorded
+from ...ledger.states import State, is_reachable_from_here
 from ...reporting.reasons import one_line
-from ...states import State, is_reachable_from_here
 from ..verbs import VERBS
 from ..verbs.base import age, size
 

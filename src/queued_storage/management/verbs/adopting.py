@@ -7,7 +7,7 @@ from typing import Any
 from django.core.management.base import CommandError
 
 from ... import adoption, inventory, localfiles
-from ...names import tidy
+from ...ledger.names import tidy
 from ..progress import Progress
 from ..progress import size as in_words
 from .base import Verb, add_dry_run, directory, looking, one_storage

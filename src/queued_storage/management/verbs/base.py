@@ -15,9 +15,9 @@ from django.core.management.base import CommandError, OutputWrapper
 from django.db.models import Count, Sum
 from django.utils import timezone
 
-from ...aliases import known_storages
-from ...models import QueuedFileQuerySet, ledger
-from ...names import can_be_recorded, tidy
+from ...ledger.aliases import known_storages
+from ...ledger.database import QueuedFileQuerySet, ledger
+from ...ledger.names import can_be_recorded, tidy
 from ..progress import Progress
 
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}

@@ -9,7 +9,7 @@ from typing import Any
 from django.core.management.base import CommandError
 
 from ... import comparison, inventory, reconciliation
-from ...models import ledger
+from ...ledger.database import ledger
 from ...reporting.reasons import one_line
 from ..progress import size as in_words
 from .base import (

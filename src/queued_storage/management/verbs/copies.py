@@ -10,7 +10,7 @@ from typing import Any
 from django.core.management.base import CommandError
 
 from ... import localfiles, steering
-from ...models import QueuedFileQuerySet
+from ...ledger.database import QueuedFileQuerySet
 from ..progress import Progress
 from ..progress import size as in_words
 from .base import Verb, add_dry_run, add_selection, one_storage, selected, size, total

@@ -7,8 +7,8 @@ from typing import Any
 from django.core.management.base import CommandError
 
 from ... import steering
-from ...models import QueuedFileQuerySet, ledger
-from ...states import State
+from ...ledger.database import QueuedFileQuerySet, ledger
+from ...ledger.states import State
 from ...steering import Step
 from .base import Verb, add_at_most, add_dry_run, add_selection, age, selected, too_many, total
 

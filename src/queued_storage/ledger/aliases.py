@@ -15,8 +15,8 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.files.storage import Storage, storages
 from django.utils.module_loading import import_string
 
-from .exceptions import UnknownAlias
-from .reporting.logs import logger
+from ..exceptions import UnknownAlias
+from ..reporting.logs import logger
 
 ALIAS_MAX_LENGTH = 64
 

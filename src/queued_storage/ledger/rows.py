@@ -2,19 +2,17 @@
 
 import uuid
 from collections.abc import Collection, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from django.db import models
 from django.db.models import Case, F, Q, Value, When
 from django.db.models.functions import Coalesce
 
-from .clock import DatabaseNow, seconds_from_now
-from .conf import settings
-from .outages import outlast
+from ..conf import settings
+from .models import QueuedFile
+from .sql.clock import DatabaseNow, seconds_from_now
+from .sql.outages import outlast
 from .states import State
-
-if TYPE_CHECKING:
-    from .models import QueuedFile
 
 LEASE_GRACE = 5  # seconds past the end of a lease before its holder is taken for dead
 
@@ -32,7 +30,7 @@ def when_nobody_holds_it() -> Case:
     )
 
 
-class Rows(models.QuerySet["QueuedFile"]):
+class Rows(models.QuerySet[QueuedFile]):
     """What the verbs of the ledger are about.
 
     Each verb is one conditional UPDATE (or INSERT, or DELETE) that says in its answer whether it
@@ -64,7 +62,7 @@ class Rows(models.QuerySet["QueuedFile"]):
             return self
         return self.filter(Q(host=settings.host) | Q(is_local=False))
 
-    def held_as(self, row: "QueuedFile") -> Self:
+    def held_as(self, row: QueuedFile) -> Self:
         """The row, as long as this claim on it stands and nobody asked for something else."""
         return self.filter(
             pk=row.pk, lease_token=row.lease_token, state=row.state, generation=row.generation
@@ -124,7 +122,7 @@ class Rows(models.QuerySet["QueuedFile"]):
 
     # How
 
-    def in_batches(self, size: int) -> "Iterator[Sequence[QueuedFile]]":
+    def in_batches(self, size: int) -> Iterator[Sequence[QueuedFile]]:
         """All of these rows, each once, the oldest first, and no more than ``size`` at a time."""
         rows = list(self.order_by("pk")[:size])
         while rows:

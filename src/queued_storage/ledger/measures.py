@@ -14,9 +14,9 @@ from django.db import connections, transaction
 from django.db.models import Case, CharField, Count, F, Max, Min, Q, Sum, Value, When
 from django.db.models.functions import Coalesce
 
-from .clock import DatabaseNow
-from .conf import settings
-from .models import ledger, ledger_database
+from ..conf import settings
+from .database import ledger, ledger_database
+from .sql.clock import DatabaseNow
 from .states import State
 
 Answer = TypeVar("Answer")

@@ -7,7 +7,7 @@ from typing import TypeVar
 from django.db import InterfaceError, OperationalError, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from .reporting.logs import logger
+from ...reporting.logs import logger
 
 Answer = TypeVar("Answer")
 

@@ -6,7 +6,7 @@ from datetime import datetime
 from django.db import models
 from django.utils.translation import gettext_lazy as _
 
-from .conf import settings
+from ..conf import settings
 
 
 class State(models.TextChoices):

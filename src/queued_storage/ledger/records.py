@@ -3,18 +3,16 @@
 from collections.abc import Iterable
 from datetime import datetime
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from django.db import connections
 from django.db.models import F
 
-from .clock import DatabaseNow, now_in_sql
-from .conf import settings
+from ..conf import settings
+from .models import QueuedFile
 from .rows import Rows, when_nobody_holds_it
+from .sql.clock import DatabaseNow, now_in_sql
 from .states import ENTRY_FIELDS, Content, Entry, State
-
-if TYPE_CHECKING:
-    from .models import QueuedFile
 
 # What an INSERT says besides its values: the times that are now, the others being NULL, ...
 _TIMES = dict.fromkeys(State, ()) | {
@@ -174,7 +172,7 @@ class Records(Rows):
             due_at=when_nobody_holds_it(), state=State.DELETING, attempts=0, last_error=""
         )
 
-    def bury_same(self, row: "QueuedFile") -> int:
+    def bury_same(self, row: QueuedFile) -> int:
         """Turn a row into a tombstone, unless anything has happened to it."""
         return self.held_as(row).filter(is_local=row.is_local).bury()
 

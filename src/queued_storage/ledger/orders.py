@@ -1,17 +1,13 @@
 """What an operator can have done with files."""
 
-from typing import TYPE_CHECKING
-
 from django.db import models
 from django.db.models import Case, F, Q, Value, When
 
-from .clock import DatabaseNow, seconds_from_now
-from .conf import settings
+from ..conf import settings
+from .models import QueuedFile
 from .rows import Rows, new_token, when_nobody_holds_it
+from .sql.clock import DatabaseNow, seconds_from_now
 from .states import State
-
-if TYPE_CHECKING:
-    from .models import QueuedFile
 
 
 class Orders(Rows):
@@ -38,7 +34,7 @@ class Orders(Rows):
             state=Case(held, default=F("state")),
         )
 
-    def claim_settled(self, pk: int, *, evicts: bool = False) -> "QueuedFile | None":
+    def claim_settled(self, pk: int, *, evicts: bool = False) -> QueuedFile | None:
         """Take a transferred file of which nothing is due, to evict, restore or repair it.
 
         If its holder dies, the row falls due as any other; an eviction is then finished. Its
@@ -55,12 +51,12 @@ class Orders(Rows):
             return None
         return self.filter(pk=pk, lease_token=token).first()
 
-    def settle(self, row: "QueuedFile", error: str = "") -> int:
+    def settle(self, row: QueuedFile, error: str = "") -> int:
         """End a claim on a transferred file that changed nothing."""
         failures = {"failures": row.failures_with(error)} if error else {}
         return self.held_as(row).update(due_at=None, lease_token="", last_error=error, **failures)
 
-    def send_again(self, row: "QueuedFile") -> int:
+    def send_again(self, row: QueuedFile) -> int:
         """Turn reads back to the local copy, and have it transferred once more."""
         return self.held_as(row).update(
             due_at=DatabaseNow(),
@@ -72,7 +68,7 @@ class Orders(Rows):
             last_error="",
         )
 
-    def restored(self, row: "QueuedFile") -> int:
+    def restored(self, row: QueuedFile) -> int:
         """Note that this host has a local copy again."""
         return self.held_as(row).update(
             is_local=True,

@@ -4,7 +4,7 @@ import posixpath
 from os import PathLike
 from typing import NoReturn
 
-from .exceptions import InvalidName
+from ..exceptions import InvalidName
 from .models import NAME_MAX_BYTES, NAME_MAX_LENGTH
 
 COMPONENT_MAX_BYTES = 255  # on the file systems in use

@@ -3,22 +3,20 @@
 import contextlib
 from collections.abc import Callable, Collection, Hashable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 from django.db import connections, models, transaction
 from django.db.models import Case, F, Q, Value, When
 from django.db.models.functions import Cast, Concat
 
-from .clock import DatabaseNow, now_in_sql, seconds_from_now
-from .conf import settings
-from .outages import outlast
+from ..conf import settings
+from .models import QueuedFile
 from .rows import Rows, new_token
-from .statements import returns_rows, statement
+from .sql.clock import DatabaseNow, now_in_sql, seconds_from_now
+from .sql.outages import outlast
+from .sql.statements import returns_rows, statement
+from .sql.together import Together
 from .states import Content, State
-from .together import Together
-
-if TYPE_CHECKING:
-    from .models import QueuedFile
 
 
 class Claims(Rows):
@@ -26,14 +24,14 @@ class Claims(Rows):
 
     # How it begins
 
-    def claim(self, pk: int) -> "QueuedFile | None":
+    def claim(self, pk: int) -> QueuedFile | None:
         """Take a due row under a lease; None if it is not due, is another host's to work on, or
         somebody else was quicker."""
         return next(iter(self._take([pk], [])), None)
 
     def claim_due(
         self, limit: int, aliases: Collection[str], trying: Collection[str] = ()
-    ) -> "list[QueuedFile]":
+    ) -> list[QueuedFile]:
         """Take up to ``limit`` due rows of ``aliases``, the longest due first.
 
         New files of the aliases in ``trying`` are noted as ``try_name()`` does it.
@@ -53,7 +51,7 @@ class Claims(Rows):
             if taken or not pks:  # else others were quicker with all of them, but not with the rest
                 return taken
 
-    def claim_all(self, pks: Collection[int], trying: Collection[str] = ()) -> "list[QueuedFile]":
+    def claim_all(self, pks: Collection[int], trying: Collection[str] = ()) -> list[QueuedFile]:
         """Take those of these rows that are due, and that nobody else is taking."""
         rows = self.filter(pk__in=pks).workable_here().order_by("pk")
         with self._claiming():
@@ -72,7 +70,7 @@ class Claims(Rows):
             keys = keys.select_for_update(skip_locked=True)
         return keys
 
-    def _take(self, pks: Sequence[int], trying: Collection[str]) -> "list[QueuedFile]":
+    def _take(self, pks: Sequence[int], trying: Collection[str]) -> list[QueuedFile]:
         """Claim those of a few rows that are due, and can be worked on here.
 
         No index serves the condition. MariaDB would at times prefer that of ``due_at`` to the
@@ -106,13 +104,13 @@ class Claims(Rows):
 
     # As long as it stands
 
-    def renew(self, row: "QueuedFile", sent: int) -> int:
+    def renew(self, row: QueuedFile, sent: int) -> int:
         def renew(held: Self, sent: int) -> int:
             return held.update(due_at=seconds_from_now(settings.lease), sent=sent)
 
         return self._update_held(row, "renew", renew, sent)
 
-    def name_remote(self, row: "QueuedFile", remote_name: str) -> int:
+    def name_remote(self, row: QueuedFile, remote_name: str) -> int:
         """Reserve the name on the remote, before a byte is sent to it."""
 
         def name(held: Self, remote_name: str) -> int:
@@ -121,7 +119,7 @@ class Claims(Rows):
 
         return self._update_held(row, "name", name, remote_name)
 
-    def try_name(self, row: "QueuedFile") -> int:
+    def try_name(self, row: QueuedFile) -> int:
         """Note that the file may lie under its own name, which was not reserved, before it is sent
         there on the condition that nothing does."""
 
@@ -131,7 +129,7 @@ class Claims(Rows):
 
         return self._update_held(row, "try", note, f"{row.size} {row.checksum} {row.lease_token}")
 
-    def name_written(self, row: "QueuedFile", remote_name: str) -> int:
+    def name_written(self, row: QueuedFile, remote_name: str) -> int:
         """Note what the remote called it, even if the file was deleted or has newer content by
         now: whoever works on it next must find what this claim has written."""
         return self.filter(pk=row.pk, lease_token=row.lease_token).update(
@@ -141,7 +139,7 @@ class Claims(Rows):
     # How it ends
 
     def promote(
-        self, row: "QueuedFile", remote_name: str, content: Content, verified: str, *, evict: bool
+        self, row: QueuedFile, remote_name: str, content: Content, verified: str, *, evict: bool
     ) -> int:
         """Turn reads to the remote; with ``evict`` the claim stays, for the eviction to follow."""
         is_as_saved = (remote_name, content.size, content.checksum) == (
@@ -157,7 +155,7 @@ class Claims(Rows):
         return promoted or self._was_promoted(row, lease_token=row.lease_token if evict else "")
 
     def _promote_alone(
-        self, row: "QueuedFile", remote_name: str, content: Content, verified: str, *, evict: bool
+        self, row: QueuedFile, remote_name: str, content: Content, verified: str, *, evict: bool
     ) -> int:
         def promote(held: Self, remote_name: str, size: int, checksum: str, verified: str) -> int:
             end = {"due_at": seconds_from_now(settings.lease)}
@@ -177,7 +175,7 @@ class Claims(Rows):
         given = (remote_name, content.size, content.checksum, verified)
         return self._update_held(row, form, promote, *given)
 
-    def _was_promoted(self, row: "QueuedFile", **columns: str) -> int:
+    def _was_promoted(self, row: QueuedFile, **columns: str) -> int:
         """Whether a promotion took place whose answer was lost, with its connection or because a
         thread hangs that had it shared: nobody else has claimed the row since."""
         same = {"generation": row.generation, "attempts": row.attempts}
@@ -189,7 +187,7 @@ class Claims(Rows):
         return returns_rows(self.db) and not connections[self.db].in_atomic_block
 
     def promote_all(
-        self, rows: "Sequence[QueuedFile]", generation: int, token: str, verified: str
+        self, rows: Sequence[QueuedFile], generation: int, token: str, verified: str
     ) -> set[int]:
         """The same for files of one generation and one claim, which are on the remote as they were
         saved. Returns the keys of those that were promoted."""
@@ -215,12 +213,12 @@ class Claims(Rows):
             )
         )
 
-    def evicted(self, row: "QueuedFile") -> int:
+    def evicted(self, row: QueuedFile) -> int:
         return self.held_as(row).update(
             is_local=False, evicted_at=DatabaseNow(), due_at=None, lease_token="", last_error=""
         )
 
-    def postpone(self, row: "QueuedFile", delay: float, error: str, *, count: bool = True) -> int:
+    def postpone(self, row: QueuedFile, delay: float, error: str, *, count: bool = True) -> int:
         """Give the row back, to be tried again in ``delay`` seconds."""
         back = When(state=State.TRANSFERRING, then=Value(State.PENDING))
         failures = row.failures_with(error)
@@ -234,7 +232,7 @@ class Claims(Rows):
         )
         return postponed or self._was_noted(row, failures)
 
-    def park(self, row: "QueuedFile", error: str) -> int:
+    def park(self, row: QueuedFile, error: str) -> int:
         """Stop trying; the reason stays with the row."""
         failures = row.failures_with(error)
         parked = self.held_as(row).update(
@@ -246,12 +244,12 @@ class Claims(Rows):
         )
         return parked or self._was_noted(row, failures)
 
-    def _was_noted(self, row: "QueuedFile", failures: list[dict[str, Any]]) -> int:
+    def _was_noted(self, row: QueuedFile, failures: list[dict[str, Any]]) -> int:
         """Whether the last of these failures was noted, and the answer lost with its connection."""
         same = self.filter(pk=row.pk, generation=row.generation)
         return int(failures[-1] in (same.values_list("failures", flat=True).first() or ()))
 
-    def let_go(self, row: "QueuedFile") -> int:
+    def let_go(self, row: QueuedFile) -> int:
         """End a void claim, so that what was asked for meanwhile need not wait for its end."""
         return self.filter(pk=row.pk, lease_token=row.lease_token)._let_go()
 
@@ -266,7 +264,7 @@ class Claims(Rows):
             lease_token="",
         )
 
-    def give_back(self, rows: "Collection[QueuedFile]") -> int:
+    def give_back(self, rows: Collection[QueuedFile]) -> int:
         """End the claims on rows with which nobody has begun, as if there had been none."""
         tokens = {row.lease_token for row in rows}
         claimed = [State.TRANSFERRING, State.TRANSFERRED, State.DELETING]
@@ -281,7 +279,7 @@ class Claims(Rows):
             ),
         )
 
-    def purged(self, row: "QueuedFile") -> int:
+    def purged(self, row: QueuedFile) -> int:
         """Remove a tombstone: the name is free again."""
         return outlast(lambda: self.held_as(row).delete()[0], self.db)
 
@@ -295,7 +293,7 @@ class Claims(Rows):
         return *form, host, settings.lease, now_in_sql(connections[self.db])
 
     def _update_held(
-        self, row: "QueuedFile", form: str, write: Callable[..., int], *values: int | str
+        self, row: QueuedFile, form: str, write: Callable[..., int], *values: int | str
     ) -> int:
         """``write(held_as(row), *values)``, with the text that it had the last time."""
 
@@ -321,7 +319,7 @@ def _noted_as_tried(aliases: Collection[str], token: str) -> Case:
 
 class _Promotion(NamedTuple):
     rows: Claims
-    row: "QueuedFile"
+    row: QueuedFile
     verified: str
 
     @property

@@ -1,0 +1,1 @@
+"""What the statements to the ledger are made of."""
