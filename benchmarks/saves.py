@@ -208,7 +208,7 @@ class Saving:
         # When the system writes 100 MB to the disk is its own affair, and takes what time it takes.
         processor = partial(self.compare, self.quiet, "default", size, 15, clock=thread_time)
         found = processor()
-        with mock.patch("queued_storage.streams._crc32", return_value=zlib.crc32):
+        with mock.patch("queued_storage.files.streams._crc32", return_value=zlib.crc32):
             by_zlib = processor()
         series = {
             label: milliseconds(self.compare(self.quiet, "default", size, 30))

@@ -10,10 +10,10 @@ from django.test.utils import CaptureQueriesContext
 
 from queued_storage import adoption, comparison, steering
 from queued_storage.adoption import adopt, backfill
+from queued_storage.files.streams import checksum_of
 from queued_storage.ledger.database import ledger
 from queued_storage.ledger.states import State
 from queued_storage.steering import Step
-from queued_storage.streams import checksum_of
 from tests.scripted import RenamingStorage, disk, file, make, on_disk, read, row
 
 pytestmark = pytest.mark.django_db(transaction=True)

@@ -19,8 +19,8 @@ from django.db import DatabaseError, transaction
 from pytest_django import Settings
 
 from queued_storage.exceptions import InvalidName
+from queued_storage.files.localfiles import is_unfinished
 from queued_storage.ledger.models import NAME_MAX_LENGTH, QueuedFile
-from queued_storage.localfiles import is_unfinished
 from tests.scripted import ScriptedStorage, file, make, on_disk, read, row
 from tests.testapp.models import Document
 

@@ -17,7 +17,7 @@ from django.core.files.uploadedfile import TemporaryUploadedFile
 from django.db import connection
 from pytest_django import Settings
 
-from queued_storage.localfiles import is_unfinished
+from queued_storage.files.localfiles import is_unfinished
 from queued_storage.models import QueuedFile
 from tests.scripted import disk, file, make, on_disk, read, row
 

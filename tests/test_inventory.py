@@ -8,9 +8,9 @@ from django.core.files.storage import InMemoryStorage, storages
 from django.utils import timezone
 
 from queued_storage import inventory, steering
+from queued_storage.files.localfiles import names_on
 from queued_storage.inventory import delete_orphan, names_in_fields, orphans, unknown
 from queued_storage.ledger.database import ledger
-from queued_storage.localfiles import names_on
 from tests.scripted import RenamingStorage, disk, file, make, on_disk
 from tests.testapp.models import Document, Photo
 

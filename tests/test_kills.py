@@ -20,9 +20,9 @@ from django.db import transaction
 from pytest_django import Settings
 
 from queued_storage import copies
+from queued_storage.files.localfiles import is_unfinished
 from queued_storage.ledger.database import ledger
 from queued_storage.ledger.states import State
-from queued_storage.localfiles import is_unfinished
 from queued_storage.maintenance import sweep
 from queued_storage.models import QueuedFile
 from queued_storage.queues.celery import CeleryQueue

@@ -10,7 +10,7 @@ import pytest
 from django.core.files.base import ContentFile
 from django.core.files.storage import FileSystemStorage, InMemoryStorage, Storage
 
-from queued_storage import localfiles
+from queued_storage.files import localfiles
 
 pytestmark = pytest.mark.one_database
 

@@ -50,9 +50,9 @@ from pytest_django import Settings
 from queued_storage import leases, routes, steering
 from queued_storage.backends import QueuedStorage
 from queued_storage.exceptions import NameUnavailable
+from queued_storage.files.localfiles import is_unfinished
 from queued_storage.ledger.database import ledger
 from queued_storage.ledger.states import State
-from queued_storage.localfiles import is_unfinished
 from queued_storage.maintenance import sweep
 from queued_storage.models import QueuedFile
 from queued_storage.queues.base import run_all

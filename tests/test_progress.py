@@ -4,10 +4,10 @@ import pytest
 from django.core.files.base import ContentFile
 from django.core.files.storage import InMemoryStorage
 
+from queued_storage.files.streams import MeasuredFile
 from queued_storage.leases import Lease
 from queued_storage.models import QueuedFile
 from queued_storage.proxies import LocalProxy
-from queued_storage.streams import MeasuredFile
 
 pytestmark = pytest.mark.one_database
 

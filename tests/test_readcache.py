@@ -17,8 +17,8 @@ from django.core.files.storage import FileSystemStorage, storages
 from django.db import connection
 from pytest_django import Settings
 
-from queued_storage import readcache
 from queued_storage.exceptions import VerificationError
+from queued_storage.files import readcache
 from queued_storage.ledger.database import ledger
 from tests.fault_proxy import FaultProxy, Mode
 from tests.forks import Forks, ended, forks

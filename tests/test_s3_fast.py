@@ -9,8 +9,8 @@ from botocore.client import BaseClient
 from botocore.credentials import Credentials
 from storages.backends.s3 import S3Storage
 
+from queued_storage.files.streams import MeasuredFile
 from queued_storage.ledger.states import State
-from queued_storage.streams import MeasuredFile
 from queued_storage.tasks import TransferAndDelete
 from queued_storage.uploaders import s3_fast, s3_put, s3_trust
 from queued_storage.uploaders.s3 import S3Uploader

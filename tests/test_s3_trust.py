@@ -15,12 +15,12 @@ from storages.backends.s3 import S3Storage
 from queued_storage import transfers
 from queued_storage.exceptions import LocalFileChanged, VerificationError
 from queued_storage.executor import Executor
+from queued_storage.files.streams import MeasuredFile, Saved
 from queued_storage.leases import Lease
 from queued_storage.ledger.database import QueuedFileQuerySet, ledger
 from queued_storage.ledger.states import State
 from queued_storage.models import QueuedFile
 from queued_storage.proxies import RemoteProxy
-from queued_storage.streams import MeasuredFile, Saved
 from queued_storage.tasks import Transfer, TransferAndDelete
 from queued_storage.uploaders import s3_trust
 from queued_storage.uploaders.s3_trust import Trust

@@ -14,12 +14,12 @@ from pytest_django import Settings
 from queued_storage import comparison, copies, steering
 from queued_storage.comparison import Finding, Kind
 from queued_storage.exceptions import LeaseLost
+from queued_storage.files.streams import PiecewiseFile
 from queued_storage.ledger.database import ledger
 from queued_storage.ledger.states import State
 from queued_storage.reconciliation import reconcile
 from queued_storage.signals import file_evicted
 from queued_storage.steering import Step
-from queued_storage.streams import PiecewiseFile
 from queued_storage.tasks import TransferAndDelete
 from queued_storage.transfers import run
 from tests.scripted import (

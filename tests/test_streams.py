@@ -15,7 +15,7 @@ from django.core.files.uploadedfile import InMemoryUploadedFile, SimpleUploadedF
 from hypothesis import given
 from hypothesis import strategies as st
 
-from queued_storage.streams import MeasuredFile, checksum_of
+from queued_storage.files.streams import MeasuredFile, checksum_of
 
 pytestmark = pytest.mark.one_database
 
@@ -40,7 +40,7 @@ def test_a_checksum_is_the_same_with_and_without_the_extra(
 ) -> None:
     if library == "zlib":
         monkeypatch.setitem(sys.modules, "isal.isal_zlib", None)
-    spec: Any = find_spec("queued_storage.streams")
+    spec: Any = find_spec("queued_storage.files.streams")
     fresh = module_from_spec(spec)
     spec.loader.exec_module(fresh)
     assert fresh._crc32().__module__ == library

@@ -23,9 +23,9 @@ from pytest_django import Settings
 from storages.backends.s3 import S3Storage
 
 from queued_storage.exceptions import InvalidResult, VerificationError
+from queued_storage.files.streams import MeasuredFile, checksum_of
 from queued_storage.ledger.database import ledger
 from queued_storage.ledger.states import Content, State
-from queued_storage.streams import MeasuredFile, checksum_of
 from queued_storage.tasks import Transfer, TransferAndDelete
 from queued_storage.uploaders import Uploader, uploader_for
 from queued_storage.uploaders.generic import GenericUploader

@@ -11,9 +11,9 @@ from django.core.files.storage import storages
 from django.core.management import CommandError, call_command
 from pytest_django import Settings
 
+from queued_storage.files.localfiles import is_unfinished
 from queued_storage.ledger.database import ledger
 from queued_storage.ledger.states import State
-from queued_storage.localfiles import is_unfinished
 from queued_storage.maintenance import sweep
 from tests.failpoints import FailPoint
 from tests.forks import ended, forks

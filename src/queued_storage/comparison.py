@@ -8,13 +8,13 @@ from typing import Any
 from . import copies
 from .conf import settings
 from .exceptions import VerificationError
+from .files.streams import checksum_of
 from .ledger.aliases import storage_for
 from .ledger.database import QueuedFileQuerySet, ledger
 from .ledger.models import QueuedFile
 from .ledger.states import State, is_reachable_from_here
 from .reporting.reasons import reason
 from .steering import BATCH, Step, Tell, anothers, is_copy, nobody, sides_of
-from .streams import checksum_of
 
 
 class Kind(StrEnum):

@@ -11,10 +11,10 @@ from django.core.files.storage import Storage
 from django.utils.timezone import is_aware
 
 from .exceptions import VerificationError
+from .files.streams import MeasuredFile
 from .ledger.states import Content
 from .remotes.perthread import for_threads
 from .reporting.reasons import reason
-from .streams import MeasuredFile
 from .trial import SMALL, Problem, Trial, data_of, in_threads, on_disk, watched_sockets
 from .uploaders import Uploader, uploader_for
 

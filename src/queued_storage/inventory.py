@@ -12,7 +12,7 @@ from django.core.files.storage import Storage
 from django.db.models import FileField, Model, Q
 from django.utils import timezone
 
-from . import localfiles
+from .files import localfiles
 from .ledger.database import ledger
 from .ledger.names import can_be_recorded, tidy
 

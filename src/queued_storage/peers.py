@@ -13,8 +13,8 @@ from django.core.files import File
 
 from .conf import settings
 from .exceptions import FileElsewhere
+from .files.streams import Checksum
 from .ledger.models import QueuedFile
-from .streams import Checksum
 
 TICKET_AGE = 60  # seconds that a signed address is good for
 PATH = "local-copy/"  # below the project's address in HOST_URLS

@@ -12,14 +12,14 @@ from typing import Any
 from django.core.files import File
 from django.core.files.storage import Storage
 
-from . import localfiles
 from .exceptions import InvalidResult, TransferError, VerificationError
+from .files import localfiles
+from .files.streams import MeasuredFile, Saved
 from .leases import Lease
 from .ledger.database import ledger
 from .ledger.models import QueuedFile
 from .ledger.names import COMPONENT_MAX_BYTES
 from .ledger.states import Content
-from .streams import MeasuredFile, Saved
 from .uploaders import Uploader
 
 MAX_NAMES = 100  # tries to find a name on the remote that no foreign object has

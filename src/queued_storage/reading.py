@@ -12,10 +12,11 @@ from typing import Any, cast
 from django.core.files import File
 from django.core.files.storage import Storage
 
-from . import addresses, localfiles, readcache
+from . import addresses
 from .composition import ComposedStorage
 from .conf import settings
 from .exceptions import FileElsewhere, LocalFileMissing, TransferTimeout
+from .files import localfiles, readcache
 from .ledger.database import ledger
 from .ledger.models import NAME_MAX_LENGTH, QueuedFile
 from .ledger.names import Name, can_be_recorded, tidy

@@ -20,15 +20,16 @@ from django.http import (
 from django.utils.module_loading import import_string
 from django.views.decorators.http import require_safe
 
-from . import addresses, readcache
+from . import addresses
 from .conf import settings
 from .exceptions import FileElsewhere, UnknownAlias
+from .files import readcache
+from .files.localfiles import has_paths, is_as_on_disk, is_directory, is_unfinished
 from .ledger.aliases import storage_for
 from .ledger.database import ledger
 from .ledger.models import QueuedFile
 from .ledger.names import can_be_recorded, tidy
 from .ledger.states import State, is_reachable_from_here
-from .localfiles import has_paths, is_as_on_disk, is_directory, is_unfinished
 from .remotes.expiry import lifetime_of, url_within
 from .reporting.logs import logger
 from .reporting.reasons import reason

@@ -11,9 +11,11 @@ from django.core.files import File
 from django.core.files.storage import Storage
 from django.db import transaction
 
-from . import copies, leases, localfiles, transfers
+from . import copies, leases, transfers
 from .conf import settings
 from .exceptions import LeaseLost, VerificationError
+from .files import localfiles
+from .files.streams import MeasuredFile, PiecewiseFile, checksum_of
 from .leases import Lease
 from .ledger.aliases import storage_for
 from .ledger.database import QueuedFileQuerySet, ledger, ledger_database
@@ -25,7 +27,6 @@ from .reporting.logs import fields_of, logger
 from .reporting.reasons import reason
 from .routes import Routes
 from .signals import file_evicted
-from .streams import MeasuredFile, PiecewiseFile, checksum_of
 
 BATCH = 100  # rows in memory
 

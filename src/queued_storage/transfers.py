@@ -10,7 +10,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.files.storage import Storage
 from django.dispatch import Signal
 
-from . import copies, leases, readcache
+from . import copies, leases
 from .conf import settings
 from .exceptions import (
     InvalidResult,
@@ -20,6 +20,8 @@ from .exceptions import (
     TransferError,
     VerificationError,
 )
+from .files import readcache
+from .files.streams import checksum_of
 from .leases import Lease
 from .ledger.aliases import storage_for
 from .ledger.database import ledger
@@ -30,7 +32,6 @@ from .reporting.logs import about, logger
 from .reporting.reasons import reason
 from .reporting.spans import Span, span
 from .signals import file_deleted, file_evicted, file_transferred, transfer_failed
-from .streams import checksum_of
 from .uploaders import Uploader
 
 ENDS = (SystemExit, KeyboardInterrupt, GeneratorExit)  # of a process, or else of a task's own

@@ -16,8 +16,8 @@ from django.core.files import File
 from django.core.files.storage import Storage
 from django.db import connections
 
+from .files.streams import MeasuredFile
 from .ledger.states import Content
-from .streams import MeasuredFile
 from .uploaders import Uploader
 
 SMALL = 5_000

@@ -7,7 +7,7 @@ from azure.core.exceptions import ResourceExistsError
 from django.core.files.storage import Storage
 from storages.backends.azure_storage import AzureStorage
 
-from ..streams import MeasuredFile
+from ..files.streams import MeasuredFile
 from .generic import GenericUploader
 
 

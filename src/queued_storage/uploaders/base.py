@@ -8,9 +8,9 @@ from django.core.files import File
 from django.core.files.storage import Storage
 
 from ..exceptions import VerificationError
+from ..files.localfiles import names_on
+from ..files.streams import MeasuredFile, checksum_of
 from ..ledger.states import Content
-from ..localfiles import names_on
-from ..streams import MeasuredFile, checksum_of
 
 PIECE = 1024 * 1024  # bytes
 

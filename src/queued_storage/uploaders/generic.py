@@ -1,7 +1,7 @@
 """The uploader for every storage that has no better one."""
 
+from ..files.streams import MeasuredFile
 from ..ledger.states import Content
-from ..streams import MeasuredFile
 from .base import Uploader
 
 

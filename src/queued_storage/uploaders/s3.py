@@ -17,9 +17,9 @@ from storages.backends.s3 import S3Storage
 from storages.utils import clean_name, is_seekable
 
 from ..exceptions import VerificationError
+from ..files.streams import MeasuredFile, Saved
 from ..ledger.states import Content
 from ..reporting.logs import logger
-from ..streams import MeasuredFile, Saved
 from . import s3_fast, s3_put, s3_trust
 from .base import PIECE, Uploader
 from .s3_sums import ALGORITHMS, CRC32, Sum, encoded, sum_of

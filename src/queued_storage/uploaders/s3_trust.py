@@ -10,7 +10,7 @@ from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from ..localfiles import UNFINISHED_PREFIX
+from ..files.localfiles import UNFINISHED_PREFIX
 from ..reporting.logs import logger
 from ..reporting.reasons import reason
 from .s3_sums import ALGORITHMS, CRC32, sum_of

@@ -6,7 +6,8 @@ from typing import Any
 
 from django.core.management.base import CommandError
 
-from ... import adoption, inventory, localfiles
+from ... import adoption, inventory
+from ...files import localfiles
 from ...ledger.names import tidy
 from ..progress import Progress
 from ..progress import size as in_words

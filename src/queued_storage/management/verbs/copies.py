@@ -9,7 +9,8 @@ from typing import Any
 
 from django.core.management.base import CommandError
 
-from ... import localfiles, steering
+from ... import steering
+from ...files import localfiles
 from ...ledger.database import QueuedFileQuerySet
 from ..progress import Progress
 from ..progress import size as in_words

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from django.core.files import File
 
-from .ledger.states import Content
+from ..ledger.states import Content
 
 PIECE = 1024 * 1024  # bytes
 

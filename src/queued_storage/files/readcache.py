@@ -13,11 +13,11 @@ from typing import IO, Any
 
 from django.core.files import File, locks
 
-from .conf import settings
-from .exceptions import VerificationError
-from .ledger.models import QueuedFile
-from .reporting.logs import logger
-from .reporting.reasons import reason
+from ..conf import settings
+from ..exceptions import VerificationError
+from ..ledger.models import QueuedFile
+from ..reporting.logs import logger
+from ..reporting.reasons import reason
 from .streams import Checksum
 
 PATIENCE = 10  # seconds without a byte after which another process is no longer waited for

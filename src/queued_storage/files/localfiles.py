@@ -14,7 +14,7 @@ from typing import Self
 from django.core.files import File
 from django.core.files.storage import FileSystemStorage, Storage
 
-from .conf import settings
+from ..conf import settings
 
 UNFINISHED_PREFIX = ".queued-"
 MAX_NAMES = 100  # tries to find a free name for a file

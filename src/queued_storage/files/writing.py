@@ -8,8 +8,8 @@ from django.core.files import File
 from django.core.files.base import ContentFile
 from django.core.files.storage import Storage
 
+from ..ledger.states import Content
 from . import localfiles
-from .ledger.states import Content
 from .streams import checksum_of
 
 
