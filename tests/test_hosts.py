@@ -23,7 +23,7 @@ from django.db import connection
 from django.test import Client, override_settings
 from pytest_django import Settings
 
-from queued_storage import checks, peers
+from queued_storage import checks
 from queued_storage.exceptions import FileElsewhere, LocalFileMissing
 from queued_storage.ledger.database import ledger
 from queued_storage.ledger.states import State
@@ -32,6 +32,7 @@ from queued_storage.queues.base import BaseQueue, run_all
 from queued_storage.queues.dummy import DummyQueue
 from queued_storage.queues.immediate import ImmediateQueue
 from queued_storage.queues.threads import ThreadQueue
+from queued_storage.serving import peers
 from tests.fault_proxy import FaultProxy, Mode
 from tests.forks import ended, forks
 from tests.scripted import LONG_AGO

@@ -42,7 +42,7 @@ HEAVY |= {"celery", "kombu", "dramatiq", "rq", "redis", "huey", "procrastinate",
 HEAVY |= {"django_tasks", "prometheus_client", "opentelemetry", "matplotlib"}
 # Of our own, and what they bring along
 FOR_WORKERS = {"executor", "leases", "proxies", "transfers"}
-FOR_OTHERS = {"queued_storage.admin", "queued_storage.peers", "storages.backends.s3"}
+FOR_OTHERS = {"queued_storage.admin", "queued_storage.serving.peers", "storages.backends.s3"}
 
 
 def test_a_check_imports_no_library_of_a_queue_or_a_cloud_and_nothing_for_workers() -> None:

@@ -24,10 +24,10 @@ from django.test.utils import CaptureQueriesContext
 from pytest_django import Settings
 from storages.backends.s3 import S3Storage
 
-from queued_storage import addresses, responses, serving
 from queued_storage.ledger.database import ledger
 from queued_storage.ledger.states import State
 from queued_storage.models import QueuedFile
+from queued_storage.serving import links, responses, views
 from tests.fault_proxy import FaultProxy, Mode
 from tests.scripted import ScriptedStorage, disk, file, make, row
 
@@ -242,10 +242,10 @@ def test_a_signature_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     storage, name = stable(addresses="signed")
     url = storage.url(name, expire=60)
     assert get(url).status == 200
-    now = addresses.time.time()
-    monkeypatch.setattr(addresses.time, "time", lambda: now + 59)
+    now = links.time.time()
+    monkeypatch.setattr(links.time, "time", lambda: now + 59)
     assert get(url).status == 200
-    monkeypatch.setattr(addresses.time, "time", lambda: now + 62)
+    monkeypatch.setattr(links.time, "time", lambda: now + 62)
     assert get(url).status == 403
 
 
@@ -261,7 +261,7 @@ def test_a_retired_key_holds_where_django_still_takes_it(settings: Settings) -> 
 def lifetime(storage: Any, name: str, **kwargs: Any) -> int:
     found = re.search(r"until=(\d+)", storage.url(name, **kwargs))
     assert found
-    return round(int(found[1]) - addresses.time.time())
+    return round(int(found[1]) - links.time.time())
 
 
 def test_a_signature_lasts_as_long_as_the_remotes(s3_options: dict[str, Any]) -> None:
@@ -376,15 +376,15 @@ def test_there_is_no_listing() -> None:
     base = f"/queued/files/{storage.alias}"
     assert [get(f"{base}{end}").status for end in ("", "/", "/docs", "/docs/")] == [404] * 4
     for directory in ("docs", "docs/"):
-        assert get(addresses.signed(storage.alias, directory, None)).status == 404
+        assert get(links.signed(storage.alias, directory, None)).status == 404
 
 
 def test_a_signed_name_that_nobody_knows() -> None:
     storage, name = stable(addresses="signed")
     assert get(storage.stable_url(f"{name}/b")).status == 302  # only the remote can know
-    assert get(addresses.signed(storage.alias, "../a.png", None)).status == 404
+    assert get(links.signed(storage.alias, "../a.png", None)).status == 404
     hidden = disk().save("docs/.queued-abcdefghijklmnop.png", file(b"unfinished"))
-    assert get(addresses.signed(storage.alias, hidden, None)).status == 404
+    assert get(links.signed(storage.alias, hidden, None)).status == 404
 
 
 # Files that predate the ledger
@@ -629,7 +629,7 @@ def test_a_line_break_in_a_name_cannot_add_a_header() -> None:
     with with_sendfile(HEADER="X-Sendfile"):
         request = HttpRequest()
         request.method = "GET"
-        answer = serving.file(request, storage.alias, name)
+        answer = views.file(request, storage.alias, name)
     assert "%0D%0A" in answer.headers["X-Sendfile"]
     assert "\n" not in str(answer.headers["Content-Disposition"])
 

@@ -149,7 +149,7 @@ def test_without_a_tracer_nobody_is_told(exported: Any) -> None:
 def test_nothing_is_imported_that_was_not_asked_for() -> None:
     code = (
         "import django, sys; django.setup()\n"
-        "from queued_storage import backends, views, urls, testing, health\n"
+        "from queued_storage import backends, serving, urls, testing, health\n"
         "doors = ('tracing', 'metrics', 'health_check')\n"
         "print('opentelemetry' in sys.modules,"
         " [door for door in doors if f'queued_storage.{door}' in sys.modules])"

@@ -16,7 +16,6 @@ from django.db.models import FileField
 from django.urls import NoReverseMatch, reverse
 from django.utils.module_loading import import_string
 
-from .addresses import VIEW
 from .composition import ComposedStorage
 from .conf import settings
 from .ledger.aliases import AliasedStorage, known_storages
@@ -26,6 +25,7 @@ from .queues.threads import ThreadQueue
 from .remotes.expiry import signs
 from .reporting.descriptions import describe
 from .routes import is_per_process
+from .serving.links import VIEW
 
 DOCS = "See the docs, under 'System checks'."
 WITHOUT_STORAGES = (

@@ -1,6 +1,13 @@
 """Whether files can be saved, and whether they are on their way."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any
+
+from django.db import connections, transaction
+from django.http import HttpRequest, HttpResponse, HttpResponseBadRequest, JsonResponse
+from django.views.decorators.cache import never_cache
+from django.views.decorators.http import require_safe
 
 from .ledger import measures
 from .ledger.database import ledger
@@ -89,3 +96,39 @@ def _exceeded(limits: Limits, rows: list[Unsettled], overdue: list[Overdue]) -> 
         for text, value, limit in found
         if limit is not None and value > limit
     ]
+
+
+View = Callable[[HttpRequest], HttpResponse]
+
+
+def outside_transactions(view: View) -> View:
+    """With ``ATOMIC_REQUESTS`` a database that is away would keep the view from being called."""
+    for database in connections:
+        transaction.non_atomic_requests(database)(view)
+    return view
+
+
+@require_safe
+@never_cache
+@outside_transactions
+def health(request: HttpRequest) -> HttpResponse:
+    """200 if all is well, 503 if not, with the problems as JSON.
+
+    Limits are given as parameters, as in ``?max_failed=0&max_age=3600``; a misspelt one must not
+    pass for well, so it is a 400.
+    """
+    try:
+        limits = Limits(**{name: _limit(request.GET[name]) for name in request.GET})
+    except (TypeError, ValueError):
+        known = ", ".join(field.name for field in fields(Limits))
+        return HttpResponseBadRequest(f"Limits are numbers of {known}.", content_type="text/plain")
+    found = check(limits)
+    answer = {"status": "ok" if found.is_well else "unwell", "problems": found.problems}
+    return JsonResponse(answer, status=200 if found.is_well else 503)
+
+
+def _limit(text: Any) -> int:
+    value = int(text)
+    if value < 0:
+        raise ValueError(text)
+    return value

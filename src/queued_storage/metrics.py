@@ -14,6 +14,7 @@ from django.views.decorators.http import require_safe
 
 from . import signals
 from .exceptions import MissingLibrary
+from .health import outside_transactions
 from .ledger import measures
 from .ledger.aliases import known_storages
 from .ledger.measures import Overdue, Settled, Unsettled
@@ -21,7 +22,6 @@ from .ledger.models import QueuedFile
 from .ledger.states import State
 from .reporting.logs import logger
 from .reporting.reasons import reason
-from .views import outside_transactions
 
 try:
     from prometheus_client import REGISTRY, CollectorRegistry, Counter, Histogram, start_http_server

@@ -12,7 +12,6 @@ from typing import Any, cast
 from django.core.files import File
 from django.core.files.storage import Storage
 
-from . import addresses
 from .composition import ComposedStorage
 from .conf import settings
 from .exceptions import FileElsewhere, LocalFileMissing, TransferTimeout
@@ -25,6 +24,7 @@ from .remotes import opening
 from .remotes.expiry import lifetime_of
 from .results import wait_until
 from .routes import Routes, routes_of
+from .serving import links
 from .uploaders import Uploader
 
 BULK = 500  # names in one query
@@ -167,7 +167,7 @@ class ReadableStorage(ComposedStorage):
 
     def _opened_elsewhere(self, key: str, entry: Entry, mode: str) -> File | Exception:
         """What ``ELSEWHERE`` says to do for a file whose only copy is on another host's disk."""
-        from . import peers  # and a client of HTTP with it
+        from .serving import peers  # and a client of HTTP with it
 
         if settings.elsewhere == "fetch":
             row = ledger().filter(pk=entry.pk).first()
@@ -253,8 +253,8 @@ class ReadableStorage(ComposedStorage):
         files of this storage to everybody.
         """
         if expire is None and self.has_stable_addresses:
-            return addresses.public(self.alias, tidy(name))
-        return addresses.signed(self.alias, tidy(name), expire)
+            return links.public(self.alias, tidy(name))
+        return links.signed(self.alias, tidy(name), expire)
 
     def _url_on(self, storage: Storage, name: str, **kwargs: Any) -> str:
         if storage is self.remote:
@@ -263,7 +263,7 @@ class ReadableStorage(ComposedStorage):
         if self.addresses != "signed" or not can_be_recorded(name):
             return storage.url(name)
         lifetime = kwargs.get("expire") or lifetime_of(self.remote) or settings.address_age
-        return addresses.signed(self.alias, name, lifetime)
+        return links.signed(self.alias, name, lifetime)
 
     def urls(self, names: Iterable[Name]) -> dict[str, str]:
         """The addresses of many files, by name, with one look-up for all of them."""

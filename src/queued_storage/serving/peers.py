@@ -11,10 +11,10 @@ from urllib.request import urlopen
 from django.core import signing
 from django.core.files import File
 
-from .conf import settings
-from .exceptions import FileElsewhere
-from .files.streams import Checksum
-from .ledger.models import QueuedFile
+from ..conf import settings
+from ..exceptions import FileElsewhere
+from ..files.streams import Checksum
+from ..ledger.models import QueuedFile
 
 TICKET_AGE = 60  # seconds that a signed address is good for
 PATH = "local-copy/"  # below the project's address in HOST_URLS

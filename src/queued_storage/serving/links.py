@@ -11,7 +11,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.urls import NoReverseMatch, reverse
 
 VIEW = "queued_storage:file"
-_SALT = "queued_storage.addresses"
+_SALT = "queued_storage.links"
 
 
 def public(alias: str, name: str) -> str:

@@ -10,6 +10,7 @@ from django.core import signing
 from django.core.exceptions import PermissionDenied
 from django.core.files import File
 from django.http import (
+    FileResponse,
     Http404,
     HttpRequest,
     HttpResponse,
@@ -18,21 +19,23 @@ from django.http import (
     HttpResponseRedirect,
 )
 from django.utils.module_loading import import_string
+from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
 
-from . import addresses
-from .conf import settings
-from .exceptions import FileElsewhere, UnknownAlias
-from .files import readcache
-from .files.localfiles import has_paths, is_as_on_disk, is_directory, is_unfinished
-from .ledger.aliases import storage_for
-from .ledger.database import ledger
-from .ledger.models import QueuedFile
-from .ledger.names import can_be_recorded, tidy
-from .ledger.states import State, is_reachable_from_here
-from .remotes.expiry import lifetime_of, url_within
-from .reporting.logs import logger
-from .reporting.reasons import reason
+from ..conf import settings
+from ..exceptions import FileElsewhere, UnknownAlias
+from ..files import readcache
+from ..files.localfiles import has_paths, is_as_on_disk, is_directory, is_unfinished
+from ..ledger.aliases import storage_for
+from ..ledger.database import ledger
+from ..ledger.models import QueuedFile
+from ..ledger.names import can_be_recorded, tidy
+from ..ledger.states import State, is_reachable_from_here
+from ..remotes.expiry import lifetime_of, url_within
+from ..reporting.logs import logger
+from ..reporting.reasons import reason
+from . import links
+from .peers import read_ticket
 from .responses import Facts, FromElsewhere, OpenFile, handed_over, respond
 
 LOOKS = 3  # at the ledger, for a file that moves while it is asked for
@@ -54,10 +57,10 @@ def file(request: HttpRequest, alias: str, name: str) -> HttpResponseBase:
     if tidy(name) != name or not can_be_recorded(name) or is_unfinished(name):
         raise Http404(NOT_FOUND)
     seconds = None
-    is_signed = addresses.is_signed(request.GET)
+    is_signed = links.is_signed(request.GET)
     if is_signed:
         try:
-            seconds = addresses.seconds_left(storage.alias, name, request.GET)
+            seconds = links.seconds_left(storage.alias, name, request.GET)
         except signing.BadSignature:
             return HttpResponseForbidden("This address is not valid any more.")
     elif not storage.has_stable_addresses:
@@ -252,3 +255,30 @@ def _permission() -> Callable[[HttpRequest, QueuedFile], bool] | None:
     given = settings.permission
     found = import_string(given) if isinstance(given, str) else given
     return cast("Callable[[HttpRequest, QueuedFile], bool] | None", found)
+
+
+@require_safe
+@never_cache
+def local_copy(request: HttpRequest, ticket: str) -> HttpResponse | FileResponse:
+    """Send the local copy that a ticket of ``peers.ticket_for()`` names, to who holds the ticket.
+
+    404 if this host has it no more; 403 for a ticket that is too old, or that nobody gave out.
+    """
+    try:
+        pk, generation = read_ticket(ticket)
+    except signing.BadSignature:
+        return HttpResponseForbidden("The ticket is not valid any more.")
+    rows = ledger().filter(pk=pk, generation=generation, is_local=True).workable_here()
+    row = rows.exclude(state=State.DELETING).first()
+    if row is None:
+        raise Http404("The file is not on this host.")
+    storage: Any = storage_for(row.alias)
+    try:
+        file = storage.local.open(row.name)
+    except FileNotFoundError as error:
+        raise Http404("The file is not on this host.") from error
+    return FileResponse(
+        file,
+        content_type="application/octet-stream",
+        headers={"X-Content-Type-Options": "nosniff"},
+    )

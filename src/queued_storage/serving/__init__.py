@@ -1,0 +1,1 @@
+"""URLs at which the project itself serves files."""
