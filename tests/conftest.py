@@ -63,12 +63,12 @@ def s3_client(s3_server: S3Server) -> Iterator[BaseClient]:
 @pytest.fixture
 def asked_soon(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A server of S3 is asked what it does at the first upload, and is not known before."""
-    from queued_storage.uploaders import s3_trust  # needs the models
+    from queued_storage.uploaders.s3 import trust  # needs the models
 
-    monkeypatch.setattr(s3_trust, "PROBE_AFTER", 1)
-    s3_trust.forget()
+    monkeypatch.setattr(trust, "PROBE_AFTER", 1)
+    trust.forget()
     yield
-    s3_trust.forget()
+    trust.forget()
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from queued_storage.ledger.database import ledger
 from queued_storage.ledger.states import State
 from queued_storage.tasks import TransferAndDelete
 from queued_storage.testing import Fault, FaultyStorage
-from queued_storage.uploaders import s3_trust
+from queued_storage.uploaders.s3 import trust
 from tests.fault_proxy import FaultProxy, Mode
 from tests.lying_proxy import Lie, LyingProxy
 from tests.scripted import file, make, make_due, on_disk, read, row
@@ -147,7 +147,7 @@ def test_what_is_found_on_s3(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     if asks_once:
-        monkeypatch.setattr(s3_trust, "PROBE_AFTER", 1)
+        monkeypatch.setattr(trust, "PROBE_AFTER", 1)
     options = s3_server.options(s3_bucket, liar.endpoint_url)
     storage = make(remote=S3Storage(**options), task=TransferAndDelete)
     liar.lie = lie.lie

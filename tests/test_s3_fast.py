@@ -12,10 +12,10 @@ from storages.backends.s3 import S3Storage
 from queued_storage.files.streams import MeasuredFile
 from queued_storage.ledger.states import State
 from queued_storage.tasks import TransferAndDelete
-from queued_storage.uploaders import s3_fast, s3_put, s3_trust
-from queued_storage.uploaders.s3 import S3Uploader
-from queued_storage.uploaders.s3_sums import sum_of
-from queued_storage.uploaders.s3_trust import Trust
+from queued_storage.uploaders.s3 import by_obstore, put, trust
+from queued_storage.uploaders.s3.checksums import sum_of
+from queued_storage.uploaders.s3.trust import Trust
+from queued_storage.uploaders.s3.uploader import S3Uploader
 from tests.lying_proxy import Lie, LyingProxy
 from tests.scripted import file, make, read, row
 from tests.services import S3Server
@@ -36,15 +36,15 @@ SHA256 = {"ChecksumAlgorithm": "SHA256"}
 def sent(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The keys of what obstore has sent with success."""
     found: list[str] = []
-    send = s3_fast.Sender.send
+    send = by_obstore.Sender.send
 
-    def spy(self: s3_fast.Sender, key: str, *args: Any) -> str | None:
+    def spy(self: by_obstore.Sender, key: str, *args: Any) -> str | None:
         answered = send(self, key, *args)
         if answered is not None:
             found.append(key)
         return answered
 
-    monkeypatch.setattr(s3_fast.Sender, "send", spy)
+    monkeypatch.setattr(by_obstore.Sender, "send", spy)
     return found
 
 
@@ -160,8 +160,8 @@ def test_names(direct: dict[str, Any], sent: list[str]) -> None:
 
 @pytest.mark.parametrize("key", ["a//b", "/a", "a/"])
 def test_a_key_that_would_become_another_is_not_sent(key: str) -> None:
-    assert not s3_fast.Sender(None).is_ready(key)
-    assert s3_fast.Sender(None).is_ready("a/b")
+    assert not by_obstore.Sender(None).is_ready(key)
+    assert by_obstore.Sender(None).is_ready("a/b")
 
 
 def test_sizes(direct: dict[str, Any], sent: list[str]) -> None:
@@ -192,7 +192,7 @@ def test_a_small_file_takes_one_request(
     options: dict[str, Any], hop: LyingProxy, sent: list[str]
 ) -> None:
     storage = warm(S3Storage(**options))
-    assert s3_trust.known(storage.remote, "SHA256") == Trust(checksums=True, conditions=True)
+    assert trust.known(storage.remote, "SHA256") == Trust(checksums=True, conditions=True)
     hop.requests.clear()
     names = ["a.txt", "b.txt", "c.txt"]
     for name in names:
@@ -207,7 +207,7 @@ def test_the_first_files_are_proved_by_their_sha256(
     options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Before the server was asked what it does."""
-    monkeypatch.setattr(s3_trust, "PROBE_AFTER", 1000)
+    monkeypatch.setattr(trust, "PROBE_AFTER", 1000)
     storage = make(remote=S3Storage(**options), task=TransferAndDelete)
     assert carry(storage, "a.txt") == {"checksum"}
 
@@ -233,7 +233,7 @@ def test_a_server_that_lies_from_the_beginning_is_not_trusted(
     lie: Lie, options: dict[str, Any], hop: LyingProxy
 ) -> None:
     hop.lie = lie
-    assert not s3_trust.trust_in(S3Storage(**options), "SHA256").checksums
+    assert not trust.trust_in(S3Storage(**options), "SHA256").checksums
 
 
 def test_a_foreign_object_stays(
@@ -269,7 +269,7 @@ def test_the_uploader_without_it(direct: dict[str, Any], sent: list[str]) -> Non
 def test_an_installation_without_it(
     direct: dict[str, Any], sent: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(s3_fast, "IS_INSTALLED", False)
+    monkeypatch.setattr(by_obstore, "IS_INSTALLED", False)
     assert carry(warm(S3Storage(**direct)), "a.txt") == {"checksum"}
     assert sent == []
 
@@ -292,10 +292,10 @@ def test_a_connection_that_it_would_not_make_alike(
     assert sent == []
 
 
-def template_for(client: Any, base: str) -> s3_put.Template:
+def template_for(client: Any, base: str) -> put.Template:
     """With what obstore is given, and nothing that boto3's connections need."""
     unused: Any = None
-    return s3_put.Template(
+    return put.Template(
         pool=unused,
         base=base,
         path="",
@@ -322,7 +322,7 @@ def test_certificates_that_are_not_looked_at_as_usual(
     client = remote.connection.meta.client
     client._endpoint.http_session._verify = verify  # a variable of the environment may say more
     template = template_for(client, f"{scheme}://127.0.0.1:9/bucket/")
-    found = s3_fast.sender(remote, client, template, sum_of("SHA256", b""))
+    found = by_obstore.sender(remote, client, template, sum_of("SHA256", b""))
     assert (found is not None) == mirrored
 
 
@@ -334,9 +334,9 @@ def test_a_process_with_cooperative_threads(
     client = remote.connection.meta.client
     template = template_for(client, "http://127.0.0.1:9/bucket/")
     checksum = sum_of("SHA256", b"")
-    assert s3_fast.sender(remote, client, template, checksum)
-    monkeypatch.setattr(s3_fast, "socket", pytest.importorskip("gevent.socket"))
-    assert not s3_fast.sender(remote, client, template, checksum)
+    assert by_obstore.sender(remote, client, template, checksum)
+    monkeypatch.setattr(by_obstore, "socket", pytest.importorskip("gevent.socket"))
+    assert not by_obstore.sender(remote, client, template, checksum)
 
 
 @pytest.mark.parametrize("config", [{"signature_version": "s3"}], ids=str)
@@ -403,7 +403,7 @@ def test_a_header_that_it_could_not_send(direct: dict[str, Any], sent: list[str]
 def test_one_that_fails_is_left_to_boto3_and_the_next_ones_too(
     direct: dict[str, Any], sent: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(s3_fast, "REST", 2)
+    monkeypatch.setattr(by_obstore, "REST", 2)
     tries: list[str] = []
 
     def fail(store: Any, key: str, *args: Any, **kwargs: Any) -> Any:
@@ -411,7 +411,7 @@ def test_one_that_fails_is_left_to_boto3_and_the_next_ones_too(
         raise OSError("no")
 
     storage = warm(S3Storage(**direct))
-    [sender] = [each for each in s3_fast._stores[storage.remote].values() if each.is_ready("a")]
+    [sender] = [each for each in by_obstore._stores[storage.remote].values() if each.is_ready("a")]
     with monkeypatch.context() as patches:
         patches.setattr(sender, "_put", fail)
         assert carry(storage, *(f"{number}.txt" for number in range(6))) == {"checksum"}
@@ -425,7 +425,7 @@ def test_an_answer_that_shows_nothing_is_asked_about(
 ) -> None:
     """As that of a server that encrypts with a key of its own."""
     storage = warm(S3Storage(**direct))
-    [sender] = [each for each in s3_fast._stores[storage.remote].values() if each.is_ready("a")]
+    [sender] = [each for each in by_obstore._stores[storage.remote].values() if each.is_ready("a")]
     put = sender._put
     monkeypatch.setattr(
         sender, "_put", lambda *args, **kwargs: put(*args, **kwargs) | {"e_tag": '"0"'}
@@ -437,7 +437,7 @@ def test_an_answer_that_shows_nothing_is_asked_about(
 def test_the_credentials_are_those_of_the_moment(direct: dict[str, Any]) -> None:
     remote = S3Storage(**direct)
     signer = remote.connection.meta.client._request_signer
-    found = s3_fast.Credentials(signer, ("s3", "us-east-1", "s3v4"))
+    found = by_obstore.Credentials(signer, ("s3", "us-east-1", "s3v4"))
     assert found()["access_key_id"] == S3Server.ACCESS_KEY
     signer._credentials = Credentials("newer", "secret", "token")
     assert {**found(), "expires_at": None} == {
@@ -472,7 +472,7 @@ def test_a_child_of_a_process_that_used_it_does_without(
     """Its threads are not in the child, so a request there would never end."""
     remote = S3Storage(**direct)
     carry(warm(remote), "a.txt")
-    senders = list(s3_fast._stores[remote].values())
+    senders = list(by_obstore._stores[remote].values())
     assert senders
     assert all(sender.is_ready("b.txt") for sender in senders)
 

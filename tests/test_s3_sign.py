@@ -12,7 +12,7 @@ from botocore.credentials import Credentials
 from hypothesis import given
 from hypothesis import strategies as st
 
-from queued_storage.uploaders.s3_sign import Signing
+from queued_storage.uploaders.s3.signing import Signing
 
 HEADERS = {"content-type": "text/plain; charset=utf-8", "x-amz-checksum-crc32": "AAAAAA=="}
 CHECKSUM = {"request_algorithm": {"in": "header", "name": "x-amz-checksum-crc32"}}

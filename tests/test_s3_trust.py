@@ -22,8 +22,8 @@ from queued_storage.ledger.states import State
 from queued_storage.models import QueuedFile
 from queued_storage.proxies import RemoteProxy
 from queued_storage.tasks import Transfer, TransferAndDelete
-from queued_storage.uploaders import s3_trust
-from queued_storage.uploaders.s3_trust import Trust
+from queued_storage.uploaders.s3 import trust
+from queued_storage.uploaders.s3.trust import Trust
 from tests.lying_proxy import Lie, LyingProxy
 from tests.scripted import ScriptedStorage, file, make, make_due, read, row
 from tests.services import S3Server
@@ -65,7 +65,7 @@ def known(remote: S3Storage) -> S3Storage:
         assert storage.queue.deliver() == {}
         storage.delete(name)
         assert storage.queue.deliver() == {}
-    assert s3_trust.known(remote) == Trust(checksums=True, conditions=True)
+    assert trust.known(remote) == Trust(checksums=True, conditions=True)
     return remote
 
 
@@ -330,35 +330,35 @@ def test_a_server_that_lies_from_the_beginning_is_not_trusted(
     lie: Lie, remote: S3Storage, hop: LyingProxy
 ) -> None:
     hop.lie = lie
-    assert not s3_trust.trust_in(remote).checksums
+    assert not trust.trust_in(remote).checksums
 
 
 def test_a_server_that_gives_no_answer_is_not_trusted_and_asked_again(
     s3_server: S3Server, s3_bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = []
-    probe = s3_trust._probe
+    probe = trust._probe
 
     def count(s3: Any, algorithm: str) -> Trust:
         asked.append(s3)
         return probe(s3, algorithm)
 
-    monkeypatch.setattr(s3_trust, "_probe", count)
-    monkeypatch.setattr(s3_trust, "PROBE_AGAIN", 2)
+    monkeypatch.setattr(trust, "_probe", count)
+    monkeypatch.setattr(trust, "PROBE_AGAIN", 2)
     away = S3Storage(**s3_server.options(s3_bucket, "http://127.0.0.1:9"))
     for times in (1, 1, 2):
-        assert s3_trust.trust_in(away) == Trust()
+        assert trust.trust_in(away) == Trust()
         assert len(asked) == times
 
 
 def test_a_few_files_are_not_worth_the_questions(
     remote: S3Storage, hop: LyingProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(s3_trust, "PROBE_AFTER", 3)
+    monkeypatch.setattr(trust, "PROBE_AFTER", 3)
     for _upload in range(2):
-        assert s3_trust.trust_in(remote) == Trust()
+        assert trust.trust_in(remote) == Trust()
     assert hop.requests == []
-    assert s3_trust.trust_in(remote) == Trust(checksums=True, conditions=True)
+    assert trust.trust_in(remote) == Trust(checksums=True, conditions=True)
 
 
 # Large files, which the threads that send them read from where they are
@@ -504,7 +504,7 @@ def test_a_local_storage_that_stores_other_bytes_is_asked_for_them(
 def test_a_server_that_is_not_known_is_sent_what_is_measured_on_the_way(
     direct: S3Storage, large: bytes, read_by_us: list[int], objects: Look
 ) -> None:
-    s3_trust.forget()
+    trust.forget()
     storage = make(remote=direct)
     name = storage.save("a.bin", file(large))
     read_by_us.clear()

@@ -29,7 +29,7 @@ from queued_storage.ledger.states import Content, State
 from queued_storage.tasks import Transfer, TransferAndDelete
 from queued_storage.uploaders import Uploader, uploader_for
 from queued_storage.uploaders.generic import GenericUploader
-from queued_storage.uploaders.s3 import S3Uploader
+from queued_storage.uploaders.s3.uploader import S3Uploader
 from tests.fault_proxy import FaultProxy, Mode
 from tests.scripted import Sniff, file, make, make_due, on_disk, read, row
 from tests.services import S3Server

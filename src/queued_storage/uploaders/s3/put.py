@@ -14,9 +14,9 @@ from botocore.utils import percent_encode
 from urllib3 import HTTPConnectionPool
 from urllib3.exceptions import HTTPError
 
-from .s3_fast import Sender
-from .s3_sign import Signing
-from .s3_sums import Sum
+from .by_obstore import Sender
+from .checksums import Sum
+from .signing import Signing
 
 TEMPLATES_MAX = 50  # of a thread and client: as many different sets of parameters
 KEPT = ("client_config", "has_streaming_input", "checksum")  # what the signing looks at

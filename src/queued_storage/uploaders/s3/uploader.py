@@ -16,13 +16,13 @@ from s3transfer.subscribers import BaseSubscriber
 from storages.backends.s3 import S3Storage
 from storages.utils import clean_name, is_seekable
 
-from ..exceptions import VerificationError
-from ..files.streams import MeasuredFile, Saved
-from ..ledger.states import Content
-from ..reporting.logs import logger
-from . import s3_fast, s3_put, s3_trust
-from .base import PIECE, Uploader
-from .s3_sums import ALGORITHMS, CRC32, Sum, encoded, sum_of
+from ...exceptions import VerificationError
+from ...files.streams import MeasuredFile, Saved
+from ...ledger.states import Content
+from ...reporting.logs import logger
+from ..base import PIECE, Uploader
+from . import by_obstore, put, trust
+from .checksums import ALGORITHMS, CRC32, Sum, encoded, sum_of
 
 CREATING = ("PutObject", "CompleteMultipartUpload")  # the calls that make an object
 PARTS = 3  # of a large file that are sent side by side, each from memory
@@ -35,8 +35,8 @@ class S3Uploader(Uploader):
     Key, parameters, ACL and encryption are those that ``S3Storage.save()`` would use. A storage
     with ``gzip``, or with a ``save`` of its own, is left to the generic uploader. The checksum is
     compared without a download. A server that keeps none proves the size. What it is asked for
-    each file, and what only once, is up to ``s3_trust``. Small files of a storage that chooses
-    SHA-256 are proved by that, and sent by ``obstore`` where ``s3_fast`` finds no reason against.
+    each file, and what only once, is up to ``trust``. Small files of a storage that chooses
+    SHA-256 are proved by that, and sent by ``obstore`` where ``by_obstore`` allows it.
     """
 
     replaces = True
@@ -63,7 +63,7 @@ class S3Uploader(Uploader):
         if is_seekable(content):
             content.seek(0)  # somebody may have had a look at it
         with self._condition(name) if self._is_new else contextlib.nullcontext():
-            if content.saved and algorithm == CRC32 and s3_trust.known(self._s3).checksums:
+            if content.saved and algorithm == CRC32 and trust.known(self._s3).checksums:
                 self._upload_saved(name, content, content.saved, parameters)
             else:
                 self._object(name).upload_fileobj(
@@ -105,21 +105,19 @@ class S3Uploader(Uploader):
     def _put(
         self, name: str, data: bytes, sent: Content, parameters: dict[str, Any], algorithm: str
     ) -> None:
-        trust = s3_trust.trust_in(self._s3, algorithm)
+        trusted = trust.trust_in(self._s3, algorithm)
         known = encoded(int(sent.checksum.removeprefix("crc32:"), 16))
         checksum = known if algorithm == CRC32 else sum_of(algorithm, data)
         parameters.pop("ChecksumAlgorithm", None)
         if self._is_new:
             parameters["IfNoneMatch"] = "*"
         client = self._s3.connection.meta.client
-        outgoing = s3_put.Outgoing(
-            self._s3.bucket_name, self._key(name), data, checksum, parameters
-        )
-        if trust.checksums:
-            answered = s3_put.put(client, outgoing, self._sender)
+        outgoing = put.Outgoing(self._s3.bucket_name, self._key(name), data, checksum, parameters)
+        if trusted.checksums:
+            answered = put.put(client, outgoing, self._sender)
         else:
-            answered = s3_put.put_plainly(client, outgoing)
-        self.has_proof = trust.checksums and answered == checksum.value
+            answered = put.put_plainly(client, outgoing)
+        self.has_proof = trusted.checksums and answered == checksum.value
         if algorithm != CRC32 and not self.has_proof:
             self.has_proof = self._is_shown(name, checksum)
 
@@ -130,10 +128,10 @@ class S3Uploader(Uploader):
             self._require(name, "the checksum", found, checksum.value)
         return found is not None
 
-    def _sender(self, template: s3_put.Template, checksum: Sum) -> s3_fast.Sender | None:
+    def _sender(self, template: put.Template, checksum: Sum) -> by_obstore.Sender | None:
         if not self.may_use_obstore:
             return None
-        return s3_fast.sender(self._s3, self._s3.connection.meta.client, template, checksum)
+        return by_obstore.sender(self._s3, self._s3.connection.meta.client, template, checksum)
 
     def upload_new(self, name: str, content: MeasuredFile) -> str:
         """On the condition ``If-None-Match: *``, where the server knows it.
@@ -174,7 +172,7 @@ class S3Uploader(Uploader):
 
     def never_overwrites(self, size: int) -> bool:
         is_small = size < min(SMALL, self._s3.transfer_config.multipart_threshold)
-        return is_small and s3_trust.conditions_are_known(self._s3)
+        return is_small and trust.conditions_are_known(self._s3)
 
     def forget_unfinished(self, name: str) -> None:
         """Abort multipart uploads, which cost money and are in no listing. One that a frozen

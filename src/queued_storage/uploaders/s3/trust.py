@@ -10,10 +10,10 @@ from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from ..files.localfiles import UNFINISHED_PREFIX
-from ..reporting.logs import logger
-from ..reporting.reasons import reason
-from .s3_sums import ALGORITHMS, CRC32, sum_of
+from ...files.localfiles import UNFINISHED_PREFIX
+from ...reporting.logs import logger
+from ...reporting.reasons import reason
+from .checksums import ALGORITHMS, CRC32, sum_of
 
 PROBE_AFTER = 20  # uploads of a process to a bucket: a few do not pay for the questions
 PROBE_AGAIN = 5000  # uploads after questions that were not answered

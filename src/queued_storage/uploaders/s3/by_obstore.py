@@ -18,7 +18,7 @@ from typing import Any
 from urllib.request import getproxies
 from weakref import WeakKeyDictionary
 
-from .s3_sums import SHA256, Sum
+from .checksums import SHA256, Sum
 
 IS_INSTALLED = find_spec("obstore") is not None
 REST = 100  # objects that are sent in the other way after one that was not stored
