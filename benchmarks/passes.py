@@ -21,7 +21,7 @@ INSERT INTO queued_storage_queuedfile (alias, name, remote_name, state, task, is
     checksum, content_type, verified, generation, attempts, sent, lease_token, host, last_error,
     unconfirmed, saved_at, transferred_at, failures, due_at)
 SELECT 'bench', 'some/directory/' || i || '.jpg', 'some/directory/' || i || '.jpg',
-    'transferred', 'queued_storage.hooks.Transfer', {true}, 10000, 'crc32:01234567',
+    'transferred', 'queued_storage.tasks.Transfer', {true}, 10000, 'crc32:01234567',
     'image/jpeg', 'checksum', 1, 1, 10000, '', 'web-1', '', '', %s, %s, '[]', NULL
 FROM {numbers}
 """

@@ -22,16 +22,20 @@ AWAIT_RELEASE = 60  # seconds
 # Where a point lies: before or after the Nth call of a function
 BEFORE, AFTER = "before", "after"
 _LEDGER = "queued_storage.ledger.database:QueuedFileQuerySet"
-_WORK = "queued_storage.transfers:_Work"
+_WORK = "queued_storage.transfers.work:_Work"
 _DELETE = "django.core.files.storage:FileSystemStorage.delete"
 POINTS: dict[str, tuple[str, str, int]] = {
     # A transfer
     "claiming": (f"{_LEDGER}._take", AFTER, 1),  # the claim is not yet committed everywhere
-    "claimed": ("queued_storage.transfers:run_claimed", BEFORE, 1),
+    "claimed": ("queued_storage.transfers.work:run_claimed", BEFORE, 1),
     "reserved": (f"{_LEDGER}.name_remote", AFTER, 1),
-    "copying": ("queued_storage.proxies:WatchedFile.read", AFTER, 3),
-    "read for S3": ("queued_storage.proxies:WatchedFile.read", AFTER, 1),  # a small file, at once
-    "sending parts to S3": ("queued_storage.proxies:WatchedFile.read", AFTER, 2),
+    "copying": ("queued_storage.transfers.proxies:WatchedFile.read", AFTER, 3),
+    "read for S3": (
+        "queued_storage.transfers.proxies:WatchedFile.read",
+        AFTER,
+        1,
+    ),  # a small file, at once
+    "sending parts to S3": ("queued_storage.transfers.proxies:WatchedFile.read", AFTER, 2),
     "written": ("queued_storage.uploaders.generic:GenericUploader.upload", AFTER, 1),
     "written to S3": ("queued_storage.uploaders.s3.uploader:S3Uploader.upload", AFTER, 1),
     "verified": (f"{_LEDGER}.promote", BEFORE, 1),
@@ -41,10 +45,10 @@ POINTS: dict[str, tuple[str, str, int]] = {
     "local copy freed": (_DELETE, AFTER, 1),  # not committed
     "evicted": (f"{_WORK}._evict", AFTER, 1),
     # A delete, as its caller does it
-    "buried": ("queued_storage.copies:drop_local", BEFORE, 1),
+    "buried": ("queued_storage.transfers.copies:drop_local", BEFORE, 1),
     # A purge of a file that is on both sides
     "purging": (f"{_WORK}._purge", BEFORE, 1),
-    "remote copy removed": ("queued_storage.copies:drop_local", BEFORE, 1),
+    "remote copy removed": ("queued_storage.transfers.copies:drop_local", BEFORE, 1),
     "dropping": (f"{_LEDGER}.drop_local", AFTER, 1),  # not committed
     "local copy removed": (_DELETE, AFTER, 2),  # not committed
     "both removed": (f"{_LEDGER}.purged", BEFORE, 1),
@@ -165,7 +169,7 @@ def _wrap(where: str, when: str, count: int, act: Callable[[], None]) -> None:
 
 
 def _guard_beats() -> None:
-    heart = import_module("queued_storage.leases")._Heart
+    heart = import_module("queued_storage.transfers.leases")._Heart
     beat = heart._beat
 
     def guarded_beat(lease: Any) -> None:

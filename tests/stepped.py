@@ -16,8 +16,8 @@ from django.core.files.storage import FileSystemStorage
 from django.db import connection, connections
 
 from queued_storage.files.streams import MeasuredFile
-from queued_storage.leases import Lease
 from queued_storage.queues.dummy import DummyQueue
+from queued_storage.transfers.leases import Lease
 from queued_storage.uploaders.generic import GenericUploader
 
 ACTORS_MAX = 4  # at the same time

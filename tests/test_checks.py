@@ -150,7 +150,7 @@ def test_queue_with_options_that_it_does_not_take(settings: Settings) -> None:
 
 
 def test_task_that_is_none(settings: Settings) -> None:
-    with_default(settings, task="queued_storage.hooks.Any")
+    with_default(settings, task="queued_storage.tasks.Any")
     assert "Transfer" in messages("E007")
 
 

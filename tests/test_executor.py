@@ -10,11 +10,11 @@ from django.db import InterfaceError, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.signals import connection_created
 
-from queued_storage import executor, leases
-from queued_storage.executor import Executor
 from queued_storage.ledger.database import ledger
 from queued_storage.ledger.states import State
 from queued_storage.tasks import Transfer
+from queued_storage.transfers import executor, leases
+from queued_storage.transfers.executor import Executor
 from tests.scripted import Step, file, make, row
 from tests.waiting import until
 

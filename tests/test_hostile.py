@@ -17,12 +17,12 @@ from django.db import connections
 from pytest_django import Settings
 from storages.backends.s3 import S3Storage
 
-from queued_storage import transfers
 from queued_storage.files import localfiles
 from queued_storage.ledger.database import ledger
 from queued_storage.ledger.states import State
 from queued_storage.tasks import TransferAndDelete
 from queued_storage.testing import Fault, FaultyStorage
+from queued_storage.transfers import work
 from queued_storage.uploaders.s3 import trust
 from tests.fault_proxy import FaultProxy, Mode
 from tests.lying_proxy import Lie, LyingProxy
@@ -109,7 +109,7 @@ def transfer(storage: Any, stop: Callable[[], object], look: Callable[[str], byt
     assert found.last_error
     assert read(storage, name) == CONTENT
     stop()
-    assert transfers.run(make_due(storage, name)) is None
+    assert work.run(make_due(storage, name)) is None
     found = row(storage, name)
     assert found.state == State.TRANSFERRED
     assert look(found.remote_name) == CONTENT
@@ -242,7 +242,7 @@ def test_a_slow_drip_keeps_its_lease(
 
     def meddle() -> None:
         while not is_over.wait(0.1):
-            others.append(transfers.run(row(storage, name).pk))
+            others.append(work.run(row(storage, name).pk))
         connections.close_all()
 
     meddler = threading.Thread(target=meddle)
@@ -266,23 +266,23 @@ def test_a_remote_that_hangs_for_ever_is_left_to_another_worker(settings: Settin
     pk = row(storage, name).pk
     ended: list[Exception | None] = []
 
-    def work() -> None:
-        ended.append(transfers.run(pk))
+    def attempt() -> None:
+        ended.append(work.run(pk))
         connections.close_all()
 
-    stuck = threading.Thread(target=work)
+    stuck = threading.Thread(target=attempt)
     stuck.start()
     assert remote.hanging.wait(10)
     until(ledger().filter(pk=pk).due().exists)  # nobody renews the lease any more
     assert not ended
-    other = threading.Thread(target=work)
+    other = threading.Thread(target=attempt)
     other.start()  # it hangs as well, until the remote is back
     until(lambda: row(storage, name).attempts == 2)
     remote.fault = None
     stuck.join(20)
     other.join(20)
     if row(storage, name).state == State.PENDING:  # both found that they stood still too long
-        assert transfers.run(make_due(storage, name)) is None
+        assert work.run(make_due(storage, name)) is None
     assert row(storage, name).state == State.TRANSFERRED
     assert remote.listdir("") == ([], ["a.txt"])
     assert read(remote, name) == CONTENT
@@ -315,9 +315,9 @@ def test_a_foreign_object_outlives_every_retry(fault: Fault) -> None:
     name = storage.save("a.txt", file(CONTENT))
     remote.fault = fault
     storage.queue.deliver()
-    transfers.run(make_due(storage, name))
+    work.run(make_due(storage, name))
     remote.fault = None
-    assert transfers.run(make_due(storage, name)) is None
+    assert work.run(make_due(storage, name)) is None
     assert read(remote, "a.txt") == b"somebody else's"
     assert sorted(remote.listdir("")[1]) == sorted(["a.txt", row(storage, name).remote_name])
     assert read(remote, row(storage, name).remote_name) == CONTENT
@@ -344,10 +344,10 @@ def test_a_delete_that_the_remote_refuses_is_tried_until_it_is_done() -> None:
     remote.fault = Fault.REFUSE
     storage.queue.deliver()
     for _time in range(10):  # more often than a transfer is
-        assert isinstance(transfers.run(make_due(storage, name)), ConnectionError)
+        assert isinstance(work.run(make_due(storage, name)), ConnectionError)
     assert not storage.exists(name)
     assert row(storage, name).state == State.DELETING
     remote.fault = None
-    assert transfers.run(make_due(storage, name)) is None
+    assert work.run(make_due(storage, name)) is None
     assert storage.queued_file(name) is None
     assert remote.listdir("") == ([], [])

@@ -19,13 +19,13 @@ from django.core.management import call_command
 from django.db import transaction
 from pytest_django import Settings
 
-from queued_storage import copies
 from queued_storage.files.localfiles import is_unfinished
 from queued_storage.ledger.database import ledger
 from queued_storage.ledger.states import State
 from queued_storage.maintenance import sweep
 from queued_storage.models import QueuedFile
 from queued_storage.queues.celery import CeleryQueue
+from queued_storage.transfers import copies
 from tests import services
 from tests.failpoints import FailPoint
 from tests.forks import ended, forks

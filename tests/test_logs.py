@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 from django.db import DatabaseError
 
-from queued_storage import executor, leases, transfers
 from queued_storage.ledger.database import ledger
 from queued_storage.ledger.states import State
 from queued_storage.maintenance import sweep
@@ -15,6 +14,7 @@ from queued_storage.queues.base import BaseQueue, run_all
 from queued_storage.reporting.logs import KEYS, logger
 from queued_storage.reporting.reasons import one_line
 from queued_storage.tasks import TransferAndDelete
+from queued_storage.transfers import executor, leases, work
 from tests.scripted import LONG_AGO, ScriptedStorage, Step, file, make, make_due, row
 from tests.waiting import until
 
@@ -134,7 +134,7 @@ def test_a_ledger_out_of_reach(records: Any, monkeypatch: pytest.MonkeyPatch) ->
     def away(pk: int) -> None:
         raise DatabaseError("away")
 
-    monkeypatch.setattr(transfers, "run", away)
+    monkeypatch.setattr(work, "run", away)
     run_all([7])
     assert fields(said(records, "File 7"))["queued_file"] == 7
     monkeypatch.setattr(executor, "ledger", lambda: away(8))

@@ -19,7 +19,7 @@ from django.db import connection
 from django.db.migrations.writer import MigrationWriter
 from django.test.utils import CaptureQueriesContext
 
-from queued_storage import steering, transfers
+from queued_storage import steering
 from queued_storage.exceptions import LeaseLost, TransferError
 from queued_storage.ledger.database import ledger
 from queued_storage.ledger.states import State
@@ -27,6 +27,7 @@ from queued_storage.maintenance import sweep
 from queued_storage.queues.threads import ThreadQueue
 from queued_storage.signals import file_transferred
 from queued_storage.tasks import Transfer, TransferAndDelete
+from queued_storage.transfers import work
 from tests.scripted import file, make, make_due, on_disk, read, row
 from tests.testapp.models import Document
 from tests.waiting import until
@@ -62,8 +63,8 @@ def test_django_resto_a_retry_out_of_order_loses_no_data(last_first: bool) -> No
     storage.delete(other)
     pks = [pk for message in storage.queue.messages for pk in message]
     for pk in reversed(pks) if last_first else pks:
-        transfers.run(pk)
-    assert transfers.run(make_due(storage, name)) is None
+        work.run(pk)
+    assert work.run(make_due(storage, name)) is None
     assert read(storage.remote, name) == b"new"
     assert on_disk("far") == [name]
 
@@ -76,14 +77,14 @@ def test_shrine_a_file_deleted_while_it_is_promoted_leaves_nothing_on_the_remote
     while storage.queue.messages:
         storage.queue.deliver()
     if storage.queued_file(name):
-        assert transfers.run(make_due(storage, name)) is None
+        assert work.run(make_due(storage, name)) is None
     assert on_disk("far") == on_disk() == []
 
 
 def test_shrine_a_clearance_by_age_spares_what_was_never_promoted() -> None:
     storage = make()
     pending, settled = (storage.save(name, file()) for name in ("pending.txt", "settled.txt"))
-    assert transfers.run(row(storage, settled).pk) is None
+    assert work.run(row(storage, settled).pk) is None
     assert steering.evict(ledger().all()) == 1
     assert on_disk() == [pending]
 
@@ -148,7 +149,7 @@ def test_rclone_2382_a_file_is_kept_when_its_retries_are_used_up() -> None:
     name = storage.save("a.txt", file())
     storage.queue.deliver()
     while row(storage, name).state == State.PENDING:
-        transfers.run(make_due(storage, name))
+        work.run(make_due(storage, name))
     assert row(storage, name).state == State.FAILED
     assert read(storage, name) == b"bytes"
     storage.remote.refuses = False
@@ -211,7 +212,7 @@ def test_juicefs_3143_an_upload_stops_when_its_file_is_deleted() -> None:
 
     storage = make(task=Slow)
     name = storage.save("a.txt", file(b"x" * 10_000))
-    transfers.run(row(storage, name).pk)
+    work.run(row(storage, name).pk)
     assert storage.remote.calls["_save"] == 0
 
 

@@ -5,9 +5,9 @@ from django.core.files.base import ContentFile
 from django.core.files.storage import InMemoryStorage
 
 from queued_storage.files.streams import MeasuredFile
-from queued_storage.leases import Lease
 from queued_storage.models import QueuedFile
-from queued_storage.proxies import LocalProxy
+from queued_storage.transfers.leases import Lease
+from queued_storage.transfers.proxies import LocalProxy
 
 pytestmark = pytest.mark.one_database
 

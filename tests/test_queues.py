@@ -27,7 +27,6 @@ from django_rq import get_queue as get_rq_queue
 from django_tasks_db.models import DBTaskResult
 from pytest_django import Settings
 
-from queued_storage import leases
 from queued_storage.backends import QueuedStorage
 from queued_storage.composition import load_queues
 from queued_storage.exceptions import InvalidQueue, MissingLibrary
@@ -40,6 +39,7 @@ from queued_storage.queues.immediate import ImmediateQueue
 from queued_storage.queues.rq import RQQueue
 from queued_storage.queues.threads import ThreadQueue
 from queued_storage.testing import Fault, FaultyStorage, QueueContract
+from queued_storage.transfers import leases
 from tests import services
 from tests.waiting import until
 
@@ -242,7 +242,7 @@ def test_a_child_process_does_not_wait_for_what_its_parent_was_just_starting(
         def tell(self, pks: list[int]) -> None:
             pass
 
-    monkeypatch.setattr("queued_storage.executor.Executor", Slow)
+    monkeypatch.setattr("queued_storage.transfers.executor.Executor", Slow)
     monkeypatch.setattr(leases, "_Heart", Slow)
     monkeypatch.setattr(leases, "_heart", None)
     monkeypatch.setattr("atexit.register", lambda *args: None)

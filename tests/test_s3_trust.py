@@ -12,16 +12,16 @@ from django.core.files.storage import FileSystemStorage
 from django.db import connections
 from storages.backends.s3 import S3Storage
 
-from queued_storage import transfers
 from queued_storage.exceptions import LocalFileChanged, VerificationError
-from queued_storage.executor import Executor
 from queued_storage.files.streams import MeasuredFile, Saved
-from queued_storage.leases import Lease
 from queued_storage.ledger.database import QueuedFileQuerySet, ledger
 from queued_storage.ledger.states import State
 from queued_storage.models import QueuedFile
-from queued_storage.proxies import RemoteProxy
 from queued_storage.tasks import Transfer, TransferAndDelete
+from queued_storage.transfers import work
+from queued_storage.transfers.executor import Executor
+from queued_storage.transfers.leases import Lease
+from queued_storage.transfers.proxies import RemoteProxy
 from queued_storage.uploaders.s3 import trust
 from queued_storage.uploaders.s3.trust import Trust
 from tests.lying_proxy import Lie, LyingProxy
@@ -163,7 +163,7 @@ def test_a_server_that_begins_to_lie(
         assert read(storage, name) == CONTENT
     hop.lie = None
     if lie != Lie.HIDE:
-        assert transfers.run(make_due(storage, name)) is None
+        assert work.run(make_due(storage, name)) is None
     found = {key: data for key, data in objects().items() if not key.endswith(".misplaced")}
     assert found == {"a.txt": CONTENT}
 
@@ -222,7 +222,7 @@ def left(request: pytest.FixtureRequest, killed: Callable[[str], Any]) -> Any:
 def finish(storage: Any) -> None:
     ledger().filter(alias=storage.alias).exclude(due_at=None).update(due_at="2001-01-01T00:00Z")
     for pk in list(ledger().filter(alias=storage.alias).due().values_list("pk", flat=True)):
-        assert transfers.run(pk) is None
+        assert work.run(pk) is None
 
 
 def test_another_worker_finishes_it(left: Any, objects: Look) -> None:
@@ -390,7 +390,7 @@ def read_by_us(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def transfer(storage: Any, name: str) -> Exception | None:
-    return transfers.run(row(storage, name).pk)
+    return work.run(row(storage, name).pk)
 
 
 def test_a_large_file_is_read_by_who_sends_it(
@@ -452,7 +452,7 @@ def test_a_large_file_that_is_changed_on_its_way_is_sent_again(
         Path(storage.local.path(name)).write_bytes(large[:-7] + b"changed")
         assert isinstance(transfer(storage, name), VerificationError)
     assert row(storage, name).state == State.PENDING
-    assert transfers.run(make_due(storage, name)) is None
+    assert work.run(make_due(storage, name)) is None
     assert objects() == {"a.bin": large}
 
 

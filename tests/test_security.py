@@ -23,9 +23,7 @@ from django_tasks_db.models import DBTaskResult
 from pytest_django import Settings
 from storages.backends.s3 import S3Storage
 
-from queued_storage import transfers
 from queued_storage.backends import QueuedStorage
-from queued_storage.leases import Lease, _Heart
 from queued_storage.ledger.states import State
 from queued_storage.models import QueuedFile
 from queued_storage.queues import celery as adapter
@@ -37,6 +35,8 @@ from queued_storage.queues.dummy import DummyQueue
 from queued_storage.reporting.reasons import reason
 from queued_storage.tasks import TransferAndDelete
 from queued_storage.testing import FaultyStorage
+from queued_storage.transfers import work
+from queued_storage.transfers.leases import Lease, _Heart
 from tests.scripted import ScriptedStorage, disk, file, make, on_disk, read, row
 from tests.testapp.models import Document
 
@@ -246,8 +246,8 @@ def test_no_repr_tells_a_secret() -> None:
     name = storage.save("a.txt", file())
     found = row(storage, name)
     lease = Lease(found)
-    work = transfers._Work(storage, found, lease)
-    things = [storage, storage.result, storage.queue, storage.uploader, found, lease, work]
+    attempt = work._Work(storage, found, lease)
+    things = [storage, storage.result, storage.queue, storage.uploader, found, lease, attempt]
     things += [storage.task, storage.alias, storage.fingerprint(), storage.variant]
     for thing in things:
         assert_clean(f"{thing!r} {thing!s}")

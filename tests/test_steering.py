@@ -11,7 +11,7 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 from pytest_django import Settings
 
-from queued_storage import comparison, copies, steering
+from queued_storage import comparison, steering
 from queued_storage.comparison import Finding, Kind
 from queued_storage.exceptions import LeaseLost
 from queued_storage.files.streams import PiecewiseFile
@@ -21,7 +21,8 @@ from queued_storage.reconciliation import reconcile
 from queued_storage.signals import file_evicted
 from queued_storage.steering import Step
 from queued_storage.tasks import TransferAndDelete
-from queued_storage.transfers import run
+from queued_storage.transfers import copies
+from queued_storage.transfers.work import run
 from tests.scripted import (
     LONG_AGO,
     RenamingStorage,

@@ -31,7 +31,7 @@ from django.utils import timezone
 from django.utils.module_loading import import_string
 from pytest_django import Settings
 
-from queued_storage import comparison, steering, transfers
+from queued_storage import comparison, steering
 from queued_storage.backends import QueuedStorage
 from queued_storage.exceptions import (
     InvalidName,
@@ -47,6 +47,7 @@ from queued_storage.queues.dummy import DummyQueue
 from queued_storage.queues.immediate import ImmediateQueue
 from queued_storage.tasks import TransferAndDelete
 from queued_storage.testing import drain
+from queued_storage.transfers import work
 from tests.scripted import (
     ScriptedStorage,
     disk,
@@ -876,7 +877,7 @@ def test_a_local_copy_that_is_not_here_is_an_error_that_says_so(storage: Any) ->
 def test_a_file_evicted_between_the_two_looks_of_open_is_found() -> None:
     storage = make(local=ScriptedStorage("disk"), task=TransferAndDelete)
     name = storage.save("a.txt", file())
-    storage.local.before["_open"] = lambda _name: transfers.run(make_due(storage, name))
+    storage.local.before["_open"] = lambda _name: work.run(make_due(storage, name))
     assert read(storage, name) == b"bytes"
     assert on_disk() == []
 
@@ -962,7 +963,7 @@ def test_urls_takes_one_query_for_many_names(
     with transaction.atomic():
         names = [storage.save(f"{number}.txt", file(b"")) for number in range(30)]
     for pk in storage.queue.messages.pop()[:10]:
-        transfers.run(pk)
+        work.run(pk)
     with django_assert_num_queries(1):
         urls = storage.urls([*names, "\0", "unknown.txt"])
     expected = [*(f"https://far.example/{name}" for name in names[:10])]
@@ -1654,7 +1655,7 @@ def test_a_fact_is_not_that_of_a_new_file_that_tries_the_name(method: str) -> No
     name = storage.save("a.txt", file(b"first"))
 
     def evict_and_try(_name: str) -> None:
-        transfers.run(make_due(storage, name))
+        work.run(make_due(storage, name))
         disk().save(name, file(b"somebody else's"))
         os.utime(disk().path(name), (0, 0))
 
@@ -1673,7 +1674,7 @@ def test_local_path_is_not_that_of_a_new_file_that_tries_the_name() -> None:
     name = storage.save("a.txt", file(b"first"))
 
     def evict_and_try(_name: str) -> None:
-        transfers.run(make_due(storage, name))
+        work.run(make_due(storage, name))
         disk().save(name, file(b"somebody else's"))
 
     local = storage.local

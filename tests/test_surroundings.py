@@ -26,7 +26,6 @@ from django.utils import timezone
 from pytest_django import Settings
 
 import queued_storage
-from queued_storage import transfers
 from queued_storage.exceptions import LocalFileChanged, LocalFileMissing
 from queued_storage.ledger.database import ledger
 from queued_storage.ledger.sql import outages
@@ -37,6 +36,7 @@ from queued_storage.queues import celery as adapter
 from queued_storage.queues.celery import CeleryQueue
 from queued_storage.signals import file_transferred, transfer_failed
 from queued_storage.tasks import Transfer, TransferAndDelete
+from queued_storage.transfers import work
 from tests import services
 from tests.fault_proxy import FaultProxy, Mode
 from tests.scripted import (
@@ -284,9 +284,9 @@ def test_a_claim_whose_answer_is_lost_is_made_again_after_its_lease() -> None:
     with connection.execute_wrapper(Cutter(0, before=False, kind="UPDATE")):
         assert storage.queue.deliver() == {}
     if row(storage, name).state == State.TRANSFERRING:  # else the database was asked for the row
-        assert transfers.run(row(storage, name).pk) is None
+        assert work.run(row(storage, name).pk) is None
         assert row(storage, name).state == State.TRANSFERRING
-        assert transfers.run(make_due(storage, name)) is None
+        assert work.run(make_due(storage, name)) is None
     assert row(storage, name).state == State.TRANSFERRED
 
 
@@ -308,7 +308,7 @@ def test_a_save_whose_connection_is_lost_leaves_no_file(before: bool, atomic: bo
     if atomic or before:
         assert not QueuedFile.objects.exists()
     else:  # the row was written, and nobody was told
-        assert isinstance(transfers.run(row(storage, "a.txt").pk), LocalFileMissing)
+        assert isinstance(work.run(row(storage, "a.txt").pk), LocalFileMissing)
         assert row(storage, "a.txt").state == State.FAILED
     assert storage.save("b.txt", file()) == "b.txt"
 
@@ -665,7 +665,7 @@ def test_the_databases_clock_steps_while_a_file_is_transferred(
 
     def jump(name: str, local: Any, remote: Any) -> None:
         step_clock(step)
-        results.append(transfers.run(row(storage, name).pk))  # another worker
+        results.append(work.run(row(storage, name).pk))  # another worker
 
     storage = make(task=task(jump))
     name = storage.save("a.txt", file())
@@ -826,7 +826,7 @@ def test_a_harmed_local_copy_is_parked_with_its_reason(
         do_harm(name)
     storage.queue.deliver()
     if row(storage, name).state == State.PENDING:  # harmed after the look: seen by the next try
-        transfers.run(make_due(storage, name))
+        work.run(make_due(storage, name))
     found = row(storage, name)
     assert (found.state, found.verified, found.due_at) == (State.FAILED, "", None)
     assert found.last_error.startswith(kind.__name__)
@@ -854,5 +854,5 @@ def test_a_worker_on_a_host_without_the_file_leaves_it_to_another_one(
     assert (found.state, found.attempts) == (State.PENDING, 1)
     assert f"saved on {found.host}" in found.last_error
 
-    assert transfers.run(make_due(storage, name)) is None
+    assert work.run(make_due(storage, name)) is None
     assert row(storage, name).state == State.TRANSFERRED

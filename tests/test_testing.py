@@ -135,8 +135,8 @@ def test_drain_keeps_to_its_storage(storage: QueuedStorage) -> None:
 def test_drain_ends_when_work_never_does(
     storage: QueuedStorage, remote: FaultyStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("queued_storage.transfers._Work._will_retry", lambda *args: True)
-    monkeypatch.setattr("queued_storage.transfers.backoff", lambda attempts: -1)
+    monkeypatch.setattr("queued_storage.transfers.work._Work._will_retry", lambda *args: True)
+    monkeypatch.setattr("queued_storage.transfers.work.backoff", lambda attempts: -1)
     remote.fault = Fault.REFUSE
     save(storage)
     with pytest.raises(TransferTimeout, match=r"0\.3 seconds"):

@@ -16,7 +16,6 @@ from dramatiq.middleware import TimeLimitExceeded
 from gevent import Timeout
 from pytest_django import Settings
 
-from queued_storage import copies, leases, transfers
 from queued_storage.exceptions import (
     InvalidResult,
     LeaseLost,
@@ -34,6 +33,7 @@ from queued_storage.models import QueuedFile
 from queued_storage.signals import file_deleted, file_evicted, file_transferred, transfer_failed
 from queued_storage.tasks import Transfer, TransferAndDelete
 from queued_storage.testing import Fault, FaultyStorage
+from queued_storage.transfers import copies, leases, work
 from tests.scripted import (
     RenamingStorage,
     ScriptedStorage,
@@ -84,7 +84,7 @@ class Evict(Step, TransferAndDelete):
 
 
 def retry(storage: Any, name: str) -> Exception | None:
-    return transfers.run(make_due(storage, name))
+    return work.run(make_due(storage, name))
 
 
 # An attempt
@@ -111,7 +111,7 @@ def test_ancestor_4_the_same_message_twice_makes_one_remote_object() -> None:
     pks = [pk for message in storage.queue.messages for pk in message]
     storage.queue.deliver()
     for pk in pks * 3:
-        assert transfers.run(pk) is None
+        assert work.run(pk) is None
     assert on_disk("far") == ["a.txt"]
     assert storage.remote.calls["_save"] == 1
     assert row(storage, name).attempts == 1
@@ -119,7 +119,7 @@ def test_ancestor_4_the_same_message_twice_makes_one_remote_object() -> None:
 
 def test_a_second_worker_gets_nothing_while_the_first_one_works() -> None:
     def meet_a_second_worker(name: str, local: Any, remote: Any) -> None:
-        assert transfers.run(row(storage, name).pk) is None
+        assert work.run(row(storage, name).pk) is None
         assert storage.remote.calls["_save"] == 0
 
     storage = make(task=Step(meet_a_second_worker))
@@ -129,7 +129,7 @@ def test_a_second_worker_gets_nothing_while_the_first_one_works() -> None:
 
 
 def test_an_id_without_a_row_is_nothing() -> None:
-    assert transfers.run(987_654_321) is None
+    assert work.run(987_654_321) is None
 
 
 @pytest.mark.parametrize("data", [b"", b"x", b"\0" * 70_000, b"\xff\r\n" * 50_001])
@@ -182,7 +182,7 @@ def test_a_failed_attempt_is_tried_again_later() -> None:
     found = row(storage, name)
     assert (found.state, found.attempts, found.lease_token) == (State.PENDING, 1, "")
     assert found.last_error == "ConnectionError: The remote is away."
-    assert transfers.run(found.pk) is None  # not yet
+    assert work.run(found.pk) is None  # not yet
     assert row(storage, name).attempts == 1
 
     storage.remote.refuses = False
@@ -208,14 +208,14 @@ def test_the_next_try_is_due_after_the_delay(settings: Settings) -> None:
     ("attempts", "seconds"), [(0, 60), (1, 60), (2, 120), (3, 240), (6, 1920), (7, 3600)]
 )
 def test_the_delay_doubles_up_to_a_most(attempts: int, seconds: int) -> None:
-    delays = [transfers.backoff(attempts) for _try in range(200)]
+    delays = [work.backoff(attempts) for _try in range(200)]
     assert (
         0.8 * seconds <= min(delays) < max(delays) <= 1.2 * seconds
     )  # and two never march in step
 
 
 def test_the_delay_of_the_millionth_attempt_is_a_number() -> None:
-    assert transfers.backoff(1_000_000) <= 3600 * 1.2
+    assert work.backoff(1_000_000) <= 3600 * 1.2
 
 
 def test_ancestor_11_a_file_whose_retries_are_used_up_says_why(
@@ -234,7 +234,7 @@ def test_ancestor_11_a_file_whose_retries_are_used_up_says_why(
     assert [kwargs["will_retry"] for _signal, kwargs in heard] == [True, True, False]
     assert isinstance(heard[-1][1]["error"], ConnectionError)
     assert read(storage, name) == b"kept"
-    assert transfers.run(found.pk) is None
+    assert work.run(found.pk) is None
 
 
 def test_a_failed_file_is_put_back_by_transfer(settings: Settings) -> None:
@@ -404,7 +404,7 @@ def test_another_worker_finishes_after_the_lease_and_overwrites_the_remains() ->
     name = storage.save("a.txt", file(b"the whole"))
     die_halfway(storage, name, b"the")
 
-    assert transfers.run(row(storage, name).pk) is None
+    assert work.run(row(storage, name).pk) is None
     assert row(storage, name).state == State.TRANSFERRING
     assert read(storage, name) == b"the whole"
     assert storage.using_local(name)
@@ -445,7 +445,7 @@ def test_a_worker_that_lost_its_lease_sends_nothing(is_first_attempt: bool) -> N
     if not is_first_attempt:
         die_halfway(storage, name, b"remains")
     task.first = taken_over(storage)
-    transfers.run(make_due(storage, name))
+    work.run(make_due(storage, name))
     assert storage.remote.calls["_save"] == 0
     assert storage.remote.calls["delete"] == 0
     found = row(storage, name)
@@ -473,7 +473,7 @@ def test_a_late_worker_does_not_put_old_bytes_over_new_ones() -> None:
             return True
 
     storage._options["task"] = Late()
-    transfers.run(make_due(storage, name))
+    work.run(make_due(storage, name))
     assert row(storage, name).state == State.TRANSFERRED
     assert read(storage.remote, name) == b"newer"
 
@@ -621,7 +621,7 @@ def test_a_local_copy_that_only_another_host_may_have_is_waited_for(settings: Se
     assert row(storage, name).state == State.PENDING
     assert "elsewhere" in row(storage, name).last_error
     make_due(storage, name)
-    transfers.run(row(storage, name).pk)
+    work.run(row(storage, name).pk)
     assert row(storage, name).state == State.FAILED
 
 
@@ -1037,7 +1037,7 @@ def test_the_purge_waits_for_a_worker_until_its_lease_has_ended_for_certain() ->
     claimed = die_halfway(storage, name, b"by")
     storage.delete(name)
     assert on_disk() == []
-    assert transfers.run(claimed.pk) is None
+    assert work.run(claimed.pk) is None
     tombstone = row(storage, name)
     assert tombstone.state == State.DELETING
     assert claimed.due_at is not None
@@ -1246,7 +1246,7 @@ def test_a_row_whose_alias_nobody_has_is_reported_and_kept(
     ledger().filter(pk=pk).update(alias="gone")
     for _try in range(10):
         make_all_due()
-        assert isinstance(transfers.run(pk), UnknownAlias)
+        assert isinstance(work.run(pk), UnknownAlias)
     found = QueuedFile.objects.get(pk=pk)
     assert (found.state, found.attempts, found.lease_token) == (State.PENDING, 0, "")
     assert "'gone'" in found.last_error
@@ -1265,7 +1265,7 @@ def test_a_tombstone_whose_alias_nobody_has_is_kept() -> None:
     storage.delete(name)
     pk = row(storage, name).pk
     ledger().filter(pk=pk).update(alias="gone")
-    assert isinstance(transfers.run(pk), UnknownAlias)
+    assert isinstance(work.run(pk), UnknownAlias)
     found = QueuedFile.objects.get(pk=pk)
     assert (found.state, found.attempts) == (State.DELETING, 0)
 
@@ -1293,7 +1293,7 @@ def test_a_remote_that_this_worker_cannot_make_is_reported_and_burns_nothing(
     }
     for _try in range(10):
         make_all_due()
-        assert transfers.run(pk) is not None
+        assert work.run(pk) is not None
     found = QueuedFile.objects.get(pk=pk)
     assert found.state == (State.DELETING if is_deleted else State.PENDING)
     assert found.attempts <= 1

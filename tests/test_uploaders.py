@@ -413,9 +413,9 @@ def test_wrong_bytes_are_found(
 
 
 def transfers_run(storage: Any, name: str) -> Exception | None:
-    from queued_storage import transfers
+    from queued_storage.transfers import work
 
-    return transfers.run(make_due(storage, name))
+    return work.run(make_due(storage, name))
 
 
 def test_without_checksums_of_boto3_a_flipped_byte_is_still_found(
@@ -516,7 +516,7 @@ def test_a_process_that_dies_after_it_met_another_object_leaves_that_alone(
     remote.happens = put_theirs
     storage = make(remote=remote)
     name = storage.save("a.bin", file(b"our own"))
-    monkeypatch.setattr("queued_storage.proxies.RemoteProxy._alternative", die)
+    monkeypatch.setattr("queued_storage.transfers.proxies.RemoteProxy._alternative", die)
     with pytest.raises(SystemExit):
         deliver(storage)
     monkeypatch.undo()

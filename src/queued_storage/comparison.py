@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from . import copies
 from .conf import settings
 from .exceptions import VerificationError
 from .files.streams import checksum_of
@@ -14,7 +13,10 @@ from .ledger.database import QueuedFileQuerySet, ledger
 from .ledger.models import QueuedFile
 from .ledger.states import State, is_reachable_from_here
 from .reporting.reasons import reason
-from .steering import BATCH, Step, Tell, anothers, is_copy, nobody, sides_of
+from .steering import BATCH, Step, Tell, anothers, nobody
+from .transfers import copies
+from .transfers.copies import is_copy
+from .transfers.work import sides_of
 
 
 class Kind(StrEnum):

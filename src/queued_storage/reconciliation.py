@@ -5,16 +5,17 @@ from typing import Any
 
 from django.db import transaction
 
-from . import copies
 from .comparison import Finding, verify
 from .exceptions import LeaseLost, LocalFileMissing
-from .leases import Lease
 from .ledger.database import QueuedFileQuerySet, ledger, ledger_database
 from .ledger.models import QueuedFile
 from .ledger.states import is_reachable_from_here
 from .queues.wakeup import wake
 from .routes import Routes
-from .steering import Tell, anothers, is_copy, restore_one, run_errand
+from .steering import Tell, anothers, restore_one, run_errand
+from .transfers import copies
+from .transfers.copies import is_copy
+from .transfers.leases import Lease
 
 
 def reconcile(

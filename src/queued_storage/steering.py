@@ -11,12 +11,10 @@ from django.core.files import File
 from django.core.files.storage import Storage
 from django.db import transaction
 
-from . import copies, leases, transfers
 from .conf import settings
 from .exceptions import LeaseLost, VerificationError
 from .files import localfiles
-from .files.streams import MeasuredFile, PiecewiseFile, checksum_of
-from .leases import Lease
+from .files.streams import MeasuredFile, PiecewiseFile
 from .ledger.aliases import storage_for
 from .ledger.database import QueuedFileQuerySet, ledger, ledger_database
 from .ledger.measures import aliases
@@ -27,6 +25,10 @@ from .reporting.logs import fields_of, logger
 from .reporting.reasons import reason
 from .routes import Routes
 from .signals import file_evicted
+from .transfers import copies, leases, work
+from .transfers.copies import is_copy
+from .transfers.leases import Lease
+from .transfers.work import sides_of
 
 BATCH = 100  # rows in memory
 
@@ -166,21 +168,13 @@ def run_errand(pk: int, errand: Errand, *, evicts: bool = False) -> str | None:
             raise
 
 
-def sides_of(row: QueuedFile) -> list[Any]:
-    try:
-        storage: Any = storage_for(row.alias, row.task)
-        return [storage.local, storage.remote]
-    except Exception:
-        return []
-
-
 def _evict(storage: Any, row: QueuedFile, lease: Lease) -> None:
     if not row.is_local or not is_reachable_from_here(row.host):
         raise LeaseLost(f"{row} has no local copy here any more.")
     copies.verify_remote(storage, row, settings.verify, lease.progress)
     lease.confirm()
     copies.free_local(storage, row)
-    transfers.send(file_evicted, storage, row)
+    work.send(file_evicted, storage, row)
 
 
 def restore_one(storage: Any, row: QueuedFile, lease: Lease) -> None:
@@ -248,15 +242,6 @@ def _is_in_the_same_place(local: Storage, other: QueuedFile, if_unknown: bool) -
     if localfiles.has_paths(local) and localfiles.has_paths(its):
         return local.path(other.name) == its.path(other.name)
     return type(local) is type(its)
-
-
-def is_copy(storage: Any, row: QueuedFile) -> bool:
-    """Whether the local file has the bytes that the ledger says; reads them."""
-    if not storage.local.exists(row.name):
-        return False
-    with storage.local.open(row.name) as file:
-        found = checksum_of(file.chunks())
-    return found.size == row.size and str(found) == row.checksum
 
 
 # Files that are lost

@@ -13,7 +13,6 @@ from django.core.files.storage import Storage
 from django.db import transaction
 from django.utils.deconstruct import deconstructible
 
-from . import copies
 from .conf import settings
 from .exceptions import InvalidName, NameUnavailable, TransferError
 from .files import localfiles
@@ -28,6 +27,7 @@ from .reading import BULK, ReadableStorage
 from .reporting.descriptions import by_name
 from .reporting.spans import span
 from .results import TransferResult, last_results, wait_until
+from .transfers import copies
 
 
 @keeps_its_key

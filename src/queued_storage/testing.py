@@ -25,7 +25,7 @@ from .ledger.models import QueuedFile
 from .ledger.states import State
 from .maintenance import sweep
 from .queues import BaseQueue
-from .transfers import run_claimed
+from .transfers.work import run_claimed
 
 ENQUEUE_MAX = 1.5  # seconds that a queue may take to be told, dead brokers included
 

@@ -65,12 +65,12 @@ def inline_errors() -> Iterator[dict[int, Exception]]:
 
 def run_all(pks: Iterable[int]) -> dict[int, Exception]:
     """What a worker does with a message: work on each file; errors are the ledger's to keep."""
-    from .. import transfers  # which brings much along that a process without a worker never needs
+    from ..transfers import work
 
     errors = {}
     for pk in pks:
         try:
-            error = transfers.run(pk)
+            error = work.run(pk)
         except Exception as failure:  # the ledger itself is out of reach: the lease will end
             logger.exception("File %s could not be worked on.", pk, extra={"queued_file": pk})
             error = failure

@@ -12,7 +12,7 @@ from ..ledger.aliases import known_storages
 from .base import BaseQueue
 
 if TYPE_CHECKING:
-    from ..executor import Executor
+    from ..transfers.executor import Executor
 
 
 _lock = threading.Lock()  # of all queues: nobody holds it for long
@@ -60,7 +60,7 @@ class ThreadQueue(BaseQueue):
         return executor is None or self._pid != os.getpid() or executor.stop(timeout)
 
     def _started(self) -> "Executor":
-        from ..executor import Executor  # not before there is work
+        from ..transfers.executor import Executor  # not before there is work
 
         with _lock:
             if self._executor is None or self._pid != os.getpid():  # threads do not survive a fork

@@ -16,15 +16,16 @@ from django.core.management.base import BaseCommand, CommandError
 from django.db import DatabaseError, connections
 from django.template.defaultfilters import filesizeformat
 
-from ... import maintenance, transfers
+from ... import maintenance
 from ...conf import settings
-from ...executor import Executor
 from ...ledger.aliases import known_storages
 from ...ledger.database import ledger, ledger_database
 from ...ledger.models import QueuedFile
 from ...ledger.names import can_be_recorded
 from ...ledger.states import State, is_reachable_from_here
 from ...reporting.reasons import one_line
+from ...transfers import work
+from ...transfers.executor import Executor
 from ..verbs import VERBS
 from ..verbs.base import age, size
 
@@ -240,7 +241,7 @@ class Command(BaseCommand):
             self.stdout.write(f"{row}: {row.get_state_display()}; it {would}.")
             return
         if ledger().filter(pk=row.pk).release():
-            transfers.run(row.pk)
+            work.run(row.pk)
         row = ledger().filter(pk=row.pk).first() or row
         if row.state == State.PENDING and not is_reachable_from_here(row.host):
             raise CommandError(f"{row}: its only copy is on the host {row.host!r}. Run this there.")

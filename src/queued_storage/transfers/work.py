@@ -10,9 +10,8 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.files.storage import Storage
 from django.dispatch import Signal
 
-from . import copies, leases
-from .conf import settings
-from .exceptions import (
+from ..conf import settings
+from ..exceptions import (
     InvalidResult,
     LeaseLost,
     LocalFileChanged,
@@ -20,19 +19,20 @@ from .exceptions import (
     TransferError,
     VerificationError,
 )
-from .files import readcache
-from .files.streams import checksum_of
+from ..files import readcache
+from ..files.streams import checksum_of
+from ..ledger.aliases import storage_for
+from ..ledger.database import ledger
+from ..ledger.models import QueuedFile
+from ..ledger.states import Content, State
+from ..reporting.logs import about, logger
+from ..reporting.reasons import reason
+from ..reporting.spans import Span, span
+from ..signals import file_deleted, file_evicted, file_transferred, transfer_failed
+from ..uploaders import Uploader
+from . import copies, leases
 from .leases import Lease
-from .ledger.aliases import storage_for
-from .ledger.database import ledger
-from .ledger.models import QueuedFile
-from .ledger.states import Content, State
 from .proxies import LocalProxy, RemoteProxy, Upload, holds
-from .reporting.logs import about, logger
-from .reporting.reasons import reason
-from .reporting.spans import Span, span
-from .signals import file_deleted, file_evicted, file_transferred, transfer_failed
-from .uploaders import Uploader
 
 ENDS = (SystemExit, KeyboardInterrupt, GeneratorExit)  # of a process, or else of a task's own
 
@@ -374,3 +374,11 @@ def send(signal: Signal, storage: Any, row: QueuedFile, **kwargs: Any) -> None:
         queued_file=row,
         **kwargs,
     )
+
+
+def sides_of(row: QueuedFile) -> list[Any]:
+    try:
+        storage: Any = storage_for(row.alias, row.task)
+        return [storage.local, storage.remote]
+    except Exception:
+        return []

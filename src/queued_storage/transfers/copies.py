@@ -5,11 +5,12 @@ from typing import Any
 
 from django.db import transaction
 
-from .exceptions import LeaseLost
-from .ledger.database import ledger, ledger_database
-from .ledger.models import QueuedFile
-from .ledger.states import Content
-from .uploaders import Uploader
+from ..exceptions import LeaseLost
+from ..files.streams import checksum_of
+from ..ledger.database import ledger, ledger_database
+from ..ledger.models import QueuedFile
+from ..ledger.states import Content
+from ..uploaders import Uploader
 
 
 def verify_remote(storage: Any, row: QueuedFile, level: str, progress: Any) -> str:
@@ -39,3 +40,12 @@ def drop_local(storage: Any, pk: int, name: str) -> None:
             # What stands for its directory may be a file.
             with contextlib.suppress(FileNotFoundError, NotADirectoryError):
                 storage.local.delete(name)
+
+
+def is_copy(storage: Any, row: QueuedFile) -> bool:
+    """Whether the local file has the bytes that the ledger says; reads them."""
+    if not storage.local.exists(row.name):
+        return False
+    with storage.local.open(row.name) as file:
+        found = checksum_of(file.chunks())
+    return found.size == row.size and str(found) == row.checksum

@@ -8,12 +8,12 @@ from contextlib import contextmanager, suppress
 
 from django.db import connections, transaction
 
-from .conf import settings
-from .exceptions import LeaseLost, TransferError
-from .ledger.database import ledger, ledger_database
-from .ledger.models import QueuedFile
-from .reporting.logs import fields_of, logger
-from .reporting.reasons import reason
+from ..conf import settings
+from ..exceptions import LeaseLost, TransferError
+from ..ledger.database import ledger, ledger_database
+from ..ledger.models import QueuedFile
+from ..reporting.logs import fields_of, logger
+from ..reporting.reasons import reason
 
 BEAT_MAX = 2.0  # seconds: how soon at the latest a running transfer learns that it is void
 

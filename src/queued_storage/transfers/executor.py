@@ -9,10 +9,10 @@ from functools import partial
 
 from django.db import close_old_connections, connections
 
-from . import leases, transfers
-from .ledger.database import ledger
-from .ledger.models import QueuedFile
-from .reporting.logs import logger
+from ..ledger.database import ledger
+from ..ledger.models import QueuedFile
+from ..reporting.logs import logger
+from . import leases, work
 
 AHEAD_MAX = 50  # claimed files of a lane that wait for a thread
 TOLD_AT_ONCE = 500  # ids whose aliases are asked for by one statement, at most
@@ -271,10 +271,10 @@ class Executor:
     def _work_on(self, lane: _Lane, row: QueuedFile) -> None:
         started = time.monotonic()
         try:
-            _guarded(partial(transfers.run_claimed, row), row.pk)
+            _guarded(partial(work.run_claimed, row), row.pk)
         finally:
             leases.forget(row)  # if nothing has come of it
-            tries_names = lane.tries_names or transfers.tries_names(row.alias)
+            tries_names = lane.tries_names or work.tries_names(row.alias)
             with self._lock:
                 lane.tries_names = tries_names
                 lane.busy -= 1

@@ -12,15 +12,15 @@ from typing import Any
 from django.core.files import File
 from django.core.files.storage import Storage
 
-from .exceptions import InvalidResult, TransferError, VerificationError
-from .files import localfiles
-from .files.streams import MeasuredFile, Saved
+from ..exceptions import InvalidResult, TransferError, VerificationError
+from ..files import localfiles
+from ..files.streams import MeasuredFile, Saved
+from ..ledger.database import ledger
+from ..ledger.models import QueuedFile
+from ..ledger.names import COMPONENT_MAX_BYTES
+from ..ledger.states import Content
+from ..uploaders import Uploader
 from .leases import Lease
-from .ledger.database import ledger
-from .ledger.models import QueuedFile
-from .ledger.names import COMPONENT_MAX_BYTES
-from .ledger.states import Content
-from .uploaders import Uploader
 
 MAX_NAMES = 100  # tries to find a name on the remote that no foreign object has
 
