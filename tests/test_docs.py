@@ -48,8 +48,8 @@ from queued_storage.ledger.names import COMPONENT_MAX_BYTES
 from queued_storage.management.commands.queued_storage import Command
 from queued_storage.queues.base import BaseQueue
 from queued_storage.reporting import logs
-from queued_storage.results import TransferResult
-from queued_storage.routes import PER_PROCESS_TIMEOUT
+from queued_storage.storage.results import TransferResult
+from queued_storage.storage.routes import PER_PROCESS_TIMEOUT
 from queued_storage.testing import Fault, drain
 
 pytestmark = pytest.mark.one_database

@@ -14,7 +14,7 @@ from PIL import Image
 from queued_storage.backends import QueuedStorage
 from queued_storage.fields import QueuedFileField, QueuedImageField
 from queued_storage.models import QueuedFile
-from queued_storage.results import TransferResult
+from queued_storage.storage.results import TransferResult
 from queued_storage.testing import Fault, FaultyStorage, drain
 from tests.testapp.models import Document, Paper, Photo
 

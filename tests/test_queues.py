@@ -28,7 +28,6 @@ from django_tasks_db.models import DBTaskResult
 from pytest_django import Settings
 
 from queued_storage.backends import QueuedStorage
-from queued_storage.composition import load_queues
 from queued_storage.exceptions import InvalidQueue, MissingLibrary
 from queued_storage.queues import BaseQueue, get_queue
 from queued_storage.queues.celery import CeleryQueue
@@ -38,6 +37,7 @@ from queued_storage.queues.dummy import DummyQueue
 from queued_storage.queues.immediate import ImmediateQueue
 from queued_storage.queues.rq import RQQueue
 from queued_storage.queues.threads import ThreadQueue
+from queued_storage.storage.composition import load_queues
 from queued_storage.testing import Fault, FaultyStorage, QueueContract
 from queued_storage.transfers import leases
 from tests import services

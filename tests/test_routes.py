@@ -11,7 +11,7 @@ from django.core.cache.backends.locmem import LocMemCache
 from django.db import transaction
 from pytest_django import Settings
 
-from queued_storage.routes import Routes
+from queued_storage.storage.routes import Routes
 from queued_storage.tasks import TransferAndDelete
 from tests.scripted import file, make, read, row
 

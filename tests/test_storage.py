@@ -1360,7 +1360,7 @@ def test_wait_for_more_names_than_one_statement_takes(
 ) -> None:
     with pytest.raises(FileNotFoundError, match="wait for"):
         storage.wait(f"{number}.txt" for number in range(300_000))
-    monkeypatch.setattr("queued_storage.storage.BULK", 2)
+    monkeypatch.setattr("queued_storage.storage.saving.BULK", 2)
     names = [storage.save(f"{number}.txt", file()) for number in range(5)]
     storage.queue.deliver()
     storage.wait(names, timeout=0)

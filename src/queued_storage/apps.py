@@ -9,6 +9,6 @@ class QueuedStorageConfig(AppConfig):
 
     def ready(self) -> None:
         from . import checks  # noqa: F401  # registers them; needs the models, so not before
-        from .composition import load_queues
+        from .storage.composition import load_queues
 
         load_queues()

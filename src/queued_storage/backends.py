@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 from django.core.exceptions import ImproperlyConfigured
 
 from . import checks  # noqa: F401  # so that one of them can miss the app in INSTALLED_APPS
-from .storage import QueuedStorage
+from .storage.saving import QueuedStorage
 
 __all__ = [
     "QueuedFTPStorage",

@@ -16,7 +16,6 @@ from django.db.models import FileField
 from django.urls import NoReverseMatch, reverse
 from django.utils.module_loading import import_string
 
-from .composition import ComposedStorage
 from .conf import settings
 from .ledger.aliases import AliasedStorage, known_storages
 from .ledger.database import ledger_database
@@ -24,8 +23,9 @@ from .queues.dummy import DummyQueue
 from .queues.threads import ThreadQueue
 from .remotes.expiry import signs
 from .reporting.descriptions import describe
-from .routes import is_per_process
 from .serving.links import VIEW
+from .storage.composition import ComposedStorage
+from .storage.routes import is_per_process
 
 DOCS = "See the docs, under 'System checks'."
 WITHOUT_STORAGES = (

@@ -12,8 +12,8 @@ from django.db.models.fields.files import (
 )
 
 from .ledger.models import QueuedFile
-from .results import TransferResult
-from .storage import QueuedStorage
+from .storage.results import TransferResult
+from .storage.saving import QueuedStorage
 
 
 class QueuedFieldFile(FieldFile):

@@ -11,8 +11,8 @@ from .ledger.database import QueuedFileQuerySet, ledger, ledger_database
 from .ledger.models import QueuedFile
 from .ledger.states import is_reachable_from_here
 from .queues.wakeup import wake
-from .routes import Routes
 from .steering import Tell, anothers, restore_one, run_errand
+from .storage.routes import Routes
 from .transfers import copies
 from .transfers.copies import is_copy
 from .transfers.leases import Lease

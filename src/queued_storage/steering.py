@@ -23,8 +23,8 @@ from .ledger.states import is_reachable_from_here
 from .queues.wakeup import wake
 from .reporting.logs import fields_of, logger
 from .reporting.reasons import reason
-from .routes import Routes
 from .signals import file_evicted
+from .storage.routes import Routes
 from .transfers import copies, leases, work
 from .transfers.copies import is_copy
 from .transfers.leases import Lease

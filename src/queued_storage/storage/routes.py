@@ -10,9 +10,9 @@ from typing import Any
 from django.core.cache import BaseCache, InvalidCacheBackendError, caches
 from django.core.cache.backends.locmem import LocMemCache
 
-from .conf import settings
-from .reporting.logs import logger
-from .reporting.reasons import reason
+from ..conf import settings
+from ..reporting.logs import logger
+from ..reporting.reasons import reason
 
 PER_PROCESS_TIMEOUT = 5  # seconds: what one process forgets, another may go on believing so long
 MARK_TIMEOUT = 60  # seconds: longer than any reader is between its look and its remembering

@@ -8,13 +8,13 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.files.storage import Storage, storages
 from django.utils.module_loading import import_string
 
-from .conf import settings
-from .ledger.aliases import AliasedStorage, configured_storages, living_storages
-from .queues import BaseQueue, get_queue
-from .remotes.perthread import for_threads
-from .reporting.descriptions import describe, describe_arguments, is_describable
-from .tasks import Transfer
-from .uploaders import Uploader, uploader_for
+from ..conf import settings
+from ..ledger.aliases import AliasedStorage, configured_storages, living_storages
+from ..queues import BaseQueue, get_queue
+from ..remotes.perthread import for_threads
+from ..reporting.descriptions import describe, describe_arguments, is_describable
+from ..tasks import Transfer
+from ..uploaders import Uploader, uploader_for
 
 DEFAULT_TASK = "queued_storage.tasks.Transfer"
 

@@ -8,10 +8,10 @@ from typing import Any
 
 from django.db import transaction
 
-from .exceptions import TransferError, TransferTimeout
-from .ledger.database import ledger, ledger_database
-from .ledger.models import QueuedFile
-from .ledger.states import State
+from ..exceptions import TransferError, TransferTimeout
+from ..ledger.database import ledger, ledger_database
+from ..ledger.models import QueuedFile
+from ..ledger.states import State
 
 _POLL_MAX = 0.5  # seconds between two looks at the ledger
 

@@ -13,21 +13,21 @@ from django.core.files.storage import Storage
 from django.db import transaction
 from django.utils.deconstruct import deconstructible
 
-from .conf import settings
-from .exceptions import InvalidName, NameUnavailable, TransferError
-from .files import localfiles
-from .files.streams import MeasuredFile, checksum_of
-from .files.writing import WritableFile, is_for_writing
-from .ledger.aliases import keeps_its_key
-from .ledger.database import ledger, ledger_database
-from .ledger.names import Name, can_be_recorded, require_storable, tidy, tidy_new
-from .ledger.states import Content, Entry, State
-from .queues.wakeup import require_commits, wake
+from ..conf import settings
+from ..exceptions import InvalidName, NameUnavailable, TransferError
+from ..files import localfiles
+from ..files.streams import MeasuredFile, checksum_of
+from ..files.writing import WritableFile, is_for_writing
+from ..ledger.aliases import keeps_its_key
+from ..ledger.database import ledger, ledger_database
+from ..ledger.names import Name, can_be_recorded, require_storable, tidy, tidy_new
+from ..ledger.states import Content, Entry, State
+from ..queues.wakeup import require_commits, wake
+from ..reporting.descriptions import by_name
+from ..reporting.spans import span
+from ..transfers import copies
 from .reading import BULK, ReadableStorage
-from .reporting.descriptions import by_name
-from .reporting.spans import span
 from .results import TransferResult, last_results, wait_until
-from .transfers import copies
 
 
 @keeps_its_key

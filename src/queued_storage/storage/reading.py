@@ -12,20 +12,20 @@ from typing import Any, cast
 from django.core.files import File
 from django.core.files.storage import Storage
 
+from ..conf import settings
+from ..exceptions import FileElsewhere, LocalFileMissing, TransferTimeout
+from ..files import localfiles, readcache
+from ..ledger.database import ledger
+from ..ledger.models import NAME_MAX_LENGTH, QueuedFile
+from ..ledger.names import Name, can_be_recorded, tidy
+from ..ledger.states import Entry, State
+from ..remotes import opening
+from ..remotes.expiry import lifetime_of
+from ..serving import links
+from ..uploaders import Uploader
 from .composition import ComposedStorage
-from .conf import settings
-from .exceptions import FileElsewhere, LocalFileMissing, TransferTimeout
-from .files import localfiles, readcache
-from .ledger.database import ledger
-from .ledger.models import NAME_MAX_LENGTH, QueuedFile
-from .ledger.names import Name, can_be_recorded, tidy
-from .ledger.states import Entry, State
-from .remotes import opening
-from .remotes.expiry import lifetime_of
 from .results import wait_until
 from .routes import Routes, routes_of
-from .serving import links
-from .uploaders import Uploader
 
 BULK = 500  # names in one query
 NOT_THERE = (FileNotFoundError, NotADirectoryError)  # or what stands for its directory is a file
@@ -167,7 +167,7 @@ class ReadableStorage(ComposedStorage):
 
     def _opened_elsewhere(self, key: str, entry: Entry, mode: str) -> File | Exception:
         """What ``ELSEWHERE`` says to do for a file whose only copy is on another host's disk."""
-        from .serving import peers  # and a client of HTTP with it
+        from ..serving import peers  # and a client of HTTP with it
 
         if settings.elsewhere == "fetch":
             row = ledger().filter(pk=entry.pk).first()

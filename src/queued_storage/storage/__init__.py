@@ -1,0 +1,1 @@
+"""The storage that Django sees: its options, reading, saving."""
