@@ -63,7 +63,7 @@ POINTS: dict[str, tuple[str, str, int]] = {
     "restored": (f"{_LEDGER}.restored", AFTER, 1),  # not committed
     "put in place": ("queued_storage.files.localfiles:_Draft.take", AFTER, 1),  # not committed
     "sent again": (f"{_LEDGER}.send_again", AFTER, 1),
-    "orphan deleted": ("queued_storage.inventory:delete_orphan", AFTER, 1),
+    "orphan deleted": ("queued_storage.operations.inventory:delete_orphan", AFTER, 1),
     "second adopted": (f"{_LEDGER}.record_remote", AFTER, 2),
     "second backfilled": (f"{_LEDGER}.record_local", AFTER, 2),  # not committed
     "pruned": (f"{_LEDGER}.bury_same", AFTER, 1),

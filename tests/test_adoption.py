@@ -8,12 +8,12 @@ from django.core.files.storage import storages
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
-from queued_storage import adoption, comparison, steering
-from queued_storage.adoption import adopt, backfill
 from queued_storage.files.streams import checksum_of
 from queued_storage.ledger.database import ledger
 from queued_storage.ledger.states import State
-from queued_storage.steering import Step
+from queued_storage.operations import adoption, comparison, errands
+from queued_storage.operations.adoption import adopt, backfill
+from queued_storage.operations.passes import Step
 from tests.scripted import RenamingStorage, disk, file, make, on_disk, read, row
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -46,7 +46,7 @@ def test_a_local_file_is_recorded_and_transferred() -> None:
     assert found.saved_at == BEFORE
     assert storage.queue.deliver() == {}
     assert read(storage.remote, "d/a.png") == b"bytes"
-    assert steering.evict(ledger().all()) == 1
+    assert errands.evict(ledger().all()) == 1
     assert storage.get_modified_time("d/a.png") == BEFORE
     assert read(storage, "d/a.png") == b"bytes"
 
@@ -123,7 +123,7 @@ def test_the_file_of_a_storage_on_the_same_disk_is_not_taken() -> None:
     assert (count, errors) == (0, ["pending.txt: It is the local file of another storage."])
     assert take(adopt, storage, ["pending.txt", "own.txt"]) == (2, [])
     assert [row(storage, name).is_local for name in ("pending.txt", "own.txt")] == [False, True]
-    assert steering.evict(ledger().filter(alias=storage.alias)) == 1
+    assert errands.evict(ledger().filter(alias=storage.alias)) == 1
     assert on_disk() == ["pending.txt"]
 
 
@@ -184,7 +184,7 @@ def test_a_remote_file_is_taken_as_it_is() -> None:
     assert found.transferred_at is not None
     assert read(storage, "a.txt") == b"bytes"
     assert list(comparison.verify(ledger().all(), content=True)) == []
-    assert steering.restore(ledger().all()) == 1
+    assert errands.restore(ledger().all()) == 1
     assert read(disk(), "a.txt") == b"bytes"
 
 
@@ -199,7 +199,7 @@ def test_two_copies_become_one_file(content: bool, verified: str, checksum: str)
     assert take(adopt, storage, ["a.txt"], content=content) == (1, [])
     found = row(storage, "a.txt")
     assert (found.is_local, found.verified, found.checksum) == (True, verified, checksum)
-    assert steering.evict(ledger().all()) == 1
+    assert errands.evict(ledger().all()) == 1
     assert on_disk() == []
     assert read(storage, "a.txt") == b"bytes"
 

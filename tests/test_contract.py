@@ -16,8 +16,8 @@ from django.core.management import CommandError, call_command
 from pytest_django import Settings
 from storages.backends.s3 import S3Storage
 
-from queued_storage import contract, trial
-from queued_storage.contract import CHECKS, Finding, check_remote
+from queued_storage.operations import contract, trial
+from queued_storage.operations.contract import CHECKS, Finding, check_remote
 from queued_storage.testing import FaultyStorage, RemoteContract
 from queued_storage.uploaders.generic import GenericUploader
 from tests.services import S3Server

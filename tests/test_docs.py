@@ -31,7 +31,6 @@ from queued_storage import (
     backends,
     checks,
     conf,
-    contract,
     dashboard,
     exceptions,
     health,
@@ -46,6 +45,7 @@ from queued_storage.ledger import measures
 from queued_storage.ledger.models import MAX_FAILURES, NAME_MAX_BYTES, NAME_MAX_LENGTH, QueuedFile
 from queued_storage.ledger.names import COMPONENT_MAX_BYTES
 from queued_storage.management.commands.queued_storage import Command
+from queued_storage.operations import contract
 from queued_storage.queues.base import BaseQueue
 from queued_storage.reporting import logs
 from queued_storage.storage.results import TransferResult

@@ -27,7 +27,8 @@ from queued_storage import checks
 from queued_storage.exceptions import FileElsewhere, LocalFileMissing
 from queued_storage.ledger.database import ledger
 from queued_storage.ledger.states import State
-from queued_storage.maintenance import backlogs, sweep, troubles
+from queued_storage.maintenance import sweep
+from queued_storage.operations.status import backlogs, troubles
 from queued_storage.queues.base import BaseQueue, run_all
 from queued_storage.queues.dummy import DummyQueue
 from queued_storage.queues.immediate import ImmediateQueue

@@ -7,10 +7,10 @@ import pytest
 from django.core.files.storage import InMemoryStorage, storages
 from django.utils import timezone
 
-from queued_storage import inventory, steering
 from queued_storage.files.localfiles import names_on
-from queued_storage.inventory import delete_orphan, names_in_fields, orphans, unknown
 from queued_storage.ledger.database import ledger
+from queued_storage.operations import errands, inventory
+from queued_storage.operations.inventory import delete_orphan, names_in_fields, orphans, unknown
 from tests.scripted import RenamingStorage, disk, file, make, on_disk
 from tests.testapp.models import Document, Photo
 
@@ -122,7 +122,7 @@ def test_a_freed_file_s_remote_copy_is_no_orphan() -> None:
     storage: Any = storages["default"]
     storage.save("a.txt", file())
     assert storage.queue.deliver() == {}
-    assert steering.evict(ledger().all()) == 1
+    assert errands.evict(ledger().all()) == 1
     os.utime(storage.remote.path("a.txt"), (0, 0))
     assert found(storage, "remote") == []
     ledger().all().delete()

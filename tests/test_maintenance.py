@@ -11,6 +11,7 @@ from queued_storage import maintenance
 from queued_storage.backends import QueuedStorage
 from queued_storage.ledger.states import State
 from queued_storage.models import QueuedFile
+from queued_storage.operations import status
 from queued_storage.queues.dummy import DummyQueue
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -103,7 +104,7 @@ def test_sweep_reports_files_that_nobody_can_move(
 def test_tallies_count_files_and_bytes(storage: Any) -> None:
     save(storage, 3)
     QueuedFile.objects.filter(name="2.txt").update(state=State.FAILED, due_at=None)
-    pending, failed = sorted(maintenance.tallies(), key=lambda tally: tally.state, reverse=True)
+    pending, failed = sorted(status.tallies(), key=lambda tally: tally.state, reverse=True)
     assert (pending.alias, pending.state, pending.files, pending.bytes) == (
         "default",
         State.PENDING,
@@ -116,9 +117,9 @@ def test_tallies_count_files_and_bytes(storage: Any) -> None:
 
 def test_troubles_are_failures_and_unknown_aliases(storage: Any) -> None:
     save(storage, 2)
-    assert maintenance.troubles() == []
+    assert status.troubles() == []
     QueuedFile.objects.filter(name="0.txt").update(state=State.FAILED)
     QueuedFile.objects.filter(name="1.txt").update(alias="gone")
-    failed, gone = maintenance.troubles()
+    failed, gone = status.troubles()
     assert "1 files of 'default' failed" in failed
     assert "'gone'" in gone

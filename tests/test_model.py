@@ -47,7 +47,6 @@ from hypothesis.stateful import (
 )
 from pytest_django import Settings
 
-from queued_storage import steering
 from queued_storage.backends import QueuedStorage
 from queued_storage.exceptions import NameUnavailable
 from queued_storage.files.localfiles import is_unfinished
@@ -55,6 +54,7 @@ from queued_storage.ledger.database import ledger
 from queued_storage.ledger.states import State
 from queued_storage.maintenance import sweep
 from queued_storage.models import QueuedFile
+from queued_storage.operations import steering
 from queued_storage.queues.base import run_all
 from queued_storage.storage import routes
 from queued_storage.tasks import Transfer, TransferAndDelete

@@ -11,10 +11,10 @@ from django.db import connection
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from queued_storage import maintenance
 from queued_storage.ledger.database import ledger
 from queued_storage.ledger.states import State
 from queued_storage.models import QueuedFile
+from queued_storage.operations import status
 from queued_storage.queues import sweep as sweeping
 from queued_storage.queues.sweep import sweep
 from tests.scripted import make
@@ -108,7 +108,7 @@ def test_a_sweep_of_many_finds_each_once(storage: Any, monkeypatch: pytest.Monke
 
 
 def test_a_status_counts_from_an_index_alone(storage: Any, statistics: str) -> None:
-    for sql, plan in plans(lambda: maintenance.tallies(exact=False)):
+    for sql, plan in plans(lambda: status.tallies(exact=False)):
         assert is_index_only(plan), f"{sql}\n{plan}"
 
 
@@ -124,9 +124,9 @@ def test_a_status_reads_no_settled_row(storage: Any, statistics: str) -> None:
 
 
 def test_a_status_counts_the_newest_of_many(storage: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(maintenance, "LIMIT", 1000)
-    pending, transferred = maintenance.tallies(exact=False)
+    monkeypatch.setattr(status, "LIMIT", 1000)
+    pending, transferred = status.tallies(exact=False)
     assert (pending.files, pending.is_cut) == (DUE, False)
     assert (transferred.files, transferred.bytes, transferred.is_cut) == (1000, 1000, True)
-    _pending, transferred = maintenance.tallies(exact=True)
+    _pending, transferred = status.tallies(exact=True)
     assert (transferred.files, transferred.bytes, transferred.is_cut) == (SETTLED, SETTLED, False)

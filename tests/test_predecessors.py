@@ -19,11 +19,11 @@ from django.db import connection
 from django.db.migrations.writer import MigrationWriter
 from django.test.utils import CaptureQueriesContext
 
-from queued_storage import steering
 from queued_storage.exceptions import LeaseLost, TransferError
 from queued_storage.ledger.database import ledger
 from queued_storage.ledger.states import State
 from queued_storage.maintenance import sweep
+from queued_storage.operations import errands
 from queued_storage.queues.threads import ThreadQueue
 from queued_storage.signals import file_transferred
 from queued_storage.tasks import Transfer, TransferAndDelete
@@ -85,7 +85,7 @@ def test_shrine_a_clearance_by_age_spares_what_was_never_promoted() -> None:
     storage = make()
     pending, settled = (storage.save(name, file()) for name in ("pending.txt", "settled.txt"))
     assert work.run(row(storage, settled).pk) is None
-    assert steering.evict(ledger().all()) == 1
+    assert errands.evict(ledger().all()) == 1
     assert on_disk() == [pending]
 
 
@@ -192,7 +192,7 @@ def test_juicefs_6161_eviction_spares_what_is_not_uploaded_yet() -> None:
             opened.write(b"newer")
 
     storage.remote.after["_save"] = overwrite
-    assert steering.evict(ledger().all()) == 0
+    assert errands.evict(ledger().all()) == 0
     storage.queue.deliver()  # and the newer content at once after it
     assert storage.remote.calls["_save"] == 2
     assert read(storage, name) == read(storage.remote, name) == b"newer"

@@ -21,12 +21,12 @@ from django.db import connection, connections, transaction
 from django.test.utils import CaptureQueriesContext
 from pytest_django import Settings
 
-from queued_storage import steering
 from queued_storage.backends import QueuedStorage
 from queued_storage.ledger.database import ledger
 from queued_storage.ledger.sql.statements import Statement, returns_rows
 from queued_storage.ledger.states import State
 from queued_storage.maintenance import sweep
+from queued_storage.operations import errands
 from queued_storage.queues.base import run_all
 from queued_storage.tasks import TransferAndDelete
 from tests.forks import ended, forks
@@ -452,8 +452,8 @@ def save_in_turn(meeting: Meeting) -> None:
         name = storage.save(f"{version}.bin", ContentFile(content_of(version)))
         meeting.put("saved", version)
         until(partial(is_evicted, storage, name))
-        assert steering.restore(ledger().filter(name=name)) == 1
-        assert steering.evict(ledger().filter(name=name)) == 1
+        assert errands.restore(ledger().filter(name=name)) == 1
+        assert errands.evict(ledger().filter(name=name)) == 1
 
 
 def is_evicted(storage: Any, name: str) -> bool:

@@ -3,10 +3,10 @@ from typing import Any
 
 import pytest
 
-from queued_storage import comparison, steering
 from queued_storage.ledger.database import ledger
 from queued_storage.ledger.states import State
-from queued_storage.reconciliation import REPAIRS, reconcile
+from queued_storage.operations import comparison, errands
+from queued_storage.operations.reconciliation import REPAIRS, reconcile
 from tests.scripted import RenamingStorage, disk, file, make, on_disk, read, row
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -19,7 +19,7 @@ def files(storage: Any) -> Any:
 def transferred(storage: Any, name: str = "a.txt", *, evict: bool = False) -> str:
     saved: str = storage.save(name, file())
     assert storage.queue.deliver() == {}
-    assert not evict or steering.evict(files(storage)) == 1
+    assert not evict or errands.evict(files(storage)) == 1
     return saved
 
 

@@ -11,15 +11,15 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 from pytest_django import Settings
 
-from queued_storage import comparison, steering
-from queued_storage.comparison import Finding, Kind
 from queued_storage.exceptions import LeaseLost
 from queued_storage.files.streams import PiecewiseFile
 from queued_storage.ledger.database import ledger
 from queued_storage.ledger.states import State
-from queued_storage.reconciliation import reconcile
+from queued_storage.operations import comparison, errands, passes, steering
+from queued_storage.operations.comparison import Finding, Kind
+from queued_storage.operations.passes import Step
+from queued_storage.operations.reconciliation import reconcile
 from queued_storage.signals import file_evicted
-from queued_storage.steering import Step
 from queued_storage.tasks import TransferAndDelete
 from queued_storage.transfers import copies
 from queued_storage.transfers.work import run
@@ -53,7 +53,7 @@ def transferred(storage: Any, name: str = "a.txt", data: bytes = b"bytes") -> st
 
 def evicted(storage: Any, name: str = "a.txt", data: bytes = b"bytes") -> str:
     saved = transferred(storage, name, data)
-    assert steering.evict(files(storage).filter(name=saved)) == 1
+    assert errands.evict(files(storage).filter(name=saved)) == 1
     return saved
 
 
@@ -115,7 +115,7 @@ def test_retry_waits_for_a_worker_that_may_still_write() -> None:
 
 
 def test_retry_tells_a_queue_once_for_each_batch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(steering, "BATCH", 2)
+    monkeypatch.setattr(passes, "BATCH", 2)
     storage, other = make(), make()
     for number in range(3):
         storage.save(f"{number}.txt", file())
@@ -206,7 +206,7 @@ def test_an_eviction_that_is_to_come_can_be_cancelled() -> None:
     assert ledger().evicted(claimed) == 0
     found = row(storage, name)
     assert (found.state, found.is_local, found.due_at) == (State.TRANSFERRED, True, None)
-    assert steering.evict(files(storage)) == 1
+    assert errands.evict(files(storage)) == 1
 
 
 @pytest.mark.parametrize("state", [State.HELD, State.FAILED, State.TRANSFERRED, State.DELETING])
@@ -232,7 +232,7 @@ def test_evict_frees_the_local_copy() -> None:
 
     file_evicted.connect(hear)
     try:
-        assert steering.evict(files(storage)) == 1
+        assert errands.evict(files(storage)) == 1
     finally:
         file_evicted.disconnect(hear)
     assert heard == [(name, False)]
@@ -241,7 +241,7 @@ def test_evict_frees_the_local_copy() -> None:
     assert (found.is_local, found.due_at, found.lease_token) == (False, None, "")
     assert found.evicted_at is not None
     assert read(storage, name) == b"bytes"
-    assert steering.evict(files(storage)) == 0
+    assert errands.evict(files(storage)) == 0
 
 
 @pytest.mark.parametrize("damage", [b"", b"other"])
@@ -252,7 +252,7 @@ def test_what_the_remote_has_not_is_kept(damage: bytes, settings: Settings) -> N
     far = Path(storage.remote.path(name))
     far.write_bytes(damage) if damage else far.unlink()
     steps: list[Step] = []
-    assert steering.evict(files(storage), steps.append) == 0
+    assert errands.evict(files(storage), steps.append) == 0
     assert on_disk() == [name]
     found = row(storage, name)
     assert (found.state, found.is_local) == (State.TRANSFERRED, True)
@@ -265,7 +265,7 @@ def test_one_that_cannot_be_evicted_does_not_keep_the_others() -> None:
     first, second = transferred(storage, "1.txt"), transferred(storage, "2.txt")
     Path(storage.remote.path(first)).unlink()
     steps: list[Step] = []
-    assert steering.evict(files(storage), steps.append) == 1
+    assert errands.evict(files(storage), steps.append) == 1
     assert on_disk() == [first]
     assert [step.name for step in steps if step.error] == [f"{first} ({storage.alias})"]
     assert not storage.queued_file(second).is_local
@@ -274,7 +274,7 @@ def test_one_that_cannot_be_evicted_does_not_keep_the_others() -> None:
 def test_evict_leaves_what_is_not_transferred() -> None:
     storage = make()
     storage.save("a.txt", file())
-    assert steering.evict(files(storage)) == 0
+    assert errands.evict(files(storage)) == 0
     assert on_disk() == ["a.txt"]
 
 
@@ -288,7 +288,7 @@ def test_new_content_that_comes_while_evict_looks_at_the_remote_stays() -> None:
         storage.queue.messages.clear()
 
     storage.remote.before["size"] = overwrite
-    assert steering.evict(files(storage)) == 0
+    assert errands.evict(files(storage)) == 0
     assert read(storage, name) == b"newer"
     assert told(storage) == [row(storage, name).pk]  # nobody need wait for the lease
     assert storage.queue.deliver() == {}
@@ -359,7 +359,7 @@ def test_another_host_s_copy_is_left_alone(settings: Settings) -> None:
     storage = make()
     transferred(storage)
     settings.QUEUED_STORAGE = {**settings.QUEUED_STORAGE, "LOCAL_PER_HOST": True, "HOST": "web-2"}
-    assert steering.evict(files(storage)) == 0
+    assert errands.evict(files(storage)) == 0
     assert on_disk() == ["a.txt"]
 
 
@@ -369,7 +369,7 @@ def test_another_host_s_copy_is_left_alone(settings: Settings) -> None:
 def test_restore_brings_the_file_back() -> None:
     storage = make()
     name = evicted(storage, "d/a.txt")
-    assert steering.restore(files(storage)) == 1
+    assert errands.restore(files(storage)) == 1
     assert on_disk() == [name]
     assert read(disk(), name) == b"bytes"
     found = row(storage, name)
@@ -377,14 +377,14 @@ def test_restore_brings_the_file_back() -> None:
     assert (found.evicted_at, found.due_at, found.lease_token) == (None, None, "")
     storage.remote.refuses = True
     assert read(storage, name) == b"bytes"
-    assert steering.restore(files(storage)) == 0
+    assert errands.restore(files(storage)) == 0
 
 
 def test_restore_finds_the_name_that_the_remote_gave() -> None:
     storage = make(remote=RenamingStorage())
     name = evicted(storage)
     assert row(storage, name).remote_name != name
-    assert steering.restore(files(storage)) == 1
+    assert errands.restore(files(storage)) == 1
     assert read(disk(), name) == b"bytes"
 
 
@@ -393,7 +393,7 @@ def test_restore_to_a_storage_without_paths() -> None:
     storage = make(local=local)
     name = evicted(storage, data=b"in memory" * 100_000)
     assert not local.exists(name)
-    assert steering.restore(files(storage)) == 1
+    assert errands.restore(files(storage)) == 1
     assert read(local, name) == b"in memory" * 100_000
 
 
@@ -402,7 +402,7 @@ def test_restore_makes_the_copy_this_host_s(settings: Settings) -> None:
     storage = make()
     name = evicted(storage)
     settings.QUEUED_STORAGE = {**settings.QUEUED_STORAGE, "HOST": "web-2"}
-    assert steering.restore(files(storage)) == 1
+    assert errands.restore(files(storage)) == 1
     assert row(storage, name).host == "web-2"
 
 
@@ -413,7 +413,7 @@ def test_a_damaged_remote_copy_is_not_restored(damage: bytes) -> None:
     far = Path(storage.remote.path(name))
     far.write_bytes(damage) if damage else far.unlink()
     steps: list[Step] = []
-    assert steering.restore(files(storage), steps.append) == 0
+    assert errands.restore(files(storage), steps.append) == 0
     assert on_disk() == []
     found = row(storage, name)
     assert (found.is_local, found.due_at, found.lease_token) == (False, None, "")
@@ -424,7 +424,7 @@ def test_a_foreign_local_file_is_not_overwritten() -> None:
     storage = make()
     name = evicted(storage)
     disk().save(name, file(b"somebody's"))
-    assert steering.restore(files(storage)) == 0
+    assert errands.restore(files(storage)) == 0
     assert on_disk() == [name]
     assert read(disk(), name) == b"somebody's"
     assert "in the way" in row(storage, name).last_error
@@ -439,7 +439,7 @@ def test_a_file_that_a_dead_restore_put_in_place_is_taken_over() -> None:
     assert run(row(storage, name).pk) is None  # a worker ends the claim of the dead
     found = row(storage, name)
     assert (found.is_local, found.due_at, found.lease_token) == (False, None, "")
-    assert steering.restore(files(storage)) == 1
+    assert errands.restore(files(storage)) == 1
     assert on_disk() == [name]
     assert read(storage, name) == b"bytes"
 
@@ -448,7 +448,7 @@ def test_the_same_bytes_of_another_storage_are_not_taken_over() -> None:
     storage, other = make(), make()
     name = evicted(storage)
     assert other.save(name, file()) == name
-    assert steering.restore(files(storage)) == 0
+    assert errands.restore(files(storage)) == 0
     assert not row(storage, name).is_local
 
 
@@ -456,7 +456,7 @@ def test_a_file_deleted_while_it_is_restored_does_not_come_back() -> None:
     storage = make()
     name = evicted(storage)
     storage.remote.before["_open"] = storage.delete
-    assert steering.restore(files(storage)) == 0
+    assert errands.restore(files(storage)) == 0
     assert on_disk() == []
     assert storage.queue.deliver() == {}
     assert on_disk("far") == []
@@ -472,7 +472,7 @@ def test_new_content_that_comes_while_the_old_is_restored_wins() -> None:
             opened.write(b"newer")
 
     storage.remote.before["_open"] = overwrite
-    assert steering.restore(files(storage)) == 0
+    assert errands.restore(files(storage)) == 0
     assert on_disk() == [name]
     assert read(storage, name) == b"newer"
     assert storage.queue.deliver() == {}
@@ -483,7 +483,7 @@ def test_a_cancelled_restore_leaves_nothing() -> None:
     storage = make()
     name = evicted(storage)
     storage.remote.before["_open"] = lambda _name: steering.cancel(files(storage))
-    assert steering.restore(files(storage)) == 0
+    assert errands.restore(files(storage)) == 0
     assert on_disk() == []
     assert (row(storage, name).due_at, row(storage, name).is_local) == (None, False)
 
@@ -496,16 +496,16 @@ def test_a_restore_that_is_interrupted_can_be_run_again() -> None:
     evicted(storage)
     storage.remote.before["_open"] = interrupt
     with pytest.raises(KeyboardInterrupt):
-        steering.restore(files(storage))
+        errands.restore(files(storage))
     assert on_disk() == []
-    assert steering.restore(files(storage)) == 1
+    assert errands.restore(files(storage)) == 1
 
 
 def test_a_restored_file_can_be_evicted_again() -> None:
     storage = make(task=TransferAndDelete)
     name = transferred(storage)
-    assert steering.restore(files(storage)) == 1
-    assert steering.evict(files(storage)) == 1
+    assert errands.restore(files(storage)) == 1
+    assert errands.evict(files(storage)) == 1
     assert on_disk() == []
     assert read(storage, name) == b"bytes"
 

@@ -31,7 +31,6 @@ from django.utils import timezone
 from django.utils.module_loading import import_string
 from pytest_django import Settings
 
-from queued_storage import comparison, steering
 from queued_storage.backends import QueuedStorage
 from queued_storage.exceptions import (
     InvalidName,
@@ -43,6 +42,7 @@ from queued_storage.exceptions import (
 from queued_storage.ledger.database import QueuedFileQuerySet, ledger
 from queued_storage.ledger.states import State
 from queued_storage.models import QueuedFile
+from queued_storage.operations import comparison, steering
 from queued_storage.queues.dummy import DummyQueue
 from queued_storage.queues.immediate import ImmediateQueue
 from queued_storage.tasks import TransferAndDelete

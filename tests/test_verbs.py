@@ -22,8 +22,8 @@ from queued_storage.ledger.database import ledger
 from queued_storage.ledger.states import State
 from queued_storage.management.progress import Progress, duration
 from queued_storage.management.verbs import base, copies, ending
+from queued_storage.operations.passes import Step
 from queued_storage.queues.base import run_all
-from queued_storage.steering import Step
 from tests.scripted import LONG_AGO, file, make, on_disk, read
 from tests.testapp.models import Document
 

@@ -20,7 +20,7 @@ from django.utils.timesince import timesince
 from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
 
-from . import comparison, dashboard, overview, steering
+from . import dashboard, overview
 from .changelist import (
     CappedPaginator,
     HostFilter,
@@ -33,6 +33,7 @@ from .ledger.aliases import storage_for
 from .ledger.database import QueuedFileQuerySet, ledger
 from .ledger.models import QueuedFile
 from .ledger.states import State, is_reachable_from_here
+from .operations import comparison, errands, steering
 
 # What a browser shows without running anything in it; an SVG may hold scripts.
 PICTURES = frozenset(
@@ -282,11 +283,11 @@ class QueuedFileAdmin(admin.ModelAdmin):
 
     @admin.action(permissions=["evict"], description=_("Free the local copy"))
     def evict(self, request: HttpRequest, rows: QueuedFileQuerySet) -> None:
-        self._steer(request, rows, steering.evict, _("local copy freed"), at_once=True)
+        self._steer(request, rows, errands.evict, _("local copy freed"), at_once=True)
 
     @admin.action(permissions=["restore"], description=_("Bring back to local storage"))
     def restore(self, request: HttpRequest, rows: QueuedFileQuerySet) -> None:
-        self._steer(request, rows, steering.restore, _("local again"), at_once=True)
+        self._steer(request, rows, errands.restore, _("local again"), at_once=True)
 
     @admin.action(permissions=["verify"], description=_("Verify both copies"))
     def verify(self, request: HttpRequest, rows: QueuedFileQuerySet) -> None:

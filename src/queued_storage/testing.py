@@ -17,13 +17,13 @@ from django.utils.deconstruct import deconstructible
 from django.utils.module_loading import import_string
 
 from .backends import QueuedStorage
-from .contract import check_remote
 from .exceptions import TransferTimeout
 from .ledger.aliases import known_storages
 from .ledger.database import ledger
 from .ledger.models import QueuedFile
 from .ledger.states import State
 from .maintenance import sweep
+from .operations.contract import check_remote
 from .queues import BaseQueue
 from .transfers.work import run_claimed
 

@@ -8,8 +8,8 @@ from typing import Any, Self
 
 from django.template.defaultfilters import filesizeformat
 
+from ..operations.passes import Step
 from ..reporting.reasons import one_line
-from ..steering import Step
 
 BAR_EVERY = 0.1  # seconds between two drawings
 LINE_EVERY = 10.0

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from queued_storage.contract import CHECKS, CLEAN_UP, Finding
+from queued_storage.operations.contract import CHECKS, CLEAN_UP, Finding
 
 PAGE = Path(__file__).parents[3] / "docs" / "remotes.md"
 COLUMNS = {

@@ -8,9 +8,9 @@ from unittest import mock
 import pytest
 from django.core.files.base import ContentFile
 
-from queued_storage import contract, trial
-from queued_storage.contract import Finding, check_remote
 from queued_storage.files.streams import MeasuredFile
+from queued_storage.operations import contract, trial
+from queued_storage.operations.contract import Finding, check_remote
 from queued_storage.remotes.perthread import PerThread
 from queued_storage.uploaders import uploader_for
 from queued_storage.uploaders.azure import AzureUploader

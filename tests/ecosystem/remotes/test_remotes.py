@@ -10,7 +10,7 @@ from django.core.files.base import ContentFile
 from django.core.files.storage import FileSystemStorage
 
 from queued_storage.backends import QueuedStorage
-from queued_storage.contract import check_remote
+from queued_storage.operations.contract import check_remote
 from queued_storage.queues.dummy import DummyQueue
 from queued_storage.tasks import TransferAndDelete
 from queued_storage.uploaders import uploader_for

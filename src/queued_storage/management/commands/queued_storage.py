@@ -23,6 +23,7 @@ from ...ledger.database import ledger, ledger_database
 from ...ledger.models import QueuedFile
 from ...ledger.names import can_be_recorded
 from ...ledger.states import State, is_reachable_from_here
+from ...operations import status
 from ...reporting.reasons import one_line
 from ...transfers import work
 from ...transfers.executor import Executor
@@ -105,13 +106,13 @@ class Command(BaseCommand):
         getattr(self, f"_{options['verb'].replace('-', '_')}")(options)
 
     def _status(self, options: dict[str, Any]) -> None:
-        tallies = maintenance.tallies(exact=options["exact"])
-        backlogs = maintenance.backlogs()
-        failures = maintenance.last_failures()
-        activity = maintenance.activity()
-        troubles = maintenance.troubles(options["max_failures"], tallies)
-        troubles += maintenance.excesses(
-            maintenance.Limits(age=options["max_age"], bytes=options["max_bytes"])
+        tallies = status.tallies(exact=options["exact"])
+        backlogs = status.backlogs()
+        failures = status.last_failures()
+        activity = status.activity()
+        troubles = status.troubles(options["max_failures"], tallies)
+        troubles += status.excesses(
+            status.Limits(age=options["max_age"], bytes=options["max_bytes"])
         )
         if options["json"]:
             self._print_json(tallies, backlogs, activity, failures, troubles)
@@ -316,7 +317,7 @@ def _is_to_be_transferred(row: QueuedFile) -> bool:
     return ledger().filter(pk=row.pk).waiting().exists()
 
 
-def _of_workers(activity: maintenance.Activity) -> str:
+def _of_workers(activity: status.Activity) -> str:
     parts = [f"workers have {activity.moving} files"]
     if activity.silent:
         parts.append(f"were not heard of again with {activity.silent}")

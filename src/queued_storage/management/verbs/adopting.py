@@ -6,9 +6,9 @@ from typing import Any
 
 from django.core.management.base import CommandError
 
-from ... import adoption, inventory
 from ...files import localfiles
 from ...ledger.names import tidy
+from ...operations import adoption, inventory
 from ..progress import Progress
 from ..progress import size as in_words
 from .base import Verb, add_dry_run, directory, looking, one_storage

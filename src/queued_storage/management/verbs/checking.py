@@ -9,8 +9,8 @@ from typing import Any, cast
 from django.core.files.storage import Storage, storages
 from django.core.management.base import CommandError
 
-from ...contract import check_remote
 from ...ledger.aliases import known_storages
+from ...operations.contract import check_remote
 from ...remotes.perthread import for_threads
 from ...storage.composition import ComposedStorage
 from ...uploaders import Uploader, uploader_for

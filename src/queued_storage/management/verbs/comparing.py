@@ -8,8 +8,8 @@ from typing import Any
 
 from django.core.management.base import CommandError
 
-from ... import comparison, inventory, reconciliation
 from ...ledger.database import ledger
+from ...operations import comparison, inventory, reconciliation
 from ...reporting.reasons import one_line
 from ..progress import size as in_words
 from .base import (

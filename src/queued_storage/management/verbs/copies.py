@@ -9,9 +9,9 @@ from typing import Any
 
 from django.core.management.base import CommandError
 
-from ... import steering
 from ...files import localfiles
 from ...ledger.database import QueuedFileQuerySet
+from ...operations import errands, passes
 from ..progress import Progress
 from ..progress import size as in_words
 from .base import Verb, add_dry_run, add_selection, one_storage, selected, size, total
@@ -57,7 +57,7 @@ class Evict(Verb):
             self.stdout.write(f"{files} files would be freed, {in_words(count)}.")
             return
         with self.progress(rows) as progress:
-            count = steering.evict(rows, progress, until=_reached(options, progress))
+            count = errands.evict(rows, progress, until=_reached(options, progress))
         self.stdout.write(f"{count} files were freed, {in_words(progress.bytes_done)}.")
         if progress.failed:
             raise CommandError(f"{progress.failed} files were not.", returncode=1)
@@ -85,7 +85,7 @@ def _first(rows: QueuedFileQuerySet, goal: int | None) -> tuple[int, int]:
     if goal is None:
         return total(rows)
     files = count = 0
-    for batch in rows.in_batches(steering.BATCH):
+    for batch in rows.in_batches(passes.BATCH):
         for row in batch:
             if count >= goal:
                 return files, count
@@ -123,7 +123,7 @@ class Restore(Verb):
             self.stdout.write(f"{files} files would be restored, {in_words(count)}.")
             return
         with self.progress(rows, by_bytes=True) as progress:
-            count = steering.restore(rows, progress)
+            count = errands.restore(rows, progress)
         self.stdout.write(f"{count} files were restored, {in_words(progress.bytes_done)}.")
         if progress.failed:
             raise CommandError(f"{progress.failed} files were not.", returncode=1)

@@ -6,10 +6,10 @@ from typing import Any
 
 from django.core.management.base import CommandError
 
-from ... import steering
 from ...ledger.database import QueuedFileQuerySet, ledger
 from ...ledger.states import State
-from ...steering import Step
+from ...operations import pruning, steering
+from ...operations.passes import Step
 from .base import Verb, add_at_most, add_dry_run, add_selection, age, selected, too_many, total
 
 LOOK_EVERY = 0.5  # seconds
@@ -89,7 +89,7 @@ class Prune(Verb):
             return is_cut
 
         with self.progress(rows) as progress:
-            for name in steering.prune(rows, progress, dry_run=is_dry, until=is_enough):
+            for name in pruning.prune(rows, progress, dry_run=is_dry, until=is_enough):
                 count += 1
                 progress.clear()
                 self.stdout.write(name)

@@ -3,7 +3,7 @@
 from argparse import ArgumentParser
 from typing import Any
 
-from ... import steering
+from ...operations import steering
 from .base import Verb, add_dry_run, add_selection, selected, total
 
 

@@ -5,18 +5,19 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from .conf import settings
-from .exceptions import VerificationError
-from .files.streams import checksum_of
-from .ledger.aliases import storage_for
-from .ledger.database import QueuedFileQuerySet, ledger
-from .ledger.models import QueuedFile
-from .ledger.states import State, is_reachable_from_here
-from .reporting.reasons import reason
-from .steering import BATCH, Step, Tell, anothers, nobody
-from .transfers import copies
-from .transfers.copies import is_copy
-from .transfers.work import sides_of
+from ..conf import settings
+from ..exceptions import VerificationError
+from ..files.streams import checksum_of
+from ..ledger.aliases import storage_for
+from ..ledger.database import QueuedFileQuerySet, ledger
+from ..ledger.models import QueuedFile
+from ..ledger.states import State, is_reachable_from_here
+from ..reporting.reasons import reason
+from ..transfers import copies
+from ..transfers.copies import is_copy
+from ..transfers.work import sides_of
+from .inventory import anothers
+from .passes import BATCH, Step, Tell, nobody
 
 
 class Kind(StrEnum):

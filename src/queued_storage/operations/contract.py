@@ -10,13 +10,13 @@ from django.conf import settings
 from django.core.files.storage import Storage
 from django.utils.timezone import is_aware
 
-from .exceptions import VerificationError
-from .files.streams import MeasuredFile
-from .ledger.states import Content
-from .remotes.perthread import for_threads
-from .reporting.reasons import reason
+from ..exceptions import VerificationError
+from ..files.streams import MeasuredFile
+from ..ledger.states import Content
+from ..remotes.perthread import for_threads
+from ..reporting.reasons import reason
+from ..uploaders import Uploader, uploader_for
 from .trial import SMALL, Problem, Trial, data_of, in_threads, on_disk, watched_sockets
-from .uploaders import Uploader, uploader_for
 
 LARGE = 9 * 2**20  # more than the libraries of S3 and Google send in one request
 ROUNDS = 5  # files that each of the two threads sends

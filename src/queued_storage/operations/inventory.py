@@ -1,10 +1,10 @@
 """Which files there are that the ledger does not know, on storages and in the fields of models."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import islice
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from django.apps import apps
 from django.conf import settings
@@ -12,9 +12,12 @@ from django.core.files.storage import Storage
 from django.db.models import FileField, Model, Q
 from django.utils import timezone
 
-from .files import localfiles
-from .ledger.database import ledger
-from .ledger.names import can_be_recorded, tidy
+from ..files import localfiles
+from ..ledger.aliases import storage_for
+from ..ledger.database import ledger
+from ..ledger.measures import aliases
+from ..ledger.models import QueuedFile
+from ..ledger.names import can_be_recorded, tidy
 
 BATCH = 500  # names in memory
 Item = TypeVar("Item")
@@ -121,3 +124,21 @@ def _look(place: Storage, side: str, name: str) -> Orphan | None:
 
 def _is_old(orphan: Orphan, older_than: timedelta) -> bool:
     return orphan.modified <= timezone.now() - older_than
+
+
+def anothers(storage: Any, names: Collection[str], *, if_unknown: bool = True) -> set[str]:
+    """Those of a few names whose local file is that of a storage which shares our local one; or of
+    one that nobody here knows, with ``if_unknown``."""
+    rows = ledger().filter(alias__in=aliases(), name__in=names, is_local=True)  # by the index
+    others = rows.exclude(alias=storage.alias).workable_here()
+    return {row.name for row in others if _is_in_the_same_place(storage.local, row, if_unknown)}
+
+
+def _is_in_the_same_place(local: Storage, other: QueuedFile, if_unknown: bool) -> bool:
+    try:
+        its: Storage = cast(Any, storage_for(other.alias, other.task)).local
+    except Exception:  # it has no such alias, or cannot be made
+        return if_unknown
+    if localfiles.has_paths(local) and localfiles.has_paths(its):
+        return local.path(other.name) == its.path(other.name)
+    return type(local) is type(its)

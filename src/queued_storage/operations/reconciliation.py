@@ -5,17 +5,19 @@ from typing import Any
 
 from django.db import transaction
 
+from ..exceptions import LeaseLost, LocalFileMissing
+from ..ledger.database import QueuedFileQuerySet, ledger, ledger_database
+from ..ledger.models import QueuedFile
+from ..ledger.states import is_reachable_from_here
+from ..queues.wakeup import wake
+from ..storage.routes import Routes
+from ..transfers import copies
+from ..transfers.copies import is_copy
+from ..transfers.leases import Lease
 from .comparison import Finding, verify
-from .exceptions import LeaseLost, LocalFileMissing
-from .ledger.database import QueuedFileQuerySet, ledger, ledger_database
-from .ledger.models import QueuedFile
-from .ledger.states import is_reachable_from_here
-from .queues.wakeup import wake
-from .steering import Tell, anothers, restore_one, run_errand
-from .storage.routes import Routes
-from .transfers import copies
-from .transfers.copies import is_copy
-from .transfers.leases import Lease
+from .errands import restore_one, run_errand
+from .inventory import anothers
+from .passes import Tell
 
 
 def reconcile(

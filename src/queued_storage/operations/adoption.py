@@ -9,15 +9,15 @@ from django.core.files.storage import Storage
 from django.db import transaction
 from django.utils import timezone
 
-from .files import localfiles
-from .files.streams import Checksum, checksum_of
-from .inventory import in_batches
-from .ledger.database import ledger, ledger_database
-from .ledger.names import can_be_recorded
-from .ledger.states import Content
-from .queues.wakeup import wake
-from .reporting.reasons import reason
-from .steering import BATCH, Step, Tell, anothers
+from ..files import localfiles
+from ..files.streams import Checksum, checksum_of
+from ..ledger.database import ledger, ledger_database
+from ..ledger.names import can_be_recorded
+from ..ledger.states import Content
+from ..queues.wakeup import wake
+from ..reporting.reasons import reason
+from .inventory import anothers, in_batches
+from .passes import BATCH, Step, Tell
 
 IS_DIRECTORY = "It is a directory. Give '--under' for the files in it."
 

@@ -16,9 +16,9 @@ from django.core.files import File
 from django.core.files.storage import Storage
 from django.db import connections
 
-from .files.streams import MeasuredFile
-from .ledger.states import Content
-from .uploaders import Uploader
+from ..files.streams import MeasuredFile
+from ..ledger.states import Content
+from ..uploaders import Uploader
 
 SMALL = 5_000
 THREADS_TIMEOUT = 60.0  # seconds for what several threads do at once, and for cleaning up
