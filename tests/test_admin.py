@@ -14,7 +14,7 @@ from django.urls import reverse
 from django.utils import timezone
 from pytest_django import Settings
 
-from queued_storage import admin, overview
+from queued_storage.admin import files, overview
 from queued_storage.ledger.states import State
 from queued_storage.models import QueuedFile
 from tests.scripted import file, row
@@ -321,7 +321,7 @@ def test_a_picture_without_a_local_copy_is_shown_from_the_remote(
         {"content_type": "image/svg+xml"},
         {"content_type": "text/html"},
         {"content_type": ""},
-        {"size": admin.PICTURE_MAX_SIZE + 1},
+        {"size": files.PICTURE_MAX_SIZE + 1},
         {"state": State.DELETING},
     ],
 )
@@ -434,7 +434,7 @@ def test_an_action_on_all_that_a_filter_finds(operator: Client, storage: Any) ->
 def test_what_would_take_too_long_is_left_to_the_command(
     operator: Client, monkeypatch: pytest.MonkeyPatch, action: str, limit: str
 ) -> None:
-    monkeypatch.setattr(admin, limit, 2)
+    monkeypatch.setattr(files, limit, 2)
     rows = add(3, State.FAILED, size=1)
     [told] = run(operator, action, [entry.pk for entry in rows])
     assert told.startswith("Nothing was done")

@@ -6,7 +6,7 @@ import pytest
 from django.contrib.auth.models import Permission, User
 from django.test import Client
 
-from queued_storage import overview
+from queued_storage.admin import overview
 from queued_storage.ledger.states import State
 from tests.test_overview import add, ago
 

@@ -11,7 +11,7 @@ from django.core.files.storage import storages
 from django.http import HttpResponse
 from django.test import Client
 
-from queued_storage import dashboard
+from queued_storage.admin import dashboard
 from queued_storage.ledger.states import State
 from queued_storage.models import QueuedFile
 from tests import services

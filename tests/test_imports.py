@@ -41,7 +41,7 @@ HEAVY = {"boto3", "botocore", "s3transfer", "obstore", "google", "azure", "param
 HEAVY |= {"celery", "kombu", "dramatiq", "rq", "redis", "huey", "procrastinate", "django_q"}
 HEAVY |= {"django_tasks", "prometheus_client", "opentelemetry", "matplotlib"}
 # Of our own, and what they bring along
-FOR_WORKERS = {"executor", "leases", "proxies", "transfers"}
+FOR_WORKERS = {f"transfers.{name}" for name in ("executor", "leases", "proxies", "work")}
 FOR_OTHERS = {"queued_storage.admin", "queued_storage.serving.peers", "storages.backends.s3"}
 
 

@@ -9,7 +9,7 @@ from django.db import connection
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from queued_storage import overview
+from queued_storage.admin import overview
 from queued_storage.ledger.states import State
 from queued_storage.models import QueuedFile
 

@@ -4,6 +4,8 @@ from typing import Any
 
 from django.core.files.storage import Storage
 
+__all__ = ["Transfer", "TransferAndDelete"]
+
 
 class Transfer:
     """Moves one file from ``local`` to ``remote``.

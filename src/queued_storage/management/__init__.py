@@ -1,0 +1,1 @@
+"""The command ``queued_storage``: one class per verb."""

@@ -1,4 +1,4 @@
-"""Queue adapters: each has ``run(id)`` called soon, in some worker."""
+"""Adapters that get a worker to look at some rows soon."""
 
 from .base import BaseQueue, get_queue
 

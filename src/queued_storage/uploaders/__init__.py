@@ -1,4 +1,4 @@
-"""Carry bytes to a remote storage and prove that they arrived."""
+"""Send bytes to one kind of remote, and prove that they arrived."""
 
 from functools import lru_cache
 

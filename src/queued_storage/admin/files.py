@@ -20,6 +20,12 @@ from django.utils.timesince import timesince
 from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
 
+from ..conf import settings
+from ..ledger.aliases import storage_for
+from ..ledger.database import QueuedFileQuerySet, ledger
+from ..ledger.models import QueuedFile
+from ..ledger.states import State, is_reachable_from_here
+from ..operations import comparison, errands, steering
 from . import dashboard, overview
 from .changelist import (
     CappedPaginator,
@@ -28,12 +34,6 @@ from .changelist import (
     StateFilter,
     StorageFilter,
 )
-from .conf import settings
-from .ledger.aliases import storage_for
-from .ledger.database import QueuedFileQuerySet, ledger
-from .ledger.models import QueuedFile
-from .ledger.states import State, is_reachable_from_here
-from .operations import comparison, errands, steering
 
 # What a browser shows without running anything in it; an SVG may hold scripts.
 PICTURES = frozenset(

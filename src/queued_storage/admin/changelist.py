@@ -16,9 +16,9 @@ from django.utils.text import capfirst
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
+from ..ledger.database import ledger
+from ..ledger.states import State
 from . import overview
-from .ledger.database import ledger
-from .ledger.states import State
 
 OLDEST = 100  # rows that are asked for the first day of the hierarchy
 

@@ -13,10 +13,10 @@ from django.db.models import Count, Min, Q, Sum
 from django.db.models.functions import TruncSecond
 from django.utils import timezone
 
-from .ledger.aliases import known_storages
-from .ledger.database import QueuedFileQuerySet, ledger
-from .ledger.sql.clock import DatabaseNow
-from .ledger.states import State
+from ..ledger.aliases import known_storages
+from ..ledger.database import QueuedFileQuerySet, ledger
+from ..ledger.sql.clock import DatabaseNow
+from ..ledger.states import State
 
 LIMIT = 10_000  # rows that one count looks at
 ALIASES = 100  # storages that are looked for

@@ -18,7 +18,7 @@ from django.utils.translation import gettext_lazy as _
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
 
-from .ledger.states import State
+from ..ledger.states import State
 from .overview import MINUTES, Failed, Overview, Pile, Running, Share, overview
 
 SECONDS = 5  # between two looks of an open page
