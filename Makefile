@@ -99,7 +99,7 @@ docs: $(STAMP)
 pytest: $(STAMP)
 	@$(BIN)/coverage erase
 	@databases="$(DATABASES)"; \
-	[ -n "$$databases" ] || databases=$$($(BIN)/python -m tests.services databases) || exit 1; \
+	[ -n "$$databases" ] || databases=$$($(BIN)/python -m tests.support.services databases) || exit 1; \
 	last=$${databases##* }; \
 	for database in $$databases; do \
 		report=; marked='not one_database'; \
@@ -119,7 +119,7 @@ pytest: $(STAMP)
 long: export QUEUED_STORAGE_TEST_MODEL_EXAMPLES ?= 2000
 long: export QUEUED_STORAGE_TEST_ROUNDS ?= 400
 long: $(STAMP)
-	$(BIN)/python -m pytest --timeout 0 tests/test_model.py tests/test_races.py
+	$(BIN)/python -m pytest --timeout 0 tests/journeys/test_model.py tests/journeys/test_races.py
 
 bench: $(VENV)/.bench-installed
 	$(BIN)/python -m benchmarks $(BENCH_ARGS)

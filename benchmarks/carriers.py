@@ -20,7 +20,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from tests.services import kill_group, spawn, url
+from tests.support.services import kill_group, spawn, url
 
 from .peers import AncestorMissing, S3Server, ancestor_python, program, why_missing
 from .worker import storage_of

@@ -22,7 +22,7 @@ SIGNED = {  # an address is computed, and no server asked
 def rows(options: Options) -> Iterator[Row]:
     caches = {"default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}}
     if not why_missing("redis"):
-        from tests.services import url
+        from tests.support.services import url
 
         caches["redis"] = {
             "BACKEND": "django.core.cache.backends.redis.RedisCache",

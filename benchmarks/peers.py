@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
 
-from tests.services import S3Server, kill_group, spawn, why_missing
+from tests.support.services import S3Server, kill_group, spawn, why_missing
 
 __all__ = ["AncestorMissing", "DelayProxy", "S3Server", "ancestor_python", "bucket", "far"]
 __all__ += ["program", "why_missing"]

@@ -10,7 +10,7 @@ from urllib.parse import unquote
 import django
 from django.conf import settings
 
-from tests import services
+from tests.support import services
 
 
 def configure(directory: Path, postgres: bool = False, **changes: Any) -> None:

@@ -159,7 +159,7 @@ class Saving:
             return None, missing
         from celery import Celery
 
-        from tests.services import url
+        from tests.support.services import url
 
         app = Celery("bench", broker=url("redis"), set_as_current=True)
         app.conf.task_default_queue = f"bench-{uuid4().hex}"

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tests.services import S3Server
+from tests.support.services import S3Server
 
 from .project import configure
 

@@ -17,9 +17,9 @@ from django.core.cache import cache
 from django.db import connection
 
 from queued_storage.ledger import aliases
-from tests import services
-from tests.fault_proxy import FaultProxy
-from tests.services import S3Server
+from tests.support import services
+from tests.support.fault_proxy import FaultProxy
+from tests.support.services import S3Server
 
 ROOT = Path(__file__).parent.parent
 
@@ -146,7 +146,7 @@ def child_settings(child_environment: dict[str, str]) -> Callable[..., dict[str,
 
     def environment(**changes: Any) -> dict[str, str]:
         return child_environment | {
-            "DJANGO_SETTINGS_MODULE": "tests.worker_settings",
+            "DJANGO_SETTINGS_MODULE": "tests.support.worker_settings",
             "QUEUED_STORAGE_TEST_SETTINGS": json.dumps(changes, default=str),
         }
 

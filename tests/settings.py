@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import unquote
 
-from tests import services
+from tests.support import services
 
 DATABASE = os.environ.get("QUEUED_STORAGE_TEST_DATABASE", "sqlite")
 DATABASE_NAME = os.environ.get("QUEUED_STORAGE_TEST_DATABASE_NAME")
@@ -59,7 +59,7 @@ PROCRASTINATE = DATABASE == "postgres" and find_spec("procrastinate")  # works o
 SECRET_KEY = "only for tests"
 USE_TZ = True
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
-ROOT_URLCONF = "tests.urls"
+ROOT_URLCONF = "tests.support.urls"
 STATIC_URL = "/static/"
 MEDIA_URL = "/media/"
 MEDIA_ROOT = BASE / "disk"
@@ -76,7 +76,7 @@ INSTALLED_APPS = [
     *(["django_q"] if find_spec("django_q") else []),
     *(["procrastinate.contrib.django"] if PROCRASTINATE else []),
     "queued_storage",
-    "tests.testapp",
+    "tests.support.testapp",
 ]
 MIDDLEWARE = [
     "django.contrib.sessions.middleware.SessionMiddleware",

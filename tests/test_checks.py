@@ -86,7 +86,7 @@ def test_a_side_that_does_not_exist(settings: Settings, remote: str) -> None:
     ("side", "says"),
     [
         ({"BACKEND": FILES, "OPTIONS": {"nonsense": 1}}, "nonsense"),
-        ({"BACKEND": "tests.testapp.models.Document"}, "Document"),
+        ({"BACKEND": "tests.support.testapp.models.Document"}, "Document"),
         ({"OPTIONS": {}}, "no storage"),
         (5, "no storage"),
     ],
@@ -228,7 +228,7 @@ def s3(**options: Any) -> dict[str, Any]:
 def test_addresses_without_the_urls(settings: Settings, way: str, tmp_path: Path) -> None:
     with_default(settings, addresses=way, local=outside(tmp_path))
     assert ids() == set()
-    settings.ROOT_URLCONF = "tests.health_urls"
+    settings.ROOT_URLCONF = "tests.support.health_urls"
     assert "'queued_storage.urls'" in messages("E010")
     with_default(settings, addresses="direct")
     assert ids() == set()

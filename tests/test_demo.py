@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests import services
-from tests.waiting import until
+from tests.support import services
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.one_database  # the demo has its own
 EXAMPLE = Path(__file__).parent.parent / "example"

@@ -16,7 +16,7 @@ from queued_storage.fields import QueuedFileField, QueuedImageField
 from queued_storage.models import QueuedFile
 from queued_storage.storage.results import TransferResult
 from queued_storage.testing import Fault, FaultyStorage, drain
-from tests.testapp.models import Document, Paper, Photo
+from tests.support.testapp.models import Document, Paper, Photo
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.one_database]
 

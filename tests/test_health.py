@@ -16,7 +16,7 @@ from queued_storage.health import Health, Limits, check
 from queued_storage.ledger.database import ledger
 from queued_storage.ledger.sql.clock import DatabaseNow
 from queued_storage.ledger.states import State
-from tests.scripted import LONG_AGO, file, make
+from tests.support.scripted import LONG_AGO, file, make
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.one_database]
 
@@ -209,7 +209,7 @@ def test_a_request_that_would_be_a_transaction(client: Client, settings: Any) ->
 
 def test_the_check_of_django_health_check(waiting: Any, settings: Any, client: Client) -> None:
     pytest.importorskip("health_check")
-    settings.ROOT_URLCONF = "tests.health_urls"
+    settings.ROOT_URLCONF = "tests.support.health_urls"
     answer = client.get("/", {"format": "json"})
     assert answer.status_code == 500
     [(label, text)] = answer.json().items()
@@ -225,7 +225,7 @@ def test_its_check_of_a_ledger_that_cannot_be_asked(
     settings: Any, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("health_check")
-    settings.ROOT_URLCONF = "tests.health_urls"
+    settings.ROOT_URLCONF = "tests.support.health_urls"
 
     def refuse(*args: Any) -> None:
         raise OperationalError("secret")

@@ -25,8 +25,8 @@ from queued_storage.ledger.database import ledger
 from queued_storage.ledger.sql.clock import DatabaseNow
 from queued_storage.ledger.states import State
 from queued_storage.tasks import TransferAndDelete
-from tests.scripted import LONG_AGO, file, make, make_due, row
-from tests.waiting import until
+from tests.support.scripted import LONG_AGO, file, make, make_due, row
+from tests.support.waiting import until
 
 pytest.importorskip("prometheus_client")
 
@@ -304,7 +304,7 @@ def test_labels_are_escaped(registry: Any) -> None:
 
 
 def test_the_view(registry: Any, client: Client, settings: Any) -> None:
-    settings.ROOT_URLCONF = "tests.metrics_urls"
+    settings.ROOT_URLCONF = "tests.support.metrics_urls"
     storage = make()
     storage.save("a.txt", file())
     answer = client.get("/metrics")

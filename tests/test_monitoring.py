@@ -142,7 +142,7 @@ def test_the_rules_are_valid(promtool: Any) -> None:
 
 
 def test_the_alerts_are_raised_and_not_raised(promtool: Any, tmp_path: Path) -> None:
-    shutil.copy(Path(__file__).parent / "alerts_test.yml", tmp_path)
+    shutil.copy(Path(__file__).parent / "support" / "alerts_test.yml", tmp_path)
     promtool("test", "rules", "alerts_test.yml")
 
 

@@ -19,7 +19,7 @@ from queued_storage.ledger.states import State
 from queued_storage.models import QueuedFile
 from queued_storage.queues.dummy import DummyQueue
 from queued_storage.testing import Fault, FaultyStorage, drain
-from tests.testapp.models import Document
+from tests.support.testapp.models import Document
 
 pytestmark = pytest.mark.one_database
 

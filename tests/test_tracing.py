@@ -9,7 +9,7 @@ import pytest
 from django.core.files.base import ContentFile
 
 from queued_storage.tasks import TransferAndDelete
-from tests.scripted import Step, file, make, make_due, row
+from tests.support.scripted import Step, file, make, make_due, row
 
 pytest.importorskip("opentelemetry.sdk")
 

@@ -10,7 +10,7 @@ from django.test.utils import CaptureQueriesContext
 
 from queued_storage.models import QueuedFile
 from queued_storage.testing import Fault, FaultyStorage, drain
-from tests.services import S3Server
+from tests.support.services import S3Server
 
 from .files import files, state, upload
 from .library.models import Draft, Letter, Note, Paper

@@ -8,7 +8,7 @@ from rest_framework.test import APIClient
 
 from queued_storage.models import QueuedFile
 from queued_storage.testing import FaultyStorage, drain
-from tests.services import S3Server
+from tests.support.services import S3Server
 
 from .files import files, state, upload
 from .library.models import Draft, Letter, Note, Paper

@@ -5,8 +5,8 @@ import pytest
 from django.conf import settings
 from wagtail.models import Collection
 
-from tests import services
-from tests.services import S3Server
+from tests.support import services
+from tests.support.services import S3Server
 
 # What Wagtail and django-storages leave for the garbage collector to close
 LEFT_OPEN = ["Unclosed file <tempfile.SpooledTemporaryFile", "unclosed file <_io.FileIO name="]

@@ -22,8 +22,8 @@ from sorl.thumbnail import default as sorl
 from sorl.thumbnail.images import get_or_create_storage
 
 from queued_storage.testing import drain
-from tests.fault_proxy import FaultProxy
-from tests.services import S3Server
+from tests.support.fault_proxy import FaultProxy
+from tests.support.services import S3Server
 
 PLAIN = "plain S3Storage"
 KEEPS = "queued_storage.tasks.Transfer"

@@ -12,9 +12,9 @@ from wagtail.documents.models import Document
 from wagtail.images.models import Image
 from wagtail.models import Collection
 
-from tests import services
-from tests.fault_proxy import Mode
-from tests.services import S3Server
+from tests.support import services
+from tests.support.fault_proxy import Mode
+from tests.support.services import S3Server
 
 from .site import KEEPS, picture, site_on
 

@@ -10,7 +10,7 @@ import pytest
 from botocore.exceptions import ClientError
 from wagtail.images.models import Image
 
-from tests.services import S3Server
+from tests.support.services import S3Server
 
 from .gallery.models import Easy, Kit, Sorl
 from .site import KEEPS, PLAIN, picture, site_on

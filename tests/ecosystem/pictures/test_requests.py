@@ -13,7 +13,7 @@ from sorl.thumbnail import delete as sorl_delete
 from wagtail.images.models import Image
 from wagtail.models import Collection
 
-from tests.services import S3Server
+from tests.support.services import S3Server
 
 from .gallery.models import Easy, Kit, Measured, Plain, Sorl
 from .site import FREES, KEEPS, PLAIN, Site, picture, site_on

@@ -18,7 +18,7 @@ from unittest import mock
 from django.core.files.storage import FileSystemStorage, InMemoryStorage, Storage
 
 from tests.ecosystem.remotes.renaming import RenamingStorage
-from tests.services import S3Server, ServiceMissing, free_ports, is_free, kill_group, spawn
+from tests.support.services import S3Server, ServiceMissing, free_ports, is_free, kill_group, spawn
 
 BIN = Path(sys.executable).parent
 AZURITE = BIN.parent / "node" / "node_modules" / ".bin" / "azurite-blob"

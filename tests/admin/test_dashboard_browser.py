@@ -1,0 +1,270 @@
+"""The live dashboard in a browser: it moves by itself, and leaves alone who reads it."""
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from django.contrib.auth.models import User
+from django.contrib.sessions.models import Session
+from django.core.files.storage import storages
+from django.http import HttpResponse
+from django.test import Client
+
+from queued_storage.admin import dashboard
+from queued_storage.ledger.states import State
+from queued_storage.models import QueuedFile
+from tests.admin.test_overview import add
+from tests.support import services
+from tests.support.scripted import file
+from tests.support.waiting import until
+
+pytestmark = [pytest.mark.django_db, pytest.mark.one_database]
+
+URL = "/admin/queued_storage/queuedfile/dashboard/"
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dashboard, "SECONDS", 0.1)
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    services.require("browser")
+    with services.chromium() as driver:
+        yield driver
+
+
+@pytest.fixture
+def live_server(django_db_setup: None, live_server: Any) -> Any:
+    """The server, started when SQLite's tests have their file: it would share a connection of ours,
+    and between threads, if it still took the database for one in memory."""
+    return live_server
+
+
+@pytest.fixture
+def browser(chromium: Any, live_server: Any, quick: None, transactional_db: None) -> Iterator[Any]:
+    """A browser that is logged in, with the width of a desk."""
+    client = Client()
+    client.force_login(User.objects.create_superuser("admin"))
+    chromium.get(f"{live_server.url}/static/queued_storage/admin.css")  # to take the cookie
+    chromium.add_cookie({"name": "sessionid", "value": client.cookies["sessionid"].value})
+    see(chromium)
+    chromium.get_log("browser")
+    yield chromium
+    see(chromium)
+    chromium.get("about:blank")  # it asks no more while the database is emptied
+
+
+def see(browser: Any, width: int = 1280, scheme: str = "light", *, scripts: bool = True) -> None:
+    call = browser.execute_cdp_cmd
+    screen = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 600}
+    call("Emulation.setDeviceMetricsOverride", screen)
+    media = [{"name": "prefers-color-scheme", "value": scheme}]
+    call("Emulation.setEmulatedMedia", {"features": media})
+    call("Emulation.setScriptExecutionDisabled", {"value": not scripts})
+
+
+# The page's clock: what it wants to do later is done when the test says so.
+CLOCK = """
+window.later = [];
+window.setTimeout = (what) => window.later.push(what);
+window.clearTimeout = (id) => { delete window.later[id - 1]; };
+window.waiting = () => window.later.filter(Boolean).length;
+window.tick = () => {
+  const what = window.later.filter(Boolean);
+  window.later = [];
+  what.forEach((one) => one());
+};
+"""
+
+
+@pytest.fixture
+def stepped(browser: Any) -> Iterator[Any]:
+    """The browser with a clock that stands still."""
+    call = browser.execute_cdp_cmd
+    added = call("Page.addScriptToEvaluateOnNewDocument", {"source": CLOCK})
+    yield browser
+    call("Page.removeScriptToEvaluateOnNewDocument", added)
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Gets an entry each time that the page asks for its numbers."""
+    found: list[int] = []
+    numbers = dashboard.numbers
+
+    def noted(*args: Any) -> HttpResponse:
+        found.append(1)
+        return numbers(*args)
+
+    monkeypatch.setattr(dashboard, "numbers", noted)
+    return found
+
+
+def planned(browser: Any) -> int:
+    """How many things the page means to do later."""
+    return int(browser.execute_script("return waiting()"))
+
+
+def tile(browser: Any, key: str = "pending") -> str:
+    script = f"return document.querySelector('.queued-{key} .queued-value').textContent"
+    return str(browser.execute_script(script))
+
+
+def summary(browser: Any) -> str:
+    return str(browser.execute_script("return document.querySelector('[role=status]').textContent"))
+
+
+def test_it_updates_itself(browser: Any, live_server: Any) -> None:
+    browser.get(live_server.url + URL)
+    browser.execute_script("window.same = true")
+    assert tile(browser) == "0"
+    storages["default"].save("a.txt", file())
+    until(lambda: tile(browser) == "1")
+    until(lambda: summary(browser) == "1 waiting, 0 moving, 0 failed")
+    assert browser.execute_script("return window.same")
+
+
+def test_progress_is_seen_while_it_goes_on(browser: Any, live_server: Any) -> None:
+    add(1, State.TRANSFERRING, size=100, sent=10)
+    browser.get(live_server.url + URL)
+    value = "return document.querySelector('progress').value"
+    assert browser.execute_script(value) == 10
+    QueuedFile.objects.update(sent=70)
+    until(lambda: browser.execute_script(value) == 70)
+
+
+def test_it_rests_while_nobody_looks(stepped: Any, live_server: Any, asked: list[int]) -> None:
+    stepped.get(live_server.url + URL)
+    assert planned(stepped) == 1
+    stepped.execute_script("tick()")
+    until(lambda: asked and planned(stepped))
+    look = "Object.defineProperty(document, 'hidden', {{value: {}, configurable: true}});"
+    look += "document.dispatchEvent(new Event('visibilitychange'))"
+    stepped.execute_script(look.format("true"))
+    assert planned(stepped) == 0
+    assert len(asked) == 1
+    stepped.execute_script(look.format("false"))
+    until(lambda: len(asked) == 2 and planned(stepped) == 1)
+
+
+def test_pause_and_refresh_by_the_keyboard(stepped: Any, live_server: Any) -> None:
+    stepped.get(live_server.url + URL)
+    pause = stepped.find_element("id", "queued-pause")
+    pause.send_keys("\n")
+    assert pause.text == "Resume"
+    assert planned(stepped) == 0
+    storages["default"].save("a.txt", file())
+    stepped.find_element("id", "queued-refresh").send_keys("\n")
+    until(lambda: tile(stepped) == "1")
+    assert pause.text == "Resume"
+    assert planned(stepped) == 0
+    storages["default"].save("b.txt", file())
+    pause.send_keys(" ")
+    assert pause.text == "Pause"
+    until(lambda: tile(stepped) == "2" and planned(stepped) == 1)
+
+
+def test_the_focus_stays_where_it_was(browser: Any, live_server: Any) -> None:
+    add(1, State.FAILED, name="bad.txt")
+    browser.get(live_server.url + URL)
+    for selector in ("#queued-tile-failed", ".queued-table th a"):
+        browser.execute_script(
+            "const link = document.querySelector(arguments[0]); link.focus(); link.old = true",
+            selector,
+        )
+        focus = "return document.activeElement === document.querySelector(arguments[0])"
+        until(
+            lambda selector=selector: browser.execute_script(
+                "return !document.querySelector(arguments[0]).old", selector
+            )
+        )
+        assert browser.execute_script(focus, selector)
+
+
+def test_marked_text_stays_marked(stepped: Any, live_server: Any, asked: list[int]) -> None:
+    add(1, State.FAILED, last_error="to be copied")
+    stepped.get(live_server.url + URL)
+    stepped.execute_script(
+        "getSelection().selectAllChildren(document.querySelector('[data-label=Reason]')); tick()"
+    )
+    until(lambda: planned(stepped) == 1)
+    assert asked == []
+    assert stepped.execute_script("return String(getSelection())") == "to be copied"
+    stepped.execute_script("getSelection().removeAllRanges(); tick()")
+    until(lambda: asked)
+
+
+def test_who_is_logged_out_is_told(browser: Any, live_server: Any) -> None:
+    browser.get(live_server.url + URL)
+    Session.objects.all().delete()
+    until(lambda: "logged out" in browser.find_element("id", "queued-trouble").text)
+
+
+def test_a_server_that_fails_is_asked_again(
+    browser: Any, live_server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    browser.get(live_server.url + URL)
+    with monkeypatch.context() as broken:
+        broken.setattr(dashboard, "numbers", lambda *args: HttpResponse(status=503))
+        until(lambda: "Trying again" in browser.find_element("id", "queued-trouble").text)
+    until(lambda: browser.find_element("id", "queued-trouble").text == "")
+
+
+def test_without_scripts_it_is_a_plain_table(browser: Any, live_server: Any) -> None:
+    add(3)
+    see(browser, scripts=False)
+    browser.get(live_server.url + URL)
+    cells = [cell.text for cell in browser.find_elements("css selector", ".queued-numbers td")]
+    assert cells[:2] == ["3", "0"]
+    assert not browser.find_element("id", "queued-pause").is_displayed()
+    assert browser.find_element("id", "queued-refresh").is_displayed()
+
+
+@pytest.mark.parametrize("path", ["", "dashboard/"])
+def test_it_fits_on_a_phone(browser: Any, live_server: Any, path: str) -> None:
+    add(1, State.FAILED, name=f"{'long-name-' * 20}.jpg", last_error="x" * 300)
+    add(1, State.TRANSFERRING, name=f"{'other-name-' * 20}.jpg", size=10**12)
+    see(browser, width=360)
+    browser.get(f"{live_server.url}/admin/queued_storage/queuedfile/{path}")
+    assert browser.execute_script("return document.documentElement.scrollWidth") == 360
+
+
+def test_it_is_dark_where_that_is_wanted(browser: Any, live_server: Any) -> None:
+    add(1)
+    color = "return getComputedStyle(document.querySelector(arguments[0]))[arguments[1]]"
+    found = {}
+    for scheme in ("light", "dark"):
+        see(browser, scheme=scheme)
+        browser.get(live_server.url + URL)
+        found[scheme] = [
+            sum(map(int, re.findall(r"\d+", browser.execute_script(color, selector, what))[:3]))
+            for selector, what in [
+                (".queued-tile", "backgroundColor"),
+                (".queued-value", "color"),
+                (".queued-plot figcaption", "color"),
+            ]
+        ]
+    assert found["light"][0] > 700 > found["light"][1] + 500
+    assert found["dark"][0] < 100
+    assert min(found["dark"][1:]) > 600
+
+
+def test_a_strict_content_security_policy_stops_nothing(
+    browser: Any, live_server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = dashboard.page
+
+    def strict(*args: Any) -> HttpResponse:
+        answer = page(*args)
+        answer["Content-Security-Policy"] = "default-src 'self'"
+        return answer
+
+    monkeypatch.setattr(dashboard, "page", strict)
+    browser.get(live_server.url + URL)
+    storages["default"].save("a.txt", file())
+    until(lambda: tile(browser) == "1")
+    said = [entry["message"] for entry in browser.get_log("browser")]
+    assert [text for text in said if "favicon" not in text] == []

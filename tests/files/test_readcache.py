@@ -1,0 +1,501 @@
+"""The cache of remote files: within its limit, with several processes, and never a wrong byte."""
+
+import os
+import random
+import resource
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.core.files import locks
+from django.core.files.storage import FileSystemStorage, storages
+from django.db import connection
+from pytest_django import Settings
+
+from queued_storage.exceptions import VerificationError
+from queued_storage.files import readcache
+from queued_storage.ledger.database import ledger
+from tests.support.fault_proxy import FaultProxy, Mode
+from tests.support.forks import Forks, ended, forks
+from tests.support.scripted import ScriptedStorage, file, make, make_due, on_disk, read, row
+from tests.support.waiting import until
+
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.one_database]
+
+KB = 1000
+MB = 1000 * KB
+
+
+@pytest.fixture
+def cache(settings: Settings, tmp_path: Path) -> Path:
+    """The directory of a cache that holds 10,000 bytes."""
+    with_limit(settings, tmp_path / "cache", 10 * KB)
+    return tmp_path / "cache"
+
+
+def with_limit(settings: Settings, location: Path, limit: int) -> None:
+    place = {"LOCATION": str(location), "MAX_BYTES": limit}
+    settings.QUEUED_STORAGE = {**settings.QUEUED_STORAGE, "READ_CACHE": place}
+
+
+def evicted(storage: Any, name: str, data: bytes) -> str:
+    """The name of a file that only the remote has."""
+    name = storage.save(name, file(data))
+    storage.queue.deliver()
+    FileSystemStorage.delete(storage.local, name)
+    ledger().filter(alias=storage.alias, name=name).update(is_local=False)
+    storage.remote.calls.clear()
+    return str(name)
+
+
+def copies(cache: Path) -> list[Path]:
+    return sorted(path for path in cache.iterdir() if path.name != ".lock")
+
+
+def size_of(cache: Path) -> int:
+    """What the directory holds at this moment, with what is just being written."""
+    total = 0
+    for entry in os.scandir(cache):
+        try:
+            total += entry.stat().st_size if entry.is_file() else 0
+        except FileNotFoundError:
+            continue
+    return total
+
+
+# Reading
+
+
+def test_what_was_read_once_is_read_from_here(cache: Path) -> None:
+    storage = make()
+    name = evicted(storage, "a.txt", b"bytes")
+    assert read(storage, name) == b"bytes"
+    assert storage.remote.calls == {"_open": 1}
+    storage.remote.refuses = True
+    assert read(storage, name) == b"bytes"
+    with storage.open(name, "r") as opened:
+        assert opened.read() == "bytes"
+    with storage.local_path(name) as path:
+        assert Path(path).read_bytes() == b"bytes"
+    assert storage.remote.calls == {"_open": 1}
+    assert [path.read_bytes() for path in copies(cache)] == [b"bytes"]
+
+
+def test_a_local_copy_needs_none(cache: Path) -> None:
+    storage = make()
+    name = storage.save("a.txt", file())
+    read(storage, name)
+    storage.queue.deliver()
+    read(storage, name)
+    assert not cache.exists()
+
+
+def test_without_the_setting_there_is_none(tmp_path: Path) -> None:
+    storage = make()
+    name = evicted(storage, "a.txt", b"bytes")
+    read(storage, name)
+    read(storage, name)
+    assert storage.remote.calls == {"_open": 2}
+
+
+def test_a_copy_cannot_be_written_to(cache: Path) -> None:
+    storage = make()
+    name = evicted(storage, "a.txt", b"bytes")
+    for _first_and_later in range(2):
+        with storage.open(name) as opened, pytest.raises(OSError, match="write"):
+            opened.write(b"spoiled")
+    assert read(storage, name) == b"bytes"
+    [path] = copies(cache)
+    assert path.stat().st_mode & 0o077 == 0
+    assert cache.stat().st_mode & 0o077 == 0
+
+
+def test_a_path_is_a_link_to_the_copy(cache: Path) -> None:
+    storage = make()
+    name = evicted(storage, "docs/a.txt", b"bytes")
+    with storage.local_path(name) as path:
+        assert os.path.basename(path) == "a.txt"
+        [copy] = [found for found in copies(cache) if found.is_file()]
+        assert os.path.samefile(path, copy)
+        copy.unlink()
+        assert Path(path).read_bytes() == b"bytes"
+        output = subprocess.run(["cat", path], capture_output=True, check=True).stdout
+        assert output == b"bytes"
+    assert copies(cache) == []
+
+
+def test_new_content_and_deleted_files_are_not_read_from_it(cache: Path) -> None:
+    storage = make()
+    name = evicted(storage, "a.txt", b"first")
+    assert read(storage, name) == b"first"
+    with storage.open(name, "wb") as opened:
+        opened.write(b"newer")
+    assert read(storage, name) == b"newer"
+    storage.queue.deliver()
+    FileSystemStorage.delete(storage.local, name)
+    ledger().update(is_local=False)
+    assert read(storage, name) == b"newer"
+    assert len(copies(cache)) == 2
+    storage.delete(name)
+    with pytest.raises(FileNotFoundError):
+        storage.open(name)
+    make_due(storage, name)
+    storage.queue.deliver()
+    assert [path.read_bytes() for path in copies(cache)] == [b"first"]
+    assert evicted(storage, name, b"third") == name
+    assert read(storage, name) == b"third"
+
+
+def test_new_content_that_no_checksum_tells_from_the_old(cache: Path) -> None:
+    storage = make()
+    name = evicted(storage, "a.txt", b"first")
+    for data in (b"first", b"newer"):
+        if data == b"newer":
+            with storage.open(name, "wb") as opened:
+                opened.write(data)
+            storage.queue.deliver()
+            FileSystemStorage.delete(storage.local, name)
+        ledger().update(checksum="", is_local=False)
+        assert read(storage, name) == data
+
+
+def test_two_storages_with_one_name(cache: Path) -> None:
+    one, other = make(), make(remote=ScriptedStorage("elsewhere"))
+    evicted(one, "a.txt", b"one's")
+    evicted(other, "a.txt", b"other")
+    assert [read(one, "a.txt"), read(other, "a.txt")] == [b"one's", b"other"]
+    assert [read(one, "a.txt"), read(other, "a.txt")] == [b"one's", b"other"]
+
+
+@pytest.mark.parametrize("wrong", [b"bytez", b"bytes and more", b"byte", b""])
+def test_what_the_ledger_does_not_say_is_no_copy(cache: Path, wrong: bytes) -> None:
+    storage = make()
+    name = evicted(storage, "a.txt", b"bytes")
+    Path(storage.remote.path(name)).write_bytes(wrong)
+    with pytest.raises(VerificationError, match=r"a\.txt"):
+        storage.open(name)
+    assert copies(cache) == []
+
+
+def test_of_an_adopted_file_only_the_size_is_known(cache: Path) -> None:
+    storage = make()
+    name = evicted(storage, "a.txt", b"bytes")
+    ledger().update(checksum="", size=4)
+    assert read(storage, name) == b"bytes"
+    assert copies(cache) == []
+    ledger().update(size=5)
+    assert read(storage, name) == b"bytes"
+    assert len(copies(cache)) == 1
+
+
+def test_a_remote_that_is_away_is_the_remotes_error(cache: Path) -> None:
+    storage = make()
+    name = evicted(storage, "a.txt", b"bytes")
+    storage.remote.refuses = True
+    with pytest.raises(ConnectionError, match="The remote is away"):
+        storage.open(name)
+    assert storage.remote.calls == {"_open": 1}
+    assert copies(cache) == []
+
+
+def test_a_copy_of_another_length_is_fetched_again(cache: Path) -> None:
+    storage = make()
+    name = evicted(storage, "a.txt", b"bytes")
+    read(storage, name)
+    [path] = copies(cache)
+    path.write_bytes(b"byt")
+    assert read(storage, name) == b"bytes"
+    assert storage.remote.calls == {"_open": 2}
+
+
+def test_content_that_changes_while_it_is_fetched(cache: Path) -> None:
+    storage = make()
+    name = evicted(storage, "a.txt", b"first")
+
+    def overwrite(_name: str) -> None:
+        with storage.open(name, "wb") as opened:
+            opened.write(b"newer")
+
+    storage.remote.after["_open"] = overwrite
+    assert read(storage, name) == b"newer"
+
+
+# The limit
+
+
+def test_the_least_recently_read_go_first(cache: Path) -> None:
+    storage = make()
+    names = [evicted(storage, f"{letter}.txt", letter.encode() * 3 * KB) for letter in "abcd"]
+    for age, name in zip((30, 20, 10), names, strict=False):
+        read(storage, name)
+        path = readcache._Cache.of_settings().path_of(row(storage, name))  # type: ignore[union-attr]
+        os.utime(path, (time.time() - age,) * 2)
+    storage.remote.calls.clear()
+    read(storage, names[0])  # touched
+    assert read(storage, names[3]) == b"d" * 3 * KB  # b goes
+    assert storage.remote.calls == {"_open": 1}
+    assert size_of(cache) == 9 * KB
+    storage.remote.refuses = True
+    for kept in (0, 2, 3):
+        assert len(read(storage, names[kept])) == 3 * KB
+    with pytest.raises(ConnectionError):
+        storage.open(names[1])
+
+
+def test_a_file_that_exceeds_it_is_read_from_the_remote(cache: Path) -> None:
+    storage = make()
+    small, large = evicted(storage, "a", b"a" * KB), evicted(storage, "b", b"b" * 11 * KB)
+    read(storage, small)
+    assert len(read(storage, large)) == 11 * KB
+    with storage.local_path(large) as path:
+        assert Path(path).stat().st_size == 11 * KB
+    assert size_of(cache) == KB
+
+
+def test_a_reader_keeps_what_the_cache_drops(cache: Path) -> None:
+    storage = make()
+    first, second = (evicted(storage, letter, letter.encode() * 6 * KB) for letter in "ab")
+    with storage.open(first) as opened, storage.local_path(first) as path:
+        assert opened.read(1) == b"a"
+        read(storage, second)
+        assert size_of(cache) == 6 * KB
+        assert opened.read() == b"a" * (6 * KB - 1)
+        assert Path(path).read_bytes() == b"a" * 6 * KB
+    assert len(copies(cache)) == 1
+
+
+def test_what_others_are_writing_counts(cache: Path, storage_with_part: Any) -> None:
+    storage, name = storage_with_part
+    assert len(read(storage, name)) == 5 * KB
+    assert size_of(cache) == 6 * KB  # the part alone: there was no room
+
+
+@pytest.fixture
+def storage_with_part(cache: Path) -> Iterator[Any]:
+    """A file of 5,000 bytes, while somebody is writing a part of 6,000."""
+    storage = make()
+    name = evicted(storage, "a", b"a" * 5 * KB)
+    cache.mkdir()
+    with (cache / f"{'0' * 64}.part").open("wb") as part:
+        part.truncate(6 * KB)
+        locks.lock(part, locks.LOCK_EX)
+        yield storage, name
+
+
+# Trouble with the directory
+
+
+def test_a_directory_that_cannot_be_made(
+    settings: Settings, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").write_text("no directory")
+    with_limit(settings, tmp_path / "file" / "cache", KB)
+    storage = make()
+    name = evicted(storage, "a.txt", b"bytes")
+    assert read(storage, name) == b"bytes"
+    assert "The read cache is not used" in caplog.text
+
+
+def read_with_little_disk(name: str, size: int) -> None:
+    """In a process whose files cannot grow beyond a megabyte, as on a disk that is full."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (MB, resource.RLIM_INFINITY))
+    assert len(read(storages["default"], name)) == size
+
+
+@pytest.fixture
+def children(child_environment: dict[str, str], settings: Settings) -> Iterator[Forks]:
+    with forks(child_environment, settings) as found:
+        yield found
+
+
+def default_with(name: str, data: bytes) -> str:
+    """The name of a file of the default storage that only its remote has."""
+    storage: Any = storages["default"]
+    name = storage.save(name, file(data))
+    storage.queue.deliver()
+    storage.local.delete(name)
+    ledger().filter(name=name).update(is_local=False)
+    return str(name)
+
+
+def test_a_full_disk(cache: Path, settings: Settings, children: Forks) -> None:
+    with_limit(settings, cache, 10 * MB)
+    name = default_with("a", bytes(3 * MB))
+    assert ended(children.start(read_with_little_disk, name, 3 * MB)) == 0
+    assert copies(cache) == []
+
+
+# Several at once
+
+
+def test_those_who_ask_at_once_fetch_it_once(cache: Path) -> None:
+    storage = make()
+    name = evicted(storage, "a.txt", b"bytes")
+    go_on = threading.Event()
+    storage.remote.after["_open"] = lambda name: go_on.wait(30)
+    found: list[bytes] = []
+
+    def look() -> None:
+        found.append(read(storage, name))
+        connection.close()
+
+    readers = [threading.Thread(target=look) for _ in range(4)]
+    for reader in readers:
+        reader.start()
+    until(lambda: storage.remote.calls["_open"])
+    go_on.set()
+    for reader in readers:
+        reader.join(30)
+    assert found == [b"bytes"] * 4
+    assert storage.remote.calls == {"_open": 1}
+
+
+def test_who_waits_for_one_that_is_stuck_turns_to_the_remote(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(readcache, "PATIENCE", 0.1)
+    storage = make()
+    name = evicted(storage, "a.txt", b"bytes")
+    cache.mkdir()
+    path = readcache._Cache.of_settings().path_of(row(storage, name))  # type: ignore[union-attr]
+    with path.with_suffix(".part").open("wb") as part:
+        locks.lock(part, locks.LOCK_EX)
+        assert read(storage, name) == b"bytes"
+    assert storage.remote.calls == {"_open": 1}
+    assert read(storage, name) == b"bytes"  # nobody holds it now
+    assert [found.name for found in copies(cache)] == [path.name]
+
+
+def content(name: str) -> bytes:
+    return random.Random(name).randbytes(200 * KB)
+
+
+def read_at_random(names: list[str], seed: int, rounds: int) -> None:
+    storage: Any = storages["default"]
+    chance = random.Random(seed)
+    for _round in range(rounds):
+        name = chance.choice(names)
+        if chance.random() < 0.5:
+            with storage.local_path(name) as path:
+                found = Path(path).read_bytes()
+        else:
+            found = read(storage, name)
+        assert found == content(name)
+
+
+def test_several_processes_keep_to_the_limit(
+    cache: Path, settings: Settings, children: Forks
+) -> None:
+    """Twelve files through a cache of five; some of the readers are killed on the way."""
+    with_limit(settings, cache, MB)
+    names = [default_with(f"{number}.bin", content(f"{number}.bin")) for number in range(12)]
+    cache.mkdir()
+    readers = [children.start(read_at_random, names, seed, 60) for seed in range(3)]
+    doomed = [children.start(read_at_random, names, seed, 10**6) for seed in (7, 8)]
+    most = 0
+    until(lambda: len(copies(cache)) >= 3)
+    for victim in [*doomed, None]:
+        deadline = time.monotonic() + 1
+        while time.monotonic() < deadline:
+            most = max(most, size_of(cache))
+        if victim and victim.pid:
+            os.kill(victim.pid, signal.SIGKILL)
+    while any(reader.is_alive() for reader in readers):
+        most = max(most, size_of(cache))
+    assert [ended(reader) for reader in readers] == [0, 0, 0]
+    assert 400 * KB <= most <= MB + 200 * KB  # a look takes time, and files may move meanwhile
+    assert size_of(cache) <= MB
+    for place in cache.glob(f"{readcache.IN_USE_PREFIX}*"):
+        os.utime(place, (0, 0))  # who was killed before its link was there leaves one for a day
+    storage: Any = storages["default"]
+    for name in names:  # the next to come clear up
+        assert read(storage, name) == content(name)
+    left = copies(cache)
+    assert [path for path in left if path.suffix or path.is_dir()] == []
+    assert len(left) == 5
+
+
+def test_who_dies_in_the_middle_leaves_a_part_that_the_next_one_takes(
+    cache: Path,
+    settings: Settings,
+    children: Forks,
+    s3_proxy_options: dict[str, Any],
+    s3_proxy: FaultProxy,
+) -> None:
+    with_limit(settings, cache, 10 * MB)
+    far = {"BACKEND": "storages.backends.s3.S3Storage", "OPTIONS": s3_proxy_options}
+    settings.STORAGES = settings.STORAGES | {"far": far}
+    first, second = (default_with(name, content(name) * 10) for name in ("a", "b"))
+    for name, who_takes_it in ((first, first), (first, second)):
+        ledger().update(generation=1 if who_takes_it == first else 2)
+        s3_proxy.mode = Mode.SLOW
+        s3_proxy.delay = 1
+        child = children.start(read_at_random, [name], 0, 1)
+        until(lambda: list(cache.glob("*.part")))
+        assert child.pid
+        os.kill(child.pid, signal.SIGKILL)
+        ended(child)
+        assert len(list(cache.glob("*.part"))) == 1
+        s3_proxy.mode = Mode.OK
+        assert read(storages["default"], who_takes_it) == content(who_takes_it) * 10
+        assert list(cache.glob("*.part")) == []
+
+
+def hold_a_path(name: str, told: Path) -> None:
+    with storages["default"].local_path(name) as path:  # type: ignore[attr-defined]
+        draft = told.with_suffix(".draft")
+        draft.write_text(path)
+        draft.rename(told)
+        time.sleep(600)
+
+
+def test_a_path_in_use_stays_and_that_of_the_dead_goes(
+    cache: Path, children: Forks, tmp_path: Path
+) -> None:
+    name, other = default_with("a", b"a" * 6 * KB), default_with("b", b"b" * 2 * KB)
+    child = children.start(hold_a_path, name, tmp_path / "told")
+    until((tmp_path / "told").exists)
+    path = Path((tmp_path / "told").read_text())
+    read(storages["default"], other)
+    assert path.read_bytes() == b"a" * 6 * KB
+    assert child.pid
+    os.kill(child.pid, signal.SIGKILL)
+    ended(child)
+    third = default_with("c", b"c" * KB)
+    read(storages["default"], third)
+    assert not path.parent.exists()
+    assert len(copies(cache)) == 3
+
+
+def test_a_directory_of_the_dead_without_a_link_goes_when_it_is_old(cache: Path) -> None:
+    storage = make()
+    young, old = cache / "path-young", cache / "path-old"
+    for directory in (young, old):
+        directory.mkdir(parents=True)
+    os.utime(old, (time.time() - 10**6,) * 2)
+    read(storage, evicted(storage, "a", b"bytes"))
+    assert young.exists()
+    assert not old.exists()
+
+
+def test_proxied_small_files_fill_it(cache: Path, client: Any, settings: Settings) -> None:
+    storage = make(addresses="proxied")
+    name = evicted(storage, "a.txt", b"bytes")
+    for _time in range(2):
+        answer = client.get(storage.url(name))
+        assert answer.getvalue() == b"bytes"
+    assert storage.remote.calls == {"_open": 1}
+    part = client.get(storage.url(name), headers={"Range": "bytes=1-2"})
+    assert part.getvalue() == b"yt"
+    large = evicted(storage, "b.txt", bytes(9 * MB))
+    with_limit(settings, cache, 100 * MB)
+    answer = client.get(storage.url(large), headers={"Range": "bytes=-3"})
+    assert answer.getvalue() == bytes(3)
+    assert len(copies(cache)) == 1
+    assert on_disk("disk") == []

@@ -1,0 +1,262 @@
+"""What FSYNC has the disk keep, and when: before the row is written."""
+
+import errno
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.conf import settings as django_settings
+from django.core.files.storage import FileSystemStorage, InMemoryStorage
+from django.core.files.uploadedfile import TemporaryUploadedFile
+from django.db import connection
+from pytest_django import Settings
+
+from queued_storage.files.localfiles import is_unfinished
+from queued_storage.models import QueuedFile
+from tests.support.scripted import disk, file, make, on_disk, read, row
+
+pytestmark = [
+    pytest.mark.django_db(transaction=True),
+    pytest.mark.one_database,
+    pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what a descriptor opened"),
+]
+
+
+@pytest.fixture
+def fsync(settings: Settings) -> None:
+    settings.QUEUED_STORAGE = {**settings.QUEUED_STORAGE, "FSYNC": True}
+
+
+def place(path: str | os.PathLike[str]) -> str:
+    """A path as the tests name it: below the directory of the tests, drafts by one name."""
+    found = os.path.relpath(path, django_settings.DIRECTORY)
+    directory, name = os.path.split(found)
+    return os.path.join(directory, "DRAFT") if is_unfinished(name) else found
+
+
+@pytest.fixture
+def steps(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """What is flushed, linked, renamed and recorded, in its order."""
+    seen: list[str] = []
+    fsync, link, replace = os.fsync, os.link, os.replace
+
+    def watch_fsync(descriptor: int) -> None:
+        seen.append(f"flush {place(os.readlink(f'/proc/self/fd/{descriptor}'))}")
+        fsync(descriptor)
+
+    def watch_link(old: str, new: str, **options: Any) -> None:
+        seen.append(f"name {place(new)}")
+        link(old, new, **options)
+
+    def watch_replace(old: str, new: str, **options: Any) -> None:
+        seen.append(f"name {place(new)}")
+        replace(old, new, **options)
+
+    def watch_sql(execute: Any, sql: str, *args: Any) -> Any:
+        answer = execute(sql, *args)
+        if sql.startswith("INSERT"):
+            seen.append("record")
+        return answer
+
+    monkeypatch.setattr("os.fsync", watch_fsync)
+    monkeypatch.setattr("os.link", watch_link)
+    monkeypatch.setattr("os.replace", watch_replace)
+    with connection.execute_wrapper(watch_sql):
+        yield seen
+
+
+def test_nothing_is_flushed_by_default(steps: list[str]) -> None:
+    storage = make()
+    storage.save("docs/a.txt", file())
+    with storage.open("docs/b.txt", "wb") as opened:
+        opened.write(b"bytes")
+    assert [step for step in steps if step.startswith("flush")] == []
+
+
+@pytest.mark.usefixtures("fsync")
+def test_a_save_is_on_the_disk_before_its_row_is_written(steps: list[str]) -> None:
+    """The bytes, the entry of the file, and those of the directories that lead to it."""
+    make().save("docs/2024/a.txt", file())
+    assert steps == [
+        "flush disk/docs/2024/DRAFT",
+        "name disk/docs/2024/a.txt",
+        "flush disk/docs/2024",
+        "flush disk/docs",
+        "flush disk",
+        "flush .",
+        "record",
+    ]
+
+
+@pytest.mark.usefixtures("fsync")
+def test_an_upload_that_is_moved_into_place_is_flushed_too(steps: list[str]) -> None:
+    with TemporaryUploadedFile("a.txt", "text/plain", 5, None) as upload:
+        upload.write(b"bytes")
+        upload.seek(0)
+        make().save("a.txt", upload)
+    first = steps.index("flush disk/DRAFT")
+    assert steps[first:] == [
+        "flush disk/DRAFT",
+        "name disk/a.txt",
+        "flush disk",
+        "flush .",
+        "record",
+    ]
+
+
+@pytest.mark.usefixtures("fsync")
+def test_a_name_that_the_ledger_refuses_is_flushed_anew(steps: list[str]) -> None:
+    storage = make()
+    storage.save("a.txt", file())
+    disk().delete("a.txt")  # the file is on another host
+    steps.clear()
+    name = storage.save("a.txt", file())
+    assert name != "a.txt"
+    assert steps[-4:] == [f"name disk/{name}", "flush disk", "flush .", "record"]
+
+
+@pytest.mark.usefixtures("fsync")
+def test_an_overwritten_file_is_flushed_before_and_after_it_takes_its_place(
+    steps: list[str],
+) -> None:
+    storage = make()
+    name = storage.save("docs/a.txt", file(b"old"))
+    steps.clear()
+    with storage.open(name, "wb") as opened:
+        opened.write(b"new")
+    assert steps == [
+        "flush disk/docs/DRAFT",
+        "name disk/docs/a.txt",
+        "flush disk/docs",
+        "flush disk",
+        "flush .",
+    ]
+    assert read(storage, name) == b"new"
+
+
+class ContentAddressed(FileSystemStorage):
+    """Names files by what is in them."""
+
+    def get_available_name(self, name: str, max_length: int | None = None) -> str:
+        return "by-content/5d41402a.txt"
+
+
+@pytest.mark.usefixtures("fsync")
+def test_a_storage_that_names_files_itself_is_flushed(steps: list[str]) -> None:
+    storage = make(local=ContentAddressed(disk().location))
+    assert storage.save("a.txt", file()) == "by-content/5d41402a.txt"
+    assert steps == [
+        "flush disk/by-content/5d41402a.txt",
+        "flush disk/by-content",
+        "flush disk",
+        "flush .",
+        "record",
+    ]
+
+
+@pytest.mark.usefixtures("fsync")
+def test_a_storage_without_paths_is_saved_to_as_ever() -> None:
+    storage = make(local=InMemoryStorage())
+    assert read(storage, storage.save("a.txt", file())) == b"bytes"
+
+
+@pytest.mark.usefixtures("fsync")
+@pytest.mark.parametrize("number", range(4))
+def test_a_disk_that_cannot_keep_it_fails_the_save(
+    number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """EIO on the file, on its directory, or on one above."""
+    left = number
+
+    def fail(descriptor: int) -> None:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr("os.fsync", fail)
+    storage = make()
+    with pytest.raises(OSError, match="Input/output"):
+        storage.save("docs/a.txt", file())
+    assert on_disk() == []
+    assert not QueuedFile.objects.exists()
+    assert storage.queue.messages == []
+
+
+@pytest.mark.usefixtures("fsync")
+def test_an_overwriting_that_the_disk_cannot_keep_changes_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(descriptor: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    storage = make()
+    name = storage.save("a.txt", file(b"old"))
+    opened = storage.open(name, "wb")
+    opened.write(b"new")
+    monkeypatch.setattr("os.fsync", fail)
+    with pytest.raises(OSError, match="Input/output"):
+        opened.close()
+    assert on_disk() == [name]
+    assert read(storage, name) == b"old"
+    assert (row(storage, name).generation, row(storage, name).size) == (1, 3)
+
+
+@pytest.mark.usefixtures("fsync")
+def test_a_directory_above_the_root_that_cannot_be_read_is_no_matter(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    real = os.open
+
+    def refuse(path: Any, flags: int, *args: Any, **kwargs: Any) -> int:
+        if path == django_settings.DIRECTORY:
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return real(path, flags, *args, **kwargs)
+
+    monkeypatch.setattr("os.open", refuse)
+    assert make().save("a.txt", file()) == "a.txt"
+
+
+SAVE = """
+import django
+django.setup()
+from django.core.files.base import ContentFile
+from django.core.files.storage import storages
+storages["default"].save("docs/a.txt", ContentFile(b"bytes"))
+"""
+
+
+@pytest.mark.skipif(not shutil.which("strace"), reason="no strace")
+@pytest.mark.skipif(connection.vendor != "sqlite", reason="needs a commit that can be seen")
+def test_the_kernel_is_asked_in_this_order(
+    child_settings: Callable[..., dict[str, str]], tmp_path: Path
+) -> None:
+    """Not as Python tells it but as the kernel was called: the row comes last."""
+    log = tmp_path / "log"
+    calls = "trace=fsync,link,linkat,pwrite64"
+    environment = child_settings(
+        QUEUED_STORAGE={"QUEUE": "queued_storage.queues.dummy.DummyQueue", "FSYNC": True}
+    )
+    command = ["strace", "-f", "-y", "-e", calls, "-o", str(log), sys.executable, "-c", SAVE]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    if "ptrace" in done.stderr:
+        pytest.skip("no right to trace")
+    assert done.returncode == 0, done.stderr
+    shown = []
+    for line in log.read_text().splitlines():
+        if found := re.search(r"\b(fsync|linkat|link|pwrite64)\(.*?([^/<\"]+)[>\"][,)]", line):
+            call, name = found.groups()
+            name = "DRAFT" if is_unfinished(name) else name
+            shown.append(f"{call} {name}")
+    draft = shown.index("fsync DRAFT")
+    assert shown[draft + 1].startswith("link")
+    assert shown[draft + 2 : draft + 4] == ["fsync docs", "fsync disk"]
+    wal = f"pwrite64 {Path(str(connection.settings_dict['NAME'])).name}-wal"
+    assert wal not in shown[:draft]
+    assert wal in shown[draft + 4 :]

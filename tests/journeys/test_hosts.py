@@ -1,0 +1,661 @@
+"""Hosts that share the database and the remote, each with a local disk of its own."""
+
+import contextlib
+import io
+import os
+import random
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from wsgiref.simple_server import WSGIRequestHandler, make_server
+
+import pytest
+from django.conf import settings as django_settings
+from django.core import signing
+from django.core.files.base import ContentFile
+from django.core.files.storage import storages
+from django.core.management import CommandError, call_command
+from django.core.wsgi import get_wsgi_application
+from django.db import connection
+from django.test import Client, override_settings
+from pytest_django import Settings
+
+from queued_storage import checks
+from queued_storage.exceptions import FileElsewhere, LocalFileMissing
+from queued_storage.ledger.database import ledger
+from queued_storage.ledger.states import State
+from queued_storage.maintenance import sweep
+from queued_storage.operations.status import backlogs, troubles
+from queued_storage.queues.base import BaseQueue, run_all
+from queued_storage.queues.dummy import DummyQueue
+from queued_storage.queues.immediate import ImmediateQueue
+from queued_storage.queues.threads import ThreadQueue
+from queued_storage.serving import peers
+from tests.support.fault_proxy import FaultProxy, Mode
+from tests.support.forks import ended, forks
+from tests.support.scripted import LONG_AGO
+from tests.support.waiting import until
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+class NamedQueue(BaseQueue):
+    """Knows its name, and keeps messages for who asks for it by that name."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.messages: list[list[int]] = []
+
+    def enqueue(self, pks: list[int]) -> None:
+        self.messages.append(pks)
+
+
+NAMED = {"BACKEND": f"{__name__}.NamedQueue", "OPTIONS": {"name": "uploads-{host}"}}
+
+
+def disk_of(host: str) -> Path:
+    return Path(django_settings.DIRECTORY) / "disk" / host
+
+
+def on(host: str, **changes: Any) -> dict[str, Any]:
+    """The settings of one host."""
+    disk = django_settings.STORAGES["disk"]
+    disk = disk | {"OPTIONS": disk["OPTIONS"] | {"location": disk_of(host)}}
+    return {
+        "QUEUED_STORAGE": {
+            **django_settings.QUEUED_STORAGE,
+            "LOCAL_PER_HOST": True,
+            "HOST": host,
+            **changes,
+        },
+        "STORAGES": django_settings.STORAGES | {"disk": disk},
+    }
+
+
+@contextlib.contextmanager
+def being(host: str, **changes: Any) -> Iterator[Any]:
+    """Be on a host; gives the default storage there."""
+    with override_settings(**on(host, **changes)):
+        yield storages["default"]
+
+
+def file(data: bytes = b"bytes") -> ContentFile:
+    return ContentFile(data)
+
+
+def read(storage: Any, name: str, mode: str = "rb") -> Any:
+    with storage.open(name, mode) as opened:
+        return opened.read()
+
+
+def on_disk(host: str) -> list[str]:
+    base = disk_of(host)
+    return sorted(str(path.relative_to(base)) for path in base.rglob("*") if path.is_file())
+
+
+def work() -> None:
+    """What a worker of this host does with everything that is due."""
+    run_all(list(ledger().due().order_by("pk").values_list("pk", flat=True)))
+
+
+@pytest.fixture
+def saved() -> str:
+    """The name of a file that the host "one" took, and that is not transferred yet."""
+    with being("one") as storage:
+        return str(storage.save("a.txt", file()))
+
+
+# Work goes where the file is
+
+
+def test_a_file_is_transferred_by_its_own_host(saved: str) -> None:
+    with being("two"):
+        work()
+        assert ledger().claim_due(9, ["default"]) == []
+        assert ledger().get().attempts == 0
+    with being("one") as storage:
+        work()
+        assert storage.using_remote(saved)
+
+
+def test_any_host_works_on_any_file_where_all_share_the_local_storage(saved: str) -> None:
+    with override_settings(QUEUED_STORAGE={**on("two")["QUEUED_STORAGE"], "LOCAL_PER_HOST": False}):
+        assert [row.name for row in ledger().claim_due(9, ["default"])] == [saved]
+
+
+def test_the_queue_of_its_host_is_told() -> None:
+    with being("one", QUEUE=NAMED) as storage:
+        storage.save("a.txt", file())
+        assert storage.queue.name == "uploads-one"
+        [[pk]] = storage.queue.messages
+    with being("two", QUEUE=NAMED) as storage:
+        storage.save("b.txt", file())
+        ledger().update(due_at=LONG_AGO)
+        assert sweep() == 2
+        there = storage.queue_for("one")
+        assert (there.name, there.messages) == ("uploads-one", [[pk]])
+        assert len(storage.queue.messages) == 2
+
+        there.messages.clear()
+        storage.transfer("a.txt")
+        assert there.messages == [[pk]]
+        there.messages.clear()
+        storage.delete("a.txt")
+        assert there.messages == [[pk]]
+        assert len(storage.queue.messages) == 2
+
+
+def test_what_needs_no_local_copy_is_anybodys_work() -> None:
+    with being("one", QUEUE=NAMED) as storage:
+        name = storage.save("a.txt", file())
+        work()
+    ledger().update(is_local=False)
+    with being("two", QUEUE=NAMED) as storage:
+        storage.delete(name)
+        assert len(storage.queue.messages) == 1
+        work()
+        assert not storages["far"].exists(name)
+    assert not ledger().exists()
+
+
+def test_one_queue_for_all_hosts_where_they_share_the_local_storage() -> None:
+    queue = {**on("one", QUEUE=NAMED)["QUEUED_STORAGE"], "LOCAL_PER_HOST": False}
+    with override_settings(QUEUED_STORAGE=queue):
+        storage: Any = storages["default"]
+        assert storage.queue_for("another") is storage.queue
+        assert storage.queue.name == "uploads-one"
+
+
+# Readers on another host
+
+
+def test_a_reader_elsewhere_is_told_where_the_file_is(saved: str) -> None:
+    with being("two") as storage:
+        with pytest.raises(FileElsewhere, match="on the host 'one'") as caught:
+            storage.open(saved)
+        assert caught.value.host == "one"
+        assert isinstance(caught.value, LocalFileMissing)
+        assert storage.exists(saved)
+        assert storage.size(saved) == 5
+        assert storage.get_modified_time(saved) == ledger().get().saved_at
+        with pytest.raises(NotImplementedError):
+            storage.path(saved)
+    with being("one") as storage:
+        work()
+    with being("two") as storage:
+        assert read(storage, saved) == b"bytes"
+        assert storage.url(saved) == f"https://far.example/{saved}"
+
+
+def test_a_file_of_the_same_name_on_this_disk_is_no_copy(saved: str) -> None:
+    with being("two") as storage:
+        storages["disk"].save(saved, file(b"not recorded"))
+        with pytest.raises(FileElsewhere):
+            storage.open(saved)
+        assert storage.size(saved) == 5
+    with being("one"):
+        work()
+    with being("two") as storage:
+        assert read(storage, saved) == b"bytes"
+        assert storage.save(saved, file(b"more")) != saved
+
+
+def test_a_reader_elsewhere_waits(saved: str, start: Callable[..., Any]) -> None:
+    looks: list[str] = []
+
+    def look(execute: Any, sql: str, *args: Any) -> Any:
+        looks.append(sql)
+        if len(looks) == 4:  # it waits already
+            start("one", work)
+        return execute(sql, *args)
+
+    with (
+        being("two", ELSEWHERE="wait", ELSEWHERE_TIMEOUT=30) as storage,
+        connection.execute_wrapper(look),
+    ):
+        assert read(storage, saved) == b"bytes"
+    assert len(looks) > 4
+
+
+def test_a_reader_elsewhere_does_not_wait_for_ever(saved: str) -> None:
+    with (
+        being("two", ELSEWHERE="wait", ELSEWHERE_TIMEOUT=0.05) as storage,
+        pytest.raises(FileElsewhere, match=r"not transferred within 0\.05 seconds"),
+    ):
+        storage.open(saved)
+
+
+def test_a_reader_elsewhere_does_not_wait_for_what_is_deleted(saved: str) -> None:
+    with being("two", ELSEWHERE="wait", ELSEWHERE_TIMEOUT=60) as storage:
+        storage.delete(saved)
+        with pytest.raises(FileNotFoundError, match="deleted"):
+            storage.open(saved)
+
+
+@pytest.fixture
+def start(child_environment: dict[str, str]) -> Iterator[Callable[..., Any]]:
+    """Run a function in a process on a host."""
+    with contextlib.ExitStack() as stack:
+
+        def start(host: str, function: Callable[..., object], *args: Any, **changes: Any) -> Any:
+            there = SimpleNamespace(**on(host, **changes))
+            return stack.enter_context(forks(child_environment, there)).start(function, *args)
+
+        yield start
+
+
+def serve(told: Path) -> None:
+    """Be a web server of the project; says where in a file."""
+    with make_server("127.0.0.1", 0, get_wsgi_application(), handler_class=Quiet) as server:
+        draft = told.with_suffix(".draft")
+        draft.write_text(str(server.server_port))
+        draft.rename(told)
+        server.serve_forever()
+
+
+class Quiet(WSGIRequestHandler):
+    def log_message(self, *args: Any) -> None:
+        """It is the test that tells."""
+
+
+@pytest.fixture
+def host_one(start: Callable[..., Any], tmp_path: Path) -> Iterator[FaultProxy]:
+    """The way to the web server of the host "one"."""
+    told = tmp_path / "port"
+    start("one", serve, told)
+    until(told.exists)
+    with FaultProxy(int(told.read_text())) as proxy:
+        yield proxy
+
+
+def fetching(host_one: FaultProxy, **changes: Any) -> Any:
+    urls = {"one": f"{host_one.endpoint_url}/queued/"}
+    return being("two", **{"ELSEWHERE": "fetch", "HOST_URLS": urls, **changes})
+
+
+def test_a_reader_elsewhere_fetches_it(saved: str, host_one: FaultProxy) -> None:
+    with fetching(host_one) as storage:
+        assert read(storage, saved) == b"bytes"
+        assert read(storage, saved, "r") == "bytes"
+        with storage.local_path(saved) as path:
+            assert Path(path).read_bytes() == b"bytes"
+        with storage.open(saved, "ab") as opened:
+            opened.write(b" and more")
+        assert read(storage, saved) == b"bytes and more"  # it is here from now on
+        assert ledger().get().host == "two"
+    assert len(host_one.requests) == 4
+    assert on_disk("two") == [saved]
+
+
+@pytest.mark.parametrize("mode", [Mode.REFUSE, Mode.STATUS_500, Mode.RESET_MID_BODY, Mode.HANG])
+def test_a_host_that_cannot_send_it(mode: Mode, saved: str, host_one: FaultProxy) -> None:
+    host_one.mode = mode
+    with fetching(host_one, ELSEWHERE_TIMEOUT=0.5) as storage:
+        with pytest.raises(FileElsewhere, match="It was not to be had") as caught:
+            storage.open(saved)
+        assert peers.ticket_for(ledger().get())[:20] not in str(caught.value)
+    assert caught.value.host == "one"
+
+
+def test_what_a_host_sends_must_be_what_was_saved(saved: str, host_one: FaultProxy) -> None:
+    (disk_of("one") / saved).write_bytes(b"spoil")
+    with fetching(host_one) as storage, pytest.raises(FileElsewhere, match="not what was saved"):
+        storage.open(saved)
+
+
+def test_a_host_without_an_address(saved: str) -> None:
+    urls = {"three": "http://three.example/"}
+    with (
+        being("two", ELSEWHERE="fetch", HOST_URLS=urls) as storage,
+        pytest.raises(FileElsewhere, match="HOST_URLS has no address of 'one'"),
+    ):
+        storage.open(saved)
+
+
+def test_a_file_that_is_transferred_while_it_is_fetched(
+    saved: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def transfer_first(*args: Any) -> Any:
+        with being("one"):
+            work()
+        return fetch(*args)
+
+    fetch = peers.fetch
+    monkeypatch.setattr(peers, "fetch", transfer_first)
+    with being("two", ELSEWHERE="fetch") as storage:
+        assert read(storage, saved) == b"bytes"
+
+
+# Stable addresses
+
+
+@pytest.fixture
+def addresses_stay(settings: Settings) -> None:
+    default = settings.STORAGES["default"]
+    options = {**default["OPTIONS"], "addresses": "stable"}
+    settings.STORAGES = settings.STORAGES | {"default": {**default, "OPTIONS": options}}
+
+
+def look(url: str) -> Any:
+    response = Client().get(url)
+    body = b"" if response.status_code == 302 else response.getvalue()
+    return SimpleNamespace(status=response.status_code, headers=response.headers, body=body)
+
+
+def test_a_stable_address_of_a_file_elsewhere(addresses_stay: None) -> None:
+    with being("one") as storage:
+        name = storage.save("a.txt", file())
+        url = storage.url(name)
+        assert look(url).body == b"bytes"
+    with being("two") as storage:
+        assert storage.url(name) == url
+        storages["disk"].save(name, file(b"not recorded"))
+        answer = look(url)
+        assert (answer.status, answer.headers["Retry-After"]) == (503, "5")
+    with being("one"):
+        work()
+    with being("two"):
+        assert look(url).headers["Location"] == f"https://far.example/{name}"
+
+
+def test_a_stable_address_of_a_file_that_is_fetched_from_elsewhere(
+    addresses_stay: None, saved: str, host_one: FaultProxy
+) -> None:
+    with fetching(host_one, ELSEWHERE_TIMEOUT=30) as storage:
+        answer = look(storage.url(saved))
+        assert (answer.status, answer.body) == (200, b"bytes")
+    with being("two", ELSEWHERE="fetch", HOST_URLS={"one": "http://127.0.0.1:1/"}) as storage:
+        assert look(storage.url(saved)).status == 503
+
+
+# The address of a local copy
+
+
+def ask(ticket: str, host: str = "one") -> Any:
+    with being(host):
+        response = Client().get(f"/queued/{peers.PATH}{ticket}")
+        return SimpleNamespace(
+            status_code=response.status_code, headers=response.headers, body=response.getvalue()
+        )
+
+
+def test_a_ticket_is_for_one_content_of_one_file(saved: str) -> None:
+    ticket = peers.ticket_for(ledger().get())
+    answer = ask(ticket)
+    assert (answer.status_code, answer.body) == (200, b"bytes")
+    assert answer.headers["Content-Type"] == "application/octet-stream"
+    assert answer.headers["X-Content-Type-Options"] == "nosniff"
+    assert "no-store" in answer.headers["Cache-Control"]
+    assert saved not in ticket
+    assert ask(ticket, host="two").status_code == 404
+    ledger().update(generation=2)
+    assert ask(ticket).status_code == 404
+
+
+def test_a_ticket_that_nobody_gave_out(saved: str) -> None:
+    ticket = peers.ticket_for(ledger().get())
+    assert ask("made up").status_code == 403
+    assert ask(ticket[:-1] + ("a" if ticket[-1] != "a" else "b")).status_code == 403
+    assert ask(signing.dumps([ledger().get().pk, 1])).status_code == 403
+    with being("one"):
+        assert Client().post(f"/queued/{peers.PATH}{ticket}").status_code == 405
+
+
+def test_a_ticket_grows_old(saved: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    ticket = peers.ticket_for(ledger().get())
+    monkeypatch.setattr(peers, "TICKET_AGE", -1)
+    assert ask(ticket).status_code == 403
+
+
+@pytest.mark.parametrize("state", [State.DELETING, State.TRANSFERRED])
+def test_a_ticket_for_what_is_gone(state: State, saved: str) -> None:
+    ticket = peers.ticket_for(ledger().get())
+    ledger().update(state=state, is_local=state == State.DELETING)
+    assert ask(ticket).status_code == 404
+
+
+def test_a_ticket_for_a_file_that_is_missing(saved: str) -> None:
+    ticket = peers.ticket_for(ledger().get())
+    (disk_of("one") / saved).unlink()
+    assert ask(ticket).status_code == 404
+
+
+# Deletes and new content
+
+
+def test_a_delete_from_elsewhere_removes_the_copy_where_it_is(saved: str) -> None:
+    with being("two") as storage:
+        storages["disk"].save(saved, file(b"not recorded"))
+        storage.delete(saved)
+        assert not storage.exists(saved)
+        work()
+        assert on_disk("two") == [saved]
+    assert on_disk("one") == [saved]
+    with being("one"):
+        work()
+    assert on_disk("one") == []
+    assert not ledger().exists()
+
+
+def test_new_content_from_elsewhere(saved: str) -> None:
+    with being("two") as storage:
+        with storage.open(saved, "wb") as opened:
+            opened.write(b"newer")
+        assert read(storage, saved) == b"newer"
+    with being("one") as storage:
+        with pytest.raises(FileElsewhere):
+            storage.open(saved)
+        work()
+    with being("two") as storage:
+        work()
+        assert read(storages["far"], saved) == b"newer"
+    with being("one") as storage:
+        assert read(storage, saved) == b"newer"
+
+
+# A host that is silent, or gone for good
+
+
+def test_status_names_the_host(saved: str) -> None:
+    with being("two"):
+        (backlog,) = backlogs()
+        assert (backlog.host, backlog.files, backlog.bytes) == ("one", 1, 5)
+        assert backlog.overdue == ledger().get().due_at
+        assert "only on one" in command("status")
+        assert troubles() == []
+        ledger().update(due_at=LONG_AGO)
+        (trouble,) = troubles()
+        assert "1 files wait for the host 'one'" in trouble
+        assert "give-up one" in trouble
+    with override_settings(QUEUED_STORAGE={**on("two")["QUEUED_STORAGE"], "LOCAL_PER_HOST": False}):
+        assert backlogs() == troubles() == []
+
+
+def command(*args: str) -> str:
+    out = io.StringIO()
+    call_command("queued_storage", *args, stdout=out)
+    return out.getvalue()
+
+
+def test_a_host_is_given_up(saved: str) -> None:
+    with being("one") as storage:
+        there = storage.save("there.txt", file())
+        run_all([storage.queued_file(there).pk])
+        deleted = storage.save("deleted.txt", file())
+    with being("two") as storage:
+        here = storage.save("here.txt", file())
+        storage.delete(deleted)
+        assert command("give-up", "one", "--dry-run") == "3 files would be given up.\n"
+        assert storage.queued_file(saved).state == State.PENDING
+        assert command("give-up", "one") == "3 files were given up.\n"
+        row = storage.queued_file(saved)
+        assert (row.state, row.due_at) == (State.FAILED, None)
+        assert "only copy was on the host 'one'" in row.last_error
+        work()
+        assert storage.queued_file(deleted) is None
+        assert storage.using_remote(here)
+        assert read(storage, there) == b"bytes"
+        row = storage.queued_file(there)
+        assert (row.is_local, row.evicted_at is None) == (False, False)
+
+    with being("one") as storage:  # it was found again
+        assert read(storage, saved) == b"bytes"
+        storage.transfer(saved)
+        work()
+        assert storage.using_remote(saved)
+
+
+def test_a_host_that_lives_is_not_given_up(saved: str) -> None:
+    with being("one"):
+        assert ledger().claim(ledger().get().pk)
+        with pytest.raises(CommandError, match="is this host"):
+            command("give-up", "one")
+    with being("two"):
+        assert "'one' lives" in command("give-up", "one")
+        assert ledger().get().state == State.TRANSFERRING
+
+
+def test_no_host_is_given_up_where_all_share_the_local_storage(saved: str) -> None:
+    with pytest.raises(CommandError, match="LOCAL_PER_HOST"):
+        command("give-up", "one")
+
+
+def test_the_transfer_command_says_where_to_run_it(saved: str) -> None:
+    with being("two"), pytest.raises(CommandError, match="on the host 'one'"):
+        command("transfer", saved)
+    with being("one"):
+        assert "transferred" in command("transfer", saved)
+
+
+# Checks
+
+
+@pytest.mark.parametrize(
+    ("queue", "is_warned"),
+    [
+        (NAMED, False),
+        (f"{ThreadQueue.__module__}.ThreadQueue", False),
+        (f"{DummyQueue.__module__}.DummyQueue", False),
+        (f"{ImmediateQueue.__module__}.ImmediateQueue", True),
+        ({**NAMED, "OPTIONS": {"name": "uploads"}}, True),
+        ({**NAMED, "OPTIONS": {}}, False),  # E006 says it
+    ],
+)
+def test_w004_a_queue_for_workers_of_any_host(queue: Any, is_warned: bool) -> None:
+    with being("one", QUEUE=queue):
+        # Storages that other tests made may be known, too.
+        found = [m.id for m in checks.hosts_have_queues() if m.obj.alias == "default"]
+    assert found == ["queued_storage.W004"] * is_warned
+    with override_settings(QUEUED_STORAGE={"QUEUE": queue}):
+        assert checks.hosts_have_queues() == []
+
+
+def test_e009_nobody_to_fetch_from() -> None:
+    with being("one", ELSEWHERE="fetch"):
+        assert [message.id for message in checks.hosts_have_addresses()] == ["queued_storage.E009"]
+    with being("one", ELSEWHERE="fetch", HOST_URLS={"two": "http://two.example/"}):
+        assert checks.hosts_have_addresses() == []
+    with being("one"):
+        assert checks.hosts_have_addresses() == []
+
+
+# Two hosts at work
+
+FILES = 500 if connection.vendor == "postgresql" else 100  # of each host
+HOSTS = ["one", "two"]
+
+
+def content_of(name: str) -> bytes:
+    return name.encode() * 1000
+
+
+def save_many(host: str) -> None:
+    storage: Any = storages["default"]
+    for number in range(FILES):
+        name = f"{host}/{number}.bin"
+        assert storage.save(name, ContentFile(content_of(name))) == name
+
+
+def delete_some(other: str) -> None:
+    """Every tenth file, those of the other host."""
+    storage: Any = storages["default"]
+    for number in range(0, FILES, 10):
+        storage.delete(f"{other}/{number}.bin")
+
+
+def be_a_worker() -> None:
+    with open(os.devnull, "w") as nobody:
+        call_command("queued_storage", "worker", "--threads", "2", "--poll", "0.05", stdout=nobody)
+
+
+class Host:
+    """Its worker is killed, and another one started, each time it has moved some more files."""
+
+    def __init__(self, name: str, start: Callable[..., Any]) -> None:
+        self.name = name
+        self.kills = 0
+        self._start = partial(start, name, LEASE=1)
+        self._worker = self._start(be_a_worker)
+        self._next = self._some_more()
+
+    def run(self, function: Callable[..., object], *args: Any) -> Any:
+        return self._start(function, *args)
+
+    def tend(self) -> None:
+        if self._moved() < self._next:
+            return
+        self._worker.kill()
+        self._worker.join()
+        self.kills += 1
+        self._worker = self._start(be_a_worker)
+        self._next = self._moved() + self._some_more()
+
+    def _moved(self) -> int:
+        return ledger().filter(host=self.name, state=State.TRANSFERRED).count()
+
+    @staticmethod
+    def _some_more() -> int:
+        return random.randint(1, FILES // 10)
+
+
+@pytest.mark.timeout(400)
+def test_two_hosts_move_their_files_while_their_workers_are_killed(
+    start: Callable[..., Any], settings: Settings
+) -> None:
+    default = settings.STORAGES["default"]
+    options = default["OPTIONS"] | {"task": "queued_storage.tasks.TransferAndDelete"}
+    settings.STORAGES = settings.STORAGES | {"default": default | {"OPTIONS": options}}
+    hosts = [Host(name, start) for name in HOSTS]
+
+    def run_everywhere(function: Callable[..., object], args: list[str]) -> None:
+        running = [host.run(function, arg) for host, arg in zip(hosts, args, strict=True)]
+        while any(child.is_alive() for child in running):
+            tend()
+        assert [ended(child) for child in running] == [0, 0]
+
+    def tend() -> None:
+        for host in hosts:
+            host.tend()
+        time.sleep(0.02)
+
+    def is_over() -> bool:
+        tend()
+        return not ledger().exclude(state=State.TRANSFERRED, is_local=False).exists()
+
+    run_everywhere(save_many, HOSTS)
+    run_everywhere(delete_some, HOSTS[::-1])
+    until(is_over, timeout=200)
+    kept = {f"{host}/{n}.bin" for host in HOSTS for n in range(FILES) if n % 10}
+    assert set(ledger().values_list("name", flat=True)) == kept
+    assert {row.name: row.host for row in ledger().all()} == {
+        name: name.partition("/")[0] for name in kept
+    }
+    assert on_disk("one") == on_disk("two") == []
+    far = Path(django_settings.DIRECTORY) / "far"
+    found = {str(path.relative_to(far)) for path in far.rglob("*") if path.is_file()}
+    assert found == kept
+    assert all((far / name).read_bytes() == content_of(name) for name in kept)
+    assert min(host.kills for host in hosts) > 1  # on a quick machine some are killed late

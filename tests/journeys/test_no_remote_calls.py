@@ -1,0 +1,167 @@
+"""The first promise: no request waits for the remote."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from django.core.files.storage import FileSystemStorage
+from django.db import transaction
+from storages.backends.s3 import S3Storage
+
+from queued_storage.ledger.database import ledger
+from queued_storage.ledger.states import State
+from tests.support.fault_proxy import FaultProxy, Mode
+from tests.support.scripted import ScriptedStorage, file, make, read, row
+from tests.support.testapp.models import Document
+
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.one_database]
+
+
+class AwayStorage(ScriptedStorage):
+    """Every question to it is an error, and is counted."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.refuses = True
+
+
+def in_state(state: str) -> tuple[Any, str]:
+    """A storage whose remote has gone away, and its file in this state, with a local copy."""
+    storage = make(remote=AwayStorage(), delayed=state == State.HELD)
+    name = storage.save("docs/a.txt", file(b"here"))
+    storage.remote.refuses = False
+    if state == State.FAILED:
+        ledger().update(state=State.FAILED, due_at=None)
+    elif state == State.TRANSFERRED:
+        storage.queue.deliver()
+    elif state == State.TRANSFERRING:
+        assert ledger().claim(row(storage, name).pk)
+    assert row(storage, name).state == state
+    storage.remote.refuses = True
+    storage.remote.calls.clear()
+    return storage, name
+
+
+QUESTIONS: dict[str, Callable[[Any, str], Any]] = {
+    "save": lambda storage, name: storage.save("new.txt", file()),
+    "save under a taken name": lambda storage, name: storage.save(name, file()),
+    "delete": lambda storage, name: storage.delete(name),
+    "exists": lambda storage, name: storage.exists(name),
+    "exists of a deleted name": lambda storage, name: (storage.delete(name), storage.exists(name)),
+    "url": lambda storage, name: storage.url(name),
+    "urls": lambda storage, name: storage.urls([name, "unknown.txt"]),
+    "url of an unknown name": lambda storage, name: storage.url("unknown.txt"),
+    "stable_url": lambda storage, name: storage.stable_url(name),
+    "size": lambda storage, name: storage.size(name),
+    "open": lambda storage, name: read(storage, name),
+    "path": lambda storage, name: storage.path(name),
+    "local_path": lambda storage, name: storage.local_path(name).__enter__(),
+    "modified": lambda storage, name: storage.get_modified_time(name),
+    "created": lambda storage, name: storage.get_created_time(name),
+    "accessed": lambda storage, name: storage.get_accessed_time(name),
+    "using_remote": lambda storage, name: storage.using_remote(name),
+    "get_storage": lambda storage, name: storage.get_storage(name),
+    "queued_file": lambda storage, name: storage.queued_file(name),
+    "transfer": lambda storage, name: storage.transfer(name),
+    "rewrite": lambda storage, name: storage.open(name, "wb").close(),
+    "append": lambda storage, name: storage.open(name, "ab").close(),
+    "free name": lambda storage, name: storage.get_available_name(name),
+    "valid name": lambda storage, name: storage.generate_filename("b c.txt"),
+}
+
+
+@pytest.mark.parametrize("question", QUESTIONS.values(), ids=QUESTIONS)
+@pytest.mark.parametrize("state", sorted(set(State.values) - {State.DELETING}))
+def test_the_remote_is_not_asked(state: str, question: Callable[[Any, str], Any]) -> None:
+    storage, name = in_state(state)
+    question(storage, name)
+    assert storage.remote.calls == {}
+
+
+KNOWN = ["save under a taken name", "delete", "exists", "url", "urls", "size", "modified",
+         "created", "using_remote", "queued_file", "rewrite"]  # fmt: skip
+
+
+@pytest.mark.parametrize("question", KNOWN)
+def test_the_remote_is_not_asked_for_a_file_that_only_it_has(question: str) -> None:
+    storage, name = in_state(State.TRANSFERRED)
+    FileSystemStorage.delete(storage.local, name)
+    QUESTIONS[question](storage, name)
+    assert storage.remote.calls == {}
+
+
+ADDRESSES = ["direct", "signed", "stable"]
+
+
+@pytest.mark.parametrize("addresses", ADDRESSES)
+@pytest.mark.parametrize("mode", [Mode.REFUSE, Mode.HANG, Mode.STATUS_500])
+def test_an_address_of_an_s3_that_is_away(
+    s3_proxy_options: dict[str, Any], s3_proxy: FaultProxy, addresses: str, mode: Mode, client: Any
+) -> None:
+    """Before the transfer it gives the file, after it the address there."""
+    storage = make(remote=S3Storage(**s3_proxy_options), addresses=addresses)
+    name = storage.save("known.txt", file())
+    s3_proxy.mode = mode
+    before = [client.get(storage.stable_url(name, expire)) for expire in (None, 60)]
+    assert [answer.getvalue() for answer in before] == [b"bytes"] * 2
+    s3_proxy.mode = Mode.OK
+    storage.queue.deliver()
+    s3_proxy.requests.clear()
+    s3_proxy.mode = mode
+    for expire in (None, 60):
+        answer = client.get(storage.stable_url(name, expire))
+        assert "X-Amz-Signature=" in answer.headers["Location"]
+    assert s3_proxy.requests == []
+
+
+def test_a_transaction_with_all_of_it() -> None:
+    storage, name = in_state(State.TRANSFERRED)
+    with transaction.atomic():
+        other = storage.save("b.txt", file())
+        storage.delete(name)
+        storage.exists(other)
+    assert storage.remote.calls == {}
+
+
+def test_a_name_that_nobody_knows_is_the_remotes_to_answer() -> None:
+    storage = make(remote=AwayStorage())
+    with pytest.raises(ConnectionError):
+        storage.exists("unknown.txt")
+    assert storage.remote.calls == {"exists": 1}
+
+
+@pytest.mark.one_database
+@pytest.mark.parametrize("mode", [Mode.REFUSE, Mode.HANG, Mode.STATUS_500])
+def test_ancestor_10_an_s3_that_is_away_is_not_even_connected_to(
+    s3_proxy_options: dict[str, Any], s3_proxy: FaultProxy, mode: Mode
+) -> None:
+    """There, save raised after 7 seconds and url after 5."""
+    storage = make(remote=S3Storage(**s3_proxy_options))
+    known = storage.save("known.txt", file())
+    storage.queue.deliver()
+    s3_proxy.requests.clear()
+    s3_proxy.mode = mode
+    for ask in QUESTIONS.values():
+        if not storage.exists(known):
+            known = storage.save("known.txt", file())
+        ask(storage, known)
+    assert "X-Amz-Signature=" in storage.remote.url("known.txt")
+    assert s3_proxy.requests == []
+
+
+def test_a_form_field_of_djangos(django_assert_num_queries: Callable[..., Any]) -> None:
+    """With the storage of the settings: a model is created, shown and deleted."""
+    from django.core.files.storage import storages
+
+    away = AwayStorage()
+    storage: Any = storages["default"]
+    given, storage._options["remote"] = storage._options["remote"], away
+    try:
+        with django_assert_num_queries(2):
+            document = Document.objects.create(file=file(b"x", "a.txt"))
+        assert document.file.url == "/media/docs/a.txt"
+        assert document.file.size == 1
+        document.file.delete()
+    finally:
+        storage._options["remote"] = given
+    assert away.calls == {}

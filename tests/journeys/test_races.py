@@ -1,0 +1,495 @@
+"""Many processes on the same files at the same time.
+
+QUEUED_STORAGE_TEST_ROUNDS says how often each of them does its work: 40 times, unless more is
+asked for. ``QUEUED_STORAGE_TEST_ROUNDS=1000 pytest --timeout 3600 tests/journeys/test_races.py``
+takes ten minutes or so on each database.
+"""
+
+import json
+import os
+import random
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.core.files.base import ContentFile
+from django.core.files.storage import storages
+from django.db import connection, connections, transaction
+from django.test.utils import CaptureQueriesContext
+from pytest_django import Settings
+
+from queued_storage.backends import QueuedStorage
+from queued_storage.ledger.database import ledger
+from queued_storage.ledger.sql.statements import Statement, returns_rows
+from queued_storage.ledger.states import State
+from queued_storage.maintenance import sweep
+from queued_storage.operations import errands
+from queued_storage.queues.base import run_all
+from queued_storage.tasks import TransferAndDelete
+from tests.support.forks import ended, forks
+from tests.support.scripted import make, on_disk
+from tests.support.waiting import until
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+ROUNDS = int(os.environ.get("QUEUED_STORAGE_TEST_ROUNDS", "40"))
+TURNS = ROUNDS // 2  # where each takes more than a save
+PROCESSES = 8
+SHARED = "docs/same.bin"
+
+
+class Meeting:
+    """A directory where the processes of a test meet."""
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+
+    def begin(self) -> None:
+        (self.place / "begun").touch()
+
+    def wait_for_the_others(self) -> None:
+        until((self.place / "begun").exists)
+
+    def end(self) -> None:
+        (self.place / "over").touch()
+
+    @property
+    def is_over(self) -> bool:
+        return (self.place / "over").exists()
+
+    def put(self, kind: str, data: Any) -> None:
+        """Lay something down, as a whole."""
+        draft = self.place / f"draft-{os.getpid()}-{random.getrandbits(64)}"
+        draft.write_text(json.dumps(data))
+        draft.rename(self.place / draft.name.replace("draft", kind))
+
+    def get(self, kind: str) -> list[Any]:
+        return [json.loads(path.read_text()) for path in self.place.glob(f"{kind}-*")]
+
+    def take(self, kind: str) -> Iterator[Any]:
+        """Pick up things, each of which one process gets."""
+        for path in self.place.glob(f"{kind}-*"):
+            taken = path.with_name(f"taken-{path.name}")
+            try:
+                path.rename(taken)
+            except FileNotFoundError:
+                continue
+            yield json.loads(taken.read_text())
+
+
+@pytest.fixture
+def meeting(tmp_path: Path) -> Meeting:
+    return Meeting(tmp_path)
+
+
+@pytest.fixture
+def race(
+    child_environment: dict[str, str], settings: Settings, meeting: Meeting
+) -> Iterator[Callable[..., None]]:
+    """Run a function in many processes, and other ones beside them until those have ended."""
+
+    def run(runners: list[tuple[Any, ...]], beside: list[tuple[Any, ...]] | None = None) -> None:
+        running = [children.start(function, meeting, *args) for function, *args in runners]
+        others = [children.start(function, meeting, *args) for function, *args in beside or []]
+        meeting.begin()
+        assert [ended(child, timeout=30 + ROUNDS) for child in running] == [0] * len(running)
+        meeting.end()
+        assert [ended(child, timeout=30 + ROUNDS) for child in others] == [0] * len(others)
+
+    with forks(child_environment, settings) as children:
+        yield run
+
+
+@pytest.fixture
+def evicting(settings: Settings) -> None:
+    """The default storage frees local copies."""
+    default = settings.STORAGES["default"]
+    options = default["OPTIONS"] | {"task": "queued_storage.tasks.TransferAndDelete"}
+    settings.STORAGES = settings.STORAGES | {"default": default | {"OPTIONS": options}}
+
+
+def read(storage: Any, name: str) -> bytes:
+    with storage.open(name) as file:
+        return bytes(file.read())
+
+
+def transfer_and_sweep(meeting: Meeting) -> None:
+    """Work on whatever is due, as long as the others go on."""
+    meeting.wait_for_the_others()
+    storage: Any = storages["default"]
+    while not meeting.is_over:
+        sweep()
+        assert storage.queue.deliver() == {}
+
+
+def settle() -> dict[str, str]:
+    """Do what is left to do; returns every file's name on the remote. Nobody's lease is waited
+    for: who has nothing to do any more holds none."""
+    storage: Any = storages["default"]
+    while sweep():
+        assert storage.queue.deliver() == {}
+    rows = list(ledger().all())
+    assert {(row.state, row.lease_token, row.last_error) for row in rows} <= {
+        ("transferred", "", "")
+    }
+    return {row.name: row.remote_name for row in rows}
+
+
+# Saves of the same name
+
+
+def save_often(meeting: Meeting, number: int) -> None:
+    """Save, read what is kept, and hand every other file to who deletes it."""
+    meeting.wait_for_the_others()
+    storage: Any = storages["default"]
+    kept = {}
+    for turn in range(ROUNDS):
+        content = f"{number}, {turn}; " * (1 + turn * 100)
+        name = storage.save(SHARED, ContentFile(content))
+        assert read(storage, name).decode() == content
+        if turn % 2:
+            meeting.put("doomed", name)
+        else:
+            kept[name] = content
+        looked_at = random.choice(list(kept))
+        assert read(storage, looked_at).decode() == kept[looked_at]
+        assert storage.size(looked_at) == len(kept[looked_at])
+    meeting.put("kept", kept)
+
+
+def delete_transfer_and_sweep(meeting: Meeting) -> None:
+    meeting.wait_for_the_others()
+    storage: Any = storages["default"]
+    is_over = False
+    while not is_over:
+        is_over = meeting.is_over  # and what was put before that is found once more
+        for name in meeting.take("doomed"):
+            storage.delete(name)
+        sweep()
+        assert storage.queue.deliver() == {}
+
+
+@pytest.mark.usefixtures("evicting")
+def test_the_same_name_is_saved_deleted_transferred_and_swept(
+    race: Callable[..., None], meeting: Meeting
+) -> None:
+    race(
+        [(save_often, number) for number in range(PROCESSES)],
+        beside=[(delete_transfer_and_sweep,)] * PROCESSES,
+    )
+    kept: dict[str, str] = {}
+    for found in meeting.get("kept"):
+        assert not kept.keys() & found.keys()
+        kept.update(found)
+    assert len(kept) == PROCESSES * len(range(0, ROUNDS, 2))
+    assert settle().keys() == kept.keys()
+    assert on_disk() == []
+    assert on_disk("far") == sorted(kept)
+    assert {name: read(storages["far"], name).decode() for name in kept} == kept
+
+
+def save_on_own_disk(meeting: Meeting, number: int) -> None:
+    """As on a machine that shares the database and no disk: the ledger alone tells what is
+    taken."""
+    local = {
+        "BACKEND": "django.core.files.storage.FileSystemStorage",
+        "OPTIONS": {"location": str(meeting.place / f"host-{number}")},
+    }
+    storage = QueuedStorage(local, "far", alias="hosts", delayed=True)
+    meeting.wait_for_the_others()
+    kept = {}
+    for turn in range(ROUNDS):
+        content = f"{number}, {turn}"
+        if turn % 2:
+            name = storage.save(SHARED, ContentFile(content))
+        else:
+            with transaction.atomic():
+                name = storage.save(SHARED, ContentFile(content))
+        assert name not in kept
+        kept[name] = content
+    assert {name: read(storage.local, name).decode() for name in kept} == kept
+    meeting.put("kept", kept)
+
+
+def test_the_same_name_is_saved_on_many_machines(
+    race: Callable[..., None], meeting: Meeting
+) -> None:
+    race([(save_on_own_disk, number) for number in range(PROCESSES)])
+    names = [name for kept in meeting.get("kept") for name in kept]
+    assert len(names) == len(set(names)) == PROCESSES * ROUNDS
+    assert set(ledger().values_list("name", flat=True)) == set(names)
+
+
+# Workers on the same rows
+
+
+def run_in_any_order(meeting: Meeting, pks: list[int]) -> None:
+    random.shuffle(pks)
+    meeting.wait_for_the_others()
+    assert run_all(pks) == {}
+
+
+def test_many_workers_on_the_same_rows(race: Callable[..., None]) -> None:
+    storage: Any = storages["default"]
+    for number in range(ROUNDS):
+        storage.save(f"{number}.bin", ContentFile(b"content"))
+    pks = list(ledger().values_list("pk", flat=True))
+    race([(run_in_any_order, pks)] * PROCESSES)
+    rows = set(ledger().values_list("state", "attempts", "lease_token"))
+    assert rows == {(State.TRANSFERRED, 1, "")}
+    assert on_disk("far") == sorted(f"{number}.bin" for number in range(ROUNDS))
+
+
+@pytest.mark.skipif(connection.vendor == "sqlite", reason="it has one writer at a time")
+def test_a_long_transaction_on_one_file_holds_up_no_other() -> None:
+    storage: Any = storages["default"]
+    name, other = [storage.save(each, ContentFile(b"content")) for each in ("a.bin", "b.bin")]
+
+    def work() -> None:
+        try:
+            assert run_all([ledger().get(name=other).pk]) == {}
+        finally:
+            connections.close_all()
+
+    with transaction.atomic(), ThreadPoolExecutor(1) as threads:
+        storage.delete(name)
+        threads.submit(work).result(timeout=20)
+    assert storage.using_remote(other)
+
+
+@pytest.mark.skipif(connection.vendor != "mysql", reason="only there it was otherwise")
+def test_a_claim_looks_at_its_own_row_alone() -> None:
+    """By the index of due_at it locked all due rows, and deadlocked with who deletes a file."""
+    storage: Any = storages["default"]
+    storage.save(SHARED, ContentFile(b"content"))
+    (row,) = ledger().all()
+    with CaptureQueriesContext(connection) as queries:
+        assert ledger().claim(row.pk)
+    (update,) = [query["sql"] for query in queries if query["sql"].startswith("UPDATE")]
+    ledger().update(due_at=row.due_at)
+    with connection.cursor() as cursor:
+        cursor.execute(f"EXPLAIN {update}")
+        (plan,) = cursor.fetchall()
+        columns = [column[0] for column in cursor.description]
+    assert dict(zip(columns, plan, strict=True))["key"] == "PRIMARY"
+
+
+# Deleted and saved again
+
+
+def delete_and_save_again(meeting: Meeting, number: int, *, in_one_transaction: bool) -> None:
+    meeting.wait_for_the_others()
+    storage: Any = storages["default"]
+    name = storage.save(SHARED, ContentFile(b""))
+    content = b""
+    for turn in range(TURNS):
+        content = f"{number}, {turn}; ".encode() * (1 + turn * 100)
+        if in_one_transaction:
+            with transaction.atomic():
+                storage.delete(name)
+                name = storage.save(SHARED, ContentFile(content))
+        else:
+            storage.delete(name)
+            name = storage.save(SHARED, ContentFile(content))
+        assert read(storage, name) == content
+    meeting.put("last", [name, content.decode()])
+
+
+def in_one(meeting: Meeting, number: int) -> None:
+    delete_and_save_again(meeting, number, in_one_transaction=True)
+
+
+def in_two(meeting: Meeting, number: int) -> None:
+    delete_and_save_again(meeting, number, in_one_transaction=False)
+
+
+@pytest.mark.parametrize("again", [in_one, in_two])
+def test_a_name_is_deleted_and_saved_again(
+    again: Callable[..., None], race: Callable[..., None], meeting: Meeting
+) -> None:
+    race([(again, number) for number in range(4)], beside=[(transfer_and_sweep,)] * 3)
+    last = dict(meeting.get("last"))
+    assert len(last) == 4
+    assert settle().keys() == last.keys()
+    assert on_disk() == on_disk("far") == sorted(last)
+    assert {name: read(storages["far"], name).decode() for name in last} == last
+
+
+# Readers, who must see a whole file
+
+
+def content_of(version: int) -> bytes:
+    return f"{version:06}".encode() * (20_000 + version)
+
+
+def version_of(content: bytes) -> int:
+    """The version that these bytes are, all of them."""
+    version = int(content[:6])
+    assert content == content_of(version), f"not the whole of version {version}"
+    return version
+
+
+def overwrite_often(meeting: Meeting) -> None:
+    meeting.wait_for_the_others()
+    storage: Any = storages["default"]
+    for version in range(1, TURNS + 1):
+        with storage.open(SHARED, "wb") as file:
+            file.write(content_of(version))
+        if version % 3 == 0:  # else it may be on its way, or not even that
+            storage.wait(timeout=30)
+
+
+def read_versions(meeting: Meeting) -> None:
+    """What was seen once is never older afterwards."""
+    meeting.wait_for_the_others()
+    storage: Any = storages["default"]
+    seen = 0
+    while not meeting.is_over:
+        version = version_of(read(storage, SHARED))
+        assert seen <= version, f"{version} after {seen}"
+        seen = version
+        assert storage.size(SHARED) >= len(content_of(seen))
+        assert storage.exists(SHARED)
+
+
+@pytest.mark.usefixtures("evicting")
+def test_new_content_wins_over_what_is_on_its_way(race: Callable[..., None]) -> None:
+    storage: Any = storages["default"]
+    assert storage.save(SHARED, ContentFile(content_of(0))) == SHARED
+    race([(overwrite_often,)], beside=[(transfer_and_sweep,)] * 2 + [(read_versions,)] * 2)
+    assert settle() == {SHARED: SHARED}
+    assert on_disk() == []
+    assert on_disk("far") == [SHARED]
+    assert version_of(read(storages["far"], SHARED)) == TURNS
+
+
+@pytest.mark.one_database
+def test_new_content_wins_on_s3_too(
+    race: Callable[..., None],
+    settings: Settings,
+    s3_options: dict[str, Any],
+    s3_client: Any,
+    s3_bucket: str,
+) -> None:
+    options = s3_options | {"client_config": None}  # another process cannot be given one
+    far = {"BACKEND": "storages.backends.s3.S3Storage", "OPTIONS": options}
+    settings.STORAGES = settings.STORAGES | {"far": far}
+    storage: Any = storages["default"]
+    assert storage.save(SHARED, ContentFile(content_of(0))) == SHARED
+    race([(overwrite_often,)], beside=[(transfer_and_sweep,)] * 2 + [(read_versions,)] * 2)
+    assert settle() == {SHARED: SHARED}
+    (found,) = s3_client.list_objects_v2(Bucket=s3_bucket)["Contents"]
+    assert found["Key"] == SHARED
+    assert version_of(read(storages["far"], SHARED)) == TURNS
+
+
+def test_a_reader_who_looked_before_new_content_came_gets_no_half_of_it() -> None:
+    storage = make(task=TransferAndDelete())
+    name = storage.save("a.txt", ContentFile(b"old"))
+    storage.queue.deliver()
+
+    def overwrite(_name: str) -> None:
+        with storage.open(name, "wb") as file:
+            file.write(b"newer")
+        Path(storage.remote.path(name)).write_bytes(b"new")  # a worker is halfway
+
+    storage.remote.before["_open"] = overwrite
+    assert read(storage, name) == b"newer"
+
+
+def test_a_reader_who_looked_before_new_content_came_misses_nothing() -> None:
+    storage = make(task=TransferAndDelete())
+    name = storage.save("a.txt", ContentFile(b"old"))
+    storage.queue.deliver()
+
+    def overwrite(_name: str) -> None:
+        with storage.open(name, "wb") as file:
+            file.write(b"newer")
+        storage.remote.delete(name)  # a worker has made room
+
+    storage.remote.before["_open"] = overwrite
+    assert read(storage, name) == b"newer"
+
+
+@pytest.mark.parametrize("delayed", [False, True])
+def test_new_content_that_comes_in_the_instant_of_the_claim(
+    delayed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = make(delayed=delayed)
+    name = storage.save("a.txt", ContentFile(b"old"))
+    storage.transfer(name)
+    # Where an UPDATE returns no rows, a SELECT follows it, which may find another file.
+    way = "changed" if returns_rows("default") else "execute"
+    take = getattr(Statement, way)
+
+    def take_and_overwrite(*args: Any) -> Any:
+        taken = take(*args)
+        monkeypatch.undo()
+        with storage.open(name, "wb") as file:
+            file.write(b"newer")
+        return taken
+
+    monkeypatch.setattr(Statement, way, take_and_overwrite)
+    assert storage.queue.deliver() == {}
+    row = ledger().get()
+    assert (row.lease_token, row.due_at, row.last_error) == ("", None, "")
+    if delayed:
+        assert row.state == State.HELD
+    else:
+        assert row.state == State.TRANSFERRED
+        assert read(storage.remote, name) == b"newer"
+
+
+def save_in_turn(meeting: Meeting) -> None:
+    """Have one file after the other transferred, evicted, restored and evicted again under the eyes
+    of the readers."""
+    meeting.wait_for_the_others()
+    storage: Any = storages["default"]
+    for version in range(TURNS):
+        name = storage.save(f"{version}.bin", ContentFile(content_of(version)))
+        meeting.put("saved", version)
+        until(partial(is_evicted, storage, name))
+        assert errands.restore(ledger().filter(name=name)) == 1
+        assert errands.evict(ledger().filter(name=name)) == 1
+
+
+def is_evicted(storage: Any, name: str) -> bool:
+    return not storage.queued_file(name).is_local
+
+
+def read_in_turn(meeting: Meeting) -> None:
+    storage: Any = storages["default"]
+    seen = -1
+    while not meeting.is_over:
+        for version in meeting.get("saved"):
+            if version > seen:
+                look_at(storage, f"{version}.bin", version)
+                seen = version
+        if seen >= 0:
+            assert version_of(read(storage, f"{seen}.bin")) == seen
+
+
+def look_at(storage: Any, name: str, version: int) -> None:
+    """Read until the file is on the remote, and once more."""
+    is_last = False
+    while not is_last:
+        is_last = is_evicted(storage, name)
+        assert version_of(read(storage, name)) == version
+        assert storage.size(name) == len(content_of(version))
+        assert storage.exists(name)
+        url = storage.url(name)
+        if url.startswith("https://far.example/"):
+            assert version_of(read(storages["far"], name)) == version
+        else:
+            assert url == f"/media/{name}"
+            assert not is_last
+
+
+@pytest.mark.usefixtures("evicting")
+def test_a_reader_sees_a_file_whole_while_it_moves(race: Callable[..., None]) -> None:
+    race([(save_in_turn,)], beside=[(transfer_and_sweep,)] * 2 + [(read_in_turn,)] * 3)
+    assert len(settle()) == TURNS
+    assert on_disk() == []

@@ -1,0 +1,496 @@
+"""Nothing secret leaves the process, and what comes in from outside does no harm."""
+
+import logging
+import os
+import traceback
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+import redis
+from celery import Celery
+from django.core.cache import cache
+from django.core.exceptions import ImproperlyConfigured, SuspiciousFileOperation
+from django.core.files.storage import FileSystemStorage, Storage, storages
+from django.core.files.uploadedfile import UploadedFile
+from django.core.management import call_command
+from django.db import connection
+from django.test import RequestFactory
+from django_tasks_db.models import DBTaskResult
+from pytest_django import Settings
+from storages.backends.s3 import S3Storage
+
+from queued_storage.backends import QueuedStorage
+from queued_storage.ledger.states import State
+from queued_storage.models import QueuedFile
+from queued_storage.queues import celery as adapter
+from queued_storage.queues import get_queue
+from queued_storage.queues.base import BaseQueue
+from queued_storage.queues.celery import CeleryQueue
+from queued_storage.queues.django_tasks import DjangoTasksQueue
+from queued_storage.queues.dummy import DummyQueue
+from queued_storage.reporting.reasons import reason
+from queued_storage.tasks import TransferAndDelete
+from queued_storage.testing import FaultyStorage
+from queued_storage.transfers import work
+from queued_storage.transfers.leases import Lease, _Heart
+from tests.support.scripted import ScriptedStorage, disk, file, make, on_disk, read, row
+from tests.support.testapp.models import Document
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+SECRETS = {
+    "access_key": "AKIAHUNTER2HUNTER2",
+    "secret_key": "hunter2/with+signs=in/it",
+    "security_token": "hunter2-session-token",
+}
+# Each secret as it is and as it stands in an address
+TOLD = [form for secret in SECRETS.values() for form in (secret, quote(secret, safe=""))]
+
+
+class Talkative(S3Storage):
+    """Fails with all that it knows."""
+
+    def _save(self, name: str, content: Any) -> str:
+        signed = self.url(name)
+        assert "Signature=" in signed
+        raise ConnectionError(
+            f"PUT {signed} as {self.access_key}:{self.secret_key} ({quote(self.secret_key)}, "
+            f"token {self.security_token}, options {SECRETS}) was refused"
+        )
+
+    def exists(self, name: str) -> bool:
+        return False
+
+
+GENERIC = "queued_storage.uploaders.generic.GenericUploader"
+
+
+def remote() -> Storage:
+    options = {"bucket_name": "bucket", "region_name": "eu-west-1", **SECRETS}
+    return Talkative(**options, endpoint_url="http://127.0.0.1:9")
+
+
+def queued(**options: Any) -> Any:
+    return make(**{"remote": remote(), "uploader": GENERIC} | options)
+
+
+def assert_clean(text: str) -> None:
+    for secret in TOLD:
+        assert secret not in text, f"{secret} is in: {text}"
+    assert "Signature=" not in text
+    assert "hunter2" not in text
+
+
+# Messages
+
+
+@pytest.mark.one_database
+def test_nothing_but_ids_is_in_the_broker(redis_url: str, queue_name: str) -> None:
+    """All that Redis holds, whatever Celery calls it."""
+    app = Celery("tests", broker=redis_url, set_as_current=False)
+    app.conf.broker_transport_options = {"global_keyprefix": f"{queue_name}:"}
+    storage = queued(queue=CeleryQueue(app, queue=queue_name), alias="private-alias")
+    name = storage.save("private-name.txt", file(b"private content"))
+    pk = row(storage, name).pk
+    found = []
+    with redis.Redis.from_url(redis_url) as client:
+        for key in client.scan_iter(f"{queue_name}:*"):
+            kind = client.type(key)
+            found.append(key)
+            if kind == b"list":
+                found += client.lrange(key, 0, -1)
+            elif kind == b"hash":
+                found += client.hvals(key)
+            elif kind == b"set":
+                found += client.smembers(key)
+    for producer in adapter._producers_of(app)._idle:
+        producer.connection.close()
+    app.close()
+    text = b"\n".join(found).decode()
+    assert f"({pk},)" in text or f"[{pk}]" in text
+    assert_clean(text)
+    for word in ("private", "bucket", "eu-west-1", "127.0.0.1:9"):
+        assert word not in text
+
+
+def test_nothing_but_ids_is_in_the_task_table() -> None:
+    storage = queued(queue=DjangoTasksQueue(), alias="private-alias")
+    storage.save("private-name.txt", file(b"private content"))
+    with connection.cursor() as cursor:
+        cursor.execute(f"SELECT * FROM {DBTaskResult._meta.db_table}")
+        text = str(cursor.fetchall())
+    assert_clean(text)
+    for word in ("private", "bucket", "eu-west-1"):
+        assert word not in text
+
+
+# The ledger, logs, repr
+
+
+@pytest.fixture
+def logged(caplog: pytest.LogCaptureFixture) -> Iterator[Any]:
+    """All that the package logs, tracebacks too."""
+    caplog.set_level(logging.DEBUG, "queued_storage")
+
+    def text() -> str:
+        formatter = logging.Formatter("%(message)s")
+        ours = [record for record in caplog.records if record.name == "queued_storage"]
+        assert ours
+        return "\n".join(formatter.format(record) for record in ours)
+
+    return text
+
+
+def in_ledger() -> str:
+    return str(list(QueuedFile.objects.values_list()))
+
+
+def nested() -> Any:
+    """From disk to a queued storage whose remote keeps the secrets."""
+    return make(
+        remote=QueuedStorage(
+            "disk",
+            f"{__name__}.Talkative",
+            remote_options={"bucket_name": "bucket", "region_name": "eu-west-1", **SECRETS},
+            queue=DummyQueue(),
+            alias=f"inner-{uuid.uuid4().hex[:8]}",
+        )
+    )
+
+
+def test_the_ledger_and_the_logs_hold_no_secret(logged: Any) -> None:
+    storage = queued()
+    name = storage.save("a.txt", file())
+    storage.queue.deliver()
+    assert "was refused" in row(storage, name).last_error
+    assert_clean(in_ledger())
+    assert_clean(logged())
+
+
+@pytest.mark.one_database
+def test_a_storage_in_a_storage_keeps_its_secrets() -> None:
+    wrapped = FaultyStorage(remote())
+    error = OSError(f"{SECRETS['secret_key']} and {SECRETS['access_key']}")
+    assert_clean(reason(error, disk(), wrapped))
+    assert_clean(reason(error, disk(), nested().remote))
+    spec = {"BACKEND": f"{__name__}.Talkative", "OPTIONS": dict(SECRETS)}
+    assert_clean(reason(error, QueuedStorage("disk", spec, alias="spec")))
+
+
+@pytest.mark.one_database
+def test_a_storage_that_holds_itself_is_no_trap() -> None:
+    storage = FileSystemStorage()
+    storage.__dict__["friend"] = {"of": [storage], "secret": "hunter2"}
+    assert reason(OSError("hunter2"), storage) == "OSError: …"
+
+
+def test_a_broker_that_cannot_be_told_is_logged_without_its_password(logged: Any) -> None:
+    class Dead(BaseQueue):
+        def enqueue(self, pks: list[int]) -> None:
+            raise ConnectionError("redis://:hunter2@broker:6379 does not answer")
+
+    storage = make(queue=Dead())
+    storage.save("a.txt", file())
+    assert "does not answer" in logged()
+    assert_clean(logged())
+
+
+def test_a_cache_that_is_out_of_order_is_logged_without_its_password(
+    settings: Settings, logged: Any
+) -> None:
+    settings.CACHES = {"default": {"BACKEND": f"{__name__}.DeadCache"}}
+    storage = make()
+    storage.url(storage.save("a.txt", file()))
+    assert "does not answer" in logged()
+    assert_clean(logged())
+
+
+class DeadCache:
+    """Raises what it is asked."""
+
+    def __init__(self, *args: Any) -> None:
+        pass
+
+    def clear(self) -> None:
+        """After the test."""
+
+    close = clear
+
+    def __getattr__(self, method: str) -> Any:
+        raise ConnectionError("redis://:hunter2@cache:6379 does not answer")
+
+
+def test_a_database_that_is_away_is_logged_without_its_password(
+    logged: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = make()
+    name = storage.save("a.txt", file())
+    lease = Lease(row(storage, name))
+
+    def fail() -> None:
+        raise ConnectionError("postgresql://user:hunter2@db/ does not answer")
+
+    monkeypatch.setattr(lease, "beat", fail)
+    _Heart._beat(lease)
+    assert "does not answer" in logged()
+    assert_clean(logged())
+
+
+@pytest.mark.one_database
+def test_no_repr_tells_a_secret() -> None:
+    storage = queued(task=TransferAndDelete)
+    name = storage.save("a.txt", file())
+    found = row(storage, name)
+    lease = Lease(found)
+    attempt = work._Work(storage, found, lease)
+    things = [storage, storage.result, storage.queue, storage.uploader, found, lease, attempt]
+    things += [storage.task, storage.alias, storage.fingerprint(), storage.variant]
+    for thing in things:
+        assert_clean(f"{thing!r} {thing!s}")
+    inline = QueuedStorage("disk", remote(), queue=DummyQueue())
+    assert_clean(f"{inline.alias} {inline!r} {inline.get_cache_key('a.txt')}")
+
+
+@pytest.mark.one_database
+def test_an_error_about_the_configuration_tells_no_secret() -> None:
+    specs = [
+        {"BACKEND": "queued_storage.queues.dummy.DummyQueue", "OPTIONS": {"password": "hunter2"}},
+        {"BACKEND": "queued_storage.queues.dummy.DummyQueue", "PASSWORD": "hunter2"},
+        {"OPTIONS": {"password": "hunter2"}},
+    ]
+    for spec in specs:
+        with pytest.raises(ImproperlyConfigured) as caught:
+            get_queue(spec)
+        assert_clean(str(caught.value))
+    for side in ({"OPTIONS": SECRETS}, {"BACKEND": 5, "OPTIONS": SECRETS}):
+        with pytest.raises(ImproperlyConfigured) as caught:
+            _ = QueuedStorage("disk", side, alias="wrong").remote
+        assert_clean(str(caught.value))
+    options = {"local": "disk", "remote": "far", "remote_options": SECRETS}
+    with pytest.raises(ImproperlyConfigured) as caught:
+        _ = QueuedStorage(**options, alias="wrong").remote
+    assert_clean("".join(traceback.format_exception_only(caught.value)))
+
+
+@pytest.mark.one_database
+def test_the_cache_holds_no_secret_and_no_signed_url() -> None:
+    storage = queued(remote=ScriptedStorage())
+    name = storage.save("a.txt", file())
+    storage.queue.deliver()
+    storage._options["remote"] = remote()
+    assert "Signature=" in storage.url(name)
+    held = cache.get(storage.get_cache_key(name))
+    assert held == name
+    assert_clean(repr(held))
+
+
+def test_status_shows_no_secret(capsys: pytest.CaptureFixture[str]) -> None:
+    storage = queued()
+    storage.save("a.txt", file())
+    storage.queue.deliver()
+    call_command("queued_storage", "status")
+    call_command("queued_storage", "status", "--json")
+    shown = capsys.readouterr().out
+    assert "was refused" in shown
+    assert_clean(shown)
+
+
+# Texts from outside
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["\udcff lone surrogate", "NUL \0", "\x1b[31m red", "😀" * 3000, "\r\nERROR forged"],
+    ids=["surrogate", "NUL", "escape", "long", "lines"],
+)
+def test_whatever_an_error_says_the_file_is_tried_again(text: str) -> None:
+    class Odd(ScriptedStorage):
+        def _save(self, name: str, content: Any) -> str:
+            raise OSError(text)
+
+    storage = make(remote=Odd())
+    name = storage.save("a.txt", file())
+    [error] = storage.queue.deliver().values()
+    assert str(error) == text
+    assert row(storage, name).state == State.PENDING
+    assert row(storage, name).last_error.startswith("OSError: ")
+
+
+@pytest.mark.one_database
+def test_an_error_that_cannot_be_shown_is_an_error_all_the_same() -> None:
+    class Mute(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError("no words")
+
+    class Odd(ScriptedStorage):
+        def _save(self, name: str, content: Any) -> str:
+            raise Mute
+
+    storage = make(remote=Odd())
+    name = storage.save("a.txt", file())
+    storage.queue.deliver()
+    assert row(storage, name).state == State.PENDING
+    assert row(storage, name).last_error == "Mute"
+
+
+CLIENTS_NAMES = {
+    "../../../etc/passwd": "docs/passwd",
+    "..\\..\\boot.ini": "docs/boot.ini",
+    "C:\\Users\\me\\a.txt": "docs/a.txt",
+    "/etc/shadow": "docs/shadow",
+    "a\nb\r\n.txt": "docs/ab.txt",
+    "\x1b[31mred.txt": "docs/31mred.txt",
+    "<b>bold.html": "docs/bbold.html",
+    "a\u202etxt.exe": "docs/atxt.exe",
+    "a b;rm -rf $HOME.txt": "docs/a_brm_-rf_HOME.txt",
+    ".htaccess": "docs/.htaccess",
+}
+
+
+def received(name: str) -> UploadedFile:
+    """What Django makes of an upload whose client calls it so."""
+    body = (
+        f"--limit\r\nContent-Disposition: form-data; name=file; filename*=UTF-8''{quote(name)}"
+        "\r\nContent-Type: text/plain\r\n\r\nbytes\r\n--limit--\r\n"
+    )
+    kind = "multipart/form-data; boundary=limit"
+    request = RequestFactory().generic("POST", "/", body.encode(), content_type=kind)
+    upload: UploadedFile = request.FILES["file"]
+    return upload
+
+
+@pytest.mark.one_database
+@pytest.mark.parametrize(("given", "kept"), CLIENTS_NAMES.items(), ids=range(len(CLIENTS_NAMES)))
+def test_the_name_that_a_client_gives_its_upload_stays_in_its_place(given: str, kept: str) -> None:
+    storage: Any = storages["default"]
+    document = Document.objects.create(file=received(given))
+    assert document.file.name == kept
+    assert on_disk() == [kept]
+    storage.queue.deliver()
+    assert row(storage, kept).is_remote
+    assert on_disk("far") == [kept]
+    assert read(storage, kept) == b"bytes"
+    assert storage.listdir("docs") == ([], [Path(kept).name])
+
+
+@pytest.mark.one_database
+def test_no_upload_passes_for_an_unfinished_file() -> None:
+    """It would be hidden, and be removed with what dead processes have left."""
+    name = ".queued-0123456789abcdef.txt"
+    with pytest.raises(SuspiciousFileOperation):
+        Document.objects.create(file=received(name))
+    with pytest.raises(SuspiciousFileOperation):
+        make().open(name, "wb")
+    assert on_disk() == []
+
+
+# Symbolic links in the local directory
+
+
+@pytest.fixture
+def outside(tmp_path: Path) -> Iterator[Path]:
+    """A file that is not the storage's, and must stay as it is."""
+    place = tmp_path / "outside"
+    place.mkdir()
+    victim = place / "victim.txt"
+    victim.write_bytes(b"not yours")
+    Path(disk().location).mkdir(exist_ok=True)
+    yield victim
+    assert victim.read_bytes() == b"not yours"
+    assert os.listdir(place) == ["victim.txt"]
+
+
+def link(name: str, target: Path) -> Path:
+    path = Path(disk().path(name))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+    path.symlink_to(target)
+    return path
+
+
+@pytest.mark.one_database
+@pytest.mark.parametrize("dangling", [False, True], ids=["", "dangling"])
+def test_a_save_does_not_write_through_a_link(outside: Path, dangling: bool) -> None:
+    storage = make()
+    link("a.txt", outside.with_name("nothing.txt") if dangling else outside)
+    name = storage.save("a.txt", file())
+    assert name != "a.txt"
+    assert not os.path.islink(disk().path(name))
+
+
+@pytest.mark.one_database
+@pytest.mark.parametrize("mode", ["wb", "ab", "r+b"])
+def test_opening_for_writing_replaces_a_link_and_not_its_target(outside: Path, mode: str) -> None:
+    storage = make()
+    name = storage.save("a.txt", file())
+    path = link(name, outside)
+    with storage.open(name, mode) as opened:
+        opened.write(b"ours")
+    assert not path.is_symlink()
+    assert read(storage, name).startswith(b"ours" if mode != "ab" else b"not yours")
+
+
+@pytest.mark.one_database
+@pytest.mark.parametrize("known", [True, False], ids=["", "without a row"])
+def test_a_delete_removes_a_link_and_not_its_target(outside: Path, known: bool) -> None:
+    storage = make()
+    name = storage.save("a.txt", file()) if known else "a.txt"
+    path = link(name, outside)
+    storage.delete(name)
+    storage.queue.deliver()
+    assert not path.is_symlink()
+
+
+@pytest.mark.one_database
+def test_an_eviction_removes_a_link_and_not_its_target(outside: Path) -> None:
+    storage = make(task=TransferAndDelete)
+    name = storage.save("a.txt", file(b"not yours"))
+    path = link(name, outside)  # the very bytes, so the transfer takes place
+    storage.queue.deliver()
+    assert row(storage, name).evicted_at
+    assert not path.is_symlink()
+
+
+@pytest.mark.one_database
+@pytest.mark.parametrize("content", [b"other siz", b"another size"], ids=["bytes", "size"])
+def test_what_a_link_leads_to_is_not_taken_for_the_file(outside: Path, content: bytes) -> None:
+    storage = make()
+    name = storage.save("a.txt", file(content))
+    link(name, outside)
+    storage.queue.deliver()
+    assert row(storage, name).state == State.FAILED
+    assert "LocalFileChanged" in row(storage, name).last_error
+    assert not storage.using_remote(name)
+
+
+@pytest.mark.one_database
+def test_local_path_of_a_link_is_a_file(outside: Path) -> None:
+    """A link to a relative place would lead nowhere from another directory."""
+    storage = make()
+    name = storage.save("a.txt", file())
+    other = storage.save("b.txt", file(b"other"))
+    path = Path(disk().path(name))
+    path.unlink()
+    path.symlink_to(other)
+    with storage.local_path(name) as found:
+        assert Path(found).read_bytes() == b"other"
+        assert not os.path.islink(found)
+
+
+@pytest.mark.one_database
+def test_a_directory_that_is_a_link_is_followed_as_djangos_storage_does(tmp_path: Path) -> None:
+    """Larger disks are brought in so. Who may make links there, may read and write anyway."""
+    elsewhere = tmp_path / "larger disk"
+    elsewhere.mkdir()
+    Path(disk().location).mkdir(exist_ok=True)
+    Path(disk().path("media")).symlink_to(elsewhere)
+    storage = make(task=TransferAndDelete)
+    name = storage.save("media/a.txt", file())
+    assert os.listdir(elsewhere) == ["a.txt"]
+    storage.queue.deliver()
+    assert os.listdir(elsewhere) == []
+    assert read(storage, name) == b"bytes"

@@ -1,0 +1,858 @@
+"""What surrounds the package fails: the database, the cache, the broker, the clock, the disk."""
+
+import contextlib
+import errno
+import json
+import os
+import re
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import kombu
+import pytest
+import redis
+from celery import Celery
+from django.core.files.storage import FileSystemStorage
+from django.db import InterfaceError, OperationalError, connection, connections, transaction
+from django.db.backends.signals import connection_created
+from django.db.models import F
+from django.utils import timezone
+from pytest_django import Settings
+
+import queued_storage
+from queued_storage.exceptions import LocalFileChanged, LocalFileMissing
+from queued_storage.ledger.database import ledger
+from queued_storage.ledger.sql import outages
+from queued_storage.ledger.states import State
+from queued_storage.maintenance import sweep
+from queued_storage.models import QueuedFile
+from queued_storage.queues import celery as adapter
+from queued_storage.queues.celery import CeleryQueue
+from queued_storage.signals import file_transferred, transfer_failed
+from queued_storage.tasks import Transfer, TransferAndDelete
+from queued_storage.transfers import work
+from tests.support import services
+from tests.support.fault_proxy import FaultProxy, Mode
+from tests.support.scripted import (
+    ScriptedStorage,
+    Step,
+    disk,
+    file,
+    make,
+    make_due,
+    on_disk,
+    read,
+    row,
+)
+from tests.support.waiting import SOON
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+TABLE = QueuedFile._meta.db_table
+LOST = (OperationalError, InterfaceError)
+
+
+class Evict(Step, TransferAndDelete):
+    """A Step that asks for eviction."""
+
+
+is_server = pytest.mark.skipif(
+    connection.vendor == "sqlite", reason="SQLite has no connection that can be lost"
+)
+
+
+@pytest.fixture(autouse=True)
+def no_pauses(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(outages, "PAUSES", (0.01, 0.02))
+    yield
+    reconnected()
+
+
+# The connection to the database
+
+
+def cut() -> None:
+    """Have the server end this thread's connection, as its administrator or a restart would."""
+    if connection.vendor == "postgresql":
+        ask = "SELECT pg_backend_pid()", "SELECT pg_terminate_backend({})"
+    else:
+        ask = "SELECT CONNECTION_ID()", "KILL {}"
+    with connection.connection.cursor() as cursor:
+        cursor.execute(ask[0])
+        (ident,) = cursor.fetchone()
+    with contextlib.closing(connection.copy()) as other, other.cursor() as cursor:
+        cursor.execute(ask[1].format(ident))
+    while True:  # until the server has done it
+        try:
+            with connection.connection.cursor() as cursor:
+                cursor.execute("SELECT 1")
+        except Exception:
+            return
+
+
+class Cutter:
+    """Cuts the connection around one statement on the ledger, the one with this number, or around
+    so many from there on."""
+
+    def __init__(self, number: int, *, before: bool, kind: str = "", times: int = 1) -> None:
+        self.left = number
+        self.before = before
+        self.times = times
+        self.kind = kind
+        self.statement = ""
+
+    def __call__(self, execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
+        is_meant = TABLE in sql and sql.startswith(self.kind)
+        self.left -= is_meant
+        if not is_meant or not -self.times <= self.left <= -1:
+            return execute(sql, params, many, context)
+        self.statement = sql
+        answer = None if self.before else execute(sql, params, many, context)
+        cut()
+        if self.before:
+            answer = execute(sql, params, many, context)
+        with connection.wrap_database_errors:
+            connection.connection.cursor().execute("SELECT 1")  # the answer never came
+        return answer
+
+
+def reconnected() -> None:
+    with contextlib.suppress(Exception):
+        connection.close()
+    connection.ensure_connection()
+
+
+def life(storage: Any, cutter: Cutter, name: str = "a.txt") -> None:
+    """What workers do for a file until it is on the remote alone, and until it is gone."""
+    with connection.execute_wrapper(cutter):
+        storage.queue.deliver()
+    reconnected()
+
+
+@is_server
+@pytest.mark.parametrize("before", [True, False], ids=["before", "after"])
+def test_a_worker_whose_connection_is_lost_at_any_statement_loses_nothing(before: bool) -> None:
+    """Each statement of a transfer with an eviction, and of a purge, in turn."""
+    seen = []
+    for number in range(100):
+        storage = make(task=TransferAndDelete)
+        name = storage.save("a.txt", file(b"precious"))
+        cutter = Cutter(number, before=before)
+        life(storage, cutter)
+        if found := storage.queued_file(name):
+            assert read(storage, name) == b"precious"
+            if found.state != State.TRANSFERRED or found.is_local:
+                assert found.due_at is not None, cutter.statement  # somebody will look again
+                make_due(storage, name)
+                storage.queue.messages.append([found.pk])
+                storage.queue.deliver()
+        found = row(storage, name)
+        assert (found.state, found.is_local) == (State.TRANSFERRED, False), cutter.statement
+        assert on_disk() == []
+        assert on_disk("far") == [name]
+        assert read(storage, name) == b"precious"
+
+        storage.delete(name)
+        life(storage, cutter)
+        if storage.queued_file(name):
+            make_due(storage, name)
+            assert sweep(storage.alias) == 1
+            storage.queue.deliver()
+        assert storage.queued_file(name) is None
+        assert on_disk("far") == []
+        if not cutter.statement:
+            break
+        seen.append(cutter.statement.split()[0])
+    assert seen.count("UPDATE") >= 6
+    assert "DELETE" in seen
+
+
+@is_server
+def test_a_write_of_a_worker_outlasts_a_lost_connection() -> None:
+    """Without that, a transfer that takes longer than the server keeps idle connections is
+    repeated for ever."""
+    for number in range(100):
+        storage = make()
+        name = storage.save("a.txt", file())
+        cutter = Cutter(number, before=True, kind="UPDATE")
+        with connection.execute_wrapper(cutter):
+            assert storage.queue.deliver() == {}, cutter.statement
+        assert (row(storage, name).state, row(storage, name).attempts) == (State.TRANSFERRED, 1)
+        assert storage.remote.calls["_save"] == 1
+        ledger().all().delete()
+        storage.remote.delete(name)
+        disk().delete(name)
+        if not cutter.statement:
+            break
+    assert number == 3  # claimed, named, promoted
+
+
+@is_server
+@pytest.mark.parametrize("task", [Transfer, TransferAndDelete])
+def test_a_promotion_whose_answer_is_lost_is_told_all_the_same(task: type[Transfer]) -> None:
+    told: list[str] = []
+
+    def hear(*, queued_file: QueuedFile, **_kwargs: object) -> None:
+        told.append(queued_file.name)
+
+    storage = make(task=task)
+    name = storage.save("a.txt", file())
+    promotion = Cutter(2, before=False, kind="UPDATE")  # after the claim and the name
+    file_transferred.connect(hear)
+    try:
+        with connection.execute_wrapper(promotion):
+            assert storage.queue.deliver() == {}
+    finally:
+        file_transferred.disconnect(hear)
+    assert promotion.statement
+    assert told == [name]
+    assert (row(storage, name).state, row(storage, name).attempts) == (State.TRANSFERRED, 1)
+    assert row(storage, name).due_at is None
+    assert on_disk() == ([] if task is TransferAndDelete else [name])
+
+
+@is_server
+@pytest.mark.parametrize("retries", [0, 1])
+def test_a_failure_whose_answer_is_lost_is_told_all_the_same(
+    retries: int, settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings.QUEUED_STORAGE = settings.QUEUED_STORAGE | {"RETRIES": retries}
+    told: list[bool] = []
+
+    def hear(*, will_retry: bool, **_kwargs: object) -> None:
+        told.append(will_retry)
+
+    storage = make()
+    storage.remote.refuses = True
+    name = storage.save("a.txt", file())
+    pk = row(storage, name).pk
+    end = Cutter(1, before=False, kind="UPDATE")  # after the claim
+    transfer_failed.connect(hear)
+    try:
+        with connection.execute_wrapper(end):
+            errors = storage.queue.deliver()
+    finally:
+        transfer_failed.disconnect(hear)
+    assert end.statement
+    assert list(errors) == [pk]
+    assert told == [bool(retries)]
+    assert "failed: ConnectionError: The remote is away." in caplog.text
+    found = row(storage, name)
+    assert (found.state, len(found.failures)) == (["failed", "pending"][retries], 1)
+
+
+@is_server
+def test_a_delete_whose_answer_is_lost_is_carried_out_all_the_same() -> None:
+    storage = make()
+    name = storage.save("a.txt", file())
+    storage.queue.deliver()
+    far = storage.url(name)  # which is in the cache from now on
+    with connection.execute_wrapper(Cutter(0, before=False, kind="UPDATE")):
+        storage.delete(name)
+    assert on_disk() == []
+    assert storage.url(name) != far
+    storage.queue.deliver()
+    assert on_disk("far") == []
+    assert storage.queued_file(name) is None
+
+
+@is_server
+def test_the_rest_of_a_message_survives_a_lost_connection() -> None:
+    storage = make()
+    names = [storage.save(f"{number}.txt", file()) for number in range(4)]
+    claim_of_the_second = 3  # after the first file's claim, name and promotion
+    tries = len(outages.PAUSES) + 1
+    with connection.execute_wrapper(
+        Cutter(claim_of_the_second, before=True, kind="UPDATE", times=tries)
+    ):
+        errors = storage.queue.deliver()
+    assert list(errors) == [row(storage, names[1]).pk]
+    states = [row(storage, name).state for name in names]
+    assert states == ["transferred", "pending", "transferred", "transferred"]
+
+
+@is_server
+def test_a_claim_whose_answer_is_lost_is_made_again_after_its_lease() -> None:
+    storage = make()
+    name = storage.save("a.txt", file())
+    with connection.execute_wrapper(Cutter(0, before=False, kind="UPDATE")):
+        assert storage.queue.deliver() == {}
+    if row(storage, name).state == State.TRANSFERRING:  # else the database was asked for the row
+        assert work.run(row(storage, name).pk) is None
+        assert row(storage, name).state == State.TRANSFERRING
+        assert work.run(make_due(storage, name)) is None
+    assert row(storage, name).state == State.TRANSFERRED
+
+
+@is_server
+@pytest.mark.parametrize("before", [True, False], ids=["before", "after"])
+@pytest.mark.parametrize("atomic", [True, False], ids=["in a transaction", "alone"])
+def test_a_save_whose_connection_is_lost_leaves_no_file(before: bool, atomic: bool) -> None:
+    storage = make()
+    storage.alias  # noqa: B018
+    with (
+        pytest.raises(LOST),
+        connection.execute_wrapper(Cutter(0, before=before)),
+        transaction.atomic() if atomic else contextlib.nullcontext(),
+    ):
+        storage.save("a.txt", file())
+    reconnected()
+    assert on_disk() == []
+    storage.queue.deliver()
+    if atomic or before:
+        assert not QueuedFile.objects.exists()
+    else:  # the row was written, and nobody was told
+        assert isinstance(work.run(row(storage, "a.txt").pk), LocalFileMissing)
+        assert row(storage, "a.txt").state == State.FAILED
+    assert storage.save("b.txt", file()) == "b.txt"
+
+
+@is_server
+def test_a_delete_whose_connection_is_lost_at_any_statement_can_be_repeated() -> None:
+    for before in (True, False):
+        for number in range(100):
+            storage = make()
+            name = storage.save("a.txt", file())
+            storage.queue.deliver()
+            cutter = Cutter(number, before=before)
+            with connection.execute_wrapper(cutter), contextlib.suppress(*LOST):
+                storage.delete(name)
+            reconnected()
+            storage.delete(name)
+            make_due(storage, name)
+            sweep(storage.alias)
+            storage.queue.deliver()
+            assert storage.queued_file(name) is None, cutter.statement
+            assert (on_disk(), on_disk("far")) == ([], []), cutter.statement
+            if not cutter.statement:
+                break
+        assert number > 1
+
+
+@is_server
+def test_nothing_is_repeated_inside_a_transaction() -> None:
+    storage = make()
+    name = storage.save("a.txt", file())
+    cutter = Cutter(0, before=True, kind="UPDATE")
+    with (
+        pytest.raises(LOST),
+        connection.execute_wrapper(cutter),
+        transaction.atomic(),
+    ):
+        storage.transfer(name)
+    reconnected()
+    assert cutter.left == -1
+    assert row(storage, name).state == State.PENDING
+
+
+@is_server
+def test_a_commit_that_is_lost_transfers_nothing() -> None:
+    storage = make()
+
+    def save_and_lose() -> None:
+        with transaction.atomic():
+            storage.save("a.txt", file())
+            cut()
+
+    with pytest.raises(LOST):
+        save_and_lose()
+    reconnected()
+    assert storage.queue.messages == []
+    assert not QueuedFile.objects.exists()
+
+
+# Locks
+
+
+@contextlib.contextmanager
+def locked(pk: int, seconds: float) -> Iterator[None]:
+    """Somebody else holds the row, or the whole database, for some time."""
+    holds = threading.Event()
+
+    def hold() -> None:
+        try:
+            with transaction.atomic():
+                ledger().filter(pk=pk).update(content_type="held")
+                holds.set()
+                time.sleep(seconds)
+        finally:
+            connections.close_all()
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    assert holds.wait(10)
+    yield
+    holder.join()
+
+
+@pytest.fixture
+def short_of_patience() -> Iterator[None]:
+    """This thread's connections give up on a lock after a moment."""
+    say = {
+        "postgresql": "SET lock_timeout = '200ms'",
+        "mysql": "SET SESSION innodb_lock_wait_timeout = 1",
+        "sqlite": "PRAGMA busy_timeout = 200",
+    }
+    thread = threading.get_ident()
+
+    def tell(connection: Any, **kwargs: Any) -> None:
+        if threading.get_ident() == thread:
+            with connection.cursor() as cursor:
+                cursor.execute(say[connection.vendor])
+
+    connection.close()
+    connection_created.connect(tell)
+    yield
+    connection_created.disconnect(tell)
+    connection.close()
+
+
+@pytest.mark.usefixtures("short_of_patience")
+def test_a_lock_that_is_held_too_long_is_waited_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outages, "PAUSES", (0.3, 1))
+    storage = make()
+    name = storage.save("a.txt", file())
+    with locked(row(storage, name).pk, 1.3 if connection.vendor == "mysql" else 0.4):
+        assert storage.queue.deliver() == {}
+    assert (row(storage, name).state, row(storage, name).attempts) == (State.TRANSFERRED, 1)
+
+
+@pytest.mark.usefixtures("short_of_patience")
+def test_a_lock_that_is_held_for_long_delays_the_file_and_no_more() -> None:
+    storage = make()
+    name = storage.save("a.txt", file())
+    with locked(row(storage, name).pk, 4 if connection.vendor == "mysql" else 1):
+        [error] = storage.queue.deliver().values()
+    assert isinstance(error, OperationalError)
+    assert sweep(storage.alias) == 1
+    assert storage.queue.deliver() == {}
+    assert row(storage, name).state == State.TRANSFERRED
+
+
+@pytest.mark.usefixtures("short_of_patience")
+@pytest.mark.skipif(connection.vendor != "sqlite", reason="others lock rows, not the database")
+def test_a_save_into_a_locked_database_leaves_nothing() -> None:
+    storage = make()
+    other = storage.save("other.txt", file())
+    with locked(row(storage, other).pk, 1), pytest.raises(OperationalError, match="locked"):
+        storage.save("a.txt", file())
+    assert on_disk() == [other]
+    assert storage.save("a.txt", file()) == "a.txt"
+
+
+@pytest.mark.skipif(connection.vendor != "postgresql", reason="of PostgreSQL's isolation levels")
+@pytest.mark.parametrize("level", ["REPEATABLE READ", "SERIALIZABLE"])
+def test_a_serialization_failure_is_repeated(level: str) -> None:
+    storage = make()
+    name = storage.save("a.txt", file())
+    failures = []
+
+    def watch(execute: Any, *args: Any) -> Any:
+        try:
+            return execute(*args)
+        except OperationalError as error:
+            failures.append(error)
+            raise
+
+    with connection.cursor() as cursor:
+        cursor.execute(f"SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL {level}")
+    try:
+        with locked(row(storage, name).pk, 0.3), connection.execute_wrapper(watch):
+            assert storage.queue.deliver() == {}
+    finally:
+        connection.close()
+    assert "could not serialize" in str(failures[0])
+    assert row(storage, name).state == State.TRANSFERRED
+
+
+@is_server
+def test_a_deadlock_of_two_transactions_is_its_owners_to_repeat() -> None:
+    """Two requests delete the same two files in opposite order."""
+    storage = make()
+    names = [storage.save(f"{number}.txt", file()) for number in range(2)]
+    storage.queue.deliver()
+    both = threading.Barrier(2)
+    errors: list[OperationalError] = []
+
+    def delete(names: list[str]) -> None:
+        with transaction.atomic():
+            storage.delete(names[0])
+            with contextlib.suppress(threading.BrokenBarrierError):
+                both.wait(5)
+            storage.delete(names[1])
+
+    def request(names: list[str]) -> None:
+        try:
+            delete(names)
+        except OperationalError as error:
+            errors.append(error)
+            both.abort()
+            delete(names)
+        finally:
+            connections.close_all()
+
+    requests = [threading.Thread(target=request, args=(order,)) for order in (names, names[::-1])]
+    for each in requests:
+        each.start()
+    for each in requests:
+        each.join()
+    assert len(errors) == 1
+    assert "eadlock" in str(errors[0])
+    storage.queue.deliver()
+    assert not QueuedFile.objects.exists()
+    assert (on_disk(), on_disk("far")) == ([], [])
+
+
+# The cache
+
+
+@pytest.mark.one_database
+def test_a_cache_that_goes_away_changes_no_answer(
+    redis_url: str, queue_name: str, settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    where = services.address("redis")
+    with FaultProxy(where.port or 6379) as proxy:
+        settings.CACHES = {
+            "default": {
+                "BACKEND": "django.core.cache.backends.redis.RedisCache",
+                "LOCATION": f"redis://127.0.0.1:{proxy.port}{where.path}",
+                "KEY_PREFIX": queue_name,
+            }
+        }
+        storage = make(task=TransferAndDelete)
+        name = storage.save("a.txt", file())
+        storage.queue.deliver()
+        remote_url = f"https://far.example/{name}"
+        assert storage.url(name) == remote_url
+        assert storage._routes.remote_name(name) == name  # the cache works
+        assert not caplog.records
+
+        proxy.mode = Mode.REFUSE
+        started = time.monotonic()
+        assert storage.url(name) == remote_url
+        assert storage.urls([name]) == {name: remote_url}
+        assert storage.using_remote(name)
+        assert read(storage, name) == b"bytes"
+        other = storage.save("other.txt", file())
+        assert storage.queue.deliver() == {}
+        assert storage.url(other) == f"https://far.example/{other}"
+        storage.delete(name)
+        assert not storage.exists(name)
+        assert storage.queue.deliver() == {}
+        assert storage.queued_file(name) is None
+        assert time.monotonic() - started < SOON
+        assert "The cache is not used: ConnectionError" in caplog.text
+
+        proxy.mode = Mode.OK  # what it remembers is from before the delete
+        assert not storage.exists(name)
+        assert storage.save(name, file(b"new")) == name
+        assert read(storage, name) == b"new"
+
+
+# The broker; one that is down is in test_celery
+
+
+def test_a_broker_that_is_flushed_and_then_delivers_everything_twice(
+    redis_url: str, queue_name: str
+) -> None:
+    app = Celery("tests", broker=redis_url, set_as_current=False)
+    app.conf.broker_transport_options = {"global_keyprefix": f"{queue_name}:"}
+    storage = make(queue=CeleryQueue(app, queue=queue_name))
+    names = [storage.save(f"{number}.txt", file()) for number in range(5)]
+
+    def sent() -> list[list[int]]:
+        with app.connection_for_read() as broker:
+            queue = kombu.Queue(queue_name)(broker.default_channel)
+            messages = list(iter(lambda: queue.get(no_ack=True), None))
+        return [json.loads(message.body)[0][0] for message in messages]
+
+    with redis.Redis.from_url(redis_url) as client:
+        client.delete(*client.scan_iter(f"{queue_name}:*"))
+    assert sent() == []
+    assert sweep(storage.alias) == 5
+    assert sweep(storage.alias) == 5  # and told twice of them
+    messages = sent() * 2
+    pks = [row(storage, name).pk for name in names]
+    assert messages == [pks] * 4
+
+    def work(pks: list[int]) -> None:
+        app.tasks["queued_storage.run"](pks)
+        connections.close_all()
+
+    workers = [threading.Thread(target=work, args=(pks,)) for pks in messages]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert storage.remote.calls["_save"] == 5
+    assert {row(storage, name).attempts for name in names} == {1}
+    assert {row(storage, name).state for name in names} == {State.TRANSFERRED}
+    assert on_disk("far") == names
+    for producer in adapter._producers_of(app)._idle:
+        producer.connection.close()
+    app.close()
+
+
+# The clock
+
+HOUR = timedelta(hours=1)
+steps = pytest.mark.parametrize("step", [HOUR, -HOUR], ids=["forth", "back"])
+
+
+def step_clock(step: timedelta) -> None:
+    """For the rows, a step of the database's clock is the opposite step of all they hold."""
+    ledger().update(due_at=F("due_at") - step, saved_at=F("saved_at") - step)
+
+
+@pytest.mark.one_database
+def test_no_time_in_the_ledger_is_a_hosts() -> None:
+    package = Path(queued_storage.__file__).parent
+    reads_clock = re.compile(r"time\.time\(|time_ns|timezone\.now|localtime|datetime\.(utc)?now")
+    deciding = ["models", "leases", "transfers", "proxies", "executor", "maintenance", "storage"]
+    for path in [*(package / f"{name}.py" for name in deciding), *package.glob("queues/*.py")]:
+        assert not reads_clock.search(path.read_text()), path
+
+
+@steps
+def test_a_worker_whose_own_clock_is_wrong_is_a_good_worker(
+    step: timedelta, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = time.time
+    monkeypatch.setattr("time.time", lambda: right() + step.total_seconds())
+    wrong = timezone.now
+    monkeypatch.setattr("django.utils.timezone.now", lambda: wrong() + step)
+    left = []
+
+    def look(*args: Any) -> None:
+        expires = row(storage, name).lease_expires_at
+        left.append((expires - wrong()).total_seconds())
+
+    storage = make(task=Step(look))
+    name = storage.save("a.txt", file())
+    assert storage.queue.deliver() == {}
+    assert 50 < left[0] < 70
+    assert row(storage, name).state == State.TRANSFERRED
+
+
+@steps
+def test_the_databases_clock_steps_while_a_file_waits(step: timedelta) -> None:
+    storage = make()
+    name = storage.save("a.txt", file())
+    step_clock(step)
+    storage.queue.deliver()
+    if step < timedelta(0):  # it waits until the clock is there again
+        assert row(storage, name).state == State.PENDING
+        assert read(storage, name) == b"bytes"
+        step_clock(-step)
+        assert sweep(storage.alias) == 1
+        storage.queue.deliver()
+    assert (row(storage, name).state, row(storage, name).attempts) == (State.TRANSFERRED, 1)
+
+
+@steps
+@pytest.mark.parametrize("task", [Step, Evict])
+def test_the_databases_clock_steps_while_a_file_is_transferred(
+    step: timedelta, task: type[Step]
+) -> None:
+    """Forth, the lease seems to have ended, and two workers meet; back, it seems to be long."""
+    results = []
+
+    def jump(name: str, local: Any, remote: Any) -> None:
+        step_clock(step)
+        results.append(work.run(row(storage, name).pk))  # another worker
+
+    storage = make(task=task(jump))
+    name = storage.save("a.txt", file())
+    storage.queue.deliver()
+    found = row(storage, name)
+    assert (found.state, results) == (State.TRANSFERRED, [None])
+    assert found.attempts == (2 if step > timedelta(0) else 1)
+    assert on_disk("far") == [name]
+    assert read(storage, name) == b"bytes"
+    storage.delete(name)
+    step_clock(-step)
+    step_clock(HOUR)
+    sweep(storage.alias)
+    storage.queue.deliver()
+    assert (on_disk(), on_disk("far")) == ([], [])
+    assert not QueuedFile.objects.exists()
+
+
+# The local disk. A file size limit is met in test_bad_input
+
+
+@pytest.fixture
+def tmpfs(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
+    """Mount a small file system of its own; what was mounted goes after the test."""
+    with contextlib.ExitStack() as stack:
+
+        def mount(options: str) -> Path:
+            place = Path(tempfile.mkdtemp(dir=tmp_path))
+            command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(place)]
+            try:
+                subprocess.run(command, check=True, capture_output=True)
+            except (OSError, subprocess.CalledProcessError):
+                pytest.skip("no right to mount a tmpfs")
+            stack.callback(subprocess.run, ["umount", "-l", str(place)], check=True)
+            return place
+
+        yield mount
+
+
+def files_in(place: Path) -> list[str]:
+    return sorted(str(each.relative_to(place)) for each in place.rglob("*") if not each.is_dir())
+
+
+def overwrite(storage: Any, mode: str = "wb") -> str:
+    with storage.open("docs/a.txt", mode) as opened:
+        opened.write(b"x" * 5000)
+    return "docs/a.txt"
+
+
+WRITES: dict[str, Callable[[Any], str]] = {
+    "save": lambda storage: str(storage.save("docs/a.txt", file(b"x" * 5000))),
+    "open for writing": overwrite,
+    "open for appending": lambda storage: overwrite(storage, "ab"),
+}
+
+
+@pytest.mark.one_database
+@pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
+@pytest.mark.parametrize("exists", [False, True], ids=["new", "known"])
+@pytest.mark.parametrize("fsync", [False, True], ids=["", "fsync"])
+def test_a_disk_that_is_full_at_each_write(
+    tmpfs: Callable[[str], Path],
+    settings: Settings,
+    write: Callable[[Any], str],
+    exists: bool,
+    fsync: bool,
+) -> None:
+    """The directory, the draft, its bytes, its name: whichever does not fit, nothing is left."""
+    settings.QUEUED_STORAGE = {**settings.QUEUED_STORAGE, "FSYNC": fsync}
+    failures = 0
+    for limit in [*(f"nr_inodes={count}" for count in range(1, 9)), "size=4k", "size=8k"]:
+        place = tmpfs(limit)
+        storage = make(local=FileSystemStorage(place))
+        error = None
+        try:
+            if exists:
+                storage.save("docs/a.txt", file(b"old"))
+            name = write(storage)
+        except OSError as full:
+            error = full.errno
+        names = list(ledger().filter(alias=storage.alias).values_list("name", flat=True))
+        assert files_in(place) == sorted(names)
+        if error is None:
+            storage.queue.deliver()
+            assert row(storage, name).state == State.TRANSFERRED
+            continue
+        assert error == errno.ENOSPC
+        failures += 1
+        assert [read(storage, each) for each in names] == [b"old"] * len(names)
+    assert 3 <= failures < 10
+
+
+@pytest.mark.one_database
+@pytest.mark.skipif(connection.vendor != "sqlite", reason="the disk of a server is its own")
+def test_a_ledger_whose_disk_is_full() -> None:
+    storage = make()
+    storage.alias  # noqa: B018
+    with connection.cursor() as cursor:
+        cursor.execute("PRAGMA page_count")
+        cursor.execute(f"PRAGMA max_page_count = {cursor.fetchone()[0]}")
+
+    def fill() -> None:
+        for number in range(10_000):
+            storage.save(f"{'directory/' * 50}{number}.txt", file())
+
+    try:
+        with pytest.raises(OperationalError, match="full"):
+            fill()
+        names = list(QueuedFile.objects.values_list("name", flat=True))
+        assert on_disk() == sorted(names)
+        storage.queue.deliver()  # what is written over needs no new page, or waits
+    finally:
+        connection.close()
+    for name in names:
+        make_due(storage, name)
+    sweep(storage.alias)
+    storage.queue.deliver()
+    assert on_disk("far") == sorted(names)
+
+
+# The local copy; what a retry does about it is in test_transfers
+
+
+def vanish(name: str) -> None:
+    Path(disk().path(name)).unlink()
+
+
+def truncate(name: str) -> None:
+    os.truncate(disk().path(name), 3)
+
+
+def scramble(name: str) -> None:
+    Path(disk().path(name)).write_bytes(b"BYTES")
+
+
+HARMS: dict[str, tuple[Callable[[str], None], type[Exception], str]] = {
+    "vanished": (vanish, LocalFileMissing, "is not there"),
+    "truncated": (truncate, LocalFileChanged, "has bytes 3, but 5"),
+    "changed": (scramble, LocalFileChanged, "has the checksum"),
+}
+
+
+@pytest.mark.one_database
+@pytest.mark.parametrize("harm", HARMS.values(), ids=HARMS)
+@pytest.mark.parametrize("when", ["before", "during"])
+@pytest.mark.parametrize("level", ["size", "checksum", "content"])
+def test_a_harmed_local_copy_is_parked_with_its_reason(
+    harm: tuple[Callable[[str], None], type[Exception], str],
+    when: str,
+    level: str,
+    settings: Settings,
+) -> None:
+    settings.QUEUED_STORAGE = {**settings.QUEUED_STORAGE, "VERIFY": level}
+    do_harm, kind, text = harm
+    storage = make(task=Evict(lambda name, *args: do_harm(name) if when == "during" else None))
+    name = storage.save("a.txt", file())
+    if when == "before":
+        do_harm(name)
+    storage.queue.deliver()
+    if row(storage, name).state == State.PENDING:  # harmed after the look: seen by the next try
+        work.run(make_due(storage, name))
+    found = row(storage, name)
+    assert (found.state, found.verified, found.due_at) == (State.FAILED, "", None)
+    assert found.last_error.startswith(kind.__name__)
+    assert text in found.last_error
+    assert storage.using_local(name)
+
+    disk().delete(name)
+    disk().save(name, file())
+    storage.transfer(name)
+    assert storage.queue.deliver() == {}
+    assert read(storage.remote, name) == b"bytes"
+
+
+def test_a_worker_on_a_host_without_the_file_leaves_it_to_another_one(
+    monkeypatch: pytest.MonkeyPatch, settings: Settings
+) -> None:
+    storage = make(local=ScriptedStorage("disk"))
+    name = storage.save("a.txt", file())
+    with monkeypatch.context() as elsewhere:
+        settings.QUEUED_STORAGE = {**settings.QUEUED_STORAGE, "HOST": "another"}
+        elsewhere.setattr(storage.local, "exists", lambda name: False)
+        [error] = storage.queue.deliver().values()
+    assert isinstance(error, LocalFileMissing)
+    found = row(storage, name)
+    assert (found.state, found.attempts) == (State.PENDING, 1)
+    assert f"saved on {found.host}" in found.last_error
+
+    assert work.run(make_due(storage, name)) is None
+    assert row(storage, name).state == State.TRANSFERRED

@@ -1,0 +1,231 @@
+import re
+import threading
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.db import OperationalError, connection, transaction
+from django.test.utils import CaptureQueriesContext
+
+from queued_storage.ledger import measures
+from queued_storage.ledger.database import ledger
+from queued_storage.ledger.measures import Overdue, Settled, Unsettled
+from queued_storage.ledger.sql.clock import DatabaseNow
+from queued_storage.ledger.states import State
+from queued_storage.models import QueuedFile
+from tests.support.scripted import LONG_AGO, file, make, row
+from tests.support.waiting import until
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+def add(count: int = 1, **columns: Any) -> None:
+    """Rows as of a while ago."""
+    known = QueuedFile.objects.count()
+    defaults = {"alias": "one", "state": State.PENDING, "size": 10, "saved_at": LONG_AGO}
+    QueuedFile.objects.bulk_create(
+        QueuedFile(name=f"{known + number}.txt", **defaults | columns) for number in range(count)
+    )
+
+
+def test_nothing() -> None:
+    assert measures.unsettled() == []
+    assert measures.overdue() == []
+    assert measures.settled() == []
+    assert measures.aliases() == []
+
+
+def test_files_and_bytes_by_storage_and_state() -> None:
+    add(3, size=2**40)
+    add(2, state=State.FAILED)
+    add(1, alias="two", state=State.HELD)
+    add(9, state=State.TRANSFERRED)
+    found = {(row.alias, row.state): (row.files, row.bytes) for row in measures.unsettled()}
+    assert found == {
+        ("one", "pending"): (3, 3 * 2**40),
+        ("one", "failed"): (2, 20),
+        ("two", "held"): (1, 10),
+    }
+
+
+def test_ages_are_of_the_database() -> None:
+    add()
+    add(alias="two")
+    QueuedFile.objects.filter(alias="two").update(saved_at=DatabaseNow() - timedelta(seconds=90))
+    old, new = measures.unsettled()
+    assert old.age > 20 * 365 * 24 * 3600
+    assert 90 <= new.age < 100
+
+
+def test_a_clock_that_went_back_makes_no_age_below_zero() -> None:
+    add()
+    QueuedFile.objects.update(saved_at=DatabaseNow() + timedelta(hours=1))
+    assert measures.unsettled()[0].age == 0
+
+
+def test_what_is_overdue() -> None:
+    add(2, due_at=LONG_AGO)
+    add(1, due_at=None, state=State.FAILED)
+    add(1, alias="two")
+    QueuedFile.objects.filter(alias="two").update(due_at=DatabaseNow() + timedelta(hours=1))
+    [found] = measures.overdue()
+    assert isinstance(found, Overdue)
+    assert (found.alias, found.host, found.files) == ("one", "", 2)
+    assert found.age > 20 * 365 * 24 * 3600
+
+
+def test_deletes_that_never_end(settings: Any) -> None:
+    settings.QUEUED_STORAGE = settings.QUEUED_STORAGE | {"RETRIES": 2}
+    add(1, state=State.DELETING, attempts=2)
+    add(1, state=State.DELETING, attempts=3)
+    add(1, state=State.PENDING, attempts=9)
+    assert {row.state: row.stuck for row in measures.unsettled()} == {"deleting": 1, "pending": 0}
+
+
+def test_hosts_where_each_has_its_own_disk(settings: Any) -> None:
+    add(2, host="web-1", due_at=LONG_AGO)
+    add(1, host="web-2")
+    add(1, host="web-2", is_local=False, state=State.DELETING)
+    assert {row.host for row in measures.unsettled()} == {""}
+    settings.QUEUED_STORAGE = settings.QUEUED_STORAGE | {"LOCAL_PER_HOST": True}
+    assert {(row.state, row.host): row.files for row in measures.unsettled()} == {
+        ("pending", "web-1"): 2,
+        ("pending", "web-2"): 1,
+        ("deleting", ""): 1,
+    }
+    assert [row.host for row in measures.overdue()] == ["web-1"]
+
+
+def test_what_is_settled() -> None:
+    add(2, state=State.TRANSFERRED)
+    add(3, state=State.TRANSFERRED, is_local=False)
+    add(1, alias="two", state=State.TRANSFERRED, is_local=False)
+    add(1)
+    assert measures.settled() == [Settled("one", 5, 50, 20), Settled("two", 1, 10, 0)]
+
+
+def test_each_alias_is_found_once() -> None:
+    for alias in ("b", "a", "B", "ä", "b "):
+        add(3, alias=alias)
+    assert sorted(measures.aliases()) == sorted(["b", "a", "B", "ä", "b "])
+
+
+def test_settled_files_are_not_looked_at() -> None:
+    add(2000, state=State.TRANSFERRED)
+    add(1)
+    if connection.vendor != "sqlite":
+        with connection.cursor() as cursor:
+            cursor.execute(
+                f"ANALYZE {'TABLE ' * (connection.vendor == 'mysql')}{QueuedFile._meta.db_table}"
+            )
+    with CaptureQueriesContext(connection) as captured:
+        assert [row.files for row in measures.unsettled()] == [1]
+        assert measures.overdue() == []
+    for query in captured:
+        plan = explain(query["sql"])
+        assert re.search("queued_storage_(state|due|name_unique)", plan), plan
+        assert "Seq Scan" not in plan
+    assert "queued_storage_due" in explain(captured[-1]["sql"])
+    assert "queued_storage_state" in explain(captured[-2]["sql"])
+
+
+def explain(sql: str) -> str:
+    with connection.cursor() as cursor:
+        prefix = "EXPLAIN QUERY PLAN " if connection.vendor == "sqlite" else "EXPLAIN "
+        cursor.execute(prefix + sql.replace("%", "%%"), ())
+        return str(cursor.fetchall())
+
+
+# The limit of time
+
+
+def test_an_answer_in_time() -> None:
+    add(2)
+    assert [row.files for row in measures.in_time(measures.unsettled, 10)] == [2]
+
+
+@pytest.mark.one_database
+def test_a_ledger_that_hangs_costs_the_time_and_no_more_than_a_few_threads() -> None:
+    released = threading.Event()
+    try:
+        for _probe in range(measures._MOST_WAITING + 2):
+            with pytest.raises(TimeoutError, match=r"within 0\.05 seconds"):
+                measures.in_time(lambda: released.wait(30), 0.05)
+        assert len(inquiries()) == measures._MOST_WAITING
+    finally:
+        released.set()
+    until(lambda: not inquiries())
+    assert measures.in_time(lambda: "well again", 10) == "well again"
+
+
+@pytest.mark.one_database
+def test_a_thread_that_does_not_come_to_be_takes_no_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as context:
+        context.setattr(measures._Inquiry, "start", start)
+        for _probe in range(measures._MOST_WAITING + 1):
+            with pytest.raises(RuntimeError, match="new thread"):
+                measures.in_time(lambda: "well", 0.05)
+    assert measures.in_time(lambda: "well again", 10) == "well again"
+
+
+@pytest.mark.one_database
+def test_the_wait_for_a_place_is_a_part_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    left: list[float] = []
+
+    def join(thread: threading.Thread, timeout: float) -> None:
+        left.append(timeout)
+        plain(thread)
+
+    class Crowded(threading.Event):  # a place comes free in the last moment
+        def acquire(self, timeout: float) -> bool:
+            return not self.wait(timeout)
+
+        def release(self) -> None:
+            self.set()
+
+    plain = threading.Thread.join
+    monkeypatch.setattr(measures._Inquiry, "join", join)
+    monkeypatch.setattr(measures, "_places", Crowded())
+    assert measures.in_time(lambda: "well", 0.2) == "well"
+    assert left[0] < 0.1
+
+
+def inquiries() -> list[threading.Thread]:
+    return [each for each in threading.enumerate() if isinstance(each, measures._Inquiry)]
+
+
+@pytest.mark.one_database
+def test_an_error_is_raised_where_it_is_asked() -> None:
+    def fail() -> None:
+        raise OperationalError("away")
+
+    with pytest.raises(OperationalError):
+        measures.in_time(fail, 10)
+
+
+@pytest.mark.one_database
+def test_the_thread_leaves_no_connection() -> None:
+    seen: list[Any] = []
+
+    def ask() -> None:
+        ledger().exists()
+        seen.append(connection.connection)
+
+    before = connection.connection
+    measures.in_time(ask, 10)
+    assert seen[0] is not None
+    assert seen[0] is not before
+    assert connection.connection is before
+
+
+@pytest.mark.one_database
+def test_a_transaction_sees_its_own_rows() -> None:
+    storage = make()
+    with transaction.atomic():
+        name = storage.save("a.txt", file())
+        [found] = measures.in_time(measures.unsettled, 10)
+        assert row(storage, name).size == found.bytes
+    assert isinstance(found, Unsettled)

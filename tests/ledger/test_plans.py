@@ -1,0 +1,132 @@
+"""What databases do for a sweep and a status: they must read indexes, and none of the many rows
+that are settled, with and without statistics."""
+
+import io
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from django.core.management import call_command
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
+
+from queued_storage.ledger.database import ledger
+from queued_storage.ledger.states import State
+from queued_storage.models import QueuedFile
+from queued_storage.operations import status
+from queued_storage.queues import sweep as sweeping
+from queued_storage.queues.sweep import sweep
+from tests.support.scripted import make
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+SETTLED = 5_000
+DUE = 100
+TABLE = QueuedFile._meta.db_table
+ANALYZE = {"sqlite": "ANALYZE", "postgresql": f"VACUUM ANALYZE {TABLE}"}
+ANALYZE["mysql"] = f"ANALYZE TABLE {TABLE}"
+
+
+@pytest.fixture
+def storage() -> Any:
+    """One with many settled files and a few that are due."""
+    storage = make(alias="plans")
+    now = timezone.now()
+    settled = {"state": State.TRANSFERRED, "transferred_at": now}
+    ledger().bulk_create(
+        [
+            QueuedFile(alias=storage.alias, name=f"{number}", saved_at=now, size=1, **settled)
+            for number in range(SETTLED)
+        ]
+        + [
+            QueuedFile(alias=storage.alias, name=f"due/{number}", saved_at=now, due_at=now)
+            for number in range(DUE)
+        ],
+        batch_size=500,
+    )
+    return storage
+
+
+@pytest.fixture(params=["without statistics", "with statistics"])
+def statistics(request: pytest.FixtureRequest, storage: Any) -> str:
+    with connection.cursor() as cursor:
+        if request.param == "with statistics":
+            cursor.execute(ANALYZE[connection.vendor])
+        elif connection.vendor == "sqlite":
+            cursor.execute("SELECT 1 FROM sqlite_master WHERE name = 'sqlite_stat1'")
+            if cursor.fetchone():
+                cursor.execute("DELETE FROM sqlite_stat1")
+                cursor.execute("ANALYZE sqlite_master")
+        elif connection.vendor == "postgresql":
+            pytest.skip("PostgreSQL collects them by itself")
+    return str(request.param)
+
+
+def plans(work: Callable[[], object]) -> list[tuple[str, str]]:
+    """Each SELECT of the ledger, with its plan."""
+    with CaptureQueriesContext(connection) as captured:
+        work()
+    selects = [query["sql"] for query in captured.captured_queries]
+    selects = [sql for sql in selects if sql.startswith("SELECT") and TABLE in sql]
+    prefix = "EXPLAIN QUERY PLAN" if connection.vendor == "sqlite" else "EXPLAIN"
+    found = []
+    with connection.cursor() as cursor:
+        for sql in selects:
+            cursor.execute(f"{prefix} {sql}")
+            found.append((sql, "\n".join(str(line) for line in cursor.fetchall())))
+    assert found
+    return found
+
+
+def is_index_only(plan: str) -> bool:
+    words = {"sqlite": "USING COVERING INDEX", "postgresql": "Index Only Scan"}
+    return words.get(connection.vendor, "Using index") in plan
+
+
+def reads_whole_table(plan: str) -> bool:
+    words = {"sqlite": f"SCAN {TABLE}", "postgresql": f"Seq Scan on {TABLE}"}
+    word = words.get(connection.vendor, "'ALL'")
+    return any(word in line and "COVERING" not in line for line in plan.splitlines())
+
+
+@pytest.mark.parametrize("alias", [None, "plans"])
+def test_a_sweep_reads_the_index_of_due_rows_alone(
+    storage: Any, statistics: str, alias: str | None
+) -> None:
+    ((_sql, plan),) = plans(lambda: sweep(alias))
+    assert "queued_storage_due" in plan, plan
+    assert is_index_only(plan), plan
+
+
+def test_a_sweep_of_many_finds_each_once(storage: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sweeping, "FEW", 10)
+    monkeypatch.setattr(sweeping, "BATCH", 30)
+    assert sweep() == DUE
+    told = [pk for message in storage.queue.messages for pk in message]
+    assert sorted(told) == sorted(ledger().due().values_list("pk", flat=True))
+
+
+def test_a_status_counts_from_an_index_alone(storage: Any, statistics: str) -> None:
+    for sql, plan in plans(lambda: status.tallies(exact=False)):
+        assert is_index_only(plan), f"{sql}\n{plan}"
+
+
+def test_a_status_reads_no_settled_row(storage: Any, statistics: str) -> None:
+    if connection.vendor != "sqlite":
+        pytest.skip("a table of a few thousand rows may be read as a whole there")
+
+    def status() -> None:
+        call_command("queued_storage", "status", stdout=io.StringIO())
+
+    for sql, plan in plans(status):
+        assert not reads_whole_table(plan), f"{sql}\n{plan}"
+
+
+def test_a_status_counts_the_newest_of_many(storage: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(status, "LIMIT", 1000)
+    pending, transferred = status.tallies(exact=False)
+    assert (pending.files, pending.is_cut) == (DUE, False)
+    assert (transferred.files, transferred.bytes, transferred.is_cut) == (1000, 1000, True)
+    _pending, transferred = status.tallies(exact=True)
+    assert (transferred.files, transferred.bytes, transferred.is_cut) == (SETTLED, SETTLED, False)

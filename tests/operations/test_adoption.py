@@ -1,0 +1,233 @@
+import os
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from django.core.files.storage import storages
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
+
+from queued_storage.files.streams import checksum_of
+from queued_storage.ledger.database import ledger
+from queued_storage.ledger.states import State
+from queued_storage.operations import adoption, comparison, errands
+from queued_storage.operations.adoption import adopt, backfill
+from queued_storage.operations.passes import Step
+from tests.support.scripted import RenamingStorage, disk, file, make, on_disk, read, row
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+BEFORE = datetime(2020, 2, 3, 4, 5, 6, tzinfo=UTC)
+
+
+def put(place: Any, name: str, data: bytes = b"bytes") -> str:
+    saved: str = place.save(name, file(data))
+    os.utime(place.path(saved), (BEFORE.timestamp(),) * 2)
+    return saved
+
+
+def take(taking: Any, storage: Any, names: Any, **options: Any) -> tuple[int, list[str]]:
+    """How many files were taken, and what was said of the others."""
+    steps: list[Step] = []
+    count = taking(storage, names, steps.append, **options)
+    return count, [f"{step.name}: {step.error}" for step in steps if step.error]
+
+
+# backfill
+
+
+def test_a_local_file_is_recorded_and_transferred() -> None:
+    storage = make()
+    put(disk(), "d/a.png")
+    assert take(backfill, storage, ["d/a.png"]) == (1, [])
+    found = row(storage, "d/a.png")
+    assert (found.state, found.size, found.content_type) == (State.PENDING, 5, "image/png")
+    assert found.saved_at == BEFORE
+    assert storage.queue.deliver() == {}
+    assert read(storage.remote, "d/a.png") == b"bytes"
+    assert errands.evict(ledger().all()) == 1
+    assert storage.get_modified_time("d/a.png") == BEFORE
+    assert read(storage, "d/a.png") == b"bytes"
+
+
+def test_one_that_is_on_the_remote_too_is_not_sent_again() -> None:
+    storage = make()
+    put(disk(), "a.txt")
+    put(storage.remote, "a.txt")
+    storage.remote.calls.clear()
+    assert take(backfill, storage, ["a.txt"]) == (1, [])
+    assert storage.queue.deliver() == {}
+    assert storage.remote.calls["_save"] == 0
+    assert row(storage, "a.txt").remote_name == "a.txt"
+
+
+@pytest.mark.parametrize("taking", [backfill, adopt])
+def test_what_is_known_stays_as_it_is(taking: Any) -> None:
+    storage = make()
+    put(disk(), "a.txt")
+    put(storage.remote, "a.txt")
+    assert take(taking, storage, ["a.txt", "a.txt"]) == (1, [])
+    ledger().update(state=State.FAILED)
+    assert take(taking, storage, ["a.txt"]) == (0, [])
+    assert row(storage, "a.txt").state == State.FAILED
+
+
+@pytest.mark.parametrize("taking", [backfill, adopt])
+def test_a_dry_run_records_nothing(taking: Any) -> None:
+    storage = make()
+    put(disk(), "a.txt")
+    put(storage.remote, "a.txt")
+    assert take(taking, storage, ["a.txt", "b.txt"], dry_run=True)[0] == 1
+    assert not ledger().exists()
+    assert storage.queue.messages == []
+
+
+@pytest.mark.parametrize("taking", [backfill, adopt])
+def test_names_that_are_nowhere_are_told(taking: Any) -> None:
+    count, errors = take(taking, make(), ["a.txt"])
+    assert count == 0
+    assert errors[0].startswith("a.txt: ")
+
+
+@pytest.mark.parametrize("taking", [backfill, adopt])
+def test_drafts_and_names_that_no_row_can_have_are_left_alone(taking: Any) -> None:
+    storage = make()
+    put(disk(), ".queued-abc")
+    put(storage.remote, ".queued-abc")
+    names = [".queued-abc", "a\0b", "x" * 1000, "../a", ""]
+    assert take(taking, storage, names) == (0, [])
+    assert not ledger().exists()
+
+
+@pytest.mark.parametrize("taking", [backfill, adopt])
+def test_a_name_that_is_no_file_s_keeps_no_other_one_from_being_taken(taking: Any) -> None:
+    storage = make(remote=storages["far"])
+    for place in (disk(), storage.remote):
+        put(place, "a.txt")
+        put(place, "d/b.txt")
+    names = ["a.txt/inside.txt", f"{'x' * 300}.txt", "d", "d/b.txt"]
+    count, errors = take(taking, storage, names)
+    assert count == 1
+    assert [error.split(": ")[0] for error in errors] == names[:3]
+    assert list(ledger().values_list("name", flat=True)) == ["d/b.txt"]
+
+
+def test_the_file_of_a_storage_on_the_same_disk_is_not_taken() -> None:
+    storage, other = make(), make(remote=storages["far"])
+    for name in ("pending.txt", "own.txt"):
+        put(storage.remote, name)
+    put(other.local, "own.txt")
+    assert other.save("pending.txt", file()) == "pending.txt"
+    count, errors = take(backfill, storage, ["pending.txt"])
+    assert (count, errors) == (0, ["pending.txt: It is the local file of another storage."])
+    assert take(adopt, storage, ["pending.txt", "own.txt"]) == (2, [])
+    assert [row(storage, name).is_local for name in ("pending.txt", "own.txt")] == [False, True]
+    assert errands.evict(ledger().filter(alias=storage.alias)) == 1
+    assert on_disk() == ["pending.txt"]
+
+
+def test_the_file_of_a_storage_that_is_no_more_is_taken() -> None:
+    storage, other = make(), make()
+    other.save("a.txt", file())
+    ledger().update(alias="nobody-s")
+    assert take(backfill, storage, ["a.txt"]) == (1, [])
+
+
+def test_names_are_taken_a_batch_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(adoption, "BATCH", 3)
+    storage = make()
+    drawn = []
+
+    def names() -> Iterator[str]:
+        for number in range(7):
+            assert len(drawn) - ledger().count() <= 3
+            drawn.append(number)
+            yield put(disk(), f"{number}.txt")
+
+    with CaptureQueriesContext(connection) as queries:
+        assert take(backfill, storage, names()) == (7, [])
+    looks = [query["sql"] for query in queries if "IN (" in query["sql"]]
+    others = [sql for sql in looks if "NOT (" in sql]  # what other storages have
+    assert (len(looks) - len(others), len(others)) == (3, 2)  # nobody has any at first
+    assert [len(message) for message in storage.queue.messages] == [3, 3, 1]
+
+
+def test_a_backfill_that_died_goes_on_with_what_is_left() -> None:
+    storage = make()
+    names = [put(disk(), f"{number}.txt") for number in range(5)]
+
+    def die(step: Step) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        backfill(storage, names[:2], die)
+    assert take(backfill, storage, names) == (3, [])
+    assert storage.queue.deliver() == {}
+    assert on_disk("far") == names
+
+
+# adopt
+
+
+def test_a_remote_file_is_taken_as_it_is() -> None:
+    storage = make()
+    put(storage.remote, "a.txt")
+    storage.remote.calls.clear()
+    assert take(adopt, storage, ["a.txt"]) == (1, [])
+    assert storage.queue.messages == []
+    assert storage.remote.calls["_save"] == storage.remote.calls["_open"] == 0
+    found = row(storage, "a.txt")
+    assert (found.state, found.is_local, found.remote_name) == (State.TRANSFERRED, False, "a.txt")
+    assert (found.size, found.checksum, found.verified) == (5, "", "")
+    assert (found.saved_at, found.due_at) == (BEFORE, None)
+    assert found.transferred_at is not None
+    assert read(storage, "a.txt") == b"bytes"
+    assert list(comparison.verify(ledger().all(), content=True)) == []
+    assert errands.restore(ledger().all()) == 1
+    assert read(disk(), "a.txt") == b"bytes"
+
+
+@pytest.mark.parametrize(
+    ("content", "verified", "checksum"),
+    [(False, "size", ""), (True, "content", str(checksum_of([b"bytes"])))],
+)
+def test_two_copies_become_one_file(content: bool, verified: str, checksum: str) -> None:
+    storage = make()
+    put(disk(), "a.txt")
+    put(storage.remote, "a.txt")
+    assert take(adopt, storage, ["a.txt"], content=content) == (1, [])
+    found = row(storage, "a.txt")
+    assert (found.is_local, found.verified, found.checksum) == (True, verified, checksum)
+    assert errands.evict(ledger().all()) == 1
+    assert on_disk() == []
+    assert read(storage, "a.txt") == b"bytes"
+
+
+@pytest.mark.parametrize(("local", "content"), [(b"longer", False), (b"bytez", True)])
+def test_two_copies_that_differ_are_left_alone(local: bytes, content: bool) -> None:
+    storage = make()
+    put(disk(), "a.txt", local)
+    put(storage.remote, "a.txt")
+    count, [error] = take(adopt, storage, ["a.txt"], content=content)
+    assert count == 0
+    assert "different" in error
+    assert not ledger().exists()
+
+
+def test_what_the_remote_calls_another_file_is_not_taken() -> None:
+    storage = make(remote=RenamingStorage())
+    storage.save("a.txt", file())
+    assert storage.queue.deliver() == {}
+    [remote_name] = on_disk("far")
+    count, [error] = take(adopt, storage, [remote_name])
+    assert count == 0
+    assert "another file" in error
+
+
+def test_a_remote_that_is_away_is_told_for_each_name() -> None:
+    storage = make()
+    storage.remote.refuses = True
+    count, errors = take(adopt, storage, ["a.txt", "b.txt"])
+    assert count == 0
+    assert errors == [f"{n}.txt: ConnectionError: The remote is away." for n in "ab"]

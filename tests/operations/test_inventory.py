@@ -1,0 +1,151 @@
+import os
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.core.files.storage import InMemoryStorage, storages
+from django.utils import timezone
+
+from queued_storage.files.localfiles import names_on
+from queued_storage.ledger.database import ledger
+from queued_storage.operations import errands, inventory
+from queued_storage.operations.inventory import delete_orphan, names_in_fields, orphans, unknown
+from tests.support.scripted import RenamingStorage, disk, file, make, on_disk
+from tests.support.testapp.models import Document, Photo
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+DAY = timedelta(days=1)
+
+
+def put(place: Any, name: str, *, age: float = 2) -> str:
+    """A file that somebody else made, so many days ago."""
+    saved: str = place.save(name, file())
+    modified = timezone.now().timestamp() - age * 86400
+    os.utime(place.path(saved), (modified, modified))
+    return saved
+
+
+def found(storage: Any, side: str = "local", under: str = "") -> list[str]:
+    return sorted(orphan.name for orphan in orphans(storage, side, DAY, under))
+
+
+@pytest.mark.one_database
+@pytest.mark.parametrize("has_paths", [True, False])
+def test_all_names_of_a_storage(has_paths: bool) -> None:
+    place: Any = disk() if has_paths else InMemoryStorage()
+    names = ["a.txt", "d/b.txt", "d/e/c.txt", "f/d.txt"]
+    for name in names:
+        place.save(name, file())
+    assert sorted(names_on(place)) == names
+    assert sorted(names_on(place, "d")) == names[1:3]
+    if has_paths:
+        assert list(names_on(place, "nothing")) == []
+
+
+@pytest.mark.one_database
+def test_a_link_to_a_directory_is_not_followed() -> None:
+    disk().save("d/a.txt", file())
+    Path(disk().path("d/loop")).symlink_to(disk().path("d"))
+    assert list(names_on(disk())) == ["d/a.txt"]
+
+
+@pytest.mark.parametrize("batch", [1, 500])
+def test_the_names_that_models_have(batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inventory, "BATCH", batch)
+    for number in range(3):
+        Document.objects.create(file=f"docs/{number}.txt")
+    Document.objects.create(file="")
+    Photo.objects.create(image="photos/./1.png")
+    names = [*(f"docs/{number}.txt" for number in range(3)), "photos/1.png"]
+    assert sorted(names_in_fields("default")) == names
+    assert list(names_in_fields("other")) == []
+
+
+def test_files_that_nobody_knows() -> None:
+    storage, other = make(remote=RenamingStorage()), make()
+    for each in (storage, other):
+        each.save(f"{each.alias}.txt", file())
+        assert each.queue.deliver() == {}
+    for place in (disk(), storage.remote):
+        for name in ("d/old.txt", "docs/known.txt"):
+            put(place, name)
+        put(place, "young.txt", age=0.5)
+        for name in list(names_on(place)):
+            if not name.startswith("young"):
+                os.utime(place.path(name), (0, 0))
+    kept = storage.remote.listdir("docs")[1][0]  # under the name that the remote gave
+    Document.objects.create(file="docs/known.txt")
+    Document.objects.create(file=f"docs/{kept}")
+    assert found(storage) == found(other) == ["d/old.txt"]
+    assert found(storage, under="d") == ["d/old.txt"]
+    assert found(storage, under="docs") == []
+    [remote] = found(storage, "remote")
+    assert remote.startswith("d/old_")
+
+
+def test_drafts_of_the_dead() -> None:
+    put(disk(), "d/.queued-dead.txt")
+    put(disk(), "d/.queued-alive.txt", age=0)
+    assert found(make()) == ["d/.queued-dead.txt"]
+
+
+def test_an_orphan_is_deleted() -> None:
+    storage = make()
+    put(storage.remote, "a.txt")
+    [orphan] = orphans(storage, "remote", DAY)
+    assert (orphan.side, orphan.name, orphan.bytes) == ("remote", "a.txt", 5)
+    assert delete_orphan(storage, orphan, DAY)
+    assert on_disk("far") == []
+    assert not delete_orphan(storage, orphan, DAY)
+
+
+@pytest.mark.parametrize("event", ["row", "model", "newer"])
+def test_one_that_is_somebody_s_by_now_is_not_deleted(event: str) -> None:
+    storage = make()
+    put(disk(), "a.txt")
+    [orphan] = orphans(storage, "local", DAY)
+    match event:
+        case "row":
+            assert ledger().record_tombstone(storage.alias, "a.txt")
+        case "model":
+            Document.objects.create(file="a.txt")
+        case "newer":
+            disk().delete("a.txt")
+            disk().save("a.txt", file())
+    assert not delete_orphan(storage, orphan, DAY)
+    assert on_disk() == ["a.txt"]
+
+
+def test_a_freed_file_s_remote_copy_is_no_orphan() -> None:
+    storage: Any = storages["default"]
+    storage.save("a.txt", file())
+    assert storage.queue.deliver() == {}
+    assert errands.evict(ledger().all()) == 1
+    os.utime(storage.remote.path("a.txt"), (0, 0))
+    assert found(storage, "remote") == []
+    ledger().all().delete()
+    assert found(storage, "remote") == ["a.txt"]
+
+
+def test_names_that_the_database_cannot_have_are_never_orphans() -> None:
+    assert unknown(["a\udcff.txt", "b\0.txt", "c.txt"]) == ["c.txt"]
+
+
+@pytest.mark.parametrize(
+    "spelt", ["./d/e/a.txt", "d//e/a.txt", "d/./e/a.txt", "d/f/../e/a.txt", "d\\e\\a.txt"]
+)
+def test_what_a_model_knows_is_no_orphan_however_it_is_spelt(spelt: str) -> None:
+    put(disk(), "d/e/a.txt")
+    put(disk(), "d/e/A.txt")
+    Document.objects.create(file=spelt)
+    assert found(make()) == ["d/e/A.txt"]
+
+
+@pytest.mark.parametrize("under", [".", "./d", "d//", "d/./e", "./d//e"])
+def test_what_is_known_is_no_orphan_however_its_directory_is_spelt(under: str) -> None:
+    storage = make()
+    storage.save("d/e/known.txt", file())
+    os.utime(disk().path("d/e/known.txt"), (0, 0))
+    assert found(storage, under=under) == []

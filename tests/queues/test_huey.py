@@ -1,0 +1,324 @@
+"""Huey with a real Redis and real consumers."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from unittest import mock
+from urllib.parse import urlsplit
+
+import pytest
+from django.core.files.base import ContentFile
+from django.core.files.storage import storages
+from django.db import transaction
+from django.test import TransactionTestCase
+from huey import MemoryHuey, PriorityRedisHuey, RedisHuey, SqliteHuey
+from huey.api import Huey
+from pytest_django import Settings
+
+from queued_storage.backends import QueuedStorage
+from queued_storage.exceptions import InvalidQueue
+from queued_storage.ledger.database import ledger
+from queued_storage.ledger.states import State
+from queued_storage.maintenance import sweep
+from queued_storage.models import QueuedFile
+from queued_storage.queues import BaseQueue, get_queue
+from queued_storage.queues.huey import HueyQueue
+from queued_storage.testing import QueueContract
+from tests.support import services
+from tests.support.fault_proxy import FaultProxy, Mode
+from tests.support.latched import LatchedStorage
+from tests.support.waiting import SOON, until
+
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.one_database]
+
+Spawn = Callable[..., subprocess.Popen[Any]]
+StartWorker = Callable[[], subprocess.Popen[Any]]
+PATH = f"{HueyQueue.__module__}.HueyQueue"
+TASK = "queued_storage.queues.huey.run"
+CONTENT = os.urandom(300_000)
+
+
+class TestContract(QueueContract, TransactionTestCase):
+    def make_queue(self) -> BaseQueue:
+        self.huey = MemoryHuey()
+        return HueyQueue(self.huey)
+
+    def run_workers(self) -> None:
+        while task := self.huey.dequeue():
+            self.huey.execute(task)
+        assert self.huey.result_count() == 0
+
+    def messages(self) -> list[str]:
+        return [str(message) for message in messages(self.huey)]
+
+
+def messages(huey: Huey) -> list[Any]:
+    return [huey.serializer.deserialize(item) for item in huey.storage.enqueued_items()]
+
+
+def content_of(storage: Any, name: str) -> bytes:
+    with storage.open(name) as file:
+        return bytes(file.read())
+
+
+@pytest.fixture
+def make_huey(queue_name: str, redis_url: str) -> Iterator[Callable[..., Huey]]:
+    pools = []
+
+    def make(url: str = redis_url, cls: type[Huey] = RedisHuey) -> Huey:
+        huey = cls(queue_name, url=url, clean_name=False)
+        pools.append(huey.storage.pool)
+        return huey
+
+    yield make
+    for pool in pools:
+        pool.disconnect()
+
+
+@pytest.fixture
+def queue(make_huey: Callable[..., Huey]) -> HueyQueue:
+    return HueyQueue(make_huey())
+
+
+@pytest.fixture
+def storage(queue: HueyQueue, settings: Settings) -> Any:
+    settings.QUEUED_STORAGE = {"QUEUE": queue, "LEASE": 2}
+    return storages["default"]
+
+
+# Workers
+
+
+@pytest.fixture
+def start_worker(
+    redis_url: str,
+    queue_name: str,
+    child_settings: Callable[..., dict[str, str]],
+    spawn: Spawn,
+    settings: Settings,
+) -> StartWorker:
+    def start() -> subprocess.Popen[Any]:
+        environment = child_settings(
+            HUEY={
+                "name": queue_name,
+                "immediate": False,
+                "connection": {"url": redis_url, "clean_name": False},
+            },
+            INSTALLED_APPS=[
+                *settings.INSTALLED_APPS,
+                "huey.contrib.djhuey",
+                "tests.support.hueyapp",
+            ],
+            QUEUED_STORAGE=settings.QUEUED_STORAGE | {"QUEUE": PATH},
+            STORAGES=settings.STORAGES,
+        )
+        return spawn([sys.executable, "-m", "django", "run_huey"], env=environment)
+
+    return start
+
+
+def test_a_worker_transfers_what_is_saved(
+    storage: Any, queue: HueyQueue, start_worker: StartWorker
+) -> None:
+    with transaction.atomic():
+        names = [storage.save(f"{number}.bin", ContentFile(CONTENT)) for number in range(3)]
+        assert messages(queue.huey) == []  # not before the commit
+    pks = list(QueuedFile.objects.order_by("pk").values_list("pk", flat=True))
+    assert [message.args for message in messages(queue.huey)] == [(pks,)]
+    for _time in range(2):
+        queue.enqueue(pks)
+    with mock.patch.object(queue, "enqueue"):
+        names.append(storage.save("lost.bin", ContentFile(CONTENT)))
+    start_worker()  # whose periodic task sweeps at once, and then each minute
+    storage.wait(timeout=60)
+    assert [content_of(storages["far"], name) for name in names] == [CONTENT] * 4
+    until(lambda: not messages(queue.huey))
+    assert {row.attempts for row in QueuedFile.objects.all()} == {1}
+    assert queue.huey.result_count() == 0
+
+
+def test_a_worker_that_is_killed_in_the_middle_is_made_up_for(
+    storage: Any,
+    queue: HueyQueue,
+    start_worker: StartWorker,
+    settings: Settings,
+    tmp_path: Path,
+) -> None:
+    latch = tmp_path / "latch"
+    far = {
+        "BACKEND": f"{LatchedStorage.__module__}.LatchedStorage",
+        "OPTIONS": {"latch": str(latch), "location": str(tmp_path / "far")},
+    }
+    settings.STORAGES = settings.STORAGES | {"far": far}
+    storage = storages["default"]
+    worker = start_worker()
+    name = storage.save("a.bin", ContentFile(CONTENT))
+    until(latch.exists, timeout=60)
+    services.kill_group(worker)
+    row = QueuedFile.objects.get()
+    assert (row.state, row.attempts) == (State.TRANSFERRING, 1)
+    assert 0 < storages["far"].size(name) < len(CONTENT)
+    assert content_of(storage, name) == CONTENT
+    # What it worked on went with it.
+    assert not [each for each in messages(queue.huey) if each.name == TASK]
+
+    latch.unlink()
+    until(lambda: sweep() == 1)  # once the lease has ended
+    start_worker()
+
+    def goes_on() -> bool:
+        latch.unlink(missing_ok=True)
+        return storage.using_remote(name)
+
+    until(goes_on, timeout=60)
+    assert content_of(storages["far"], name) == CONTENT
+    assert storages["far"].listdir("") == ([], [name])
+    assert QueuedFile.objects.get().attempts == 2
+
+
+# Messages
+
+
+def test_a_message_holds_ids_and_options(make_huey: Callable[..., Huey]) -> None:
+    huey = make_huey(cls=PriorityRedisHuey)
+    HueyQueue(huey, priority=3, expires=60, timeout=9).enqueue([1, 2])
+    (message,) = messages(huey)
+    assert (message.args, message.kwargs) == (([1, 2],), {})
+    assert (message.priority, message.expires, message.timeout) == (3, 60, 9)
+    assert (message.name, message.retries) == (TASK, 0)
+
+
+def test_several_queues_share_an_instance() -> None:
+    huey = MemoryHuey()
+    HueyQueue(huey, priority=1).enqueue([1])
+    HueyQueue(huey, priority=2).enqueue([2])
+    assert [message.args for message in messages(huey)] == [([2],), ([1],)]
+
+
+def test_signals_are_sent() -> None:
+    huey = MemoryHuey()
+    seen = []
+    huey.signal("enqueued")(lambda signal, task: seen.append(task.args))
+    HueyQueue(huey).enqueue([1])
+    assert seen == [([1],)]
+
+
+def test_a_connection_that_was_cut_meanwhile_is_replaced(queue: HueyQueue) -> None:
+    queue.enqueue([1])
+    for each in queue._impatient.pool._available_connections:
+        each._sock.shutdown(socket.SHUT_RDWR)
+    queue.enqueue([2])
+    assert [message.args for message in messages(queue.huey)] == [([1],), ([2],)]
+
+
+# Immediate mode
+
+
+def test_immediate_mode_runs_at_once(make_huey: Callable[..., Huey]) -> None:
+    huey = make_huey("redis://127.0.0.1:1")
+    storage = QueuedStorage("disk", "far", alias="immediate", queue=HueyQueue(huey))
+    huey.immediate = True
+    assert storage.using_remote(storage.save("a.txt", ContentFile(b"a")))
+
+
+def test_immediate_mode_gives_back_the_errors(make_huey: Callable[..., Huey]) -> None:
+    huey = make_huey()
+    huey.immediate = True
+    storage = QueuedStorage("disk", "far", alias="failing", queue=HueyQueue(huey), delayed=True)
+    storages["disk"].delete(name := storage.save("a.txt", ContentFile(b"a")))
+    with pytest.raises(FileNotFoundError):
+        storage.transfer(name).get()
+
+
+# Brokers that are away
+
+
+@pytest.fixture(params=["closed", "hanging"])
+def dead_port(request: pytest.FixtureRequest) -> Iterator[int]:
+    """A port that refuses connections, or one that takes them and never says a word."""
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        if request.param == "hanging":
+            server.listen(50)
+        yield server.getsockname()[1]
+
+
+def test_a_dead_broker_costs_a_second_and_a_line(
+    dead_port: int, make_huey: Callable[..., Huey], caplog: pytest.LogCaptureFixture
+) -> None:
+    queue = HueyQueue(make_huey(f"redis://127.0.0.1:{dead_port}"))
+    storage = QueuedStorage("disk", "far", alias="dead-broker", queue=queue)
+    caplog.set_level("WARNING")
+    started = time.monotonic()
+    with transaction.atomic():
+        storage.save("a.txt", ContentFile(b"a"))
+        storage.save("b.txt", ContentFile(b"b"))
+    assert time.monotonic() - started < SOON
+    (record,) = caplog.records
+    assert "HueyQueue could not be told of 2 files" in record.message
+    assert ledger().due().filter(state=State.PENDING).count() == 2
+
+
+@pytest.mark.parametrize("mode", [Mode.HANG, Mode.REFUSE])
+def test_a_broker_that_goes_away_and_comes_back(
+    redis_url: str, queue_name: str, make_huey: Callable[..., Huey], mode: Mode
+) -> None:
+    port = urlsplit(redis_url).port
+    assert port
+    with FaultProxy(port) as proxy:
+        huey = make_huey(redis_url.replace(f":{port}", f":{proxy.port}"))
+        queue = HueyQueue(huey)
+        queue.enqueue([0])  # on a connection that stands already
+        storage = QueuedStorage("disk", "far", alias=queue_name[:64], queue=queue)
+        proxy.mode = mode
+        started = time.monotonic()
+        storage.save("a.txt", ContentFile(b"a"))
+        assert time.monotonic() - started < SOON
+        proxy.mode = Mode.OK
+        assert sweep(storage.alias) == 1
+        pk = QueuedFile.objects.get().pk
+        assert ([pk],) in [message.args for message in messages(huey)]
+
+
+# The instance
+
+
+def test_the_instance_is_found_by_its_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    huey = MemoryHuey()
+    monkeypatch.setattr(sys.modules[__name__], "HUEY", huey, raising=False)
+    queue = get_queue({"BACKEND": PATH, "OPTIONS": {"huey": f"{__name__}.HUEY"}})
+    assert isinstance(queue, HueyQueue)
+    assert queue.huey is huey
+
+
+@pytest.mark.parametrize("wrong", ["nowhere.huey", "tests.support.waiting.until"])
+def test_an_instance_that_is_none_is_an_error(wrong: str) -> None:
+    with pytest.raises(InvalidQueue, match=wrong):
+        get_queue({"BACKEND": PATH, "OPTIONS": {"huey": wrong}})
+
+
+def test_a_setting_that_makes_no_instance_is_an_error(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delitem(sys.modules, "huey.contrib.djhuey", raising=False)
+    settings.HUEY = {"huey_class": "nowhere.Huey"}
+    with pytest.raises(InvalidQueue, match="djhuey"):
+        HueyQueue()
+    assert "nowhere" in capsys.readouterr().out
+
+
+def test_priorities_need_an_instance_that_has_them(make_huey: Callable[..., Huey]) -> None:
+    with pytest.raises(InvalidQueue, match="PriorityRedisHuey"):
+        HueyQueue(make_huey(), priority=1)
+
+
+def test_other_storages_are_used_as_they_are(tmp_path: Path) -> None:
+    huey = SqliteHuey(filename=str(tmp_path / "huey.db"))
+    HueyQueue(huey).enqueue([1])
+    assert [message.args for message in messages(huey)] == [([1],)]
+    huey.storage.close()

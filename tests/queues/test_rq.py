@@ -1,0 +1,297 @@
+"""RQ with a real Redis and real workers."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+import rq
+from django.core.files.base import ContentFile
+from django.core.files.storage import InMemoryStorage, storages
+from django.db import transaction
+from django_rq import get_queue as get_rq_queue
+from pytest_django import Settings
+from redis import Redis
+
+from queued_storage.backends import QueuedStorage
+from queued_storage.exceptions import InvalidQueue
+from queued_storage.ledger.database import ledger
+from queued_storage.ledger.states import State
+from queued_storage.maintenance import sweep
+from queued_storage.models import QueuedFile
+from queued_storage.queues import get_queue
+from queued_storage.queues.rq import TIMEOUT, RQQueue
+from queued_storage.testing import Fault, FaultyStorage
+from tests.support.fault_proxy import FaultProxy, Mode
+from tests.support.latched import LatchedStorage
+from tests.support.waiting import SOON, until
+
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.one_database]
+
+PATH = f"{RQQueue.__module__}.RQQueue"
+CONTENT = os.urandom(300_000)
+PATIENT = {"socket_timeout": 60, "socket_connect_timeout": 60}
+
+SWEEPS = """
+from rq import cron
+
+from queued_storage.maintenance import sweep
+
+cron.register(sweep, queue_name="{name}", interval=1, name="{name}")
+"""
+
+
+@pytest.fixture
+def server(redis_url: str, queue_name: str, settings: Settings) -> Iterator[rq.Queue]:
+    """The queue `queue_name` as RQ sees it; nothing of it stays in Redis."""
+    settings.RQ_QUEUES = {queue_name: {"URL": redis_url}}
+    queue = get_rq_queue(queue_name)
+    yield queue
+    for job_id in queue.failed_job_registry.get_job_ids(cleanup=False):
+        queue.connection.delete(f"rq:job:{job_id}")
+    queue.delete()
+    queue.connection.srem("rq:workers", f"rq:worker:{queue_name}")
+    queue.connection.close()
+
+
+@pytest.fixture
+def storage(server: rq.Queue, settings: Settings) -> Any:
+    options = {"queue": server.name, "failure_ttl": 60}
+    queue = {"BACKEND": PATH, "OPTIONS": options}
+    settings.QUEUED_STORAGE = {"QUEUE": queue, "LEASE": 2}
+    return storages["default"]
+
+
+@pytest.fixture
+def start(
+    server: rq.Queue,
+    child_settings: Callable[..., dict[str, str]],
+    spawn: Callable[..., subprocess.Popen[Any]],
+    settings: Settings,
+) -> Callable[..., subprocess.Popen[Any]]:
+    """Start one of django-rq's commands."""
+
+    def start(*command: str) -> subprocess.Popen[Any]:
+        environment = child_settings(
+            INSTALLED_APPS=[*settings.INSTALLED_APPS, "django_rq"],
+            QUEUED_STORAGE=settings.QUEUED_STORAGE,
+            RQ_QUEUES=settings.RQ_QUEUES,
+            STORAGES=settings.STORAGES,
+        )
+        return spawn([sys.executable, "-m", "django", *command], env=environment)
+
+    return start
+
+
+def content_of(storage: Any, name: str) -> bytes:
+    with storage.open(name) as file:
+        return bytes(file.read())
+
+
+# Workers
+
+
+def test_a_worker_transfers_and_the_cron_sweeps(
+    storage: Any, server: rq.Queue, start: Callable[..., Any], tmp_path: Path
+) -> None:
+    with transaction.atomic():
+        names = [storage.save(f"{number}.bin", ContentFile(CONTENT)) for number in range(3)]
+        assert server.count == 0  # not before the commit
+    pks = list(QueuedFile.objects.order_by("pk").values_list("pk", flat=True))
+    (job,) = server.jobs
+    assert (job.func, job.args, job.kwargs) == (run_of_the_adapter(), (pks,), {})
+    assert (job.timeout, job.result_ttl, job.failure_ttl) == (-1, 0, 60)
+    assert job.retries_left is None
+
+    server.empty()  # the wake-up is lost
+    names.append(storage.save("told.bin", ContentFile(CONTENT)))
+    storage.queue.enqueue([QueuedFile.objects.latest("pk").pk])  # and this one comes twice
+
+    sweeps = tmp_path / "sweeps.py"
+    sweeps.write_text(SWEEPS.format(name=server.name))
+    start("rqworker", server.name, "--name", server.name)
+    start("rqcron", str(sweeps))
+    storage.wait(timeout=60)
+    assert [content_of(storages["far"], name) for name in names] == [CONTENT] * 4
+    assert sorted(storages["far"].listdir("")[1]) == names
+    assert {row.attempts for row in QueuedFile.objects.all()} == {1}
+    assert not server.connection.exists(f"rq:job:{job.id}")
+
+
+def run_of_the_adapter() -> Any:
+    return sys.modules[RQQueue.__module__].run  # type: ignore[attr-defined]
+
+
+@pytest.fixture
+def latch(tmp_path: Path) -> Iterator[Path]:
+    """In the way of what is saved to the remote "far", in other processes."""
+    latch = tmp_path / "latch"
+    yield latch
+    latch.unlink(missing_ok=True)  # a work horse outlives the worker that is killed
+
+
+def test_a_work_horse_that_is_killed_in_the_middle_is_made_up_for(
+    storage: Any, server: rq.Queue, start: Callable[..., Any], settings: Settings, latch: Path
+) -> None:
+    far = {
+        "BACKEND": f"{LatchedStorage.__module__}.LatchedStorage",
+        "OPTIONS": {"latch": str(latch), "location": str(latch.parent / "far")},
+    }
+    settings.STORAGES = settings.STORAGES | {"far": far}
+    storage = storages["default"]
+    start("rqworker", server.name, "--name", server.name)
+    name = storage.save("a.bin", ContentFile(CONTENT))
+    horse = int(until(lambda: latch.exists() and latch.read_text(), timeout=60))
+    os.kill(horse, signal.SIGKILL)
+    row = QueuedFile.objects.get()
+    assert (row.state, row.attempts) == (State.TRANSFERRING, 1)
+    assert 0 < storages["far"].size(name) < len(CONTENT)
+    assert content_of(storage, name) == CONTENT
+
+    until(lambda: server.failed_job_registry.count == 1)  # RQ does not try again
+    assert server.count == 0
+    until(lambda: sweep() == 1)  # once the lease has ended
+
+    def goes_on() -> bool:
+        latch.unlink(missing_ok=True)
+        return bool(storage.using_remote(name))
+
+    until(goes_on, timeout=60)
+    assert content_of(storages["far"], name) == CONTENT
+    assert storages["far"].listdir("") == ([], [name])
+    assert QueuedFile.objects.get().attempts == 2
+
+
+# Messages
+
+
+def test_options_go_with_the_message(server: rq.Queue) -> None:
+    RQQueue(server.name).enqueue([1])
+    options = {"job_timeout": 90, "result_ttl": 30, "failure_ttl": 40, "at_front": True}
+    RQQueue(server.name, **options).enqueue([2])
+    first, second = server.jobs
+    assert (first.args, second.args) == (([2],), ([1],))
+    assert (first.timeout, first.result_ttl, first.failure_ttl) == (90, 30, 40)
+
+
+def test_the_timeout_may_be_that_of_the_queue(server: rq.Queue, settings: Settings) -> None:
+    settings.RQ_QUEUES[server.name]["DEFAULT_TIMEOUT"] = 77
+    RQQueue(server.name, job_timeout=None).enqueue([1])
+    assert server.jobs[0].timeout == 77
+
+
+def test_django_rq_does_not_hold_a_message_back(server: rq.Queue, settings: Settings) -> None:
+    settings.RQ = {"COMMIT_MODE": "request_finished"}
+    RQQueue(server.name).enqueue([1])
+    with transaction.atomic():  # of another database than the ledger's, say
+        RQQueue(server.name).enqueue([2])
+        assert server.count == 2
+
+
+def test_a_queue_that_is_not_async_runs_at_once(server: rq.Queue, settings: Settings) -> None:
+    settings.RQ_QUEUES[server.name]["ASYNC"] = False
+    remote = FaultyStorage(InMemoryStorage(), fault=Fault.REFUSE)
+    storage = QueuedStorage(
+        "disk", remote, alias="sync-rq", queue=RQQueue(server.name), delayed=True
+    )
+    storage.save("a.txt", ContentFile(b"a"))
+    with pytest.raises(ConnectionError, match="refused"):
+        storage.transfer("a.txt").get()
+    remote.fault = None
+    assert storage.transfer("a.txt").get()
+
+
+# A Redis that is away
+
+
+@pytest.fixture(params=["closed", "silent"])
+def dead_port(request: pytest.FixtureRequest) -> Iterator[int]:
+    """A port that refuses connections, or one that takes them and never says a word."""
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        if request.param == "silent":
+            server.listen(50)
+        yield server.getsockname()[1]
+
+
+@pytest.mark.parametrize("how", ["host", "url", "sentinels"])
+def test_a_dead_redis_costs_a_second_and_a_line(
+    how: str, dead_port: int, settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    ways: dict[str, dict[str, Any]] = {
+        "host": {"HOST": "127.0.0.1", "PORT": dead_port, "REDIS_CLIENT_KWARGS": PATIENT},
+        "url": {"URL": f"redis://127.0.0.1:{dead_port}/0?socket_timeout=60"},
+        "sentinels": {
+            "SENTINELS": [("127.0.0.1", dead_port)],
+            "MASTER_NAME": "main",
+            "SENTINEL_KWARGS": PATIENT,
+            "CONNECTION_KWARGS": PATIENT,
+        },
+    }
+    settings.RQ_QUEUES = {"dead": ways[how]}
+    storage = QueuedStorage("disk", "far", alias=f"dead-{how}", queue=RQQueue("dead"))
+    started = time.monotonic()
+    with transaction.atomic():
+        storage.save("a.txt", ContentFile(b"a"))
+        storage.save("b.txt", ContentFile(b"b"))
+    assert time.monotonic() - started < SOON
+    (record,) = caplog.records
+    assert "RQQueue could not be told of 2 files" in record.message
+    assert ledger().due().filter(state=State.PENDING).count() == 2
+
+
+@pytest.mark.parametrize("mode", [Mode.HANG, Mode.REFUSE])
+def test_a_redis_that_goes_away_and_comes_back(
+    server: rq.Queue, redis_url: str, settings: Settings, mode: Mode
+) -> None:
+    port = urlsplit(redis_url).port
+    assert port
+    with FaultProxy(port) as proxy:
+        settings.RQ_QUEUES = {server.name: {"URL": redis_url.replace(f":{port}", f":{proxy.port}")}}
+        storage = QueuedStorage("disk", "far", alias="away-rq", queue=RQQueue(server.name))
+        storage.queue.enqueue([0])  # on a connection that stands from now on
+        proxy.mode = mode
+        started = time.monotonic()
+        storage.save("a.txt", ContentFile(b"a"))
+        assert time.monotonic() - started < SOON
+        proxy.mode = Mode.OK
+        assert sweep(storage.alias) == 1
+    assert QueuedFile.objects.get().pk in [pk for job in server.jobs for pk in job.args[0]]
+
+
+def test_a_cache_keeps_its_own_patience(
+    redis_url: str, settings: Settings, queue_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared = Redis.from_url(redis_url, **PATIENT)
+    monkeypatch.setattr("django_rq.connection_utils.get_redis_connection", lambda *_: shared)
+    settings.RQ_QUEUES = {queue_name: {"USE_REDIS_CACHE": "default"}}
+    queue = RQQueue(queue_name)
+    assert shared.connection_pool.connection_kwargs["socket_timeout"] == 60
+    own = queue._queue.connection.connection_pool.connection_kwargs
+    assert own["socket_timeout"] == own["socket_connect_timeout"] == TIMEOUT
+
+
+# The queue
+
+
+@pytest.mark.parametrize(
+    ("queues", "problem"),
+    [
+        ({"default": {"HOST": "127.0.0.1", "PORT": 6379}}, r"RQ_QUEUES\['media'\]"),
+        ({"media": {"HOST": "127.0.0.1"}}, "PORT"),
+        (None, "define RQ_QUEUES"),
+    ],
+)
+def test_a_queue_that_is_not_there_is_an_error(
+    queues: Any, problem: str, settings: Settings
+) -> None:
+    settings.RQ_QUEUES = queues
+    with pytest.raises(InvalidQueue, match=problem):
+        get_queue({"BACKEND": PATH, "OPTIONS": {"queue": "media"}})

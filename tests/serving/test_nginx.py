@@ -1,0 +1,143 @@
+"""Files that nginx sends, since the view tells it to."""
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
+
+import pytest
+from django.conf import settings as django_settings
+from pytest_django import Settings
+
+from queued_storage.ledger.database import ledger
+from tests.support import services
+from tests.support.scripted import disk, file, make, row
+from tests.support.waiting import until
+
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.one_database]
+
+DATA = bytes(range(256)) * 40
+
+# With the locations that docs/addresses.md shows
+CONFIGURATION = """
+daemon off;
+master_process off;
+pid {place}/pid;
+error_log {place}/error.log;
+events {{}}
+http {{
+    access_log off;
+    client_body_temp_path {place}/body;
+    proxy_temp_path {place}/proxy;
+    fastcgi_temp_path {place}/fastcgi;
+    uwsgi_temp_path {place}/uwsgi;
+    scgi_temp_path {place}/scgi;
+    server {{
+        listen 127.0.0.1:{port};
+        location / {{
+            proxy_pass {site};
+        }}
+        location /protected/ {{
+            internal;
+            alias {files}/;
+            add_header X-Content-Type-Options nosniff;
+            add_header Content-Security-Policy "default-src 'none'; sandbox";
+        }}
+    }}
+}}
+"""
+
+
+@pytest.fixture
+def live_server(django_db_setup: None, live_server: Any) -> Any:
+    """As for the dashboard: started when SQLite's tests have their file."""
+    return live_server
+
+
+@pytest.fixture
+def nginx(live_server: Any, tmp_path: Path, spawn: Callable[..., subprocess.Popen[Any]]) -> str:
+    """The address of an nginx in front of the site."""
+    services.require("nginx")
+    [port] = services.free_ports(1)
+    configuration = CONFIGURATION.format(
+        place=tmp_path, port=port, site=live_server.url, files=disk().location
+    )
+    (tmp_path / "nginx.conf").write_text(configuration)
+    command = [str(services.NGINX), "-c", str(tmp_path / "nginx.conf"), "-p", str(tmp_path)]
+    process = spawn([*command, "-e", str(tmp_path / "error.log")])
+
+    def is_up() -> bool:
+        assert process.poll() is None, (tmp_path / "error.log").read_text()
+        return not services.is_free(port)
+
+    until(is_up)
+    return f"http://127.0.0.1:{port}"
+
+
+@pytest.fixture(autouse=True)
+def sendfile(settings: Settings) -> None:
+    way = {"HEADER": "X-Accel-Redirect", "ROOT": "/protected/"}
+    settings.QUEUED_STORAGE = {**django_settings.QUEUED_STORAGE, "SENDFILE": way}
+
+
+def ask(url: str, **headers: str) -> Any:
+    names = {name.replace("_", "-"): value for name, value in headers.items()}
+    try:
+        answer = urlopen(Request(url, headers=names), timeout=30)
+    except HTTPError as error:
+        answer = error
+    with answer:
+        return answer.status, answer.headers, answer.read()
+
+
+@pytest.mark.parametrize("name", ["a.png", "grüße 1%?#&+.png", "docs/..a b.png", "a%2fb.png"])
+def test_nginx_sends_the_file(nginx: str, name: str) -> None:
+    storage = make(addresses="stable")
+    url = nginx + storage.url(storage.save(name, file(DATA)))
+    status, headers, body = ask(url)
+    assert (status, body) == (200, DATA)
+    assert "nginx" in headers["Server"]
+    assert "X-Accel-Redirect" not in headers
+    assert headers["Content-Type"] == "image/png"
+    assert headers["Content-Disposition"].startswith("inline; filename")
+    assert headers["Cache-Control"] == "no-cache"
+    assert headers["X-Content-Type-Options"] == "nosniff"
+    assert "sandbox" in headers["Content-Security-Policy"]
+    status, there, body = ask(url, Range="bytes=5-9")
+    assert (status, there["Content-Range"], body) == (206, "bytes 5-9/10240", DATA[5:10])
+    assert ask(url, If_None_Match=headers["ETag"])[0] == 304
+    assert ask(url, If_Match=headers["ETag"])[0] == 200
+
+
+def test_what_is_not_harmless_is_saved(nginx: str) -> None:
+    storage = make(addresses="stable")
+    url = nginx + storage.url(storage.save("a.html", file(b"<script>alert(1)</script>")))
+    status, headers, _body = ask(url)
+    assert status == 200
+    assert headers["Content-Type"] == "application/octet-stream"
+    assert headers["Content-Disposition"].startswith("attachment")
+
+
+def test_only_the_view_has_nginx_send_files(nginx: str) -> None:
+    storage = make(addresses="signed")
+    name = storage.save("a.png", file(DATA))
+    assert ask(f"{nginx}/protected/{name}")[0] == 404
+    assert ask(f"{nginx}/protected/")[0] == 404
+    assert ask(f"{nginx}/queued/files/{storage.alias}/{name}")[0] == 404
+    url = nginx + storage.url(name)
+    assert ask(url)[2] == DATA
+    assert ask(url[:-1] + ("a" if url[-1] != "a" else "b"))[0] == 403
+
+
+def test_a_proxied_file_comes_by_way_of_the_site(nginx: str) -> None:
+    storage = make(addresses="proxied")
+    name = storage.save("a.png", file(DATA))
+    url = nginx + storage.url(name)
+    assert ask(url)[2] == DATA
+    storage.queue.deliver()
+    storage.local.delete(name)
+    ledger().filter(pk=row(storage, name).pk).update(is_local=False)
+    assert ask(url)[2] == DATA
+    assert ask(url, Range="bytes=5-9")[2] == DATA[5:10]

@@ -1,0 +1,179 @@
+"""Named points in the life of a file at which a process of a test dies or is held.
+
+A child is told of one by forks.py, or through its settings: an app that wraps functions of the
+package. The first process that gets to the point acts; all later ones pass.
+"""
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from django.apps import AppConfig
+from django.conf import settings
+
+AWAIT_RELEASE = 60  # seconds
+
+# Where a point lies: before or after the Nth call of a function
+BEFORE, AFTER = "before", "after"
+_LEDGER = "queued_storage.ledger.database:QueuedFileQuerySet"
+_WORK = "queued_storage.transfers.work:_Work"
+_DELETE = "django.core.files.storage:FileSystemStorage.delete"
+POINTS: dict[str, tuple[str, str, int]] = {
+    # A transfer
+    "claiming": (f"{_LEDGER}._take", AFTER, 1),  # the claim is not yet committed everywhere
+    "claimed": ("queued_storage.transfers.work:run_claimed", BEFORE, 1),
+    "reserved": (f"{_LEDGER}.name_remote", AFTER, 1),
+    "copying": ("queued_storage.transfers.proxies:WatchedFile.read", AFTER, 3),
+    "read for S3": (
+        "queued_storage.transfers.proxies:WatchedFile.read",
+        AFTER,
+        1,
+    ),  # a small file, at once
+    "sending parts to S3": ("queued_storage.transfers.proxies:WatchedFile.read", AFTER, 2),
+    "written": ("queued_storage.uploaders.generic:GenericUploader.upload", AFTER, 1),
+    "written to S3": ("queued_storage.uploaders.s3.uploader:S3Uploader.upload", AFTER, 1),
+    "verified": (f"{_LEDGER}.promote", BEFORE, 1),
+    "promoted": (f"{_LEDGER}.promote", AFTER, 1),
+    # An eviction
+    "evicting": (f"{_LEDGER}.evicted", AFTER, 1),  # not committed
+    "local copy freed": (_DELETE, AFTER, 1),  # not committed
+    "evicted": (f"{_WORK}._evict", AFTER, 1),
+    # A delete, as its caller does it
+    "buried": ("queued_storage.transfers.copies:drop_local", BEFORE, 1),
+    # A purge of a file that is on both sides
+    "purging": (f"{_WORK}._purge", BEFORE, 1),
+    "remote copy removed": ("queued_storage.transfers.copies:drop_local", BEFORE, 1),
+    "dropping": (f"{_LEDGER}.drop_local", AFTER, 1),  # not committed
+    "local copy removed": (_DELETE, AFTER, 2),  # not committed
+    "both removed": (f"{_LEDGER}.purged", BEFORE, 1),
+    "purged": (f"{_LEDGER}.purged", AFTER, 1),
+    # What a save does in the process of its caller
+    "saved locally": (f"{_LEDGER}.record", BEFORE, 1),
+    "recorded": (f"{_LEDGER}.record", AFTER, 1),
+    # What an operator asks for
+    "retried": (f"{_LEDGER}.retry", AFTER, 1),  # not committed
+    "cancelled": (f"{_LEDGER}.cancel", AFTER, 1),
+    "second claimed": (f"{_LEDGER}.claim_settled", AFTER, 2),
+    "restored": (f"{_LEDGER}.restored", AFTER, 1),  # not committed
+    "put in place": ("queued_storage.files.localfiles:_Draft.take", AFTER, 1),  # not committed
+    "sent again": (f"{_LEDGER}.send_again", AFTER, 1),
+    "orphan deleted": ("queued_storage.operations.inventory:delete_orphan", AFTER, 1),
+    "second adopted": (f"{_LEDGER}.record_remote", AFTER, 2),
+    "second backfilled": (f"{_LEDGER}.record_local", AFTER, 2),  # not committed
+    "pruned": (f"{_LEDGER}.bury_same", AFTER, 1),
+    # New content of a file
+    "overwriting": (f"{_LEDGER}.overwrite", AFTER, 1),  # not committed
+}
+
+
+class FailPoint:
+    """What the test knows of the point: whether a process got there, and which one."""
+
+    def __init__(self, name: str, report: Path) -> None:
+        self.name = name
+        self.report = report
+
+    @property
+    def reached(self) -> bool:
+        return self.report.exists()
+
+    @property
+    def pid(self) -> int:
+        return int(self.report.read_text())
+
+    def release(self) -> None:
+        """Let a held process go on."""
+        self.report.with_suffix(".released").touch()
+
+    def setting(self, *, hold: bool = False) -> dict[str, Any]:
+        """What a child is to be given as the setting FAIL_POINT."""
+        return {"name": self.name, "report": str(self.report), "hold": hold}
+
+
+class FailPoints(AppConfig):
+    """For a child that has this app and the setting."""
+
+    name = "tests.support.failpoints"
+
+    def ready(self) -> None:
+        arm(settings.FAIL_POINT)
+
+
+def arm(setting: dict[str, Any]) -> None:
+    where, when, count = POINTS[setting["name"]]
+    act = _hold if setting["hold"] else _die
+    _wrap(where, when, count, lambda: act(Path(setting["report"])))
+    _guard_beats()
+
+
+def _die(report: Path) -> None:
+    if _is_first(report):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _hold(report: Path) -> None:
+    """Wait for the release, while the leases of this process are not renewed.
+
+    The test may stop the process meanwhile, and nobody is stopped in the midst of a statement.
+    """
+    with _no_beat:
+        if not _is_first(report):
+            return
+        deadline = time.monotonic() + AWAIT_RELEASE
+        while not report.with_suffix(".released").exists():
+            if time.monotonic() > deadline:
+                sys.exit("nobody released the process")
+            time.sleep(0.01)
+
+
+def _is_first(report: Path) -> bool:
+    draft = report.with_suffix(f".{os.getpid()}")
+    draft.write_text(str(os.getpid()))
+    try:
+        os.link(draft, report)
+    except FileExistsError:
+        return False
+    return True
+
+
+_no_beat = threading.RLock()
+
+
+def _wrap(where: str, when: str, count: int, act: Callable[[], None]) -> None:
+    module, _colon, path = where.partition(":")
+    owner: Any = import_module(module)
+    *classes, attribute = path.split(".")
+    for name in classes:
+        owner = getattr(owner, name)
+    original = getattr(owner, attribute)
+    calls = 0
+
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        is_here = calls == count
+        if is_here and when == BEFORE:
+            act()
+        answer = original(*args, **kwargs)
+        if is_here and when == AFTER:
+            act()
+        return answer
+
+    setattr(owner, attribute, wrapped)
+
+
+def _guard_beats() -> None:
+    heart = import_module("queued_storage.transfers.leases")._Heart
+    beat = heart._beat
+
+    def guarded_beat(lease: Any) -> None:
+        with _no_beat:
+            beat(lease)
+
+    heart._beat = staticmethod(guarded_beat)

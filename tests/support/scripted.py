@@ -1,0 +1,152 @@
+"""Storages on disk that a test steps through: it sees each call and may do something in between."""
+
+import itertools
+from collections import Counter
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from django.conf import settings
+from django.core.files.base import ContentFile
+from django.core.files.storage import FileSystemStorage, storages
+
+from queued_storage.backends import QueuedStorage
+from queued_storage.ledger.database import ledger
+from queued_storage.models import QueuedFile
+from queued_storage.queues.dummy import DummyQueue
+from queued_storage.tasks import Transfer
+from tests.support.waiting import until
+
+_numbers = itertools.count()
+LONG_AGO = datetime(2001, 1, 1, tzinfo=UTC)
+
+
+class ScriptedStorage(FileSystemStorage):
+    """Files under the directory `place`. `before` and `after` map the name of a method to what is
+    done, once, with the file's name around its next call; `refuses` makes every call raise."""
+
+    def __init__(self, place: str = "far", **options: Any) -> None:
+        super().__init__(Path(settings.DIRECTORY) / place, f"https://{place}.example/", **options)
+        self.calls: Counter[str] = Counter()
+        self.before: dict[str, Callable[[str], object]] = {}
+        self.after: dict[str, Callable[[str], object]] = {}
+        self.refuses = False
+
+    def _call(self, method: str, name: str, *args: Any, **kwargs: Any) -> Any:
+        self.calls[method] += 1
+        if self.refuses:
+            raise ConnectionError("The remote is away.")
+        self.before.pop(method, _nothing)(name)
+        answer = getattr(super(), method)(name, *args, **kwargs)
+        self.after.pop(method, _nothing)(name)
+        return answer
+
+
+def _nothing(name: str) -> None:
+    pass
+
+
+def _stepped(method: str) -> Callable[..., Any]:
+    def call(self: ScriptedStorage, name: str, *args: Any, **kwargs: Any) -> Any:
+        return self._call(method, name, *args, **kwargs)
+
+    return call
+
+
+for _method in ("_open", "_save", "delete", "exists", "listdir", "size"):
+    setattr(ScriptedStorage, _method, _stepped(_method))
+for _method in ("get_accessed_time", "get_created_time", "get_modified_time"):
+    setattr(ScriptedStorage, _method, _stepped(_method))
+
+
+class RenamingStorage(ScriptedStorage):
+    """Files everything under a name of its own choice."""
+
+    def get_available_name(self, name: str, max_length: int | None = None) -> str:
+        return super().get_available_name(self.get_alternative_name(*_parts(name)), max_length)
+
+
+def _parts(name: str) -> tuple[str, str]:
+    path = Path(name)
+    return str(path.with_suffix("")), path.suffix
+
+
+class Sniff(Transfer):
+    """Has a look at the file's first bytes before it sends it."""
+
+    def __init__(self) -> None:
+        self.seen = b""
+
+    def transfer(self, name: str, local: Any, remote: Any, **kwargs: Any) -> bool:
+        with local.open(name) as content:
+            self.seen = content.read(3)
+            remote.save(name, content)
+        return True
+
+
+class Step(Transfer):
+    """Does `first`, once, with the name and the two proxies before it transfers as usual."""
+
+    def __init__(self, first: Callable[..., object]) -> None:
+        self.first: Callable[..., object] | None = first
+
+    def transfer(self, name: str, local: Any, remote: Any, **kwargs: Any) -> bool:
+        first, self.first = self.first, None
+        if first:
+            first(name, local, remote)
+        return super().transfer(name, local, remote, **kwargs)
+
+
+def make(**options: Any) -> Any:
+    """A queued storage with a ledger of its own, from "disk" to a ScriptedStorage."""
+    defaults = {
+        "local": "disk",
+        "remote": ScriptedStorage(),
+        "alias": f"scripted-{next(_numbers)}",
+        "queue": DummyQueue(),
+    }
+    return QueuedStorage(**defaults | options)
+
+
+def file(data: bytes = b"bytes", name: str | None = None) -> ContentFile:
+    return ContentFile(data, name)
+
+
+def read(storage: Any, name: str) -> bytes:
+    with storage.open(name) as opened:
+        return bytes(opened.read())
+
+
+def row(storage: Any, name: str) -> QueuedFile:
+    """The row as the database has it; the test fails if there is none."""
+    found = storage.queued_file(name)
+    assert found is not None, f"no row for {name!r}"
+    return found
+
+
+def make_due(storage: Any, name: str) -> int:
+    """Let the lease, or the time to the next try, be over; returns the row's id."""
+    pk: int = row(storage, name).pk
+    ledger().filter(pk=pk).update(due_at=LONG_AGO)
+    return pk
+
+
+def take_over(storage: Any, name: str) -> QueuedFile:
+    """Claim the row of a worker that is taken for dead. Its heart may renew the lease at the very
+    moment; then it is taken for dead once more."""
+    return until(lambda: ledger().claim(make_due(storage, name)))
+
+
+def is_due(storage: Any, name: str) -> bool:
+    return ledger().filter(pk=row(storage, name).pk).due().exists()
+
+
+def on_disk(place: str = "disk") -> list[str]:
+    """All files under a directory of the tests, hidden ones too."""
+    base = Path(settings.DIRECTORY) / place
+    return sorted(str(path.relative_to(base)) for path in base.rglob("*") if not path.is_dir())
+
+
+def disk() -> Any:
+    return storages["disk"]

@@ -1,5 +1,0 @@
-"""Imported by the server of tests/forks.py alone: sets Django up, once for all its forks."""
-
-import django
-
-django.setup()
