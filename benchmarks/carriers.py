@@ -134,7 +134,7 @@ class Worker:
         self.process.send_signal(signal.SIGCONT)
         save()
         started = time.time()
-        self.rows.release()
+        self.rows.make_due()
         on_their_way = self.rows.filter(state__in=[State.PENDING, State.TRANSFERRING])
         while on_their_way.exists():
             errors = on_their_way.exclude(last_error="").values_list("last_error", flat=True)

@@ -226,13 +226,13 @@ def s3(**options: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize("way", ["signed", "stable", "proxied"])
 def test_addresses_without_the_urls(settings: Settings, way: str, tmp_path: Path) -> None:
-    with_default(settings, addresses=way, local=outside(tmp_path))
+    with_default(settings, url_mode=way, local=outside(tmp_path))
     assert ids() == set()
     settings.ROOT_URLCONF = "tests.support.health_urls"
     assert "'queued_storage.urls'" in messages("E010")
-    with_default(settings, addresses="direct")
+    with_default(settings, url_mode="direct")
     assert ids() == set()
-    with_default(settings, addresses=way, local=outside(tmp_path))
+    with_default(settings, url_mode=way, local=outside(tmp_path))
     del settings.ROOT_URLCONF
     assert ids() == set()
 
@@ -240,7 +240,7 @@ def test_addresses_without_the_urls(settings: Settings, way: str, tmp_path: Path
 def test_addresses_of_an_unknown_kind() -> None:
     ways = "'direct', 'signed', 'stable', 'proxied'"
     with pytest.raises(ImproperlyConfigured, match=f"give one of {ways}"):
-        QueuedStorage("disk", "far", addresses="secret")  # type: ignore[arg-type]
+        QueuedStorage("disk", "far", url_mode="secret")  # type: ignore[arg-type]
 
 
 def outside(tmp_path: Path) -> dict[str, Any]:
@@ -259,7 +259,7 @@ def test_a_permission_that_cannot_be_asked(settings: Settings, hook: str) -> Non
 def test_a_remote_that_signs_beside_public_local_files(settings: Settings) -> None:
     with_default(settings, remote=s3())
     assert ids() == {"queued_storage.W005"}
-    assert "addresses='signed'" in messages("W005")
+    assert "url_mode='signed'" in messages("W005")
     settings.DEBUG = True
     assert ids() == set()
 
@@ -297,7 +297,7 @@ def test_which_remotes_sign(
 
 @pytest.mark.parametrize("way", ["direct", "stable", "proxied"])
 def test_who_has_chosen_addresses_is_not_warned(settings: Settings, way: str) -> None:
-    with_default(settings, remote=s3(), addresses=way)
+    with_default(settings, remote=s3(), url_mode=way)
     assert ids() == set()
 
 
@@ -313,9 +313,9 @@ def test_local_files_without_addresses_are_not_public(
 
 
 def test_signed_addresses_of_files_in_media_root(settings: Settings, tmp_path: Path) -> None:
-    with_default(settings, addresses="signed")
+    with_default(settings, url_mode="signed")
     assert ids() == {"queued_storage.W006"}
-    with_default(settings, addresses="signed", local=outside(tmp_path))
+    with_default(settings, url_mode="signed", local=outside(tmp_path))
     assert ids() == set()
     settings.MEDIA_ROOT = tmp_path.parent
     assert ids() == {"queued_storage.W006"}

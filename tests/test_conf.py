@@ -29,10 +29,10 @@ GOOD = {
     "DATABASE": ["other"],
     "LOCAL_PER_HOST": [True],
     "HOST": ["web-1", "x" * 255],
-    "ELSEWHERE": ["wait", "fetch"],
-    "ELSEWHERE_TIMEOUT": [1, 2.5],
+    "OTHER_HOST": ["wait", "fetch"],
+    "OTHER_HOST_TIMEOUT": [1, 2.5],
     "HOST_URLS": [{"web-1": "http://10.0.0.1:8000/queued/"}, {"a": "https://a.example/"}],
-    "ADDRESS_AGE": [60, 0.5],
+    "URL_MAX_AGE": [60, 0.5],
     "PERMISSION": ["site.may_have", callable],
     "SENDFILE": [
         {"HEADER": "X-Sendfile"},
@@ -61,8 +61,8 @@ BAD = {
     "DATABASE": ["", 1],
     "LOCAL_PER_HOST": [1, "yes", None],
     "HOST": ["", 1, "x" * 256],
-    "ELSEWHERE": ["look", "", None],
-    "ELSEWHERE_TIMEOUT": SECONDS,
+    "OTHER_HOST": ["look", "", None],
+    "OTHER_HOST_TIMEOUT": SECONDS,
     "HOST_URLS": [
         None,
         [],
@@ -73,7 +73,7 @@ BAD = {
         {1: "http://web-1/"},
         {"web-1": None},
     ],
-    "ADDRESS_AGE": SECONDS,
+    "URL_MAX_AGE": SECONDS,
     "PERMISSION": ["", "hook", 1, True],
     "SENDFILE": [
         "X-Sendfile",

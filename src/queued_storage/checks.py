@@ -21,6 +21,7 @@ from .ledger.aliases import AliasedStorage, known_storages
 from .ledger.database import ledger_database
 from .queues.dummy import DummyQueue
 from .queues.threads import ThreadQueue
+from .queues.worker import WorkerQueue
 from .remotes.expiry import signs
 from .reporting.descriptions import describe
 from .serving.links import VIEW
@@ -179,9 +180,9 @@ def cache_exists() -> Iterator[CheckMessage]:
 
 @check
 def hosts_have_addresses() -> Iterator[CheckMessage]:
-    if settings.local_per_host and settings.elsewhere == "fetch" and not settings.host_urls:
+    if settings.local_per_host and settings.other_host == "fetch" and not settings.host_urls:
         yield Error(
-            "QUEUED_STORAGE['ELSEWHERE'] is 'fetch', but HOST_URLS names no host.",
+            "QUEUED_STORAGE['OTHER_HOST'] is 'fetch', but HOST_URLS names no host.",
             hint="Give each host's address, as in {'web-1': 'http://10.0.0.1:8000/queued/'}.",
             id="queued_storage.E009",
         )
@@ -189,7 +190,7 @@ def hosts_have_addresses() -> Iterator[CheckMessage]:
 
 @check
 def addresses_lead_somewhere() -> Iterator[CheckMessage]:
-    wanted = [storage for storage in _storages() if storage.addresses != "direct"]
+    wanted = [storage for storage in _storages() if storage.url_mode != "direct"]
     if not wanted or not hasattr(django_settings, "ROOT_URLCONF"):  # a worker may have none
         return
     try:
@@ -197,7 +198,7 @@ def addresses_lead_somewhere() -> Iterator[CheckMessage]:
     except NoReverseMatch:
         for storage in wanted:
             yield Error(
-                f"{storage.alias}: addresses is {storage.addresses!r}, but the URLconf does not "
+                f"{storage.alias}: url_mode is {storage.url_mode!r}, but the URLconf does not "
                 f"include 'queued_storage.urls'.",
                 hint="Add path('queued/', include('queued_storage.urls')) to your URLconf.",
                 obj=storage,
@@ -279,7 +280,7 @@ def hosts_have_queues() -> Iterator[CheckMessage]:
             is_one_for_all = storage.queue_for("one") is storage.queue_for("another")
         except ImproperlyConfigured:  # E006 says it
             continue
-        finds_its_own = isinstance(queue, ThreadQueue | DummyQueue)
+        finds_its_own = isinstance(queue, ThreadQueue | DummyQueue | WorkerQueue)
         if is_one_for_all and not finds_its_own:
             yield Warning(
                 f"{storage.alias}: each host has a local storage of its own, but a message of "
@@ -294,14 +295,14 @@ def hosts_have_queues() -> Iterator[CheckMessage]:
 @check
 def local_is_as_private_as_the_remote() -> Iterator[CheckMessage]:
     for storage in _storages():
-        is_wanted = storage.addresses != "direct" or storage.is_direct_by_choice
+        is_wanted = storage.url_mode != "direct" or storage.is_direct_by_choice
         if is_wanted or django_settings.DEBUG or not _has_public_addresses(storage):
             continue
         if not _side_problem(storage, "remote") and signs(*storage.specification("remote")):
             yield Warning(
                 f"{storage.alias}: the remote signs its addresses, but until a file is there it "
                 f"is at the local storage's, which are not signed.",
-                hint="Set addresses='signed'; or 'direct', if all files are public. "
+                hint="Set url_mode='signed'; or 'direct', if all files are public. "
                 "See the docs, under 'Private files'.",
                 obj=storage,
                 id="queued_storage.W005",
@@ -318,7 +319,7 @@ def _has_public_addresses(storage: ComposedStorage) -> bool:
 @check
 def private_files_are_not_among_public_ones() -> Iterator[CheckMessage]:
     for storage in _storages():
-        if storage.addresses == "signed" and _is_in_media_root(storage):
+        if storage.url_mode == "signed" and _is_in_media_root(storage):
             yield Warning(
                 f"{storage.alias}: its addresses are signed, but its local files are in "
                 f"MEDIA_ROOT, which the web server may give to everybody.",

@@ -15,7 +15,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
 
 VERIFY_LEVELS = ("size", "checksum", "content")
-ELSEWHERE_WAYS = ("error", "wait", "fetch")
+OTHER_HOST_WAYS = ("error", "wait", "fetch")
 HOST_MAX_LENGTH = 255  # as the ledger's column
 
 
@@ -128,10 +128,10 @@ OPTIONS: dict[str, Option] = {
     "DATABASE": Option(None, _text_or_none),
     "LOCAL_PER_HOST": Option(False, _flag),
     "HOST": Option(None, _host),
-    "ELSEWHERE": Option("error", _one_of(ELSEWHERE_WAYS)),
-    "ELSEWHERE_TIMEOUT": Option(10, _positive),
+    "OTHER_HOST": Option("error", _one_of(OTHER_HOST_WAYS)),
+    "OTHER_HOST_TIMEOUT": Option(10, _positive),
     "HOST_URLS": Option({}, _urls),
-    "ADDRESS_AGE": Option(3600, _positive),
+    "URL_MAX_AGE": Option(3600, _positive),
     "PERMISSION": Option(None, _callable),
     "SENDFILE": Option(None, _sendfile),
     "READ_CACHE": Option(None, _read_cache),
@@ -223,12 +223,12 @@ class Settings:
         return str(self.values["HOST"] or socket.gethostname())
 
     @property
-    def elsewhere(self) -> str:
-        return str(self.values["ELSEWHERE"])
+    def other_host(self) -> str:
+        return str(self.values["OTHER_HOST"])
 
     @property
-    def elsewhere_timeout(self) -> float:
-        return float(self.values["ELSEWHERE_TIMEOUT"])
+    def other_host_timeout(self) -> float:
+        return float(self.values["OTHER_HOST_TIMEOUT"])
 
     @property
     def host_urls(self) -> Mapping[str, str]:
@@ -236,8 +236,8 @@ class Settings:
         return urls
 
     @property
-    def address_age(self) -> float:
-        return float(self.values["ADDRESS_AGE"])
+    def url_max_age(self) -> float:
+        return float(self.values["URL_MAX_AGE"])
 
     @property
     def permission(self) -> Any:

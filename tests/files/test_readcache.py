@@ -485,7 +485,7 @@ def test_a_directory_of_the_dead_without_a_link_goes_when_it_is_old(cache: Path)
 
 
 def test_proxied_small_files_fill_it(cache: Path, client: Any, settings: Settings) -> None:
-    storage = make(addresses="proxied")
+    storage = make(url_mode="proxied")
     name = evicted(storage, "a.txt", b"bytes")
     for _time in range(2):
         answer = client.get(storage.url(name))

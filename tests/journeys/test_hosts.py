@@ -213,7 +213,7 @@ def test_a_reader_elsewhere_waits(saved: str, start: Callable[..., Any]) -> None
         return execute(sql, *args)
 
     with (
-        being("two", ELSEWHERE="wait", ELSEWHERE_TIMEOUT=30) as storage,
+        being("two", OTHER_HOST="wait", OTHER_HOST_TIMEOUT=30) as storage,
         connection.execute_wrapper(look),
     ):
         assert read(storage, saved) == b"bytes"
@@ -222,14 +222,14 @@ def test_a_reader_elsewhere_waits(saved: str, start: Callable[..., Any]) -> None
 
 def test_a_reader_elsewhere_does_not_wait_for_ever(saved: str) -> None:
     with (
-        being("two", ELSEWHERE="wait", ELSEWHERE_TIMEOUT=0.05) as storage,
+        being("two", OTHER_HOST="wait", OTHER_HOST_TIMEOUT=0.05) as storage,
         pytest.raises(FileElsewhere, match=r"not transferred within 0\.05 seconds"),
     ):
         storage.open(saved)
 
 
 def test_a_reader_elsewhere_does_not_wait_for_what_is_deleted(saved: str) -> None:
-    with being("two", ELSEWHERE="wait", ELSEWHERE_TIMEOUT=60) as storage:
+    with being("two", OTHER_HOST="wait", OTHER_HOST_TIMEOUT=60) as storage:
         storage.delete(saved)
         with pytest.raises(FileNotFoundError, match="deleted"):
             storage.open(saved)
@@ -273,7 +273,7 @@ def host_one(start: Callable[..., Any], tmp_path: Path) -> Iterator[FaultProxy]:
 
 def fetching(host_one: FaultProxy, **changes: Any) -> Any:
     urls = {"one": f"{host_one.endpoint_url}/queued/"}
-    return being("two", **{"ELSEWHERE": "fetch", "HOST_URLS": urls, **changes})
+    return being("two", **{"OTHER_HOST": "fetch", "HOST_URLS": urls, **changes})
 
 
 def test_a_reader_elsewhere_fetches_it(saved: str, host_one: FaultProxy) -> None:
@@ -293,7 +293,7 @@ def test_a_reader_elsewhere_fetches_it(saved: str, host_one: FaultProxy) -> None
 @pytest.mark.parametrize("mode", [Mode.REFUSE, Mode.STATUS_500, Mode.RESET_MID_BODY, Mode.HANG])
 def test_a_host_that_cannot_send_it(mode: Mode, saved: str, host_one: FaultProxy) -> None:
     host_one.mode = mode
-    with fetching(host_one, ELSEWHERE_TIMEOUT=0.5) as storage:
+    with fetching(host_one, OTHER_HOST_TIMEOUT=0.5) as storage:
         with pytest.raises(FileElsewhere, match="It was not to be had") as caught:
             storage.open(saved)
         assert peers.ticket_for(ledger().get())[:20] not in str(caught.value)
@@ -309,7 +309,7 @@ def test_what_a_host_sends_must_be_what_was_saved(saved: str, host_one: FaultPro
 def test_a_host_without_an_address(saved: str) -> None:
     urls = {"three": "http://three.example/"}
     with (
-        being("two", ELSEWHERE="fetch", HOST_URLS=urls) as storage,
+        being("two", OTHER_HOST="fetch", HOST_URLS=urls) as storage,
         pytest.raises(FileElsewhere, match="HOST_URLS has no address of 'one'"),
     ):
         storage.open(saved)
@@ -325,7 +325,7 @@ def test_a_file_that_is_transferred_while_it_is_fetched(
 
     fetch = peers.fetch
     monkeypatch.setattr(peers, "fetch", transfer_first)
-    with being("two", ELSEWHERE="fetch") as storage:
+    with being("two", OTHER_HOST="fetch") as storage:
         assert read(storage, saved) == b"bytes"
 
 
@@ -335,7 +335,7 @@ def test_a_file_that_is_transferred_while_it_is_fetched(
 @pytest.fixture
 def addresses_stay(settings: Settings) -> None:
     default = settings.STORAGES["default"]
-    options = {**default["OPTIONS"], "addresses": "stable"}
+    options = {**default["OPTIONS"], "url_mode": "stable"}
     settings.STORAGES = settings.STORAGES | {"default": {**default, "OPTIONS": options}}
 
 
@@ -364,10 +364,10 @@ def test_a_stable_address_of_a_file_elsewhere(addresses_stay: None) -> None:
 def test_a_stable_address_of_a_file_that_is_fetched_from_elsewhere(
     addresses_stay: None, saved: str, host_one: FaultProxy
 ) -> None:
-    with fetching(host_one, ELSEWHERE_TIMEOUT=30) as storage:
+    with fetching(host_one, OTHER_HOST_TIMEOUT=30) as storage:
         answer = look(storage.url(saved))
         assert (answer.status, answer.body) == (200, b"bytes")
-    with being("two", ELSEWHERE="fetch", HOST_URLS={"one": "http://127.0.0.1:1/"}) as storage:
+    with being("two", OTHER_HOST="fetch", HOST_URLS={"one": "http://127.0.0.1:1/"}) as storage:
         assert look(storage.url(saved)).status == 503
 
 
@@ -554,9 +554,9 @@ def test_w004_a_queue_for_workers_of_any_host(queue: Any, is_warned: bool) -> No
 
 
 def test_e009_nobody_to_fetch_from() -> None:
-    with being("one", ELSEWHERE="fetch"):
+    with being("one", OTHER_HOST="fetch"):
         assert [message.id for message in checks.hosts_have_addresses()] == ["queued_storage.E009"]
-    with being("one", ELSEWHERE="fetch", HOST_URLS={"two": "http://two.example/"}):
+    with being("one", OTHER_HOST="fetch", HOST_URLS={"two": "http://two.example/"}):
         assert checks.hosts_have_addresses() == []
     with being("one"):
         assert checks.hosts_have_addresses() == []

@@ -90,16 +90,16 @@ def test_the_remote_is_not_asked_for_a_file_that_only_it_has(question: str) -> N
     assert storage.remote.calls == {}
 
 
-ADDRESSES = ["direct", "signed", "stable"]
+URL_MODES = ["direct", "signed", "stable"]
 
 
-@pytest.mark.parametrize("addresses", ADDRESSES)
+@pytest.mark.parametrize("url_mode", URL_MODES)
 @pytest.mark.parametrize("mode", [Mode.REFUSE, Mode.HANG, Mode.STATUS_500])
 def test_an_address_of_an_s3_that_is_away(
-    s3_proxy_options: dict[str, Any], s3_proxy: FaultProxy, addresses: str, mode: Mode, client: Any
+    s3_proxy_options: dict[str, Any], s3_proxy: FaultProxy, url_mode: str, mode: Mode, client: Any
 ) -> None:
     """Before the transfer it gives the file, after it the address there."""
-    storage = make(remote=S3Storage(**s3_proxy_options), addresses=addresses)
+    storage = make(remote=S3Storage(**s3_proxy_options), url_mode=url_mode)
     name = storage.save("known.txt", file())
     s3_proxy.mode = mode
     before = [client.get(storage.stable_url(name, expire)) for expire in (None, 60)]

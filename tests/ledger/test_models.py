@@ -154,7 +154,7 @@ def test_names_are_exact(one: str, other: str) -> None:
     assert {name: entry.pk for name, entry in entries.items()} == {one: first, other: second}
     assert ledger().overwrite("one", one, NEW, held=False) == 1
     assert ledger().named("one", other).get().generation == 1
-    assert ledger().named("one", one).bury() == 1
+    assert ledger().named("one", one).mark_deleting() == 1
     assert not ledger().entry("one", other).is_deleted  # type: ignore[union-attr]
 
 
@@ -243,7 +243,7 @@ def test_overwrite_of_a_tombstone_changes_nothing() -> None:
 def test_release_makes_a_waiting_file_due(state: str) -> None:
     row = new_row(state=state, due_at=None, attempts=6)
     before = snapshot()
-    assert ledger().filter(pk=row.pk).release() == 1
+    assert ledger().filter(pk=row.pk).make_due() == 1
     assert changed(before) <= {"state", "due_at", "attempts"}
     row.refresh_from_db()
     assert (row.state, row.attempts) == (State.PENDING, 0)
@@ -254,7 +254,7 @@ def test_release_makes_a_waiting_file_due(state: str) -> None:
 def test_release_leaves_what_is_done_or_under_way(state: str) -> None:
     new_row(state=state, due_at=None)
     before = snapshot()
-    assert ledger().release() == 0
+    assert ledger().make_due() == 0
     assert snapshot() == before
 
 
@@ -262,7 +262,7 @@ def test_release_leaves_what_is_done_or_under_way(state: str) -> None:
 def test_bury_makes_a_tombstone_that_is_due(state: str) -> None:
     row = new_row(state=state, due_at=None, attempts=3, last_error="x", remote_name="there")
     before = snapshot()
-    assert ledger().filter(pk=row.pk).bury() == 1
+    assert ledger().filter(pk=row.pk).mark_deleting() == 1
     assert changed(before) == {"state", "due_at", "attempts", "last_error"}
     row.refresh_from_db()
     assert (row.state, row.remote_name) == (State.DELETING, "there")
@@ -272,12 +272,12 @@ def test_bury_makes_a_tombstone_that_is_due(state: str) -> None:
 def test_bury_leaves_tombstones_alone() -> None:
     new_row(state=State.DELETING, due_at=seconds_from_now(500), attempts=3)
     before = snapshot()
-    assert ledger().bury() == 0
+    assert ledger().mark_deleting() == 0
     assert snapshot() == before
 
 
 def ask_for_delete() -> int:
-    return ledger().bury()
+    return ledger().mark_deleting()
 
 
 def ask_for_new_content() -> int:
@@ -309,17 +309,17 @@ def test_what_is_asked_for_after_a_lease_has_ended_is_due(ask: Callable[[], int]
 def test_drop_local() -> None:
     row = new_row(state=State.DELETING)
     before = snapshot()
-    assert ledger().drop_local(row.pk) == 1
+    assert ledger().mark_local_dropped(row.pk) == 1
     assert changed(before) == {"is_local"}
-    assert ledger().drop_local(row.pk) == 0
+    assert ledger().mark_local_dropped(row.pk) == 0
 
 
 @pytest.mark.parametrize("state", sorted(set(State.values) - {State.DELETING}))
 def test_drop_local_is_for_tombstones(state: str) -> None:
     row = new_row(state=state)
     before = snapshot()
-    assert ledger().drop_local(row.pk) == 0
-    assert ledger().drop_local(row.pk + 1000) == 0
+    assert ledger().mark_local_dropped(row.pk) == 0
+    assert ledger().mark_local_dropped(row.pk + 1000) == 0
     assert snapshot() == before
 
 
@@ -421,7 +421,7 @@ def test_who_gives_a_file_back_has_sent_nothing() -> None:
     new_row("a", **known)
     new_row("b", unconfirmed="9 crc32:00000009 theirs", **known)
     rows = ledger().claim_due(1, ["one"], ["one"]) + ledger().claim_due(1, ["one"], ["one"])
-    assert ledger().give_back(rows) == 2
+    assert ledger().return_claims(rows) == 2
     found = QueuedFile.objects.order_by("name").values_list("unconfirmed", "attempts", "state")
     assert [*found] == [("", 0, State.PENDING), ("9 crc32:00000009 theirs", 0, State.PENDING)]
 
@@ -483,7 +483,7 @@ def test_promote_all_promotes_what_its_claim_still_has() -> None:
     lost, again, kept, deleted = rows
     QueuedFile.objects.filter(pk=lost.pk).update(lease_token="another's")
     QueuedFile.objects.filter(pk=again.pk).update(generation=2)
-    ledger().filter(pk=deleted.pk).bury()
+    ledger().filter(pk=deleted.pk).mark_deleting()
     before = {row["name"]: row for row in snapshot()}
     if not returns_rows("default"):
         pytest.skip("On this database promotions are made one by one.")
@@ -567,7 +567,7 @@ def test_threads_that_promote_at_the_same_time() -> None:
 
 VERBS: dict[str, tuple[str, Callable[[QueuedFile], int]]] = {
     "renew": (State.TRANSFERRING, lambda row: ledger().renew(row, 3)),
-    "name_remote": (State.TRANSFERRING, lambda row: ledger().name_remote(row, "there")),
+    "name_remote": (State.TRANSFERRING, lambda row: ledger().reserve_remote_name(row, "there")),
     "promote": (
         State.TRANSFERRING,
         lambda row: ledger().promote(row, "there", NEW, "size", evict=False),
@@ -576,10 +576,10 @@ VERBS: dict[str, tuple[str, Callable[[QueuedFile], int]]] = {
         State.TRANSFERRING,
         lambda row: ledger().promote(row, "there", NEW, "size", evict=True),
     ),
-    "evicted": (State.TRANSFERRED, lambda row: ledger().evicted(row)),
+    "evicted": (State.TRANSFERRED, lambda row: ledger().mark_evicted(row)),
     "postpone": (State.TRANSFERRING, lambda row: ledger().postpone(row, 100, "why")),
-    "park": (State.TRANSFERRING, lambda row: ledger().park(row, "why")),
-    "purged": (State.DELETING, lambda row: ledger().purged(row)),
+    "park": (State.TRANSFERRING, lambda row: ledger().mark_failed(row, "why")),
+    "purged": (State.DELETING, lambda row: ledger().remove_tombstone(row)),
 }
 every_verb = pytest.mark.parametrize(("state", "verb"), VERBS.values(), ids=VERBS)
 
@@ -633,8 +633,8 @@ def test_a_verb_changes_nothing_after_another_claim(
     assert ledger().claim(row.pk)
     before = snapshot()
     assert verb(row) == 0
-    assert ledger().let_go(row) == 0
-    assert ledger().name_written(row, "there") == 0
+    assert ledger().release_claim(row) == 0
+    assert ledger().record_remote_name(row, "there") == 0
     assert snapshot() == before
 
 
@@ -652,12 +652,12 @@ def test_renew() -> None:
 def test_name_remote() -> None:
     row = claimed()
     before = snapshot()
-    ledger().name_remote(row, "there")
+    ledger().reserve_remote_name(row, "there")
     assert changed(before) <= {"remote_name", "due_at"}
     row.refresh_from_db()
     assert row.remote_name == "there"
     assert is_about(row.due_at, LEASE)
-    assert ledger().name_remote(row, "there") == 1  # the same again is still an answer
+    assert ledger().reserve_remote_name(row, "there") == 1  # the same again is still an answer
 
 
 @pytest.mark.parametrize(
@@ -669,7 +669,7 @@ def test_what_was_written_is_noted_as_long_as_nobody_else_has_the_row(
     row = claimed()
     ledger().filter(pk=row.pk).update(**{"generation": row.generation} | difference)
     before = snapshot()
-    assert ledger().name_written(row, "there") == 1
+    assert ledger().record_remote_name(row, "there") == 1
     assert changed(before) == {"remote_name"}
 
 
@@ -695,7 +695,7 @@ def test_promote_with_the_eviction_to_follow_keeps_the_claim() -> None:
     )
     assert is_about(found.due_at, LEASE)
     row.state = State.TRANSFERRED
-    assert ledger().evicted(row) == 1
+    assert ledger().mark_evicted(row) == 1
     found.refresh_from_db()
     assert (found.is_local, found.lease_token, found.due_at) == (False, "", None)
     assert is_about(found.evicted_at, 0)
@@ -721,7 +721,7 @@ def test_postpone(state: str, after: str, count: bool) -> None:
 
 def test_park() -> None:
     row = claimed()
-    ledger().park(row, "why")
+    ledger().mark_failed(row, "why")
     row.refresh_from_db()
     assert (row.state, row.lease_token, row.due_at, row.last_error) == ("failed", "", None, "why")
     assert row.is_local
@@ -732,7 +732,7 @@ def test_letting_go_of_a_void_claim_makes_what_was_asked_for_due(ask: Callable[[
     row = claimed()
     ask()
     before = snapshot()
-    assert ledger().let_go(row) == 1
+    assert ledger().release_claim(row) == 1
     assert changed(before) == {"due_at", "lease_token"}
     assert ledger().claim(row.pk)
 
@@ -741,27 +741,27 @@ def test_letting_go_of_a_void_claim_makes_what_was_asked_for_due(ask: Callable[[
 def test_letting_go_of_a_file_that_nobody_wants_anything_of(state: str) -> None:
     row = claimed()
     ledger().filter(pk=row.pk).update(state=state)
-    assert ledger().let_go(row) == 1
+    assert ledger().release_claim(row) == 1
     row.refresh_from_db()
     assert (row.state, row.due_at, row.lease_token) == (state, None, "")
 
 
 def test_letting_go_before_an_eviction_leaves_it_to_the_next() -> None:
     row = claimed(State.TRANSFERRED)
-    assert ledger().let_go(row) == 1
+    assert ledger().release_claim(row) == 1
     assert ledger().claim(row.pk) is not None
 
 
 def test_letting_go_never_leaves_a_file_that_nobody_looks_at_again() -> None:
     row = claimed()
-    assert ledger().let_go(row) == 1
+    assert ledger().release_claim(row) == 1
     assert ledger().claim(row.pk) is not None
 
 
 def test_purged() -> None:
     row = claimed(State.DELETING)
     new_row("b.txt", state=State.DELETING)
-    assert ledger().purged(row) == 1
+    assert ledger().remove_tombstone(row) == 1
     assert [left.name for left in QueuedFile.objects.all()] == ["b.txt"]
     assert ledger().record("one", "a.txt", NEW, held=False)
 
@@ -794,7 +794,7 @@ def test_what_an_entry_says_of_its_state(state: str) -> None:
 def test_called_knows_names_on_the_remote_exactly(name: str) -> None:
     row = new_row(remote_name="there")
     new_row("b.txt", remote_name="elsewhere")
-    found = list(ledger().called(name))
+    found = list(ledger().with_remote_name(name))
     assert found == ([row] if name == "there" else [])
 
 
@@ -803,7 +803,7 @@ def test_called_knows_who_may_have_a_name_on_the_remote(name: str) -> None:
     row = new_row("there", unconfirmed="16 crc32:1a2b3c4d token")
     new_row("There.txt", remote_name="")
     new_row("There", alias="two", remote_name="elsewhere")
-    found = list(ledger().called(name))
+    found = list(ledger().with_remote_name(name))
     assert found == ([row] if name == "there" else [])
 
 
@@ -833,7 +833,7 @@ def test_a_row_remembers_the_last_attempts_that_failed() -> None:
         assert ledger().postpone(row, -3600, f"reason {number}")
     last = ledger().claim(pk)
     assert last is not None
-    assert ledger().park(last, "the end")
+    assert ledger().mark_failed(last, "the end")
     failures = ledger().get(pk=pk).failures
     assert [failures[0]["error"], failures[-1]["error"]] == ["reason 3", "the end"]
     assert [failure["attempt"] for failure in failures] == list(range(4, MAX_FAILURES + 4))

@@ -110,7 +110,7 @@ def test_retry_waits_for_a_worker_that_may_still_write() -> None:
         opened.write(b"newer")
     assert steering.retry(files(storage)) == 1
     assert not ledger().due().filter(pk=pk).exists()
-    assert ledger().let_go(claimed)
+    assert ledger().release_claim(claimed)
     assert ledger().due().filter(pk=pk).exists()
 
 
@@ -203,7 +203,7 @@ def test_an_eviction_that_is_to_come_can_be_cancelled() -> None:
     name = transferred(storage)
     claimed = ledger().claim_settled(row(storage, name).pk)
     assert steering.cancel(files(storage)) == 1
-    assert ledger().evicted(claimed) == 0
+    assert ledger().mark_evicted(claimed) == 0
     found = row(storage, name)
     assert (found.state, found.is_local, found.due_at) == (State.TRANSFERRED, True, None)
     assert errands.evict(files(storage)) == 1

@@ -8,6 +8,7 @@ import sys
 import threading
 import uuid
 from collections.abc import Iterator
+from io import StringIO
 from multiprocessing import Value
 from typing import Any
 
@@ -17,6 +18,7 @@ import rq
 from celery import Celery
 from django.core.files.base import ContentFile
 from django.core.files.storage import InMemoryStorage
+from django.core.management import call_command
 from django.db import connection
 from django.test import TransactionTestCase
 from django_q.conf import Conf
@@ -37,6 +39,7 @@ from queued_storage.queues.dummy import DummyQueue
 from queued_storage.queues.immediate import ImmediateQueue
 from queued_storage.queues.rq import RQQueue
 from queued_storage.queues.threads import ThreadQueue
+from queued_storage.queues.worker import WorkerQueue
 from queued_storage.storage.composition import load_queues
 from queued_storage.testing import Fault, FaultyStorage, QueueContract
 from queued_storage.transfers import leases
@@ -74,6 +77,14 @@ class TestDummy(QueueContract, TransactionTestCase):
 
     def messages(self) -> list[str]:
         return [str(message) for message in self.queue.messages]
+
+
+class TestWorker(QueueContract, TransactionTestCase):
+    def make_queue(self) -> BaseQueue:
+        return WorkerQueue()
+
+    def run_workers(self) -> None:
+        call_command("queued_storage", "worker", "--until-empty", "--poll=0.05", stdout=StringIO())
 
 
 class TestCelery(QueueContract, TransactionTestCase):

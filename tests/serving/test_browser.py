@@ -64,7 +64,7 @@ def shown_by_itself(browser: Any, url: str) -> list[int]:
 def test_a_picture_in_every_state(
     chromium: Any, live_server: Any, s3_options: dict[str, Any], way: str
 ) -> None:
-    storage = make(remote=S3Storage(**s3_options), addresses=way)
+    storage = make(remote=S3Storage(**s3_options), url_mode=way)
     name = storage.save("docs/grüße 1.png", file(picture(32, 16)))
     url = live_server.url + storage.url(name)
 
@@ -87,7 +87,7 @@ def test_a_picture_in_every_state(
 
 
 def test_a_page_that_somebody_uploaded_is_not_opened(chromium: Any, live_server: Any) -> None:
-    storage = make(addresses="stable")
+    storage = make(url_mode="stable")
     page = file(b"<!doctype html><title>taken</title><script>document.title = 'over'</script>")
     safe = live_server.url + storage.url(storage.save("a.png", file(picture(8, 8))))
     assert shown_by_itself(chromium, safe) == [8, 8]
@@ -100,7 +100,7 @@ def test_a_page_that_somebody_uploaded_is_not_opened(chromium: Any, live_server:
 
 
 def test_a_text_is_shown(chromium: Any, live_server: Any) -> None:
-    storage = make(addresses="stable")
+    storage = make(url_mode="stable")
     url = live_server.url + storage.url(storage.save("a.txt", file(b"<b>plain</b>")))
     chromium.get(url)
     assert chromium.find_element("css selector", "body").text == "<b>plain</b>"

@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.one_database]
 
 DATA = bytes(range(256)) * 40
 
-# With the locations that docs/addresses.md shows
+# With the locations that docs/urls.md shows
 CONFIGURATION = """
 daemon off;
 master_process off;
@@ -94,7 +94,7 @@ def ask(url: str, **headers: str) -> Any:
 
 @pytest.mark.parametrize("name", ["a.png", "grüße 1%?#&+.png", "docs/..a b.png", "a%2fb.png"])
 def test_nginx_sends_the_file(nginx: str, name: str) -> None:
-    storage = make(addresses="stable")
+    storage = make(url_mode="stable")
     url = nginx + storage.url(storage.save(name, file(DATA)))
     status, headers, body = ask(url)
     assert (status, body) == (200, DATA)
@@ -112,7 +112,7 @@ def test_nginx_sends_the_file(nginx: str, name: str) -> None:
 
 
 def test_what_is_not_harmless_is_saved(nginx: str) -> None:
-    storage = make(addresses="stable")
+    storage = make(url_mode="stable")
     url = nginx + storage.url(storage.save("a.html", file(b"<script>alert(1)</script>")))
     status, headers, _body = ask(url)
     assert status == 200
@@ -121,7 +121,7 @@ def test_what_is_not_harmless_is_saved(nginx: str) -> None:
 
 
 def test_only_the_view_has_nginx_send_files(nginx: str) -> None:
-    storage = make(addresses="signed")
+    storage = make(url_mode="signed")
     name = storage.save("a.png", file(DATA))
     assert ask(f"{nginx}/protected/{name}")[0] == 404
     assert ask(f"{nginx}/protected/")[0] == 404
@@ -132,7 +132,7 @@ def test_only_the_view_has_nginx_send_files(nginx: str) -> None:
 
 
 def test_a_proxied_file_comes_by_way_of_the_site(nginx: str) -> None:
-    storage = make(addresses="proxied")
+    storage = make(url_mode="proxied")
     name = storage.save("a.png", file(DATA))
     url = nginx + storage.url(name)
     assert ask(url)[2] == DATA

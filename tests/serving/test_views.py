@@ -47,7 +47,7 @@ def get(url: str, method: str = "get", **headers: str) -> Any:
 
 def stable(data: bytes = DATA, name: str = "docs/a.png", **options: Any) -> tuple[Any, str]:
     """A storage with stable addresses, and the name of its file."""
-    storage = make(**{"addresses": "stable"} | options)
+    storage = make(**{"url_mode": "stable"} | options)
     return storage, storage.save(name, file(data))
 
 
@@ -192,20 +192,20 @@ def test_an_alias_whose_address_would_be_anothers_has_none(alias: str) -> None:
 
 def test_nobody_without_a_signature_where_the_project_does_not_say_so() -> None:
     for way in (None, "direct", "signed"):
-        storage, name = stable(addresses=way)
+        storage, name = stable(url_mode=way)
         assert get(f"/queued/files/{storage.alias}/{name}").status == 404
         answer = get(storage.stable_url(name))
         assert (answer.status, answer.body) == (200, DATA)
 
 
 def test_direct_addresses_are_the_storages_own() -> None:
-    storage, name = stable(addresses=None)
+    storage, name = stable(url_mode=None)
     assert storage.url(name) == f"/media/{name}"
     assert storage.urls([name]) == {name: f"/media/{name}"}
 
 
 def test_signed_addresses_until_the_file_is_on_the_remote() -> None:
-    storage, name = stable(addresses="signed")
+    storage, name = stable(url_mode="signed")
     for url in (storage.url(name), storage.urls([name])[name]):
         assert url.startswith(f"/queued/files/{storage.alias}/{name}?until=")
         assert get(url).body == DATA
@@ -216,8 +216,8 @@ def test_signed_addresses_until_the_file_is_on_the_remote() -> None:
 
 
 def test_a_signature_is_for_one_name_one_storage_and_one_time() -> None:
-    storage, name = stable(addresses="signed")
-    other, _ = stable(addresses="signed")
+    storage, name = stable(url_mode="signed")
+    other, _ = stable(url_mode="signed")
     storage.save("docs/b.png", file(b"another's"))
     url = storage.url(name)
     until = re.search(r"until=(\d+)", url)
@@ -239,7 +239,7 @@ def test_a_signature_is_for_one_name_one_storage_and_one_time() -> None:
 
 
 def test_a_signature_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    storage, name = stable(addresses="signed")
+    storage, name = stable(url_mode="signed")
     url = storage.url(name, expire=60)
     assert get(url).status == 200
     now = links.time.time()
@@ -250,7 +250,7 @@ def test_a_signature_ends(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_retired_key_holds_where_django_still_takes_it(settings: Settings) -> None:
-    storage, name = stable(addresses="signed")
+    storage, name = stable(url_mode="signed")
     url = storage.url(name)
     settings.SECRET_KEY_FALLBACKS, settings.SECRET_KEY = [settings.SECRET_KEY], "a new one"
     assert get(url).status == 200
@@ -267,18 +267,18 @@ def lifetime(storage: Any, name: str, **kwargs: Any) -> int:
 def test_a_signature_lasts_as_long_as_the_remotes(s3_options: dict[str, Any]) -> None:
     for seconds in (600, 7):
         remote = S3Storage(**s3_options, querystring_expire=seconds)
-        storage, name = stable(addresses="signed", remote=remote)
+        storage, name = stable(url_mode="signed", remote=remote)
         assert lifetime(storage, name) in (seconds, seconds + 1)
         assert lifetime(storage, name, expire=30) in (30, 31)
-    storage, name = stable(addresses="signed")
+    storage, name = stable(url_mode="signed")
     assert lifetime(storage, name) in (3600, 3601)
-    with override_settings(QUEUED_STORAGE={**django_settings.QUEUED_STORAGE, "ADDRESS_AGE": 50.5}):
+    with override_settings(QUEUED_STORAGE={**django_settings.QUEUED_STORAGE, "URL_MAX_AGE": 50.5}):
         assert lifetime(storage, name) in (51, 52)
 
 
 def test_what_a_signed_address_leads_to_does_not_outlast_it(s3_options: dict[str, Any]) -> None:
     remote = S3Storage(**s3_options, querystring_expire=3600)
-    storage, name = stable(addresses="signed", remote=remote)
+    storage, name = stable(url_mode="signed", remote=remote)
     short, long = storage.url(name, expire=40), storage.stable_url(name)
     deliver(storage, name)
     found = re.search(r"X-Amz-Expires=(\d+)", get(short).headers["Location"])
@@ -357,7 +357,7 @@ HOSTILE = [
 @pytest.mark.parametrize("way", ["stable", "signed", "proxied"])
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_hostile_name_is_not_found(name: str, way: str) -> None:
-    storage, _name = stable(addresses=way)
+    storage, _name = stable(url_mode=way)
     disk().save("docs/.queued-abcdefghijklmnop.png", file(b"unfinished"))
     storage.remote.refuses = True
     assert get(f"/queued/files/{storage.alias}/{name}").status == 404
@@ -380,7 +380,7 @@ def test_there_is_no_listing() -> None:
 
 
 def test_a_signed_name_that_nobody_knows() -> None:
-    storage, name = stable(addresses="signed")
+    storage, name = stable(url_mode="signed")
     assert get(storage.stable_url(f"{name}/b")).status == 302  # only the remote can know
     assert get(links.signed(storage.alias, "../a.png", None)).status == 404
     hidden = disk().save("docs/.queued-abcdefghijklmnop.png", file(b"unfinished"))
@@ -659,7 +659,7 @@ def proxied(request: pytest.FixtureRequest) -> tuple[Any, str]:
     options = {}
     if request.param == "s3":
         options = {"remote": S3Storage(**request.getfixturevalue("s3_options"))}
-    storage, name = stable(addresses="proxied", **options)
+    storage, name = stable(url_mode="proxied", **options)
     deliver(storage, name, free=True)
     return storage, name
 
@@ -673,7 +673,7 @@ def test_ranges_of_the_remote(
 
 
 def test_the_same_answer_from_here_and_from_the_remote() -> None:
-    storage, name = stable(addresses="proxied")
+    storage, name = stable(url_mode="proxied")
     url = storage.url(name)
     here = get(url)
     deliver(storage, name)
@@ -702,7 +702,7 @@ def test_a_remote_without_addresses_is_read() -> None:
 def test_a_remote_that_is_away(
     s3_proxy_options: dict[str, Any], s3_proxy: FaultProxy, caplog: pytest.LogCaptureFixture
 ) -> None:
-    storage, name = stable(addresses="proxied", remote=S3Storage(**s3_proxy_options))
+    storage, name = stable(url_mode="proxied", remote=S3Storage(**s3_proxy_options))
     deliver(storage, name, free=True)
     s3_proxy.mode = Mode.REFUSE
     assert get(storage.url(name)).status == 502
@@ -714,7 +714,7 @@ def test_a_remote_that_breaks_off_breaks_the_answer_off(
     s3_proxy_options: dict[str, Any], s3_proxy: FaultProxy
 ) -> None:
     storage, name = stable(
-        bytes(3_000_000), addresses="proxied", remote=S3Storage(**s3_proxy_options)
+        bytes(3_000_000), url_mode="proxied", remote=S3Storage(**s3_proxy_options)
     )
     deliver(storage, name, free=True)
     s3_proxy.stops_after = 2_000_000
@@ -728,7 +728,7 @@ def test_a_remote_that_breaks_off_breaks_the_answer_off(
 
 
 def test_a_remote_object_of_another_length_breaks_the_answer_off() -> None:
-    storage, name = stable(addresses="proxied")
+    storage, name = stable(url_mode="proxied")
     deliver(storage, name, free=True)
     Path(storage.remote.path(name)).write_bytes(DATA[:-1])
     answer = Client().get(storage.url(name))
@@ -740,7 +740,7 @@ def test_a_remote_object_of_another_length_breaks_the_answer_off() -> None:
 
 
 def test_large_files_go_by_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    storage, name = stable(bytes(5_000_000), addresses="proxied")
+    storage, name = stable(bytes(5_000_000), url_mode="proxied")
     url = storage.url(name)
     for _place in range(2):
         answer = Client().get(url)

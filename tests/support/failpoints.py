@@ -28,7 +28,7 @@ POINTS: dict[str, tuple[str, str, int]] = {
     # A transfer
     "claiming": (f"{_LEDGER}._take", AFTER, 1),  # the claim is not yet committed everywhere
     "claimed": ("queued_storage.transfers.work:run_claimed", BEFORE, 1),
-    "reserved": (f"{_LEDGER}.name_remote", AFTER, 1),
+    "reserved": (f"{_LEDGER}.reserve_remote_name", AFTER, 1),
     "copying": ("queued_storage.transfers.proxies:WatchedFile.read", AFTER, 3),
     "read for S3": (
         "queued_storage.transfers.proxies:WatchedFile.read",
@@ -41,7 +41,7 @@ POINTS: dict[str, tuple[str, str, int]] = {
     "verified": (f"{_LEDGER}.promote", BEFORE, 1),
     "promoted": (f"{_LEDGER}.promote", AFTER, 1),
     # An eviction
-    "evicting": (f"{_LEDGER}.evicted", AFTER, 1),  # not committed
+    "evicting": (f"{_LEDGER}.mark_evicted", AFTER, 1),  # not committed
     "local copy freed": (_DELETE, AFTER, 1),  # not committed
     "evicted": (f"{_WORK}._evict", AFTER, 1),
     # A delete, as its caller does it
@@ -49,10 +49,10 @@ POINTS: dict[str, tuple[str, str, int]] = {
     # A purge of a file that is on both sides
     "purging": (f"{_WORK}._purge", BEFORE, 1),
     "remote copy removed": ("queued_storage.transfers.copies:drop_local", BEFORE, 1),
-    "dropping": (f"{_LEDGER}.drop_local", AFTER, 1),  # not committed
+    "dropping": (f"{_LEDGER}.mark_local_dropped", AFTER, 1),  # not committed
     "local copy removed": (_DELETE, AFTER, 2),  # not committed
-    "both removed": (f"{_LEDGER}.purged", BEFORE, 1),
-    "purged": (f"{_LEDGER}.purged", AFTER, 1),
+    "both removed": (f"{_LEDGER}.remove_tombstone", BEFORE, 1),
+    "purged": (f"{_LEDGER}.remove_tombstone", AFTER, 1),
     # What a save does in the process of its caller
     "saved locally": (f"{_LEDGER}.record", BEFORE, 1),
     "recorded": (f"{_LEDGER}.record", AFTER, 1),
@@ -60,13 +60,13 @@ POINTS: dict[str, tuple[str, str, int]] = {
     "retried": (f"{_LEDGER}.retry", AFTER, 1),  # not committed
     "cancelled": (f"{_LEDGER}.cancel", AFTER, 1),
     "second claimed": (f"{_LEDGER}.claim_settled", AFTER, 2),
-    "restored": (f"{_LEDGER}.restored", AFTER, 1),  # not committed
+    "restored": (f"{_LEDGER}.mark_restored", AFTER, 1),  # not committed
     "put in place": ("queued_storage.files.localfiles:_Draft.take", AFTER, 1),  # not committed
-    "sent again": (f"{_LEDGER}.send_again", AFTER, 1),
+    "sent again": (f"{_LEDGER}.retransfer", AFTER, 1),
     "orphan deleted": ("queued_storage.operations.inventory:delete_orphan", AFTER, 1),
     "second adopted": (f"{_LEDGER}.record_remote", AFTER, 2),
     "second backfilled": (f"{_LEDGER}.record_local", AFTER, 2),  # not committed
-    "pruned": (f"{_LEDGER}.bury_same", AFTER, 1),
+    "pruned": (f"{_LEDGER}.mark_deleting_if_unchanged", AFTER, 1),
     # New content of a file
     "overwriting": (f"{_LEDGER}.overwrite", AFTER, 1),  # not committed
 }

@@ -393,7 +393,7 @@ def die_halfway(storage: Any, name: str, data: bytes) -> QueuedFile:
     """A worker claims the file, reserves its name, writes some bytes, and is never heard of."""
     claimed = ledger().claim(row(storage, name).pk)
     assert claimed
-    assert ledger().name_remote(claimed, name)
+    assert ledger().reserve_remote_name(claimed, name)
     storage.remote.save(name, file(data))
     return claimed
 

@@ -34,11 +34,11 @@ class Claims(Rows):
     ) -> list[QueuedFile]:
         """Take up to ``limit`` due rows of ``aliases``, the longest due first.
 
-        New files of the aliases in ``trying`` are noted as ``try_name()`` does it.
+        New files of the aliases in ``trying`` are noted as ``mark_tried()`` does it.
         """
 
         def first() -> list[int]:
-            rows = self.due().whose(aliases).workable_here().order_by("due_at")
+            rows = self.due().of_aliases(aliases).workable_here().order_by("due_at")
             return list(self._lock(rows)[:limit])
 
         if not aliases:
@@ -110,7 +110,7 @@ class Claims(Rows):
 
         return self._update_held(row, "renew", renew, sent)
 
-    def name_remote(self, row: QueuedFile, remote_name: str) -> int:
+    def reserve_remote_name(self, row: QueuedFile, remote_name: str) -> int:
         """Reserve the name on the remote, before a byte is sent to it."""
 
         def name(held: Self, remote_name: str) -> int:
@@ -119,7 +119,7 @@ class Claims(Rows):
 
         return self._update_held(row, "name", name, remote_name)
 
-    def try_name(self, row: QueuedFile) -> int:
+    def mark_tried(self, row: QueuedFile) -> int:
         """Note that the file may lie under its own name, which was not reserved, before it is sent
         there on the condition that nothing does."""
 
@@ -129,7 +129,7 @@ class Claims(Rows):
 
         return self._update_held(row, "try", note, f"{row.size} {row.checksum} {row.lease_token}")
 
-    def name_written(self, row: QueuedFile, remote_name: str) -> int:
+    def record_remote_name(self, row: QueuedFile, remote_name: str) -> int:
         """Note what the remote called it, even if the file was deleted or has newer content by
         now: whoever works on it next must find what this claim has written."""
         return self.filter(pk=row.pk, lease_token=row.lease_token).update(
@@ -213,8 +213,8 @@ class Claims(Rows):
             )
         )
 
-    def evicted(self, row: QueuedFile) -> int:
-        return self.held_as(row).update(
+    def mark_evicted(self, row: QueuedFile) -> int:
+        return self.under_claim(row).update(
             is_local=False, evicted_at=DatabaseNow(), due_at=None, lease_token="", last_error=""
         )
 
@@ -222,7 +222,7 @@ class Claims(Rows):
         """Give the row back, to be tried again in ``delay`` seconds."""
         back = When(state=State.TRANSFERRING, then=Value(State.PENDING))
         failures = row.failures_with(error)
-        postponed = self.held_as(row).update(
+        postponed = self.under_claim(row).update(
             state=Case(back, default=F("state")),
             attempts=F("attempts") - (0 if count else 1),
             due_at=seconds_from_now(delay),
@@ -232,10 +232,10 @@ class Claims(Rows):
         )
         return postponed or self._was_noted(row, failures)
 
-    def park(self, row: QueuedFile, error: str) -> int:
+    def mark_failed(self, row: QueuedFile, error: str) -> int:
         """Stop trying; the reason stays with the row."""
         failures = row.failures_with(error)
-        parked = self.held_as(row).update(
+        parked = self.under_claim(row).update(
             state=State.FAILED,
             due_at=None,
             lease_token="",
@@ -249,11 +249,11 @@ class Claims(Rows):
         same = self.filter(pk=row.pk, generation=row.generation)
         return int(failures[-1] in (same.values_list("failures", flat=True).first() or ()))
 
-    def let_go(self, row: QueuedFile) -> int:
+    def release_claim(self, row: QueuedFile) -> int:
         """End a void claim, so that what was asked for meanwhile need not wait for its end."""
-        return self.filter(pk=row.pk, lease_token=row.lease_token)._let_go()
+        return self.filter(pk=row.pk, lease_token=row.lease_token)._release_claims()
 
-    def _let_go(self, **columns: Any) -> int:
+    def _release_claims(self, **columns: Any) -> int:
         # TRANSFERRED and still claimed: the eviction is to follow.
         unfinished = [State.PENDING, State.TRANSFERRING, State.TRANSFERRED, State.DELETING]
         back = When(state=State.TRANSFERRING, then=Value(State.PENDING))
@@ -264,14 +264,14 @@ class Claims(Rows):
             lease_token="",
         )
 
-    def give_back(self, rows: Collection[QueuedFile]) -> int:
+    def return_claims(self, rows: Collection[QueuedFile]) -> int:
         """End the claims on rows with which nobody has begun, as if there had been none."""
         tokens = {row.lease_token for row in rows}
         claimed = [State.TRANSFERRING, State.TRANSFERRED, State.DELETING]
         counted = When(state__in=claimed, attempts__gt=0, then=F("attempts") - 1)
         number = models.PositiveIntegerField()
         claims = self.filter(pk__in=[row.pk for row in rows], lease_token__in=tokens)
-        return claims._let_go(
+        return claims._release_claims(
             attempts=Case(counted, default=F("attempts"), output_field=number),
             unconfirmed=Case(
                 *(When(unconfirmed__endswith=f" {token}", then=Value("")) for token in tokens),
@@ -279,9 +279,9 @@ class Claims(Rows):
             ),
         )
 
-    def purged(self, row: QueuedFile) -> int:
+    def remove_tombstone(self, row: QueuedFile) -> int:
         """Remove a tombstone: the name is free again."""
-        return outlast(lambda: self.held_as(row).delete()[0], self.db)
+        return outlast(lambda: self.under_claim(row).delete()[0], self.db)
 
     # Texts that are written once
 
@@ -299,7 +299,7 @@ class Claims(Rows):
 
         def as_first(pk: int, generation: int, token: str, *values: int | str) -> int:
             claim = self.model(pk=pk, generation=generation, lease_token=token, state=row.state)
-            return write(self.held_as(claim), *values)
+            return write(self.under_claim(claim), *values)
 
         key = partial(self._key, form, row.state)
         claim = (row.pk, row.generation, row.lease_token)
@@ -309,7 +309,7 @@ class Claims(Rows):
 
 
 def _noted_as_tried(aliases: Collection[str], token: str) -> Case:
-    """What ``try_name()`` notes, in a claim: for files that nobody has sent yet."""
+    """What ``mark_tried()`` notes, in a claim: for files that nobody has sent yet."""
     is_new = Q(state=State.PENDING, remote_name="", unconfirmed="")
     is_known = Q(alias__in=aliases, checksum__startswith="crc32:")
     size = Cast("size", models.CharField())

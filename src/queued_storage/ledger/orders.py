@@ -54,11 +54,13 @@ class Orders(Rows):
     def settle(self, row: QueuedFile, error: str = "") -> int:
         """End a claim on a transferred file that changed nothing."""
         failures = {"failures": row.failures_with(error)} if error else {}
-        return self.held_as(row).update(due_at=None, lease_token="", last_error=error, **failures)
+        return self.under_claim(row).update(
+            due_at=None, lease_token="", last_error=error, **failures
+        )
 
-    def send_again(self, row: QueuedFile) -> int:
+    def retransfer(self, row: QueuedFile) -> int:
         """Turn reads back to the local copy, and have it transferred once more."""
-        return self.held_as(row).update(
+        return self.under_claim(row).update(
             due_at=DatabaseNow(),
             state=State.PENDING,
             attempts=0,
@@ -68,9 +70,9 @@ class Orders(Rows):
             last_error="",
         )
 
-    def restored(self, row: QueuedFile) -> int:
+    def mark_restored(self, row: QueuedFile) -> int:
         """Note that this host has a local copy again."""
-        return self.held_as(row).update(
+        return self.under_claim(row).update(
             is_local=True,
             host=settings.host,
             evicted_at=None,
@@ -81,7 +83,7 @@ class Orders(Rows):
 
     def give_up(self, host: str) -> int:
         """Take the disk of ``host`` for lost: what only it had is parked, the rest goes on."""
-        lost = self.lost_with(host)
+        lost = self.with_local_copy_on(host)
         text = f"The only copy was on the host {host!r}, which was given up."
         reason = Value(text, output_field=models.TextField())
         is_only_copy = Q(state__in=[State.HELD, State.PENDING, State.TRANSFERRING, State.FAILED])

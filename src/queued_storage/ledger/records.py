@@ -157,26 +157,28 @@ class Records(Rows):
             )
         )
 
-    def release(self) -> int:
+    def make_due(self) -> int:
         """Make these files due, with all their retries before them."""
-        return self.waiting().update(due_at=when_nobody_holds_it(), state=State.PENDING, attempts=0)
+        return self.untransferred().update(
+            due_at=when_nobody_holds_it(), state=State.PENDING, attempts=0
+        )
 
-    def told(self, pk: int) -> int:
+    def mark_told(self, pk: int) -> int:
         """Note that a task of the ancestor's was told of the file."""
         return self.filter(pk=pk, state=State.PENDING, attempts=0).update(attempts=1)
 
-    def bury(self) -> int:
+    def mark_deleting(self) -> int:
         """Turn these rows into tombstones."""
         living = self.exclude(state=State.DELETING)
         return living.update(
             due_at=when_nobody_holds_it(), state=State.DELETING, attempts=0, last_error=""
         )
 
-    def bury_same(self, row: QueuedFile) -> int:
+    def mark_deleting_if_unchanged(self, row: QueuedFile) -> int:
         """Turn a row into a tombstone, unless anything has happened to it."""
-        return self.held_as(row).filter(is_local=row.is_local).bury()
+        return self.under_claim(row).filter(is_local=row.is_local).mark_deleting()
 
-    def drop_local(self, pk: int) -> int:
+    def mark_local_dropped(self, pk: int) -> int:
         """Note that the local copy of a tombstone, which this host can see, is gone."""
         rows = self.filter(pk=pk, state=State.DELETING, is_local=True)
         return rows.workable_here().update(is_local=False)

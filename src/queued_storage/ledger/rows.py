@@ -43,7 +43,7 @@ class Rows(models.QuerySet[QueuedFile]):
     def named(self, alias: str, name: str) -> Self:
         return self.filter(alias=alias, name=name)
 
-    def waiting(self) -> Self:
+    def untransferred(self) -> Self:
         """Files that are on their local side only, and that nobody moves."""
         return self.filter(state__in=[State.HELD, State.PENDING, State.FAILED])
 
@@ -51,7 +51,7 @@ class Rows(models.QuerySet[QueuedFile]):
         """Rows to look at now: due ones, and those whose lease has ended."""
         return self.filter(due_at__lte=DatabaseNow())
 
-    def whose(self, aliases: Collection[str]) -> Self:
+    def of_aliases(self, aliases: Collection[str]) -> Self:
         """Rows of these aliases, among few that are due. Without statistics SQLite would rather
         read all rows of the alias."""
         return self.alias(whose=Coalesce("alias", Value(""))).filter(whose__in=aliases)
@@ -62,7 +62,7 @@ class Rows(models.QuerySet[QueuedFile]):
             return self
         return self.filter(Q(host=settings.host) | Q(is_local=False))
 
-    def held_as(self, row: QueuedFile) -> Self:
+    def under_claim(self, row: QueuedFile) -> Self:
         """The row, as long as this claim on it stands and nobody asked for something else."""
         return self.filter(
             pk=row.pk, lease_token=row.lease_token, state=row.state, generation=row.generation
@@ -96,17 +96,17 @@ class Rows(models.QuerySet[QueuedFile]):
         settled = Q(state=State.TRANSFERRED, due_at=None)
         return self.filter(waits | settled).workable_here()
 
-    def lost_with(self, host: str) -> Self:
+    def with_local_copy_on(self, host: str) -> Self:
         """The rows that miss something if the disk of ``host`` is gone; not those that a worker
         has at this moment, since then it is not gone."""
         nobody = Q(lease_token="") | Q(due_at__lte=DatabaseNow())
         return self.filter(nobody, host=host, is_local=True)
 
-    def renamed(self) -> Self:
+    def with_other_remote_name(self) -> Self:
         """Files that have another name on their remote."""
         return self.exclude(remote_name=F("name")).exclude(remote_name="")
 
-    def called(self, remote_name: str) -> Self:
+    def with_remote_name(self, remote_name: str) -> Self:
         """The files that have this name on their remote, and those that may have it: they are just
         being sent there, or were when their worker died."""
         may_have = Q(name=remote_name) & ~Q(unconfirmed="")

@@ -72,7 +72,7 @@ def adopt(
     remote has under the name of another file, are left alone.
     """
     count = 0
-    renamed = ledger().filter(alias=storage.alias).renamed()
+    renamed = ledger().filter(alias=storage.alias).with_other_remote_name()
     is_any_renamed = renamed.exists()
     for batch in in_batches(names, BATCH):
         fresh = _without_row(storage, batch)

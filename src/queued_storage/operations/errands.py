@@ -70,7 +70,7 @@ def run_errand(pk: int, errand: Errand, *, evicts: bool = False) -> str | None:
             return None
         except Exception as error:
             text = "" if isinstance(error, LeaseLost) else reason(error, *sides_of(row))
-            if not ledger().settle(row, text) and ledger().let_go(row):
+            if not ledger().settle(row, text) and ledger().release_claim(row):
                 enqueue_rows([row])
             if text:
                 logger.info("%s: %s", row, text, extra=fields_of(row))
@@ -103,7 +103,7 @@ def restore_one(storage: Any, row: QueuedFile, lease: Lease) -> None:
         may_take_over = _is_there(storage, row)
         lease.confirm()
         with transaction.atomic(using=ledger_database()):  # locked against new content
-            if not ledger().restored(row):
+            if not ledger().mark_restored(row):
                 raise LeaseLost(f"{row} is not to be restored any more.")
             taken = file.take(row.name)
             if taken is None and may_take_over:

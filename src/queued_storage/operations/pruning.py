@@ -43,7 +43,7 @@ def _is_lost(row: QueuedFile) -> bool:
 
 
 def _bury(row: QueuedFile) -> bool:
-    if not ledger().bury_same(row):
+    if not ledger().mark_deleting_if_unchanged(row):
         return False
     storage: Any = storage_for(row.alias, row.task)
     Routes(row.alias, storage.cache_prefix).forget(row.name)

@@ -80,7 +80,7 @@ def _send_again(storage: Any, row: QueuedFile, lease: Lease) -> None:
         raise LocalFileMissing(f"There is no whole local copy of {row.name!r} here to be sent.")
     routes = Routes(row.alias, storage.cache_prefix)
     routes.forget(row.name)
-    if not ledger().send_again(row):
+    if not ledger().retransfer(row):
         raise LeaseLost(f"{row} was changed meanwhile.")
     routes.forget(row.name)
     wake(row.alias, storage.queue_for(row.host), row.pk)

@@ -30,9 +30,9 @@ def retry(rows: QueuedFileQuerySet, tell: Tell = nobody) -> int:
 def transfer(rows: QueuedFileQuerySet, tell: Tell = nobody) -> int:
     """Have files transferred now that are held, wait or failed; returns how many."""
     count = 0
-    for batch in rows.waiting().in_batches(BATCH):
+    for batch in rows.untransferred().in_batches(BATCH):
         with transaction.atomic(using=ledger_database()):
-            count += _of(batch).release()
+            count += _of(batch).make_due()
             enqueue_rows(batch)
         tell(_step(batch))
     return count

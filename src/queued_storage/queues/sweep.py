@@ -44,7 +44,7 @@ def _due(alias: str | None) -> Iterator[tuple[Place, list[int]]]:
     """The due rows, each once, in batches of one place."""
     rows = ledger().due()
     if alias is not None:
-        rows = rows.whose([alias])
+        rows = rows.of_aliases([alias])
     found = list(rows.order_by().values_list("pk", *Place._fields)[: FEW + 1])
     if len(found) <= FEW:
         yield from _by_place(found)

@@ -41,14 +41,16 @@ def fetch(row: QueuedFile, mode: str) -> File:
     """
     base = settings.host_urls.get(row.host)
     if base is None:
-        raise elsewhere(row.name, row.host, f"HOST_URLS has no address of {row.host!r}.")
+        raise on_other_host(row.name, row.host, f"HOST_URLS has no address of {row.host!r}.")
     copy = tempfile.TemporaryFile(prefix="queued-storage-")  # noqa: SIM115
     try:
         _receive(f"{base}{PATH}{quote(ticket_for(row))}", row, copy)
     except (OSError, HTTPException) as error:
         copy.close()
         # The address is a ticket, so no text of the library's is repeated that may hold it.
-        raise elsewhere(row.name, row.host, f"It was not to be had: {_cause_of(error)}.") from None
+        raise on_other_host(
+            row.name, row.host, f"It was not to be had: {_cause_of(error)}."
+        ) from None
     except BaseException:
         copy.close()
         raise
@@ -57,13 +59,13 @@ def fetch(row: QueuedFile, mode: str) -> File:
     return File(opened, row.name)
 
 
-def elsewhere(name: str, host: str, advice: str) -> FileElsewhere:
+def on_other_host(name: str, host: str, advice: str) -> FileElsewhere:
     return FileElsewhere(f"The only copy of {name!r} yet is on the host {host!r}. {advice}", host)
 
 
 def _receive(address: str, row: QueuedFile, copy: IO[bytes]) -> None:
     checksum = Checksum()
-    with urlopen(address, timeout=settings.elsewhere_timeout) as answer:
+    with urlopen(address, timeout=settings.other_host_timeout) as answer:
         while piece := answer.read(_PIECE):
             checksum.add(piece)
             copy.write(piece)

@@ -63,7 +63,7 @@ def file(request: HttpRequest, alias: str, name: str) -> HttpResponseBase:
             seconds = links.seconds_left(storage.alias, name, request.GET)
         except signing.BadSignature:
             return HttpResponseForbidden("This address is not valid any more.")
-    elif not storage.has_stable_addresses:
+    elif not storage.has_stable_urls:
         raise Http404(NOT_FOUND)
     return _Answer(request, storage, name, is_signed, seconds).give()
 
@@ -73,7 +73,7 @@ def _storage(alias: str) -> Any:
         storage: Any = storage_for(alias)
     except UnknownAlias as error:
         raise Http404(NOT_FOUND) from error
-    if not hasattr(storage, "has_stable_addresses"):
+    if not hasattr(storage, "has_stable_urls"):
         raise Http404(NOT_FOUND)
     return storage
 
@@ -176,7 +176,7 @@ class _Answer:
     # From the remote
 
     def _from_remote(self, row: QueuedFile) -> HttpResponseBase:
-        if row.pk and self.storage.addresses == "proxied":
+        if row.pk and self.storage.url_mode == "proxied":
             return self._proxied(row)
         try:
             url = url_within(self.storage.remote, row.remote_name, self.seconds)

@@ -18,7 +18,7 @@ from ..uploaders import Uploader, uploader_for
 
 DEFAULT_TASK = "queued_storage.tasks.Transfer"
 
-WAYS = ("direct", "signed", "stable", "proxied")  # to make addresses
+URL_MODES = ("direct", "signed", "stable", "proxied")
 
 # Dotted paths of django-storages' past, and what stands there today
 RENAMED = {
@@ -49,7 +49,7 @@ class ComposedStorage(AliasedStorage):
         "queue",
         "uploader",
         "unknown",
-        "addresses",
+        "url_mode",
     )
     _class_options: ClassVar[dict[str, Any]] = {}
 
@@ -82,9 +82,9 @@ class ComposedStorage(AliasedStorage):
             raise ImproperlyConfigured(
                 f"unknown={self._options['unknown']!r}: give 'ask' or 'absent'."
             )
-        if (addresses := self._options.get("addresses", WAYS[0])) not in WAYS:
-            known = ", ".join(map(repr, WAYS))
-            raise ImproperlyConfigured(f"addresses={addresses!r}: give one of {known}.")
+        if (url_mode := self._options.get("url_mode", URL_MODES[0])) not in URL_MODES:
+            known = ", ".join(map(repr, URL_MODES))
+            raise ImproperlyConfigured(f"url_mode={url_mode!r}: give one of {known}.")
         self._made: dict[str, Storage] = {}
         super().__init__(self._options.get("alias"))
 
@@ -150,18 +150,18 @@ class ComposedStorage(AliasedStorage):
         return bool(self._options.get("unknown", "ask") == "ask")
 
     @option
-    def addresses(self) -> str:
-        """What ``url`` gives: one of ``WAYS``."""
-        return str(self._options.get("addresses", WAYS[0]))
+    def url_mode(self) -> str:
+        """What ``url`` gives: one of ``URL_MODES``."""
+        return str(self._options.get("url_mode", URL_MODES[0]))
 
     @property
-    def has_stable_addresses(self) -> bool:
+    def has_stable_urls(self) -> bool:
         """Whether the project serves the files to whoever knows their names."""
-        return self.addresses in {"stable", "proxied"}
+        return self.url_mode in {"stable", "proxied"}
 
     @property
     def is_direct_by_choice(self) -> bool:
-        return bool(self._options.get("addresses") == "direct")
+        return bool(self._options.get("url_mode") == "direct")
 
     @option
     def task(self) -> Transfer:

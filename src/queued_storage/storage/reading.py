@@ -166,24 +166,24 @@ class ReadableStorage(ComposedStorage):
         return File(cast(Any, io.TextIOWrapper(cast(Any, copy.file), "utf-8")), copy.name)
 
     def _opened_elsewhere(self, key: str, entry: Entry, mode: str) -> File | Exception:
-        """What ``ELSEWHERE`` says to do for a file whose only copy is on another host's disk."""
+        """What ``OTHER_HOST`` says to do for a file whose only copy is on another host's disk."""
         from ..serving import peers  # and a client of HTTP with it
 
-        if settings.elsewhere == "fetch":
+        if settings.other_host == "fetch":
             row = ledger().filter(pk=entry.pk).first()
             try:
                 return peers.fetch(row, mode) if row else FileNotFoundError(key)
             except FileElsewhere as error:
                 return error
         advice = "It is readable from here as soon as it is transferred."
-        if settings.elsewhere == "wait":
-            timeout = settings.elsewhere_timeout
+        if settings.other_host == "wait":
+            timeout = settings.other_host_timeout
             with contextlib.suppress(TransferTimeout):
                 wait_until(
                     lambda: ledger().latest_entry(self.alias, key) != entry, timeout, "The transfer"
                 )
             advice = f"It was not transferred within {timeout:g} seconds."
-        return peers.elsewhere(key, entry.host, advice)
+        return peers.on_other_host(key, entry.host, advice)
 
     def size(self, name: Name) -> int:
         """The size in bytes: the local copy's, or as the ledger has it."""
@@ -237,9 +237,9 @@ class ReadableStorage(ComposedStorage):
 
     def url(self, name: str | None, **kwargs: Any) -> str:
         """The address of the file where reads of it go now, or the stable one where the option
-        ``addresses`` says so; makes no call to the remote."""
+        ``url_mode`` says so; makes no call to the remote."""
         key = tidy(name or "")
-        if self.has_stable_addresses and can_be_recorded(key):
+        if self.has_stable_urls and can_be_recorded(key):
             return self.stable_url(key, kwargs.get("expire"))
         found = self._settled_entry(key)
         if isinstance(found, str):
@@ -252,7 +252,7 @@ class ReadableStorage(ComposedStorage):
         It is signed if it ends, after ``expire`` seconds, and if the project does not serve the
         files of this storage to everybody.
         """
-        if expire is None and self.has_stable_addresses:
+        if expire is None and self.has_stable_urls:
             return links.public(self.alias, tidy(name))
         return links.signed(self.alias, tidy(name), expire)
 
@@ -260,15 +260,15 @@ class ReadableStorage(ComposedStorage):
         if storage is self.remote:
             # Some storages take more, say S3Storage an expiry; only they are given it.
             return storage.url(name, **kwargs)
-        if self.addresses != "signed" or not can_be_recorded(name):
+        if self.url_mode != "signed" or not can_be_recorded(name):
             return storage.url(name)
-        lifetime = kwargs.get("expire") or lifetime_of(self.remote) or settings.address_age
+        lifetime = kwargs.get("expire") or lifetime_of(self.remote) or settings.url_max_age
         return links.signed(self.alias, name, lifetime)
 
     def urls(self, names: Iterable[Name]) -> dict[str, str]:
         """The addresses of many files, by name, with one look-up for all of them."""
         keys = {str(name): tidy(name) for name in names}
-        if self.has_stable_addresses:
+        if self.has_stable_urls:
             return {name: self.url(key) for name, key in keys.items()}
         known = {key for key in keys.values() if can_be_recorded(key)}
         found: dict[str, Entry | str] = dict(self._routes.remote_names(known))

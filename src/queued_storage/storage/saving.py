@@ -54,7 +54,7 @@ class QueuedStorage(ReadableStorage):
         queue: Any = None,
         uploader: str | None = None,
         unknown: Literal["ask", "absent"] | None = None,
-        addresses: Literal["direct", "signed", "stable", "proxied"] | None = None,
+        url_mode: Literal["direct", "signed", "stable", "proxied"] | None = None,
     ) -> None:
         super().__init__(
             local=local,
@@ -68,7 +68,7 @@ class QueuedStorage(ReadableStorage):
             queue=queue,
             uploader=uploader,
             unknown=unknown,
-            addresses=addresses,
+            url_mode=url_mode,
         )
 
     def __repr__(self) -> str:
@@ -189,7 +189,7 @@ class QueuedStorage(ReadableStorage):
         def tell() -> None:
             if ledger().named(self.alias, name).filter(pk=pk).exists():  # no savepoint took it back
                 self.tell_foreign_task(name)
-                ledger().told(pk)
+                ledger().mark_told(pk)
 
         first = tell if self.foreign_task else None
         wake(self.alias, self.queue_for(host), pk, result, first=first)
@@ -259,10 +259,10 @@ class QueuedStorage(ReadableStorage):
             pk = ledger().record_tombstone(self.alias, key)
             entry = ledger().latest_entry(self.alias, key)
         else:
-            ledger().filter(pk=entry.pk).bury()
+            ledger().filter(pk=entry.pk).mark_deleting()
             pk = None if entry.is_deleted else entry.pk  # an answer may be lost with the connection
         if pk is None and entry and not entry.is_deleted:  # somebody saved it this instant
-            pk = entry.pk if ledger().filter(pk=entry.pk).bury() else None
+            pk = entry.pk if ledger().filter(pk=entry.pk).mark_deleting() else None
         if pk is not None and entry is not None:
             self._forget(key)
             self._finish_delete(entry, key)
@@ -299,7 +299,7 @@ class QueuedStorage(ReadableStorage):
             raise FileNotFoundError(f"The ledger has no file {key!r} of {self.alias!r}.")
         result = TransferResult(entry.pk)
         last_results.put(self, result)
-        if not ledger().filter(pk=entry.pk).release():
+        if not ledger().filter(pk=entry.pk).make_due():
             result.told(None)  # it runs, or it is done
             return result
         self._wake(entry.pk, key, entry.host, result)

@@ -24,7 +24,7 @@ def verify_remote(storage: Any, row: QueuedFile, level: str, progress: Any) -> s
 def free_local(storage: Any, row: QueuedFile) -> None:
     """Remove the local copy, while the row is locked against who would write a new one."""
     with transaction.atomic(using=ledger_database()):
-        if not ledger().evicted(row):
+        if not ledger().mark_evicted(row):
             raise LeaseLost(f"{row} is not to be evicted any more.")
         storage.local.delete(row.name)
 
@@ -36,7 +36,7 @@ def drop_local(storage: Any, pk: int, name: str) -> None:
     had finished the delete.
     """
     with transaction.atomic(using=ledger_database()):
-        if ledger().drop_local(pk):
+        if ledger().mark_local_dropped(pk):
             # What stands for its directory may be a file.
             with contextlib.suppress(FileNotFoundError, NotADirectoryError):
                 storage.local.delete(name)

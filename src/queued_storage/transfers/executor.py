@@ -239,7 +239,7 @@ class Executor:
         for row in left:
             leases.forget(row)
         if left:
-            ledger().give_back(left)
+            ledger().return_claims(left)
 
     def _end(self) -> None:
         with self._lock:

@@ -158,7 +158,7 @@ class RemoteProxy(StorageProxy):
         if not row.checksum:
             return self._send_new(outgoing)
         if not row.is_tried:
-            self._require_ours(ledger().try_name(row))
+            self._require_ours(ledger().mark_tried(row))
         self._send(self._name, outgoing, self._uploader.upload_new)
         row.remote_name = self._name
         self._is_unconfirmed = True
@@ -167,7 +167,7 @@ class RemoteProxy(StorageProxy):
     def confirm(self) -> None:
         """Have the ledger know what was written, if no promotion comes to say it."""
         if self._is_unconfirmed:
-            ledger().name_written(self._lease.row, self._lease.row.remote_name)
+            ledger().record_remote_name(self._lease.row, self._lease.row.remote_name)
 
     def _holds_ours(self, remains: Content) -> bool:
         return holds(self._uploader, self._lease.row, remains)
@@ -220,7 +220,7 @@ class RemoteProxy(StorageProxy):
             )
         written = str(written)
         if written != remote_name:
-            self._require_ours(ledger().name_written(self._lease.row, written))
+            self._require_ours(ledger().record_remote_name(self._lease.row, written))
             self._lease.row.remote_name = written
         return written
 
@@ -228,7 +228,9 @@ class RemoteProxy(StorageProxy):
         """Whether the object is a copy of this file, and of no other one that is called so: who
         shares an object loses it when the other file is deleted."""
         others = ledger().exclude(pk=self._lease.row.pk)
-        return self._holds(remote_name, outgoing) and not others.called(remote_name).exists()
+        return (
+            self._holds(remote_name, outgoing) and not others.with_remote_name(remote_name).exists()
+        )
 
     def _holds(self, remote_name: str, outgoing: MeasuredFile) -> bool:
         """Compare byte by byte: a checksum is no proof against somebody who wants a collision."""
@@ -263,7 +265,7 @@ class RemoteProxy(StorageProxy):
         return posixpath.join(directory, other)
 
     def _note(self, remote_name: str) -> None:
-        self._require_ours(ledger().name_remote(self._lease.row, remote_name))
+        self._require_ours(ledger().reserve_remote_name(self._lease.row, remote_name))
         self._lease.row.remote_name = remote_name
 
     def _require_ours(self, taken: int) -> None:
@@ -280,4 +282,4 @@ def holds(uploader: Uploader, row: QueuedFile, remains: Content) -> bool:
             uploader.verify_content(row.name, remains)
     except (VerificationError, FileNotFoundError):
         return False
-    return not ledger().exclude(pk=row.pk).called(row.name).exists()
+    return not ledger().exclude(pk=row.pk).with_remote_name(row.name).exists()

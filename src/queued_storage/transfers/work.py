@@ -112,12 +112,12 @@ class _Work:
             elif not self._fail(
                 end
             ):  # an engine's limit: a try like any other, but the last for now
-                ledger().let_go(self.row)
+                ledger().release_claim(self.row)
             raise
 
     def _follow_up(self) -> Exception | None:
         """Let go of the row, and do at once what was asked for meanwhile."""
-        return run(self.row.pk) if ledger().let_go(self.row) else None
+        return run(self.row.pk) if ledger().release_claim(self.row) else None
 
     def _start_again(self) -> None:
         raise LeaseLost(f"{self.row} got new content in the instant of the claim.")
@@ -280,7 +280,7 @@ class _Work:
             self.uploader.remove(remote_name)
         self.lease.require()
         copies.drop_local(self.storage, self.row.pk, self.row.name)
-        if not ledger().purged(self.row):
+        if not ledger().remove_tombstone(self.row):
             raise LeaseLost(f"{self.row} is being purged by another worker.")
 
     def _is_anothers(self, remote_name: str) -> bool:
@@ -288,7 +288,7 @@ class _Work:
         if self._was_saved:
             return False  # it has an object of its own
         files = ledger().filter(alias=self.row.alias).exclude(pk=self.row.pk)
-        return files.called(remote_name).exists()
+        return files.with_remote_name(remote_name).exists()
 
     @property
     def _was_saved(self) -> bool:
@@ -325,7 +325,7 @@ class _Work:
             delay = backoff(self.row.attempts)
             taken = ledger().postpone(self.row, delay, text, count=self.evicts or not is_setup)
         else:
-            taken = ledger().park(self.row, text)
+            taken = ledger().mark_failed(self.row, text)
         if not taken:
             return False
         log = logger.warning if will_retry else logger.error

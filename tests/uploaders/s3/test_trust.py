@@ -99,13 +99,13 @@ def test_a_worker_that_knows_the_server_notes_names_as_it_claims(
     trusted: S3Storage, objects: Look, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     noted: list[str] = []
-    try_name = QueuedFileQuerySet.try_name
+    try_name = QueuedFileQuerySet.mark_tried
 
     def note(ledger: QueuedFileQuerySet, row: QueuedFile) -> int:
         noted.append(row.name)
         return try_name(ledger, row)
 
-    monkeypatch.setattr(QueuedFileQuerySet, "try_name", note)
+    monkeypatch.setattr(QueuedFileQuerySet, "mark_tried", note)
     storage = make(remote=trusted)
     executor = Executor(1, 0.05, lambda: [storage.alias])
     executor.start()
@@ -202,7 +202,13 @@ def killed(trusted: S3Storage) -> Callable[[str], Any]:
 
             if when == "before":
                 patches.setattr(RemoteProxy, "_send", die)
-            for method in ("promote", "postpone", "park", "let_go", "name_written"):
+            for method in (
+                "promote",
+                "postpone",
+                "mark_failed",
+                "release_claim",
+                "record_remote_name",
+            ):
                 patches.setattr(QueuedFileQuerySet, method, die)
             with pytest.raises(Died):
                 storage.queue.deliver()
@@ -470,7 +476,7 @@ def test_the_sending_of_a_deleted_file_ends(
 
     def delete_once(lease: Lease, sent: int | None = None) -> None:
         if sent and sent > 1024 * 1024 + 1:
-            ledger().filter(alias=storage.alias).bury()
+            ledger().filter(alias=storage.alias).mark_deleting()
             connections.close_all()  # this thread's, which may end at any time
             lease.lost = True
         progress(lease, sent)

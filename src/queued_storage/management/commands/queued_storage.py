@@ -241,7 +241,7 @@ class Command(BaseCommand):
             would = "would be transferred" if _is_to_be_transferred(row) else "stays as it is"
             self.stdout.write(f"{row}: {row.get_state_display()}; it {would}.")
             return
-        if ledger().filter(pk=row.pk).release():
+        if ledger().filter(pk=row.pk).make_due():
             work.run(row.pk)
         row = ledger().filter(pk=row.pk).first() or row
         if row.state == State.PENDING and not is_reachable_from_here(row.host):
@@ -259,7 +259,7 @@ class Command(BaseCommand):
             )
         if host == settings.host:
             raise CommandError(f"{host!r} is this host, so its disk is here.")
-        lost = ledger().lost_with(host)
+        lost = ledger().with_local_copy_on(host)
         if options["dry_run"]:
             self.stdout.write(f"{lost.count()} files would be given up.")
             return
@@ -314,7 +314,7 @@ def _require_table() -> None:
 
 
 def _is_to_be_transferred(row: QueuedFile) -> bool:
-    return ledger().filter(pk=row.pk).waiting().exists()
+    return ledger().filter(pk=row.pk).untransferred().exists()
 
 
 def _of_workers(activity: status.Activity) -> str:
