@@ -54,7 +54,7 @@ from queued_storage.ledger.database import ledger
 from queued_storage.ledger.states import State
 from queued_storage.maintenance import sweep
 from queued_storage.models import QueuedFile
-from queued_storage.operations import steering
+from queued_storage.operations import errands, steering
 from queued_storage.queues.base import run_all
 from queued_storage.storage import routes
 from queued_storage.tasks import Transfer, TransferAndDelete
@@ -304,7 +304,7 @@ class Model(RuleBasedStateMachine):
         elif kind in {"evict", "restore"}:
             self.is_steered = True
             deed = Deed(kind)
-            work = partial(getattr(steering, kind), ledger().named(ALIAS, name))
+            work = partial(getattr(errands, kind), ledger().named(ALIAS, name))
         else:
             deed = Deed("read", name)
             work = partial(self.reads, storage, name)
