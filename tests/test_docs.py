@@ -168,7 +168,7 @@ def test_how_long_the_default_retries_take() -> None:
 def test_numbers_that_the_pages_repeat() -> None:
     names = flat(section("storages", "Names"))
     assert f"{NAME_MAX_LENGTH} characters" in names
-    assert f"{NAME_MAX_BYTES} bytes" in names
+    assert f"{NAME_MAX_BYTES:,} bytes" in names
     assert f"{COMPONENT_MAX_BYTES} bytes" in names
     assert f"at most {PER_PROCESS_TIMEOUT} seconds" in flat(page("settings"))
     assert PER_PROCESS_TIMEOUT == 5
@@ -211,7 +211,7 @@ def test_the_options_that_may_be_given_by_position() -> None:
     given = inspect.signature(QueuedStorage.__init__).parameters.values()
     kinds = [parameter.kind for parameter in given if parameter.name != "self"]
     assert kinds.index(inspect.Parameter.KEYWORD_ONLY) == 7
-    assert "The first seven may be given by position" in page("storages")
+    assert "The first seven options may be passed positionally" in page("storages")
 
 
 def public(cls: type) -> set[str]:
@@ -278,7 +278,7 @@ def is_gone(found: Any) -> bool:
 
 
 def test_every_name_of_0_3() -> None:
-    names = section("old-doors", "Names of 0.3")
+    names = section("upgrading", "Names from 0.3")
     assert set(table(names, "name")) == set(backend.__all__)
     known = set(parameters(backend.QueuedRemoteStorage.__init__)) - {"options"}
     assert set(table(names, "argument")) == known
