@@ -824,7 +824,7 @@ _adapter: dict[str, Any] = {}
 exec(
     "\n".join(
         source
-        for source in blocks(section("queues", "Your own adapter"), "python")
+        for source in blocks(section("queues", "Writing a queue adapter"), "python")
         if "DequeQueue" in source
     ),
     _adapter,
