@@ -162,7 +162,7 @@ def test_how_long_the_default_retries_take() -> None:
     ]
     assert len(pauses) + 1 == 6
     assert 25 * 60 < sum(pauses) < 35 * 60
-    assert "tried six times within about half an hour" in flat(page("settings"))
+    assert "attempted six times within about half an hour" in flat(page("settings"))
 
 
 def test_numbers_that_the_pages_repeat() -> None:
@@ -172,7 +172,7 @@ def test_numbers_that_the_pages_repeat() -> None:
     assert f"{COMPONENT_MAX_BYTES} bytes" in names
     assert f"at most {PER_PROCESS_TIMEOUT} seconds" in flat(page("settings"))
     assert PER_PROCESS_TIMEOUT == 5
-    assert "for five seconds" in flat(page("promises"))
+    assert "for five seconds" in flat(page("guarantees"))
     assert BaseQueue.batch_size == 100
     assert "one hundred" in flat(page("queues"))
 
@@ -621,7 +621,7 @@ def is_defined(path: str) -> bool:
 
 # Of SQL, of Django's options, a file
 OTHER_CAPITALS = {"BACKEND", "CONTRIBUTING", "FULL", "IMMEDIATE", "LOCKED", "NORMAL", "OPTIONS"}
-OTHER_CAPITALS |= {"QUEUES", "SIGINT", "SIGTERM", "SKIP", "TASKS"}
+OTHER_CAPITALS |= {"CONN_MAX_AGE", "QUEUES", "SIGINT", "SIGTERM", "SKIP", "TASKS"}
 # Of the engines
 OTHER_CAPITALS |= {"ALT_CLUSTERS", "COMMIT_MODE", "DEFAULT_TIMEOUT", "Q_CLUSTER", "RQ_QUEUES"}
 OTHER_CAPITALS |= {
@@ -667,7 +667,7 @@ def test_keys_of_the_settings_dict_in_examples() -> None:
 
 def test_calls_in_code_font_are_known() -> None:
     """Of the pages about our own methods; others speak of Django's and Celery's, too."""
-    for name in ("storages", "promises", "fields"):
+    for name in ("storages", "guarantees", "fields"):
         for call in re.findall(r"`(\w+)\(", prose(page(name))):
             assert hasattr(QueuedStorage, call) or hasattr(TransferResult, call), f"{name}: {call}"
 
@@ -833,10 +833,10 @@ TestDequeQueue = _adapter["TestDequeQueue"]
 
 
 def test_each_promise_names_the_tests_behind_it() -> None:
-    promises = re.split(r"^## \d\. ", page("promises"), flags=re.M)[1:]
+    promises = re.split(r"^## \d\. ", page("guarantees"), flags=re.M)[1:]
     assert len(promises) == 8
     for promise in promises:
-        shown = re.search(r"^Shown by (.*?)\.$", promise, re.M | re.S)
+        shown = re.search(r"^Tested by (.*?)\.$", promise, re.M | re.S)
         assert shown, promise.splitlines()[0]
         for path in CODE.findall(shown[1]):
             assert (ROOT / path).is_file(), path
