@@ -328,10 +328,10 @@ def test_numbers_of_the_admin() -> None:
     text = flat(page("admin"))
     assert f"up to {admin.MOST_ROWS:,} files" in text
     megabytes = admin.MOST_BYTES // 2**20
-    assert f"up to {admin.MOST_FILES} files, of {megabytes} MB together" in text
+    assert f"up to {admin.MOST_FILES} files, of {megabytes} MB in total" in text
     assert f"up to {admin.PICTURE_MAX_SIZE // 2**20} MB" in text
     assert f"no more than {overview.LIMIT:,} files" in text
-    assert f"a plot at {overview.LIMIT * 5:,} transfers" in text
+    assert f"a chart includes {overview.LIMIT * 5:,} transfers" in text
     assert (dashboard.SECONDS, overview.MINUTES, MAX_FAILURES) == (5, 15, 10)
     for words_of_them in (
         "every five seconds",
@@ -341,7 +341,7 @@ def test_numbers_of_the_admin() -> None:
         assert words_of_them in text
     shown = {kind.partition("/")[2] for kind in admin.PICTURES}
     assert shown == {name.lower() for name in ("AVIF", "BMP", "GIF", "JPEG", "PNG", "WebP")}
-    assert "AVIF, BMP, GIF, JPEG, PNG and WebP" in text
+    assert "AVIF, BMP, GIF, JPEG, PNG, and WebP" in text
 
 
 # Commands
