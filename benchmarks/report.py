@@ -135,7 +135,8 @@ REASONS: dict[str, str] = {
     "saves.fsync": "Before the disk confirms a file, it also writes the data of other processes.",
     "workers.boto3": "Both are limited by Python, which runs one thread at a time. The worker "
     "spends about as much time on other work as on uploading: it claims files, reads them, "
-    "compares checksums, and updates the ledger. The upload itself takes a third of the time of put_object.",
+    "compares checksums, and updates the ledger. The upload itself takes a third of the time of "
+    "put_object.",
     "workers.ancestor": "With a latency of 30 ms, threads spend most of their time waiting for the "
     "one request per file. Eight threads cannot complete more than 240 requests per second.",
     "workers.rclone": "All cores are busy, and more than half of their time goes to the server. Of "
