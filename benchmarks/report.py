@@ -18,10 +18,10 @@ INTRODUCTION = """\
 This page shows how fast the package is, compared with other tools that do the same work in the same
 run. To measure your own machine, run `make bench`. It takes about ten minutes.
 
-Figures with the unit `x` are ratios of medians. The two sides take turns. On another machine the
-durations differ, but the ratios differ less. With a goal of "at most", the ratio is our duration
-divided by the other one. With a goal of "at least", it is our speed divided by the other one. The
-sections below describe what is compared.
+Unless a row says otherwise, figures with the unit `x` are ratios of medians. The two sides take
+turns. On another machine the durations differ, but the ratios differ less. With a goal of "at
+most", the ratio is this package's duration divided by the other one. With a goal of "at least", it
+is this package's speed divided by the other one. The sections below describe what is compared.
 
 The S3 server runs on the same machine. Latency is added by a proxy that delays the bytes.
 
@@ -30,7 +30,8 @@ METHOD = """\
 ## How saves and URLs are compared
 
 - `save()` in a transaction is compared with `FileSystemStorage.save()` and an `INSERT` by the ORM.
-  With `FSYNC`, it is compared with `save()` without it.
+  The row for 100 MB compares processor times. With `FSYNC`, `save()` is compared with `save()`
+  without it.
 - `save()` with a latency to the S3 server is compared with `S3Storage.save()`.
 - `url()` of a file that isn't transferred yet is compared with `FileSystemStorage.url()` and a
   query by the ORM. `url()` of a transferred file is compared with `S3Storage.url()` and a cache
