@@ -90,7 +90,7 @@ NAMES = {
     "queued_storage.uploaders.base": ["Uploader"],
     "queued_storage.uploaders.ftp": ["FTPUploader"],
     "queued_storage.uploaders.generic": ["GenericUploader"],
-    "queued_storage.uploaders.s3": ["S3Uploader"],
+    "queued_storage.uploaders.s3": ["PlainS3Uploader", "S3Uploader"],
     "queued_storage.urls": ["app_name", "urlpatterns"],
 }
 
