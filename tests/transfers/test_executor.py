@@ -13,7 +13,7 @@ from django.db.backends.signals import connection_created
 from queued_storage.ledger.database import ledger
 from queued_storage.ledger.states import State
 from queued_storage.tasks import Transfer
-from queued_storage.transfers import executor, leases
+from queued_storage.transfers import executor, lanes, leases
 from queued_storage.transfers.executor import Executor
 from tests.support.scripted import Step, file, make, row
 from tests.support.waiting import until
@@ -167,7 +167,7 @@ def test_no_more_is_claimed_than_soon_has_a_thread(
     until(lambda: transferred(storage) == 60, 90)
     until(lambda: len(gate.began) == 62)
     claimed = ledger().filter(alias=storage.alias).exclude(lease_token="")
-    assert 2 <= claimed.count() <= 2 + executor.AHEAD_MAX
+    assert 2 <= claimed.count() <= 2 + lanes.AHEAD_MAX
 
     ended = threading.Thread(target=lambda: threads.stop(60))
     ended.start()
@@ -183,8 +183,8 @@ def test_no_more_is_claimed_than_soon_has_a_thread(
 def test_what_waits_for_a_thread_keeps_its_lease(
     gate: Gate, running: Callable[..., Executor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(executor, "AHEAD_SECONDS", 60)  # also where files take a while
-    monkeypatch.setattr(executor, "AHEAD_MAX", 5)
+    monkeypatch.setattr(lanes, "AHEAD_SECONDS", 60)  # also where files take a while
+    monkeypatch.setattr(lanes, "AHEAD_MAX", 5)
     storage = make(task=gate)
     for number in range(20):
         storage.save(f"held-{number}.txt", file())
@@ -247,7 +247,7 @@ def test_a_thread_survives_a_connection_that_cannot_be_closed(
         storage.save("a.txt", file())
         until(lambda: transferred(storage) == 1)
     with monkeypatch.context() as patches:
-        patches.setattr(executor, "connections", SimpleNamespace(close_all=refuse))
+        patches.setattr(lanes, "connections", SimpleNamespace(close_all=refuse))
         patches.setattr(executor, "close_old_connections", refuse)
         assert refused.wait(20)
     storage.save("b.txt", file())
