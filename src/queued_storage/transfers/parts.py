@@ -1,5 +1,6 @@
 """What a transfer needs of the storage that a file belongs to."""
 
+from collections.abc import Callable
 from typing import Protocol, cast
 
 from django.core.files.storage import Storage
@@ -43,9 +44,8 @@ class TransferringStorage(Protocol):
         """Call the ``delay()`` of the foreign task."""
 
 
-def storage_of(alias: str, variant: str = "") -> TransferringStorage:
-    """Return the storage of a row; ``UnknownAlias`` is raised if this process has none."""
-    return cast(TransferringStorage, storage_for(alias, variant))
+# Returns the storage of an alias and a variant; raises ``UnknownAlias`` if there is none
+storage_of = cast(Callable[[str, str], TransferringStorage], storage_for)
 
 
 def sides_of(row: QueuedFile) -> list[Storage]:

@@ -52,7 +52,7 @@ def run_claimed(row: QueuedFile) -> Exception | None:
 def tries_names(alias: str) -> bool:
     """Return whether small files of this storage are sent to their own names unchecked."""
     try:
-        return storage_of(alias).uploader.never_overwrites(0)
+        return storage_of(alias, "").uploader.never_overwrites(0)
     except Exception:  # an attempt reports it
         return False
 
