@@ -141,9 +141,7 @@ def test_a_ledger_out_of_reach(records: Any, monkeypatch: pytest.MonkeyPatch) ->
     threads = executor.Executor(1, 60, list)
     threads.start()
     threads.tell([8])
-    found = until(
-        lambda: [each for each in records if "processed" in each.getMessage()]
-    )
+    found = until(lambda: [each for each in records if "processed" in each.getMessage()])
     assert threads.stop(10)
     assert fields(found[0])["queued_error"] == "DatabaseError"
 
@@ -160,9 +158,7 @@ def test_a_claimed_file_with_a_ledger_out_of_reach(
     monkeypatch.setattr(lanes.work, "run_claimed", away)
     threads = executor.Executor(1, 60, lambda: [storage.alias])
     threads.start()
-    record = until(
-        lambda: [each for each in records if "processed" in each.getMessage()]
-    )[0]
+    record = until(lambda: [each for each in records if "processed" in each.getMessage()])[0]
     assert threads.stop(10)
     assert fields(record)["queued_file"] == pk
     assert not leases._waiting

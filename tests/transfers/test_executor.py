@@ -90,7 +90,7 @@ def test_empty_searches_respect_conn_max_age(
 
     def search() -> list[str]:
         seen.append(len(made))
-        return ["nobody's"]
+        return ["unknown"]
 
     def note(connection: BaseDatabaseWrapper, **_kwargs: object) -> None:
         if threading.current_thread().name == "queued-storage-0":

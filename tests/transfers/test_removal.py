@@ -362,9 +362,7 @@ def test_retry_and_delete_without_remote_object_succeed() -> None:
     storage.save("a.txt", file(b"hello"))
     remote.fails = True
     assert len(storage.queue.deliver()) == 1
-    assert (
-        row(storage, "a.txt").remote_name == "a.txt"
-    )  # reserved, without an object
+    assert row(storage, "a.txt").remote_name == "a.txt"  # reserved, without an object
     remote.fails = False
     assert storage.transfer("a.txt").state == State.PENDING
     assert storage.queue.deliver() == {}
