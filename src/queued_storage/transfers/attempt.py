@@ -17,7 +17,7 @@ from ..files.streams import checksum_of
 from ..ledger.models import QueuedFile
 from ..ledger.states import Content, State
 from ..uploaders import Uploader
-from .copies import Upload, verify_upload
+from .copies import Upload, has_saved_bytes, verify_upload
 from .leases import Lease
 from .outcomes import Outcome
 from .parts import TransferringStorage
@@ -25,7 +25,7 @@ from .proxies import LocalProxy, RemoteProxy
 
 
 def transfer(storage: TransferringStorage, row: QueuedFile, lease: Lease) -> Outcome:
-    """Bring a claimed file to the remote, verify it there, and promote its row."""
+    """Upload a claimed file, verify its remote copy, and promote its row."""
     return Attempt(storage, row, lease).run()
 
 
@@ -93,26 +93,24 @@ class Attempt:
         size = local.size(self.row.name)
         # A storage that compresses or encrypts may report a size other than that of the content.
         if size != self.row.size and not (self.row.checksum and self._reads_as_saved(proxy)):
-            self._require_unchanged("bytes", size, self.row.size)
+            raise LocalFileChanged(
+                f"The local copy of {self.row.name!r} has {size} bytes, but {self.row.size} were "
+                f"saved. Restore it, then retry."
+            )
 
     def _reads_as_saved(self, local: LocalProxy) -> bool:
         with local.open(self.row.name) as file:
-            found = checksum_of(file.chunks())
-        return found.size == self.row.size and str(found) == self.row.checksum
+            return has_saved_bytes(self.row, file)
 
     def _require_whole(self, sent: Content) -> None:
         if sent.size != self.row.size:
             raise VerificationError(
                 f"The remote took {sent.size} of {self.row.size} bytes of {self.row.name!r}."
             )
-        if self.row.checksum:
-            self._require_unchanged("the checksum", sent.checksum, self.row.checksum)
-
-    def _require_unchanged(self, what: str, found: object, saved: object) -> None:
-        if found != saved:
+        if self.row.checksum and sent.checksum != self.row.checksum:
             raise LocalFileChanged(
-                f"The local copy of {self.row.name!r} has {what} {found}, but {saved} was saved. "
-                f"Restore it, then retry."
+                f"The local copy of {self.row.name!r} has the checksum {sent.checksum}, but "
+                f"{self.row.checksum} was saved. Restore it, then retry."
             )
 
     # The remote copy
