@@ -7,6 +7,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.test import override_settings
 from pytest_django import Settings
 
+from queued_storage import conf
 from queued_storage.conf import OPTIONS, settings
 
 pytestmark = pytest.mark.one_database
@@ -254,3 +255,20 @@ def test_code_for_0_8_asks_for_the_flat_names() -> None:
         assert settings.QUEUED_STORAGE_RETRY_DELAY == 7
         assert settings.QUEUED_STORAGE_CACHE_PREFIX == "queued_storage"
         assert not hasattr(settings, "QUEUED_STORAGE_LEASE")
+
+
+def test_a_change_during_a_read_takes_effect(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Threads that read settings may outlive the test that changed them."""
+    override = override_settings(QUEUED_STORAGE=BASE | {"LEASE": 5})
+    override.enable()
+    read_all = conf._read
+
+    def read_slowly() -> dict[str, Any]:
+        monkeypatch.undo()
+        values = read_all()
+        override.disable()
+        return values
+
+    monkeypatch.setattr(conf, "_read", read_slowly)
+    _ = settings.lease
+    assert settings.lease == 60

@@ -7,7 +7,6 @@ import re
 import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 from django.conf import settings as django_settings
@@ -145,15 +144,28 @@ class Settings:
     what its rule asks for. Times are in seconds.
     """
 
+    values: Mapping[str, Any]  # read at the first access after a change
+
+    def __init__(self) -> None:
+        self._changes = 0
+
     def reset(self) -> None:
+        self._changes += 1
         vars(self).pop("values", None)
 
-    @cached_property
-    def values(self) -> Mapping[str, Any]:
-        return _read()
+    def _read_and_keep(self) -> Mapping[str, Any]:
+        """Read the values; again if they changed meanwhile, since a thread of an earlier test
+        would otherwise keep that test's values for all later ones."""
+        while True:
+            changes = self._changes
+            self.values = values = _read()
+            if changes == self._changes:
+                return values
 
     def __getattr__(self, name: str) -> Any:
-        """The flat names, which code for 0.8 asks this object for."""
+        """Return ``values``, or a setting by its flat name, as code for 0.8 does."""
+        if name == "values":
+            return self._read_and_keep()
         for key, option in OPTIONS.items():
             if name in option.flat_names:
                 return self.values[key]

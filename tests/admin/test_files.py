@@ -289,7 +289,7 @@ def test_the_history_of_attempts(viewer: Client, storage: Any) -> None:
     found = row(storage, name)
     assert found.state == State.FAILED
     text = text_of(viewer, f"{LIST}{found.pk}/change/")
-    assert re.search(rf" 1 transferring {found.host} LocalFileMissing: .* is not there", text)
+    assert re.search(rf" 1 transferring {found.host} LocalFileMissing: .* does not exist", text)
 
 
 def test_a_picture_is_shown_from_the_local_copy(viewer: Client, storage: Any) -> None:

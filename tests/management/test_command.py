@@ -129,7 +129,7 @@ def test_transfer_takes_what_was_put_aside(storage: Any, state: State) -> None:
 def test_transfer_says_why_it_failed(storage: Any) -> None:
     name = storage.save("a.txt", ContentFile(b"abc"))
     storages["disk"].delete(name)
-    with pytest.raises(CommandError, match=r"failed.*not there"):
+    with pytest.raises(CommandError, match=r"failed.*does not exist"):
         run("transfer", name)
 
 

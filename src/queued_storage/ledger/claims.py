@@ -296,12 +296,13 @@ class Claims(Rows):
         self, row: QueuedFile, form: str, write: Callable[..., int], *values: int | str
     ) -> int:
         """``write(held_as(row), *values)``, with the text that it had the last time."""
+        state = row.state  # read once: another thread may promote the row while this one connects
 
         def as_first(pk: int, generation: int, token: str, *values: int | str) -> int:
-            claim = self.model(pk=pk, generation=generation, lease_token=token, state=row.state)
+            claim = self.model(pk=pk, generation=generation, lease_token=token, state=state)
             return write(self.under_claim(claim), *values)
 
-        key = partial(self._key, form, row.state)
+        key = partial(self._key, form, state)
         claim = (row.pk, row.generation, row.lease_token)
         return outlast(
             lambda: statement(self.db, key, as_first, *claim, *values).execute(), self.db

@@ -15,7 +15,7 @@ from ..ledger.states import State, is_reachable_from_here
 from ..reporting.reasons import reason
 from ..transfers import copies
 from ..transfers.copies import is_copy
-from ..transfers.work import sides_of
+from ..transfers.parts import sides_of
 from .inventory import anothers
 from .passes import BATCH, Step, Tell, nobody
 

@@ -22,7 +22,7 @@ from ..signals import file_evicted
 from ..transfers import copies, leases, work
 from ..transfers.copies import is_copy
 from ..transfers.leases import Lease
-from ..transfers.work import sides_of
+from ..transfers.parts import sides_of
 from .passes import BATCH, Step, Tell, never, nobody
 from .steering import enqueue_rows
 
