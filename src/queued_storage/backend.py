@@ -3,10 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
-from django.utils.module_loading import import_string
-
 from .backends import QueuedStorage
 from .fields import QueuedFileField
+from .storage import foreign
 from .tasks import Transfer, TransferAndDelete
 
 __all__ = [
@@ -53,28 +52,13 @@ class QueuedRemoteStorage(QueuedStorage):
             **options,
         )
         if local_args:
-            self._options["local_args"] = tuple(local_args)
+            self.sides.local.args = tuple(local_args)
         if remote_args:
-            self._options["remote_args"] = tuple(remote_args)
+            self.sides.remote.args = tuple(remote_args)
 
     def foreign_arguments(self, name: str) -> tuple[Any, ...]:
-        """What 0.3 gave to ``task.delay()``: classes, and what to call them with."""
-        local_class, local_args, local_kwargs = self._class_and_arguments("local")
-        remote_class, remote_args, remote_kwargs = self._class_and_arguments("remote")
-        return (
-            name,
-            local_class,
-            remote_class,
-            self.get_cache_key(name),
-            local_args,
-            local_kwargs,
-            remote_args,
-            remote_kwargs,
-        )
-
-    def _class_and_arguments(self, side: str) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
-        maker, args, kwargs = self.blueprint(side)
-        return import_string(maker) if isinstance(maker, str) else maker, args, kwargs
+        """Return the arguments for the task's ``delay()``, as 0.3 passed them."""
+        return foreign.arguments_of_0_3(self, name)
 
 
 class DoubleFilesystemStorage(QueuedRemoteStorage):

@@ -924,7 +924,7 @@ def test_the_remote_is_not_asked_about_a_file_that_it_has_not_got(storage: Any) 
     storage.remote.save("other.txt", file())
     storage.remote.calls.clear()
     storage.local.delete(name)
-    with pytest.raises(LocalFileMissing, match="only one yet"):
+    with pytest.raises(LocalFileMissing, match="not been transferred yet"):
         storage.get_accessed_time(name)
     assert storage.remote.calls == {}
 
@@ -1360,7 +1360,7 @@ def test_wait_for_more_names_than_one_statement_takes(
 ) -> None:
     with pytest.raises(FileNotFoundError, match="wait for"):
         storage.wait(f"{number}.txt" for number in range(300_000))
-    monkeypatch.setattr("queued_storage.storage.saving.BULK", 2)
+    monkeypatch.setattr("queued_storage.storage.barrier.BULK", 2)
     names = [storage.save(f"{number}.txt", file()) for number in range(5)]
     storage.queue.deliver()
     storage.wait(names, timeout=0)

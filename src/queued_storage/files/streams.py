@@ -7,6 +7,7 @@ from functools import cache
 from typing import Any, cast
 
 from django.core.files import File
+from django.core.files.storage import Storage
 
 from ..ledger.states import Content
 
@@ -43,6 +44,13 @@ def checksum_of(pieces: Iterable[bytes]) -> Checksum:
     for piece in pieces:
         checksum.add(piece)
     return checksum
+
+
+def content_of(storage: Storage, name: str) -> Content:
+    """Read a stored file; return its size and checksum."""
+    with storage.open(name) as file:
+        found = checksum_of(file.chunks())
+    return Content(found.size, str(found))
 
 
 class PiecewiseFile(File):

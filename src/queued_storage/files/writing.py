@@ -10,7 +10,7 @@ from django.core.files.storage import Storage
 
 from ..ledger.states import Content
 from . import localfiles
-from .streams import checksum_of
+from .streams import content_of
 
 
 def is_for_writing(mode: str) -> bool:
@@ -50,7 +50,7 @@ class WritableFile(File):
             return
         try:
             super().close()
-            self._publish(self._draft, self._content())
+            self._publish(self._draft, content_of(self._local, self._draft))
         finally:
             self._discard()
 
@@ -68,11 +68,6 @@ class WritableFile(File):
     def __del__(self) -> None:
         if hasattr(self, "file") and not self.closed:
             self._give_up()
-
-    def _content(self) -> Content:
-        with self._local.open(self._draft) as written:
-            checksum = checksum_of(written.chunks())
-        return Content(checksum.size, str(checksum))
 
     def _give_up(self) -> None:
         try:
