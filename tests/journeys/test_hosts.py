@@ -294,7 +294,7 @@ def test_a_reader_elsewhere_fetches_it(saved: str, host_one: FaultProxy) -> None
 def test_a_host_that_cannot_send_it(mode: Mode, saved: str, host_one: FaultProxy) -> None:
     host_one.mode = mode
     with fetching(host_one, OTHER_HOST_TIMEOUT=0.5) as storage:
-        with pytest.raises(FileElsewhere, match="It was not to be had") as caught:
+        with pytest.raises(FileElsewhere, match="It could not be downloaded") as caught:
             storage.open(saved)
         assert peers.ticket_for(ledger().get())[:20] not in str(caught.value)
     assert caught.value.host == "one"
@@ -302,7 +302,10 @@ def test_a_host_that_cannot_send_it(mode: Mode, saved: str, host_one: FaultProxy
 
 def test_what_a_host_sends_must_be_what_was_saved(saved: str, host_one: FaultProxy) -> None:
     (disk_of("one") / saved).write_bytes(b"spoil")
-    with fetching(host_one) as storage, pytest.raises(FileElsewhere, match="not what was saved"):
+    with (
+        fetching(host_one) as storage,
+        pytest.raises(FileElsewhere, match="differs from what was saved"),
+    ):
         storage.open(saved)
 
 
@@ -310,7 +313,7 @@ def test_a_host_without_an_address(saved: str) -> None:
     urls = {"three": "http://three.example/"}
     with (
         being("two", OTHER_HOST="fetch", HOST_URLS=urls) as storage,
-        pytest.raises(FileElsewhere, match="HOST_URLS has no address of 'one'"),
+        pytest.raises(FileElsewhere, match="HOST_URLS has no URL of 'one'"),
     ):
         storage.open(saved)
 

@@ -155,7 +155,8 @@ def test_a_form_field_of_djangos(django_assert_num_queries: Callable[..., Any]) 
 
     away = AwayStorage()
     storage: Any = storages["default"]
-    given, storage._options["remote"] = storage._options["remote"], away
+    remote = storage.sides.remote
+    given, remote.given = remote.given, away
     try:
         with django_assert_num_queries(2):
             document = Document.objects.create(file=file(b"x", "a.txt"))
@@ -163,5 +164,5 @@ def test_a_form_field_of_djangos(django_assert_num_queries: Callable[..., Any]) 
         assert document.file.size == 1
         document.file.delete()
     finally:
-        storage._options["remote"] = given
+        remote.given = given
     assert away.calls == {}
