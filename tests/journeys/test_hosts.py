@@ -174,7 +174,7 @@ def test_one_queue_for_all_hosts_where_they_share_the_local_storage() -> None:
 
 def test_a_reader_elsewhere_is_told_where_the_file_is(saved: str) -> None:
     with being("two") as storage:
-        with pytest.raises(FileElsewhere, match="on the host 'one'") as caught:
+        with pytest.raises(FileElsewhere, match="on host 'one'") as caught:
             storage.open(saved)
         assert caught.value.host == "one"
         assert isinstance(caught.value, LocalFileMissing)
@@ -527,7 +527,7 @@ def test_no_host_is_given_up_where_all_share_the_local_storage(saved: str) -> No
 
 
 def test_the_transfer_command_says_where_to_run_it(saved: str) -> None:
-    with being("two"), pytest.raises(CommandError, match="on the host 'one'"):
+    with being("two"), pytest.raises(CommandError, match="on host 'one'"):
         command("transfer", saved)
     with being("one"):
         assert "transferred" in command("transfer", saved)
