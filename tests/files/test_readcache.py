@@ -18,7 +18,7 @@ from django.db import connection
 from pytest_django import Settings
 
 from queued_storage.exceptions import VerificationError
-from queued_storage.files import readcache
+from queued_storage.files import cachespace, readcache
 from queued_storage.ledger.database import ledger
 from tests.support.fault_proxy import FaultProxy, Mode
 from tests.support.forks import Forks, ended, forks
@@ -233,7 +233,7 @@ def test_the_least_recently_read_go_first(cache: Path) -> None:
     names = [evicted(storage, f"{letter}.txt", letter.encode() * 3 * KB) for letter in "abcd"]
     for age, name in zip((30, 20, 10), names, strict=False):
         read(storage, name)
-        path = readcache._Cache.of_settings().path_of(row(storage, name))  # type: ignore[union-attr]
+        path = readcache.slot_of(row(storage, name)).path  # type: ignore[union-attr]
         os.utime(path, (time.time() - age,) * 2)
     storage.remote.calls.clear()
     read(storage, names[0])  # touched
@@ -363,7 +363,7 @@ def test_who_waits_for_one_that_is_stuck_turns_to_the_remote(
     storage = make()
     name = evicted(storage, "a.txt", b"bytes")
     cache.mkdir()
-    path = readcache._Cache.of_settings().path_of(row(storage, name))  # type: ignore[union-attr]
+    path = readcache.slot_of(row(storage, name)).path  # type: ignore[union-attr]
     with path.with_suffix(".part").open("wb") as part:
         locks.lock(part, locks.LOCK_EX)
         assert read(storage, name) == b"bytes"
@@ -411,7 +411,7 @@ def test_several_processes_keep_to_the_limit(
     assert [ended(reader) for reader in readers] == [0, 0, 0]
     assert 400 * KB <= most <= MB + 200 * KB  # a look takes time, and files may move meanwhile
     assert size_of(cache) <= MB
-    for place in cache.glob(f"{readcache.IN_USE_PREFIX}*"):
+    for place in cache.glob(f"{cachespace.IN_USE_PREFIX}*"):
         os.utime(place, (0, 0))  # who was killed before its link was there leaves one for a day
     storage: Any = storages["default"]
     for name in names:  # the next to come clear up

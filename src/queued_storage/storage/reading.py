@@ -175,9 +175,7 @@ class ReadableStorage(LocatingStorage):
 
 
 def _directory_for(file: File) -> tempfile.TemporaryDirectory[str]:
-    """Make a directory for a link to an open file, which must be on the same file system."""
+    """Make a directory for a link to an open file."""
     if isinstance(file, readcache.Copy):
-        return tempfile.TemporaryDirectory(
-            prefix=readcache.IN_USE_PREFIX, dir=file.path.parent, ignore_cleanup_errors=True
-        )
+        return file.link_directory()
     return tempfile.TemporaryDirectory(prefix="queued-storage-")
