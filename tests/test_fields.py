@@ -108,7 +108,7 @@ def test_on_an_ordinary_storage_the_error_says_what_to_do(
     attribute: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Paper._meta.get_field("file"), "storage", FileSystemStorage())
-    expected = r"testapp\.Paper\.file is kept in a FileSystemStorage.*Give the field"
+    expected = r"testapp\.Paper\.file uses FileSystemStorage.*Set its storage"
     with pytest.raises(ImproperlyConfigured, match=expected):
         ask(Paper(file="a.txt").file, attribute)
 

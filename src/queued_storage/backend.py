@@ -1,4 +1,4 @@
-"""The names of 0.3, for code written for it; new code takes ``backends`` and ``fields``."""
+"""The names of 0.3, for existing code; new code uses ``backends`` and ``fields``."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -22,9 +22,9 @@ RemoteFileField = QueuedFileField
 
 
 class QueuedRemoteStorage(QueuedStorage):
-    """A ``QueuedStorage`` whose options have the names, and the order, that they had in 0.3.
+    """A ``QueuedStorage`` whose options have the names and the order of 0.3.
 
-    Whatever else ``QueuedStorage`` takes goes by keyword.
+    All other options of ``QueuedStorage`` are passed by keyword.
     """
 
     def __init__(
@@ -62,20 +62,20 @@ class QueuedRemoteStorage(QueuedStorage):
 
 
 class DoubleFilesystemStorage(QueuedRemoteStorage):
-    """Two places on this machine; ``local_kwargs`` and ``remote_kwargs`` say where."""
+    """Two directories on this machine, given in ``local_kwargs`` and ``remote_kwargs``."""
 
     local = "django.core.files.storage.FileSystemStorage"
     remote = "django.core.files.storage.FileSystemStorage"
 
 
 class S3Storage(QueuedRemoteStorage):
-    """The local file system and S3, as django-storages' settings describe it."""
+    """The local file system and S3, configured by django-storages' settings."""
 
     local = "django.core.files.storage.FileSystemStorage"
     remote = "storages.backends.s3.S3Storage"
 
 
 class DelayedStorage(QueuedRemoteStorage):
-    """Transfers a file when ``transfer()`` is called for it."""
+    """A storage that transfers a file only when ``transfer()`` is called for it."""
 
     delayed = True

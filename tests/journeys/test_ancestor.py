@@ -413,7 +413,7 @@ def test_0_8_queued_ftp_storage(settings: Settings) -> None:
 
 @pytest.mark.parametrize("name", ["CouchDB", "Database", "MogileFS", "GridFS", "CloudFiles"])
 def test_0_8_preset_of_a_backend_that_is_gone_names_what_to_use(name: str) -> None:
-    with pytest.raises(ImproperlyConfigured, match=r"no longer exists.*storages\.backends\.s3"):
+    with pytest.raises(ImproperlyConfigured, match=r"no longer has.*storages\.backends\.s3"):
         getattr(backends, f"Queued{name}Storage")()
 
 
