@@ -56,7 +56,7 @@ def files(storage: FileSystemStorage) -> dict[str, bytes]:
 @pytest.mark.parametrize(
     "name", ["a.txt", "docs/deep/a.txt", "a", "." + "x" * 100, "a." + "x" * 200]
 )
-def test_a_draft_is_beside_its_file_and_known_as_one(name: str) -> None:
+def test_a_draft_is_beside_its_file(name: str) -> None:
     draft = localfiles.unfinished_name(name)
     assert os.path.dirname(draft) == os.path.dirname(name)
     assert localfiles.is_unfinished(draft)
@@ -65,7 +65,7 @@ def test_a_draft_is_beside_its_file_and_known_as_one(name: str) -> None:
     assert draft != localfiles.unfinished_name(name)
 
 
-def test_a_draft_keeps_a_short_suffix_by_which_a_storage_may_tell_what_it_is() -> None:
+def test_a_draft_keeps_a_short_suffix() -> None:
     assert localfiles.unfinished_name("a.tar.gz").endswith(".gz")
 
 
@@ -86,7 +86,7 @@ def test_a_new_file_overwrites_nothing(disk: FileSystemStorage, links: bool) -> 
 
 
 @has_links
-def test_a_new_file_has_one_name_at_a_time(disk: FileSystemStorage, links: bool) -> None:
+def test_a_new_file_has_only_one_name(disk: FileSystemStorage, links: bool) -> None:
     assert store(disk, "a.txt", "b.txt", "c.txt") == "c.txt"
     assert files(disk) == {"c.txt": b"bytes"}
 
@@ -104,7 +104,7 @@ def test_a_block_that_fails_leaves_nothing(disk: FileSystemStorage, links: bool)
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_who_replaced_a_new_file_keeps_the_name(disk: FileSystemStorage, fails: bool) -> None:
+def test_a_replaced_new_file_loses_its_name(disk: FileSystemStorage, fails: bool) -> None:
     """As open(name, "wb") does that has written its row first."""
     with (
         contextlib.suppress(ZeroDivisionError),
@@ -119,7 +119,7 @@ def test_who_replaced_a_new_file_keeps_the_name(disk: FileSystemStorage, fails: 
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_who_replaces_it_in_the_instant_before_it_goes_keeps_the_name(
+def test_a_new_file_replaced_while_it_is_renamed(
     disk: FileSystemStorage, fails: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rename = os.rename
@@ -159,7 +159,7 @@ def test_a_storage_that_names_files_by_their_content(tmp_path: Path) -> None:
     assert files(disk) == {"by-content/bytes": b"bytes", "b.txt": b"bytes"}
 
 
-def test_an_error_of_the_file_system_is_not_taken_for_one_without_links(
+def test_an_error_is_not_missing_support_for_links(
     disk: FileSystemStorage,
 ) -> None:
     disk.save("a.txt", content())

@@ -83,7 +83,7 @@ KNOWN = ["save under a taken name", "delete", "exists", "url", "urls", "size", "
 
 
 @pytest.mark.parametrize("question", KNOWN)
-def test_the_remote_is_not_asked_for_a_file_that_only_it_has(question: str) -> None:
+def test_an_evicted_file_needs_no_remote_call(question: str) -> None:
     storage, name = in_state(State.TRANSFERRED)
     FileSystemStorage.delete(storage.local, name)
     QUESTIONS[question](storage, name)
@@ -95,7 +95,7 @@ URL_MODES = ["direct", "signed", "stable"]
 
 @pytest.mark.parametrize("url_mode", URL_MODES)
 @pytest.mark.parametrize("mode", [Mode.REFUSE, Mode.HANG, Mode.STATUS_500])
-def test_an_address_of_an_s3_that_is_away(
+def test_a_url_of_an_unreachable_s3(
     s3_proxy_options: dict[str, Any], s3_proxy: FaultProxy, url_mode: str, mode: Mode, client: Any
 ) -> None:
     """Before the transfer it gives the file, after it the address there."""
@@ -114,7 +114,7 @@ def test_an_address_of_an_s3_that_is_away(
     assert s3_proxy.requests == []
 
 
-def test_a_transaction_with_all_of_it() -> None:
+def test_all_operations_in_one_transaction() -> None:
     storage, name = in_state(State.TRANSFERRED)
     with transaction.atomic():
         other = storage.save("b.txt", file())
@@ -123,7 +123,7 @@ def test_a_transaction_with_all_of_it() -> None:
     assert storage.remote.calls == {}
 
 
-def test_a_name_that_nobody_knows_is_the_remotes_to_answer() -> None:
+def test_an_unknown_name_is_asked_of_the_remote() -> None:
     storage = make(remote=AwayStorage())
     with pytest.raises(ConnectionError):
         storage.exists("unknown.txt")
@@ -132,7 +132,7 @@ def test_a_name_that_nobody_knows_is_the_remotes_to_answer() -> None:
 
 @pytest.mark.one_database
 @pytest.mark.parametrize("mode", [Mode.REFUSE, Mode.HANG, Mode.STATUS_500])
-def test_ancestor_10_an_s3_that_is_away_is_not_even_connected_to(
+def test_ancestor_10_no_connection_to_an_unreachable_s3(
     s3_proxy_options: dict[str, Any], s3_proxy: FaultProxy, mode: Mode
 ) -> None:
     """There, save raised after 7 seconds and url after 5."""
@@ -149,7 +149,7 @@ def test_ancestor_10_an_s3_that_is_away_is_not_even_connected_to(
     assert s3_proxy.requests == []
 
 
-def test_a_form_field_of_djangos(django_assert_num_queries: Callable[..., Any]) -> None:
+def test_a_model_field_makes_no_remote_call(django_assert_num_queries: Callable[..., Any]) -> None:
     """With the storage of the settings: a model is created, shown and deleted."""
     from django.core.files.storage import storages
 

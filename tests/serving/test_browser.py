@@ -86,7 +86,7 @@ def test_a_picture_in_every_state(
     assert ("X-Amz-Signature=" in last) == (way != "proxied")
 
 
-def test_a_page_that_somebody_uploaded_is_not_opened(chromium: Any, live_server: Any) -> None:
+def test_an_uploaded_page_is_not_displayed(chromium: Any, live_server: Any) -> None:
     storage = make(url_mode="stable")
     page = file(b"<!doctype html><title>taken</title><script>document.title = 'over'</script>")
     safe = live_server.url + storage.url(storage.save("a.png", file(picture(8, 8))))
