@@ -38,7 +38,7 @@ def far() -> FaultyStorage:
 
 @pytest.fixture
 def storage(tmp_path: Path, far: FaultyStorage, monkeypatch: pytest.MonkeyPatch) -> QueuedStorage:
-    """What the fields of Photo and Paper are kept in."""
+    """The storage of the fields of Photo and Paper."""
     storage = QueuedStorage(DISK, far, local_options={"location": tmp_path})
     for model in (Photo, Paper):
         field = next(field for field in model._meta.fields if isinstance(field, models.FileField))

@@ -1,4 +1,4 @@
-"""The cache of remote files: within its limit, with several processes, and never a wrong byte."""
+"""The read cache: its limit, several processes, and never a wrong byte."""
 
 import os
 import random
@@ -33,7 +33,7 @@ MB = 1000 * KB
 
 @pytest.fixture
 def cache(settings: Settings, tmp_path: Path) -> Path:
-    """The directory of a cache that holds 10,000 bytes."""
+    """The directory of a cache with a limit of 10,000 bytes."""
     with_limit(settings, tmp_path / "cache", 10 * KB)
     return tmp_path / "cache"
 
@@ -44,7 +44,7 @@ def with_limit(settings: Settings, location: Path, limit: int) -> None:
 
 
 def evicted(storage: Any, name: str, data: bytes) -> str:
-    """The name of a file that only the remote has."""
+    """Save a file and evict it; return its name."""
     name = storage.save(name, file(data))
     storage.queue.deliver()
     FileSystemStorage.delete(storage.local, name)
@@ -58,7 +58,7 @@ def copies(cache: Path) -> list[Path]:
 
 
 def size_of(cache: Path) -> int:
-    """What the directory holds at this moment, with what is just being written."""
+    """The size of all files in the directory at this moment, parts included."""
     total = 0
     for entry in os.scandir(cache):
         try:
@@ -236,8 +236,8 @@ def test_the_least_recently_read_go_first(cache: Path) -> None:
         path = readcache.slot_of(row(storage, name)).path  # type: ignore[union-attr]
         os.utime(path, (time.time() - age,) * 2)
     storage.remote.calls.clear()
-    read(storage, names[0])  # touched
-    assert read(storage, names[3]) == b"d" * 3 * KB  # b goes
+    read(storage, names[0])  # now the most recently read
+    assert read(storage, names[3]) == b"d" * 3 * KB  # b is deleted
     assert storage.remote.calls == {"_open": 1}
     assert size_of(cache) == 9 * KB
     storage.remote.refuses = True
@@ -272,12 +272,12 @@ def test_a_dropped_copy_stays_readable(cache: Path) -> None:
 def test_parts_of_other_processes_count(cache: Path, storage_with_part: Any) -> None:
     storage, name = storage_with_part
     assert len(read(storage, name)) == 5 * KB
-    assert size_of(cache) == 6 * KB  # the part alone: there was no room
+    assert size_of(cache) == 6 * KB  # the part alone
 
 
 @pytest.fixture
 def storage_with_part(cache: Path) -> Iterator[Any]:
-    """A file of 5,000 bytes, while somebody is writing a part of 6,000."""
+    """Read a file of 5,000 bytes while another process writes a part of 6,000."""
     storage = make()
     name = evicted(storage, "a", b"a" * 5 * KB)
     cache.mkdir()
@@ -287,7 +287,7 @@ def storage_with_part(cache: Path) -> Iterator[Any]:
         yield storage, name
 
 
-# Trouble with the directory
+# Errors of the directory
 
 
 def test_a_directory_that_cannot_be_made(
@@ -302,7 +302,7 @@ def test_a_directory_that_cannot_be_made(
 
 
 def read_with_little_disk(name: str, size: int) -> None:
-    """In a process whose files cannot grow beyond a megabyte, as on a disk that is full."""
+    """The files of this process cannot exceed a megabyte, as on a full disk."""
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (MB, resource.RLIM_INFINITY))
     assert len(read(storages["default"], name)) == size
@@ -315,7 +315,7 @@ def children(child_environment: dict[str, str], settings: Settings) -> Iterator[
 
 
 def default_with(name: str, data: bytes) -> str:
-    """The name of a file of the default storage that only its remote has."""
+    """Save a file to the default storage and evict it; return its name."""
     storage: Any = storages["default"]
     name = storage.save(name, file(data))
     storage.queue.deliver()
@@ -331,7 +331,7 @@ def test_a_full_disk(cache: Path, settings: Settings, children: Forks) -> None:
     assert copies(cache) == []
 
 
-# Several at once
+# Concurrency
 
 
 def test_concurrent_readers_fetch_once(cache: Path) -> None:
@@ -366,7 +366,7 @@ def test_a_stuck_writer_is_not_waited_for(cache: Path, monkeypatch: pytest.Monke
         locks.lock(part, locks.LOCK_EX)
         assert read(storage, name) == b"bytes"
     assert storage.remote.calls == {"_open": 1}
-    assert read(storage, name) == b"bytes"  # nobody holds it now
+    assert read(storage, name) == b"bytes"  # no process holds the lock now
     assert [found.name for found in copies(cache)] == [path.name]
 
 
@@ -390,7 +390,7 @@ def read_at_random(names: list[str], seed: int, rounds: int) -> None:
 def test_several_processes_stay_within_the_limit(
     cache: Path, settings: Settings, children: Forks
 ) -> None:
-    """Twelve files through a cache of five; some of the readers are killed on the way."""
+    """Readers of twelve files share a cache for five; some of them are killed."""
     with_limit(settings, cache, MB)
     names = [default_with(f"{number}.bin", content(f"{number}.bin")) for number in range(12)]
     cache.mkdir()
@@ -407,12 +407,12 @@ def test_several_processes_stay_within_the_limit(
     while any(reader.is_alive() for reader in readers):
         most = max(most, size_of(cache))
     assert [ended(reader) for reader in readers] == [0, 0, 0]
-    assert 400 * KB <= most <= MB + 200 * KB  # a look takes time, and files may move meanwhile
+    assert 400 * KB <= most <= MB + 200 * KB  # listing takes time, and files may change meanwhile
     assert size_of(cache) <= MB
     for place in cache.glob(f"{cachespace.IN_USE_PREFIX}*"):
-        os.utime(place, (0, 0))  # who was killed before its link was there leaves one for a day
+        os.utime(place, (0, 0))  # a process killed before it made its link leaves one for a day
     storage: Any = storages["default"]
-    for name in names:  # the next to come clear up
+    for name in names:  # the next readers clear up
         assert read(storage, name) == content(name)
     left = copies(cache)
     assert [path for path in left if path.suffix or path.is_dir()] == []

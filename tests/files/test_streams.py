@@ -19,7 +19,7 @@ from queued_storage.files.streams import MeasuredFile, checksum_of
 
 pytestmark = pytest.mark.one_database
 
-DATA = bytes(range(256)) * 700  # more than two chunks of Django's
+DATA = bytes(range(256)) * 700  # more than two of Django's chunks
 
 
 def crc(data: bytes) -> str:

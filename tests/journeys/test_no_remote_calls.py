@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.one_database]
 
 
 class AwayStorage(ScriptedStorage):
-    """Every question to it is an error, and is counted."""
+    """A remote that raises for every call, and counts the calls."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -26,7 +26,7 @@ class AwayStorage(ScriptedStorage):
 
 
 def in_state(state: str) -> tuple[Any, str]:
-    """A storage whose remote has gone away, and its file in this state, with a local copy."""
+    """A storage whose remote is unreachable, and a file in this state, with a local copy."""
     storage = make(remote=AwayStorage(), delayed=state == State.HELD)
     name = storage.save("docs/a.txt", file(b"here"))
     storage.remote.refuses = False
@@ -98,7 +98,7 @@ URL_MODES = ["direct", "signed", "stable"]
 def test_a_url_of_an_unreachable_s3(
     s3_proxy_options: dict[str, Any], s3_proxy: FaultProxy, url_mode: str, mode: Mode, client: Any
 ) -> None:
-    """Before the transfer it gives the file, after it the address there."""
+    """The view sends the file before the transfer, and redirects after it."""
     storage = make(remote=S3Storage(**s3_proxy_options), url_mode=url_mode)
     name = storage.save("known.txt", file())
     s3_proxy.mode = mode
@@ -135,7 +135,7 @@ def test_an_unknown_name_is_asked_of_the_remote() -> None:
 def test_ancestor_10_no_connection_to_an_unreachable_s3(
     s3_proxy_options: dict[str, Any], s3_proxy: FaultProxy, mode: Mode
 ) -> None:
-    """There, save raised after 7 seconds and url after 5."""
+    """In the ancestor, save() raised after 7 seconds and url() after 5."""
     storage = make(remote=S3Storage(**s3_proxy_options))
     known = storage.save("known.txt", file())
     storage.queue.deliver()
@@ -150,7 +150,7 @@ def test_ancestor_10_no_connection_to_an_unreachable_s3(
 
 
 def test_a_model_field_makes_no_remote_call(django_assert_num_queries: Callable[..., Any]) -> None:
-    """With the storage of the settings: a model is created, shown and deleted."""
+    """A model is created, displayed and deleted, with the default storage."""
     from django.core.files.storage import storages
 
     away = AwayStorage()

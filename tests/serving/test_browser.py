@@ -1,4 +1,4 @@
-"""One address in a real browser: before the transfer, after it, and when the local copy is gone."""
+"""One URL in a real browser: before the transfer, after it, and after eviction."""
 
 import io
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ def chromium() -> Iterator[Any]:
 
 @pytest.fixture
 def live_server(django_db_setup: None, live_server: Any) -> Any:
-    """As for the dashboard: started when SQLite's tests have their file."""
+    """A live server, started after SQLite's test database has its file."""
     return live_server
 
 
@@ -50,7 +50,7 @@ return picture && picture.complete ? [picture.naturalWidth, picture.naturalHeigh
 
 
 def shown_in_a_page(browser: Any, url: str) -> list[int]:
-    """The size of the picture as the browser has it; no picture is 0 by 0."""
+    """The size of the image in the browser; 0 by 0 if it was not loaded."""
     browser.execute_script(SHOW, url)
     return list(until(lambda: browser.execute_script(SIZE)))
 

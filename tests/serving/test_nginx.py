@@ -1,4 +1,4 @@
-"""Files that nginx sends, since the view tells it to."""
+"""Files that nginx sends for the view."""
 
 import subprocess
 from collections.abc import Callable
@@ -52,13 +52,13 @@ http {{
 
 @pytest.fixture
 def live_server(django_db_setup: None, live_server: Any) -> Any:
-    """As for the dashboard: started when SQLite's tests have their file."""
+    """A live server, started after SQLite's test database has its file."""
     return live_server
 
 
 @pytest.fixture
 def nginx(live_server: Any, tmp_path: Path, spawn: Callable[..., subprocess.Popen[Any]]) -> str:
-    """The address of an nginx in front of the site."""
+    """The URL of an nginx in front of the site."""
     services.require("nginx")
     [port] = services.free_ports(1)
     configuration = CONFIGURATION.format(

@@ -1,4 +1,4 @@
-"""Files at addresses that stay the same, served by the project until the remote can."""
+"""Stable URLs: the project serves a file until its remote can."""
 
 import asyncio
 import re
@@ -37,7 +37,7 @@ DATA = bytes(range(256)) * 40  # 10,240 bytes, each different from its neighbour
 
 
 def get(url: str, method: str = "get", **headers: str) -> Any:
-    """The answer, read to its end, as a browser of this site would have it."""
+    """The whole response, as a browser of this site gets it."""
     names = {name.replace("_", "-"): value for name, value in headers.items()}
     answer = getattr(Client(), method)(url, headers=names)
     body = answer.getvalue()
@@ -46,7 +46,7 @@ def get(url: str, method: str = "get", **headers: str) -> Any:
 
 
 def stable(data: bytes = DATA, name: str = "docs/a.png", **options: Any) -> tuple[Any, str]:
-    """A storage with stable addresses, and the name of its file."""
+    """A storage with stable URLs, and the name of its file."""
     storage = make(**{"url_mode": "stable"} | options)
     return storage, storage.save(name, file(data))
 
@@ -59,7 +59,7 @@ def deliver(storage: Any, name: str, *, free: bool = False) -> None:
         ledger().filter(name=name).update(is_local=False)
 
 
-# One address, wherever the file is
+# One URL, wherever the file is
 
 
 def test_the_url_stays_while_the_file_moves() -> None:
@@ -121,11 +121,11 @@ def test_a_redirect_expires_before_its_target(s3_options: dict[str, Any]) -> Non
         assert get(storage.url(name)).headers["Cache-Control"] == f"private, max-age={age}"
 
 
-@pytest.mark.parametrize("address", [None, ""])
-def test_no_redirect_to_an_empty_url(monkeypatch: pytest.MonkeyPatch, address: str | None) -> None:
+@pytest.mark.parametrize("url", [None, ""])
+def test_no_redirect_to_an_empty_url(monkeypatch: pytest.MonkeyPatch, url: str | None) -> None:
     storage, name = stable()
     deliver(storage, name, free=True)
-    monkeypatch.setattr(storage.remote, "url", lambda name: address)
+    monkeypatch.setattr(storage.remote, "url", lambda name: url)
     answer = get(storage.url(name))
     assert (answer.status, answer.body) == (200, DATA)
 
@@ -185,7 +185,7 @@ def test_an_alias_that_cannot_have_urls(alias: str) -> None:
         storage.stable_url(name, 60)
 
 
-# Who may ask
+# Access
 
 
 def test_a_signature_is_required_by_default() -> None:
@@ -339,7 +339,7 @@ def test_only_reading_is_allowed() -> None:
         assert get(storage.url(name), method).status == 405
 
 
-# Names of hostile clients
+# Hostile names
 
 HOSTILE = [
     "../a.png", "docs/../../a.png", "docs/..", "..", ".", "%2e%2e/a.png", "docs%2f..%2fa.png",
@@ -379,7 +379,7 @@ def test_there_is_no_listing() -> None:
 
 def test_a_signed_name_without_a_file() -> None:
     storage, name = stable(url_mode="signed")
-    assert get(storage.stable_url(f"{name}/b")).status == 302  # only the remote can know
+    assert get(storage.stable_url(f"{name}/b")).status == 302  # only the remote knows
     assert get(links.signed(storage.alias, "../a.png", None)).status == 404
     hidden = disk().save("docs/.queued-abcdefghijklmnop.png", file(b"unfinished"))
     assert get(links.signed(storage.alias, hidden, None)).status == 404
@@ -406,7 +406,7 @@ def test_an_unrecorded_file_needs_a_signature() -> None:
     ]
 
 
-# What an answer says
+# Headers
 
 
 @pytest.mark.parametrize("method", ["get", "head"])
@@ -583,7 +583,7 @@ def test_a_file_saved_again_has_another_etag() -> None:
     assert get(storage.url(name)).headers["ETag"] != known
 
 
-# By way of the web server
+# Sending by the web server
 
 
 def with_sendfile(**way: str) -> Any:
@@ -648,12 +648,12 @@ def test_sendfile_is_not_used_for_changed_content(tmp_path: Path) -> None:
     assert (answer.body, answer.headers.get("X-Sendfile")) == (DATA, None)
 
 
-# By way of this process
+# Proxying
 
 
 @pytest.fixture(params=["directory", "s3"])
 def proxied(request: pytest.FixtureRequest) -> tuple[Any, str]:
-    """A storage that gives its remote files itself, and a file that only the remote has."""
+    """A storage that proxies its remote files, and an evicted file of it."""
     options = {}
     if request.param == "s3":
         options = {"remote": S3Storage(**request.getfixturevalue("s3_options"))}
@@ -690,7 +690,7 @@ def test_local_and_remote_responses_are_the_same() -> None:
 def test_a_remote_without_urls_is_proxied() -> None:
     class Mute(ScriptedStorage):
         def url(self, name: str | None) -> str:
-            raise NotImplementedError("no addresses here")
+            raise NotImplementedError("no URLs here")
 
     storage, name = stable(remote=Mute())
     deliver(storage, name, free=True)
@@ -773,7 +773,7 @@ def test_files_are_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert all(found.closed for found in opened)
 
 
-# Under ASGI
+# ASGI
 
 
 def test_asgi_reads_a_piece_at_a_time() -> None:
@@ -784,7 +784,7 @@ def test_asgi_reads_a_piece_at_a_time() -> None:
         answer = await AsyncClient().get(url)
         sizes = [len(piece) async for piece in answer]
         answer.close()
-        await sync_to_async(connections.close_all)()  # of the thread in which the view ran
+        await sync_to_async(connections.close_all)()  # in the thread of the view
         return sizes
 
     sizes = asyncio.run(ask())
@@ -792,19 +792,19 @@ def test_asgi_reads_a_piece_at_a_time() -> None:
     assert max(sizes) == responses.PIECE
 
 
-# Over the wire
+# With a real S3
 
 
 @pytest.fixture
 def live_server(django_db_setup: None, live_server: Any) -> Any:
-    """As for the dashboard: started when SQLite's tests have their file."""
+    """A live server, started after SQLite's test database has its file."""
     return live_server
 
 
 def test_a_link_works_before_and_after_eviction(
     live_server: Any, s3_options: dict[str, Any]
 ) -> None:
-    """The redirect is followed to a real signed address of S3."""
+    """The redirect leads to a signed URL of S3."""
     storage, name = stable(remote=S3Storage(**s3_options))
     link = live_server.url + storage.url(name)
     for step in (lambda: None, lambda: deliver(storage, name),

@@ -122,7 +122,7 @@ def test_a_storage_can_be_written_into_a_migration(make_it: Callable[[], Any]) -
 
 
 def test_a_reconstructed_storage_has_the_same_rows(default: Any) -> None:
-    """As Wagtail does to delete files in a task."""
+    """Wagtail reconstructs a storage to delete files in a task."""
     name = default.save("a.txt", file(b"x"))
     default.queue.deliver()
     path, args, kwargs = default_storage.deconstruct()  # type: ignore[attr-defined]

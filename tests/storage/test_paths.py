@@ -55,7 +55,7 @@ def test_local_path_of_a_storage_without_paths() -> None:
 
 
 class Inverting(FileSystemStorage):
-    """As one that encrypts: no byte of it can be taken for what was saved."""
+    """Changes every byte, as a storage that encrypts does."""
 
     def _save(self, name: str, content: Any) -> str:
         return super()._save(name, ContentFile(bytes(byte ^ 255 for byte in content.read())))

@@ -157,7 +157,7 @@ def test_no_file_is_left_open(storage: Any) -> None:
 
 
 def test_a_new_file_hides_no_evicted_one() -> None:
-    """The new file's process died between its local copy and the INSERT that would be refused."""
+    """The process of the new file died after writing it, before the ledger refused the name."""
     storage = make(task="queued_storage.tasks.TransferAndDelete")
     name = storage.save("a.txt", file(b"first"))
     storage.queue.deliver()
@@ -172,7 +172,7 @@ def test_a_new_file_hides_no_evicted_one() -> None:
 
 @pytest.mark.parametrize("method", ["size", "get_modified_time"])
 def test_facts_are_not_those_of_a_new_file(method: str) -> None:
-    """The old one was evicted between the look at the ledger and the look at the disk."""
+    """The old file is evicted between the query of the ledger and the access to the disk."""
     storage = make(local=ScriptedStorage("disk"), task=TransferAndDelete)
     name = storage.save("a.txt", file(b"first"))
 

@@ -133,7 +133,7 @@ def test_a_late_reader_does_not_restore_old_answers(storage: Any, transferred: s
     late = storage._routes
     with transaction.atomic():
         storage.delete(transferred)
-        late.remember(transferred, "a.txt")  # its look was before the delete
+        late.remember(transferred, "a.txt")  # it queried the ledger before the delete
         assert late.remote_name(transferred) is None
     late.remember(transferred, "a.txt")
     assert late.remote_name(transferred) is None
@@ -144,7 +144,7 @@ def test_a_reader_during_a_long_delete(storage: Any, transferred: str) -> None:
     with transaction.atomic():
         storage.delete(transferred)
         cache.clear()  # the mark has expired
-        storage._routes.remember(transferred, "a.txt")  # somebody else's look, before the commit
+        storage._routes.remember(transferred, "a.txt")  # by a reader before the commit
     assert storage._routes.remote_name(transferred) is None
 
 
@@ -162,7 +162,7 @@ def test_keys_are_safe_for_memcached(prefix: str, name: str) -> None:
     key = Routes("an alias with blanks", prefix).key(name)
     assert list(memcache_key_warnings(key)) == []
     assert key.isascii()
-    assert len(key) <= 200  # Django puts a prefix of its own before it
+    assert len(key) <= 200  # Django adds a prefix
 
 
 def test_keys_of_all_files_differ() -> None:
@@ -188,7 +188,7 @@ def test_values_of_others_are_ignored(storage: Any, transferred: str, garbage: A
 def test_a_per_process_cache_expires_soon(
     storage: Any, transferred: str, settings: Settings, backend: str, tmp_path: Path
 ) -> None:
-    """Other processes' changes do not reach it."""
+    """It does not see the changes of other processes."""
     use(settings, backend, LOCATION=str(tmp_path))
     seen: list[float] = []
     found = caches["default"]

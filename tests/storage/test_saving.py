@@ -1,4 +1,4 @@
-"""Saving files: their names, their content, and who may have a name."""
+"""Saving files: names, content, and conflicts between names."""
 
 import contextlib
 import threading
@@ -236,7 +236,7 @@ def test_permissions_and_valid_names_of_the_local_storage() -> None:
 
 
 def test_threads_sharing_a_storage_get_different_names(storage: Any) -> None:
-    """And with each its own bytes and its own `storage.result`."""
+    """Each thread gets its own bytes and its own `storage.result`."""
     threads, times = 6, 5
     start = threading.Barrier(threads)
 

@@ -1,4 +1,4 @@
-"""Saves and deletes in transactions: all of it happens after the commit, or not at all."""
+"""Saves and deletes in transactions: everything happens after the commit, or nothing."""
 
 import threading
 from collections.abc import Iterator
@@ -214,7 +214,7 @@ def test_a_delete_sees_a_concurrent_save(
     storage: Any,
 ) -> None:
     with transaction.atomic():
-        assert not storage.exists("a.txt")  # MySQL's transactions see what was there at this point
+        assert not storage.exists("a.txt")  # MySQL takes its snapshot here
 
         def save() -> None:
             storage.save("a.txt", file())
@@ -231,7 +231,7 @@ def test_a_delete_sees_a_concurrent_save(
 
 @pytest.fixture
 def snapshots(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Transactions that read from the snapshot of their first look, which MySQL can have."""
+    """Transactions that read from the snapshot of their first query, as MySQL has them."""
     monkeypatch.setitem(connection.settings_dict["OPTIONS"], "isolation_level", "repeatable read")
     connection.close()
     yield

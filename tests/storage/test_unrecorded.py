@@ -34,7 +34,7 @@ def test_unrecorded_files_are_read_where_they_are(storage: Any) -> None:
 
 
 def test_a_save_does_not_overwrite_an_unrecorded_file(storage: Any) -> None:
-    """Without a row, that is; ``adopt`` writes one."""
+    """``adopt`` would record the file first."""
     storage.remote.save("old.txt", file(b"old"))
     assert storage.save("old.txt", file(b"new")) == "old.txt"
     storage.queue.deliver()

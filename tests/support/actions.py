@@ -1,4 +1,4 @@
-"""What tests of several folders do with files and transactions."""
+"""Actions on files and transactions that several test modules share."""
 
 import contextlib
 import threading
@@ -16,7 +16,7 @@ from tests.support.scripted import file, row
 
 
 def evicted(storage: Any, name: str = "a.txt", data: bytes = b"bytes") -> str:
-    """A file that is only on the remote."""
+    """Save, transfer and evict a file; return its name."""
     saved: str = storage.save(name, file(data))
     storage.queue.deliver()
     storage.local.delete(saved)
@@ -45,7 +45,7 @@ def rolled_back() -> Any:
 
 
 def elsewhere(action: Callable[[], object]) -> None:
-    """In another transaction."""
+    """Do something in another transaction."""
 
     def act() -> None:
         action()

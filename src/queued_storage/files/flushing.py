@@ -1,11 +1,11 @@
-"""Has the disk keep a file, before anything says that it does."""
+"""Flushes files to the disk, so that they survive a power cut."""
 
 import contextlib
 import os
 
 
 def flush_file(path: str) -> None:
-    """Have the disk keep the bytes of a file."""
+    """Flush the bytes of a file."""
     descriptor = os.open(path, os.O_RDONLY if os.name == "posix" else os.O_RDWR)
     try:
         os.fsync(descriptor)
@@ -14,10 +14,10 @@ def flush_file(path: str) -> None:
 
 
 def flush_directories(path: str, levels: int) -> None:
-    """Have the disk keep the entry of a file in its directory, and those of the directories.
+    """Flush the entry of a file in its directory, and the entries of its directories.
 
-    Another process may have made a directory a moment ago, so all of the ``levels`` below the
-    storage's own directory are flushed, and the one that holds the latter.
+    Another process may have made a directory a moment ago, so the ``levels`` from the file up to
+    the storage's own directory are flushed, and its parent.
     """
     if os.name != "posix":  # elsewhere directories cannot be opened
         return

@@ -1,4 +1,4 @@
-"""Puts bytes on the local storage: under a name of their own, whole or not at all."""
+"""Writes files to the local storage: whole, under a free name, or not at all."""
 
 import contextlib
 import errno
@@ -42,7 +42,7 @@ def moves_files(storage: Storage) -> bool:
 
 
 def is_as_on_disk(file: File) -> bool:
-    """Return whether an open file of a storage with paths gives the bytes that are on the disk."""
+    """Return whether reading an open file of a storage with paths returns the bytes on the disk."""
     return type(file) is File and isinstance(file.file, io.BufferedReader)
 
 
@@ -100,7 +100,7 @@ class NewFile(ABC):
 
     @abstractmethod
     def take(self, name: str) -> str | None:
-        """Give up the name so far, and be visible under this one; None if that is taken.
+        """Give up the previous name, and become visible under this one; None if it is taken.
 
         Returns the name that the storage chose, if it chooses names itself.
         """
@@ -114,10 +114,10 @@ class NewFile(ABC):
 
     @abstractmethod
     def give_up_name(self) -> None:
-        """Be invisible again."""
+        """Become invisible."""
 
     def clean_up(self) -> None:
-        """Remove what is not needed under any name."""
+        """Remove the unfinished file."""
 
 
 class _Draft(NewFile):
@@ -228,7 +228,7 @@ class _Direct(NewFile):
 
 
 def _write(storage: Storage, draft: str, content: File) -> str:
-    """Save the draft, without asking whether its random name is free, as ``save()`` would."""
+    """Save the draft without checking its random name, which ``save()`` would do."""
     is_plain = type(storage).save is _SAVE and type(storage).get_available_name is _AVAILABLE
     if is_plain and "save" not in vars(storage):
         return str(storage._save(draft, content))  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""Copies of files that only the remote has, within a limit of bytes."""
+"""Keeps copies of remote files on this host."""
 
 import contextlib
 import hashlib

@@ -143,7 +143,7 @@ class MeasuredFile(File):
         return self._position
 
     def was_sent(self, saved: "Saved", *, is_proved: bool) -> None:
-        """Count the bytes of the path as read, after an uploader sent them from there.
+        """Count the bytes of the saved file as read, after an uploader sent them from its path.
 
         Those that were saved count if the upload proved them, else the path is read again.
         """
@@ -156,7 +156,7 @@ class MeasuredFile(File):
                 self._see(piece)
 
     def close(self) -> None:
-        """Do nothing: the caller closes the file, though some storages close what they are given."""
+        """Leave the file open for its owner, though some storages close what they are given."""
 
     def _see(self, piece: bytes | str) -> bytes:
         data = piece.encode() if isinstance(piece, str) else bytes(piece)

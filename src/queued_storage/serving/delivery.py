@@ -25,7 +25,7 @@ from ..reporting.reasons import reason
 from ..uploaders import Uploader
 from .responses import FileSource, RemoteSource, Representation, hand_over, respond
 
-LOOKS = 3  # at the ledger, for a file that moves during the request
+LOOKS = 3  # queries of the ledger, if the file moves during the request
 RETRY_AFTER = 5  # seconds, for a file that is only on another host so far
 REDIRECT_MAX_AGE = 60  # seconds; less where the remote's URL expires sooner
 CACHED_AS_A_WHOLE = 8 * 1024 * 1024  # bytes; a client need not wait for all of a larger file
@@ -83,7 +83,7 @@ class Delivery:
                 return response
             if row.pk and row.is_local and not is_reachable_from_here(row.host):
                 return self._from_another_host(row)
-            row = self._row()  # it may have been transferred and evicted between the two looks
+            row = self._row()  # it may have been transferred and evicted meanwhile
         raise Http404(NOT_FOUND)
 
     def _row(self) -> QueuedFile:

@@ -1,4 +1,4 @@
-"""Responds to a request with as many of a file's bytes as it asks for."""
+"""Responds to a request with a file, or with the range that it asks for."""
 
 import posixpath
 import re
@@ -169,7 +169,7 @@ def hand_over(representation: Representation, header: str, path: str) -> HttpRes
 
 def _headers(representation: Representation) -> dict[str, str]:
     kind = representation.shown_type
-    # Django would put a line break at the end into the header as it is.
+    # Django does not escape a line break at the end.
     file_name = posixpath.basename(representation.name).rstrip("\n")
     disposition = content_disposition_header(kind == OTHER, file_name)
     headers = {

@@ -28,7 +28,7 @@ URL_MODES = ("direct", "signed", "stable", "proxied")
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What one operation works with, looked up once; settings may be overridden before the next.
+    """What one operation uses, looked up once: settings may be overridden before the next one.
 
     Making these shows what is configured wrongly before anything is done.
     """

@@ -70,7 +70,7 @@ class DeletingStorage(ReadableStorage):
         on_commit(lambda: copies.drop_local(self, entry.pk, name), robust=in_transaction)
 
     def _forget(self, name: str) -> None:
-        """Let no reader take the file for settled, neither before nor after the commit."""
+        """Make readers query the ledger for this file, before and after the commit."""
         routes = self._routes
         routes.forget(name)
         if transaction.get_connection(ledger_database()).in_atomic_block:

@@ -18,7 +18,7 @@ class ForeignTask(Protocol):
 
 
 class AncestorLike(Protocol):
-    """The storage, as far as the arguments of such a task describe it."""
+    """The part of a storage that the arguments of such a task describe."""
 
     @property
     def sides(self) -> Sides: ...

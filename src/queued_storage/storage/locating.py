@@ -1,4 +1,4 @@
-"""Says which of the two storages has a file, what it is called there, and its URL."""
+"""Tells where reads of a file go: to which storage, under which name or URL."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -114,7 +114,7 @@ class LocatingStorage(ComposedStorage):
 
     def _url_on(self, storage: Storage, name: str, **kwargs: Any) -> str:
         if storage is self.remote:
-            # Some storages take more arguments; S3Storage takes an expiry. Only they get them.
+            # Some storages accept more arguments; S3Storage accepts an expiry.
             return storage.url(name, **kwargs)
         if self.url_mode != "signed" or not StoredName.of(name).can_be_recorded:
             return storage.url(name)

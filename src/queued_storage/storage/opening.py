@@ -22,10 +22,10 @@ NOT_THERE = (FileNotFoundError, NotADirectoryError)  # the latter if its directo
 
 
 class Opening:
-    """One call of ``open()``: looks at the ledger, opens a copy, and looks again.
+    """One call of ``open()``: queries the ledger, opens a copy, and queries the ledger again.
 
-    Between the two looks the file may be transferred, evicted, overwritten or deleted. Then what
-    was opened is closed, and the newer entry counts.
+    In between, the file may be transferred, evicted, overwritten or deleted. Then what was opened
+    is closed, and the newer entry counts.
     """
 
     def __init__(self, storage: LocatingStorage, name: StoredName, mode: str) -> None:
@@ -61,7 +61,7 @@ class Opening:
     def _opened_locally(self, entry: Entry) -> File | None:
         """Return the local copy, or None if there is none.
 
-        If the copy went before it was opened, what was opened may be a new file that tries the
+        If it was evicted before it was opened, what was opened may be a new file that tries the
         name.
         """
         if not entry.is_here:
@@ -93,7 +93,7 @@ class Opening:
         return File(cast(Any, io.TextIOWrapper(cast(Any, copy.file), "utf-8")), copy.name)
 
     def _opened_on_other_host(self, entry: Entry) -> File:
-        """Do what ``OTHER_HOST`` says with a file whose only copy is on another host's disk."""
+        """Treat a file whose only copy is on another host as ``OTHER_HOST`` says."""
         from ..serving import peers  # which imports an HTTP client
 
         if settings.other_host == "fetch":
@@ -109,7 +109,7 @@ class Opening:
         raise peers.on_other_host(self.name, entry.host, advice)
 
     def _is_unchanged(self) -> bool:
-        """Look at the ledger again; return whether the entry is the one that was acted on."""
+        """Query the ledger again; return whether the entry is the one that was acted on."""
         before, self.entry = self.entry, self._latest_entry()
         return self.entry == before
 

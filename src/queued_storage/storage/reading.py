@@ -158,7 +158,7 @@ class ReadableStorage(LocatingStorage):
         return is_same
 
     def _path_of(self, name: StoredName, file: File) -> str | None:
-        """Return the path of an open file whose bytes are on this machine as it gives them."""
+        """Return the path of an open file; None if its bytes are not those on the disk."""
         if isinstance(file, readcache.Copy):
             return str(file.path)
         if not localfiles.is_as_on_disk(file):

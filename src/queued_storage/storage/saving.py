@@ -1,4 +1,4 @@
-"""``QueuedStorage``: saves files locally, records them, and has a queue transfer them."""
+"""``QueuedStorage``, the storage that projects configure."""
 
 import contextlib
 import mimetypes
@@ -143,7 +143,7 @@ class QueuedStorage(DeletingStorage):
                     if is_moved:
                         details = replace(details, size=local.size(name), checksum="")
                     elif file.size not in {None, details.size}:
-                        # The local storage changes what it is given; readers get this.
+                        # The local storage changes content; this is what readers get.
                         details = replace(
                             content_of(local, name), content_type=details.content_type
                         )
@@ -197,7 +197,7 @@ class QueuedStorage(DeletingStorage):
         kind = mimetypes.guess_type(name.text)[0] or ""
         content = replace(content, content_type=kind)
         with transaction.atomic(using=parts.rows.db):
-            # The row is locked from here on, so no eviction can remove what is put in place.
+            # The row is locked from here on, so no eviction can remove the new content.
             if not self._overwrite(parts, name.text, content):
                 # Another process deletes the file, or has just saved it.
                 _require_not_deleted(name.text, parts.rows.latest_entry(parts.alias, name.text))
@@ -279,7 +279,7 @@ def _is_available(local: Storage, name: str, max_length: int | None) -> bool:
 
 def _record(parts: Parts, name: str, content: Content) -> int | None:
     kind = content.content_type
-    # A header takes no unprintable type, and PostgreSQL no NUL.
+    # Headers do not allow unprintable types, and PostgreSQL does not allow NUL.
     if not kind or not kind.isprintable():
         kind = mimetypes.guess_type(name)[0] or ""
     content = Content(content.size, content.checksum, kind[:255])

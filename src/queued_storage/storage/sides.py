@@ -28,7 +28,7 @@ class Side:
 
     @classmethod
     def from_options(cls, name: str, options: Mapping[str, Any], owner: str) -> "Side":
-        """Take what the options of a queued storage say of this side."""
+        """Read the options of a queued storage about this side."""
         given = options.get(name)
         if given is None:
             raise ImproperlyConfigured(
