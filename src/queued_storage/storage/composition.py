@@ -13,12 +13,15 @@ from django.utils.module_loading import import_string
 from ..conf import settings
 from ..ledger.aliases import AliasedStorage, configured_storages, living_storages
 from ..ledger.database import QueuedFileQuerySet, ledger
+from ..ledger.names import Name, tidy
 from ..queues import BaseQueue, get_queue
 from ..remotes.classes import dotted_path
 from ..remotes.perthread import for_threads
 from ..tasks import Transfer
 from ..uploaders import Uploader, uploader_for
+from . import foreign
 from .foreign import ForeignTask
+from .routes import Routes, routes_of
 from .sides import Sides
 
 DEFAULT_TASK = "queued_storage.tasks.Transfer"
@@ -188,6 +191,23 @@ class ComposedStorage(AliasedStorage):
             f"The task {task!r} is neither a subclass of queued_storage.tasks.Transfer nor an "
             f"object with a delay() method."
         )
+
+    def foreign_arguments(self, name: str) -> tuple[Any, ...]:
+        """Return the arguments for the foreign task's ``delay()``, as 0.8 passed them."""
+        return foreign.arguments_of_0_8(self, name)
+
+    def tell_foreign_task(self, name: str) -> None:
+        """Call the ``delay()`` of the foreign task for a file."""
+        if task := self.foreign_task:
+            task.delay(*self.foreign_arguments(name))
+
+    def get_cache_key(self, name: Name) -> str:
+        """Return the key under which the cache remembers that this name is transferred."""
+        return self._routes.key(tidy(name))
+
+    @property
+    def _routes(self) -> Routes:
+        return routes_of(self.alias, self.cache_prefix)
 
     def _parts(self) -> Parts:
         task = self._task()

@@ -13,7 +13,6 @@ from ..ledger.states import Entry
 from ..remotes.expiry import lifetime_of
 from ..serving import links
 from .composition import ComposedStorage
-from .routes import Routes, routes_of
 
 BULK = 500  # names in one query
 
@@ -40,14 +39,6 @@ class LocatingStorage(ComposedStorage):
         """Return the storage whose URL ``url()`` returns."""
         stored = StoredName.of(name)
         return self._route(stored, self._settled_entry(stored))[0]
-
-    def get_cache_key(self, name: Name) -> str:
-        """Return the key under which the cache remembers that this name is transferred."""
-        return self._routes.key(tidy(name))
-
-    @property
-    def _routes(self) -> Routes:
-        return routes_of(self.alias, self.cache_prefix)
 
     def _entry(self, name: StoredName) -> Entry | None:
         return ledger().entry(self.alias, name.text) if name.can_be_recorded else None

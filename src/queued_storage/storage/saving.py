@@ -23,7 +23,6 @@ from ..ledger.states import Content, Entry
 from ..queues import BaseQueue
 from ..queues.wakeup import require_commits, wake
 from ..reporting.spans import span
-from . import foreign
 from .barrier import Barrier
 from .composition import Parts
 from .deleting import DeletingStorage
@@ -250,17 +249,6 @@ class QueuedStorage(DeletingStorage):
             Barrier.for_all(self.alias).wait(timeout)
         else:
             Barrier.for_names(self.alias, names).wait(timeout)
-
-    # Tasks of the ancestor's
-
-    def foreign_arguments(self, name: str) -> tuple[Any, ...]:
-        """Return the arguments for the task's ``delay()``, as 0.8 passed them."""
-        return foreign.arguments_of_0_8(self, name)
-
-    def tell_foreign_task(self, name: str) -> None:
-        """Call the ``delay()`` of a task that transfers files in its own way."""
-        if task := self.foreign_task:
-            task.delay(*self.foreign_arguments(name))
 
     def _notify_foreign_task(self, pk: int, name: str) -> None:
         if ledger().named(self.alias, name).filter(pk=pk).exists():  # else it was rolled back
