@@ -98,7 +98,7 @@ def sides_exist() -> Iterator[CheckMessage]:
 
 
 def _side_problem(storage: ComposedStorage, side: str) -> str:
-    path, _options = storage.specification(side)
+    path, _options = getattr(storage.sides, side).specification()
     if isinstance(path, str) and path.startswith("storages."):
         # Importing a cloud library takes long; whether it is there shows without.
         module = path.rpartition(".")[0]
@@ -137,7 +137,7 @@ def _place(storage: ComposedStorage, side: str) -> Any:
     """Where a side keeps its files, as far as that can be told without asking it."""
     if _side_problem(storage, side):
         return object()  # E004 says it; equal to no other
-    spec, options = storage.specification(side)
+    spec, options = getattr(storage.sides, side).specification()
     if isinstance(spec, str) and not spec.startswith("storages."):
         spec = import_string(spec)
     if spec is FileSystemStorage or isinstance(spec, FileSystemStorage):
@@ -298,7 +298,7 @@ def local_is_as_private_as_the_remote() -> Iterator[CheckMessage]:
         is_wanted = storage.url_mode != "direct" or storage.is_direct_by_choice
         if is_wanted or django_settings.DEBUG or not _has_public_addresses(storage):
             continue
-        if not _side_problem(storage, "remote") and signs(*storage.specification("remote")):
+        if not _side_problem(storage, "remote") and signs(*storage.sides.remote.specification()):
             yield Warning(
                 f"{storage.alias}: the remote signs its addresses, but until a file is there it "
                 f"is at the local storage's, which are not signed.",

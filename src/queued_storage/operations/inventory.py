@@ -13,6 +13,7 @@ from django.db.models import FileField, Model, Q
 from django.utils import timezone
 
 from ..files import localfiles
+from ..files.walking import names_on
 from ..ledger.aliases import storage_for
 from ..ledger.database import ledger
 from ..ledger.measures import aliases
@@ -94,7 +95,7 @@ def orphans(storage: Any, side: str, older_than: timedelta, under: str = "") -> 
     """Files on one side of a queued storage that no row and no field of a model knows, and that
     are older than anything that is just being saved; among them drafts of dead processes."""
     place: Storage = getattr(storage, side)
-    names = localfiles.names_on(place, under) if side == "local" else storage.uploader.names(under)
+    names = names_on(place, under) if side == "local" else storage.uploader.names(under)
     for batch in in_batches(names):
         for name in unknown(batch):
             if (orphan := _look(place, side, name)) and _is_old(orphan, older_than):

@@ -70,10 +70,10 @@ class WakeUp:
             listener.told(errors.get(listener.pk))
 
 
-def require_commits() -> None:
+def require_commits(database: str | None = None) -> None:
     """Raise ``TransactionManagementError`` where Django tells nobody of a commit, before anything
     is done that cannot be taken back."""
-    connection = transaction.get_connection(ledger_database())
+    connection = transaction.get_connection(database or ledger_database())
     if not (connection.in_atomic_block or connection.get_autocommit()):
         raise transaction.TransactionManagementError(
             "A queued storage acts when a transaction is committed, which nobody is told of with "
@@ -88,13 +88,14 @@ def wake(
     listener: Any = None,
     *,
     first: Callable[[], None] | None = None,
+    database: str | None = None,
 ) -> None:
     """Have ``pk`` worked on when the transaction is committed.
 
     ``first`` is called before the queue is told, ``listener.told(error)`` after it, with what an
     attempt failed with if it ran inline.
     """
-    connection = transaction.get_connection(ledger_database())
+    connection = transaction.get_connection(database or ledger_database())
     pending = _pending(connection, alias, queue)
     if pending is not None:
         pending.add(pk, listener, first)

@@ -6,7 +6,7 @@ from typing import Any
 
 from django.core.management.base import CommandError
 
-from ...files import localfiles
+from ...files.walking import names_on
 from ...ledger.names import tidy
 from ...operations import adoption, inventory
 from ..progress import Progress
@@ -42,7 +42,7 @@ class _Taking(Verb):
             return inventory.names_in_fields(storage.alias)
         under = directory(options["under"])
         if self.side == "local":
-            return localfiles.names_on(storage.local, under)
+            return names_on(storage.local, under)
         return map(str, storage.uploader.names(under))
 
     def finish(self, count: int, options: dict[str, Any], done: str, progress: Progress) -> None:
