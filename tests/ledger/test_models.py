@@ -426,9 +426,9 @@ def test_who_gives_a_file_back_has_sent_nothing() -> None:
     assert [*found] == [("", 0, State.PENDING), ("9 crc32:00000009 theirs", 0, State.PENDING)]
 
 
-def test_workers_statements_are_not_for_a_part_of_the_ledger() -> None:
+def test_claims_of_a_filtered_ledger_are_refused() -> None:
     row = new_row()
-    with pytest.raises(ValueError, match="whole ledger"):
+    with pytest.raises(ValueError, match="whole table"):
         ledger().filter(alias="one").claim(row.pk)
 
 
@@ -487,7 +487,8 @@ def test_promote_all_promotes_what_its_claim_still_has() -> None:
     before = {row["name"]: row for row in snapshot()}
     if not returns_rows("default"):
         pytest.skip("On this database promotions are made one by one.")
-    assert ledger().promote_all(rows, 1, kept.lease_token, "checksum") == {kept.pk}
+    pks = [row.pk for row in rows]
+    assert ledger().promote_all(pks, 1, kept.lease_token, "checksum") == {kept.pk}
     assert [row["name"] for row in snapshot() if row != before[row["name"]]] == ["c"]
     row = QueuedFile.objects.get(pk=kept.pk)
     found = (row.state, row.remote_name, row.verified, row.lease_token, row.due_at)
@@ -532,10 +533,10 @@ def test_what_a_thread_has_promoted_that_hangs_since_was_promoted(
     [row] = sent_rows("a")
     content = Content(row.size, row.checksum)
 
-    def ask(promotion: Any) -> None:
+    def submit(promotion: Any) -> None:
         ledger().filter(pk=row.pk).update(state=State.TRANSFERRED, lease_token="", due_at=None)
 
-    monkeypatch.setattr(claims._promotions, "ask", ask)
+    monkeypatch.setattr(claims._promotions, "submit", submit)
     assert ledger().promote(row, row.name, content, "checksum", evict=False) == 1
 
 

@@ -1448,7 +1448,7 @@ def test_a_remote_whose_save_returns_a_path_is_taken_at_its_word() -> None:
 
     storage = make(remote=Paths())
     name = storage.save("a.txt", file(b"hello"))
-    with mock.patch.dict(statements._kept, clear=True):
+    with mock.patch.dict(statements._texts, clear=True):
         assert storage.queue.deliver() == {}
     assert row(storage, name).remote_name == "in/a.txt"
     assert read(storage.remote, "in/a.txt") == b"hello"

@@ -7,7 +7,7 @@ from ..conf import settings
 from .models import QueuedFile
 from .rows import Rows, new_token, when_nobody_holds_it
 from .sql.clock import DatabaseNow, seconds_from_now
-from .states import State
+from .states import Claim, State
 
 
 class Orders(Rows):
@@ -54,13 +54,13 @@ class Orders(Rows):
     def settle(self, row: QueuedFile, error: str = "") -> int:
         """End a claim on a transferred file that changed nothing."""
         failures = {"failures": row.failures_with(error)} if error else {}
-        return self.under_claim(row).update(
+        return self.under_claim(Claim.of(row)).update(
             due_at=None, lease_token="", last_error=error, **failures
         )
 
     def retransfer(self, row: QueuedFile) -> int:
         """Turn reads back to the local copy, and have it transferred once more."""
-        return self.under_claim(row).update(
+        return self.under_claim(Claim.of(row)).update(
             due_at=DatabaseNow(),
             state=State.PENDING,
             attempts=0,
@@ -72,7 +72,7 @@ class Orders(Rows):
 
     def mark_restored(self, row: QueuedFile) -> int:
         """Note that this host has a local copy again."""
-        return self.under_claim(row).update(
+        return self.under_claim(Claim.of(row)).update(
             is_local=True,
             host=settings.host,
             evicted_at=None,

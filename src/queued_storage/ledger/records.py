@@ -12,7 +12,7 @@ from ..conf import settings
 from .models import QueuedFile
 from .rows import Rows, when_nobody_holds_it
 from .sql.clock import DatabaseNow, now_in_sql
-from .states import ENTRY_FIELDS, Content, Entry, State
+from .states import ENTRY_FIELDS, Claim, Content, Entry, State
 
 # What an INSERT says besides its values: the times that are now, the others being NULL, ...
 _TIMES = dict.fromkeys(State, ()) | {
@@ -176,7 +176,7 @@ class Records(Rows):
 
     def mark_deleting_if_unchanged(self, row: QueuedFile) -> int:
         """Turn a row into a tombstone, unless anything has happened to it."""
-        return self.under_claim(row).filter(is_local=row.is_local).mark_deleting()
+        return self.under_claim(Claim.of(row)).filter(is_local=row.is_local).mark_deleting()
 
     def mark_local_dropped(self, pk: int) -> int:
         """Note that the local copy of a tombstone, which this host can see, is gone."""

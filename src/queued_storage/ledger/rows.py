@@ -12,7 +12,7 @@ from ..conf import settings
 from .models import QueuedFile
 from .sql.clock import DatabaseNow, seconds_from_now
 from .sql.outages import outlast
-from .states import State
+from .states import CLAIM_COLUMNS, Claim, State
 
 LEASE_GRACE = 5  # seconds past the end of a lease before its holder is taken for dead
 
@@ -62,11 +62,10 @@ class Rows(models.QuerySet[QueuedFile]):
             return self
         return self.filter(Q(host=settings.host) | Q(is_local=False))
 
-    def under_claim(self, row: QueuedFile) -> Self:
-        """The row, as long as this claim on it stands and nobody asked for something else."""
-        return self.filter(
-            pk=row.pk, lease_token=row.lease_token, state=row.state, generation=row.generation
-        )
+    def under_claim(self, claim: Claim) -> Self:
+        """The row of a claim, if the claim is valid: no other worker has claimed the row since,
+        and it was neither deleted nor overwritten nor cancelled."""
+        return self.filter(**dict(zip(CLAIM_COLUMNS, claim, strict=True)))
 
     # What an operator asks about
 
