@@ -298,7 +298,7 @@ def test_path_returned_by_remote_is_its_name() -> None:
 
     storage = make(remote=Paths())
     name = storage.save("a.txt", file(b"hello"))
-    with mock.patch.dict(statements._kept, clear=True):
+    with mock.patch.dict(statements._texts, clear=True):
         assert storage.queue.deliver() == {}
     assert row(storage, name).remote_name == "in/a.txt"
     assert read(storage.remote, "in/a.txt") == b"hello"
