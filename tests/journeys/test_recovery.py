@@ -195,7 +195,7 @@ def test_worker_ends_on_sigterm_after_what_it_does(
 ) -> None:
     worker = spawn([*WORKER, "--poll", "0.1"], env=child_environment, stdout=subprocess.PIPE)
     assert worker.stdout
-    assert worker.stdout.readline() == b"Moving files of default.\n"
+    assert worker.stdout.readline() == b"Transferring files of default.\n"
     storages["default"].save("one.txt", ContentFile(b"one"))
     until(lambda: QueuedFile.objects.get().state == State.TRANSFERRED)
     worker.terminate()
