@@ -185,7 +185,7 @@ def test_local_storage_that_overwrites(settings: Settings, tmp_path: Any) -> Non
 def test_ledger_in_another_database_than_the_models(settings: Settings) -> None:
     assert storages["default"].alias == "default"
     settings.QUEUED_STORAGE = {"DATABASE": "ledger"}
-    assert "rolled back" in messages("W003")
+    assert "rolled-back" in messages("W003")
 
 
 def test_app_that_is_not_installed() -> None:

@@ -283,7 +283,7 @@ def _allows_overwriting(local: Storage) -> bool:
 
 
 @check
-def ledger_is_in_the_database_of_the_models() -> Iterator[CheckMessage]:
+def ledger_is_beside_the_models() -> Iterator[CheckMessage]:
     for model in apps.get_models():
         for field in model._meta.get_fields():
             if not isinstance(field, FileField) or not isinstance(field.storage, AliasedStorage):
@@ -292,8 +292,7 @@ def ledger_is_in_the_database_of_the_models() -> Iterator[CheckMessage]:
             if database != ledger_database():
                 yield Warning(
                     f"{field} is written to the database {database!r}, but the ledger is in "
-                    f"{ledger_database()!r}: a file would be transferred even if its save is "
-                    f"rolled back.",
+                    f"{ledger_database()!r}: a rolled-back save would still be transferred.",
                     hint="Use the same database: set QUEUED_STORAGE['DATABASE'], or change your "
                     "database router. See the docs, under 'Databases'.",
                     obj=field,
