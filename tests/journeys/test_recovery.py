@@ -193,7 +193,7 @@ def test_file_survives_crash_during_transfer(
 def test_worker_stops_on_sigterm(spawn: Spawn, child_environment: dict[str, str]) -> None:
     worker = spawn([*WORKER, "--poll", "0.1"], env=child_environment, stdout=subprocess.PIPE)
     assert worker.stdout
-    assert worker.stdout.readline() == b"Moving files of default.\n"
+    assert worker.stdout.readline() == b"Transferring files of default.\n"
     storages["default"].save("one.txt", ContentFile(b"one"))
     until(lambda: QueuedFile.objects.get().state == State.TRANSFERRED)
     worker.terminate()
