@@ -509,7 +509,7 @@ def test_a_dead_broker_costs_a_second_and_a_line(
             storage.save(f"{number}.bin", ContentFile(b"b"))
         assert time.monotonic() - started < SOON
         (record,) = caplog.records
-        assert "CeleryQueue could not be told of 2 files" in record.message
+        assert "CeleryQueue could not be notified that 2 files are due" in record.message
     assert ledger().due().filter(state=State.PENDING).count() == 4
 
 

@@ -94,7 +94,7 @@ def test_a_table_that_is_missing_raises_in_no_request(
 ) -> None:
     monkeypatch.setattr(DBTaskResult._meta, "db_table", "nowhere")
     storage.save("a.txt", ContentFile(b"a"))
-    assert "DjangoTasksQueue could not be told of 1 files" in caplog.text
+    assert "DjangoTasksQueue could not be notified that 1 file is due" in caplog.text
     assert ledger().due().count() == 1
 
 

@@ -324,7 +324,7 @@ def test_a_dead_broker_costs_a_second_and_a_line(
         storage.save("b.txt", ContentFile(b"b"))
     assert time.monotonic() - started < SOON
     (record,) = [each for each in caplog.records if each.name == "queued_storage"]
-    assert "DramatiqQueue could not be told of 2 files" in record.message
+    assert "DramatiqQueue could not be notified that 2 files are due" in record.message
     assert ledger().due().filter(state=State.PENDING).count() == 2
 
 

@@ -234,7 +234,7 @@ def test_a_locked_table_costs_a_second_and_a_line(
     thread.join()
     assert took < SOON
     (record,) = [each for each in caplog.records if each.name == "queued_storage"]
-    assert "ProcrastinateQueue could not be told of 2 files" in record.message
+    assert "ProcrastinateQueue could not be notified that 2 files are due" in record.message
     assert sweep() == 2
     assert len(jobs(queue_name)) == 1
 
@@ -253,7 +253,7 @@ def test_a_database_of_its_own_may_be_down(
         started = time.monotonic()
         storage.save("a.txt", ContentFile(b"a"))
         assert time.monotonic() - started < SOON
-    assert "ProcrastinateQueue could not be told of 1 files" in caplog.text
+    assert "ProcrastinateQueue could not be notified that 1 file is due" in caplog.text
     assert "refused" in caplog.text
     assert ledger().due().filter(state=State.PENDING).count() == 1
 
