@@ -271,7 +271,7 @@ def test_a_soft_limit_ends_a_message_and_nothing_else(
     until(lambda: rows()[0][0] == State.PENDING)
     first, second = QueuedFile.objects.order_by("pk")
     assert (first.lease_token, first.attempts) == ("", 1)
-    assert first.last_error == "TimeLimitReached: Celery's soft time limit is over."
+    assert first.last_error == "TimeLimitReached: Celery's soft time limit was reached."
     assert (second.state, second.attempts) == (State.PENDING, 0)
     assert sorted(storages["disk"].listdir("")[1]) == names
     assert content_of(storage, names[0]) == CONTENT

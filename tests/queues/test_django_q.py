@@ -31,8 +31,8 @@ from queued_storage.ledger.states import State
 from queued_storage.maintenance import sweep
 from queued_storage.models import QueuedFile
 from queued_storage.queues import get_queue
-from queued_storage.queues.base import TIMEOUT
 from queued_storage.queues.django_q import DjangoQQueue
+from queued_storage.queues.timeouts import TIMEOUT
 from queued_storage.testing import Fault, FaultyStorage
 from tests.support.fault_proxy import FaultProxy, Mode
 from tests.support.latched import LatchedStorage

@@ -210,7 +210,7 @@ def test_signals_are_sent() -> None:
 
 def test_a_connection_that_was_cut_meanwhile_is_replaced(queue: HueyQueue) -> None:
     queue.enqueue([1])
-    for each in queue._impatient.pool._available_connections:
+    for each in queue._storage_with_timeouts.pool._available_connections:
         each._sock.shutdown(socket.SHUT_RDWR)
     queue.enqueue([2])
     assert [message.args for message in messages(queue.huey)] == [([1],), ([2],)]

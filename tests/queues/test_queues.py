@@ -228,7 +228,7 @@ def test_an_unknown_option_is_an_error() -> None:
 )
 def test_threads_that_would_do_nothing_are_an_error(options: dict[str, Any]) -> None:
     [name] = options
-    with pytest.raises(InvalidQueue, match=f"{name}=.* give"):
+    with pytest.raises(InvalidQueue, match=f"{name} must be"):
         get_queue({"BACKEND": "queued_storage.queues.threads.ThreadQueue", "OPTIONS": options})
 
 
@@ -300,7 +300,7 @@ def test_the_threads_of_settings_that_were_changed_end(settings: Settings) -> No
 
 @pytest.mark.parametrize("options", [["threads"], "threads", 4])
 def test_options_that_are_no_dict_are_an_error(options: Any) -> None:
-    with pytest.raises(InvalidQueue, match="A queue is given as"):
+    with pytest.raises(InvalidQueue, match="A queue must be configured as"):
         get_queue({"BACKEND": "queued_storage.queues.threads.ThreadQueue", "OPTIONS": options})
 
 

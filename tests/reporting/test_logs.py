@@ -111,7 +111,7 @@ def test_a_file_of_nobodys_storage(records: Any) -> None:
     assert fields(record)["queued_error"] == "UnknownAlias"
     ledger().update(due_at=LONG_AGO)
     sweep()
-    assert fields(said(records, "nobody can move them"))["queued_storage"] == "gone"
+    assert fields(said(records, "could not be enqueued"))["queued_storage"] == "gone"
 
 
 def test_a_beat_that_fails(records: Any) -> None:
