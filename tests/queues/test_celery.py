@@ -6,13 +6,11 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from unittest import mock
-from urllib.parse import urlsplit
 
 import kombu
 import pytest
@@ -35,12 +33,13 @@ from queued_storage.queues import celery as adapter
 from queued_storage.queues import get_queue
 from queued_storage.queues.celery import CeleryQueue
 from queued_storage.queues.dummy import DummyQueue
+from tests.queues.contracts import BrokerContract, BrokerProxy, Outage
 from tests.support import services
 from tests.support.celeryapp import app as project_app
 from tests.support.fault_proxy import FaultProxy, Mode
 from tests.support.latched import LatchedStorage
 from tests.support.services import S3Server
-from tests.support.waiting import SOON, until
+from tests.support.waiting import until
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.one_database]
 
@@ -478,76 +477,31 @@ def sockets_of(connection: kombu.Connection) -> list[socket.socket]:
     return [each._sock for each in client.connection_pool._available_connections]
 
 
-# Brokers that are away
+# Brokers that are unavailable
 
 
-@pytest.fixture(params=["closed", "hanging"])
-def dead_port(request: pytest.FixtureRequest) -> Iterator[int]:
-    """A port that refuses connections, or one that takes them and never says a word."""
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        if request.param == "hanging":
-            server.listen(50)
-        yield server.getsockname()[1]
+class TestBroker(BrokerContract):
+    @pytest.fixture(params=["redis", "amqp"])
+    def dead_queue(
+        self,
+        request: pytest.FixtureRequest,
+        dead_port: int,
+        make_app: Callable[[str], Celery],
+    ) -> CeleryQueue:
+        return CeleryQueue(make_app(f"{request.param}://127.0.0.1:{dead_port}//"))
 
+    @pytest.fixture
+    def outage(
+        self,
+        proxy: BrokerProxy,
+        broker_url: str,
+        queue_name: str,
+        make_app: Callable[[str], Celery],
+    ) -> Outage:
+        def received() -> list[list[int]]:
+            return [json.loads(each.body)[0][0] for each in messages(broker_url, queue_name)]
 
-@pytest.mark.parametrize("scheme", ["redis", "amqp"])
-def test_a_dead_broker_costs_a_second_and_a_line(
-    scheme: str,
-    dead_port: int,
-    make_app: Callable[[str], Celery],
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    app = make_app(f"{scheme}://127.0.0.1:{dead_port}//")
-    storage = QueuedStorage("disk", "far", alias="dead-broker", queue=CeleryQueue(app))
-    caplog.set_level("WARNING")
-    for number in range(2):
-        caplog.clear()
-        started = time.monotonic()
-        with transaction.atomic():
-            storage.save(f"{number}.txt", ContentFile(b"a"))
-            storage.save(f"{number}.bin", ContentFile(b"b"))
-        assert time.monotonic() - started < SOON
-        (record,) = caplog.records
-        assert "CeleryQueue could not be notified that 2 files are due" in record.message
-    assert ledger().due().filter(state=State.PENDING).count() == 4
-
-
-@pytest.fixture
-def broker_proxy(broker_url: str) -> Iterator[FaultProxy]:
-    port = urlsplit(broker_url).port
-    assert port
-    with FaultProxy(port) as proxy:
-        yield proxy
-
-
-@pytest.fixture
-def proxied(
-    broker_proxy: FaultProxy,
-    broker_url: str,
-    queue_name: str,
-    make_app: Callable[[str], Celery],
-) -> CeleryQueue:
-    """The queue on a connection that stands already."""
-    url = broker_url.replace(f":{urlsplit(broker_url).port}", f":{broker_proxy.port}")
-    queue = CeleryQueue(make_app(url), queue=queue_name)
-    queue.enqueue([0])
-    return queue
-
-
-@pytest.mark.parametrize("mode", [Mode.HANG, Mode.REFUSE])
-def test_a_broker_that_goes_away_and_comes_back(
-    proxied: CeleryQueue, broker_proxy: FaultProxy, broker_url: str, queue_name: str, mode: Mode
-) -> None:
-    storage = QueuedStorage("disk", "far", alias=f"away-{queue_name}"[:64], queue=proxied)
-    broker_proxy.mode = mode
-    started = time.monotonic()
-    storage.save("a.txt", ContentFile(b"a"))
-    assert time.monotonic() - started < SOON
-    broker_proxy.mode = Mode.OK
-    assert sweep(storage.alias) == 1
-    pk = QueuedFile.objects.get().pk
-    assert [pk] in [json.loads(each.body)[0][0] for each in messages(broker_url, queue_name)]
+        return proxy.outage(CeleryQueue(make_app(proxy.url), queue=queue_name), received)
 
 
 # The app

@@ -2,14 +2,11 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import pytest
 from django.core.files.base import ContentFile
@@ -26,7 +23,6 @@ from redis import Redis
 
 from queued_storage.backends import QueuedStorage
 from queued_storage.exceptions import InvalidQueue
-from queued_storage.ledger.database import ledger
 from queued_storage.ledger.states import State
 from queued_storage.maintenance import sweep
 from queued_storage.models import QueuedFile
@@ -34,9 +30,9 @@ from queued_storage.queues import get_queue
 from queued_storage.queues.django_q import DjangoQQueue
 from queued_storage.queues.timeouts import TIMEOUT
 from queued_storage.testing import Fault, FaultyStorage
-from tests.support.fault_proxy import FaultProxy, Mode
+from tests.queues.contracts import BrokerContract, BrokerProxy, Outage
 from tests.support.latched import LatchedStorage
-from tests.support.waiting import SOON, until
+from tests.support.waiting import until
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.one_database]
 
@@ -240,57 +236,37 @@ def test_a_cluster_in_sync_runs_at_once(monkeypatch: pytest.MonkeyPatch) -> None
     assert storage.transfer("a.txt").get()
 
 
-# A Redis that is away
+# A Redis that is unavailable
 
 
-@pytest.fixture(params=["closed", "silent"])
-def dead_port(request: pytest.FixtureRequest) -> Iterator[int]:
-    """A port that refuses connections, or one that takes them and never says a word."""
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        if request.param == "silent":
-            server.listen(50)
-        yield server.getsockname()[1]
+class TestBroker(BrokerContract):
+    @pytest.fixture(params=["url", "options"])
+    def dead_queue(
+        self,
+        request: pytest.FixtureRequest,
+        dead_port: int,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> DjangoQQueue:
+        ways: dict[str, Any] = {
+            "url": f"redis://127.0.0.1:{dead_port}/0?socket_timeout=60",
+            "options": {"host": "127.0.0.1", "port": dead_port, **PATIENT},
+        }
+        monkeypatch.setattr(Conf, "REDIS", ways[request.param])
+        return DjangoQQueue()
 
+    @pytest.fixture
+    def broker_url(self, redis_url: str) -> str:
+        return redis_url
 
-@pytest.mark.parametrize("how", ["url", "options"])
-def test_a_dead_redis_costs_a_second_and_a_line(
-    how: str, dead_port: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    ways: dict[str, Any] = {
-        "url": f"redis://127.0.0.1:{dead_port}/0?socket_timeout=60",
-        "options": {"host": "127.0.0.1", "port": dead_port, **PATIENT},
-    }
-    monkeypatch.setattr(Conf, "REDIS", ways[how])
-    storage = QueuedStorage("disk", "far", alias=f"dead-{how}", queue=DjangoQQueue())
-    started = time.monotonic()
-    with transaction.atomic():
-        storage.save("a.txt", ContentFile(b"a"))
-        storage.save("b.txt", ContentFile(b"b"))
-    assert time.monotonic() - started < SOON
-    (record,) = caplog.records
-    assert "DjangoQQueue could not be notified that 2 files are due" in record.message
-    assert ledger().due().filter(state=State.PENDING).count() == 2
-
-
-@pytest.mark.parametrize("mode", [Mode.HANG, Mode.REFUSE])
-def test_a_redis_that_goes_away_and_comes_back(
-    redis_url: str, queue_name: str, monkeypatch: pytest.MonkeyPatch, mode: Mode
-) -> None:
-    port = urlsplit(redis_url).port
-    assert port
-    with FaultProxy(port) as proxy:
-        monkeypatch.setattr(Conf, "REDIS", redis_url.replace(f":{port}", f":{proxy.port}"))
-        storage = QueuedStorage("disk", "far", alias="away-q", queue=DjangoQQueue(queue_name))
-        storage.queue.enqueue([0])  # on a connection that stands from now on
-        proxy.mode = mode
-        started = time.monotonic()
-        storage.save("a.txt", ContentFile(b"a"))
-        assert time.monotonic() - started < SOON
-        proxy.mode = Mode.OK
-        assert sweep(storage.alias) == 1
-        found = tasks(get_broker(queue_name))
-    assert QueuedFile.objects.get().pk in [pk for task in found for pk in task["args"][0]]
+    @pytest.fixture
+    def outage(
+        self, proxy: BrokerProxy, queue_name: str, monkeypatch: pytest.MonkeyPatch
+    ) -> Outage:
+        monkeypatch.setattr(Conf, "REDIS", proxy.url)
+        return proxy.outage(
+            DjangoQQueue(queue_name),
+            lambda: [task["args"][0] for task in tasks(get_broker(queue_name))],
+        )
 
 
 def test_a_cache_keeps_its_own_patience(

@@ -4,7 +4,6 @@ import os
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,19 +21,17 @@ from dramatiq.brokers.redis import RedisBroker
 from dramatiq.brokers.stub import StubBroker
 from pytest_django import Settings
 
-from queued_storage.backends import QueuedStorage
 from queued_storage.exceptions import InvalidQueue
-from queued_storage.ledger.database import ledger
 from queued_storage.ledger.states import State
 from queued_storage.maintenance import sweep
 from queued_storage.models import QueuedFile
 from queued_storage.queues import BaseQueue, get_queue
 from queued_storage.queues.dramatiq import ACTOR, DramatiqQueue
 from queued_storage.testing import QueueContract
+from tests.queues.contracts import BrokerContract, BrokerProxy, Outage
 from tests.support import services
-from tests.support.fault_proxy import FaultProxy, Mode
 from tests.support.latched import LatchedStorage
-from tests.support.waiting import SOON, until
+from tests.support.waiting import until
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.one_database]
 
@@ -295,61 +292,32 @@ def test_a_fork_leaves_the_connections_of_its_parent_alone(
     assert len(messages(queue, queue_name, 2)) == 2
 
 
-# Brokers that are away
+# Brokers that are unavailable
 
 
-@pytest.fixture(params=["closed", "hanging"])
-def dead_port(request: pytest.FixtureRequest) -> Iterator[int]:
-    """A port that refuses connections, or one that takes them and never says a word."""
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        if request.param == "hanging":
-            server.listen(50)
-        yield server.getsockname()[1]
+class TestBroker(BrokerContract):
+    noisy = ("dramatiq", "pika")
 
+    @pytest.fixture(params=["redis", "amqp"])
+    def dead_queue(
+        self,
+        request: pytest.FixtureRequest,
+        dead_port: int,
+        make_broker: Callable[[str], dramatiq.Broker],
+    ) -> DramatiqQueue:
+        return DramatiqQueue(make_broker(f"{request.param}://127.0.0.1:{dead_port}"))
 
-@pytest.mark.parametrize("scheme", ["redis", "amqp"])
-def test_a_dead_broker_costs_a_second_and_a_line(
-    scheme: str,
-    dead_port: int,
-    make_broker: Callable[[str], dramatiq.Broker],
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    queue = DramatiqQueue(make_broker(f"{scheme}://127.0.0.1:{dead_port}"))
-    storage = QueuedStorage("disk", "far", alias="dead-broker", queue=queue)
-    caplog.set_level("WARNING", logger="queued_storage")
-    started = time.monotonic()
-    with transaction.atomic():
-        storage.save("a.txt", ContentFile(b"a"))
-        storage.save("b.txt", ContentFile(b"b"))
-    assert time.monotonic() - started < SOON
-    (record,) = [each for each in caplog.records if each.name == "queued_storage"]
-    assert "DramatiqQueue could not be notified that 2 files are due" in record.message
-    assert ledger().due().filter(state=State.PENDING).count() == 2
-
-
-@pytest.mark.parametrize("mode", [Mode.HANG, Mode.REFUSE])
-def test_a_broker_that_goes_away_and_comes_back(
-    broker_url: str,
-    queue_name: str,
-    make_broker: Callable[[str], dramatiq.Broker],
-    mode: Mode,
-) -> None:
-    port = urlsplit(broker_url).port
-    assert port
-    with FaultProxy(port) as proxy:
-        broker = make_broker(broker_url.replace(f":{port}", f":{proxy.port}"))
-        queue = DramatiqQueue(broker, queue_name=queue_name)
-        queue.enqueue([0])  # on a connection that stands already
-        storage = QueuedStorage("disk", "far", alias=queue_name[:64], queue=queue)
-        proxy.mode = mode
-        started = time.monotonic()
-        storage.save("a.txt", ContentFile(b"a"))
-        assert time.monotonic() - started < SOON
-        proxy.mode = Mode.OK
-        assert sweep(storage.alias) == 1
-        pk = QueuedFile.objects.get().pk
-        until(lambda: ([pk],) in [each.args for each in messages(queue, queue_name, 0)])
+    @pytest.fixture
+    def outage(
+        self,
+        proxy: BrokerProxy,
+        queue_name: str,
+        make_broker: Callable[[str], dramatiq.Broker],
+    ) -> Outage:
+        queue = DramatiqQueue(make_broker(proxy.url), queue_name=queue_name)
+        return proxy.outage(
+            queue, lambda: [each.args[0] for each in messages(queue, queue_name, 0)]
+        )
 
 
 # The broker

@@ -4,12 +4,10 @@ import os
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from unittest import mock
-from urllib.parse import urlsplit
 
 import pytest
 from django.core.files.base import ContentFile
@@ -22,17 +20,16 @@ from pytest_django import Settings
 
 from queued_storage.backends import QueuedStorage
 from queued_storage.exceptions import InvalidQueue
-from queued_storage.ledger.database import ledger
 from queued_storage.ledger.states import State
 from queued_storage.maintenance import sweep
 from queued_storage.models import QueuedFile
 from queued_storage.queues import BaseQueue, get_queue
 from queued_storage.queues.huey import HueyQueue
 from queued_storage.testing import QueueContract
+from tests.queues.contracts import BrokerContract, BrokerProxy, Outage
 from tests.support import services
-from tests.support.fault_proxy import FaultProxy, Mode
 from tests.support.latched import LatchedStorage
-from tests.support.waiting import SOON, until
+from tests.support.waiting import until
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.one_database]
 
@@ -235,54 +232,24 @@ def test_immediate_mode_gives_back_the_errors(make_huey: Callable[..., Huey]) ->
         storage.transfer(name).get()
 
 
-# Brokers that are away
+# Brokers that are unavailable
 
 
-@pytest.fixture(params=["closed", "hanging"])
-def dead_port(request: pytest.FixtureRequest) -> Iterator[int]:
-    """A port that refuses connections, or one that takes them and never says a word."""
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        if request.param == "hanging":
-            server.listen(50)
-        yield server.getsockname()[1]
+class TestBroker(BrokerContract):
+    @pytest.fixture
+    def dead_queue(self, dead_port: int, make_huey: Callable[..., Huey]) -> HueyQueue:
+        return HueyQueue(make_huey(f"redis://127.0.0.1:{dead_port}"))
 
+    @pytest.fixture
+    def broker_url(self, redis_url: str) -> str:
+        return redis_url
 
-def test_a_dead_broker_costs_a_second_and_a_line(
-    dead_port: int, make_huey: Callable[..., Huey], caplog: pytest.LogCaptureFixture
-) -> None:
-    queue = HueyQueue(make_huey(f"redis://127.0.0.1:{dead_port}"))
-    storage = QueuedStorage("disk", "far", alias="dead-broker", queue=queue)
-    caplog.set_level("WARNING")
-    started = time.monotonic()
-    with transaction.atomic():
-        storage.save("a.txt", ContentFile(b"a"))
-        storage.save("b.txt", ContentFile(b"b"))
-    assert time.monotonic() - started < SOON
-    (record,) = caplog.records
-    assert "HueyQueue could not be notified that 2 files are due" in record.message
-    assert ledger().due().filter(state=State.PENDING).count() == 2
-
-
-@pytest.mark.parametrize("mode", [Mode.HANG, Mode.REFUSE])
-def test_a_broker_that_goes_away_and_comes_back(
-    redis_url: str, queue_name: str, make_huey: Callable[..., Huey], mode: Mode
-) -> None:
-    port = urlsplit(redis_url).port
-    assert port
-    with FaultProxy(port) as proxy:
-        huey = make_huey(redis_url.replace(f":{port}", f":{proxy.port}"))
-        queue = HueyQueue(huey)
-        queue.enqueue([0])  # on a connection that stands already
-        storage = QueuedStorage("disk", "far", alias=queue_name[:64], queue=queue)
-        proxy.mode = mode
-        started = time.monotonic()
-        storage.save("a.txt", ContentFile(b"a"))
-        assert time.monotonic() - started < SOON
-        proxy.mode = Mode.OK
-        assert sweep(storage.alias) == 1
-        pk = QueuedFile.objects.get().pk
-        assert ([pk],) in [message.args for message in messages(huey)]
+    @pytest.fixture
+    def outage(self, proxy: BrokerProxy, make_huey: Callable[..., Huey]) -> Outage:
+        huey = make_huey(proxy.url)
+        return proxy.outage(
+            HueyQueue(huey), lambda: [message.args[0] for message in messages(huey)]
+        )
 
 
 # The instance

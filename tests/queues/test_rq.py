@@ -2,14 +2,11 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import pytest
 import rq
@@ -22,7 +19,6 @@ from redis import Redis
 
 from queued_storage.backends import QueuedStorage
 from queued_storage.exceptions import InvalidQueue
-from queued_storage.ledger.database import ledger
 from queued_storage.ledger.states import State
 from queued_storage.maintenance import sweep
 from queued_storage.models import QueuedFile
@@ -30,9 +26,9 @@ from queued_storage.queues import get_queue
 from queued_storage.queues.rq import RQQueue
 from queued_storage.queues.timeouts import TIMEOUT
 from queued_storage.testing import Fault, FaultyStorage
-from tests.support.fault_proxy import FaultProxy, Mode
+from tests.queues.contracts import BrokerContract, BrokerProxy, Outage
 from tests.support.latched import LatchedStorage
-from tests.support.waiting import SOON, until
+from tests.support.waiting import until
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.one_database]
 
@@ -209,62 +205,35 @@ def test_a_queue_that_is_not_async_runs_at_once(server: rq.Queue, settings: Sett
     assert storage.transfer("a.txt").get()
 
 
-# A Redis that is away
+# A Redis that is unavailable
 
 
-@pytest.fixture(params=["closed", "silent"])
-def dead_port(request: pytest.FixtureRequest) -> Iterator[int]:
-    """A port that refuses connections, or one that takes them and never says a word."""
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        if request.param == "silent":
-            server.listen(50)
-        yield server.getsockname()[1]
+class TestBroker(BrokerContract):
+    @pytest.fixture(params=["host", "url", "sentinels"])
+    def dead_queue(
+        self, request: pytest.FixtureRequest, dead_port: int, settings: Settings
+    ) -> RQQueue:
+        ways: dict[str, dict[str, Any]] = {
+            "host": {"HOST": "127.0.0.1", "PORT": dead_port, "REDIS_CLIENT_KWARGS": PATIENT},
+            "url": {"URL": f"redis://127.0.0.1:{dead_port}/0?socket_timeout=60"},
+            "sentinels": {
+                "SENTINELS": [("127.0.0.1", dead_port)],
+                "MASTER_NAME": "main",
+                "SENTINEL_KWARGS": PATIENT,
+                "CONNECTION_KWARGS": PATIENT,
+            },
+        }
+        settings.RQ_QUEUES = {"dead": ways[request.param]}
+        return RQQueue("dead")
 
+    @pytest.fixture
+    def broker_url(self, redis_url: str) -> str:
+        return redis_url
 
-@pytest.mark.parametrize("how", ["host", "url", "sentinels"])
-def test_a_dead_redis_costs_a_second_and_a_line(
-    how: str, dead_port: int, settings: Settings, caplog: pytest.LogCaptureFixture
-) -> None:
-    ways: dict[str, dict[str, Any]] = {
-        "host": {"HOST": "127.0.0.1", "PORT": dead_port, "REDIS_CLIENT_KWARGS": PATIENT},
-        "url": {"URL": f"redis://127.0.0.1:{dead_port}/0?socket_timeout=60"},
-        "sentinels": {
-            "SENTINELS": [("127.0.0.1", dead_port)],
-            "MASTER_NAME": "main",
-            "SENTINEL_KWARGS": PATIENT,
-            "CONNECTION_KWARGS": PATIENT,
-        },
-    }
-    settings.RQ_QUEUES = {"dead": ways[how]}
-    storage = QueuedStorage("disk", "far", alias=f"dead-{how}", queue=RQQueue("dead"))
-    started = time.monotonic()
-    with transaction.atomic():
-        storage.save("a.txt", ContentFile(b"a"))
-        storage.save("b.txt", ContentFile(b"b"))
-    assert time.monotonic() - started < SOON
-    (record,) = caplog.records
-    assert "RQQueue could not be notified that 2 files are due" in record.message
-    assert ledger().due().filter(state=State.PENDING).count() == 2
-
-
-@pytest.mark.parametrize("mode", [Mode.HANG, Mode.REFUSE])
-def test_a_redis_that_goes_away_and_comes_back(
-    server: rq.Queue, redis_url: str, settings: Settings, mode: Mode
-) -> None:
-    port = urlsplit(redis_url).port
-    assert port
-    with FaultProxy(port) as proxy:
-        settings.RQ_QUEUES = {server.name: {"URL": redis_url.replace(f":{port}", f":{proxy.port}")}}
-        storage = QueuedStorage("disk", "far", alias="away-rq", queue=RQQueue(server.name))
-        storage.queue.enqueue([0])  # on a connection that stands from now on
-        proxy.mode = mode
-        started = time.monotonic()
-        storage.save("a.txt", ContentFile(b"a"))
-        assert time.monotonic() - started < SOON
-        proxy.mode = Mode.OK
-        assert sweep(storage.alias) == 1
-    assert QueuedFile.objects.get().pk in [pk for job in server.jobs for pk in job.args[0]]
+    @pytest.fixture
+    def outage(self, proxy: BrokerProxy, server: rq.Queue, settings: Settings) -> Outage:
+        settings.RQ_QUEUES = {server.name: {"URL": proxy.url}}
+        return proxy.outage(RQQueue(server.name), lambda: [job.args[0] for job in server.jobs])
 
 
 def test_a_cache_keeps_its_own_patience(
