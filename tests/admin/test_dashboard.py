@@ -61,9 +61,9 @@ def test_the_list_leads_there(viewer: Client) -> None:
 @pytest.mark.parametrize("url", [URL, NUMBERS])
 def test_an_empty_ledger(viewer: Client, url: str) -> None:
     text = text_of(html_of(viewer, url))
-    assert "waiting 0" in text
+    assert "pending 0" in text
     assert "The ledger is empty." in text
-    assert "No transfer runs at this moment." in text
+    assert "No transfer is in progress." in text
 
 
 def test_it_is_complete_without_javascript(viewer: Client) -> None:
@@ -73,12 +73,12 @@ def test_it_is_complete_without_javascript(viewer: Client) -> None:
     add(3, State.TRANSFERRED, transferred_at=ago(20), size=1024)
     html = html_of(viewer)
     text = text_of(html)
-    assert "waiting 2 2.0 KB" in text
-    assert "oldest on its way 2 hours" in text
+    assert "pending 2 2.0 KB" in text
+    assert "oldest pending 2 hours" in text
     assert "per minute 3 files 3.0 KB" in text
     assert "1.0 KB of 2.0 KB" in text
     assert '<progress max="100" value="50"' in html
-    assert "archive no storage has this alias 0 0 1 0 0" in text
+    assert "archive unknown alias 0 0 1 0 0" in text
     assert "web-1 2 1 0 0 0 2 hours 3 3.0 KB" in text
     assert "no such &lt;bucket&gt;" in html
 
@@ -90,15 +90,15 @@ def test_numbers_that_were_broken_off_say_so(
     add(6)
     add(30, State.TRANSFERRED, transferred_at=ago(5))
     text = text_of(html_of(viewer))
-    assert "waiting 4+" in text
-    assert re.search(r"per minute \d+ files\+ ", text)
+    assert "pending 4+" in text
+    assert re.search(r"per minute \d+\+ files ", text)
 
 
 def test_the_plots_can_be_read_aloud(viewer: Client) -> None:
     add(3, State.TRANSFERRED, transferred_at=ago(20))
     add(6, State.TRANSFERRED, transferred_at=ago(80))
     html = html_of(viewer)
-    assert 'aria-label="Files per minute: last minute: 3, 1 min ago: 6, 2 min ago: 0' in html
+    assert 'aria-label="Files per minute; last minute: 3; 1 minute ago: 6; 2 minutes ago: 0' in html
     bars = re.findall(r'class="queued-rect" x="([\d.]+)" y="([\d.]+)" .* height="([\d.]+)"', html)
     assert bars[0][1:] == ("40.0", "40.0")
     assert bars[1][1:] == ("0.0", "80.0")

@@ -123,7 +123,7 @@ def test_it_updates_itself(browser: Any, live_server: Any) -> None:
     assert tile(browser) == "0"
     storages["default"].save("a.txt", file())
     until(lambda: tile(browser) == "1")
-    until(lambda: summary(browser) == "1 waiting, 0 moving, 0 failed")
+    until(lambda: summary(browser) == "Pending: 1. Transferring: 0. Failed: 0.")
     assert browser.execute_script("return window.same")
 
 
@@ -188,7 +188,7 @@ def test_marked_text_stays_marked(stepped: Any, live_server: Any, asked: list[in
     add(1, State.FAILED, last_error="to be copied")
     stepped.get(live_server.url + URL)
     stepped.execute_script(
-        "getSelection().selectAllChildren(document.querySelector('[data-label=Reason]')); tick()"
+        "getSelection().selectAllChildren(document.querySelector('[data-label=Error]')); tick()"
     )
     until(lambda: planned(stepped) == 1)
     assert asked == []

@@ -14,7 +14,7 @@ from django.urls import reverse
 from django.utils import timezone
 from pytest_django import Settings
 
-from queued_storage.admin import files, overview
+from queued_storage.admin import actions, overview, preview
 from queued_storage.ledger.states import State
 from queued_storage.models import QueuedFile
 from tests.support.scripted import file, row
@@ -321,7 +321,7 @@ def test_a_picture_without_a_local_copy_is_shown_from_the_remote(
         {"content_type": "image/svg+xml"},
         {"content_type": "text/html"},
         {"content_type": ""},
-        {"size": files.PICTURE_MAX_SIZE + 1},
+        {"size": preview.MAX_SIZE + 1},
         {"state": State.DELETING},
     ],
 )
@@ -365,7 +365,7 @@ def test_retry(operator: Client, storage: Any) -> None:
     name = storage.save("a.txt", file())
     storage.queue.messages.clear()
     QueuedFile.objects.update(state=State.FAILED, due_at=None, attempts=9)
-    assert run(operator, "retry", [row(storage, name).pk]) == ["1 file: to be tried again."]
+    assert run(operator, "retry", [row(storage, name).pk]) == ["1 file will be retried."]
     assert storage.queue.deliver() == {}
     assert storage.using_remote(name)
 
@@ -375,7 +375,7 @@ def test_transfer_now(operator: Client, storage: Any) -> None:
     name = storage.save("a.txt", file())
     storage.queue.messages.clear()
     QueuedFile.objects.update(state=State.HELD, due_at=None)
-    assert run(operator, "transfer", [row(storage, name).pk]) == ["1 file: due now."]
+    assert run(operator, "transfer", [row(storage, name).pk]) == ["1 file will be transferred now."]
     storage.queue.deliver()
     assert storage.using_remote(name)
 
@@ -383,7 +383,7 @@ def test_transfer_now(operator: Client, storage: Any) -> None:
 @committing
 def test_cancel(operator: Client, storage: Any) -> None:
     name = storage.save("a.txt", file())
-    assert run(operator, "cancel", [row(storage, name).pk]) == ["1 file: held."]
+    assert run(operator, "cancel", [row(storage, name).pk]) == ["1 transfer was cancelled."]
     assert row(storage, name).state == State.HELD
 
 
@@ -392,9 +392,9 @@ def test_evict_and_restore(operator: Client, storage: Any) -> None:
     name = storage.save("a.txt", file())
     storage.queue.deliver()
     pk = row(storage, name).pk
-    assert run(operator, "evict", [pk]) == ["1 file: local copy freed."]
+    assert run(operator, "evict", [pk]) == ["1 local copy was evicted."]
     assert not storages["disk"].exists(name)
-    assert run(operator, "restore", [pk]) == ["1 file: local again."]
+    assert run(operator, "restore", [pk]) == ["1 file was restored to local storage."]
     assert storages["disk"].exists(name)
 
 
@@ -404,8 +404,8 @@ def test_what_an_action_was_in_vain_for_is_told(operator: Client, storage: Any) 
     storage.queue.deliver()
     storages["far"].delete(name)
     count, error = run(operator, "evict", [row(storage, name).pk])
-    assert count == "0 files: local copy freed."
-    assert "Error" in error
+    assert count == "No local copy was evicted."
+    assert re.match(r"The local copy of a\.txt .* was not evicted\. .*Error", error)
     assert storages["disk"].exists(name)
     assert row(storage, name).failures[-1]["work"] == State.TRANSFERRED
 
@@ -415,27 +415,27 @@ def test_verify(operator: Client, storage: Any) -> None:
     name = storage.save("a.txt", file())
     storage.queue.deliver()
     pk = row(storage, name).pk
-    assert run(operator, "verify", [pk]) == ["All is as the ledger has it."]
+    assert run(operator, "verify", [pk]) == ["No differences found."]
     storages["far"].delete(name)
     [finding] = run(operator, "verify", [pk])
-    assert finding.startswith("a.txt: remote: missing.")
+    assert finding.startswith("The remote copy of a.txt is missing. ")
 
 
 def test_an_action_on_all_that_a_filter_finds(operator: Client, storage: Any) -> None:
     add(120, State.FAILED)
     add(1, State.HELD)
     told = run(operator, "retry", [QueuedFile.objects.latest("pk").pk], select_across="1")
-    assert told == ["120 files: to be tried again."]
+    assert told == ["120 files will be retried."]
 
 
 @pytest.mark.parametrize(
-    ("action", "limit"), [("retry", "MOST_ROWS"), ("verify", "MOST_FILES"), ("evict", "MOST_BYTES")]
+    ("action", "limit"), [("retry", "MAX_ROWS"), ("verify", "MAX_FILES"), ("evict", "MAX_BYTES")]
 )
 def test_what_would_take_too_long_is_left_to_the_command(
     operator: Client, monkeypatch: pytest.MonkeyPatch, action: str, limit: str
 ) -> None:
-    monkeypatch.setattr(files, limit, 2)
+    monkeypatch.setattr(actions, limit, 2)
     rows = add(3, State.FAILED, size=1)
     [told] = run(operator, action, [entry.pk for entry in rows])
-    assert told.startswith("Nothing was done")
+    assert told.startswith("Nothing was changed: too many files are selected.")
     assert QueuedFile.objects.filter(state=State.FAILED).count() == 3

@@ -73,7 +73,7 @@ def test_a_storage_that_nobody_here_has() -> None:
     add(1)
     add(1, alias="gone")
     known, gone = overview.overview().storages
-    assert (known.is_claimed, gone.is_claimed) == (True, False)
+    assert (known.is_known, gone.is_known) == (True, False)
 
 
 def test_what_was_transferred_by_the_minute() -> None:
@@ -87,12 +87,12 @@ def test_what_was_transferred_by_the_minute() -> None:
     assert {share.name: share.minutes[1].files for share in found.hosts} == {"web-1": 0, "web-2": 3}
 
 
-def test_running_transfers_and_those_whose_worker_is_silent() -> None:
+def test_running_transfers_and_those_whose_worker_is_expired() -> None:
     add(1, State.TRANSFERRING, size=100, sent=40, attempts=2)
     add(1, State.TRANSFERRING, due_at=ago(5))
     alive, silent = overview.overview().running
     assert (alive.name, alive.sent, alive.size, alive.attempts) == ("0.jpg", 40, 100, 2)
-    assert (alive.is_silent, silent.is_silent) == (False, True)
+    assert (alive.is_expired, silent.is_expired) == (False, True)
 
 
 def test_the_newest_failures_of_all_storages() -> None:

@@ -1,4 +1,4 @@
-"""The ledger in Django's admin: the list, its filters, the dashboard."""
+"""The ledger in Django's admin."""
 
 from .files import QueuedFileAdmin
 
