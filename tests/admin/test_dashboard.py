@@ -54,8 +54,11 @@ def test_it_is_for_reading_and_never_cached(viewer: Client, url: str) -> None:
     assert "no-store" in viewer.get(url)["Cache-Control"]
 
 
-def test_the_list_leads_there(viewer: Client) -> None:
-    assert f'href="{URL}"' in html_of(viewer, "/admin/queued_storage/queuedfile/")
+def test_the_change_list_links_to_it(viewer: Client) -> None:
+    changelist = "/admin/queued_storage/queuedfile/"
+    assert f'href="{URL}"' in html_of(viewer, changelist)
+    assert text_of(html_of(viewer)).count("All files") == 1
+    assert f'href="{changelist}"' in html_of(viewer)
 
 
 @pytest.mark.parametrize("url", [URL, NUMBERS])

@@ -28,6 +28,7 @@ from .actions import FileActions
 from .changelist import (
     CappedPaginator,
     HostFilter,
+    LocalCopyFilter,
     QueuedFileChangeList,
     StateFilter,
     StorageFilter,
@@ -42,7 +43,7 @@ NONE = "-"
 class QueuedFileAdmin(FileActions):
     date_hierarchy = "saved_at"
     list_display = ["name", "status", "length", "age", "alias"]
-    list_filter = [StateFilter, StorageFilter, HostFilter, "is_local"]
+    list_filter = [StateFilter, StorageFilter, HostFilter, ("is_local", LocalCopyFilter)]
     ordering = ["-pk"]
     paginator = CappedPaginator
     search_fields = ["name"]
