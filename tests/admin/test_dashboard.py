@@ -1,32 +1,19 @@
-"""The live dashboard: what its page says."""
+"""The page of the live dashboard."""
 
 import re
 
 import pytest
-from django.contrib.auth.models import Permission, User
 from django.test import Client
 
 from queued_storage.admin import overview
 from queued_storage.ledger.states import State
+from tests.admin.pages import staff
 from tests.admin.test_overview import add, ago
 
 pytestmark = pytest.mark.django_db
 
 URL = "/admin/queued_storage/queuedfile/dashboard/"
 NUMBERS = f"{URL}numbers/"
-
-
-def staff(*permissions: str) -> Client:
-    found = User.objects.create_user("somebody", is_staff=True)
-    found.user_permissions.set(Permission.objects.filter(codename__in=permissions))
-    client = Client()
-    client.force_login(found)
-    return client
-
-
-@pytest.fixture
-def viewer() -> Client:
-    return staff("view_queuedfile")
 
 
 def html_of(client: Client, url: str = URL) -> str:
@@ -39,17 +26,14 @@ def text_of(html: str) -> str:
     return " ".join(re.sub(r"<[^>]+>", " ", html).split())
 
 
-# What it says
-
-
 @pytest.mark.parametrize("url", [URL, NUMBERS])
-def test_it_takes_the_permission_to_view(url: str) -> None:
+def test_it_requires_the_view_permission(url: str) -> None:
     assert Client().get(url).status_code == 302
     assert staff("retry_queuedfile").get(url).status_code == 403
 
 
 @pytest.mark.parametrize("url", [URL, NUMBERS])
-def test_it_is_for_reading_and_never_cached(viewer: Client, url: str) -> None:
+def test_it_is_read_only_and_never_cached(viewer: Client, url: str) -> None:
     assert viewer.post(url).status_code == 405
     assert "no-store" in viewer.get(url)["Cache-Control"]
 
@@ -86,9 +70,7 @@ def test_it_is_complete_without_javascript(viewer: Client) -> None:
     assert "no such &lt;bucket&gt;" in html
 
 
-def test_numbers_that_were_broken_off_say_so(
-    viewer: Client, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_capped_numbers_have_a_plus_sign(viewer: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(overview, "LIMIT", 4)
     add(6)
     add(30, State.TRANSFERRED, transferred_at=ago(5))
@@ -97,7 +79,7 @@ def test_numbers_that_were_broken_off_say_so(
     assert re.search(r"per minute \d+\+ files ", text)
 
 
-def test_the_plots_can_be_read_aloud(viewer: Client) -> None:
+def test_screen_readers_can_read_the_plots(viewer: Client) -> None:
     add(3, State.TRANSFERRED, transferred_at=ago(20))
     add(6, State.TRANSFERRED, transferred_at=ago(80))
     html = html_of(viewer)
@@ -108,7 +90,7 @@ def test_the_plots_can_be_read_aloud(viewer: Client) -> None:
     assert float(bars[0][0]) > float(bars[1][0])
 
 
-def test_nothing_in_it_is_inline_or_from_elsewhere(viewer: Client) -> None:
+def test_it_has_no_inline_or_external_code(viewer: Client) -> None:
     add(1, State.TRANSFERRING)
     html = html_of(viewer)
     own = html[html.index('id="content-main"') :]

@@ -43,7 +43,7 @@ PATIENT = {"socket_timeout": 60, "socket_connect_timeout": 60}
 
 @pytest.fixture
 def on_redis(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """What makes Redis the broker, here and in `Q_CLUSTER`."""
+    """Make Redis the broker. Return the options for `Q_CLUSTER`."""
     monkeypatch.setattr(Conf, "REDIS", redis_url)
     return {"redis": redis_url}
 
@@ -82,7 +82,7 @@ def start_cluster(
 
 @pytest.fixture
 def latch(tmp_path: Path, settings: Settings) -> Path:
-    """In the way of what is saved to the remote "far", in other processes."""
+    """The file with which "far" stops other processes in the middle of an upload."""
     latch = tmp_path / "latch"
     far = {
         "BACKEND": f"{LatchedStorage.__module__}.LatchedStorage",
@@ -98,7 +98,7 @@ def content_of(storage: Any, name: str) -> bytes:
 
 
 def tasks(broker: Broker) -> list[dict[str, Any]]:
-    """Take all from a broker on Redis."""
+    """Take all tasks from a broker on Redis."""
     found = []
     while packed := broker.connection.lpop(broker.list_key):
         found.append(SignedPackage.loads(packed.decode()))
@@ -116,7 +116,7 @@ def test_a_cluster_transfers_and_its_schedule_sweeps(
         names = [storage.save(f"{number}.bin", ContentFile(CONTENT)) for number in range(3)]
         assert broker.queue_size() == 0  # not before the commit
     pks = list(QueuedFile.objects.order_by("pk").values_list("pk", flat=True))
-    (task,) = tasks(broker)  # so this wake-up is lost
+    (task,) = tasks(broker)  # so this message is lost
     assert (task["func"], task["args"], task["kwargs"]) == (
         "queued_storage.queues.django_q.run",
         (pks,),
@@ -125,9 +125,9 @@ def test_a_cluster_transfers_and_its_schedule_sweeps(
     assert (task["timeout"], task["save"], task["ack_failure"]) == (-1, False, True)
 
     names.append(storage.save("told.bin", ContentFile(CONTENT)))
-    storage.queue.enqueue([QueuedFile.objects.latest("pk").pk])  # and this one comes twice
+    storage.queue.enqueue([QueuedFile.objects.latest("pk").pk])  # and this message comes twice
     schedule("queued_storage.maintenance.sweep", schedule_type="I", minutes=1, cluster=queue_name)
-    # The cluster looks at its schedules every thirty seconds, counted in its guard's cycles.
+    # The cluster checks its schedules every thirty seconds, which it counts in guard cycles.
     start_cluster(**on_redis, guard_cycle=30)
     storage.wait(timeout=60)
     assert [content_of(storages["far"], name) for name in names] == [CONTENT] * 4
@@ -139,7 +139,7 @@ def test_a_cluster_transfers_and_its_schedule_sweeps(
     broker.connection.close()
 
 
-def test_a_worker_that_is_killed_in_the_middle_is_made_up_for(
+def test_a_killed_worker_is_made_up_for(
     storage: Any,
     queue_name: str,
     on_redis: dict[str, Any],
@@ -151,20 +151,20 @@ def test_a_worker_that_is_killed_in_the_middle_is_made_up_for(
     name = storage.save("a.bin", ContentFile(CONTENT))
     kill_the_worker(latch, storage, name)
     broker = get_broker(queue_name)
-    assert broker.queue_size() == 0  # with Redis as the broker the message is gone
+    assert broker.queue_size() == 0  # on Redis, the message is lost
     broker.connection.close()
-    until(lambda: sweep() == 1)  # once the lease has ended
+    until(lambda: sweep() == 1)  # once the lease has expired
     let_go_on(latch, storage, name)
 
 
-def test_the_database_as_broker_delivers_again_what_a_killed_worker_had(
+def test_the_database_redelivers_after_a_kill(
     storage: Any, on_database: dict[str, Any], start_cluster: Callable[..., Any], latch: Path
 ) -> None:
     storage = storages["default"]
     with transaction.atomic():
         name = storage.save("a.bin", ContentFile(CONTENT))
         assert not OrmQ.objects.exists()  # not before the commit
-    start_cluster(**on_database, timeout=2, retry=4)  # well after the lease has ended
+    start_cluster(**on_database, timeout=2, retry=4)  # after the lease has expired
     kill_the_worker(latch, storage, name)
     assert OrmQ.objects.count() == 1
     let_go_on(latch, storage, name)
@@ -195,14 +195,14 @@ def let_go_on(latch: Path, storage: Any, name: str) -> None:
 
 
 @pytest.mark.usefixtures("on_redis")
-def test_options_go_with_the_message(queue_name: str) -> None:
+def test_options_are_sent_with_the_message(queue_name: str) -> None:
     DjangoQQueue(queue_name, timeout=90).enqueue([1])
     (task,) = tasks(get_broker(queue_name))
     assert task["timeout"] == 90
 
 
 @pytest.mark.usefixtures("on_redis")
-def test_the_cluster_of_the_settings_is_the_default(
+def test_the_default_cluster_is_from_the_settings(
     queue_name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Conf, "CLUSTER_NAME", queue_name)
@@ -220,12 +220,12 @@ def test_the_database_as_broker_needs_no_redis(monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize("timeout", [0, -5, "soon", None])
-def test_a_timeout_that_cannot_be_is_an_error(timeout: Any) -> None:
+def test_an_invalid_timeout_is_an_error(timeout: Any) -> None:
     with pytest.raises(InvalidQueue, match="timeout"):
         get_queue({"BACKEND": PATH, "OPTIONS": {"timeout": timeout}})
 
 
-def test_a_cluster_in_sync_runs_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sync_cluster_runs_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Conf, "SYNC", True)
     remote = FaultyStorage(InMemoryStorage(), fault=Fault.REFUSE)
     storage = QueuedStorage("disk", remote, alias="sync-q", queue=DjangoQQueue(), delayed=True)
@@ -269,7 +269,7 @@ class TestBroker(BrokerContract):
         )
 
 
-def test_a_cache_keeps_its_own_patience(
+def test_a_cache_keeps_its_timeouts(
     redis_url: str, queue_name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shared = Redis.from_url(redis_url, **PATIENT)

@@ -86,14 +86,14 @@ def make_broker(
         broker.close()
     if "amqp_url" in request.fixturenames:
         broker = RabbitmqBroker(**options_for(services.url("rabbitmq"), queue_name))
-        for suffix in (".DQ", ".XQ"):  # beside each queue: for messages that wait, and dead ones
+        for suffix in (".DQ", ".XQ"):  # delayed and dead messages
             broker.channel.queue_delete(f"{queue_name}{suffix}")
         broker.close()
 
 
 def options_for(broker_url: str, queue_name: str) -> dict[str, str]:
     if broker_url.startswith("amqp"):
-        return {"url": broker_url.removesuffix("//") + "/%2F"}  # as pika writes it
+        return {"url": broker_url.removesuffix("//") + "/%2F"}  # the syntax of pika
     return {"url": broker_url, "namespace": queue_name}
 
 
@@ -151,7 +151,7 @@ def content_of(storage: Any, name: str) -> bytes:
 
 
 def messages(queue: DramatiqQueue, queue_name: str, count: int = 1) -> list[Any]:
-    """Take all from the broker, which may receive the last of `count` a little later."""
+    """Take all messages from the broker, after it has received `count`."""
     found: list[Any] = []
     consumer = queue.broker.consume(queue_name, prefetch=count + 1, timeout=20)
 
@@ -169,7 +169,7 @@ def messages(queue: DramatiqQueue, queue_name: str, count: int = 1) -> list[Any]
 def test_a_worker_transfers_what_is_saved(
     storage: Any, queue: DramatiqQueue, queue_name: str, start_worker: Any
 ) -> None:
-    # One way of starting workers for each broker; either goes with both.
+    # Both ways of starting workers work with both brokers; test each once.
     is_redis = isinstance(queue.broker, RedisBroker)
     start_worker(django_dramatiq=not is_redis)
     with transaction.atomic():
@@ -182,7 +182,7 @@ def test_a_worker_transfers_what_is_saved(
         queue.enqueue(pks)
     with mock.patch.object(queue, "enqueue"):
         lost = storage.save("lost.bin", ContentFile(CONTENT))
-    if is_redis:  # the sweep of a scheduler
+    if is_redis:  # as a scheduler would
         message = dramatiq.Message(queue_name, "sweep_files", (), {}, {})
         queue.broker.enqueue(message)
     else:
@@ -191,7 +191,7 @@ def test_a_worker_transfers_what_is_saved(
     assert {row.attempts for row in QueuedFile.objects.all()} == {1}
 
 
-def test_nothing_is_sent_for_a_save_that_is_rolled_back(
+def test_a_rolled_back_save_sends_nothing(
     storage: Any, queue: DramatiqQueue, queue_name: str
 ) -> None:
     with transaction.atomic():
@@ -202,7 +202,7 @@ def test_nothing_is_sent_for_a_save_that_is_rolled_back(
 
 
 @pytest.mark.parametrize("broker_url", ["redis"], indirect=True)
-def test_a_worker_that_is_killed_in_the_middle_is_made_up_for(
+def test_a_killed_worker_is_made_up_for(
     storage: Any, start_worker: StartWorker, settings: Settings, tmp_path: Path
 ) -> None:
     latch = tmp_path / "latch"
@@ -223,7 +223,7 @@ def test_a_worker_that_is_killed_in_the_middle_is_made_up_for(
 
     latch.unlink()
     start_worker()
-    until(lambda: sweep() == 1)  # once the lease has ended
+    until(lambda: sweep() == 1)  # once the lease has expired
 
     def goes_on() -> bool:
         latch.unlink(missing_ok=True)
@@ -238,7 +238,7 @@ def test_a_worker_that_is_killed_in_the_middle_is_made_up_for(
 # Messages
 
 
-def test_a_message_holds_ids_and_options(
+def test_a_message_contains_ids_and_options(
     queue_name: str, broker_url: str, make_broker: Callable[[str], dramatiq.Broker]
 ) -> None:
     options = {"broker_priority": 3, "time_limit": 9000, "max_age": 60_000}
@@ -249,7 +249,7 @@ def test_a_message_holds_ids_and_options(
     assert message.options.items() >= options.items()
 
 
-def test_the_actor_has_no_retries_and_no_time_limit() -> None:
+def test_the_actor_has_no_retries_or_limit() -> None:
     broker = StubBroker()
     DramatiqQueue(broker)
     assert broker.get_actor(ACTOR).options == {"max_retries": 0, "time_limit": float("inf")}
@@ -265,9 +265,7 @@ def test_one_broker_serves_several_queues() -> None:
     assert [queue.qsize() for queue in (broker.queues["a"], broker.queues["b"])] == [1, 1]
 
 
-def test_a_connection_that_was_cut_meanwhile_is_replaced(
-    queue: DramatiqQueue, queue_name: str
-) -> None:
+def test_a_lost_connection_is_replaced(queue: DramatiqQueue, queue_name: str) -> None:
     queue.enqueue([1])
     for end in sockets_of(queue._publisher):
         end.shutdown(socket.SHUT_RDWR)
@@ -281,9 +279,7 @@ def sockets_of(publisher: Any) -> list[socket.socket]:
     return [each._sock for each in publisher.client.connection_pool._available_connections]
 
 
-def test_a_fork_leaves_the_connections_of_its_parent_alone(
-    queue: DramatiqQueue, queue_name: str
-) -> None:
+def test_a_fork_has_connections_of_its_own(queue: DramatiqQueue, queue_name: str) -> None:
     queue.enqueue([1])
     parent, queue._pid = queue._publisher, -1  # as after a fork
     queue.enqueue([2])
@@ -323,7 +319,7 @@ class TestBroker(BrokerContract):
 # The broker
 
 
-def test_the_broker_is_found_by_its_path(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_broker_can_be_a_path(monkeypatch: pytest.MonkeyPatch) -> None:
     broker = StubBroker()
     monkeypatch.setattr(sys.modules[__name__], "BROKER", broker, raising=False)
     options = {"broker": f"{__name__}.BROKER"}
@@ -333,12 +329,12 @@ def test_the_broker_is_found_by_its_path(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @pytest.mark.parametrize("wrong", ["nowhere.broker", "tests.support.waiting.until"])
-def test_a_broker_that_is_none_is_an_error(wrong: str) -> None:
+def test_an_invalid_broker_is_an_error(wrong: str) -> None:
     with pytest.raises(InvalidQueue, match=wrong.rpartition(".")[0] if "no" in wrong else "until"):
         get_queue({"BACKEND": PATH, "OPTIONS": {"broker": wrong}})
 
 
-def test_the_broker_that_was_set_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_global_broker_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dramatiq.broker, "global_broker", None)
     with pytest.raises(InvalidQueue, match="No Dramatiq broker was set"):
         DramatiqQueue()
@@ -347,6 +343,6 @@ def test_the_broker_that_was_set_is_the_default(monkeypatch: pytest.MonkeyPatch)
     assert DramatiqQueue().broker is broker
 
 
-def test_a_queue_name_that_cannot_be_is_an_error() -> None:
+def test_an_invalid_queue_name_is_an_error() -> None:
     with pytest.raises(InvalidQueue, match="two words"):
         DramatiqQueue(StubBroker(), queue_name="two words")

@@ -131,7 +131,7 @@ def test_a_worker_transfers_what_is_saved(
         queue.enqueue(pks)
     with mock.patch.object(queue, "enqueue"):
         names.append(storage.save("lost.bin", ContentFile(CONTENT)))
-    start_worker()  # whose periodic task sweeps at once, and then each minute
+    start_worker()  # its periodic task sweeps at once, and then every minute
     storage.wait(timeout=60)
     assert [content_of(storages["far"], name) for name in names] == [CONTENT] * 4
     until(lambda: not messages(queue.huey))
@@ -139,7 +139,7 @@ def test_a_worker_transfers_what_is_saved(
     assert queue.huey.result_count() == 0
 
 
-def test_a_worker_that_is_killed_in_the_middle_is_made_up_for(
+def test_a_killed_worker_is_made_up_for(
     storage: Any,
     queue: HueyQueue,
     start_worker: StartWorker,
@@ -161,11 +161,11 @@ def test_a_worker_that_is_killed_in_the_middle_is_made_up_for(
     assert (row.state, row.attempts) == (State.TRANSFERRING, 1)
     assert 0 < storages["far"].size(name) < len(CONTENT)
     assert content_of(storage, name) == CONTENT
-    # What it worked on went with it.
+    # Its message is lost.
     assert not [each for each in messages(queue.huey) if each.name == TASK]
 
     latch.unlink()
-    until(lambda: sweep() == 1)  # once the lease has ended
+    until(lambda: sweep() == 1)  # once the lease has expired
     start_worker()
 
     def goes_on() -> bool:
@@ -181,7 +181,7 @@ def test_a_worker_that_is_killed_in_the_middle_is_made_up_for(
 # Messages
 
 
-def test_a_message_holds_ids_and_options(make_huey: Callable[..., Huey]) -> None:
+def test_a_message_contains_ids_and_options(make_huey: Callable[..., Huey]) -> None:
     huey = make_huey(cls=PriorityRedisHuey)
     HueyQueue(huey, priority=3, expires=60, timeout=9).enqueue([1, 2])
     (message,) = messages(huey)
@@ -205,7 +205,7 @@ def test_signals_are_sent() -> None:
     assert seen == [([1],)]
 
 
-def test_a_connection_that_was_cut_meanwhile_is_replaced(queue: HueyQueue) -> None:
+def test_a_lost_connection_is_replaced(queue: HueyQueue) -> None:
     queue.enqueue([1])
     for each in queue._storage_with_timeouts.pool._available_connections:
         each._sock.shutdown(socket.SHUT_RDWR)
@@ -223,7 +223,7 @@ def test_immediate_mode_runs_at_once(make_huey: Callable[..., Huey]) -> None:
     assert storage.using_remote(storage.save("a.txt", ContentFile(b"a")))
 
 
-def test_immediate_mode_gives_back_the_errors(make_huey: Callable[..., Huey]) -> None:
+def test_immediate_mode_returns_errors(make_huey: Callable[..., Huey]) -> None:
     huey = make_huey()
     huey.immediate = True
     storage = QueuedStorage("disk", "far", alias="failing", queue=HueyQueue(huey), delayed=True)
@@ -255,7 +255,7 @@ class TestBroker(BrokerContract):
 # The instance
 
 
-def test_the_instance_is_found_by_its_path(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_instance_can_be_a_path(monkeypatch: pytest.MonkeyPatch) -> None:
     huey = MemoryHuey()
     monkeypatch.setattr(sys.modules[__name__], "HUEY", huey, raising=False)
     queue = get_queue({"BACKEND": PATH, "OPTIONS": {"huey": f"{__name__}.HUEY"}})
@@ -264,12 +264,12 @@ def test_the_instance_is_found_by_its_path(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.parametrize("wrong", ["nowhere.huey", "tests.support.waiting.until"])
-def test_an_instance_that_is_none_is_an_error(wrong: str) -> None:
+def test_an_invalid_instance_is_an_error(wrong: str) -> None:
     with pytest.raises(InvalidQueue, match=wrong):
         get_queue({"BACKEND": PATH, "OPTIONS": {"huey": wrong}})
 
 
-def test_a_setting_that_makes_no_instance_is_an_error(
+def test_an_invalid_setting_is_an_error(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.delitem(sys.modules, "huey.contrib.djhuey", raising=False)
@@ -279,12 +279,12 @@ def test_a_setting_that_makes_no_instance_is_an_error(
     assert "nowhere" in capsys.readouterr().out
 
 
-def test_priorities_need_an_instance_that_has_them(make_huey: Callable[..., Huey]) -> None:
+def test_priorities_need_support(make_huey: Callable[..., Huey]) -> None:
     with pytest.raises(InvalidQueue, match="PriorityRedisHuey"):
         HueyQueue(make_huey(), priority=1)
 
 
-def test_other_storages_are_used_as_they_are(tmp_path: Path) -> None:
+def test_other_storages_are_not_copied(tmp_path: Path) -> None:
     huey = SqliteHuey(filename=str(tmp_path / "huey.db"))
     HueyQueue(huey).enqueue([1])
     assert [message.args for message in messages(huey)] == [([1],)]

@@ -67,7 +67,7 @@ class TestContract(QueueContract, TransactionTestCase):
 
 @pytest.fixture
 def queue_name() -> str:
-    """The longest that there may be."""
+    """A name of the maximum length."""
     return f"queues-{uuid.uuid4().hex}x"
 
 
@@ -109,7 +109,7 @@ def start_worker(
                 *apps,
                 own,
                 "tests.support.procrastinateapp",
-            ],  # the order does not matter
+            ],
             QUEUED_STORAGE=settings.QUEUED_STORAGE
             | {"QUEUE": {"BACKEND": PATH, "OPTIONS": {"queue": queue_name}}},
             STORAGES=settings.STORAGES,
@@ -133,14 +133,14 @@ def test_a_worker_transfers_what_is_saved(
         queue.enqueue(pks)
     with mock.patch.object(queue, "enqueue"):
         names.append(storage.save("lost.bin", ContentFile(CONTENT)))
-    start_worker()  # which sweeps each second, too
+    start_worker()  # it also sweeps every second
     storage.wait(timeout=60)
     assert [content_of(storages["far"], name) for name in names] == [CONTENT] * 4
     until(lambda: not jobs(queue_name))  # all have succeeded
     assert {row.attempts for row in QueuedFile.objects.all()} == {1}
 
 
-def test_a_worker_that_is_killed_in_the_middle_is_made_up_for(
+def test_a_killed_worker_is_made_up_for(
     storage: Any,
     queue_name: str,
     start_worker: StartWorker,
@@ -162,10 +162,10 @@ def test_a_worker_that_is_killed_in_the_middle_is_made_up_for(
     assert (row.state, row.attempts) == (State.TRANSFERRING, 1)
     assert 0 < storages["far"].size(name) < len(CONTENT)
     assert content_of(storage, name) == CONTENT
-    assert [job.status for job in jobs(queue_name)] == ["doing"]  # for ever
+    assert [job.status for job in jobs(queue_name)] == ["doing"]  # forever
 
     latch.unlink()
-    start_worker()  # whose sweep finds the row once the lease has ended
+    start_worker()  # its sweep finds the row once the lease has expired
 
     def goes_on() -> bool:
         latch.unlink(missing_ok=True)
@@ -180,7 +180,7 @@ def test_a_worker_that_is_killed_in_the_middle_is_made_up_for(
 # Messages
 
 
-def test_a_job_holds_ids_and_options(queue_name: str) -> None:
+def test_a_job_contains_ids_and_options(queue_name: str) -> None:
     ProcrastinateQueue(queue_name, priority=3).enqueue([1, 2])
     (job,) = jobs(queue_name)
     assert (job.task_name, job.args, job.priority) == (TASK, {"pks": [1, 2]}, 3)
@@ -188,7 +188,7 @@ def test_a_job_holds_ids_and_options(queue_name: str) -> None:
     assert app.tasks[TASK].retry_strategy is None
 
 
-def test_nothing_is_deferred_for_a_save_that_is_rolled_back(storage: Any, queue_name: str) -> None:
+def test_a_rolled_back_save_defers_nothing(storage: Any, queue_name: str) -> None:
     with transaction.atomic():
         storage.save("a.txt", ContentFile(b"a"))
         transaction.set_rollback(True)
@@ -274,7 +274,7 @@ class TestBroker(BrokerContract):
         assert "refused" in caplog.text
 
 
-# What it needs
+# Requirements
 
 
 def test_the_app_must_be_installed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -289,6 +289,6 @@ def test_the_database_must_be_postgresql(monkeypatch: pytest.MonkeyPatch) -> Non
         ProcrastinateQueue()
 
 
-def test_a_queue_whose_name_is_too_long_is_an_error(queue_name: str) -> None:
+def test_a_long_queue_name_is_an_error(queue_name: str) -> None:
     with pytest.raises(InvalidQueue, match="too long"):
         ProcrastinateQueue(f"{queue_name}x")
