@@ -98,8 +98,8 @@ class TestTransactions:
         inline = Inline()
         with transaction.atomic():
             for pk in (1, 2):
-                before: Callable[[], None] = lambda pk=pk: seen.append(-pk)  # noqa: E731
-                wake("a", inline, pk, Result(pk, seen), before=before)
+                first: Callable[[], None] = lambda pk=pk: seen.append(-pk)  # noqa: E731
+                wake("a", inline, pk, Result(pk, seen), first=first)
         assert seen == [-1, -2, [1, 2], (1, None), (2, error)]
 
     def test_a_failing_task_does_not_stop_the_others(
@@ -108,7 +108,7 @@ class TestTransactions:
         def fail() -> None:
             raise RuntimeError("no such task")
 
-        wake("a", queue, 1, before=fail)
+        wake("a", queue, 1, first=fail)
         assert queue.messages == [[1]]
         assert "The task of a file of storage 'a' could not be called" in caplog.text
 

@@ -1,4 +1,4 @@
-"""The ledger in Django's admin."""
+"""The ledger in Django's admin: the list, its filters, the dashboard."""
 
 from .files import QueuedFileAdmin
 

@@ -1,4 +1,4 @@
-"""Adapters that notify workers of files that are due."""
+"""Adapters that get a worker to look at some rows soon."""
 
 from .base import BaseQueue
 from .registry import get_queue

@@ -34,7 +34,7 @@ class WakeUp:
     pk: int
     database: str
     listener: Listener | None
-    before: Callable[[], None] | None
+    first: Callable[[], None] | None
     registered: "WeakSet[WakeUp]"
     number: int = field(default_factory=partial(next, count()))
 
@@ -65,10 +65,10 @@ class WakeUp:
         )
 
     def _prepare(self) -> None:
-        if self.before is None:
+        if self.first is None:
             return
         try:
-            self.before()
+            self.first()
         except Exception:
             logger.exception(
                 "The task of a file of storage %r could not be called; the file stays due.",
@@ -103,12 +103,13 @@ def _notify(queue: BaseQueue, alias: str, pks: list[int]) -> dict[int, Exception
     return errors
 
 
-def require_commits() -> None:
+def require_commits(database: str | None = None) -> None:
     """Raise ``TransactionManagementError`` if Django doesn't call ``on_commit()`` callbacks.
 
-    Call this before any change that cannot be undone.
+    Call this before any change that cannot be undone. ``database`` is the alias of the ledger's
+    database, which is looked up if it isn't given.
     """
-    connection = connections[ledger_database()]
+    connection = connections[database or ledger_database()]
     if not (connection.in_atomic_block or connection.get_autocommit()):
         raise transaction.TransactionManagementError(
             "QueuedStorage uses transaction.on_commit(), which Django does not support with "
@@ -136,14 +137,16 @@ def wake(
     pk: int,
     listener: Listener | None = None,
     *,
-    before: Callable[[], None] | None = None,
+    first: Callable[[], None] | None = None,
+    database: str | None = None,
 ) -> None:
     """Enqueue the file when the transaction is committed.
 
-    A transaction sends one notification for each storage and queue. ``before`` is called just
-    before it, and ``listener.told(error)`` after it.
+    A transaction sends one notification for each storage and queue. ``first`` is called before it,
+    and ``listener.told(error)`` after it. ``database`` is the alias of the ledger's database, which
+    is looked up if it isn't given.
     """
-    database = ledger_database()
-    wake_up = WakeUp(alias, queue, pk, database, listener, before, _thread.registered)
+    database = database or ledger_database()
+    wake_up = WakeUp(alias, queue, pk, database, listener, first, _thread.registered)
     wake_up.registered.add(wake_up)
     transaction.on_commit(wake_up.run, using=database, robust=True)

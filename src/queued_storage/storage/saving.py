@@ -192,7 +192,7 @@ class QueuedStorage(ReadableStorage):
                 ledger().mark_told(pk)
 
         first = tell if self.foreign_task else None
-        wake(self.alias, self.queue_for(host), pk, result, before=first)
+        wake(self.alias, self.queue_for(host), pk, result, first=first)
 
     # Writing to an open file
 
