@@ -555,7 +555,7 @@ def test_a_cache_that_goes_away_changes_no_answer(
         assert read(storage, name) == b"new"
 
 
-# The broker; one that is down is in test_celery
+# The broker (for one that is down, see tests/queues/contracts.py)
 
 
 def test_a_broker_that_is_flushed_and_then_delivers_everything_twice(

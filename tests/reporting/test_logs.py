@@ -113,7 +113,7 @@ def test_a_file_with_an_unknown_alias_is_logged(records: Any) -> None:
     assert fields(record)["queued_error"] == "UnknownAlias"
     ledger().update(due_at=LONG_AGO)
     sweep()
-    assert fields(said(records, "nobody can move them"))["queued_storage"] == "gone"
+    assert fields(said(records, "could not be enqueued"))["queued_storage"] == "gone"
 
 
 def test_a_failing_renewal_is_logged(records: Any) -> None:
