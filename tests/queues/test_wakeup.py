@@ -19,7 +19,7 @@ class Result:
         self.pk = pk
         self.seen = seen
 
-    def told(self, error: Exception | None) -> None:
+    def on_enqueued(self, error: Exception | None) -> None:
         self.seen.append((self.pk, error))
 
 

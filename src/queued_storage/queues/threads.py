@@ -58,7 +58,7 @@ class ThreadQueue(BaseQueue):
         self._pid = 0
 
     def enqueue(self, pks: list[int]) -> None:
-        self._started().tell(pks)
+        self._started().enqueue(pks)
 
     def retire(self) -> None:
         self.stop(0)

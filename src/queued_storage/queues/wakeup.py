@@ -21,7 +21,7 @@ class Listener(Protocol):
 
     pk: int
 
-    def told(self, error: Exception | None) -> None:
+    def on_enqueued(self, error: Exception | None) -> None:
         """``error`` is the exception of an attempt that the queue made at once."""
 
 
@@ -54,7 +54,7 @@ class WakeUp:
         errors = _notify(self.queue, self.alias, [each.pk for each in files])
         for each in files:
             if each.listener is not None:
-                each.listener.told(errors.get(each.pk))
+                each.listener.on_enqueued(errors.get(each.pk))
 
     def _includes(self, other: "WakeUp") -> bool:
         return (
@@ -143,8 +143,8 @@ def wake(
     """Enqueue the file when the transaction is committed.
 
     A transaction sends one notification for each storage and queue. ``first`` is called before it,
-    and ``listener.told(error)`` after it. ``database`` is the alias of the ledger's database, which
-    is looked up if it isn't given.
+    and ``listener.on_enqueued(error)`` after it. ``database`` is the alias of the ledger's
+    database, which is looked up if it isn't given.
     """
     database = database or ledger_database()
     wake_up = WakeUp(alias, queue, pk, database, listener, first, _thread.registered)

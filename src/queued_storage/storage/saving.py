@@ -235,7 +235,7 @@ class QueuedStorage(DeletingStorage):
         if parts.rows.filter(pk=entry.pk).make_due():
             return self._announce(parts, entry.pk, stored.text, self.queue_for(entry.host))
         result = last_results.new(self, entry.pk)
-        result.told(None)  # the transfer is running or done
+        result.on_enqueued(None)  # the transfer is running or done
         return result
 
     def wait(self, names: Iterable[Name] | None = None, timeout: float | None = None) -> None:
@@ -252,7 +252,7 @@ class QueuedStorage(DeletingStorage):
 
     def _notify_foreign_task(self, pk: int, name: str) -> None:
         if ledger().named(self.alias, name).filter(pk=pk).exists():  # else it was rolled back
-            self.tell_foreign_task(name)
+            self.call_foreign_task(name)
             ledger().mark_told(pk)
 
 
