@@ -16,7 +16,7 @@ from queued_storage.queues.base import BaseQueue, run_all
 from queued_storage.reporting.logs import KEYS, logger
 from queued_storage.reporting.reasons import one_line
 from queued_storage.tasks import TransferAndDelete
-from queued_storage.transfers import executor, leases, work
+from queued_storage.transfers import executor, lanes, leases, work
 from tests.support.scripted import LONG_AGO, ScriptedStorage, Step, file, make, make_due, row
 from tests.support.waiting import until
 
@@ -70,7 +70,7 @@ def test_each_step_is_logged_with_its_fields(records: Any) -> None:
         "queued_error": None,
     }
     assert fields(said(records, "was transferred")) == common | {"queued_state": "transferring"}
-    assert fields(said(records, "was freed")) == common | {"queued_state": "transferring"}
+    assert fields(said(records, "was evicted")) == common | {"queued_state": "transferring"}
     assert fields(said(records, "was deleted")) == common | {"queued_state": "deleting"}
 
 
@@ -113,7 +113,7 @@ def test_a_file_with_an_unknown_alias_is_logged(records: Any) -> None:
     assert fields(record)["queued_error"] == "UnknownAlias"
     ledger().update(due_at=LONG_AGO)
     sweep()
-    assert fields(said(records, "nobody can move them"))["queued_storage"] == "gone"
+    assert fields(said(records, "could not be enqueued"))["queued_storage"] == "gone"
 
 
 def test_a_failing_renewal_is_logged(records: Any) -> None:
@@ -143,7 +143,7 @@ def test_a_failing_ledger_is_logged(records: Any, monkeypatch: pytest.MonkeyPatc
     threads = executor.Executor(1, 60, list)
     threads.start()
     threads.tell([8])
-    found = until(lambda: [each for each in records if "worked on" in each.getMessage()])
+    found = until(lambda: [each for each in records if "processed" in each.getMessage()])
     assert threads.stop(10)
     assert fields(found[0])["queued_error"] == "DatabaseError"
 
@@ -157,10 +157,10 @@ def test_a_failing_ledger_after_the_claim_is_logged(
 
     storage = make()
     pk = row(storage, storage.save("a.txt", file())).pk
-    monkeypatch.setattr(executor.work, "run_claimed", away)
+    monkeypatch.setattr(lanes.work, "run_claimed", away)
     threads = executor.Executor(1, 60, lambda: [storage.alias])
     threads.start()
-    record = until(lambda: [each for each in records if "worked on" in each.getMessage()])[0]
+    record = until(lambda: [each for each in records if "processed" in each.getMessage()])[0]
     assert threads.stop(10)
     assert fields(record)["queued_file"] == pk
     assert not leases._waiting
