@@ -87,8 +87,8 @@ def test_side_that_does_not_exist(settings: Settings, remote: str) -> None:
     [
         ({"BACKEND": FILES, "OPTIONS": {"nonsense": 1}}, "nonsense"),
         ({"BACKEND": "tests.support.testapp.models.Document"}, "Document"),
-        ({"OPTIONS": {}}, "no storage"),
-        (5, "no storage"),
+        ({"OPTIONS": {}}, "not a storage"),
+        (5, "not a storage"),
     ],
 )
 @pytest.mark.parametrize("name", ["local", "remote"])
@@ -239,7 +239,7 @@ def test_url_mode_without_the_urls(settings: Settings, way: str, tmp_path: Path)
 
 def test_unknown_url_mode() -> None:
     ways = "'direct', 'signed', 'stable', 'proxied'"
-    with pytest.raises(ImproperlyConfigured, match=f"give one of {ways}"):
+    with pytest.raises(ImproperlyConfigured, match=f"must be one of {ways}"):
         QueuedStorage("disk", "far", url_mode="secret")  # type: ignore[arg-type]
 
 

@@ -167,8 +167,8 @@ def test_ledger_that_hangs(client: Client, monkeypatch: pytest.MonkeyPatch, logg
     finally:
         released.set()
     assert answer.status_code == 503
-    assert answer.json()["problems"] == ["The ledger did not answer within 0.05 seconds."]
-    assert "did not answer" in logged.text
+    assert answer.json()["problems"] == ["The ledger did not respond within 0.05 seconds."]
+    assert "did not respond" in logged.text
 
 
 def test_missing_table(client: Client) -> None:

@@ -106,7 +106,7 @@ def sides_exist() -> Iterator[CheckMessage]:
 
 
 def _side_problem(storage: ComposedStorage, side: str) -> str:
-    path, _options = storage.specification(side)
+    path, _options = getattr(storage.sides, side).specification()
     if isinstance(path, str) and path.startswith("storages."):
         # Importing a cloud library takes long, and is not needed to find it.
         module = path.rpartition(".")[0]
@@ -146,7 +146,7 @@ def _place(storage: ComposedStorage, side: str) -> Any:
     """Where a side stores its files, as far as its configuration shows it."""
     if _side_problem(storage, side):
         return object()  # E004 reports it; no other place is equal
-    spec, options = storage.specification(side)
+    spec, options = getattr(storage.sides, side).specification()
     if isinstance(spec, str) and not spec.startswith("storages."):
         spec = import_string(spec)
     if spec is FileSystemStorage or isinstance(spec, FileSystemStorage):
@@ -329,7 +329,7 @@ def local_is_as_private_as_the_remote() -> Iterator[CheckMessage]:
         is_wanted = storage.url_mode != "direct" or storage.is_direct_by_choice
         if is_wanted or django_settings.DEBUG or not _has_public_urls(storage):
             continue
-        if not _side_problem(storage, "remote") and signs(*storage.specification("remote")):
+        if not _side_problem(storage, "remote") and signs(*storage.sides.remote.specification()):
             yield Warning(
                 f"{storage.alias}: the remote serves signed URLs, but until a file is "
                 f"transferred it is served at an unsigned local URL.",

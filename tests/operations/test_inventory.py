@@ -7,7 +7,7 @@ import pytest
 from django.core.files.storage import InMemoryStorage, storages
 from django.utils import timezone
 
-from queued_storage.files.localfiles import names_on
+from queued_storage.files.walking import names_on
 from queued_storage.ledger.database import ledger
 from queued_storage.operations import errands, inventory
 from queued_storage.operations.inventory import delete_orphan, names_in_fields, orphans, unknown

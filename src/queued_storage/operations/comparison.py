@@ -14,7 +14,7 @@ from ..ledger.states import State, is_reachable_from_here
 from ..reporting.reasons import reason
 from ..transfers import copies
 from ..transfers.copies import is_copy
-from ..transfers.work import sides_of
+from ..transfers.parts import sides_of
 from .passes import Report, Step, each, ignore
 from .sharing import of_other_storages
 from .storages import OperableStorage, storage_of

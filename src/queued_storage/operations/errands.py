@@ -21,7 +21,7 @@ from ..signals import file_evicted
 from ..transfers import copies, leases, work
 from ..transfers.copies import is_copy
 from ..transfers.leases import Lease
-from ..transfers.work import sides_of
+from ..transfers.parts import sides_of
 from .passes import Report, Step, each, ignore, never
 from .steering import enqueue_rows
 from .storages import OperableStorage, storage_of

@@ -11,7 +11,7 @@ from django.core.files.storage import Storage
 from django.db.models import FileField, Model, Q
 from django.utils import timezone
 
-from ..files import localfiles
+from ..files.walking import names_on
 from ..ledger.database import ledger
 from ..ledger.names import can_be_recorded, tidy
 from .passes import batched
@@ -88,7 +88,7 @@ def orphans(
     ``older_than`` leaves out files that are being saved right now.
     """
     place: Storage = getattr(storage, side)
-    names = localfiles.names_on(place, under) if side == "local" else storage.uploader.names(under)
+    names = names_on(place, under) if side == "local" else storage.uploader.names(under)
     for batch in batched(names, NAMES):
         for name in unknown(batch):
             if (orphan := _examine(place, side, name)) and _is_old(orphan, older_than):

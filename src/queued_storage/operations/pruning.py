@@ -6,7 +6,7 @@ from ..ledger.database import QueuedFileQuerySet, ledger
 from ..ledger.models import QueuedFile
 from ..reporting.reasons import reason
 from ..storage.routes import Routes
-from ..transfers.work import sides_of
+from ..transfers.parts import sides_of
 from .passes import Report, Step, each, ignore, never
 from .steering import enqueue_rows
 from .storages import storage_of

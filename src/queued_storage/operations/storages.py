@@ -2,34 +2,17 @@
 
 from typing import Protocol, cast
 
-from django.core.files.storage import Storage
-
 from ..ledger.aliases import storage_for
 from ..ledger.models import QueuedFile
 from ..queues.base import BaseQueue
-from ..uploaders import Uploader
+from ..transfers.parts import TransferringStorage
 
 
-class OperableStorage(Protocol):
-    """A queued storage with a local and a remote side, and a queue for its transfers."""
-
-    @property
-    def alias(self) -> str: ...
-
-    @property
-    def local(self) -> Storage: ...
-
-    @property
-    def remote(self) -> Storage: ...
-
-    @property
-    def uploader(self) -> Uploader: ...
+class OperableStorage(TransferringStorage, Protocol):
+    """A storage that transfers files, with the queues that its workers are notified by."""
 
     @property
     def queue(self) -> BaseQueue: ...
-
-    @property
-    def cache_prefix(self) -> str: ...
 
     def queue_for(self, host: str, *, is_local: bool = True) -> BaseQueue: ...
 

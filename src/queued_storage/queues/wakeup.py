@@ -1,9 +1,14 @@
-"""Tells a queue of new work, once per transaction and storage."""
+"""Notification of queues when a transaction is committed."""
 
+import threading
 from collections.abc import Callable, Mapping
-from typing import Any
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import count
+from typing import Protocol
+from weakref import WeakSet
 
-from django.db import transaction
+from django.db import connections, transaction
 
 from ..ledger.database import ledger_database
 from ..reporting.logs import logger
@@ -11,125 +16,137 @@ from ..reporting.reasons import reason
 from .base import BaseQueue
 
 
+class Listener(Protocol):
+    """The result of a transfer, which is informed after the queue was notified."""
+
+    pk: int
+
+    def told(self, error: Exception | None) -> None:
+        """``error`` is the exception of an attempt that the queue made at once."""
+
+
+@dataclass(eq=False, slots=True, weakref_slot=True)
 class WakeUp:
-    """Runs on commit. Ids that were rolled back in a savepoint are harmless: they find no row."""
+    """One file that its queue is notified of when the transaction is committed."""
 
-    def __init__(self, alias: str, queue: BaseQueue, transaction_id: str | None) -> None:
-        self.alias = alias
-        self.queue = queue
-        self.transaction_id = transaction_id
-        self.is_over = False
-        self.pks: list[int] = []
-        self.listeners: list[Any] = []
-        self.first: list[Callable[[], None]] = []
+    alias: str
+    queue: BaseQueue
+    pk: int
+    database: str
+    listener: Listener | None
+    first: Callable[[], None] | None
+    registered: "WeakSet[WakeUp]"
+    number: int = field(default_factory=partial(next, count()))
 
-    def takes(self, alias: str, queue: BaseQueue, transaction_id: str) -> bool:
-        is_meant = self.alias == alias and self.queue is queue
-        return is_meant and self.transaction_id == transaction_id and not self.is_over
+    def run(self) -> None:
+        """Notify the queue of this file and of all files that were registered after it.
 
-    def add(self, pk: int, listener: Any, first: Callable[[], None] | None) -> None:
-        self.pks.append(pk)
-        if listener is not None:
-            self.listeners.append(listener)
-        if first is not None:
-            self.first.append(first)
+        Their callbacks, which run next, find nothing left to do. Files that were registered before
+        it still wait: a ``TestCase`` runs only the callbacks of the block that it captures.
+        """
+        if self not in self.registered:
+            return
+        files = [each for each in self.registered if self._includes(each)]
+        files.sort(key=lambda each: each.number)
+        for each in files:
+            self.registered.discard(each)
+            each._prepare()
+        errors = _notify(self.queue, self.alias, [each.pk for each in files])
+        for each in files:
+            if each.listener is not None:
+                each.listener.told(errors.get(each.pk))
 
-    def __call__(self) -> None:
-        self.is_over = True  # a TestCase that runs it does not take it out of the transaction
-        for first in self.first:
-            try:
-                first()
-            except Exception:
-                logger.exception(
-                    "A file of %r stays where it is for now.",
-                    self.alias,
-                    extra={"queued_storage": self.alias},
-                )
-        errors: dict[int, Exception] = {}
-        pks = list(dict.fromkeys(self.pks))
-        for start in range(0, len(pks), self.queue.batch_size):
-            try:
-                batch = pks[start : start + self.queue.batch_size]
-                answer: object = self.queue.enqueue(batch)
-                if isinstance(answer, Mapping):  # some return what their engine does
-                    errors.update(answer)
-            except Exception as error:  # the rows stay due: the next sweep finds them
-                logger.warning(
-                    "%s could not be told of %s files of %r, which stay due: %s",
-                    type(self.queue).__name__,
-                    len(pks) - start,
-                    self.alias,
-                    reason(error),
-                    extra={
-                        "queued_storage": self.alias,
-                        "queued_error": type(error).__name__,
-                    },
-                )
-                break
-        for listener in self.listeners:
-            listener.told(errors.get(listener.pk))
+    def _includes(self, other: "WakeUp") -> bool:
+        return (
+            other.number >= self.number
+            and other.queue is self.queue
+            and other.alias == self.alias
+            and other.database == self.database
+        )
+
+    def _prepare(self) -> None:
+        if self.first is None:
+            return
+        try:
+            self.first()
+        except Exception:
+            logger.exception(
+                "The task of a file of storage %r could not be called; the file stays due.",
+                self.alias,
+                extra={"queued_storage": self.alias},
+            )
 
 
-def require_commits() -> None:
-    """Raise ``TransactionManagementError`` where Django tells nobody of a commit, before anything
-    is done that cannot be taken back."""
-    connection = transaction.get_connection(ledger_database())
+def _notify(queue: BaseQueue, alias: str, pks: list[int]) -> dict[int, Exception]:
+    """Enqueue the files, in messages of the size that the queue allows.
+
+    Return the exceptions of attempts that the queue made at once.
+    """
+    errors: dict[int, Exception] = {}
+    pks = list(dict.fromkeys(pks))
+    for start in range(0, len(pks), queue.batch_size):
+        try:
+            answer: object = queue.enqueue(pks[start : start + queue.batch_size])
+            if isinstance(answer, Mapping):  # some adapters return what their library returns
+                errors.update(answer)
+        except Exception as error:  # the files stay due: the next sweep enqueues them
+            left = len(pks) - start
+            logger.warning(
+                "%s could not be notified that %s in storage %r: %s",
+                type(queue).__name__,
+                "1 file is due" if left == 1 else f"{left} files are due",
+                alias,
+                reason(error),
+                extra={"queued_storage": alias, "queued_error": type(error).__name__},
+            )
+            break
+    return errors
+
+
+def require_commits(database: str | None = None) -> None:
+    """Raise ``TransactionManagementError`` if Django doesn't call ``on_commit()`` callbacks.
+
+    Call this before any change that cannot be undone. ``database`` is the alias of the ledger's
+    database, which is looked up if it isn't given.
+    """
+    connection = connections[database or ledger_database()]
     if not (connection.in_atomic_block or connection.get_autocommit()):
         raise transaction.TransactionManagementError(
-            "A queued storage acts when a transaction is committed, which nobody is told of with "
-            "autocommit turned off; use transaction.atomic()."
+            "QueuedStorage uses transaction.on_commit(), which Django does not support with "
+            "autocommit off. Wrap the call in transaction.atomic()."
         )
+
+
+class _Thread(threading.local):
+    """What one thread, which has its own connections, has registered.
+
+    Only Django's list of callbacks keeps a file in the set. The file disappears when Django drops
+    the callback because its savepoint or transaction is rolled back.
+    """
+
+    def __init__(self) -> None:
+        self.registered: WeakSet[WakeUp] = WeakSet()
+
+
+_thread = _Thread()
 
 
 def wake(
     alias: str,
     queue: BaseQueue,
     pk: int,
-    listener: Any = None,
+    listener: Listener | None = None,
     *,
     first: Callable[[], None] | None = None,
+    database: str | None = None,
 ) -> None:
-    """Have ``pk`` worked on when the transaction is committed.
+    """Enqueue the file when the transaction is committed.
 
-    ``first`` is called before the queue is told, ``listener.told(error)`` after it, with what an
-    attempt failed with if it ran inline.
+    A transaction sends one notification for each storage and queue. ``first`` is called before it,
+    and ``listener.told(error)`` after it. ``database`` is the alias of the ledger's database, which
+    is looked up if it isn't given.
     """
-    connection = transaction.get_connection(ledger_database())
-    pending = _pending(connection, alias, queue)
-    if pending is not None:
-        pending.add(pk, listener, first)
-        return
-    wake_up = WakeUp(alias, queue, _transaction_id(connection))
-    wake_up.add(pk, listener, first)
-    connection.on_commit(wake_up, robust=True)
-
-
-def _transaction_id(connection: Any) -> str | None:
-    """Which one it is among those that a ``TestCase`` makes savepoints of, None outside of them; ""
-    where there is no such test.
-
-    What a test saves outside of them has a callback of its own, as it has outside of a transaction,
-    or ``captureOnCommitCallbacks()`` would miss what goes with an older one. So has what follows
-    in a block that is no savepoint.
-    """
-    blocks = connection.atomic_blocks
-    count = sum(getattr(block, "_from_testcase", False) for block in blocks)
-    if not count:
-        return ""
-    # The first block has no savepoint.
-    found: str | None = connection.savepoint_ids[count - 1] if count < len(blocks) else None
-    return found
-
-
-def _pending(connection: Any, alias: str, queue: BaseQueue) -> WakeUp | None:
-    """The one of this transaction.
-
-    It may have been registered in a savepoint; if that is over and it is still here, it goes
-    only with a savepoint that we are in, too.
-    """
-    if (transaction_id := _transaction_id(connection)) is None:
-        return None
-    for _savepoints, callback, _robust in connection.run_on_commit:
-        if isinstance(callback, WakeUp) and callback.takes(alias, queue, transaction_id):
-            return callback
-    return None
+    database = database or ledger_database()
+    wake_up = WakeUp(alias, queue, pk, database, listener, first, _thread.registered)
+    wake_up.registered.add(wake_up)
+    transaction.on_commit(wake_up.run, using=database, robust=True)

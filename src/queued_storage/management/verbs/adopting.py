@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from django.core.management.base import CommandError
 
-from ...files import localfiles
+from ...files.walking import names_on
 from ...ledger.names import tidy
 from ...operations import adoption, inventory
 from ...operations.storages import OperableStorage
@@ -55,7 +55,7 @@ class _Recording(RepeatableVerb):
             return inventory.names_in_fields(storage.alias)
         under = directory(options["under"])
         if self.side == "local":
-            return localfiles.names_on(storage.local, under)
+            return names_on(storage.local, under)
         return map(str, storage.uploader.names(under))
 
     def finish(self, count: int, options: dict[str, Any], done: str, progress: Progress) -> None:
