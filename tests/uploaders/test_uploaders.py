@@ -29,6 +29,7 @@ from queued_storage.ledger.states import Content, State
 from queued_storage.tasks import Transfer, TransferAndDelete
 from queued_storage.uploaders import Uploader, uploader_for
 from queued_storage.uploaders.generic import GenericUploader
+from queued_storage.uploaders.s3.multipart import config_for_stream
 from queued_storage.uploaders.s3.uploader import S3Uploader
 from tests.support.fault_proxy import FaultProxy, Mode
 from tests.support.scripted import Sniff, file, make, make_due, on_disk, read, row
@@ -307,13 +308,12 @@ def test_gzip_is_left_to_the_storage(
     assert storage.size(name) == len(data)
 
 
-def test_the_storages_transfer_config_is_kept(s3_options: Options) -> None:
+def test_the_storages_transfer_config_is_kept() -> None:
     own = TransferConfig(
         multipart_threshold=6 * MIB, multipart_chunksize=7 * MIB, max_bandwidth=12345,
         io_chunksize=4321, num_download_attempts=3,
     )  # fmt: skip
-    remote = S3Storage(**s3_options | {"transfer_config": own})
-    config = S3Uploader(remote)._config()
+    config: Any = config_for_stream(own)
     assert config.max_request_concurrency == config.max_in_memory_upload_chunks == 3
     for option in ("multipart_threshold", "multipart_chunksize", "max_bandwidth", "io_chunksize"):
         assert getattr(config, option) == getattr(own, option), option
