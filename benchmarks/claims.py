@@ -33,7 +33,7 @@ def rows(options: Options) -> Iterator[Row]:
                 details, speed, share = _measure(database, files, 1 if options.quick else 2)
             yield Row(
                 key=f"claims.{name}",
-                what=f"claims in batches of {BATCH}, {name}",
+                what=f"rows claimed in batches of {BATCH}, {name}",
                 goal=goal,
                 is_at_most=False,
                 ratio=speed,
@@ -43,7 +43,7 @@ def rows(options: Options) -> Iterator[Row]:
             )
             yield Row(
                 key=f"claims.shared.{name}",
-                what=f"the least that one of {WORKERS} workers gets of its even share, {name}",
+                what=f"smallest share of {WORKERS} workers, relative to an equal share, {name}",
                 goal=EVEN,
                 is_at_most=False,
                 ratio=share,

@@ -1,4 +1,4 @@
-"""How quickly a worker carries 1 GB, and the memory that it takes, beside others."""
+"""How fast a worker uploads 1 GB, and how much memory it uses, compared with others."""
 
 import json
 import os
@@ -35,7 +35,7 @@ def rows(options: Options) -> Iterator[Row]:
     memory = {name: max(mib for _s, mib in each) for name, each in found.items()}
     yield Row(
         key="workers.large",
-        what=f"worker, 1 GB, against boto3's upload_file, c={CONCURRENCY}",
+        what=f"worker, 1 GB, compared with boto3's upload_file with {CONCURRENCY} threads",
         goal=1,
         is_at_most=False,
         ratio=None if missing else round(seconds["upload_file"] / seconds["worker"], 2),
@@ -44,7 +44,7 @@ def rows(options: Options) -> Iterator[Row]:
     )
     yield Row(
         key="workers.large.memory",
-        what="worker, 1 GB, by how much its memory grows",
+        what="memory growth of the worker for 1 GB",
         goal=32,
         is_at_most=True,
         ratio=None if missing else memory["worker"],

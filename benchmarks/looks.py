@@ -1,4 +1,4 @@
-"""What it costs to ask for addresses."""
+"""What it costs to ask for URLs."""
 
 import statistics
 import time
@@ -11,7 +11,7 @@ from .project import configure, databases, queued_storage
 from .rows import Options, Row, by_turns
 
 PAGE = 100
-SIGNED = {  # an address is computed, and no server asked
+SIGNED = {  # a URL is computed without a request to the server
     "bucket_name": "bench",
     "access_key": "key",
     "secret_key": "secret",
@@ -104,7 +104,7 @@ class Looks:
             without = by_turns({"queued": queued}, rounds)
         return Row(
             key="looks.local",
-            what="url() of a file that is local",
+            what="url() of a file that isn't transferred yet",
             goal=2,
             is_at_most=True,
             ratio=round(found["queued"] / found["plain"], 2),
@@ -117,16 +117,16 @@ class Looks:
 
     def transferred(self) -> Iterator[Row]:
         """In the cache already, and against the same cache."""
-        for cache_name, label in (("default", "in the process"), ("redis", "Redis")):
+        for cache_name, label in (("default", "in-process cache"), ("redis", "Redis cache")):
             for alias, remote in (("signed", self.signed), ("domain", self.domain)):
-                goes = "signed by S3Storage" if alias == "signed" else "of S3Storage's domain"
+                kind = "signed URL" if alias == "signed" else "custom domain"
                 found = None
                 if cache_name in self.caches.settings:
                     with queued_storage(CACHE=cache_name):
                         found = self._transferred_row(alias, remote, cache_name)
                 yield Row(
                     key=f"looks.transferred.{alias}.{cache_name}",
-                    what=f"url() of a transferred file, {goes}, cache: {label}",
+                    what=f"url() of a transferred file, {kind}, {label}",
                     goal=1.3,
                     is_at_most=True,
                     ratio=found and round(found["queued"] / found["plain"], 2),
@@ -154,8 +154,8 @@ class Looks:
     def page(self) -> Iterator[Row]:
         for cache_name, label in (
             (None, "no cache"),
-            ("default", "cache in the process"),
-            ("redis", "cache: Redis"),
+            ("default", "in-process cache"),
+            ("redis", "Redis cache"),
         ):
             found: dict[str, Any] | None = None
             if cache_name is None or cache_name in self.caches.settings:
@@ -163,7 +163,7 @@ class Looks:
                     found = self._page()
             yield Row(
                 key=f"looks.page.{cache_name or 'none'}",
-                what=f"urls() of a page with 100 transferred files, {label}: beyond the remote's",
+                what=f"urls() of 100 transferred files, without the remote's own time, {label}",
                 goal=3,
                 is_at_most=True,
                 ratio=found and found.pop("more"),
@@ -205,9 +205,9 @@ class Looks:
         def timed(name: str) -> str:
             nonlocal inside
             started = time.perf_counter()
-            address: str = url(name)
+            found: str = url(name)
             inside += time.perf_counter() - started
-            return address
+            return found
 
         self.signed.url = timed
         started = time.perf_counter()

@@ -41,7 +41,7 @@ def rows(options: Options) -> Iterator[Row]:
             for pass_, says in (("sweep", "sweep"), ("status", "status")):
                 yield Row(
                     key=f"passes.{pass_}.{name}",
-                    what=f"{says} with {sizes[-1]:,} files of which {DUE:,} are due, {name}",
+                    what=f"{says} with {sizes[-1]:,} files, {DUE:,} of them due, {name}",
                     goal=50,
                     is_at_most=True,
                     ratio=growth.get(pass_, {}).get(str(sizes[-1])),

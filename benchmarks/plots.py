@@ -38,7 +38,7 @@ def _saves(rows: Rows, axes: Any) -> None:
     sizes = _details(rows, "saves.large")["by size"]
     for name, label in (("plain", "FileSystemStorage and INSERT"), ("queued", "QueuedStorage")):
         axes.plot(list(sizes), [size[name] for size in sizes.values()], "o-", label=label)
-    axes.set(title="A save by size, SQLite", ylabel="ms", yscale="log")
+    axes.set(title="save() by file size, SQLite", ylabel="ms", yscale="log")
     axes.legend()
 
 
@@ -69,7 +69,7 @@ def _page(rows: Rows, axes: Any) -> None:
         if cache == "none":
             bars = {"S3Storage.url() of each": details["remote, ms"], **bars}
     axes.barh(list(bars), list(bars.values()))
-    axes.set(title="A page with 100 transferred files, signed addresses", xlabel="ms")
+    axes.set(title="A page with 100 transferred files, signed URLs", xlabel="ms")
     axes.invert_yaxis()
 
 
@@ -82,7 +82,7 @@ def _memory(rows: Rows, axes: Any) -> None:
     }
     drawn = axes.barh(list(bars), list(bars.values()))
     axes.bar_label(drawn, fmt="%.0f", padding=3)
-    axes.set(title="1 GB: by how much a process grows", xlabel="MiB")
+    axes.set(title="Memory growth of a process for 1 GB", xlabel="MiB")
     axes.margins(x=0.1)
     axes.invert_yaxis()
 
@@ -103,7 +103,7 @@ def _concurrency(unit: str, title: str) -> Callable[[Rows, Any], None]:
             points = {width: rates[name] for width, rates in series.items() if name in rates}
             style = "o-" if label.startswith("the worker") else "o--"
             axes.plot([int(width) for width in points], list(points.values()), style, label=label)
-        axes.set(title=title, xlabel="at the same time", ylabel=unit, xscale="log")
+        axes.set(title=title, xlabel="threads", ylabel=unit, xscale="log")
         ticks = [int(width) for width in series]
         axes.set_xticks(ticks, labels=map(str, ticks))
         axes.minorticks_off()
@@ -120,7 +120,7 @@ def _passes(field: str, label: str) -> Callable[[Rows, Any], None]:
                 series = rows[f"passes.{name}.{database}"]["details"][field]
                 sizes = [max(int(size), 1) for size in series]
                 axes.plot(sizes, list(series.values()), "o-", label=f"{name}, {database}")
-        axes.set(title="Passes over the ledger", xlabel=label, ylabel="ms", xscale="log")
+        axes.set(title="Duration of sweep and status", xlabel=label, ylabel="ms", xscale="log")
         axes.legend()
 
     return plot
@@ -130,9 +130,9 @@ PLOTS: dict[str, Callable[[Rows, Any], None]] = {
     "saves": _saves,
     "looks": _looks,
     "page": _page,
-    "files": _concurrency("files/s", "Files of 10 KB brought to S3"),
-    "bytes": _concurrency("MB/s", "Files of 1 MB brought to S3"),
+    "files": _concurrency("files/s", "10 KB files uploaded to S3"),
+    "bytes": _concurrency("MB/s", "1 MB files uploaded to S3"),
     "memory": _memory,
-    "growth": _passes("by files, ms", "files, of which 1,000 are due"),
+    "growth": _passes("by files, ms", "files, 1,000 of them due"),
     "pending": _passes("by due files, ms", "due files"),
 }

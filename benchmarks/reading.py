@@ -30,7 +30,7 @@ def rows(options: Options) -> Iterator[Row]:
                 )
     yield Row(
         key="reading.memory",
-        what="memory for reading 1 GB back through open()",
+        what="memory used to read 1 GB with open()",
         goal=32,
         is_at_most=True,
         ratio=memory.get("QueuedStorage"),

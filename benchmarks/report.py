@@ -15,32 +15,48 @@ NOTES = Path(__file__).parent / "notes.md"  # what the figures do not say themse
 INTRODUCTION = """\
 # Benchmarks
 
-What the package costs and carries, beside others at the same work in the same run. `make bench`
-measures it on your machine, in about ten minutes. Each figure is a ratio of medians, ours and the
-other's by turns: on another machine the times differ, the ratios less so. The S3 server runs on the
-same machine; a distance to it is made by a proxy that keeps bytes back.
+This page shows how fast the package is, compared with other tools that do the same work in the same
+run. To measure your own machine, run `make bench`. It takes about ten minutes.
+
+Unless a row says otherwise, figures with the unit `x` are ratios of medians. The two sides take
+turns. On another machine the durations differ, but the ratios differ less. With a goal of "at
+most", the ratio is this package's duration divided by the other one. With a goal of "at least", it
+is this package's speed divided by the other one. The sections below describe what is compared.
+
+The S3 server runs on the same machine. Latency is added by a proxy that delays the bytes.
 
 """
 METHOD = """\
+## How saves and URLs are compared
+
+- `save()` in a transaction is compared with `FileSystemStorage.save()` and an `INSERT` by the ORM.
+  The row for 100 MB compares processor times. With `FSYNC`, `save()` is compared with `save()`
+  without it.
+- `save()` with a latency to the S3 server is compared with `S3Storage.save()`.
+- `url()` of a file that isn't transferred yet is compared with `FileSystemStorage.url()` and a
+  query by the ORM. `url()` of a transferred file is compared with `S3Storage.url()` and a cache
+  lookup.
+
 ## How workers are compared
 
-- The worker is `manage.py queued_storage worker` in a process of its own, fed from a ledger in
-  SQLite. Its time runs from the moment when the saved files become due to the last promotion in the
-  ledger. What is promoted was verified: by the checksum that the server compared, or by the size
-  where the generic uploader carried it.
-- With the extra `fast`, the storage chooses SHA-256, which obstore sends; else the CRC-32 of boto3.
-- `put_object` and `S3Storage` are called in as many threads, which live on. They share a client of
-  boto3's; `S3Storage` makes a session for each.
-- `rclone copy` and `s5cmd cp` copy a directory. They start anew each time: what they take for one
-  file is taken off, so that the ratio is one of steady work. They keep no ledger.
-- The ancestor is django-queued-storage 0.8 with Django 3.2, Celery 4.4 and Redis, on Python 3.10.
-- All have their threads and sessions before the time runs, send files of the same bytes to the same
-  server, and take turns. Each gets so many files that it is busy for about one and a half seconds.
-- The file of 1 GB has just been written, as a save leaves it, and is on the disk.
+- The worker is `manage.py queued_storage worker` in a process of its own. The ledger is in SQLite.
+  The measurement starts when the saved files become due, and ends when the last one is marked as
+  transferred in the ledger. Every file is verified: by the checksum that the server compared, or by
+  the size if the generic uploader is used.
+- With the extra `fast`, the storage uses SHA-256 and obstore. Otherwise, it uses CRC-32 and boto3.
+- `put_object` and `S3Storage` are called in the same number of threads, which are kept for the
+  whole run. The threads share one boto3 client; `S3Storage` creates a session in each thread.
+- `rclone copy` and `s5cmd cp` copy a directory. They are started again in each turn. The time that
+  they need for a single file is subtracted, so that the ratio compares continuous work. They keep
+  no ledger.
+- django-queued-storage 0.8 runs with Django 3.2, Celery 4.4, and Redis, on Python 3.10.
+- All have started their threads and sessions before the measurement, upload the same bytes to the
+  same server, and take turns. Each gets enough files to be busy for about one and a half seconds.
+- The file of 1 GB has just been written, as after a save, and is on the disk.
 
 """
 ENDING = """\
-## What paid, and what did not
+## What made a difference
 
 """
 
@@ -59,7 +75,7 @@ def page(found: Mapping[str, Any]) -> str:
         [
             INTRODUCTION,
             _circumstances(found["run"]),
-            "| what | found | goal | |\n|---|---|---|---|\n",
+            "| what | result | goal | |\n|---|---|---|---|\n",
             *map(_line, rows),
             "\n",
             *_reasons(rows),
@@ -74,7 +90,7 @@ def page(found: Mapping[str, Any]) -> str:
 def _circumstances(run: Mapping[str, Any]) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in run["versions"].items())
     note = f" {run['note']}" if run.get("note") else ""
-    return f"This run is of {run['date']}, on {run['cores']} cores: {versions}.{note}\n\n"
+    return f"This run was on {run['date']}, with {run['cores']} cores: {versions}.{note}\n\n"
 
 
 def _line(row: Row) -> str:
@@ -88,7 +104,7 @@ def _reasons(rows: list[Row]) -> Iterator[str]:
     told = [row for row in rows if not row.is_met]
     if not told:
         return
-    yield "## Goals that were missed\n\n"
+    yield "## Missed goals\n\n"
     for row in told:
         yield f"{row.what}\n: {row.reason or _known_reason(row.key)}\n\n"
 
@@ -102,40 +118,41 @@ def _known_reason(key: str) -> str:
 
 # What is known of rows that may miss their goal, by the key or how it begins
 REASONS: dict[str, str] = {
-    "imports": "Almost half is one full pass of Python's garbage collector, to which the app's "
-    "classes give the occasion; the rest is spread over its modules.",
-    "saves.large": "Without the extra 'checksums', zlib.crc32 takes half as long as all that "
-    "FileSystemStorage.save() does.",
-    "saves.python": "No cause is left that stands out: the row's statement and Django's cursor "
-    "take a fifth, the link to the file's own name and the draft's removal another one, the check "
-    "whether the name is free a tenth. Other processes that use the same caches of the processor "
-    "add up to a half.",
-    "saves.s3.0": "The floor is near: FileSystemStorage.save() and a bare INSERT, without anything "
-    "of ours, are not much quicker than this. To make a file takes more than half of that.",
-    "saves.s3.30": "A save after 70 ms of waiting finds the processor's caches cold, and takes "
-    "twice as long as the next ones; FileSystemStorage.save() alone does, too.",
-    "looks.transferred.domain.default": "What we add to the peer's few microseconds are the one "
-    "spelling of the name, the key that any name can have, which is longer than the peer's so that "
-    "Django's cache looks at more characters, and the care for a cache that is away.",
-    "saves.fsync": "The disk writes what other processes gave it, too, before it says that it has "
-    "a file.",
+    "imports": "Almost half of this time is one full run of Python's garbage collector, which "
+    "creating the app's classes triggers. The rest is spread over its modules.",
+    "saves.large": "Without the extra 'checksums', zlib.crc32 alone takes half as long as "
+    "FileSystemStorage.save().",
+    "saves.python": "No single cause stands out. The statement and Django's cursor take a fifth of "
+    "this time, creating the final name and removing the hidden file another fifth, and checking "
+    "whether the name is free a tenth. Other processes that use the same processor caches add up "
+    "to a half.",
+    "saves.s3.0": "This is close to the limit: FileSystemStorage.save() and a plain INSERT, "
+    "without this package, aren't much faster. Creating a file takes more than half of the time.",
+    "saves.s3.30": "After 70 ms of waiting, the processor caches are cold, so a save takes twice "
+    "as long as the next ones. The same is true of FileSystemStorage.save() alone.",
+    "looks.transferred.domain.default": "The package adds a few microseconds: it normalizes the "
+    "name, builds a cache key that is valid for any name, and handles a cache that is down. The "
+    "key is longer than that of the other side, and Django's cache checks each of its characters.",
+    "saves.fsync": "Before the disk confirms a file, it also writes the data of other processes.",
     "workers.boto3": "Both are limited by Python, which runs one thread at a time. The worker "
-    "spends about as much of its time on everything else (to claim a file, read it, compare its "
-    "checksum, promote it) as on sending it; to send it takes a third of what put_object takes.",
-    "workers.ancestor": "30 ms away, a thread waits so long for the one request that a file takes: "
-    "eight threads have not more than 240 answers a second.",
-    "workers.rclone": "All cores are busy, more than half of their time with the server. Of what "
-    "the worker takes of the rest, claims and promotion, which rclone has not, are almost half, "
-    "and to send by obstore is a fifth.",
-    "workers.s5cmd": "All cores are busy, more than half of their time with the server. s5cmd is "
-    "compiled, keeps no ledger and compares nothing; of what the worker's Python takes, a fifth is "
-    "to send by obstore.",
-    "workers.generic": "The worker asks any storage first whether the name is free, so as not to "
-    "overwrite what is not its own: one request more than save() and size() make.",
-    "workers.large.memory": "boto3 has ten connections, each with a thread and its buffers; the C "
-    "library keeps some of what was freed.",
-    "workers.large": "Both send by the same calls. What the worker does besides are a few requests "
-    "of milliseconds; from run to run the ratio varies by more than that.",
+    "spends about as much time on other work as on uploading: it claims files, reads them, "
+    "compares checksums, and updates the ledger. The upload itself takes a third of the time of "
+    "put_object.",
+    "workers.ancestor": "With a latency of 30 ms, threads spend most of their time waiting for the "
+    "one request per file. Eight threads cannot complete more than 240 requests per second.",
+    "workers.rclone": "All cores are busy, and more than half of their time goes to the server. Of "
+    "the rest that the worker uses, claims and updates of the ledger, which rclone doesn't have, "
+    "take almost half, and uploading with obstore takes a fifth.",
+    "workers.s5cmd": "All cores are busy, and more than half of their time goes to the server. "
+    "s5cmd is compiled, keeps no ledger, and compares nothing. Of the time that the worker's "
+    "Python code uses, a fifth is the upload with obstore.",
+    "workers.generic": "With the generic uploader, the worker first asks the remote whether the "
+    "name is free, so that it doesn't overwrite other files. This is one request more than save() "
+    "and size() need.",
+    "workers.large.memory": "boto3 uses ten connections, each with a thread and its buffers. The C "
+    "library doesn't return all of the freed memory.",
+    "workers.large": "Both upload with the same calls. The worker adds only a few requests that "
+    "take milliseconds. The ratio varies by more than that from run to run.",
 }
 
 
@@ -149,14 +166,14 @@ def _plots(rows: list[Row]) -> Iterator[str]:
 
 # The file's name, what it shows, and the rows that have it in their details
 PLOTS = {
-    "saves": ("A save by size", ("saves.large",)),
-    "looks": ("An address, by where the file is", ("looks.local",)),
-    "page": ("A page with 100 files", ("looks.page.none",)),
-    "files": ("Files brought to S3 in a second, by concurrency", ("workers.boto3.32",)),
-    "bytes": ("Bytes brought to S3 in a second, by concurrency", ("workers.boto3.32",)),
-    "memory": ("Memory for 1 GB", ("reading.memory", "workers.large.memory")),
-    "growth": ("Passes by the number of files", ("passes.sweep.SQLite",)),
-    "pending": ("Passes by the number of due files", ("passes.sweep.SQLite",)),
+    "saves": ("Duration of save() by file size", ("saves.large",)),
+    "looks": ("Duration of url() of one file", ("looks.local",)),
+    "page": ("Duration of the URLs of a page with 100 files", ("looks.page.none",)),
+    "files": ("Files uploaded to S3 per second, by number of threads", ("workers.boto3.32",)),
+    "bytes": ("Bytes uploaded to S3 per second, by number of threads", ("workers.boto3.32",)),
+    "memory": ("Memory growth for 1 GB", ("reading.memory", "workers.large.memory")),
+    "growth": ("Duration of sweep and status by number of files", ("passes.sweep.SQLite",)),
+    "pending": ("Duration of sweep and status by number of due files", ("passes.sweep.SQLite",)),
 }
 
 

@@ -129,7 +129,7 @@ class Saving:
     ) -> Row:
         return Row(
             key=f"saves.{database}",
-            what=f"save() of 10 KB in a transaction, without the wake-up, {database}",
+            what=f"save() of 10 KB in a transaction, nothing enqueued, {database}",
             goal=1.1,
             is_at_most=True,
             ratio=found,
@@ -142,7 +142,7 @@ class Saving:
     ) -> Row:
         return Row(
             key=f"saves.wake-up.{database}",
-            what=f"ten times save() in a transaction, with the wake-up, {database}",
+            what=f"10 x save() in a transaction, enqueued with Celery, {database}",
             goal=1.5,
             is_at_most=True,
             ratio=found,
@@ -195,7 +195,7 @@ class Saving:
             storage.queue.messages.clear()
         return Row(
             key="saves.python",
-            what="Python's part of save(), besides the query and the local write",
+            what="Python code in save(), without the query and the local write",
             goal=150,
             is_at_most=True,
             ratio=round(statistics.median(times) * 1e6, 1),
@@ -217,7 +217,7 @@ class Saving:
         series["100 MB"] = milliseconds(self.compare(self.quiet, "default", size, 9))
         return Row(
             key="saves.large",
-            what="save() of 100 MB with its checksum, with the extra 'checksums'",
+            what="save() of 100 MB, including its checksum, with the extra 'checksums'",
             goal=1.15,
             is_at_most=True,
             ratio=ratio(found),
@@ -260,7 +260,7 @@ class Saving:
             found, details = (None, {}) if missing else self._against_s3(delay)
             yield Row(
                 key=f"saves.s3.{delay}",
-                what=f"save() of 10 KB, {delay} ms from the S3 server",
+                what=f"save() of 10 KB, {delay} ms latency to the S3 server",
                 goal=goal,
                 is_at_most=False,
                 ratio=found,

@@ -31,7 +31,7 @@ def rows(options: Options) -> Iterator[Row]:
     speeds, grown = run(options.directory, files, copies)
     yield Row(
         key="verbs.memory",
-        what=f"memory that the verbs take for {files:,} files",
+        what=f"memory used by the subcommands for {files:,} files",
         goal=32,
         is_at_most=True,
         ratio=round(grown, 1),

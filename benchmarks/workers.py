@@ -1,4 +1,4 @@
-"""What workers carry in a second, beside others at the same work."""
+"""How many files workers upload per second, compared with other tools."""
 
 import statistics
 from collections.abc import Callable, Iterator, Sequence
@@ -49,11 +49,17 @@ class Goal:
 
 
 GOALS = (
-    Goal("boto3", "plain", "put_object", "against boto3's put_object", 1.2),
-    Goal("ancestor", "plain", "ancestor", "against the ancestor", 20),
-    Goal("rclone", "fast", "rclone", "with the extra fast, against rclone copy", 1.0),
-    Goal("s5cmd", "fast", "s5cmd", "with the extra fast, against s5cmd cp", 0.8),
-    Goal("generic", "generic", "save and size", "to any storage, against save() and size()", 0.9),
+    Goal("boto3", "plain", "put_object", "compared with boto3's put_object", 1.2),
+    Goal("ancestor", "plain", "ancestor", "compared with django-queued-storage 0.8", 20),
+    Goal("rclone", "fast", "rclone", "with the extra fast, compared with rclone copy", 1.0),
+    Goal("s5cmd", "fast", "s5cmd", "with the extra fast, compared with s5cmd cp", 0.8),
+    Goal(
+        "generic",
+        "generic",
+        "save and size",
+        "generic uploader, compared with save() and size()",
+        0.9,
+    ),
 )
 GOAL_WIDTHS = (8, 32)
 
@@ -148,11 +154,11 @@ def _rows(
 ) -> Iterator[Row]:
     details = {"files/s": _rounded(rates), **({"by concurrency": series} if series else {})}
     for goal in GOALS:
-        away = f", {distance} ms away" if distance else ""
+        away = f", {distance} ms latency" if distance else ""
         is_found = goal.ours in rates and goal.theirs in rates
         yield Row(
             key=f"workers.{goal.key}.{width}" + (f".{distance}ms" if distance else ""),
-            what=f"worker, 10 KB, c={width}{away}, {goal.what}",
+            what=f"worker, 10 KB, {width} threads{away}, {goal.what}",
             goal=goal.ratio,
             is_at_most=False,
             ratio=round(rates[goal.ours] / rates[goal.theirs], 2) if is_found else None,

@@ -1,7 +1,7 @@
-"""A Wagtail site with uploads on its local disk moves to QueuedStorage and S3, in a real browser.
+"""Move a Wagtail site with uploads from its local disk to S3, in a real browser.
 
-Run it with `make adoption`; docs/tutorial-wagtail.md tells the same steps. It needs chromium and
-chromedriver, and takes a minute or two. ADOPTION_SCREENSHOTS names a directory for screenshots.
+Run it with `make adoption`. docs/tutorial-wagtail.md has the same steps. It requires chromium and
+chromedriver, and takes one or two minutes. ADOPTION_SCREENSHOTS is a directory for screenshots.
 """
 
 import contextlib
@@ -30,10 +30,10 @@ import s3server
 
 BUCKET = "media"
 USER = PASSWORD = "adoption"
-DEADLINE = 60.0  # seconds for whatever is waited for
+DEADLINE = 60.0  # seconds to wait for any condition
 HERE = Path(__file__).resolve().parent
 
-# The pieces that the tutorial shows. tests/test_docs.py holds it against them.
+# The code of the tutorial. tests/test_docs.py compares the tutorial with it.
 
 HOME_MODELS = """
 from wagtail.documents.models import Document
@@ -81,22 +81,22 @@ DATABASES["default"]["OPTIONS"] = {
 
 def main() -> int:
     for name in ("SIGTERM", "SIGHUP"):
-        signal.signal(getattr(signal, name), lambda *_: sys.exit("Ended."))
+        signal.signal(getattr(signal, name), lambda *_: sys.exit("Terminated."))
     if missing := [name for name in ("chromium", "chromedriver") if not shutil.which(name)]:
-        sys.exit(f"No {' and no '.join(missing)}: apt install chromium chromium-driver")
+        sys.exit(f"Not installed: {', '.join(missing)}. Run: apt install chromium chromium-driver")
     with contextlib.ExitStack() as stack:
         directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="adoption-"))
         try:
             adopt(Adoption(Path(directory), stack))
         except AssertionError as error:
-            print(f"WRONG: {error}")
+            print(f"ERROR: {error}")
             return 1
-    print("\nAll as it should be.")
+    print("\nAll checks passed.")
     return 0
 
 
 def adopt(site: "Adoption") -> None:
-    say("A Wagtail site on plain FileSystemStorage")
+    say("Create a Wagtail site with FileSystemStorage")
     site.run("wagtail start mysite .")
     site.write("home/models.py", HOME_MODELS)
     site.write("home/templates/home/home_page.html", HOME_TEMPLATE)
@@ -109,13 +109,13 @@ def adopt(site: "Adoption") -> None:
             browser.upload("images", site.picture(f"landscape-{number}.jpg"))
         handbook = browser.upload("documents", site.archive("handbook.zip"))
         pictures = browser.pictures_of("/")
-        check(len(pictures) == 3, "the home page shows three pictures")
-        check(all(site.address in url for url in pictures), "all come from the site itself")
+        check(len(pictures) == 3, "The home page shows three images.")
+        check(all(site.url in url for url in pictures), "All images are served by the site itself.")
     uploaded = site.local_files()
     originals = [name for name in uploaded if name.startswith("original_images/")]
-    check(len(originals) == 3, f"{len(uploaded)} files are on the disk, three are originals")
+    check(len(originals) == 3, f"The disk has {len(uploaded)} files. Three are originals.")
 
-    say("The settings, the ledger's table, and a remote")
+    say("Configure QueuedStorage and create a bucket")
     site.append("mysite/settings/base.py", SETTINGS)
     site.append("mysite/settings/base.py", SQLITE_SETTINGS)
     site.start_s3()
@@ -123,60 +123,65 @@ def adopt(site: "Adoption") -> None:
     site.run("python manage.py migrate")
     with site.served():
         pictures = browser.pictures_of("/")
-        check(all(site.address in url for url in pictures), "the pictures come from here as before")
+        check(all(site.url in url for url in pictures), "The site still serves the images itself.")
 
-        say("What is there goes to S3, and the site goes on")
+        say("Transfer the existing files while the site is running")
         site.run("python manage.py queued_storage backfill --dry-run")
-        check(not site.s3_files(), "the dry run has sent nothing")
+        check(not site.s3_files(), "The dry run uploaded nothing.")
         site.run("python manage.py queued_storage backfill")
         site.run("python manage.py queued_storage worker --until-empty")
         site.run("python manage.py queued_storage flush --wait")
         site.run("python manage.py queued_storage verify --content")
-        check(site.s3_files() == uploaded, f"S3 has the same {len(uploaded)} files, byte by byte")
+        check(site.s3_files() == uploaded, f"S3 has identical copies of all {len(uploaded)} files.")
         pictures = browser.pictures_of("/")
-        check(all(site.s3.endpoint in url for url in pictures), "the pictures come from S3 now")
+        check(all(site.s3.endpoint in url for url in pictures), "The images are served from S3.")
 
-        say("The disk is freed")
+        say("Evict the local copies")
         site.run("python manage.py queued_storage evict --all --dry-run")
-        check(site.local_files() == uploaded, "the dry run has freed nothing")
+        check(site.local_files() == uploaded, "The dry run evicted nothing.")
         site.run("python manage.py queued_storage evict --all")
-        check(not site.local_files(), "no file is left on the disk")
+        check(not site.local_files(), "No files are left on the disk.")
 
-        say("The pages still work")
+        say("Check the pages")
         pictures = browser.pictures_of("/")
-        check(len(pictures) == 3, "the home page shows three pictures")
-        check(all(site.s3.endpoint in url for url in pictures), "all come from S3")
+        check(len(pictures) == 3, "The home page shows three images.")
+        check(all(site.s3.endpoint in url for url in pictures), "All images are served from S3.")
         pictures = browser.pictures_of("/admin/images/")
-        check(len(pictures) == 3, "the list of images in the admin shows them, too")
+        check(len(pictures) == 3, "The list of images in the admin shows three images.")
         pictures = browser.pictures_of("/admin/images/1/")
-        check(bool(pictures), "the form of an image makes a rendition of an original on S3")
-        check(browser.download("/", "handbook.zip") == handbook, "the document has the right bytes")
+        check(bool(pictures), "The edit view of an image creates a rendition.")
+        check(
+            browser.download("/", "handbook.zip") == handbook,
+            "The downloaded document is identical.",
+        )
 
-        say("A new upload")
+        say("Upload a new image")
         landscape = browser.upload("images", site.picture("landscape-3.jpg"))
-        until(lambda: landscape in site.s3_files().values(), "its original is on S3 by itself")
-        check(len(browser.pictures_of("/")) == 4, "the home page shows four pictures")
+        until(lambda: landscape in site.s3_files().values(), "Its original is transferred to S3.")
+        check(len(browser.pictures_of("/")) == 4, "The home page shows four images.")
         site.run("python manage.py queued_storage flush --wait")
         pictures = browser.pictures_of("/")
-        check(all(site.s3.endpoint in url for url in pictures), "all come from S3")
+        check(all(site.s3.endpoint in url for url in pictures), "All images are served from S3.")
         browser.screenshot("home")
         browser.pictures_of("/admin/images/")
         browser.screenshot("images")
         site.run("python manage.py queued_storage status --check")
         site.run("python manage.py queued_storage verify")
 
-        say("An image is deleted in the admin")
+        say("Delete an image in the admin")
         browser.submit("/admin/images/1/delete/")
-        until(lambda: not site.has_in_s3("landscape-0"), "it is gone from S3 with its renditions")
+        until(
+            lambda: not site.has_in_s3("landscape-0"), "The image and its renditions are deleted."
+        )
 
-        say("And back, for who has changed their mind")
+        say("Move back to the local disk")
         site.run("python manage.py queued_storage restore --all")
         site.run("python manage.py queued_storage verify --content")
-        check(site.local_files() == site.s3_files(), "the disk has what S3 has, byte by byte")
+        check(site.local_files() == site.s3_files(), "The disk and S3 have identical files.")
 
 
 class Adoption:
-    """The project in a directory of its own; all that it starts ends with the stack."""
+    """The project in its own directory. Everything that it starts ends with the stack."""
 
     def __init__(self, directory: Path, stack: contextlib.ExitStack) -> None:
         self.directory = directory
@@ -188,7 +193,7 @@ class Adoption:
         self.s3 = s3server.S3Server(directory / "s3")
         stack.callback(self.s3.stop)
         [self._port] = s3server.free_ports(1)
-        self.address = f"http://127.0.0.1:{self._port}"
+        self.url = f"http://127.0.0.1:{self._port}"
         self._environment = os.environ | {
             "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
             "PYTHONUNBUFFERED": "1",
@@ -200,7 +205,7 @@ class Adoption:
             "AWS_DEFAULT_REGION": s3server.REGION,
             "AWS_ENDPOINT_URL_S3": self.s3.endpoint,
         }
-        self.browser = Browser(self.address, directory, stack)
+        self.browser = Browser(self.url, directory, stack)
 
     def run(self, command: str) -> None:
         print(f"$ {command}", flush=True)
@@ -216,20 +221,20 @@ class Adoption:
         shown = done.stdout if " queued_storage " in command or done.returncode else ""
         for line in shown.splitlines():
             print(f"  {line}", flush=True)
-        check(done.returncode == 0, None, f"it ended with {done.returncode}")
+        check(done.returncode == 0, None, f"{command} exited with status {done.returncode}.")
 
     def write(self, name: str, text: str) -> None:
-        print(f"writes {name}")
+        print(f"Writing {name}.")
         (self._project / name).write_text(text.lstrip())
 
     def append(self, name: str, text: str) -> None:
-        print(f"appends to {name}")
+        print(f"Appending to {name}.")
         with (self._project / name).open("a") as file:
             file.write(text)
 
     @contextlib.contextmanager
     def served(self) -> Iterator[None]:
-        """The development server, which the keeper kills however this script ends."""
+        """Run the development server. Its supervisor kills it however this script ends."""
         log = self.directory / "server.log"
         command = ["python", "manage.py", "runserver", "--noreload", str(self._port)]
         print(f"$ {shlex.join(command)}", flush=True)
@@ -244,24 +249,24 @@ class Adoption:
                 start_new_session=True,
             )
         try:
-            until(lambda: answers(self.address) or process.poll() is not None)
+            until(lambda: answers(self.url) or process.poll() is not None)
             yield
         except BaseException:
             print(log.read_text(errors="replace")[-3000:])
             raise
         finally:
             assert process.stdin
-            process.stdin.close()  # which tells the keeper
+            process.stdin.close()  # which makes the supervisor kill it
             process.wait()
 
     def start_s3(self) -> None:
-        print(f"starts an S3 server, {self.s3.name}, with the bucket {BUCKET}")
+        print(f"Starting an S3 server ({self.s3.name}) with the bucket {BUCKET}.")
         self.s3.start()
         with contextlib.closing(self.s3.client()) as client:
             client.create_bucket(Bucket=BUCKET)
 
     def local_files(self) -> dict[str, str]:
-        """The checksum of each by its name."""
+        """Return the checksum of each file by its name."""
         return {
             path.relative_to(self._media).as_posix(): checksum(path.read_bytes())
             for path in self._media.rglob("*")
@@ -269,7 +274,7 @@ class Adoption:
         }
 
     def s3_files(self) -> dict[str, str]:
-        """The same of S3, straight from the server, without a line of the package."""
+        """Return the same for S3, read from the server without this package."""
         with contextlib.closing(self.s3.client()) as client:
             found = client.list_objects_v2(Bucket=BUCKET).get("Contents", [])
             return {
@@ -281,7 +286,7 @@ class Adoption:
         return any(text in name for name in self.s3_files())
 
     def picture(self, name: str) -> Path:
-        """Hills of random colours."""
+        """Create an image of hills in random colors."""
         image = Image.new("RGB", (1600, 1200), random_colour(150, 255))
         draw = ImageDraw.Draw(image)
         for horizon in (400, 600, 800, 1000):
@@ -299,10 +304,10 @@ class Adoption:
 
 
 class Browser:
-    """Chromium without a screen, on the pages of the site."""
+    """A headless Chromium that visits the site."""
 
-    def __init__(self, address: str, directory: Path, stack: contextlib.ExitStack) -> None:
-        self._address = address
+    def __init__(self, url: str, directory: Path, stack: contextlib.ExitStack) -> None:
+        self._url = url
         self._downloads = directory / "downloads"
         options = webdriver.ChromeOptions()
         options.binary_location = str(shutil.which("chromium"))
@@ -321,15 +326,15 @@ class Browser:
         self._element("[name=username]").send_keys(USER)
         self._element("[name=password]").send_keys(PASSWORD)
         self._press("form button[type=submit]")
-        print("logs in")
+        print("Logging in.")
 
     def upload(self, kind: str, file: Path) -> str:
-        """By the form of the admin for it. Returns the checksum."""
+        """Upload a file with the form in the admin, and return its checksum."""
         self._open(f"/admin/{kind}/add/")
         self._element("[name=file]").send_keys(str(file))
         until(lambda: self._element("[name=title]").get_property("value"))  # from the file's name
         self._press("main form button[type=submit]")
-        until(lambda: self._path() == f"/admin/{kind}/", f"uploads {file.name}")
+        until(lambda: self._path() == f"/admin/{kind}/", f"{file.name} is uploaded.")
         return checksum(file.read_bytes())
 
     def submit(self, path: str) -> None:
@@ -338,7 +343,7 @@ class Browser:
         until(lambda: self._path() != path)
 
     def pictures_of(self, path: str) -> list[str]:
-        """Where the pictures in the contents of a page come from, once all of them have pixels."""
+        """Return the URLs of the images in the content of a page, once all of them are loaded."""
         self._open(path)
         images = self._driver.find_elements(By.CSS_SELECTOR, "main img, body.template-homepage img")
         images = images or self._driver.find_elements(By.CSS_SELECTOR, "body img")
@@ -346,11 +351,13 @@ class Browser:
             self._driver.execute_script("arguments[0].scrollIntoView()", image)
             until(lambda image=image: image.get_property("complete"))
             url = str(image.get_property("src"))
-            check(image.get_property("naturalWidth") > 0, None, f"{url} shows nothing on {path}")
+            check(
+                image.get_property("naturalWidth") > 0, None, f"{url} is not displayed on {path}."
+            )
         return [str(image.get_property("src")) for image in images]
 
     def download(self, path: str, name: str) -> str:
-        """The checksum of what a click on a link brings."""
+        """Click a link, and return the checksum of the downloaded file."""
         self._open(path)
         self._press(f"a[href$='{name}']")
         file = self._downloads / name
@@ -363,10 +370,10 @@ class Browser:
             self._driver.save_screenshot(str(Path(directory) / f"{name}.png"))
 
     def _open(self, path: str) -> None:
-        self._driver.get(self._address + path)
+        self._driver.get(self._url + path)
 
     def _path(self) -> str:
-        return self._driver.current_url.removeprefix(self._address)
+        return self._driver.current_url.removeprefix(self._url)
 
     def _element(self, selector: str) -> Any:
         return self._driver.find_element(By.CSS_SELECTOR, selector)
@@ -381,7 +388,7 @@ def say(text: str) -> None:
 
 def check(is_so: bool, what: str | None, otherwise: str | None = None) -> None:
     if not is_so:
-        raise AssertionError(otherwise or f"not so: {what}")
+        raise AssertionError(otherwise or f"This is not true: {what}")
     if what:
         print(f"- {what}", flush=True)
 
@@ -389,14 +396,18 @@ def check(is_so: bool, what: str | None, otherwise: str | None = None) -> None:
 def until(is_so: Callable[[], Any], what: str | None = None) -> None:
     deadline = time.monotonic() + DEADLINE
     while not is_so():
-        check(time.monotonic() < deadline, None, f"not within {DEADLINE:g} s: {what or 'ready'}")
+        check(
+            time.monotonic() < deadline,
+            None,
+            f"Not true after {DEADLINE:g} s: {what or 'The site is ready.'}",
+        )
         time.sleep(0.1)
     check(True, what)
 
 
-def answers(address: str) -> bool:
+def answers(url: str) -> bool:
     try:
-        urlopen(address, timeout=5).close()
+        urlopen(url, timeout=5).close()
     except URLError:
         return False
     return True

@@ -1,6 +1,6 @@
-"""The demonstration: a Django site whose pictures go to a real S3 server by way of the local disk.
+"""The demo: a Django site that saves images to the local disk and uploads them to a real S3 server.
 
-Start it with `make demo`. With ONCE=1 in the environment it needs no browser: see once.py.
+Run it with `make demo`. With ONCE=1 in the environment, it runs without a browser; see once.py.
 """
 
 import os
@@ -17,20 +17,20 @@ from django.core.management import call_command
 from django.core.servers.basehttp import ThreadedWSGIServer, WSGIRequestHandler
 from django.core.wsgi import get_wsgi_application
 
-PORT = 8000  # or any other one, if that is taken
+PORT = 8000  # or another one, if it is in use
 
 
 def main() -> int:
     for name in ("SIGTERM", "SIGHUP"):
         if hasattr(signal, name):
-            signal.signal(getattr(signal, name), lambda *_: sys.exit("Ended."))
+            signal.signal(getattr(signal, name), lambda *_: sys.exit("Terminated."))
     try:
-        with site() as address:
+        with site() as url:
             if os.environ.get("ONCE", "") not in ("", "0"):
-                import once  # it reads the site's settings
+                import once  # which reads the site's settings
 
-                return once.run(address)
-            return wait_for_ctrl_c(address)
+                return once.run(url)
+            return wait_for_ctrl_c(url)
     except KeyboardInterrupt:
         print("\nStopped.")
         return 0
@@ -38,7 +38,7 @@ def main() -> int:
 
 @contextmanager
 def site() -> Iterator[str]:
-    """The running site's address. The S3 server is still down; all of it ends with the block."""
+    """Run the site and yield its URL, without the S3 server. Everything stops with the block."""
     os.environ["DJANGO_SETTINGS_MODULE"] = "gallery.settings"
     django.setup()
     from django.conf import settings
@@ -53,7 +53,7 @@ def site() -> Iterator[str]:
         finally:
             server.shutdown()
     finally:
-        settings.S3.stop()  # so that no transfer lasts any longer
+        settings.S3.stop()  # so that running transfers end
         default_storage.queue.stop(5)
         shutil.rmtree(settings.DATA, ignore_errors=True)
 
@@ -70,12 +70,12 @@ def web_server() -> WSGIServer:
     return server
 
 
-def wait_for_ctrl_c(address: str) -> int:
+def wait_for_ctrl_c(url: str) -> int:
     from django.conf import settings
 
     settings.S3.start()
-    print(f"The S3 server ({settings.S3.describe()}) is at {settings.S3.endpoint}.")
-    print(f"\n    Open {address}/ in a browser.\n\nCtrl-C stops all of it.", flush=True)
+    print(f"The S3 server ({settings.S3.describe()}) is running at {settings.S3.endpoint}.")
+    print(f"\nOpen {url}/ in a browser. Press Ctrl-C to stop the demo.", flush=True)
     threading.Event().wait()
     return 0
 

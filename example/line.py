@@ -1,4 +1,4 @@
-"""The line between the site and the S3 server: a TCP proxy that can be slow or cut."""
+"""The connection between the site and the S3 server: a TCP proxy that can be slow or closed."""
 
 import contextlib
 import socket
@@ -11,7 +11,7 @@ CHUNK = 16 * 1024
 
 
 class Line:
-    """Carries connections on ``port`` to ``target`` while it is open, else refuses them."""
+    """Forward connections on ``port`` to ``target`` while it is open, and refuse them otherwise."""
 
     def __init__(self, port: int, target: int) -> None:
         self.port = port
@@ -31,13 +31,13 @@ class Line:
             threading.Thread(target=self._listener.serve_forever, args=(0.05,), daemon=True).start()
 
     def close(self) -> None:
-        """Refuse new connections; the others end with the server."""
+        """Refuse new connections. Existing ones end with the server."""
         if self._listener is not None:
             self._listener.shutdown()
             self._listener.server_close()
             self._listener = None
 
-    def carry(self, source: socket.socket, sink: socket.socket, *, up: bool) -> None:
+    def forward(self, source: socket.socket, sink: socket.socket, *, up: bool) -> None:
         with contextlib.suppress(OSError):
             while data := source.recv(CHUNK):
                 if up and self.slow:
@@ -66,8 +66,8 @@ class _Listener(socketserver.ThreadingTCPServer):
         super().__init__(("127.0.0.1", line.port), _Connection)
 
     def server_bind(self) -> None:
-        # Small buffers and packets, as on a real line: else the loopback interface swallows
-        # megabytes at once, and a sender takes them for sent.
+        # Small buffers and packets, as on a real connection. Otherwise the loopback interface
+        # accepts megabytes at once, and a client considers them sent.
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, CHUNK)
         with contextlib.suppress(OSError, AttributeError):
             self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 1400)
@@ -85,8 +85,8 @@ class _Connection(socketserver.BaseRequestHandler):
         ):
             server.settimeout(None)
             up = threading.Thread(
-                target=line.carry, args=(self.request, server), kwargs={"up": True}, daemon=True
+                target=line.forward, args=(self.request, server), kwargs={"up": True}, daemon=True
             )
             up.start()
-            line.carry(server, self.request, up=False)
+            line.forward(server, self.request, up=False)
             up.join()

@@ -1,6 +1,6 @@
-"""The demonstration without a browser: `make demo ONCE=1`.
+"""The demo without a browser: `make demo ONCE=1`.
 
-Uploads pictures while S3 is down, brings S3 up, waits until all are on it, compares every byte.
+Upload images while S3 is down, start S3, wait until all are transferred, and compare every byte.
 """
 
 import hashlib
@@ -24,16 +24,17 @@ from django.template.defaultfilters import filesizeformat
 import s3server
 
 SIZES = os.environ.get("DEMO_SIZES", "10 100 1024 5120 51200")  # in KB
-DEADLINE = float(os.environ.get("DEMO_DEADLINE", "120"))  # seconds for all to be on S3
+TRANSFERRED = "Transferred"  # as the page shows it
+DEADLINE = float(os.environ.get("DEMO_DEADLINE", "120"))  # seconds for all transfers
 
 
 class Wrong(Exception):
-    """What is wrong, in words for the terminal."""
+    """An error, with a message for the terminal."""
 
 
 @dataclass
 class Upload:
-    """One picture and what was seen of it; a column of the table each."""
+    """One image and what was observed; each attribute is a column of the table."""
 
     file_name: str
     content: bytes
@@ -41,7 +42,7 @@ class Upload:
     meanwhile: str = ""
     state: str = ""
     on_s3_after: float = 0
-    is_same: bool | None = None  # not known before it is compared
+    is_same: bool | None = None  # None until it is compared
     problems: list[str] = field(default_factory=list)
 
     def compare(self, found: Iterator[bytes], where: str) -> None:
@@ -50,16 +51,16 @@ class Upload:
             digest.update(piece)
         if digest.digest() != hashlib.sha256(self.content).digest():
             self.is_same = False
-            self.problems.append(f"has other bytes {where}")
+            self.problems.append(f"{where} differs from the uploaded file.")
 
 
-def run(address: str) -> int:
-    """The exit code: 0 if every byte is where it should be."""
+def run(url: str) -> int:
+    """Run the demo and return the exit code: 0 if all copies are identical."""
     uploads = [Upload(f"{size}-KB.bmp", picture(size * 1024)) for size in map(int, SIZES.split())]
     try:
         require_s3_is_down()
-        site = Site(address)
-        site.post("first.bmp", picture(1024))  # libraries load, threads start: not counted
+        site = Site(url)
+        site.post("first.bmp", picture(1024))  # loads libraries and starts threads: not measured
         for upload in uploads:
             save_and_read_back(site, upload)
         bring_s3_up()
@@ -68,14 +69,14 @@ def run(address: str) -> int:
             compare(site, upload)
     except (Wrong, RuntimeError, OSError, BotoCoreError, ClientError) as wrong:
         print_table(uploads)
-        print(f"\nWRONG: {wrong}")
+        print(f"\nERROR: {wrong}")
         return 1
     print_table(uploads)
     problems = [f"{upload.file_name} {what}" for upload in uploads for what in upload.problems]
     for problem in problems:
-        print(f"WRONG: {problem}")
+        print(f"ERROR: {problem}")
     if not problems:
-        print("\nAll are on S3, and every byte is the same.")
+        print("\nAll files were transferred to S3, and all copies are identical.")
     return 1 if problems else 0
 
 
@@ -83,12 +84,13 @@ def run(address: str) -> int:
 
 
 def require_s3_is_down() -> None:
+    url = settings.S3.endpoint
     try:
-        urlopen(settings.S3.endpoint, timeout=2).close()
+        urlopen(url, timeout=2).close()
     except URLError as error:
-        print(f"S3 is down: {settings.S3.endpoint} says {error.reason}.")
+        print(f"The S3 server is down. Connecting to {url} failed: {error.reason}.")
     else:
-        raise Wrong(f"S3 should be down, but {settings.S3.endpoint} answers.")
+        raise Wrong(f"The S3 server must be down, but {url} responds.")
 
 
 def save_and_read_back(site: "Site", upload: Upload) -> None:
@@ -98,14 +100,16 @@ def save_and_read_back(site: "Site", upload: Upload) -> None:
     file = site.file(upload.file_name)
     upload.meanwhile = {"local": "local disk", "s3": "S3"}[file["place"]]
     if file["place"] != "local":
-        upload.problems.append("was not served from the local disk while S3 was down")
+        upload.problems.append("was not served from the local disk while S3 was down.")
     upload.compare(site.get(file["url"]), "on the local disk")
 
 
 def bring_s3_up() -> None:
     start = time.monotonic()
     settings.S3.start()
-    print(f"S3 is up: {settings.S3.describe()}, after {time.monotonic() - start:.1f} s.\n")
+    print(
+        f"The S3 server ({settings.S3.describe()}) started in {time.monotonic() - start:.1f} s.\n"
+    )
 
 
 def wait_for_all(site: "Site", uploads: list[Upload]) -> None:
@@ -114,16 +118,16 @@ def wait_for_all(site: "Site", uploads: list[Upload]) -> None:
         seconds = time.monotonic() - start
         for upload in uploads:
             upload.state = site.file(upload.file_name)["label"]
-            if upload.state == "On S3" and not upload.on_s3_after:
+            if upload.state == TRANSFERRED and not upload.on_s3_after:
                 upload.on_s3_after = seconds
-        missing = [upload for upload in uploads if upload.state != "On S3"]
+        missing = [upload for upload in uploads if upload.state != TRANSFERRED]
         if not missing:
             return
         if seconds > DEADLINE:
             errors = {site.file(upload.file_name)["error"] for upload in missing} - {""}
             raise Wrong(
-                f"{len(missing)} of {len(uploads)} are not on S3 after {DEADLINE:g} s. "
-                + " ".join(sorted(errors))
+                f"{len(missing)} of {len(uploads)} files were not transferred "
+                f"within {DEADLINE:g} s. " + " ".join(sorted(errors))
             )
         time.sleep(0.05)
 
@@ -131,14 +135,14 @@ def wait_for_all(site: "Site", uploads: list[Upload]) -> None:
 def compare(site: "Site", upload: Upload) -> None:
     file = site.file(upload.file_name)
     if file["place"] != "s3":
-        upload.problems.append("is on S3, but the site serves it from elsewhere")
-    upload.compare(site.get(file["url"]), "at the address that the site gives")
+        upload.problems.append("was transferred, but the site does not serve it from S3.")
+    upload.compare(site.get(file["url"]), "at the URL that the site returns")
     upload.compare(from_s3(f"pictures/{file['name']}"), "on S3")
     upload.is_same = upload.is_same is not False
 
 
 def from_s3(key: str) -> Iterator[bytes]:
-    """Straight from the server, without a line of this package."""
+    """Read the object from the server, without this package."""
     client = settings.S3.client()
     yield from client.get_object(Bucket=s3server.BUCKET, Key=key)["Body"].iter_chunks(1024 * 1024)
 
@@ -147,11 +151,13 @@ def print_table(uploads: list[Upload]) -> None:
     columns: dict[str, Callable[[Upload], Any]] = {
         "name": lambda upload: upload.file_name,
         "size": lambda upload: filesizeformat(len(upload.content)).replace("\xa0", " "),
-        "saved in ms": lambda upload: f"{upload.saved_ms:.0f}",
-        "served meanwhile from": lambda upload: upload.meanwhile,
+        "saved (ms)": lambda upload: f"{upload.saved_ms:.0f}",
+        "served from (S3 down)": lambda upload: upload.meanwhile,
         "state": lambda upload: upload.state,
-        "on S3 after s": lambda upload: f"{upload.on_s3_after:.1f}" if upload.on_s3_after else "-",
-        "bytes equal": lambda upload: {True: "yes", False: "NO", None: "-"}[upload.is_same],
+        "transferred after (s)": lambda upload: (
+            f"{upload.on_s3_after:.1f}" if upload.on_s3_after else "-"
+        ),
+        "identical": lambda upload: {True: "yes", False: "NO", None: "-"}[upload.is_same],
     }
     rows = [list(columns), *([str(of(upload)) for of in columns.values()] for upload in uploads)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -164,19 +170,19 @@ def print_table(uploads: list[Upload]) -> None:
 
 
 class Site:
-    def __init__(self, address: str) -> None:
-        self._address = address
+    def __init__(self, url: str) -> None:
+        self._url = url
         self._cookies = CookieJar()
         self._opener = build_opener(HTTPCookieProcessor(self._cookies))
-        self._opener.open(address).close()  # which gives the cookie against forgery
+        self._opener.open(url).close()  # which sets the CSRF cookie
 
     def get(self, url: str) -> Iterator[bytes]:
         try:
-            with self._opener.open(urljoin(self._address, url)) as answer:
+            with self._opener.open(urljoin(self._url, url)) as answer:
                 while piece := answer.read(1024 * 1024):
                     yield piece
         except HTTPError as error:
-            raise Wrong(f"{error.url} says {error}.") from error
+            raise Wrong(f"{error.url} returned an error: {error}.") from error
 
     def file(self, file_name: str) -> dict[str, Any]:
         files = json.loads(b"".join(self.get("/state/")))["files"]
@@ -195,13 +201,13 @@ class Site:
         }
         body = b"".join([head.encode(), content, f"\r\n--{boundary}--\r\n".encode()])
         try:
-            self._opener.open(Request(f"{self._address}/upload/", body, headers)).close()
+            self._opener.open(Request(f"{self._url}/upload/", body, headers)).close()
         except HTTPError as error:
-            raise Wrong(f"The site did not take {file_name}: {error.read().decode()}") from error
+            raise Wrong(f"The site rejected {file_name}: {error.read().decode()}") from error
 
 
 def picture(size: int) -> bytes:
-    """A BMP of random colours, ``size`` bytes long."""
+    """Return a BMP of random colors, ``size`` bytes long."""
     width = math.isqrt(size // 3) // 4 * 4
     height = (size - 54) // (width * 3)
     head = struct.pack(

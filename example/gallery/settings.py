@@ -1,4 +1,4 @@
-"""A small Django site whose pictures go to S3 by way of the local disk."""
+"""A small Django site that saves images to the local disk and uploads them to S3."""
 
 import tempfile
 from pathlib import Path
@@ -8,7 +8,7 @@ import s3server
 DATA = Path(tempfile.mkdtemp(prefix="queued-storage-demo-"))  # demo.py removes it
 S3 = s3server.S3Server(DATA / "s3")
 
-# What it takes to use QueuedStorage: the app, a storage made of two others, and nothing else.
+# All that QueuedStorage needs: the app, and a storage that consists of two others.
 
 INSTALLED_APPS = ["queued_storage", "gallery"]
 
@@ -34,13 +34,13 @@ STORAGES = {
     },
 }
 
-# For a demo, where people watch: short pauses, no giving up, and a look at the ledger every second.
+# People watch the demo: short delays, endless retries, and a poll of the ledger every second.
 QUEUED_STORAGE = {
     "QUEUE": {"BACKEND": "queued_storage.queues.threads.ThreadQueue", "OPTIONS": {"poll": 1}},
     "RETRIES": 1_000_000,
     "RETRY_DELAY": 1,
     "RETRY_MAX_DELAY": 5,
-    "LEASE": 3,  # a third of it is how often the progress of a transfer is written down
+    "LEASE": 3,  # the progress of a transfer is stored every third of it
 }
 
 DATABASES = {
@@ -55,15 +55,15 @@ DATABASES = {
     }
 }
 
-# The rest is what any site has.
+# Any site has the rest.
 
-SECRET_KEY = "for a site that nobody else can reach"
+SECRET_KEY = "insecure, for a site on this machine only"
 DEBUG = True
 ALLOWED_HOSTS = ["127.0.0.1", "localhost"]
 ROOT_URLCONF = "gallery.urls"
 USE_TZ = True
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
-FILE_UPLOAD_TEMP_DIR = DATA  # beside the local disk, so that big uploads are moved, not copied
+FILE_UPLOAD_TEMP_DIR = DATA  # on the local disk, so that large uploads are moved, not copied
 CSRF_COOKIE_NAME = "demo_csrf"
 MIDDLEWARE = ["django.middleware.csrf.CsrfViewMiddleware"]
 TEMPLATES = [{"BACKEND": "django.template.backends.django.DjangoTemplates", "APP_DIRS": True}]
@@ -71,8 +71,8 @@ LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
     "loggers": {
-        "django.server": {"level": "ERROR"},  # the page asks every moment
-        "django.request": {"level": "ERROR"},  # what is no picture, the page says
+        "django.server": {"level": "ERROR"},  # the page polls the site
+        "django.request": {"level": "ERROR"},  # the page reports files that aren't images
         "queued_storage": {"level": "ERROR"},  # the page shows each failed attempt
     },
 }

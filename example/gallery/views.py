@@ -10,6 +10,7 @@ from django.shortcuts import get_object_or_404, redirect, render
 from django.template.defaultfilters import filesizeformat
 from django.urls import reverse
 from django.utils import timezone
+from django.utils.text import capfirst
 from django.views.decorators.csrf import ensure_csrf_cookie
 from django.views.decorators.http import require_POST, require_safe
 
@@ -21,14 +22,6 @@ from .models import Picture
 PictureForm = modelform_factory(Picture, fields=["image"])
 
 State = QueuedFile.State
-
-# What visitors call the states; FAILED cannot come up here, nor can HELD.
-LABELS = {
-    State.PENDING: "Waiting",
-    State.TRANSFERRING: "Moving",
-    State.TRANSFERRED: "On S3",
-    State.DELETING: "Deleting",
-}
 
 
 @ensure_csrf_cookie
@@ -54,7 +47,7 @@ def state(request: HttpRequest) -> JsonResponse:
 
 @require_POST
 def upload(request: HttpRequest) -> HttpResponse:
-    """Save pictures, as any view would: nothing in here knows about S3."""
+    """Save images as any view would. Nothing in here knows about S3."""
     errors = []
     for file in request.FILES.getlist("image"):
         form = PictureForm(files={"image": file})
@@ -95,7 +88,7 @@ def switch_line(request: HttpRequest) -> HttpResponse:
     return redirect("page")
 
 
-# What the page shows, as text: its JavaScript only puts it in place.
+# What the page shows, as text. Its JavaScript only inserts it.
 
 
 def _state() -> dict[str, Any]:
@@ -104,16 +97,15 @@ def _state() -> dict[str, Any]:
     urls = default_storage.urls(row.name for row in rows if row.name in pictures)
     files = [_file(row, pictures.get(row.name), urls.get(row.name, "")) for row in rows]
     living = [row for row in rows if row.state != State.DELETING]
-    moved = [row for row in living if row.state == State.TRANSFERRED]
     return {
         "s3_is_up": settings.S3.is_up,
         "line_is_slow": settings.S3.line.slow,
         "files": files,
         "total": len(living),
         "total_size": filesizeformat(sum(row.size for row in living)),
-        "moved": len(moved),
-        "moving": sum(row.state == State.TRANSFERRING for row in living),
-        "waiting": sum(row.state == State.PENDING for row in living),
+        "transferred": sum(row.state == State.TRANSFERRED for row in living),
+        "transferring": sum(row.state == State.TRANSFERRING for row in living),
+        "pending": sum(row.state == State.PENDING for row in living),
     }
 
 
@@ -124,7 +116,7 @@ def _file(row: QueuedFile, picture: Picture | None, url: str) -> dict[str, Any]:
         "name": row.name.removeprefix("pictures/"),
         "size": filesizeformat(row.size),
         "state": str(row.state),
-        "label": LABELS.get(State(row.state), row.get_state_display()),
+        "label": capfirst(row.get_state_display()),
         "percent": _percent(row),
         "place": place,
         "served": _served(place),
@@ -154,10 +146,11 @@ def _note(row: QueuedFile, picture: Picture | None) -> str:
     if picture and picture.saved_in_ms is not None:
         parts.append(f"saved in {picture.saved_in_ms:.0f} ms")
     if row.state == State.TRANSFERRED and row.transferred_at:
-        parts.append(f"on S3 after {(row.transferred_at - row.saved_at).total_seconds():.1f} s")
+        seconds = (row.transferred_at - row.saved_at).total_seconds()
+        parts.append(f"transferred after {seconds:.1f} s")
     if row.attempts > 1 or row.last_error:
         parts.append(f"{row.attempts} attempt{'s' if row.attempts != 1 else ''}")
     if row.last_error and row.due_at and not row.lease_token:
-        seconds = round((row.due_at - timezone.now()).total_seconds())
-        parts.append(f"next try in {seconds} s" if seconds > 0 else "next try now")
+        left = round((row.due_at - timezone.now()).total_seconds())
+        parts.append(f"next attempt in {left} s" if left > 0 else "next attempt is due")
     return " · ".join(parts)

@@ -58,26 +58,26 @@ ALL = LEVELS
 CONTENT_ONLY = ["content"]
 LIES = [
     Row("stores nothing", Fault.LOSE, ALL, Lie.LOSE, ALL),
-    Row("stores a part", Fault.TRUNCATE, ALL, Lie.TRUNCATE, ALL),
+    Row("stores only a part", Fault.TRUNCATE, ALL, Lie.TRUNCATE, ALL),
     Row(
-        "stores it under another name, and does not say so",
+        "stores the file under another name without reporting it",
         *(Fault.MISPLACE, ALL),
         *(Lie.MISPLACE, ALL),
     ),
-    Row("stores it, and does not show it yet", Fault.HIDE, ALL, Lie.HIDE, ALL),
-    Row("gets a flipped bit over the network", Fault.FLIP, CONTENT_ONLY, Lie.GARBLE, ALL),
+    Row("stores the file, but doesn't show it yet", Fault.HIDE, ALL, Lie.HIDE, ALL),
+    Row("receives a flipped bit over the network", Fault.FLIP, CONTENT_ONLY, Lie.GARBLE, ALL),
     Row(
         "stores a flipped bit",
         *(Fault.FLIP, CONTENT_ONLY),
         *(Lie.FLIP, ["checksum", "content"]),
     ),
     Row(
-        "stores a flipped bit, and keeps no checksum",
+        "stores a flipped bit, and has no checksum",
         *(Fault.FLIP, CONTENT_ONLY),
         *(Lie.FLIP_AND_FORGET, CONTENT_ONLY),
     ),
     Row(
-        "stores a flipped bit, and repeats the checksum that it was told",
+        "stores a flipped bit, and returns the checksum that it received",
         *(Fault.FLIP, CONTENT_ONLY),
         *(Lie.FLIP_AND_ECHO, CONTENT_ONLY),
     ),

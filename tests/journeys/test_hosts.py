@@ -329,7 +329,7 @@ def test_a_file_that_is_transferred_while_it_is_fetched(
         assert read(storage, saved) == b"bytes"
 
 
-# Stable addresses
+# Stable URLs
 
 
 @pytest.fixture

@@ -494,7 +494,7 @@ def test_a_process_that_dies_before_the_commit_has_saved_nothing(
 ) -> None:
     kill_application(point, save_and_go_on, "docs/a.bin", CONTENT)
     assert not ledger().exists()
-    draft, left = on_disk()  # as a rolled-back save leaves it; see docs/promises.md
+    draft, left = on_disk()  # as a rolled-back save leaves it; see docs/guarantees.md
     assert (is_unfinished(draft), left) == (True, "docs/a.bin")
 
     name = storages["default"].save("docs/a.bin", ContentFile(NEWER))

@@ -8,7 +8,7 @@ step (see tests/support/stepped.py), so what happens is the same in each run.
 
 After every step each file reads as its own bytes, no deleted one is back, what is promoted is whole
 on the remote, and no object there is unknown to the ledger. In the end all is let to settle, and
-nothing may be left over. The only exceptions are those that docs/promises.md names: what a worker
+nothing may be left over. The only exceptions are those that docs/guarantees.md names: what a worker
 without its claim writes to the remote in a call that it had begun, an object that a remote
 called as it likes and that nobody lived to write down, what a killed process leaves in the middle
 of a save or of an overwriting, the local file of a save that was rolled back.
@@ -54,7 +54,7 @@ from queued_storage.ledger.database import ledger
 from queued_storage.ledger.states import State
 from queued_storage.maintenance import sweep
 from queued_storage.models import QueuedFile
-from queued_storage.operations import steering
+from queued_storage.operations import errands, steering
 from queued_storage.queues.base import run_all
 from queued_storage.storage import routes
 from queued_storage.tasks import Transfer, TransferAndDelete
@@ -304,7 +304,7 @@ class Model(RuleBasedStateMachine):
         elif kind in {"evict", "restore"}:
             self.is_steered = True
             deed = Deed(kind)
-            work = partial(getattr(steering, kind), ledger().named(ALIAS, name))
+            work = partial(getattr(errands, kind), ledger().named(ALIAS, name))
         else:
             deed = Deed("read", name)
             work = partial(self.reads, storage, name)

@@ -143,8 +143,8 @@ TRANSFER_AND_HANG = """
 import sys, time, django
 django.setup()
 from django.core.files.storage import storages
-from queued_storage import transfers
 from queued_storage.models import QueuedFile
+from queued_storage.transfers import work
 
 def hang(name, content, max_length=None):
     path = storages["far"].path(name)
@@ -154,7 +154,7 @@ def hang(name, content, max_length=None):
     time.sleep(600)
 
 storages["far"].save = hang
-transfers.run(QueuedFile.objects.get().pk)
+work.run(QueuedFile.objects.get().pk)
 """
 
 

@@ -23,7 +23,8 @@ from django.core.management import call_command
 from django.db import connections, transaction
 from queued_storage import checks
 from queued_storage.maintenance import sweep
-from queued_storage.models import QueuedFile, ledger
+from queued_storage.ledger.database import ledger
+from queued_storage.models import QueuedFile
 
 for alias in connections:
     call_command("migrate", database=alias, verbosity=0)

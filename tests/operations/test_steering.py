@@ -15,7 +15,7 @@ from queued_storage.exceptions import LeaseLost
 from queued_storage.files.streams import PiecewiseFile
 from queued_storage.ledger.database import ledger
 from queued_storage.ledger.states import State
-from queued_storage.operations import comparison, errands, passes, steering
+from queued_storage.operations import comparison, errands, steering
 from queued_storage.operations.comparison import Finding, Kind
 from queued_storage.operations.passes import Step
 from queued_storage.operations.reconciliation import reconcile
@@ -115,7 +115,7 @@ def test_retry_waits_for_a_worker_that_may_still_write() -> None:
 
 
 def test_retry_tells_a_queue_once_for_each_batch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(passes, "BATCH", 2)
+    monkeypatch.setattr(steering, "BATCH", 2)
     storage, other = make(), make()
     for number in range(3):
         storage.save(f"{number}.txt", file())

@@ -155,7 +155,7 @@ def test_a_claimed_file_with_a_ledger_out_of_reach(
 
     storage = make()
     pk = row(storage, storage.save("a.txt", file())).pk
-    monkeypatch.setattr(executor.transfers, "run_claimed", away)
+    monkeypatch.setattr(executor.work, "run_claimed", away)
     threads = executor.Executor(1, 60, lambda: [storage.alias])
     threads.start()
     record = until(lambda: [each for each in records if "worked on" in each.getMessage()])[0]

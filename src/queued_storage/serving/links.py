@@ -25,7 +25,7 @@ def public(alias: str, name: str) -> str:
     except NoReverseMatch as error:
         raise ImproperlyConfigured(
             f"There is no address for {name!r} of the storage {alias!r}. Include "
-            f"'queued_storage.urls' in your URLconf; see the docs, under 'Stable addresses'."
+            f"'queued_storage.urls' in your URLconf; see the docs, under 'Stable URLs'."
         ) from error
 
 

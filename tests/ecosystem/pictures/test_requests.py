@@ -23,15 +23,15 @@ pytestmark = [pytest.mark.django_db, pytest.mark.timeout(400)]
 DOCS = Path(__file__).parents[3] / "docs"
 PICTURES = 5
 
-UPLOAD = "five pictures are uploaded"
-FIRST = "a page shows them for the first time"
-AGAIN = "the page once more"
-COLD = "the page, with an empty cache"
-KEPT = "the page, after the transfer"
-EVICTED = "the page, after the eviction"
-OTHER_KEPT = "thumbnails of another size, after the transfer"
-OTHER_EVICTED = "thumbnails of another size, after the eviction"
-DELETE = "all of it is deleted"
+UPLOAD = "uploading five images"
+FIRST = "first view of a page that shows them"
+AGAIN = "second view of the page"
+COLD = "view with an empty cache"
+KEPT = "view after the transfer"
+EVICTED = "view after the eviction"
+OTHER_KEPT = "thumbnails of another size after the transfer"
+OTHER_EVICTED = "thumbnails of another size after the eviction"
+DELETE = "deleting everything"
 
 
 @dataclass(frozen=True)
