@@ -1,4 +1,4 @@
-"""An ``S3Storage`` as its own ``save()`` uses it: keys, parameters, and the client."""
+"""The keys, parameters and client that ``S3Storage.save()`` uses."""
 
 from typing import TYPE_CHECKING, Any, Protocol, TypedDict
 
@@ -37,7 +37,7 @@ class Place(TypedDict):
 
 
 class Bucket:
-    """The objects of one storage. An instance costs nothing, and may be made for each file."""
+    """The objects of one storage. Creating an instance is cheap."""
 
     def __init__(self, storage: S3Remote) -> None:
         self.storage = storage
@@ -48,7 +48,7 @@ class Bucket:
 
     @property
     def client(self) -> "S3Client":
-        """The client of this thread: S3Storage has one for each."""
+        """The client of this thread."""
         client: S3Client = self.storage.connection.meta.client
         return client
 
@@ -59,10 +59,10 @@ class Bucket:
         return {"Bucket": self.name, "Key": self.key(name)}
 
     def parameters(self, name: str, content: object = None) -> dict[str, Any]:
-        """The parameters that ``save()`` sends, apart from those that name the object."""
+        """Return the parameters that ``save()`` sends, except those that name the object."""
         return self.storage._get_write_parameters(self.key(name), content)
 
     def customer_key(self, name: str) -> dict[str, Any]:
-        """The parameters that reading takes, if objects are encrypted with the project's key."""
+        """Return the parameters that reading requires if the project has its own key."""
         parameters = self.storage.get_object_parameters(name)
         return {key: value for key, value in parameters.items() if key.startswith("SSECustomer")}

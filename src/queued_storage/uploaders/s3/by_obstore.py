@@ -1,14 +1,14 @@
 """Send small objects by ``obstore``, whose client is written in Rust.
 
-boto3 sends the first object of a kind. obstore then sends the others to the same place, with every
-header of that request that says how the object is stored, and signed with the same credentials.
+boto3 sends the first object of a kind. obstore then sends the others to the same place, with all
+headers of that request that define how the object is stored, and signed with the same credentials.
 
-The one difference is the checksum that S3 keeps beside the object. obstore can send SHA-256, but
-not CRC-32, which boto3 sends unless the storage names an algorithm. A storage that names none
-leaves the choice to whoever sends, and S3 refuses damaged bytes by either, so its objects are sent
-with SHA-256. A storage that names any other algorithm, CRC-32 among them, gets it from boto3.
+Only the checksum that S3 keeps for the object may differ. obstore can send SHA-256, but not CRC-32,
+which boto3 sends by default. A storage that names no ``ChecksumAlgorithm`` leaves the choice to the
+client, and S3 refuses damaged bytes with either, so obstore sends SHA-256. If a storage names
+another algorithm, such as CRC-32, boto3 sends its objects.
 
-boto3 also sends whatever obstore would send in another way, or fails to send.
+boto3 also sends every object that obstore would store differently, or fails to send.
 """
 
 import enum
@@ -41,12 +41,12 @@ if TYPE_CHECKING:
     from obstore.store import S3Credential
 
 IS_INSTALLED = find_spec("obstore") is not None
-REST = 100  # objects that boto3 sends after one that obstore failed to send, or to prove
-KINDS_MAX = 50  # of a client: each has connections of its own
-# What another version of boto3 or obstore may lead to
+REST = 100  # objects that boto3 sends after one that obstore did not send or prove
+KINDS_MAX = 50  # per client, because each kind has its own connections
+# Errors that other versions of boto3 or obstore may cause
 UNEXPECTED = (AttributeError, BotoCoreError, ImportError, LookupError, TypeError, ValueError)
 
-# Parameters of put_object() that obstore sends along with an object, and their headers
+# Parameters of put_object() that obstore takes for each object: its names for them, the headers
 ATTRIBUTES = {
     "CacheControl": ("Cache-Control", "cache-control"),
     "ContentDisposition": ("Content-Disposition", "content-disposition"),
@@ -57,7 +57,7 @@ ATTRIBUTES = {
 }
 METADATA = "x-amz-meta-"
 RESERVED = {attribute.lower() for attribute, _header in ATTRIBUTES.values()}
-# Headers that are made for each request anew, or do not change what is stored
+# Headers that differ in each request, or do not change what is stored
 NOT_KEPT = {
     *("accept-encoding", "amz-sdk-invocation-id", "amz-sdk-request", "authorization"),
     *("content-length", "content-md5", "date", "expect", "host", "if-none-match"),
@@ -66,13 +66,14 @@ NOT_KEPT = {
 }
 CHECKSUMS = ("x-amz-checksum-", "x-amz-sdk-checksum-")
 SCOPE = re.compile(r"AWS4-HMAC-SHA256 Credential=(.+)/\d{8}/([^/]+)/s3/aws4_request,")
-# Variables of the environment that change obstore's requests, but not boto3's
+# Environment variables that change obstore's requests, but not boto3's
 VARIABLES = ("AWS_SERVER_SIDE", "AWS_SSE_", "AWS_PROXY_")
 
-_is_cut_off = False  # in a child whose parent has loaded obstore, whose threads it lacks
+_is_cut_off = False  # whether this is a child of a process that imported obstore
 
 
 def _after_fork() -> None:
+    # The threads of obstore do not exist in the child, where its calls would never return.
     global _is_cut_off
     _is_cut_off = "obstore" in sys.modules
 
@@ -81,22 +82,22 @@ os.register_at_fork(after_in_child=_after_fork)
 
 
 class Outcome(enum.Enum):
-    """What became of an object."""
+    """The result of sending an object."""
 
-    NOT_SENT = enum.auto()  # boto3 has to send it
-    SENT = enum.auto()  # the server took it, but the answer does not say what it stored
-    PROVED = enum.auto()  # the server has stored these bytes
+    NOT_SENT = enum.auto()  # boto3 must send it
+    SENT = enum.auto()  # the server accepted it, but the response does not prove what it stored
+    PROVED = enum.auto()  # the server stored these bytes
 
 
 def can_send(algorithm: str | None) -> bool:
-    """Whether obstore can be used in this process, for a storage that names this algorithm."""
-    # With cooperative threads, such as those of gevent, a call of obstore would stop all of them.
+    """Return whether this process can use obstore for a storage that names this algorithm."""
+    # A call of obstore would block all cooperative threads, such as those of gevent.
     is_cooperative = socket.socket.__module__ != "socket"
     return IS_INSTALLED and algorithm in (None, SHA256) and not _is_cut_off and not is_cooperative
 
 
 class _Own(threading.local):
-    """The substitutes of this thread. A client belongs to one thread, as in S3Storage."""
+    """The substitutes of this thread: S3Storage has one client per thread."""
 
     def __init__(self) -> None:
         self.substitutes: WeakKeyDictionary[Any, Substitute | None] = WeakKeyDictionary()
@@ -106,7 +107,7 @@ _own = _Own()
 
 
 def substitute_for(storage: S3Remote, client: "S3Client") -> "Substitute | None":
-    """What sends in place of this client; None if it would connect in another way."""
+    """Return what can send instead of this client, or None if it would connect differently."""
     if client not in _own.substitutes:
         is_able = _connects_as_usual(storage, client)
         _own.substitutes[client] = Substitute(client) if is_able else None
@@ -114,29 +115,29 @@ def substitute_for(storage: S3Remote, client: "S3Client") -> "Substitute | None"
 
 
 class Substitute:
-    """Sends small objects in place of one client of boto3, once it has seen one of their kind."""
+    """Sends small objects instead of one client of boto3, if that has sent one of their kind."""
 
     def __init__(self, client: "S3Client") -> None:
         self._config = client.meta.config
-        self._kinds: dict[str, Sender | None] = {}  # None if boto3 has to send them all
+        self._kinds: dict[str, Sender | None] = {}  # None for a kind that boto3 must send
 
     def send(self, what: SmallObject) -> Outcome:
         sender = self._kinds.get(kind_of(what))
         return sender.send(what) if sender else Outcome.NOT_SENT
 
     def learn(self, what: SmallObject, request: SeenRequest) -> None:
-        """Note how boto3 has sent this object, if it is the first of its kind."""
+        """Record how boto3 sent this object, if it is the first of its kind."""
         kind = kind_of(what)
-        is_news = kind not in self._kinds and len(self._kinds) < KINDS_MAX
-        if is_news and attributes_of(what) is not None:
+        is_first = kind not in self._kinds and len(self._kinds) < KINDS_MAX
+        if is_first and attributes_of(what) is not None:
             try:
                 self._kinds[kind] = self._sender(what, request)
             except UNEXPECTED as error:
-                logger.info("Small files are sent without obstore: %s", reason(error))
+                logger.info("Small files are uploaded without obstore: %s", reason(error))
                 self._kinds[kind] = None
 
     def _sender(self, what: SmallObject, request: SeenRequest) -> "Sender | None":
-        """What can send objects of this kind; None if obstore would send another request."""
+        """Return a sender of this kind, or None if obstore would send another request."""
         headers = request.plain_headers()
         scope = SCOPE.match(headers.get("authorization", ""))
         suffix = f"/{percent_encode(what.key, safe='/~')}"
@@ -149,17 +150,17 @@ class Substitute:
         }
         of_object = {name: kept.pop(name) for name in sorted(kept) if _is_of_object(name)}
         credentials = Credentials(request)
-        is_alike = (
+        is_same = (
             of_object == headers_of(what)
             and all(map(_is_sent_as_is, kept.values()))
             and credentials()["access_key_id"] == scope[1]
         )
-        place = request.url.removesuffix(suffix)  # with the bucket, wherever that stands in it
-        return Sender(place, scope[2], kept, credentials, self._config) if is_alike else None
+        place = request.url.removesuffix(suffix)  # includes the bucket, in its host or path
+        return Sender(place, scope[2], kept, credentials, self._config) if is_same else None
 
 
 def kind_of(what: SmallObject) -> str:
-    """Objects of one kind differ in nothing but key, bytes and attributes."""
+    """Return the kind: its objects differ in key, bytes and attributes only."""
     common = {
         name: value
         for name, value in what.parameters.items()
@@ -169,7 +170,7 @@ def kind_of(what: SmallObject) -> str:
 
 
 def attributes_of(what: SmallObject) -> dict[str, str] | None:
-    """What obstore is told of one object; None if that cannot be told."""
+    """Return obstore's attributes of one object, or None if it would send other headers."""
     given = {
         attribute: what.parameters[name]
         for name, (attribute, _header) in ATTRIBUTES.items()
@@ -178,14 +179,14 @@ def attributes_of(what: SmallObject) -> dict[str, str] | None:
     metadata = what.parameters.get("Metadata", {})
     is_plain = (
         "Content-Type" in given
-        and RESERVED.isdisjoint(map(str.lower, metadata))
         and all(map(_is_sent_as_is, (*given.values(), *metadata, *metadata.values())))
+        and RESERVED.isdisjoint(map(str.lower, metadata))
     )
     return {**given, **metadata} if is_plain else None
 
 
 def headers_of(what: SmallObject) -> dict[str, str]:
-    """The headers that boto3 makes of the same."""
+    """Return the headers that boto3 makes of the same parameters."""
     metadata = what.parameters.get("Metadata", {})
     return {
         header: what.parameters[name]
@@ -199,7 +200,7 @@ def _is_of_object(header: str) -> bool:
 
 
 def _is_sent_as_is(value: Any) -> bool:
-    """Whether no client changes it: in spaces at its ends, say, or in what is not ASCII."""
+    """Return whether all clients send this text unchanged. Spaces and non-ASCII may be changed."""
     return (
         isinstance(value, str)
         and value.isascii()
@@ -220,19 +221,20 @@ class Sender:
         credentials: "Credentials",
         config: Any,
     ) -> None:
-        # Imported here: what forks after that has children that cannot use it.
+        # Imported late, because children of a process that has imported it cannot use it.
         from obstore import put
         from obstore.exceptions import AlreadyExistsError, BaseError
 
         self._put = put
         self._is_there: type[Exception] = AlreadyExistsError
-        self._failures = (BaseError, OSError, TypeError, ValueError)  # not a queue's time limit
+        # The exception by which a queue enforces a time limit is not among them.
+        self._failures = (BaseError, OSError, TypeError, ValueError)
         self._options = (place, region, headers, credentials, config)
-        self._store: Any = None  # made when it is needed: some kinds have one object only
+        self._store: Any = None  # created on first use, because many kinds have only one object
         self._rest = 0
 
     def send(self, what: SmallObject) -> Outcome:
-        """Send an object once; obstore repeats nothing."""
+        """Send an object, with a single attempt."""
         attributes = attributes_of(what)
         if attributes is None or not is_ready_for(what.key):
             return Outcome.NOT_SENT
@@ -250,26 +252,26 @@ class Sender:
                 use_multipart=False,
             )
         except self._is_there:
-            return Outcome.NOT_SENT  # boto3 finds the same, and says so
+            return Outcome.NOT_SENT  # boto3 reports it
         except self._failures:
             self._rest = REST
             return Outcome.NOT_SENT
         md5 = hashlib.md5(what.data, usedforsecurity=False).hexdigest()
         if (answer["e_tag"] or "").strip('"') == md5:
             return Outcome.PROVED
-        self._rest = REST  # the server encrypts; its answers to boto3 repeat the checksum
+        self._rest = REST  # objects are encrypted; a response to boto3 contains the checksum
         return Outcome.SENT
 
 
 def is_ready_for(key: str) -> bool:
-    """Whether obstore sends the key as it is. It would drop an empty part of it."""
+    """Return whether obstore keeps the key unchanged. It would drop an empty part."""
     return all(key.split("/")) and key.isprintable()
 
 
 class Credentials:
-    """The credentials that boto3's client has at the moment."""
+    """Returns the current credentials of boto3's client."""
 
-    LIFE = timedelta(minutes=6)  # obstore asks again after one of them; boto3 renews them earlier
+    LIFE = timedelta(minutes=6)  # obstore calls again after a minute; boto3 refreshes in time
 
     def __init__(self, request: SeenRequest) -> None:
         self._signer = request.signer
@@ -286,7 +288,7 @@ class Credentials:
 
 
 def _connects_as_usual(storage: S3Remote, client: "S3Client") -> bool:
-    """Whether obstore would connect as the storage's client does."""
+    """Return whether obstore would connect in the same way as the storage's client."""
     config: Any = client.meta.config
     has_own_client = getattr(type(storage), "connection", None) is not S3Storage.connection
     has_own_network = config.proxies or config.client_cert or getproxies().keys() - {"no"}
@@ -300,7 +302,7 @@ def _connects_as_usual(storage: S3Remote, client: "S3Client") -> bool:
 
 
 def _has_usual_roots(storage: S3Remote) -> bool:
-    """Whether the client trusts the certificates that are trusted everywhere, and no others."""
+    """Return whether the client verifies certificates, with the default authorities only."""
     if storage.verify is not None:
         return storage.verify is True
     profile = botocore.session.Session(profile=storage.session_profile)
@@ -327,7 +329,7 @@ def _store(
             "region": region,
             "checksum_algorithm": SHA256,
             "conditional_put": "etag",
-            # Variables of the environment could say otherwise.
+            # Environment variables would change these.
             "request_payer": False,
             "s3_express": False,
             "skip_signature": False,

@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 CREATING = ("PutObject", "CompleteMultipartUpload")  # the calls that make an object
-PARTS = 3  # of a stream that are in memory, and are sent side by side
+PARTS = 3  # of a stream that are in memory, and are sent concurrently
 
 
 def config_for_stream(own: TransferConfig) -> TransferConfig:
-    """The storage's own, with few parts in memory."""
+    """Return the storage's own configuration, with few parts in memory."""
     config: Any = copy.copy(own)
     config.max_request_concurrency = min(config.max_request_concurrency, PARTS)
     config.max_in_memory_upload_chunks = PARTS
@@ -35,9 +35,10 @@ def upload_path(
     config: TransferConfig,
     on_sent: Callable[[int], object],
 ) -> None:
-    """Have the threads that send the parts read them, so that none is held in memory.
+    """Upload a file whose parts are read by the threads that send them, and not kept in memory.
 
-    ``on_sent`` is called with the number of bytes sent so far. What it raises ends the upload.
+    ``on_sent`` is called with the number of bytes sent so far. If it raises an exception, the
+    upload ends with it.
     """
     progress = _Progress(on_sent)
     with create_transfer_manager(client, config) as manager:
@@ -49,8 +50,8 @@ def upload_path(
 
 
 class _Progress(BaseSubscriber):
-    """Adds up what several threads have sent. An error that is raised in one of these threads
-    would leave files open, so it is kept, and the upload is cancelled."""
+    """Adds up the bytes that several threads have sent. An exception in one of these threads would
+    leave files open, so it is kept, and the upload is cancelled."""
 
     def __init__(self, on_sent: Callable[[int], object]) -> None:
         self.error: BaseException | None = None
@@ -71,8 +72,8 @@ class _Progress(BaseSubscriber):
 
 @contextlib.contextmanager
 def only_if_new(client: "S3Client", key: str) -> Iterator[None]:
-    """Add ``If-None-Match: *`` to the requests that make the object: s3transfer takes no such
-    argument."""
+    """Add ``If-None-Match: *`` to the requests that create the object: s3transfer has no argument
+    for it."""
 
     def add(params: dict[str, Any], **kwargs: Any) -> None:
         if params["Key"] == key:
@@ -89,7 +90,7 @@ def only_if_new(client: "S3Client", key: str) -> Iterator[None]:
 
 
 def abort_uploads(client: "S3Client", place: Place) -> None:
-    """Abort uploads to a key that were cut off: they cost money and are in no listing."""
+    """Abort interrupted uploads to a key. They cost money, and no listing shows them."""
     pages = client.get_paginator("list_multipart_uploads").paginate(
         Bucket=place["Bucket"], Prefix=place["Key"]
     )

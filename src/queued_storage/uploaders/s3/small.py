@@ -21,13 +21,13 @@ class SmallObject:
     bucket: str
     key: str
     data: bytes = field(repr=False)
-    parameters: Mapping[str, Any] = field(repr=False)  # of put_object(), but for those above
-    is_new: bool = False  # store it only if there is no object with this key
+    parameters: Mapping[str, Any] = field(repr=False)  # the others of put_object()
+    is_new: bool = False  # store it only if the key does not exist
 
 
 @dataclass
 class SeenRequest:
-    """A request as boto3 has sent it."""
+    """A request that boto3 has sent."""
 
     url: str = ""
     headers: Mapping[str, Any] = field(default_factory=dict, repr=False)
@@ -35,7 +35,7 @@ class SeenRequest:
     signing: tuple[str, str, str] = ("", "", "")  # service, region, version
 
     def plain_headers(self) -> dict[str, str]:
-        """The headers as text, with their names in small letters."""
+        """Return the headers as text, with lowercase names."""
         return {
             name.lower(): value.decode() if isinstance(value, bytes) else str(value)
             for name, value in self.headers.items()
@@ -44,12 +44,12 @@ class SeenRequest:
 
 @dataclass(frozen=True)
 class Answer:
-    checksum: str  # as the server repeats it, or ""
+    checksum: str  # the one in the response, or ""
     request: SeenRequest
 
 
 def put_object(client: "S3Client", what: SmallObject, checksum: Sum) -> Answer:
-    """Store an object by ``client.put_object()``, along with its checksum."""
+    """Store an object with its checksum by ``client.put_object()``."""
     parameters = {**what.parameters, checksum.parameter: checksum.value}
     if what.is_new:
         parameters["IfNoneMatch"] = "*"
@@ -61,10 +61,10 @@ def put_object(client: "S3Client", what: SmallObject, checksum: Sum) -> Answer:
 
 
 class _Own(threading.local):
-    """What this thread does."""
+    """The state of this thread."""
 
     def __init__(self) -> None:
-        self.request: SeenRequest | None = None  # which put_object() above makes
+        self.request: SeenRequest | None = None  # the one that put_object() above is sending
         self.watched: WeakSet[Any] = WeakSet()  # clients whose events are handled
 
 
@@ -72,10 +72,10 @@ _own = _Own()
 
 
 class _Watch:
-    """Follows one request by the events of the client that sends it.
+    """Observes one request through the client's events.
 
-    The handlers stay registered: to register them anew for each request takes longer than to sign
-    it. They leave alone what the project sends with this client.
+    The handlers stay registered, because registering them is slow. They ignore requests that the
+    project itself sends with this client.
     """
 
     def __init__(self, client: "S3Client") -> None:
@@ -106,7 +106,7 @@ def _before_sign(
     **kwargs: Any,
 ) -> None:
     if _own.request is not None:
-        # boto3 would wait for the server's leave to send the body: another round trip.
+        # Waiting for the server's "100 Continue" would take another round trip.
         if "Expect" in request.headers:
             del request.headers["Expect"]
         _own.request.signer = request_signer

@@ -1,4 +1,4 @@
-"""What an S3 server was seen to do, so that it is not asked again about every file."""
+"""What an S3 server did in a test, so that not every file needs requests to find it out."""
 
 import os
 import threading
@@ -17,16 +17,18 @@ from ...reporting.reasons import reason
 from .bucket import Bucket, S3Remote
 from .checksums import ALGORITHMS, CRC32, sum_of
 
-PROBE_AFTER = 20  # uploads of a process to a bucket: for fewer, probing costs more than it saves
+PROBE_AFTER = 20  # uploads of a process to a bucket; for fewer, a probe costs more than it saves
 PROBE_AGAIN = 5000  # uploads after a probe that failed
 
 
 @dataclass(frozen=True)
 class Trust:
-    """What a probe has shown. If both are true, the answer to a PUT proves the object."""
+    """The result of a probe."""
 
-    checksums: bool = False  # the server refuses wrong ones, and shows at once what it stored
-    conditions: bool = False  # it keeps to If-None-Match: an object that exists stays
+    # The server refuses wrong checksums, and returns the correct one immediately. A response to a
+    # PUT that contains the checksum then proves the object.
+    checksums: bool = False
+    conditions: bool = False  # an If-None-Match keeps an existing object
 
 
 NONE = Trust()
@@ -44,9 +46,9 @@ os.register_at_fork(after_in_child=_after_fork)
 
 
 def trust_in(storage: S3Remote, algorithm: str = CRC32) -> Trust:
-    """What is known of the server and this kind of checksum, for an upload that is about to begin.
+    """Return what is known of the server and the algorithm, just before an upload.
 
-    One of these calls probes the server. Meanwhile nothing is known to the others.
+    One of these calls probes the server. The others do not wait for it.
     """
     place = _place(storage, algorithm)
     if (known := _known.get(place)) is not None:
@@ -68,7 +70,7 @@ def trust_in(storage: S3Remote, algorithm: str = CRC32) -> Trust:
 
 
 def known(storage: S3Remote, algorithm: str = CRC32) -> Trust:
-    """The same, without a request."""
+    """Return what is known of the server and the algorithm, without a request."""
     return _known.get(_place(storage, algorithm), NONE)
 
 
@@ -106,7 +108,7 @@ def _probe(storage: S3Remote, algorithm: str) -> Trust:
 
 
 class _Probe:
-    """A small object with a hidden name, stored as all others are."""
+    """A small object with a hidden name, stored in the same way as all others."""
 
     def __init__(self, bucket: Bucket, name: str, data: bytes) -> None:
         self._client = bucket.client
@@ -118,7 +120,7 @@ class _Probe:
         self._data = data
 
     def is_refused(self, status: int, **parameters: Any) -> bool:
-        """Whether the server answers with this status. Any other error says nothing."""
+        """Return whether the server responds with this status. Another error is raised."""
         try:
             self._client.put_object(
                 **self._place, **{**self._parameters, **parameters}, Body=self._data
@@ -137,4 +139,4 @@ class _Probe:
         try:
             self._client.delete_object(**self._place)
         except (BotoCoreError, ClientError) as error:
-            logger.info("%r is left on the remote: %s", self._place["Key"], reason(error))
+            logger.info("%r was not deleted from the remote: %s", self._place["Key"], reason(error))

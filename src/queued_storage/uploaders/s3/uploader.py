@@ -15,6 +15,7 @@ from ...exceptions import VerificationError
 from ...files.streams import MeasuredFile, Saved
 from ...ledger.states import Content
 from ...reporting.logs import logger
+from ...reporting.reasons import reason
 from ..base import PIECE, Uploader
 from . import by_obstore, multipart, small, trust
 from .bucket import Bucket, S3Remote
@@ -27,17 +28,16 @@ if TYPE_CHECKING:
 
 
 class S3Uploader(Uploader):
-    """Sends a small file in one request and a large one in parts, and has S3 prove a checksum.
+    """Uploads a small file in one request and a large one in parts, verified by a checksum.
 
     Key, parameters, ACL and encryption are those of ``S3Storage.save()``. A storage with ``gzip``,
-    or with a ``save`` of its own, is left to the generic uploader. The checksum is the one that
-    the storage names, else CRC-32, or SHA-256 for what ``by_obstore`` sends. It is compared without
-    a download. A server that keeps none proves the size. ``trust`` knows what the server need not
-    be asked about each file.
+    or with its own ``save()``, uses the generic uploader. The checksum is the one that the storage
+    names, else CRC-32, or SHA-256 if obstore sends the file. It is compared without a download. If
+    the server keeps no checksum, the size is compared.
     """
 
     replaces = True
-    may_use_obstore: ClassVar[bool] = True  # if it is installed, and stores the same
+    may_use_obstore: ClassVar[bool] = True
 
     @classmethod
     def suits(cls, remote: Storage) -> bool:
@@ -56,7 +56,7 @@ class S3Uploader(Uploader):
         return self._upload(name, content, is_new=False)
 
     def upload_new(self, name: str, content: MeasuredFile) -> str:
-        """On the condition ``If-None-Match: *``, where the server knows it.
+        """Upload with the condition ``If-None-Match: *``, if the server supports it.
 
         See https://docs.aws.amazon.com/AmazonS3/latest/userguide/conditional-writes.html.
         """
@@ -76,7 +76,7 @@ class S3Uploader(Uploader):
         is_known = named is None or named in ALGORITHMS
         if is_known and (data := self._small(content)) is not None:
             place = self._bucket.place(name)
-            parameters.pop("ChecksumType", None)  # which only parts have
+            parameters.pop("ChecksumType", None)  # for multipart uploads
             what = SmallObject(place["Bucket"], place["Key"], data, parameters, is_new)
             self._upload_small(name, what, named, content.content)
         else:
@@ -84,7 +84,7 @@ class S3Uploader(Uploader):
         return cast(str, clean_name(name))
 
     def _small(self, content: MeasuredFile) -> bytes | None:
-        """All the bytes of a file that is sent in one request, else None."""
+        """Return all the bytes of a small file, or None if the file is sent in another way."""
         config: Any = self._bucket.storage.transfer_config
         limit = min(small.LIMIT, config.multipart_threshold - 1)
         if config.max_bandwidth or not is_seekable(content):
@@ -106,7 +106,7 @@ class S3Uploader(Uploader):
                 self.has_proof = self._put(name, what, named, sent, substitute)
 
     def _substitute(self, named: str | None) -> Substitute | None:
-        """What may send in place of boto3, if the server is known to refuse wrong checksums."""
+        """Return what may send instead of boto3, if the server refuses wrong checksums."""
         if not self.may_use_obstore or not by_obstore.can_send(named):
             return None
         storage = self._bucket.storage
@@ -121,7 +121,7 @@ class S3Uploader(Uploader):
         sent: Content,
         substitute: Substitute | None,
     ) -> bool:
-        """Have boto3 send the object; whether that proved it."""
+        """Send the object by boto3. Returns whether that proved its bytes."""
         trusted = trust.trust_in(self._bucket.storage, named or CRC32)
         is_crc32 = named in (None, CRC32)
         checksum = encoded(_crc32_of(sent)) if is_crc32 else sum_of(SHA256, what.data)
@@ -133,7 +133,7 @@ class S3Uploader(Uploader):
         return not is_crc32 and self._is_shown(name, checksum)
 
     def _is_shown(self, name: str, checksum: Sum) -> bool:
-        """Whether the object has this checksum, which nobody knows after the upload."""
+        """Return whether the server shows this checksum, which the ledger does not store."""
         found = self._head(name).get(checksum.parameter)
         if found is not None:
             self._require(name, "the checksum", found, checksum.value)
@@ -151,7 +151,7 @@ class S3Uploader(Uploader):
         if named is None:
             parameters["ChecksumType"] = "FULL_OBJECT"
         if is_seekable(content):
-            content.seek(0)  # somebody may have had a look at it
+            content.seek(0)  # transfer() may have read some of it
         bucket, client, place = self._bucket, self._bucket.client, self._bucket.place(name)
         can_prove = named in (None, CRC32) and trust.known(bucket.storage).checksums
         config = bucket.storage.transfer_config
@@ -164,8 +164,8 @@ class S3Uploader(Uploader):
                 client.upload_fileobj(content, **place, ExtraArgs=parameters, Config=config)
 
     def _prove_saved(self, name: str, content: MeasuredFile, saved: Saved) -> None:
-        """What the threads have read was not seen here: the server's checksum tells."""
-        with contextlib.suppress(VerificationError):  # the caller may find the reason
+        """Compare the checksum of the save with the server's: the threads read the file."""
+        with contextlib.suppress(VerificationError):  # content.was_sent() finds the reason
             self.has_proof = self.verify(name, saved.content, "checksum") == "checksum"
         content.was_sent(saved, is_proved=self.has_proof)
 
@@ -176,14 +176,14 @@ class S3Uploader(Uploader):
         return is_small and trust.conditions_are_known(storage)
 
     def forget_unfinished(self, name: str) -> None:
-        """Abort multipart uploads. A worker that was frozen in one cannot continue it then."""
+        """Abort multipart uploads, so that a worker that was frozen cannot continue one."""
         try:
             multipart.abort_uploads(self._bucket.client, self._bucket.place(name))
         except ClientError as error:
             if _status(error) >= 500 and _status(error) != HTTPStatus.NOT_IMPLEMENTED:
                 raise
-            # It is gone, or this account may not abort it; a rule of the bucket can.
-            logger.info("Unfinished uploads to %r are left: %s", name, error)
+            # It ended meanwhile, or the account may not abort it; a lifecycle rule can.
+            logger.info("Unfinished uploads to %r were not aborted: %s", name, reason(error))
 
     # Verifying
 
@@ -210,7 +210,7 @@ class S3Uploader(Uploader):
             self._require(name, "the checksum", _as_recorded(checksum), sent.checksum)
             return "checksum"
         if "ChecksumSHA256" in head and sent.size <= small.LIMIT:
-            return self.verify_content(name, sent)  # the ledger has nothing to compare with it
+            return self.verify_content(name, sent)  # the ledger has no SHA-256 to compare
         return "size"
 
     def _head(self, name: str) -> "HeadObjectOutputTypeDef":
@@ -222,13 +222,13 @@ class S3Uploader(Uploader):
             )
         except ClientError as error:
             if _status(error) == HTTPStatus.NOT_FOUND:
-                raise VerificationError(f"The remote has no {name!r} after the upload.") from error
+                raise VerificationError(f"The remote has no file named {name!r}.") from error
             raise
 
     # Reading and listing
 
     def read_back(self, name: str) -> Iterator[bytes]:
-        """Straight from the answer: ``S3Storage.open()`` holds the whole file in memory."""
+        """Yield the bytes of the response: ``S3Storage.open()`` keeps the file in memory."""
         yield from self._pieces_of(name, {})
 
     def read_part(self, name: str, start: int, end: int) -> Iterator[bytes]:
@@ -243,7 +243,7 @@ class S3Uploader(Uploader):
             yield from body.iter_chunks(PIECE)
 
     def names(self, under: str = "") -> Iterator[str]:
-        """A page of a thousand at a time, where ``listdir()`` takes a directory as a whole."""
+        """Yield the names page by page, while ``listdir()`` keeps a directory in memory."""
         root, prefix = self._directory(""), self._directory(under)
         pages = self._bucket.client.get_paginator("list_objects_v2").paginate(
             Bucket=self._bucket.name, Prefix=prefix
@@ -258,7 +258,7 @@ class S3Uploader(Uploader):
 
 
 class PlainS3Uploader(S3Uploader):
-    """The same without ``obstore``, for the option ``uploader``."""
+    """Never uses obstore. Set the option ``uploader`` to its dotted path."""
 
     may_use_obstore = False
 
