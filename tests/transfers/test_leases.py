@@ -268,7 +268,7 @@ def test_promotion_during_renewal_spoils_no_other_lease(monkeypatch: pytest.Monk
         connect()
         promoted.state = State.TRANSFERRED
 
-    monkeypatch.setattr(statements, "_kept", {})
+    monkeypatch.setattr(statements, "_texts", {})
     with monkeypatch.context() as patches:
         patches.setattr(connection, "ensure_connection", connect_slowly)
         ledger().renew(promoted, 0)
