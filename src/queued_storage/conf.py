@@ -5,7 +5,6 @@ import math
 import os
 import re
 import socket
-import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -13,6 +12,8 @@ from typing import Any, Generic, TypeVar
 from django.conf import settings as django_settings
 from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
+
+from .runtime.forks import ForkSafeLock
 
 VERIFY_LEVELS = ("size", "checksum", "content")
 OTHER_HOST_WAYS = ("error", "wait", "fetch")
@@ -145,7 +146,7 @@ OPTIONS: dict[str, Option] = {
 Value = TypeVar("Value")
 
 
-class setting(Generic[Value]):  # noqa: N801  # a decorator, as cached_property is
+class setting(Generic[Value]):  # a decorator, as cached_property is
     """A property that is computed on its first access, and again after a change of the setting."""
 
     def __init__(self, compute: Callable[["Settings"], Value]) -> None:
@@ -174,11 +175,7 @@ class Settings:
     def __init__(self) -> None:
         self.changes = 0
         self._kept: set[str] = set()
-        self._lock = threading.Lock()
-        os.register_at_fork(after_in_child=self._renew_lock)  # another thread may have held it
-
-    def _renew_lock(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = ForkSafeLock()
 
     def keep(self, name: str, value: object, changes: int) -> bool:
         """Keep a value as a plain attribute, unless there were more changes since it was read."""

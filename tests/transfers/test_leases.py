@@ -9,9 +9,7 @@ import pytest
 from django.db import DatabaseError, connections
 from pytest_django import Settings
 
-from queued_storage.exceptions import (
-    LeaseLost,
-)
+from queued_storage.exceptions import LeaseLost
 from queued_storage.ledger.database import ledger
 from queued_storage.ledger.sql import statements
 from queued_storage.ledger.states import State
