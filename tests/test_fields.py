@@ -38,7 +38,7 @@ def far() -> FaultyStorage:
 
 @pytest.fixture
 def storage(tmp_path: Path, far: FaultyStorage, monkeypatch: pytest.MonkeyPatch) -> QueuedStorage:
-    """What the fields of Photo and Paper are kept in."""
+    """The storage of the fields of Photo and Paper."""
     storage = QueuedStorage(DISK, far, local_options={"location": tmp_path})
     for model in (Photo, Paper):
         field = next(field for field in model._meta.fields if isinstance(field, models.FileField))
@@ -56,12 +56,12 @@ def photo(storage: QueuedStorage) -> Photo:
     return Photo.objects.create(image=ContentFile(png(), "a.png"))
 
 
-def test_the_file_knows_its_row(paper: Paper, storage: QueuedStorage) -> None:
+def test_queued_file_is_the_row(paper: Paper, storage: QueuedStorage) -> None:
     row = paper.file.queued_file
     assert (row.alias, row.name, row.state) == (storage.alias, "papers/a.txt", State.PENDING)
 
 
-def test_the_file_knows_when_it_is_remote(paper: Paper) -> None:
+def test_is_remote_after_the_transfer(paper: Paper) -> None:
     assert paper.file.is_remote is False
     drain(paper.file.storage)
     assert paper.file.is_remote is True
@@ -82,7 +82,7 @@ def test_transfer_releases_a_delayed_file(
     assert paper.file.is_remote
 
 
-def test_transfer_of_a_name_that_the_ledger_does_not_have(storage: QueuedStorage) -> None:
+def test_transfer_of_a_name_without_a_row(storage: QueuedStorage) -> None:
     paper = Paper(file="papers/older.txt")
     assert paper.file.queued_file is None
     with pytest.raises(FileNotFoundError, match=r"papers/older\.txt"):
@@ -98,46 +98,42 @@ ATTRIBUTES = pytest.mark.parametrize("attribute", ["transfer", "is_remote", "que
 
 
 @ATTRIBUTES
-def test_a_field_without_a_file_says_so(attribute: str) -> None:
+def test_a_field_without_a_file_raises(attribute: str) -> None:
     with pytest.raises(ValueError, match="no file associated"):
         ask(Paper().file, attribute)
 
 
 @ATTRIBUTES
-def test_on_an_ordinary_storage_the_error_says_what_to_do(
+def test_a_field_with_another_storage_raises(
     attribute: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Paper._meta.get_field("file"), "storage", FileSystemStorage())
-    expected = r"testapp\.Paper\.file is kept in a FileSystemStorage.*Give the field"
+    expected = r"testapp\.Paper\.file uses FileSystemStorage.*Set its storage"
     with pytest.raises(ImproperlyConfigured, match=expected):
         ask(Paper(file="a.txt").file, attribute)
 
 
 @ATTRIBUTES
-def test_the_default_storage_of_django_is_looked_through(attribute: str) -> None:
+def test_a_field_with_the_default_storage(attribute: str) -> None:
     photo = Photo.objects.create(image=ContentFile(png(), "a.png"))
     assert photo._meta.get_field("image").storage is default_storage
     ask(photo.image, attribute)
 
 
-def test_dimensions_of_a_local_picture_do_not_ask_the_remote(
-    photo: Photo, far: FaultyStorage
-) -> None:
+def test_dimensions_of_a_local_image(photo: Photo, far: FaultyStorage) -> None:
     again = Photo.objects.get()
     assert (again.image.width, again.image.height) == (3, 2)
     assert not far.calls
 
 
-def test_dimensions_of_an_evicted_picture(photo: Photo, storage: QueuedStorage) -> None:
+def test_dimensions_of_an_evicted_image(photo: Photo, storage: QueuedStorage) -> None:
     drain(storage)
     storage.local.delete(photo.image.name)
     with Photo.objects.get().image as image:
         assert (image.width, image.height) == (3, 2)
 
 
-def test_dimension_fields_are_filled_when_the_picture_is_assigned(
-    storage: QueuedStorage, far: FaultyStorage
-) -> None:
+def test_dimension_fields_are_set_on_assignment(storage: QueuedStorage, far: FaultyStorage) -> None:
     class Sized(models.Model):
         image = QueuedImageField(storage=storage, width_field="width", height_field="height")
         width = models.IntegerField(null=True)
@@ -155,7 +151,7 @@ def test_dimension_fields_are_filled_when_the_picture_is_assigned(
     assert not far.calls
 
 
-def test_save_false_saves_the_file_and_not_the_model(storage: QueuedStorage) -> None:
+def test_save_false_does_not_save_the_model(storage: QueuedStorage) -> None:
     paper = Paper()
     paper.file.save("a.txt", ContentFile(b"text"), save=False)
     assert paper.pk is None
@@ -166,7 +162,7 @@ def test_save_false_saves_the_file_and_not_the_model(storage: QueuedStorage) -> 
         assert file.read() == b"text"
 
 
-def test_delete_of_the_file_frees_both_copies(
+def test_deleting_the_file_deletes_both_copies(
     paper: Paper, storage: QueuedStorage, far: FaultyStorage
 ) -> None:
     name = paper.file.name
@@ -205,7 +201,7 @@ def temporary_upload(name: str, content: bytes, content_type: str) -> TemporaryU
     return upload
 
 
-def test_upload_of_a_picture_through_a_form(storage: QueuedStorage) -> None:
+def test_upload_of_an_image_through_a_form(storage: QueuedStorage) -> None:
     files = {"image": SimpleUploadedFile("a.png", png(), "image/png")}
     form = modelform_factory(Photo, fields=["image"])(files=files)
     assert form.is_valid(), form.errors
@@ -213,7 +209,7 @@ def test_upload_of_a_picture_through_a_form(storage: QueuedStorage) -> None:
     assert (photo.image.width, photo.image.height) == (3, 2)
 
 
-def test_two_files_of_one_name_are_two_files(storage: QueuedStorage) -> None:
+def test_two_uploads_of_one_name(storage: QueuedStorage) -> None:
     first, second = (
         Paper.objects.create(file=ContentFile(text, "a.txt")) for text in (b"one", b"two")
     )
@@ -223,7 +219,7 @@ def test_two_files_of_one_name_are_two_files(storage: QueuedStorage) -> None:
         assert (one.read(), two.read()) == (b"one", b"two")
 
 
-def test_a_plain_field_of_djangos_works_too() -> None:
+def test_a_field_of_django_works_too() -> None:
     document = Document.objects.create(file=ContentFile(b"text", "a.txt"))
     drain()
     assert document.file.storage.using_remote(document.file.name)
@@ -243,12 +239,12 @@ def test_deconstruct(field: models.FileField, path: str) -> None:
     assert again.deconstruct() == field.deconstruct()
 
 
-def test_a_storage_chosen_at_run_time_stays_a_callable_in_migrations() -> None:
+def test_a_callable_storage_stays_one_in_migrations() -> None:
     kwargs = Paper._meta.get_field("file").deconstruct()[3]
     assert kwargs["storage"].__name__ == "chosen_storage"
 
 
-def test_delete_in_a_transaction_logs_what_the_local_storage_raises(
+def test_delete_in_a_transaction_logs_local_errors(
     far: FaultyStorage, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     local = FaultyStorage()

@@ -356,7 +356,7 @@ def test_a_scrape_of_the_worker_command(child_environment: Any, spawn: Any) -> N
 
 @pytest.mark.parametrize("wrong", ["nine", "localhost:", "1:99999", ":-1"])
 def test_an_invalid_address_is_an_error(wrong: str) -> None:
-    with pytest.raises(CommandError, match=r"is no \[ADDRESS:\]PORT"):
+    with pytest.raises(CommandError, match=r"is not a valid \[ADDRESS:\]PORT"):
         call_command("queued_storage", "worker", "--metrics", wrong)
 
 

@@ -8,7 +8,7 @@ class QueuedStorageConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        from . import checks  # noqa: F401  # registers them; needs the models, so not before
+        from . import checks  # noqa: F401  # registers them; they need the models
         from .storage.composition import load_queues
 
         load_queues()

@@ -1,12 +1,11 @@
-"""The names of 0.3, for code written for it; new code takes ``backends`` and ``fields``."""
+"""The names of 0.3, for existing code; new code uses ``backends`` and ``fields``."""
 
 from collections.abc import Sequence
 from typing import Any
 
-from django.utils.module_loading import import_string
-
 from .backends import QueuedStorage
 from .fields import QueuedFileField
+from .storage import foreign
 from .tasks import Transfer, TransferAndDelete
 
 __all__ = [
@@ -23,9 +22,9 @@ RemoteFileField = QueuedFileField
 
 
 class QueuedRemoteStorage(QueuedStorage):
-    """A ``QueuedStorage`` whose options have the names, and the order, that they had in 0.3.
+    """A ``QueuedStorage`` whose options have the names and the order of 0.3.
 
-    Whatever else ``QueuedStorage`` takes goes by keyword.
+    All other options of ``QueuedStorage`` are passed by keyword.
     """
 
     def __init__(
@@ -53,45 +52,30 @@ class QueuedRemoteStorage(QueuedStorage):
             **options,
         )
         if local_args:
-            self._options["local_args"] = tuple(local_args)
+            self.sides.local.args = tuple(local_args)
         if remote_args:
-            self._options["remote_args"] = tuple(remote_args)
+            self.sides.remote.args = tuple(remote_args)
 
     def foreign_arguments(self, name: str) -> tuple[Any, ...]:
-        """What 0.3 gave to ``task.delay()``: classes, and what to call them with."""
-        local_class, local_args, local_kwargs = self._class_and_arguments("local")
-        remote_class, remote_args, remote_kwargs = self._class_and_arguments("remote")
-        return (
-            name,
-            local_class,
-            remote_class,
-            self.get_cache_key(name),
-            local_args,
-            local_kwargs,
-            remote_args,
-            remote_kwargs,
-        )
-
-    def _class_and_arguments(self, side: str) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
-        maker, args, kwargs = self.blueprint(side)
-        return import_string(maker) if isinstance(maker, str) else maker, args, kwargs
+        """Return the arguments for the task's ``delay()``, as 0.3 passed them."""
+        return foreign.arguments_of_0_3(self, name)
 
 
 class DoubleFilesystemStorage(QueuedRemoteStorage):
-    """Two places on this machine; ``local_kwargs`` and ``remote_kwargs`` say where."""
+    """Two directories on this machine, given in ``local_kwargs`` and ``remote_kwargs``."""
 
     local = "django.core.files.storage.FileSystemStorage"
     remote = "django.core.files.storage.FileSystemStorage"
 
 
 class S3Storage(QueuedRemoteStorage):
-    """The local file system and S3, as django-storages' settings describe it."""
+    """The local file system and S3, configured by django-storages' settings."""
 
     local = "django.core.files.storage.FileSystemStorage"
     remote = "storages.backends.s3.S3Storage"
 
 
 class DelayedStorage(QueuedRemoteStorage):
-    """Transfers a file when ``transfer()`` is called for it."""
+    """A storage that transfers a file only when ``transfer()`` is called for it."""
 
     delayed = True

@@ -1,10 +1,10 @@
-"""The storages to name in ``STORAGES``: ``QueuedStorage`` and the ready-made pairs of 0.8."""
+"""The storages for ``STORAGES``: ``QueuedStorage`` and the presets of 0.8."""
 
 from typing import Any, ClassVar
 
 from django.core.exceptions import ImproperlyConfigured
 
-from . import checks  # noqa: F401  # so that one of them can miss the app in INSTALLED_APPS
+from . import checks  # noqa: F401  # one of them reports a missing entry in INSTALLED_APPS
 from .storage.saving import QueuedStorage
 
 __all__ = [
@@ -18,13 +18,13 @@ __all__ = [
 
 
 class QueuedFileSystemStorage(QueuedStorage):
-    """The local file system, and the remote given."""
+    """The local file system and any remote."""
 
     local = "django.core.files.storage.FileSystemStorage"
 
 
 class QueuedS3Storage(QueuedFileSystemStorage):
-    """The local file system and S3, as django-storages' settings describe it."""
+    """The local file system and S3, configured by django-storages' settings."""
 
     remote = "storages.backends.s3.S3Storage"
 
@@ -33,24 +33,26 @@ QueuedS3BotoStorage = QueuedS3Storage
 
 
 class QueuedFTPStorage(QueuedFileSystemStorage):
-    """The local file system and FTP."""
+    """The local file system and FTP, configured by django-storages' settings."""
 
     remote = "storages.backends.ftp.FTPStorage"
 
 
 class QueuedSFTPStorage(QueuedFileSystemStorage):
-    """The local file system and SFTP."""
+    """The local file system and SFTP, configured by django-storages' settings."""
 
     remote = "storages.backends.sftpstorage.SFTPStorage"
 
 
 class _GoneStorage(QueuedFileSystemStorage):
+    """A preset of 0.8 whose remote does not exist in django-storages today."""
+
     gone: ClassVar[str]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         raise ImproperlyConfigured(
-            f"{type(self).__name__}: {self.gone} no longer exists in django-storages. "
-            f"Use QueuedStorage(local=…, remote=…) with a storage that does, say "
+            f"{type(self).__name__} is not available: django-storages no longer has {self.gone}. "
+            f"Use QueuedStorage(local=…, remote=…) with another storage, for example "
             f"storages.backends.s3.S3Storage."
         )
 

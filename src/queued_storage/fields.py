@@ -1,4 +1,4 @@
-"""File fields whose files know about their transfer."""
+"""File fields whose files have methods for their transfer."""
 
 from typing import TYPE_CHECKING, Any, Self, overload
 
@@ -19,11 +19,12 @@ from .storage.saving import QueuedStorage
 class QueuedFieldFile(FieldFile):
     """A file of a queued storage.
 
-    Where the field's storage is an ordinary one, these raise ``ImproperlyConfigured``.
+    Its methods raise ``ImproperlyConfigured`` if the field has another kind of storage, and
+    ``ValueError`` if it has no file.
     """
 
     def transfer(self) -> TransferResult:
-        """Have the file transferred now; see ``QueuedStorage.transfer()``."""
+        """Queue the file for transfer now; see ``QueuedStorage.transfer()``."""
         return self._queued_storage.transfer(str(self.name))
 
     @property
@@ -38,23 +39,26 @@ class QueuedFieldFile(FieldFile):
 
     @property
     def _queued_storage(self) -> QueuedStorage:
-        self._require_file()  # type: ignore[attr-defined]  # FieldFile has it, the stubs have not
+        if not self.name:
+            raise ValueError(f"The {self.field.name!r} attribute has no file associated with it.")
         if not isinstance(self.storage, QueuedStorage):
             raise ImproperlyConfigured(
-                f"{self.field} is kept in a {self.storage.__class__.__name__}, which moves no "
-                f"files. Give the field, or the default of STORAGES, a QueuedStorage."
+                f"{self.field} uses {self.storage.__class__.__name__}, which transfers no files. "
+                f"Set its storage, or the default of STORAGES, to a QueuedStorage."
             )
         return self.storage
 
 
 class QueuedImageFieldFile(QueuedFieldFile, ImageFieldFile):
-    """The same for pictures."""
+    """A QueuedFieldFile for images."""
 
 
 class QueuedFileField(FileField):
+    """A FileField whose files are QueuedFieldFiles."""
+
     attr_class = QueuedFieldFile
 
-    if TYPE_CHECKING:  # what the descriptor gives is an attr_class
+    if TYPE_CHECKING:  # the descriptor returns an attr_class
 
         @overload  # type: ignore[override]  # as the stubs of Django's own fields do
         def __get__(self, instance: None, owner: Any) -> FileDescriptor: ...
@@ -66,6 +70,8 @@ class QueuedFileField(FileField):
 
 
 class QueuedImageField(ImageField):
+    """An ImageField whose files are QueuedImageFieldFiles."""
+
     attr_class = QueuedImageFieldFile
 
     if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from .serving.peers import PATH
 app_name = "queued_storage"
 urlpatterns = [
     path("health/", health.health, name="health"),
-    # Not as a <path:name>, which has no line breaks
+    # A <path:name> does not match line breaks.
     re_path(r"^files/(?P<alias>[^/]+)/(?P<name>[\s\S]+)\Z", views.file, name="file"),
     path(f"{PATH}<str:ticket>", views.local_copy, name="local_copy"),
 ]

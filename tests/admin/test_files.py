@@ -61,7 +61,7 @@ def test_failed_attempts_are_listed(viewer: Client, storage: Any) -> None:
     found = row(storage, name)
     assert found.state == State.FAILED
     text = text_of(viewer, f"{LIST}{found.pk}/change/")
-    assert re.search(rf" 1 transferring {found.host} LocalFileMissing: .* is not there", text)
+    assert re.search(rf" 1 transferring {found.host} LocalFileMissing: .* does not exist", text)
 
 
 def test_djangos_empty_history_is_not_linked(viewer: Client) -> None:

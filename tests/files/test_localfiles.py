@@ -1,4 +1,4 @@
-"""Putting bytes on the local storage: whole, under a name of their own, or not at all."""
+"""New files on the local storage: whole, under a name of their own, or not there at all."""
 
 import contextlib
 import errno
@@ -22,7 +22,7 @@ def disk(tmp_path: Path) -> FileSystemStorage:
 
 @pytest.fixture
 def links(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
-    """Whether the file system has hard links."""
+    """Whether the file system supports hard links."""
     if not request.param:
 
         def refuse(*args: Any) -> None:
@@ -40,7 +40,7 @@ def content(data: bytes = b"bytes") -> ContentFile:
 
 
 def store(storage: Storage, *names: str, data: bytes = b"bytes") -> str | None:
-    """Take one name after the other; what the last one came to."""
+    """Take one name after the other; return the result of the last one."""
     with localfiles.new_file(storage, names[0], content(data)) as file:
         for name in names:
             taken = file.take(name)
@@ -56,7 +56,7 @@ def files(storage: FileSystemStorage) -> dict[str, bytes]:
 @pytest.mark.parametrize(
     "name", ["a.txt", "docs/deep/a.txt", "a", "." + "x" * 100, "a." + "x" * 200]
 )
-def test_a_draft_is_beside_its_file_and_known_as_one(name: str) -> None:
+def test_a_draft_is_beside_its_file(name: str) -> None:
     draft = localfiles.unfinished_name(name)
     assert os.path.dirname(draft) == os.path.dirname(name)
     assert localfiles.is_unfinished(draft)
@@ -65,7 +65,7 @@ def test_a_draft_is_beside_its_file_and_known_as_one(name: str) -> None:
     assert draft != localfiles.unfinished_name(name)
 
 
-def test_a_draft_keeps_a_short_suffix_by_which_a_storage_may_tell_what_it_is() -> None:
+def test_a_draft_keeps_a_short_suffix() -> None:
     assert localfiles.unfinished_name("a.tar.gz").endswith(".gz")
 
 
@@ -86,7 +86,7 @@ def test_a_new_file_overwrites_nothing(disk: FileSystemStorage, links: bool) -> 
 
 
 @has_links
-def test_a_new_file_has_one_name_at_a_time(disk: FileSystemStorage, links: bool) -> None:
+def test_a_new_file_has_only_one_name(disk: FileSystemStorage, links: bool) -> None:
     assert store(disk, "a.txt", "b.txt", "c.txt") == "c.txt"
     assert files(disk) == {"c.txt": b"bytes"}
 
@@ -104,8 +104,8 @@ def test_a_block_that_fails_leaves_nothing(disk: FileSystemStorage, links: bool)
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_who_replaced_a_new_file_keeps_the_name(disk: FileSystemStorage, fails: bool) -> None:
-    """As open(name, "wb") does that has written its row first."""
+def test_a_replaced_new_file_loses_its_name(disk: FileSystemStorage, fails: bool) -> None:
+    """A concurrent open(name, "wb") replaces the file."""
     with (
         contextlib.suppress(ZeroDivisionError),
         localfiles.new_file(disk, "a.txt", content()) as file,
@@ -119,7 +119,7 @@ def test_who_replaced_a_new_file_keeps_the_name(disk: FileSystemStorage, fails: 
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_who_replaces_it_in_the_instant_before_it_goes_keeps_the_name(
+def test_a_new_file_replaced_while_it_is_renamed(
     disk: FileSystemStorage, fails: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rename = os.rename
@@ -142,7 +142,7 @@ def test_who_replaces_it_in_the_instant_before_it_goes_keeps_the_name(
 
 
 class ContentAddressed(FileSystemStorage):
-    """Names files by what is in them, and stores each content once."""
+    """Names files by their content, and stores each content once."""
 
     def save(self, name: str | None, content: Any, max_length: int | None = None) -> str:
         name = f"by-content/{content.read().decode()}"
@@ -151,7 +151,7 @@ class ContentAddressed(FileSystemStorage):
 
 
 def test_a_storage_that_names_files_by_their_content(tmp_path: Path) -> None:
-    """Two files may be one there, so it is not taken away from the first."""
+    """Two files may share one there, so the first must keep it."""
     disk = ContentAddressed(tmp_path)
     assert store(disk, "a.txt") == "by-content/bytes"
     assert store(disk, "a.txt") == "by-content/bytes"
@@ -159,12 +159,12 @@ def test_a_storage_that_names_files_by_their_content(tmp_path: Path) -> None:
     assert files(disk) == {"by-content/bytes": b"bytes", "b.txt": b"bytes"}
 
 
-def test_an_error_of_the_file_system_is_not_taken_for_one_without_links(
+def test_an_error_is_not_missing_support_for_links(
     disk: FileSystemStorage,
 ) -> None:
     disk.save("a.txt", content())
     with pytest.raises(OSError, match="too long"):
-        localfiles.claim(disk, disk.path("a.txt"), "x" * 300)
+        localfiles.claim(disk, disk.path("a.txt"), "x" * 300, fsync=False)
     assert files(disk) == {"a.txt": b"bytes"}
 
 
@@ -186,7 +186,7 @@ def test_replace(disk: FileSystemStorage) -> None:
     disk.save(".queued-x", content(b"new"))
     with disk.open("a.txt") as reader:
         localfiles.replace(disk, ".queued-x", "a.txt")
-        assert reader.read() == b"old"  # whole, as it was opened
+        assert reader.read() == b"old"  # the old content, which was opened
     assert files(disk) == {"a.txt": b"new"}
 
 

@@ -1,4 +1,4 @@
-"""The cache of remote files: within its limit, with several processes, and never a wrong byte."""
+"""The read cache: its limit, several processes, and never a wrong byte."""
 
 import os
 import random
@@ -18,7 +18,7 @@ from django.db import connection
 from pytest_django import Settings
 
 from queued_storage.exceptions import VerificationError
-from queued_storage.files import readcache
+from queued_storage.files import cachespace, readcache
 from queued_storage.ledger.database import ledger
 from tests.support.fault_proxy import FaultProxy, Mode
 from tests.support.forks import Forks, ended, forks
@@ -33,7 +33,7 @@ MB = 1000 * KB
 
 @pytest.fixture
 def cache(settings: Settings, tmp_path: Path) -> Path:
-    """The directory of a cache that holds 10,000 bytes."""
+    """The directory of a cache with a limit of 10,000 bytes."""
     with_limit(settings, tmp_path / "cache", 10 * KB)
     return tmp_path / "cache"
 
@@ -44,7 +44,7 @@ def with_limit(settings: Settings, location: Path, limit: int) -> None:
 
 
 def evicted(storage: Any, name: str, data: bytes) -> str:
-    """The name of a file that only the remote has."""
+    """Save a file and evict it; return its name."""
     name = storage.save(name, file(data))
     storage.queue.deliver()
     FileSystemStorage.delete(storage.local, name)
@@ -58,7 +58,7 @@ def copies(cache: Path) -> list[Path]:
 
 
 def size_of(cache: Path) -> int:
-    """What the directory holds at this moment, with what is just being written."""
+    """The size of all files in the directory at this moment, parts included."""
     total = 0
     for entry in os.scandir(cache):
         try:
@@ -71,7 +71,7 @@ def size_of(cache: Path) -> int:
 # Reading
 
 
-def test_what_was_read_once_is_read_from_here(cache: Path) -> None:
+def test_a_second_read_uses_the_cache(cache: Path) -> None:
     storage = make()
     name = evicted(storage, "a.txt", b"bytes")
     assert read(storage, name) == b"bytes"
@@ -86,7 +86,7 @@ def test_what_was_read_once_is_read_from_here(cache: Path) -> None:
     assert [path.read_bytes() for path in copies(cache)] == [b"bytes"]
 
 
-def test_a_local_copy_needs_none(cache: Path) -> None:
+def test_a_local_copy_is_not_cached(cache: Path) -> None:
     storage = make()
     name = storage.save("a.txt", file())
     read(storage, name)
@@ -95,7 +95,7 @@ def test_a_local_copy_needs_none(cache: Path) -> None:
     assert not cache.exists()
 
 
-def test_without_the_setting_there_is_none(tmp_path: Path) -> None:
+def test_without_the_setting_nothing_is_cached(tmp_path: Path) -> None:
     storage = make()
     name = evicted(storage, "a.txt", b"bytes")
     read(storage, name)
@@ -129,7 +129,7 @@ def test_a_path_is_a_link_to_the_copy(cache: Path) -> None:
     assert copies(cache) == []
 
 
-def test_new_content_and_deleted_files_are_not_read_from_it(cache: Path) -> None:
+def test_new_content_and_deletes_bypass_the_cache(cache: Path) -> None:
     storage = make()
     name = evicted(storage, "a.txt", b"first")
     assert read(storage, name) == b"first"
@@ -151,7 +151,7 @@ def test_new_content_and_deleted_files_are_not_read_from_it(cache: Path) -> None
     assert read(storage, name) == b"third"
 
 
-def test_new_content_that_no_checksum_tells_from_the_old(cache: Path) -> None:
+def test_new_content_with_the_same_checksum(cache: Path) -> None:
     storage = make()
     name = evicted(storage, "a.txt", b"first")
     for data in (b"first", b"newer"):
@@ -164,7 +164,7 @@ def test_new_content_that_no_checksum_tells_from_the_old(cache: Path) -> None:
         assert read(storage, name) == data
 
 
-def test_two_storages_with_one_name(cache: Path) -> None:
+def test_two_storages_with_one_file_name(cache: Path) -> None:
     one, other = make(), make(remote=ScriptedStorage("elsewhere"))
     evicted(one, "a.txt", b"one's")
     evicted(other, "a.txt", b"other")
@@ -173,7 +173,7 @@ def test_two_storages_with_one_name(cache: Path) -> None:
 
 
 @pytest.mark.parametrize("wrong", [b"bytez", b"bytes and more", b"byte", b""])
-def test_what_the_ledger_does_not_say_is_no_copy(cache: Path, wrong: bytes) -> None:
+def test_content_unlike_the_ledger_is_not_cached(cache: Path, wrong: bytes) -> None:
     storage = make()
     name = evicted(storage, "a.txt", b"bytes")
     Path(storage.remote.path(name)).write_bytes(wrong)
@@ -182,7 +182,7 @@ def test_what_the_ledger_does_not_say_is_no_copy(cache: Path, wrong: bytes) -> N
     assert copies(cache) == []
 
 
-def test_of_an_adopted_file_only_the_size_is_known(cache: Path) -> None:
+def test_an_adopted_file_is_compared_by_size(cache: Path) -> None:
     storage = make()
     name = evicted(storage, "a.txt", b"bytes")
     ledger().update(checksum="", size=4)
@@ -193,7 +193,7 @@ def test_of_an_adopted_file_only_the_size_is_known(cache: Path) -> None:
     assert len(copies(cache)) == 1
 
 
-def test_a_remote_that_is_away_is_the_remotes_error(cache: Path) -> None:
+def test_an_error_of_the_remote_is_raised(cache: Path) -> None:
     storage = make()
     name = evicted(storage, "a.txt", b"bytes")
     storage.remote.refuses = True
@@ -233,11 +233,11 @@ def test_the_least_recently_read_go_first(cache: Path) -> None:
     names = [evicted(storage, f"{letter}.txt", letter.encode() * 3 * KB) for letter in "abcd"]
     for age, name in zip((30, 20, 10), names, strict=False):
         read(storage, name)
-        path = readcache._Cache.of_settings().path_of(row(storage, name))  # type: ignore[union-attr]
+        path = readcache.slot_of(row(storage, name)).path  # type: ignore[union-attr]
         os.utime(path, (time.time() - age,) * 2)
     storage.remote.calls.clear()
-    read(storage, names[0])  # touched
-    assert read(storage, names[3]) == b"d" * 3 * KB  # b goes
+    read(storage, names[0])  # now the most recently read
+    assert read(storage, names[3]) == b"d" * 3 * KB  # b is deleted
     assert storage.remote.calls == {"_open": 1}
     assert size_of(cache) == 9 * KB
     storage.remote.refuses = True
@@ -247,7 +247,7 @@ def test_the_least_recently_read_go_first(cache: Path) -> None:
         storage.open(names[1])
 
 
-def test_a_file_that_exceeds_it_is_read_from_the_remote(cache: Path) -> None:
+def test_a_file_above_the_limit_is_not_cached(cache: Path) -> None:
     storage = make()
     small, large = evicted(storage, "a", b"a" * KB), evicted(storage, "b", b"b" * 11 * KB)
     read(storage, small)
@@ -257,7 +257,7 @@ def test_a_file_that_exceeds_it_is_read_from_the_remote(cache: Path) -> None:
     assert size_of(cache) == KB
 
 
-def test_a_reader_keeps_what_the_cache_drops(cache: Path) -> None:
+def test_a_dropped_copy_stays_readable(cache: Path) -> None:
     storage = make()
     first, second = (evicted(storage, letter, letter.encode() * 6 * KB) for letter in "ab")
     with storage.open(first) as opened, storage.local_path(first) as path:
@@ -269,15 +269,15 @@ def test_a_reader_keeps_what_the_cache_drops(cache: Path) -> None:
     assert len(copies(cache)) == 1
 
 
-def test_what_others_are_writing_counts(cache: Path, storage_with_part: Any) -> None:
+def test_parts_of_other_processes_count(cache: Path, storage_with_part: Any) -> None:
     storage, name = storage_with_part
     assert len(read(storage, name)) == 5 * KB
-    assert size_of(cache) == 6 * KB  # the part alone: there was no room
+    assert size_of(cache) == 6 * KB  # the part alone
 
 
 @pytest.fixture
 def storage_with_part(cache: Path) -> Iterator[Any]:
-    """A file of 5,000 bytes, while somebody is writing a part of 6,000."""
+    """Read a file of 5,000 bytes while another process writes a part of 6,000."""
     storage = make()
     name = evicted(storage, "a", b"a" * 5 * KB)
     cache.mkdir()
@@ -287,7 +287,7 @@ def storage_with_part(cache: Path) -> Iterator[Any]:
         yield storage, name
 
 
-# Trouble with the directory
+# Errors of the directory
 
 
 def test_a_directory_that_cannot_be_made(
@@ -302,7 +302,7 @@ def test_a_directory_that_cannot_be_made(
 
 
 def read_with_little_disk(name: str, size: int) -> None:
-    """In a process whose files cannot grow beyond a megabyte, as on a disk that is full."""
+    """The files of this process cannot exceed a megabyte, as on a full disk."""
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (MB, resource.RLIM_INFINITY))
     assert len(read(storages["default"], name)) == size
@@ -315,7 +315,7 @@ def children(child_environment: dict[str, str], settings: Settings) -> Iterator[
 
 
 def default_with(name: str, data: bytes) -> str:
-    """The name of a file of the default storage that only its remote has."""
+    """Save a file to the default storage and evict it; return its name."""
     storage: Any = storages["default"]
     name = storage.save(name, file(data))
     storage.queue.deliver()
@@ -331,10 +331,10 @@ def test_a_full_disk(cache: Path, settings: Settings, children: Forks) -> None:
     assert copies(cache) == []
 
 
-# Several at once
+# Concurrency
 
 
-def test_those_who_ask_at_once_fetch_it_once(cache: Path) -> None:
+def test_concurrent_readers_fetch_once(cache: Path) -> None:
     storage = make()
     name = evicted(storage, "a.txt", b"bytes")
     go_on = threading.Event()
@@ -356,19 +356,17 @@ def test_those_who_ask_at_once_fetch_it_once(cache: Path) -> None:
     assert storage.remote.calls == {"_open": 1}
 
 
-def test_who_waits_for_one_that_is_stuck_turns_to_the_remote(
-    cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_stuck_writer_is_not_waited_for(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(readcache, "PATIENCE", 0.1)
     storage = make()
     name = evicted(storage, "a.txt", b"bytes")
     cache.mkdir()
-    path = readcache._Cache.of_settings().path_of(row(storage, name))  # type: ignore[union-attr]
+    path = readcache.slot_of(row(storage, name)).path  # type: ignore[union-attr]
     with path.with_suffix(".part").open("wb") as part:
         locks.lock(part, locks.LOCK_EX)
         assert read(storage, name) == b"bytes"
     assert storage.remote.calls == {"_open": 1}
-    assert read(storage, name) == b"bytes"  # nobody holds it now
+    assert read(storage, name) == b"bytes"  # no process holds the lock now
     assert [found.name for found in copies(cache)] == [path.name]
 
 
@@ -389,10 +387,10 @@ def read_at_random(names: list[str], seed: int, rounds: int) -> None:
         assert found == content(name)
 
 
-def test_several_processes_keep_to_the_limit(
+def test_several_processes_stay_within_the_limit(
     cache: Path, settings: Settings, children: Forks
 ) -> None:
-    """Twelve files through a cache of five; some of the readers are killed on the way."""
+    """Readers of twelve files share a cache for five; some of them are killed."""
     with_limit(settings, cache, MB)
     names = [default_with(f"{number}.bin", content(f"{number}.bin")) for number in range(12)]
     cache.mkdir()
@@ -409,19 +407,19 @@ def test_several_processes_keep_to_the_limit(
     while any(reader.is_alive() for reader in readers):
         most = max(most, size_of(cache))
     assert [ended(reader) for reader in readers] == [0, 0, 0]
-    assert 400 * KB <= most <= MB + 200 * KB  # a look takes time, and files may move meanwhile
+    assert 400 * KB <= most <= MB + 200 * KB  # listing takes time, and files may change meanwhile
     assert size_of(cache) <= MB
-    for place in cache.glob(f"{readcache.IN_USE_PREFIX}*"):
-        os.utime(place, (0, 0))  # who was killed before its link was there leaves one for a day
+    for place in cache.glob(f"{cachespace.IN_USE_PREFIX}*"):
+        os.utime(place, (0, 0))  # a process killed before it made its link leaves one for a day
     storage: Any = storages["default"]
-    for name in names:  # the next to come clear up
+    for name in names:  # the next readers clear up
         assert read(storage, name) == content(name)
     left = copies(cache)
     assert [path for path in left if path.suffix or path.is_dir()] == []
     assert len(left) == 5
 
 
-def test_who_dies_in_the_middle_leaves_a_part_that_the_next_one_takes(
+def test_a_part_of_a_dead_process_is_reused(
     cache: Path,
     settings: Settings,
     children: Forks,
@@ -455,7 +453,7 @@ def hold_a_path(name: str, told: Path) -> None:
         time.sleep(600)
 
 
-def test_a_path_in_use_stays_and_that_of_the_dead_goes(
+def test_only_paths_of_dead_processes_are_removed(
     cache: Path, children: Forks, tmp_path: Path
 ) -> None:
     name, other = default_with("a", b"a" * 6 * KB), default_with("b", b"b" * 2 * KB)
@@ -473,7 +471,7 @@ def test_a_path_in_use_stays_and_that_of_the_dead_goes(
     assert len(copies(cache)) == 3
 
 
-def test_a_directory_of_the_dead_without_a_link_goes_when_it_is_old(cache: Path) -> None:
+def test_an_old_directory_without_a_link_is_removed(cache: Path) -> None:
     storage = make()
     young, old = cache / "path-young", cache / "path-old"
     for directory in (young, old):
@@ -484,7 +482,7 @@ def test_a_directory_of_the_dead_without_a_link_goes_when_it_is_old(cache: Path)
     assert not old.exists()
 
 
-def test_proxied_small_files_fill_it(cache: Path, client: Any, settings: Settings) -> None:
+def test_small_proxied_files_are_cached(cache: Path, client: Any, settings: Settings) -> None:
     storage = make(url_mode="proxied")
     name = evicted(storage, "a.txt", b"bytes")
     for _time in range(2):

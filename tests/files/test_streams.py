@@ -19,7 +19,7 @@ from queued_storage.files.streams import MeasuredFile, checksum_of
 
 pytestmark = pytest.mark.one_database
 
-DATA = bytes(range(256)) * 700  # more than two chunks of Django's
+DATA = bytes(range(256)) * 700  # more than two of Django's chunks
 
 
 def crc(data: bytes) -> str:
@@ -35,9 +35,7 @@ def assert_measured(file: MeasuredFile, data: bytes) -> None:
 
 
 @pytest.mark.parametrize("library", ["isal.isal_zlib", "zlib"])
-def test_a_checksum_is_the_same_with_and_without_the_extra(
-    library: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_extra_does_not_change_checksums(library: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if library == "zlib":
         monkeypatch.setitem(sys.modules, "isal.isal_zlib", None)
     spec: Any = find_spec("queued_storage.files.streams")
@@ -109,7 +107,7 @@ def test_what_was_not_read_is_not_counted() -> None:
     assert_measured(file, DATA[:1000])
 
 
-def test_seeking_from_the_end_and_back_as_uploaders_do_for_the_size() -> None:
+def test_seeking_to_the_end_and_back() -> None:
     file = measured()
     assert file.seek(0, io.SEEK_END) == len(DATA)
     assert file.tell() == len(DATA)
@@ -151,13 +149,13 @@ def test_a_source_that_has_only_chunks() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "grün\n", "a\r\nb" * 40_000])
-def test_text_is_measured_as_the_utf8_that_it_becomes(text: str) -> None:
+def test_text_is_measured_as_utf8(text: str) -> None:
     file = MeasuredFile(ContentFile(text), "a.txt")
     assert b"".join(file.chunks()) == text.encode()
     assert_measured(file, text.encode())
 
 
-def test_text_opened_as_such(tmp_path: Path) -> None:
+def test_a_file_opened_in_text_mode(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_text("grün\nblau\n", encoding="utf-8")
     with path.open(encoding="utf-8") as opened:
@@ -182,7 +180,7 @@ def test_closing_leaves_the_source_open() -> None:
     assert source.read(1) == DATA[1:2]
 
 
-def test_somebody_learns_of_each_piece() -> None:
+def test_on_bytes_is_called_for_each_piece() -> None:
     seen: list[int] = []
     file = measured(on_bytes=seen.append)
     file.read(10)
@@ -191,7 +189,7 @@ def test_somebody_learns_of_each_piece() -> None:
     assert sum(seen[1:]) == len(DATA)
 
 
-def test_and_may_stop_the_reading() -> None:
+def test_on_bytes_may_stop_the_reading() -> None:
     def stop(count: int) -> None:
         raise InterruptedError
 

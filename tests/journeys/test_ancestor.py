@@ -200,12 +200,12 @@ def test_0_3_also_takes_the_options_of_today(kwargs: dict[str, Any]) -> None:
 
 
 def test_0_3_without_a_remote_says_what_to_give() -> None:
-    with pytest.raises(ImproperlyConfigured, match="QueuedRemoteStorage needs remote="):
+    with pytest.raises(ImproperlyConfigured, match="QueuedRemoteStorage needs the option 'remote'"):
         QueuedRemoteStorage(DISK)
 
 
 def test_0_3_arguments_do_not_go_with_an_alias_of_storages() -> None:
-    with pytest.raises(ImproperlyConfigured, match="'disk' stand in STORAGES"):
+    with pytest.raises(ImproperlyConfigured, match="set the options of 'disk' in STORAGES"):
         _ = QueuedRemoteStorage("disk", "far", local_args=("/x",)).local
 
 
@@ -400,8 +400,8 @@ def test_0_8_queued_s3_boto_storage_is_for_s3(aws: str) -> None:
 )
 def test_0_8_presets_stand_for_a_pair(preset: str, remote: str) -> None:
     storage = getattr(backends, preset)()
-    assert storage.specification("local")[0] == DISK
-    assert storage.specification("remote")[0] == remote
+    assert storage.sides.local.specification()[0] == DISK
+    assert storage.sides.remote.specification()[0] == remote
 
 
 def test_0_8_queued_ftp_storage(settings: Settings) -> None:
@@ -413,7 +413,7 @@ def test_0_8_queued_ftp_storage(settings: Settings) -> None:
 
 @pytest.mark.parametrize("name", ["CouchDB", "Database", "MogileFS", "GridFS", "CloudFiles"])
 def test_0_8_preset_of_a_backend_that_is_gone_names_what_to_use(name: str) -> None:
-    with pytest.raises(ImproperlyConfigured, match=r"no longer exists.*storages\.backends\.s3"):
+    with pytest.raises(ImproperlyConfigured, match=r"no longer has.*storages\.backends\.s3"):
         getattr(backends, f"Queued{name}Storage")()
 
 
@@ -705,10 +705,14 @@ def test_a_task_cannot_make_a_storage_whose_arguments_nobody_knows(version: str)
         cls("disk", Opaque("x"), task=TASKS[version]()).foreign_arguments("x")
 
 
+@deconstructible
+class Starred(Loose):
+    """Takes its arguments without names."""
+
+
 def test_0_8_a_task_cannot_be_given_arguments_without_a_name() -> None:
-    remote = deconstructible(type("Starred", (Loose,), {}))("/x")
     with pytest.raises(ImproperlyConfigured, match="by keyword"):
-        QueuedStorage("disk", remote, task=Task08()).foreign_arguments("x")
+        QueuedStorage("disk", Starred("/x"), task=Task08()).foreign_arguments("x")
 
 
 @BOTH
@@ -759,7 +763,7 @@ def test_a_task_that_never_works_ends_failed(
     row = storage.queued_file(name)
     assert row.state == State.FAILED
     assert TASKS[version].__name__ in row.last_error
-    assert "has not brought" in row.last_error
+    assert "did not upload" in row.last_error
     assert read(storage, name) == b"text"
 
 
@@ -858,7 +862,9 @@ def test_delete_leaves_another_file_of_the_same_name_alone(
 
 
 def test_an_object_without_delay_is_no_task(options: dict[str, Any]) -> None:
-    with pytest.raises(ImproperlyConfigured, match=r"neither a subclass.*nor an object with delay"):
+    with pytest.raises(
+        ImproperlyConfigured, match=r"neither a subclass.*nor an object with a delay"
+    ):
         _ = QueuedStorage(DISK, DISK, **options, task=object()).task
 
 

@@ -174,7 +174,7 @@ def test_one_queue_for_all_hosts_where_they_share_the_local_storage() -> None:
 
 def test_a_reader_elsewhere_is_told_where_the_file_is(saved: str) -> None:
     with being("two") as storage:
-        with pytest.raises(FileElsewhere, match="on the host 'one'") as caught:
+        with pytest.raises(FileElsewhere, match="on host 'one'") as caught:
             storage.open(saved)
         assert caught.value.host == "one"
         assert isinstance(caught.value, LocalFileMissing)
@@ -294,7 +294,7 @@ def test_a_reader_elsewhere_fetches_it(saved: str, host_one: FaultProxy) -> None
 def test_a_host_that_cannot_send_it(mode: Mode, saved: str, host_one: FaultProxy) -> None:
     host_one.mode = mode
     with fetching(host_one, OTHER_HOST_TIMEOUT=0.5) as storage:
-        with pytest.raises(FileElsewhere, match="It was not to be had") as caught:
+        with pytest.raises(FileElsewhere, match="It could not be downloaded") as caught:
             storage.open(saved)
         assert peers.ticket_for(ledger().get())[:20] not in str(caught.value)
     assert caught.value.host == "one"
@@ -302,7 +302,10 @@ def test_a_host_that_cannot_send_it(mode: Mode, saved: str, host_one: FaultProxy
 
 def test_what_a_host_sends_must_be_what_was_saved(saved: str, host_one: FaultProxy) -> None:
     (disk_of("one") / saved).write_bytes(b"spoil")
-    with fetching(host_one) as storage, pytest.raises(FileElsewhere, match="not what was saved"):
+    with (
+        fetching(host_one) as storage,
+        pytest.raises(FileElsewhere, match="differs from what was saved"),
+    ):
         storage.open(saved)
 
 
@@ -310,7 +313,7 @@ def test_a_host_without_an_address(saved: str) -> None:
     urls = {"three": "http://three.example/"}
     with (
         being("two", OTHER_HOST="fetch", HOST_URLS=urls) as storage,
-        pytest.raises(FileElsewhere, match="HOST_URLS has no address of 'one'"),
+        pytest.raises(FileElsewhere, match="HOST_URLS has no URL of 'one'"),
     ):
         storage.open(saved)
 
@@ -468,7 +471,7 @@ def test_status_names_the_host(saved: str) -> None:
         assert troubles() == []
         ledger().update(due_at=LONG_AGO)
         (trouble,) = troubles()
-        assert "1 files wait for the host 'one'" in trouble
+        assert "1 file on the host 'one' has been due for an hour" in trouble
         assert "give-up one" in trouble
     with override_settings(QUEUED_STORAGE={**on("two")["QUEUED_STORAGE"], "LOCAL_PER_HOST": False}):
         assert backlogs() == troubles() == []
@@ -511,10 +514,10 @@ def test_a_host_is_given_up(saved: str) -> None:
 def test_a_host_that_lives_is_not_given_up(saved: str) -> None:
     with being("one"):
         assert ledger().claim(ledger().get().pk)
-        with pytest.raises(CommandError, match="is this host"):
+        with pytest.raises(CommandError, match="is the host that runs this command"):
             command("give-up", "one")
     with being("two"):
-        assert "'one' lives" in command("give-up", "one")
+        assert "a worker on the host 'one' is running" in command("give-up", "one")
         assert ledger().get().state == State.TRANSFERRING
 
 
@@ -524,7 +527,7 @@ def test_no_host_is_given_up_where_all_share_the_local_storage(saved: str) -> No
 
 
 def test_the_transfer_command_says_where_to_run_it(saved: str) -> None:
-    with being("two"), pytest.raises(CommandError, match="on the host 'one'"):
+    with being("two"), pytest.raises(CommandError, match="on host 'one'"):
         command("transfer", saved)
     with being("one"):
         assert "transferred" in command("transfer", saved)
@@ -555,11 +558,11 @@ def test_w004_a_queue_for_workers_of_any_host(queue: Any, is_warned: bool) -> No
 
 def test_e009_nobody_to_fetch_from() -> None:
     with being("one", OTHER_HOST="fetch"):
-        assert [message.id for message in checks.hosts_have_addresses()] == ["queued_storage.E009"]
+        assert [message.id for message in checks.hosts_have_urls()] == ["queued_storage.E009"]
     with being("one", OTHER_HOST="fetch", HOST_URLS={"two": "http://two.example/"}):
-        assert checks.hosts_have_addresses() == []
+        assert checks.hosts_have_urls() == []
     with being("one"):
-        assert checks.hosts_have_addresses() == []
+        assert checks.hosts_have_urls() == []
 
 
 # Two hosts at work

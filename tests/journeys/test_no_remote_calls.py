@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.one_database]
 
 
 class AwayStorage(ScriptedStorage):
-    """Every question to it is an error, and is counted."""
+    """A remote that raises for every call, and counts the calls."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -26,7 +26,7 @@ class AwayStorage(ScriptedStorage):
 
 
 def in_state(state: str) -> tuple[Any, str]:
-    """A storage whose remote has gone away, and its file in this state, with a local copy."""
+    """A storage whose remote is unreachable, and a file in this state, with a local copy."""
     storage = make(remote=AwayStorage(), delayed=state == State.HELD)
     name = storage.save("docs/a.txt", file(b"here"))
     storage.remote.refuses = False
@@ -83,7 +83,7 @@ KNOWN = ["save under a taken name", "delete", "exists", "url", "urls", "size", "
 
 
 @pytest.mark.parametrize("question", KNOWN)
-def test_the_remote_is_not_asked_for_a_file_that_only_it_has(question: str) -> None:
+def test_an_evicted_file_needs_no_remote_call(question: str) -> None:
     storage, name = in_state(State.TRANSFERRED)
     FileSystemStorage.delete(storage.local, name)
     QUESTIONS[question](storage, name)
@@ -95,10 +95,10 @@ URL_MODES = ["direct", "signed", "stable"]
 
 @pytest.mark.parametrize("url_mode", URL_MODES)
 @pytest.mark.parametrize("mode", [Mode.REFUSE, Mode.HANG, Mode.STATUS_500])
-def test_an_address_of_an_s3_that_is_away(
+def test_a_url_of_an_unreachable_s3(
     s3_proxy_options: dict[str, Any], s3_proxy: FaultProxy, url_mode: str, mode: Mode, client: Any
 ) -> None:
-    """Before the transfer it gives the file, after it the address there."""
+    """The view sends the file before the transfer, and redirects after it."""
     storage = make(remote=S3Storage(**s3_proxy_options), url_mode=url_mode)
     name = storage.save("known.txt", file())
     s3_proxy.mode = mode
@@ -114,7 +114,7 @@ def test_an_address_of_an_s3_that_is_away(
     assert s3_proxy.requests == []
 
 
-def test_a_transaction_with_all_of_it() -> None:
+def test_all_operations_in_one_transaction() -> None:
     storage, name = in_state(State.TRANSFERRED)
     with transaction.atomic():
         other = storage.save("b.txt", file())
@@ -123,7 +123,7 @@ def test_a_transaction_with_all_of_it() -> None:
     assert storage.remote.calls == {}
 
 
-def test_a_name_that_nobody_knows_is_the_remotes_to_answer() -> None:
+def test_an_unknown_name_is_asked_of_the_remote() -> None:
     storage = make(remote=AwayStorage())
     with pytest.raises(ConnectionError):
         storage.exists("unknown.txt")
@@ -132,10 +132,10 @@ def test_a_name_that_nobody_knows_is_the_remotes_to_answer() -> None:
 
 @pytest.mark.one_database
 @pytest.mark.parametrize("mode", [Mode.REFUSE, Mode.HANG, Mode.STATUS_500])
-def test_ancestor_10_an_s3_that_is_away_is_not_even_connected_to(
+def test_ancestor_10_no_connection_to_an_unreachable_s3(
     s3_proxy_options: dict[str, Any], s3_proxy: FaultProxy, mode: Mode
 ) -> None:
-    """There, save raised after 7 seconds and url after 5."""
+    """In the ancestor, save() raised after 7 seconds and url() after 5."""
     storage = make(remote=S3Storage(**s3_proxy_options))
     known = storage.save("known.txt", file())
     storage.queue.deliver()
@@ -149,13 +149,14 @@ def test_ancestor_10_an_s3_that_is_away_is_not_even_connected_to(
     assert s3_proxy.requests == []
 
 
-def test_a_form_field_of_djangos(django_assert_num_queries: Callable[..., Any]) -> None:
-    """With the storage of the settings: a model is created, shown and deleted."""
+def test_a_model_field_makes_no_remote_call(django_assert_num_queries: Callable[..., Any]) -> None:
+    """A model is created, displayed and deleted, with the default storage."""
     from django.core.files.storage import storages
 
     away = AwayStorage()
     storage: Any = storages["default"]
-    given, storage._options["remote"] = storage._options["remote"], away
+    remote = storage.sides.remote
+    given, remote.given = remote.given, away
     try:
         with django_assert_num_queries(2):
             document = Document.objects.create(file=file(b"x", "a.txt"))
@@ -163,5 +164,5 @@ def test_a_form_field_of_djangos(django_assert_num_queries: Callable[..., Any]) 
         assert document.file.size == 1
         document.file.delete()
     finally:
-        storage._options["remote"] = given
+        remote.given = given
     assert away.calls == {}

@@ -281,7 +281,7 @@ def test_the_cache_holds_no_secret_and_no_signed_url() -> None:
     storage = queued(remote=ScriptedStorage())
     name = storage.save("a.txt", file())
     storage.queue.deliver()
-    storage._options["remote"] = remote()
+    storage.sides.remote.given = remote()
     assert "Signature=" in storage.url(name)
     held = cache.get(storage.get_cache_key(name))
     assert held == name

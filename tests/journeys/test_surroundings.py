@@ -792,7 +792,7 @@ def test_a_ledger_whose_disk_is_full() -> None:
     assert on_disk("far") == sorted(names)
 
 
-# The local copy; what a retry does about it is in test_transfers
+# The local copy; what a retry does about it is in transfers/test_copies
 
 
 def vanish(name: str) -> None:
@@ -808,8 +808,8 @@ def scramble(name: str) -> None:
 
 
 HARMS: dict[str, tuple[Callable[[str], None], type[Exception], str]] = {
-    "vanished": (vanish, LocalFileMissing, "is not there"),
-    "truncated": (truncate, LocalFileChanged, "has bytes 3, but 5"),
+    "vanished": (vanish, LocalFileMissing, "does not exist"),
+    "truncated": (truncate, LocalFileChanged, "has 3 bytes, but 5"),
     "changed": (scramble, LocalFileChanged, "has the checksum"),
 }
 

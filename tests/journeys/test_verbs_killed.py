@@ -139,7 +139,7 @@ def test_orphans(kill: Callable[..., None], storage: Any) -> None:
 
 
 @pytest.mark.parametrize("verb", ["adopt", "backfill"])
-def test_taking_files_in(verb: str, kill: Callable[..., None], storage: Any) -> None:
+def test_adopt_and_backfill(verb: str, kill: Callable[..., None], storage: Any) -> None:
     for name in NAMES:
         storages["far" if verb == "adopt" else "disk"].save(name, file())
     command = [verb, "--storage", "default", "--under", "."]

@@ -1,4 +1,4 @@
-"""One address in a real browser: before the transfer, after it, and when the local copy is gone."""
+"""One URL in a real browser: before the transfer, after it, and after eviction."""
 
 import io
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ def chromium() -> Iterator[Any]:
 
 @pytest.fixture
 def live_server(django_db_setup: None, live_server: Any) -> Any:
-    """As for the dashboard: started when SQLite's tests have their file."""
+    """A live server, started after SQLite's test database has its file."""
     return live_server
 
 
@@ -50,7 +50,7 @@ return picture && picture.complete ? [picture.naturalWidth, picture.naturalHeigh
 
 
 def shown_in_a_page(browser: Any, url: str) -> list[int]:
-    """The size of the picture as the browser has it; no picture is 0 by 0."""
+    """The size of the image in the browser; 0 by 0 if it was not loaded."""
     browser.execute_script(SHOW, url)
     return list(until(lambda: browser.execute_script(SIZE)))
 
@@ -86,7 +86,7 @@ def test_a_picture_in_every_state(
     assert ("X-Amz-Signature=" in last) == (way != "proxied")
 
 
-def test_a_page_that_somebody_uploaded_is_not_opened(chromium: Any, live_server: Any) -> None:
+def test_an_uploaded_page_is_not_displayed(chromium: Any, live_server: Any) -> None:
     storage = make(url_mode="stable")
     page = file(b"<!doctype html><title>taken</title><script>document.title = 'over'</script>")
     safe = live_server.url + storage.url(storage.save("a.png", file(picture(8, 8))))

@@ -1,4 +1,4 @@
-"""Files that nginx sends, since the view tells it to."""
+"""Files that nginx sends for the view."""
 
 import subprocess
 from collections.abc import Callable
@@ -52,13 +52,13 @@ http {{
 
 @pytest.fixture
 def live_server(django_db_setup: None, live_server: Any) -> Any:
-    """As for the dashboard: started when SQLite's tests have their file."""
+    """A live server, started after SQLite's test database has its file."""
     return live_server
 
 
 @pytest.fixture
 def nginx(live_server: Any, tmp_path: Path, spawn: Callable[..., subprocess.Popen[Any]]) -> str:
-    """The address of an nginx in front of the site."""
+    """The URL of an nginx in front of the site."""
     services.require("nginx")
     [port] = services.free_ports(1)
     configuration = CONFIGURATION.format(
@@ -111,7 +111,7 @@ def test_nginx_sends_the_file(nginx: str, name: str) -> None:
     assert ask(url, If_Match=headers["ETag"])[0] == 200
 
 
-def test_what_is_not_harmless_is_saved(nginx: str) -> None:
+def test_harmful_types_are_downloaded(nginx: str) -> None:
     storage = make(url_mode="stable")
     url = nginx + storage.url(storage.save("a.html", file(b"<script>alert(1)</script>")))
     status, headers, _body = ask(url)
@@ -120,7 +120,7 @@ def test_what_is_not_harmless_is_saved(nginx: str) -> None:
     assert headers["Content-Disposition"].startswith("attachment")
 
 
-def test_only_the_view_has_nginx_send_files(nginx: str) -> None:
+def test_the_internal_location_is_not_public(nginx: str) -> None:
     storage = make(url_mode="signed")
     name = storage.save("a.png", file(DATA))
     assert ask(f"{nginx}/protected/{name}")[0] == 404
@@ -131,7 +131,7 @@ def test_only_the_view_has_nginx_send_files(nginx: str) -> None:
     assert ask(url[:-1] + ("a" if url[-1] != "a" else "b"))[0] == 403
 
 
-def test_a_proxied_file_comes_by_way_of_the_site(nginx: str) -> None:
+def test_a_proxied_file_is_sent_by_the_site(nginx: str) -> None:
     storage = make(url_mode="proxied")
     name = storage.save("a.png", file(DATA))
     url = nginx + storage.url(name)

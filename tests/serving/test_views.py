@@ -1,4 +1,4 @@
-"""Files at addresses that stay the same, served by the project until the remote can."""
+"""Stable URLs: the project serves a file until its remote can."""
 
 import asyncio
 import re
@@ -37,7 +37,7 @@ DATA = bytes(range(256)) * 40  # 10,240 bytes, each different from its neighbour
 
 
 def get(url: str, method: str = "get", **headers: str) -> Any:
-    """The answer, read to its end, as a browser of this site would have it."""
+    """The whole response, as a browser of this site gets it."""
     names = {name.replace("_", "-"): value for name, value in headers.items()}
     answer = getattr(Client(), method)(url, headers=names)
     body = answer.getvalue()
@@ -46,7 +46,7 @@ def get(url: str, method: str = "get", **headers: str) -> Any:
 
 
 def stable(data: bytes = DATA, name: str = "docs/a.png", **options: Any) -> tuple[Any, str]:
-    """A storage with stable addresses, and the name of its file."""
+    """A storage with stable URLs, and the name of its file."""
     storage = make(**{"url_mode": "stable"} | options)
     return storage, storage.save(name, file(data))
 
@@ -59,10 +59,10 @@ def deliver(storage: Any, name: str, *, free: bool = False) -> None:
         ledger().filter(name=name).update(is_local=False)
 
 
-# One address, wherever the file is
+# One URL, wherever the file is
 
 
-def test_the_address_stays_while_the_file_moves() -> None:
+def test_the_url_stays_while_the_file_moves() -> None:
     storage, name = stable()
     url = storage.url(name)
     assert url == f"/queued/files/{storage.alias}/{name}" == storage.stable_url(name)
@@ -76,7 +76,7 @@ def test_the_address_stays_while_the_file_moves() -> None:
     assert get(url).headers["Location"] == f"https://far.example/{name}"
 
 
-def test_the_address_leads_to_the_name_on_the_remote() -> None:
+def test_the_url_redirects_to_the_remote_name() -> None:
     storage, name = stable(remote=ScriptedStorage("elsewhere"))
     deliver(storage, name)
     ledger().update(remote_name="docs/other name.png")
@@ -84,7 +84,7 @@ def test_the_address_leads_to_the_name_on_the_remote() -> None:
     assert location == "https://elsewhere.example/docs/other%20name.png"
 
 
-def test_no_call_to_the_remote_to_serve_or_to_redirect() -> None:
+def test_serving_and_redirecting_do_not_call_the_remote() -> None:
     storage, name = stable()
     storage.remote.refuses = True
     url = storage.url(name)
@@ -99,7 +99,7 @@ def test_no_call_to_the_remote_to_serve_or_to_redirect() -> None:
     assert storage.remote.calls == {}
 
 
-def test_one_question_to_the_ledger_for_a_redirect_and_two_for_a_file() -> None:
+def test_how_many_queries_a_response_takes() -> None:
     storage, name = stable()
     with CaptureQueriesContext(connection) as queries:
         get(storage.url(name))
@@ -110,7 +110,7 @@ def test_one_question_to_the_ledger_for_a_redirect_and_two_for_a_file() -> None:
     assert len(queries) == 1
 
 
-def test_a_redirect_is_not_kept_longer_than_it_is_good(s3_options: dict[str, Any]) -> None:
+def test_a_redirect_expires_before_its_target(s3_options: dict[str, Any]) -> None:
     storage, name = stable()
     deliver(storage, name)
     assert get(storage.url(name)).headers["Cache-Control"] == "public, max-age=60"
@@ -121,13 +121,11 @@ def test_a_redirect_is_not_kept_longer_than_it_is_good(s3_options: dict[str, Any
         assert get(storage.url(name)).headers["Cache-Control"] == f"private, max-age={age}"
 
 
-@pytest.mark.parametrize("address", [None, ""])
-def test_no_redirect_to_an_address_that_is_none(
-    monkeypatch: pytest.MonkeyPatch, address: str | None
-) -> None:
+@pytest.mark.parametrize("url", [None, ""])
+def test_no_redirect_to_an_empty_url(monkeypatch: pytest.MonkeyPatch, url: str | None) -> None:
     storage, name = stable()
     deliver(storage, name, free=True)
-    monkeypatch.setattr(storage.remote, "url", lambda name: address)
+    monkeypatch.setattr(storage.remote, "url", lambda name: url)
     answer = get(storage.url(name))
     assert (answer.status, answer.body) == (200, DATA)
 
@@ -140,7 +138,7 @@ def test_deletes_win() -> None:
     assert row(storage, name).state == State.DELETING
 
 
-def test_a_file_that_is_freed_between_the_two_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_evicted_during_the_request(monkeypatch: pytest.MonkeyPatch) -> None:
     storage, name = stable()
     opened = storage.local.open
 
@@ -153,7 +151,7 @@ def test_a_file_that_is_freed_between_the_two_looks(monkeypatch: pytest.MonkeyPa
     assert get(storage.url(name)).status == 302
 
 
-def test_a_file_that_is_overwritten_between_the_two_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_overwritten_during_the_request(monkeypatch: pytest.MonkeyPatch) -> None:
     storage, name = stable()
     before = get(storage.url(name)).headers["ETag"]
     opened = storage.local.open
@@ -170,7 +168,7 @@ def test_a_file_that_is_overwritten_between_the_two_looks(monkeypatch: pytest.Mo
     assert answer.headers["ETag"] != before
 
 
-def test_a_local_copy_that_is_not_what_was_saved_is_not_served() -> None:
+def test_a_changed_local_copy_is_not_served() -> None:
     storage, name = stable()
     Path(storage.local.path(name)).write_bytes(b"spoiled")
     assert get(storage.url(name)).status == 404
@@ -179,7 +177,7 @@ def test_a_local_copy_that_is_not_what_was_saved_is_not_served() -> None:
 
 
 @pytest.mark.parametrize("alias", ["docs/a", "/docs", "..", "."])
-def test_an_alias_whose_address_would_be_anothers_has_none(alias: str) -> None:
+def test_an_alias_that_cannot_have_urls(alias: str) -> None:
     storage, name = stable(alias=alias)
     with pytest.raises(ImproperlyConfigured, match="without '/'"):
         storage.url(name)
@@ -187,10 +185,10 @@ def test_an_alias_whose_address_would_be_anothers_has_none(alias: str) -> None:
         storage.stable_url(name, 60)
 
 
-# Who may ask
+# Access
 
 
-def test_nobody_without_a_signature_where_the_project_does_not_say_so() -> None:
+def test_a_signature_is_required_by_default() -> None:
     for way in (None, "direct", "signed"):
         storage, name = stable(url_mode=way)
         assert get(f"/queued/files/{storage.alias}/{name}").status == 404
@@ -198,13 +196,13 @@ def test_nobody_without_a_signature_where_the_project_does_not_say_so() -> None:
         assert (answer.status, answer.body) == (200, DATA)
 
 
-def test_direct_addresses_are_the_storages_own() -> None:
+def test_direct_urls_are_those_of_the_storages() -> None:
     storage, name = stable(url_mode=None)
     assert storage.url(name) == f"/media/{name}"
     assert storage.urls([name]) == {name: f"/media/{name}"}
 
 
-def test_signed_addresses_until_the_file_is_on_the_remote() -> None:
+def test_signed_urls_until_the_transfer() -> None:
     storage, name = stable(url_mode="signed")
     for url in (storage.url(name), storage.urls([name])[name]):
         assert url.startswith(f"/queued/files/{storage.alias}/{name}?until=")
@@ -215,7 +213,7 @@ def test_signed_addresses_until_the_file_is_on_the_remote() -> None:
     assert get(signed).headers["Location"] == f"https://far.example/{name}"
 
 
-def test_a_signature_is_for_one_name_one_storage_and_one_time() -> None:
+def test_a_signature_is_valid_for_one_url_only() -> None:
     storage, name = stable(url_mode="signed")
     other, _ = stable(url_mode="signed")
     storage.save("docs/b.png", file(b"another's"))
@@ -238,7 +236,7 @@ def test_a_signature_is_for_one_name_one_storage_and_one_time() -> None:
     assert get(url).status == 200
 
 
-def test_a_signature_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_signature_expires(monkeypatch: pytest.MonkeyPatch) -> None:
     storage, name = stable(url_mode="signed")
     url = storage.url(name, expire=60)
     assert get(url).status == 200
@@ -249,7 +247,7 @@ def test_a_signature_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     assert get(url).status == 403
 
 
-def test_a_retired_key_holds_where_django_still_takes_it(settings: Settings) -> None:
+def test_secret_key_fallbacks_are_accepted(settings: Settings) -> None:
     storage, name = stable(url_mode="signed")
     url = storage.url(name)
     settings.SECRET_KEY_FALLBACKS, settings.SECRET_KEY = [settings.SECRET_KEY], "a new one"
@@ -264,7 +262,7 @@ def lifetime(storage: Any, name: str, **kwargs: Any) -> int:
     return round(int(found[1]) - links.time.time())
 
 
-def test_a_signature_lasts_as_long_as_the_remotes(s3_options: dict[str, Any]) -> None:
+def test_a_signature_expires_with_those_of_the_remote(s3_options: dict[str, Any]) -> None:
     for seconds in (600, 7):
         remote = S3Storage(**s3_options, querystring_expire=seconds)
         storage, name = stable(url_mode="signed", remote=remote)
@@ -276,7 +274,7 @@ def test_a_signature_lasts_as_long_as_the_remotes(s3_options: dict[str, Any]) ->
         assert lifetime(storage, name) in (51, 52)
 
 
-def test_what_a_signed_address_leads_to_does_not_outlast_it(s3_options: dict[str, Any]) -> None:
+def test_a_redirect_does_not_outlast_its_signature(s3_options: dict[str, Any]) -> None:
     remote = S3Storage(**s3_options, querystring_expire=3600)
     storage, name = stable(url_mode="signed", remote=remote)
     short, long = storage.url(name, expire=40), storage.stable_url(name)
@@ -300,7 +298,7 @@ def only_staff(request: HttpRequest, queued_file: QueuedFile) -> bool:
     return request.headers.get("X-Staff") == queued_file.name
 
 
-def test_the_permission_is_asked_each_time_and_in_every_state() -> None:
+def test_the_permission_is_checked_for_every_request() -> None:
     storage, name = stable()
     with with_permission(f"{__name__}.only_staff"):
         for _state in range(2):
@@ -315,7 +313,7 @@ def test_the_permission_is_asked_each_time_and_in_every_state() -> None:
             deliver(storage, name)
 
 
-def test_a_permission_may_hide_that_there_is_a_file() -> None:
+def test_a_permission_may_raise_404() -> None:
     def hide(request: HttpRequest, queued_file: QueuedFile) -> bool:
         raise Http404
 
@@ -324,7 +322,7 @@ def test_a_permission_may_hide_that_there_is_a_file() -> None:
         assert get(storage.url(name)).status == 404
 
 
-def test_a_permission_that_fails_lets_nobody_through() -> None:
+def test_a_permission_that_raises_denies_access() -> None:
     def fail(request: HttpRequest, queued_file: QueuedFile) -> bool:
         raise RuntimeError("of the project")
 
@@ -341,7 +339,7 @@ def test_only_reading_is_allowed() -> None:
         assert get(storage.url(name), method).status == 405
 
 
-# Names of hostile clients
+# Hostile names
 
 HOSTILE = [
     "../a.png", "docs/../../a.png", "docs/..", "..", ".", "%2e%2e/a.png", "docs%2f..%2fa.png",
@@ -379,9 +377,9 @@ def test_there_is_no_listing() -> None:
         assert get(links.signed(storage.alias, directory, None)).status == 404
 
 
-def test_a_signed_name_that_nobody_knows() -> None:
+def test_a_signed_name_without_a_file() -> None:
     storage, name = stable(url_mode="signed")
-    assert get(storage.stable_url(f"{name}/b")).status == 302  # only the remote can know
+    assert get(storage.stable_url(f"{name}/b")).status == 302  # only the remote knows
     assert get(links.signed(storage.alias, "../a.png", None)).status == 404
     hidden = disk().save("docs/.queued-abcdefghijklmnop.png", file(b"unfinished"))
     assert get(links.signed(storage.alias, hidden, None)).status == 404
@@ -390,7 +388,7 @@ def test_a_signed_name_that_nobody_knows() -> None:
 # Files that predate the ledger
 
 
-def test_a_file_that_predates_the_ledger_needs_a_signature() -> None:
+def test_an_unrecorded_file_needs_a_signature() -> None:
     storage, _name = stable()
     disk().save("old.png", file(b"old"))
     assert get(storage.url("old.png")).status == 404
@@ -408,11 +406,11 @@ def test_a_file_that_predates_the_ledger_needs_a_signature() -> None:
     ]
 
 
-# What an answer says
+# Headers
 
 
 @pytest.mark.parametrize("method", ["get", "head"])
-def test_the_headers_of_a_picture(method: str) -> None:
+def test_the_headers_of_an_image(method: str) -> None:
     storage, name = stable()
     answer = get(storage.url(name), method)
     assert answer.status == 200
@@ -463,12 +461,12 @@ def test_only_harmless_types_are_shown(name: str, kind: str, shown: bool) -> Non
     assert "Set-Cookie" not in answer.headers
 
 
-def test_what_may_be_shown_is_no_page() -> None:
+def test_displayed_types_cannot_contain_scripts() -> None:
     assert not {kind for kind in responses.SHOWN if re.search(r"html|xml|svg|script|css", kind)}
 
 
 @pytest.mark.parametrize("name", ['a"b.png', "a;b=c.png", "grüße 1%.png", "a?b#c.png", "…/ü.png"])
-def test_any_name_in_address_and_header(name: str) -> None:
+def test_any_name_in_url_and_header(name: str) -> None:
     storage, saved = stable(DATA, name)
     answer = get(storage.url(saved))
     assert (answer.status, answer.body) == (200, DATA)
@@ -477,7 +475,7 @@ def test_any_name_in_address_and_header(name: str) -> None:
     assert get(signed).status == 200
 
 
-def test_without_the_urls_one_is_told(settings: Settings) -> None:
+def test_a_missing_urlconf_is_reported(settings: Settings) -> None:
     storage, name = stable()
     settings.ROOT_URLCONF = "tests.support.health_urls"
     with pytest.raises(ImproperlyConfigured, match=r"queued_storage\.urls"):
@@ -534,7 +532,7 @@ def test_ranges(wanted: str, status: int, part: tuple[int, int] | None) -> None:
     assert (head.status in (200, 416), head.body) == (True, b"")
 
 
-def test_a_range_of_nothing() -> None:
+def test_a_range_of_an_empty_file() -> None:
     storage, name = stable(b"")
     assert get(storage.url(name)).body == b""
     answer = get(storage.url(name), Range="bytes=0-")
@@ -544,7 +542,7 @@ def test_a_range_of_nothing() -> None:
 # Conditions
 
 
-def test_a_client_that_has_it_gets_no_bytes() -> None:
+def test_a_current_copy_gets_304() -> None:
     storage, name = stable()
     url = storage.url(name)
     known = get(url).headers
@@ -565,7 +563,7 @@ def test_a_client_that_has_it_gets_no_bytes() -> None:
     assert get(url, If_Unmodified_Since=formatdate(86400, usegmt=True)).status == 412
 
 
-def test_new_content_has_another_tag_though_the_size_is_the_same() -> None:
+def test_new_content_has_another_etag() -> None:
     storage, name = stable()
     url = storage.url(name)
     known = get(url).headers["ETag"]
@@ -576,7 +574,7 @@ def test_new_content_has_another_tag_though_the_size_is_the_same() -> None:
     assert get(url, Range="bytes=5-", If_Range=known).status == 200
 
 
-def test_a_file_deleted_and_saved_anew_has_another_tag() -> None:
+def test_a_file_saved_again_has_another_etag() -> None:
     storage, name = stable()
     known = get(storage.url(name)).headers["ETag"]
     storage.delete(name)
@@ -585,7 +583,7 @@ def test_a_file_deleted_and_saved_anew_has_another_tag() -> None:
     assert get(storage.url(name)).headers["ETag"] != known
 
 
-# By way of the web server
+# Sending by the web server
 
 
 def with_sendfile(**way: str) -> Any:
@@ -616,7 +614,7 @@ def test_x_sendfile() -> None:
 
 
 @pytest.mark.parametrize("name", ["a\nb.png", "a.png\n", "\r\n/a.png", "a\u2028b.png"])
-def test_a_name_with_line_breaks_has_an_address(name: str) -> None:
+def test_a_name_with_line_breaks_has_a_url(name: str) -> None:
     storage, name = stable(DATA, name)
     for url in (storage.url(name), storage.stable_url(name, 60)):
         answer = get(url)
@@ -624,7 +622,7 @@ def test_a_name_with_line_breaks_has_an_address(name: str) -> None:
         assert "\n" not in answer.headers["Content-Disposition"]
 
 
-def test_a_line_break_in_a_name_cannot_add_a_header() -> None:
+def test_line_breaks_in_names_add_no_header() -> None:
     storage, name = stable(DATA, "a\r\nSet-Cookie: a=b.png")
     with with_sendfile(HEADER="X-Sendfile"):
         request = HttpRequest()
@@ -643,19 +641,19 @@ class Unpacking(FileSystemStorage):
             return file(zlib.decompress(packed.read()), name)
 
 
-def test_the_web_server_is_not_told_of_bytes_that_readers_do_not_get(tmp_path: Path) -> None:
+def test_sendfile_is_not_used_for_changed_content(tmp_path: Path) -> None:
     storage, name = stable(local=Unpacking(tmp_path))
     with with_sendfile(HEADER="X-Sendfile"):
         answer = get(storage.url(name))
     assert (answer.body, answer.headers.get("X-Sendfile")) == (DATA, None)
 
 
-# By way of this process
+# Proxying
 
 
 @pytest.fixture(params=["directory", "s3"])
 def proxied(request: pytest.FixtureRequest) -> tuple[Any, str]:
-    """A storage that gives its remote files itself, and a file that only the remote has."""
+    """A storage that proxies its remote files, and an evicted file of it."""
     options = {}
     if request.param == "s3":
         options = {"remote": S3Storage(**request.getfixturevalue("s3_options"))}
@@ -672,7 +670,7 @@ def test_ranges_of_the_remote(
     assert_range(get(storage.url(name), Range=wanted), status, part)
 
 
-def test_the_same_answer_from_here_and_from_the_remote() -> None:
+def test_local_and_remote_responses_are_the_same() -> None:
     storage, name = stable(url_mode="proxied")
     url = storage.url(name)
     here = get(url)
@@ -689,17 +687,17 @@ def test_the_same_answer_from_here_and_from_the_remote() -> None:
     assert storage.remote.calls == {}
 
 
-def test_a_remote_without_addresses_is_read() -> None:
+def test_a_remote_without_urls_is_proxied() -> None:
     class Mute(ScriptedStorage):
         def url(self, name: str | None) -> str:
-            raise NotImplementedError("no addresses here")
+            raise NotImplementedError("no URLs here")
 
     storage, name = stable(remote=Mute())
     deliver(storage, name, free=True)
     assert get(storage.url(name)).body == DATA
 
 
-def test_a_remote_that_is_away(
+def test_an_unreachable_remote(
     s3_proxy_options: dict[str, Any], s3_proxy: FaultProxy, caplog: pytest.LogCaptureFixture
 ) -> None:
     storage, name = stable(url_mode="proxied", remote=S3Storage(**s3_proxy_options))
@@ -710,7 +708,7 @@ def test_a_remote_that_is_away(
     assert "Signature" not in caplog.text
 
 
-def test_a_remote_that_breaks_off_breaks_the_answer_off(
+def test_an_interrupted_remote_ends_the_response(
     s3_proxy_options: dict[str, Any], s3_proxy: FaultProxy
 ) -> None:
     storage, name = stable(
@@ -727,19 +725,19 @@ def test_a_remote_that_breaks_off_breaks_the_answer_off(
     answer.close()
 
 
-def test_a_remote_object_of_another_length_breaks_the_answer_off() -> None:
+def test_an_object_of_another_size_ends_the_response() -> None:
     storage, name = stable(url_mode="proxied")
     deliver(storage, name, free=True)
     Path(storage.remote.path(name)).write_bytes(DATA[:-1])
     answer = Client().get(storage.url(name))
-    with pytest.raises(OSError, match="another length"):
+    with pytest.raises(OSError, match="differs from its size"):
         answer.getvalue()
     answer.close()
     Path(storage.remote.path(name)).unlink()
     assert get(storage.url(name)).status == 404
 
 
-def test_large_files_go_by_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_files_are_sent_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     storage, name = stable(bytes(5_000_000), url_mode="proxied")
     url = storage.url(name)
     for _place in range(2):
@@ -775,10 +773,10 @@ def test_files_are_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert all(found.closed for found in opened)
 
 
-# Under ASGI
+# ASGI
 
 
-def test_under_asgi_a_piece_at_a_time() -> None:
+def test_asgi_reads_a_piece_at_a_time() -> None:
     storage, name = stable(bytes(1_000_000))
     url = storage.url(name)
 
@@ -786,7 +784,7 @@ def test_under_asgi_a_piece_at_a_time() -> None:
         answer = await AsyncClient().get(url)
         sizes = [len(piece) async for piece in answer]
         answer.close()
-        await sync_to_async(connections.close_all)()  # of the thread in which the view ran
+        await sync_to_async(connections.close_all)()  # in the thread of the view
         return sizes
 
     sizes = asyncio.run(ask())
@@ -794,19 +792,19 @@ def test_under_asgi_a_piece_at_a_time() -> None:
     assert max(sizes) == responses.PIECE
 
 
-# Over the wire
+# With a real S3
 
 
 @pytest.fixture
 def live_server(django_db_setup: None, live_server: Any) -> Any:
-    """As for the dashboard: started when SQLite's tests have their file."""
+    """A live server, started after SQLite's test database has its file."""
     return live_server
 
 
-def test_a_link_works_a_second_after_the_upload_and_after_eviction(
+def test_a_link_works_before_and_after_eviction(
     live_server: Any, s3_options: dict[str, Any]
 ) -> None:
-    """The redirect is followed to a real signed address of S3."""
+    """The redirect leads to a signed URL of S3."""
     storage, name = stable(remote=S3Storage(**s3_options))
     link = live_server.url + storage.url(name)
     for step in (lambda: None, lambda: deliver(storage, name),

@@ -58,7 +58,7 @@ def test_a_settled_url_costs_no_query(
         assert storage.urls([transferred]) == {transferred: url}
 
 
-def test_what_may_still_change_is_asked_again(
+def test_unsettled_files_are_queried_each_time(
     storage: Any, django_assert_num_queries: Queries
 ) -> None:
     name = storage.save("a.txt", file())
@@ -99,9 +99,7 @@ def test_no_answer_depends_on_the_cache(storage: Any, settings: Settings, backen
     assert read(storage, "waiting.txt") == b"whole"
 
 
-def test_ancestor_11_an_entry_that_expires_or_is_flushed_is_looked_up_again(
-    storage: Any, transferred: str
-) -> None:
+def test_ancestor_11_a_lost_entry_is_queried_again(storage: Any, transferred: str) -> None:
     url = storage.url(transferred)
     storage.remote.calls.clear()
     cache.clear()
@@ -131,26 +129,22 @@ def test_a_deleted_file_is_forgotten(storage: Any, transferred: str) -> None:
     assert storage.url(name) == "/media/a.txt"
 
 
-def test_a_reader_who_looked_before_a_change_does_not_put_the_old_answer_back(
-    storage: Any, transferred: str
-) -> None:
+def test_a_late_reader_does_not_restore_old_answers(storage: Any, transferred: str) -> None:
     late = storage._routes
     with transaction.atomic():
         storage.delete(transferred)
-        late.remember(transferred, "a.txt")  # its look was before the delete
+        late.remember(transferred, "a.txt")  # it queried the ledger before the delete
         assert late.remote_name(transferred) is None
     late.remember(transferred, "a.txt")
     assert late.remote_name(transferred) is None
     assert storage.using_local(transferred)
 
 
-def test_a_reader_meanwhile_does_not_outlast_a_delete_that_took_long(
-    storage: Any, transferred: str
-) -> None:
+def test_a_reader_during_a_long_delete(storage: Any, transferred: str) -> None:
     with transaction.atomic():
         storage.delete(transferred)
         cache.clear()  # the mark has expired
-        storage._routes.remember(transferred, "a.txt")  # somebody else's look, before the commit
+        storage._routes.remember(transferred, "a.txt")  # by a reader before the commit
     assert storage._routes.remote_name(transferred) is None
 
 
@@ -168,10 +162,10 @@ def test_keys_are_safe_for_memcached(prefix: str, name: str) -> None:
     key = Routes("an alias with blanks", prefix).key(name)
     assert list(memcache_key_warnings(key)) == []
     assert key.isascii()
-    assert len(key) <= 200  # Django puts a prefix of its own before it
+    assert len(key) <= 200  # Django adds a prefix
 
 
-def test_keys_tell_all_files_apart() -> None:
+def test_keys_of_all_files_differ() -> None:
     pairs = [("a", "b"), ("a", "B"), ("b", "a"), ("ab", ""), ("", "ab"), ("a\0b", ""), ("a", "b ")]
     keys = {Routes(alias, prefix).key(name) for alias, name in pairs for prefix in ("x", "y")}
     assert len(keys) == 2 * len(pairs)
@@ -185,18 +179,16 @@ def test_the_option_cache_prefix() -> None:
 
 
 @pytest.mark.parametrize("garbage", [True, 5, b"x", ["a"], {"a": 1}])
-def test_what_somebody_else_wrote_there_is_not_believed(
-    storage: Any, transferred: str, garbage: Any
-) -> None:
+def test_values_of_others_are_ignored(storage: Any, transferred: str, garbage: Any) -> None:
     cache.set(storage.get_cache_key(transferred), garbage)
     assert storage.url(transferred) == "https://far.example/a.txt"
 
 
 @both_caches
-def test_a_cache_of_this_process_alone_forgets_soon(
+def test_a_per_process_cache_expires_soon(
     storage: Any, transferred: str, settings: Settings, backend: str, tmp_path: Path
 ) -> None:
-    """Other processes' changes do not reach it."""
+    """It does not see the changes of other processes."""
     use(settings, backend, LOCATION=str(tmp_path))
     seen: list[float] = []
     found = caches["default"]
@@ -211,7 +203,7 @@ def test_a_cache_of_this_process_alone_forgets_soon(
     assert seen == [3600 if backend == SHARED else 5]
 
 
-def test_an_unknown_cache_is_a_mistake_that_shows(storage: Any, settings: Settings) -> None:
+def test_an_unknown_cache_alias_raises(storage: Any, settings: Settings) -> None:
     settings.QUEUED_STORAGE = {**settings.QUEUED_STORAGE, "CACHE": "nowhere"}
     name = row(storage, storage.save("a.txt", file())).name
     with pytest.raises(Exception, match="nowhere"):

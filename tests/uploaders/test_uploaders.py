@@ -516,7 +516,7 @@ def test_a_process_that_dies_after_it_met_another_object_leaves_that_alone(
     remote.happens = put_theirs
     storage = make(remote=remote)
     name = storage.save("a.bin", file(b"our own"))
-    monkeypatch.setattr("queued_storage.transfers.proxies.RemoteProxy._alternative", die)
+    monkeypatch.setattr("queued_storage.transfers.naming.Naming._alternative", die)
     with pytest.raises(SystemExit):
         deliver(storage)
     monkeypatch.undo()

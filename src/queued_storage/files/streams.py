@@ -7,6 +7,7 @@ from functools import cache
 from typing import Any, cast
 
 from django.core.files import File
+from django.core.files.storage import Storage
 
 from ..ledger.states import Content
 
@@ -15,7 +16,7 @@ PIECE = 1024 * 1024  # bytes
 
 @cache
 def _crc32() -> Callable[[bytes, int], int]:
-    try:  # the extra "checksums", which a process that reads no file need not load
+    try:  # the extra "checksums", loaded only by processes that read files
         from isal.isal_zlib import crc32
     except ImportError:
         from zlib import crc32
@@ -23,7 +24,7 @@ def _crc32() -> Callable[[bytes, int], int]:
 
 
 class Checksum:
-    """A CRC-32, as S3 and zip compute it, of bytes in their order."""
+    """A CRC-32, as S3 and zip compute it."""
 
     def __init__(self, known: Content | None = None) -> None:
         self.size = known.size if known else 0
@@ -39,14 +40,22 @@ class Checksum:
 
 
 def checksum_of(pieces: Iterable[bytes]) -> Checksum:
+    """Return the checksum, and the size, of these bytes."""
     checksum = Checksum()
     for piece in pieces:
         checksum.add(piece)
     return checksum
 
 
+def content_of(storage: Storage, name: str) -> Content:
+    """Read a stored file; return its size and checksum."""
+    with storage.open(name) as file:
+        found = checksum_of(file.chunks())
+    return Content(found.size, str(found))
+
+
 class PiecewiseFile(File):
-    """A file to be read once, from pieces that come from elsewhere."""
+    """A file that can be read once, from an iterator of its bytes."""
 
     def __init__(self, pieces: Iterator[bytes], name: str) -> None:
         super().__init__(None, name)
@@ -72,18 +81,18 @@ class PiecewiseFile(File):
 
 @dataclass(frozen=True)
 class Saved:
-    """A file of this machine."""
+    """A file of this machine that holds the bytes to be sent."""
 
     path: str
-    content: Content  # that it had when it was saved
-    on_sent: Callable[[int], object]  # is told how many of its bytes have been sent
+    content: Content  # as it was saved
+    on_sent: Callable[[int], object]  # called with the number of bytes sent so far
 
 
 class MeasuredFile(File):
     """A file that knows the size and checksum of the bytes that were read from it.
 
-    Bytes that are read twice count once, so a reader may rewind. Text is read as UTF-8. With
-    ``on_bytes`` somebody learns the length of each piece, and may stop the reading by raising.
+    Bytes that are read twice count once, so a reader may rewind. Text is read as UTF-8.
+    ``on_bytes`` is called with the length of each piece, and may stop the reading by raising.
     """
 
     def __init__(
@@ -96,18 +105,18 @@ class MeasuredFile(File):
         self._checksum = Checksum()
         self._position = 0
         self.content_type = getattr(file, "content_type", None) or ""
-        self.saved: Saved | None = None  # where else its bytes are, if that is known
+        self.saved: Saved | None = None  # the file with the same bytes, if there is one
 
     @property
     def content(self) -> Content:
-        """What was read so far."""
+        """Size and checksum of what was read so far."""
         return Content(self._checksum.size, str(self._checksum), self.content_type)
 
     def chunks(self, chunk_size: int | None = None) -> Iterator[bytes]:
         if not hasattr(self._source, "chunks"):
             yield from super().chunks(chunk_size)
             return
-        self._position = 0  # where a File's own chunks() begins
+        self._position = 0  # File.chunks() starts there
         for piece in self._source.chunks(chunk_size):
             yield self._see(piece)
 
@@ -134,8 +143,10 @@ class MeasuredFile(File):
         return self._position
 
     def was_sent(self, saved: "Saved", *, is_proved: bool) -> None:
-        """Take its bytes for read, after somebody has read them from the path: those that were
-        saved if that is proved, else those that are there."""
+        """Count the bytes of the saved file as read, after an uploader sent them from its path.
+
+        Those that were saved count if the upload proved them, else the path is read again.
+        """
         self._position, self._checksum = 0, Checksum()
         if is_proved:
             self._checksum = Checksum(saved.content)
@@ -145,7 +156,7 @@ class MeasuredFile(File):
                 self._see(piece)
 
     def close(self) -> None:
-        """Leave the file open for who opened it: some storages close what they are given."""
+        """Leave the file open for its owner, though some storages close what they are given."""
 
     def _see(self, piece: bytes | str) -> bytes:
         data = piece.encode() if isinstance(piece, str) else bytes(piece)
@@ -159,7 +170,7 @@ class MeasuredFile(File):
 
 
 class _Within:
-    """The ``file`` of a measured file: some storages take that out and read it themselves."""
+    """The ``file`` of a measured file, which some storages read instead of the file itself."""
 
     def __init__(self, measured: MeasuredFile, source: Any) -> None:
         self._source = source

@@ -10,17 +10,18 @@ from django.core.files.storage import Storage
 
 from ..ledger.states import Content
 from . import localfiles
-from .streams import checksum_of
+from .streams import content_of
 
 
 def is_for_writing(mode: str) -> bool:
+    """Return whether a mode of ``open()`` changes the file."""
     return bool(set(mode) & set("wax+"))
 
 
 class WritableFile(File):
-    """A draft beside the final name, which takes its place on ``close()``.
+    """A draft beside the final name, which it takes on ``close()``.
 
-    A block that ends with an exception discards it, as does a process that dies.
+    A block that ends with an exception discards the draft, and so does a process that dies.
     """
 
     def __init__(
@@ -38,19 +39,19 @@ class WritableFile(File):
             self._draft = local.save(self._draft, existing or ContentFile(b""))
             super().__init__(local.open(self._draft, mode.replace("x", "w")), name)
             if "a" in mode:
-                self.seek(0, io.SEEK_END)  # where Django's storage in memory does not begin
+                self.seek(0, io.SEEK_END)  # Django's storage in memory starts at 0
         except BaseException:
             localfiles.discard(local, self._draft)
             raise
         self.mode = mode
 
     def close(self) -> None:
-        """Make the content the file's; with a failure it is discarded, and the file as it was."""
+        """Publish the content; after a failure it is discarded and the file stays as it was."""
         if self.closed:
             return
         try:
             super().close()
-            self._publish(self._draft, self._content())
+            self._publish(self._draft, content_of(self._local, self._draft))
         finally:
             self._discard()
 
@@ -63,20 +64,15 @@ class WritableFile(File):
         if exception_type is None:
             self.close()
         elif not self.closed:
-            self._give_up()
+            self._abandon()
 
     def __del__(self) -> None:
         if hasattr(self, "file") and not self.closed:
-            self._give_up()
+            self._abandon()
 
-    def _content(self) -> Content:
-        with self._local.open(self._draft) as written:
-            checksum = checksum_of(written.chunks())
-        return Content(checksum.size, str(checksum))
-
-    def _give_up(self) -> None:
+    def _abandon(self) -> None:
         try:
-            super().close()  # which writes what it has yet: the disk may be full
+            super().close()  # which may raise: it writes what is buffered, and the disk may be full
         finally:
             self._discard()
 

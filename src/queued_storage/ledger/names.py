@@ -1,69 +1,107 @@
 """Which texts can be names of files."""
 
 import posixpath
+from dataclasses import dataclass
 from os import PathLike
-from typing import NoReturn
+from typing import NoReturn, Self
 
 from ..exceptions import InvalidName
 from .models import NAME_MAX_BYTES, NAME_MAX_LENGTH
 
 COMPONENT_MAX_BYTES = 255  # on the file systems in use
-LEADS_OUT = "it leads out of the storage; give a relative name without '..'"
+RESERVED_PREFIX = ".queued-"  # of files that are still being written
+LEADS_OUT = "it leads out of the storage; use a relative name without '..'"
 
 Name = str | PathLike[str]
 
 
+@dataclass(frozen=True, slots=True)
+class StoredName:
+    """The name of a file, validated once for one operation."""
+
+    text: str  # in its one spelling
+    problem: str  # why the ledger cannot have a row of this name, or ""
+
+    @classmethod
+    def of(cls, name: Name) -> Self:
+        """Return the name of a file that may exist; nothing is refused."""
+        text = tidy(name)
+        return cls(text, _problem(text))
+
+    @classmethod
+    def new(cls, name: Name | None, *, on_file_system: bool) -> Self:
+        """Return the name of a file to be written.
+
+        Raises ``InvalidName`` for a name that cannot be kept, and for one whose tidied spelling
+        would hide a mistake.
+        """
+        # The name of a temporary file may be a number or bytes.
+        if name is None or isinstance(name, int | bytes):
+            _refuse(name, "it is not a string; give the file a name")
+        given = str(name).replace("\\", "/")
+        if ".." in given.split("/"):
+            _refuse(given, LEADS_OUT)
+        if given.endswith("/"):
+            _refuse(given, "it is the name of a directory; add the name of the file")
+        stored = cls.of(given)
+        problem = stored.problem
+        if not problem and on_file_system:
+            problem = _problem_of_parts(stored.text)
+        if not problem and is_reserved(stored.text):
+            problem = (
+                f"names starting with {RESERVED_PREFIX!r} are reserved for unfinished files; "
+                f"choose another name"
+            )
+        if problem:
+            _refuse(stored.text, problem)
+        return stored
+
+    @property
+    def can_be_recorded(self) -> bool:
+        """Whether the ledger can have a row of this name; any other never reaches the database."""
+        return not self.problem
+
+
 def tidy(name: Name) -> str:
-    """The one spelling of a name: forward slashes, no ``./`` and no ``//``."""
+    """Return the one spelling of a name: forward slashes, no ``./`` and no ``//``."""
     text = str(name).replace("\\", "/")
     return posixpath.normpath(text) if text else text
 
 
-def tidy_new(name: Name | None) -> str:
-    """The same for a file to be written; ``InvalidName`` for what the one spelling would hide."""
-    if name is None or isinstance(name, int | bytes):  # the name of a temporary file may be that
-        _refuse(name, "it is no text; give the file a name")
-    text = str(name).replace("\\", "/")
-    if ".." in text.split("/"):
-        _refuse(text, LEADS_OUT)
-    if text.endswith("/"):
-        _refuse(text, "it is a directory's; add the file's own name")
-    return tidy(text)
-
-
 def can_be_recorded(name: str) -> bool:
-    """Whether a row can have this (tidied) name; any other never reaches the database."""
+    """Return whether a row can have this (tidied) name; any other never reaches the database."""
     return not _problem(name)
 
 
-def require_storable(name: str, *, on_file_system: bool) -> None:
-    """Raise ``InvalidName`` for a name that could not be kept as it is."""
-    problem = _problem(name)
-    if not problem and on_file_system:
-        longest = max(name.split("/"), key=lambda component: len(component.encode()))
-        if len(longest.encode()) > COMPONENT_MAX_BYTES:
-            problem = (
-                f"one part has {len(longest.encode())} bytes in UTF-8, more than the "
-                f"{COMPONENT_MAX_BYTES} that file systems take; shorten it"
-            )
-    if problem:
-        _refuse(name, problem)
+def is_reserved(name: str) -> bool:
+    """Return whether the name is that of an unfinished file."""
+    return posixpath.basename(name).startswith(RESERVED_PREFIX)
 
 
 def _problem(name: str) -> str:
     if not name or name == ".":
         return "it is empty; give the file a name"
     if "\0" in name:
-        return "it has a NUL character; remove it"
+        return "it contains a NUL character; remove it"
     if name.startswith("/") or ".." in name.split("/"):
         return LEADS_OUT
     try:
         size = len(name.encode())
     except UnicodeEncodeError:
-        return "it is no valid Unicode; decode it properly first"
+        return "it is not valid Unicode; decode it properly first"
     if len(name) > NAME_MAX_LENGTH or size > NAME_MAX_BYTES:
-        return f"it has {len(name)} characters, more than the {NAME_MAX_LENGTH} of the ledger"
+        return f"it has {len(name)} characters, but the ledger takes at most {NAME_MAX_LENGTH}"
     return ""
+
+
+def _problem_of_parts(name: str) -> str:
+    longest = max(len(part.encode()) for part in name.split("/"))
+    if longest <= COMPONENT_MAX_BYTES:
+        return ""
+    return (
+        f"one part has {longest} bytes in UTF-8, but file systems take at most "
+        f"{COMPONENT_MAX_BYTES}; shorten it"
+    )
 
 
 def _refuse(name: object, problem: str) -> NoReturn:

@@ -1,4 +1,4 @@
-"""Has each log record say in fields which file it is about, and keeps it to one line."""
+"""Log records of one line, with fields that tell which file they are about."""
 
 import logging
 from collections.abc import Iterator
@@ -8,15 +8,15 @@ from typing import Any, Protocol
 
 from .reasons import one_line
 
-# The fields of every record, None where they do not apply. The prefix keeps them from meeting
-# those of a project's own record factory.
+# The fields of every record, None if they don't apply. The prefix avoids conflicts with fields
+# of a project's own record factory.
 KEYS = (
     "queued_file",  # id of the row
     "queued_storage",  # alias
     "queued_name",
-    "queued_state",  # when the work on it began
+    "queued_state",  # when the worker began
     "queued_attempt",
-    "queued_host",  # that took the file
+    "queued_host",  # that saved the file
     "queued_error",  # name of the class
 )
 
@@ -35,7 +35,7 @@ class Row(Protocol):
 
 
 def fields_of(row: Row) -> dict[str, Any]:
-    """The fields of a record about this file, for ``extra``."""
+    """Return the fields of a record about this file, for ``extra``."""
     return {
         "queued_file": row.pk,
         "queued_storage": one_line(row.alias),
@@ -48,7 +48,7 @@ def fields_of(row: Row) -> dict[str, Any]:
 
 @contextmanager
 def about(row: Row) -> Iterator[None]:
-    """Let what this thread logs in the block be about this file."""
+    """Add the fields of this file to all records that this thread logs in the block."""
     token = _fields.set(fields_of(row))
     try:
         yield
@@ -57,7 +57,7 @@ def about(row: Row) -> Iterator[None]:
 
 
 class _Fields(logging.Filter):
-    """Adds the fields, and writes out the control characters of what is put into the message."""
+    """Add the fields, and escape control characters in the arguments of the message."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         known = _fields.get() or {}

@@ -1,4 +1,4 @@
-"""Addresses at which the project itself serves files."""
+"""The URLs from which the project itself serves files."""
 
 import json
 import math
@@ -15,22 +15,23 @@ _SALT = "queued_storage.links"
 
 
 def public(alias: str, name: str) -> str:
-    """The address of a file that everybody may have."""
-    if "/" in alias or alias in {".", ".."}:  # else it could be the address of another file
+    """Return the URL of a public file."""
+    if "/" in alias or alias in {".", ".."}:  # it could be the URL of another file
         raise ImproperlyConfigured(
-            f"Files of the storage {alias!r} can have no address. Give it an alias without '/'."
+            f"Files of the storage {alias!r} cannot have URLs, because its alias contains a slash "
+            f"or is a dot. Set an alias without '/'."
         )
     try:
         return reverse(VIEW, kwargs={"alias": alias, "name": name})
     except NoReverseMatch as error:
         raise ImproperlyConfigured(
-            f"There is no address for {name!r} of the storage {alias!r}. Include "
-            f"'queued_storage.urls' in your URLconf; see the docs, under 'Stable URLs'."
+            f"{name!r} of the storage {alias!r} has no URL. Include 'queued_storage.urls' in your "
+            f"URLconf; see the docs, under 'Stable URLs'."
         ) from error
 
 
 def signed(alias: str, name: str, seconds: float | None) -> str:
-    """An address that entitles its holder to the file; for ever if ``seconds`` is None."""
+    """Return a URL that gives access to the file; it does not expire if ``seconds`` is None."""
     until = None if seconds is None else math.ceil(time.time() + seconds)
     query: dict[str, object] = {} if until is None else {"until": until}
     signature = _signer().signature(_text(alias, name, until))
@@ -38,18 +39,18 @@ def signed(alias: str, name: str, seconds: float | None) -> str:
 
 
 def is_signed(query: Mapping[str, str]) -> bool:
-    """Whether an address claims to be signed."""
+    """Return whether the query string of a URL has a signature."""
     return "signature" in query
 
 
 def seconds_left(alias: str, name: str, query: Mapping[str, str]) -> float | None:
-    """For how long a signed address is still good; None for one that has no end.
+    """Return how long a signed URL is still valid; None if it does not expire.
 
-    ``signing.BadSignature`` is raised if its time is over, or if nobody here gave it out.
+    Raises ``signing.BadSignature`` if it has expired, or if its signature is wrong.
     """
     text = query.get("until")
     if text is not None and not (text.isdecimal() and len(text) <= 15):
-        raise signing.BadSignature("The time is no number.")
+        raise signing.BadSignature("The expiry is not a number.")
     until = None if text is None else int(text)
     signer = _signer()
     signer.unsign(f"{_text(alias, name, until)}{signer.sep}{query['signature']}")
@@ -57,7 +58,7 @@ def seconds_left(alias: str, name: str, query: Mapping[str, str]) -> float | Non
         return None
     left = until - time.time()
     if left <= 0:
-        raise signing.SignatureExpired("The time is over.")
+        raise signing.SignatureExpired("The URL has expired.")
     return left
 
 

@@ -1,4 +1,4 @@
-"""Brings a file from the host that has the only copy of it."""
+"""Downloads a file from the host that has its only copy."""
 
 import io
 import tempfile
@@ -16,40 +16,43 @@ from ..exceptions import FileElsewhere
 from ..files.streams import Checksum
 from ..ledger.models import QueuedFile
 
-TICKET_AGE = 60  # seconds that a signed address is good for
-PATH = "local-copy/"  # below the project's address in HOST_URLS
+TICKET_AGE = 60  # seconds until a ticket expires
+PATH = "local-copy/"  # below the URL of a host in HOST_URLS
 _SALT = "queued_storage.peers"
 _PIECE = 256 * 1024  # bytes
 
 
 def ticket_for(row: QueuedFile) -> str:
-    """A signed text that entitles its holder to the local copy of this very content."""
+    """Return a signed string that gives access to the local copy of this content."""
     return signing.dumps([row.pk, row.generation], salt=_SALT)
 
 
 def read_ticket(ticket: str) -> tuple[int, int]:
-    """The id and the generation of a row. ``signing.BadSignature`` is raised if somebody made it
-    up, or if it is too old."""
+    """Return the id and the generation of a row.
+
+    Raises ``signing.BadSignature`` if the ticket is forged or has expired.
+    """
     pk, generation = signing.loads(ticket, salt=_SALT, max_age=TICKET_AGE)
     return pk, generation
 
 
 def fetch(row: QueuedFile, mode: str) -> File:
-    """The file as the host that has it sends it, whole and compared with the ledger.
+    """Download the file from its host to a temporary file, and compare it with the ledger.
 
-    It is in a temporary file of this host. ``FileElsewhere`` is raised if it cannot be had.
+    Raises ``FileElsewhere`` if it cannot be downloaded.
     """
     base = settings.host_urls.get(row.host)
     if base is None:
-        raise on_other_host(row.name, row.host, f"HOST_URLS has no address of {row.host!r}.")
+        raise on_other_host(row.name, row.host, f"HOST_URLS has no URL of {row.host!r}.")
     copy = tempfile.TemporaryFile(prefix="queued-storage-")  # noqa: SIM115
     try:
         _receive(f"{base}{PATH}{quote(ticket_for(row))}", row, copy)
     except (OSError, HTTPException) as error:
         copy.close()
-        # The address is a ticket, so no text of the library's is repeated that may hold it.
+        # The URL holds a ticket, so an error message of the library, which may quote the URL, is
+        # not repeated.
         raise on_other_host(
-            row.name, row.host, f"It was not to be had: {_cause_of(error)}."
+            row.name, row.host, f"It could not be downloaded: {_cause_of(error)}."
         ) from None
     except BaseException:
         copy.close()
@@ -60,21 +63,23 @@ def fetch(row: QueuedFile, mode: str) -> File:
 
 
 def on_other_host(name: str, host: str, advice: str) -> FileElsewhere:
-    return FileElsewhere(f"The only copy of {name!r} yet is on the host {host!r}. {advice}", host)
+    return FileElsewhere(
+        f"{name!r} has not been transferred yet; its only copy is on host {host!r}. {advice}", host
+    )
 
 
-def _receive(address: str, row: QueuedFile, copy: IO[bytes]) -> None:
+def _receive(url: str, row: QueuedFile, copy: IO[bytes]) -> None:
     checksum = Checksum()
-    with urlopen(address, timeout=settings.other_host_timeout) as answer:
-        while piece := answer.read(_PIECE):
+    with urlopen(url, timeout=settings.other_host_timeout) as response:
+        while piece := response.read(_PIECE):
             checksum.add(piece)
             copy.write(piece)
     if checksum.size != row.size or row.checksum not in {"", str(checksum)}:
-        raise OSError("what it sent is not what was saved")
+        raise OSError("what the host sent differs from what was saved")
 
 
 def _cause_of(error: Exception) -> str:
     if isinstance(error, HTTPError):
         error.close()
-        return f"it answered {error.code}"
+        return f"the host responded with status {error.code}"
     return str(getattr(error, "reason", None) or error or type(error).__name__)

@@ -1,4 +1,4 @@
-"""Answers a request with as many of a file's bytes as it asks for."""
+"""Responds to a request with a file, or with the range that it asks for."""
 
 import posixpath
 import re
@@ -14,7 +14,7 @@ from django.utils.cache import get_conditional_response
 from django.utils.http import content_disposition_header, http_date
 
 PIECE = 256 * 1024  # bytes
-# What a browser may show in its window; all else could be a page with scripts, and is saved.
+# Types that a browser may display. Any other could be a page with scripts, and is downloaded.
 SHOWN = frozenset(
     {"application/pdf", "text/plain"}
     | {f"image/{kind}" for kind in ("avif", "bmp", "gif", "jpeg", "png", "webp")}
@@ -28,8 +28,8 @@ _RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})", re.ASCII)
 
 
 @dataclass(frozen=True)
-class Facts:
-    """What an answer says of a file besides its bytes."""
+class Representation:
+    """What a response says about a file besides its bytes."""
 
     name: str
     size: int
@@ -40,21 +40,21 @@ class Facts:
 
     @property
     def shown_type(self) -> str:
-        """The type if it is harmless, else ``OTHER``."""
+        """The content type if it is harmless, else ``OTHER``."""
         kind = self.content_type.partition(";")[0].strip().lower()
         return kind if kind in SHOWN else OTHER
 
 
 class Source(Protocol):
-    """Where the bytes come from; it is closed when they are sent, or not wanted."""
+    """Where the bytes come from; closed when they are sent, or not needed."""
 
     def pieces(self, start: int, end: int) -> Iterator[bytes]: ...
 
     def close(self) -> None: ...
 
 
-class OpenFile:
-    """The bytes of a file that can seek."""
+class FileSource:
+    """The bytes of an open file that can seek."""
 
     def __init__(self, file: File | IO[bytes]) -> None:
         self._file: Any = file
@@ -69,27 +69,27 @@ class OpenFile:
         self._file.close()
 
 
-class FromElsewhere:
-    """Bytes that are asked for when they are needed."""
+class RemoteSource:
+    """The bytes of a file on the remote, which are requested when they are needed."""
 
-    def __init__(self, ask: Callable[[int, int], Iterator[bytes]]) -> None:
-        self._ask = ask
+    def __init__(self, read: Callable[[int, int], Iterator[bytes]]) -> None:
+        self._read = read
 
     def pieces(self, start: int, end: int) -> Iterator[bytes]:
-        return self._ask(start, end)
+        return self._read(start, end)
 
     def close(self) -> None:
         """Nothing is open."""
 
 
 class _Body:
-    """The pieces of an answer, as many bytes as it has announced."""
+    """The pieces of a response, as many bytes as its headers announce."""
 
     def __init__(self, source: Source, start: int, end: int) -> None:
         self._source = source
         self._left = end - start
         self._pieces = source.pieces(start, end) if self._left else iter(())
-        self._first = next(self._pieces, b"")  # what fails must do so before the answer begins
+        self._first = next(self._pieces, b"")  # an error must occur before the response begins
 
     def __iter__(self) -> Iterator[bytes]:
         return self
@@ -99,7 +99,8 @@ class _Body:
         piece = piece or next(self._pieces, b"")
         self._left -= len(piece)
         if self._left < 0 or (self._left and not piece):
-            raise OSError("The file has another length than the ledger says.")  # cuts the answer
+            # Ends the response early.
+            raise OSError("The length of the file differs from its size in the ledger.")
         if not piece:
             raise StopIteration
         return piece
@@ -112,7 +113,8 @@ class _Body:
 
 
 class _FileResponse(StreamingHttpResponse):
-    """Reads a piece at a time under ASGI, too, where Django would read the file as a whole."""
+    """A response that reads a piece at a time under ASGI too, where Django would read the whole
+    file."""
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         pieces = iter(self)
@@ -121,23 +123,25 @@ class _FileResponse(StreamingHttpResponse):
             yield piece
 
 
-def respond(request: HttpRequest, facts: Facts, source: Source) -> HttpResponseBase:
-    """The file, a range of it, or word that nothing changed since the client's copy."""
-    shell = HttpResponse(headers=_headers(facts))
+def respond(
+    request: HttpRequest, representation: Representation, source: Source
+) -> HttpResponseBase:
+    """Return the file, a range of it, or 304 if the client's copy is current."""
+    shell = HttpResponse(headers=_headers(representation))
     decided = get_conditional_response(
-        request, facts.etag, int(facts.changed_at.timestamp()), shell
+        request, representation.etag, int(representation.changed_at.timestamp()), shell
     )
     if decided is not shell:
         source.close()
         return cast(HttpResponseBase, decided)
-    wanted = _range(request, facts)
+    wanted = _range(request, representation)
     if wanted is not None and wanted[0] >= wanted[1]:
         source.close()
         del shell["Content-Length"], shell["Content-Disposition"], shell["Content-Type"]
         shell.status_code = 416
-        shell["Content-Range"] = f"bytes */{facts.size}"
+        shell["Content-Range"] = f"bytes */{representation.size}"
         return shell
-    start, end = wanted or (0, facts.size)
+    start, end = wanted or (0, representation.size)
     shell["Content-Length"] = str(end - start)
     if request.method == "HEAD":
         source.close()
@@ -150,31 +154,32 @@ def respond(request: HttpRequest, facts: Facts, source: Source) -> HttpResponseB
     response = _FileResponse(body, headers=dict(shell.items()))
     if wanted:
         response.status_code = 206
-        response["Content-Range"] = f"bytes {start}-{end - 1}/{facts.size}"
+        response["Content-Range"] = f"bytes {start}-{end - 1}/{representation.size}"
     return response
 
 
-def handed_over(facts: Facts, header: str, place: str) -> HttpResponse:
-    """An answer for the web server to fill in; it knows ranges and conditions itself."""
-    response = HttpResponse(headers=_headers(facts))
+def hand_over(representation: Representation, header: str, path: str) -> HttpResponse:
+    """Return a response whose body the web server sends; it handles ranges and conditions."""
+    response = HttpResponse(headers=_headers(representation))
     for one in ("Content-Length", "ETag", "Last-Modified", "Accept-Ranges"):
         del response[one]
-    response[header] = place
+    response[header] = path
     return response
 
 
-def _headers(facts: Facts) -> dict[str, str]:
-    kind = facts.shown_type
-    file_name = posixpath.basename(facts.name).rstrip("\n")  # as which Django would write it
+def _headers(representation: Representation) -> dict[str, str]:
+    kind = representation.shown_type
+    # Django does not escape a line break at the end.
+    file_name = posixpath.basename(representation.name).rstrip("\n")
     disposition = content_disposition_header(kind == OTHER, file_name)
     headers = {
         "Accept-Ranges": "bytes",
-        "Cache-Control": facts.cache_control,
+        "Cache-Control": representation.cache_control,
         "Content-Disposition": str(disposition),
-        "Content-Length": str(facts.size),
+        "Content-Length": str(representation.size),
         "Content-Type": kind,
-        "ETag": facts.etag,
-        "Last-Modified": http_date(facts.changed_at.timestamp()),
+        "ETag": representation.etag,
+        "Last-Modified": http_date(representation.changed_at.timestamp()),
         "X-Content-Type-Options": "nosniff",
     }
     if kind != "application/pdf":
@@ -182,18 +187,23 @@ def _headers(facts: Facts) -> dict[str, str]:
     return headers
 
 
-def _range(request: HttpRequest, facts: Facts) -> tuple[int, int] | None:
-    """Start and end of what is asked for, the end not before the start only if there is such a
-    range; None if the whole file is to be sent, as for several ranges at once."""
+def _range(request: HttpRequest, representation: Representation) -> tuple[int, int] | None:
+    """Return start and end of the requested range, or None to send the whole file.
+
+    The start is not below the end if the file has no such range. Several ranges in one request
+    are not supported: the whole file is sent.
+    """
     found = _RANGE.fullmatch(request.headers.get("Range", "").strip())
     if request.method != "GET" or not found or found.groups() == ("", ""):
         return None
-    # A date is no safe condition: a file may change twice within a second.
-    if request.headers.get("If-Range", facts.etag).strip() != facts.etag:
+    # A date is not a safe condition: a file may change twice within a second.
+    if request.headers.get("If-Range", representation.etag).strip() != representation.etag:
         return None
     first, last = found.groups()
     if not first:
-        return max(0, facts.size - int(last)) if int(last) else facts.size, facts.size
+        return max(0, representation.size - int(last)) if int(
+            last
+        ) else representation.size, representation.size
     if last and int(last) < int(first):
-        return None  # no range at all
-    return int(first), min(int(last) + 1, facts.size) if last else facts.size
+        return None  # not a range
+    return int(first), min(int(last) + 1, representation.size) if last else representation.size

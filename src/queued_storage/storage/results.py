@@ -1,11 +1,11 @@
-"""What a transfer that was asked for comes to."""
+"""The outcome of a transfer that was requested."""
 
 import threading
 import time
 import weakref
 from collections.abc import Callable
-from typing import Any
 
+from django.core.files.storage import Storage
 from django.db import transaction
 
 from ..exceptions import TransferError, TransferTimeout
@@ -13,23 +13,24 @@ from ..ledger.database import ledger, ledger_database
 from ..ledger.models import QueuedFile
 from ..ledger.states import State
 
-_POLL_MAX = 0.5  # seconds between two looks at the ledger
+_POLL_MAX = 0.5  # seconds between two queries of the ledger
 
 
-def wait_until(is_over: Callable[[], bool], timeout: float | None, what: str) -> None:
-    """Look again and again, in growing steps; ``TransferTimeout`` after ``timeout`` seconds."""
+def wait_until(is_over: Callable[[], bool], timeout: float | None) -> bool:
+    """Ask again and again, at growing intervals; return False after ``timeout`` seconds."""
     deadline = None if timeout is None else time.monotonic() + timeout
     pause = 0.005
     while not is_over():
         left = pause if deadline is None else deadline - time.monotonic()
         if left <= 0:
-            raise TransferTimeout(f"{what} took longer than {timeout} seconds; it goes on.")
+            return False
         time.sleep(min(pause, left))
         pause = min(pause * 1.5, _POLL_MAX)
+    return True
 
 
 class TransferResult:
-    """The end of one transfer, to be asked for, in the manner of Celery's results."""
+    """The outcome of one transfer, with the interface of Celery's results."""
 
     def __init__(self, pk: int) -> None:
         self.pk = pk
@@ -40,39 +41,44 @@ class TransferResult:
         return f"<TransferResult of file {self.pk}>"
 
     def told(self, error: Exception | None) -> None:
-        """The queue knows; ``error`` is how the attempt ended if it ran at once."""
+        """Note that the queue was notified; ``error`` is how the attempt ended if it ran at
+        once."""
         self._queued = True
         self._error = error
 
     @property
     def queued_file(self) -> QueuedFile | None:
+        """The ledger's row, or None if the file was deleted."""
         return ledger().filter(pk=self.pk).first()
 
     @property
     def state(self) -> str | None:
-        """A ``QueuedFile.State``; None when the file is gone."""
+        """A ``QueuedFile.State``; None if the file was deleted."""
         return ledger().filter(pk=self.pk).values_list("state", flat=True).first()
 
     def ready(self) -> bool:
+        """Return whether the transfer has ended."""
         state = self.state
-        # Until the queue knows, a held file may be one whose transfer is not committed yet.
+        # Before the queue is notified, a held file may be one whose transfer is not committed.
         is_cancelled = state == State.HELD and self._queued
         return is_cancelled or state not in {State.HELD, State.PENDING, State.TRANSFERRING}
 
     def get(self, timeout: float | None = None, propagate: bool = True) -> bool:
-        """Wait for the end; True if the file is on the remote.
+        """Wait for the transfer to end; return True if the file is on the remote.
 
-        A failure raises what the transfer raised where it ran in this thread, else
-        ``TransferError`` with the reason; with ``propagate=False`` the answer is False instead.
+        A failure raises the exception of the transfer if it ran in this thread, else
+        ``TransferError`` with the reason; with ``propagate=False`` False is returned instead.
         ``TransferTimeout``, a ``TimeoutError``, is raised after ``timeout`` seconds.
         """
         in_transaction = transaction.get_connection(ledger_database()).in_atomic_block
         if in_transaction and not self._queued and not self.ready():
             raise TransferError(
-                "The transfer starts when the transaction is committed; ask for it after that."
+                "The transfer starts after the transaction is committed; call get() after that."
             )
-        if self._error is None:
-            wait_until(self.ready, timeout, "The transfer")
+        if self._error is None and not wait_until(self.ready, timeout):
+            raise TransferTimeout(
+                f"The file was not transferred within {timeout:g} seconds; the transfer continues."
+            )
         row = self.queued_file
         if row and row.state == State.TRANSFERRED:
             return True
@@ -85,27 +91,30 @@ def _why(row: QueuedFile | None) -> str:
     if row is None or row.state == State.DELETING:
         return "The file was deleted."
     if row.state == State.HELD:
-        return "The transfer was cancelled; the file waits for transfer()."
+        return "The transfer was cancelled; the file is held until transfer() is called for it."
     return row.last_error
 
 
 class LastResults:
-    """The last result of each storage in each thread, as the ancestor's ``storage.result``."""
+    """The last result of each storage in each thread, for ``storage.result``."""
 
     def __init__(self) -> None:
         self._local = threading.local()
 
-    def _of_thread(self) -> "weakref.WeakKeyDictionary[Any, TransferResult]":
+    def _of_thread(self) -> "weakref.WeakKeyDictionary[Storage, TransferResult]":
         if not hasattr(self._local, "results"):
             self._local.results = weakref.WeakKeyDictionary()
-        results: weakref.WeakKeyDictionary[Any, TransferResult] = self._local.results
+        results: weakref.WeakKeyDictionary[Storage, TransferResult] = self._local.results
         return results
 
-    def get(self, storage: Any) -> TransferResult | None:
+    def get(self, storage: Storage) -> TransferResult | None:
         return self._of_thread().get(storage)
 
-    def put(self, storage: Any, result: TransferResult) -> None:
+    def new(self, storage: Storage, pk: int) -> TransferResult:
+        """Return a result of this file, which is the storage's last one from now on."""
+        result = TransferResult(pk)
         self._of_thread()[storage] = result
+        return result
 
 
 last_results = LastResults()

@@ -1,4 +1,4 @@
-"""Remembers in the cache which files are settled on the remote."""
+"""Remembers in the cache which files are transferred."""
 
 import hashlib
 import re
@@ -14,18 +14,18 @@ from ..conf import settings
 from ..reporting.logs import logger
 from ..reporting.reasons import reason
 
-PER_PROCESS_TIMEOUT = 5  # seconds: what one process forgets, another may go on believing so long
-MARK_TIMEOUT = 60  # seconds: longer than any reader is between its look and its remembering
+PER_PROCESS_TIMEOUT = 5  # seconds that a process may trust an entry another one has removed
+MARK_TIMEOUT = 60  # seconds; longer than a reader takes from its query to remember()
 _UNSETTLED = ""
-_SAFE = re.compile(r"[!-~]{1,100}")  # memcached takes no other characters, and not many of them
+_SAFE = re.compile(r"[!-~]{1,100}")  # memcached allows no other characters, and few of them
 
 
 class Routes:
     """The names of one alias that are transferred, each with its name on the remote.
 
-    Only this settled fact is kept, and only to save a query: without a cache every answer is the
-    same. Forgetting leaves a mark, so that a reader who looked at the ledger before a change
-    cannot put the old answer back after it.
+    Only this fact is cached, and only to save a query: every answer is the same without a cache.
+    Forgetting leaves a mark, so that a reader that queried the ledger before a change cannot put
+    the old answer back after it.
     """
 
     def __init__(self, alias: str, prefix: str) -> None:
@@ -33,21 +33,25 @@ class Routes:
         self._prefix = prefix if _SAFE.fullmatch(prefix) else _digest(prefix)
 
     def key(self, name: str) -> str:
+        """Return the cache key of a name."""
         return _key(self._alias, self._prefix, name)
 
     def remote_name(self, name: str) -> str | None:
-        return _believable(_ask(_get, _key(self._alias, self._prefix, name)))
+        """Return the name on the remote; None if it is not remembered."""
+        return _remote_name_in(_ask(_get, _key(self._alias, self._prefix, name)))
 
     def remote_names(self, names: Iterable[str]) -> dict[str, str]:
         keys = {self.key(name): name for name in names}
         found = _ask(lambda cache: cache.get_many(keys)) or {}
-        return {keys[key]: name for key in found if (name := _believable(found[key]))}
+        return {keys[key]: name for key in found if (name := _remote_name_in(found[key]))}
 
     def remember(self, name: str, remote_name: str) -> None:
+        """Remember a transferred file, unless a mark says that it was just changed."""
         key = self.key(name)
         _ask(lambda cache: cache.add(key, remote_name, _timeout(cache)))
 
     def forget(self, name: str) -> None:
+        """Remember nothing of the file for ``MARK_TIMEOUT`` seconds."""
         key = self.key(name)
         _ask(lambda cache: cache.set(key, _UNSETTLED, min(_timeout(cache), MARK_TIMEOUT)))
 
@@ -64,13 +68,13 @@ def _key(alias: str, prefix: str, name: str) -> str:
 
 
 def _digest(text: str) -> str:
-    """As short as is safe: Django's caches look at each character of a key."""
+    """Return a short digest: Django's caches check each character of a key."""
     digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
     return b2a_base64(digest[:21], newline=False).decode()
 
 
-def _believable(found: object) -> str | None:
-    """What we wrote ourselves: a task of the ancestor's sets the key to True."""
+def _remote_name_in(found: object) -> str | None:
+    """Return what ``remember()`` wrote; a task of the ancestor's sets the key to True."""
     return found if isinstance(found, str) and found != _UNSETTLED else None
 
 
@@ -79,14 +83,14 @@ def _get(cache: BaseCache, key: str) -> Any:
 
 
 def _ask(question: Callable[..., Any], *args: Any) -> Any:
-    """The cache's answer; None without a cache, and of one that is out of order."""
+    """Return the cache's answer; None without a cache, and from one that fails."""
     alias = settings.cache
     if alias is None:
         return None
     try:
         return question(caches[alias], *args)
     except InvalidCacheBackendError:
-        raise  # the project's settings
+        raise  # the settings are wrong
     except Exception as error:
         logger.warning("The cache is not used: %s", reason(error))
         return None

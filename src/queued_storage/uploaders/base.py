@@ -8,8 +8,8 @@ from django.core.files import File
 from django.core.files.storage import Storage
 
 from ..exceptions import VerificationError
-from ..files.localfiles import names_on
 from ..files.streams import MeasuredFile, checksum_of
+from ..files.walking import names_on
 from ..ledger.states import Content
 
 PIECE = 1024 * 1024  # bytes

@@ -21,7 +21,7 @@ from queued_storage.tasks import Transfer, TransferAndDelete
 from queued_storage.transfers import work
 from queued_storage.transfers.executor import Executor
 from queued_storage.transfers.leases import Lease
-from queued_storage.transfers.proxies import RemoteProxy
+from queued_storage.transfers.naming import Naming
 from queued_storage.uploaders.s3 import trust
 from queued_storage.uploaders.s3.trust import Trust
 from tests.support.lying_proxy import Lie, LyingProxy
@@ -201,7 +201,7 @@ def killed(trusted: S3Storage) -> Callable[[str], Any]:
                 raise Died
 
             if when == "before":
-                patches.setattr(RemoteProxy, "_send", die)
+                patches.setattr(Naming, "_send", die)
             for method in (
                 "promote",
                 "postpone",
@@ -483,7 +483,7 @@ def test_the_sending_of_a_deleted_file_ends(
 
     monkeypatch.setattr(Lease, "progress", delete_once)
     transfer(storage, name)
-    assert "is no longer this worker's" in caplog.text
+    assert "lost its lease on" in caplog.text
     assert objects() == {}
     assert not ledger().filter(alias=storage.alias).exists()
 

@@ -1,0 +1,240 @@
+"""Delivers one file from wherever it is to the client that requested it."""
+
+import mimetypes
+import os
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol, cast
+from urllib.parse import quote
+
+from django.core.exceptions import PermissionDenied
+from django.core.files import File
+from django.core.files.storage import Storage
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase, HttpResponseRedirect
+from django.utils.module_loading import import_string
+
+from ..conf import settings
+from ..exceptions import FileElsewhere
+from ..files import readcache
+from ..files.localfiles import has_paths, is_as_on_disk, is_directory
+from ..ledger.database import ledger
+from ..ledger.models import QueuedFile
+from ..ledger.states import State, is_reachable_from_here
+from ..remotes.expiry import lifetime_of, url_within
+from ..reporting.logs import logger
+from ..reporting.reasons import reason
+from ..uploaders import Uploader
+from .responses import FileSource, RemoteSource, Representation, hand_over, respond
+
+LOOKS = 3  # queries of the ledger, if the file moves during the request
+RETRY_AFTER = 5  # seconds, for a file that is only on another host so far
+REDIRECT_MAX_AGE = 60  # seconds; less where the remote's URL expires sooner
+CACHED_AS_A_WHOLE = 8 * 1024 * 1024  # bytes; a client need not wait for all of a larger file
+NOT_FOUND = "The file does not exist."
+
+
+class ServedStorage(Protocol):
+    """A storage whose files this project serves."""
+
+    @property
+    def alias(self) -> str: ...
+    @property
+    def local(self) -> Storage: ...
+    @property
+    def remote(self) -> Storage: ...
+    @property
+    def uploader(self) -> Uploader: ...
+    @property
+    def url_mode(self) -> str: ...
+    @property
+    def has_stable_urls(self) -> bool: ...
+
+    def open(self, name: str) -> File: ...
+
+
+class Delivery:
+    """The response to one request for one file."""
+
+    def __init__(
+        self,
+        request: HttpRequest,
+        storage: ServedStorage,
+        name: str,
+        *,
+        is_signed: bool,
+        seconds: float | None,
+    ) -> None:
+        self.request = request
+        self.storage = storage
+        self.name = name
+        self.is_signed = is_signed
+        self.seconds = seconds  # until the signed URL expires; None if it does not
+
+    def response(self) -> HttpResponseBase:
+        row = self._row()
+        permission = _permission()
+        if permission and not permission(self.request, row):
+            raise PermissionDenied
+        for _look in range(LOOKS):
+            if row.state == State.DELETING:
+                break
+            if row.is_remote:
+                return self._from_remote(row)
+            if response := self._from_here(row):
+                return response
+            if row.pk and row.is_local and not is_reachable_from_here(row.host):
+                return self._from_another_host(row)
+            row = self._row()  # it may have been transferred and evicted meanwhile
+        raise Http404(NOT_FOUND)
+
+    def _row(self) -> QueuedFile:
+        """Return the file's row, or an unsaved one for a file that predates the ledger.
+
+        Only a signature shows that the project has such a file.
+        """
+        row = ledger().named(self.storage.alias, self.name).first()
+        if row is None and not self.is_signed:
+            raise Http404(NOT_FOUND)
+        return row or self._row_of_unrecorded()
+
+    def _row_of_unrecorded(self) -> QueuedFile:
+        local = self.storage.local
+        if is_directory(local, self.name):
+            raise Http404(NOT_FOUND)
+        row = QueuedFile(alias=self.storage.alias, name=self.name, remote_name=self.name)
+        if local.exists(self.name):
+            row.size = local.size(self.name)
+            row.saved_at = local.get_modified_time(self.name)
+        else:
+            row.state = State.TRANSFERRED
+            row.is_local = False
+        return row
+
+    # From this host
+
+    def _from_here(self, row: QueuedFile) -> HttpResponseBase | None:
+        opened = self._opened(row)
+        if opened is None:
+            return None
+        sendfile = settings.sendfile
+        if sendfile and has_paths(self.storage.local) and is_as_on_disk(opened):
+            opened.close()
+            path = self._path_for_web_server(row, sendfile.get("ROOT"))
+            return hand_over(self._representation(row), sendfile["HEADER"], path)
+        return respond(self.request, self._representation(row), FileSource(opened))
+
+    def _opened(self, row: QueuedFile) -> File | None:
+        """Open the local copy, if it is this file's, whole, and still there."""
+        if not (row.is_local and is_reachable_from_here(row.host or settings.host)):
+            return None
+        try:
+            opened: File = self.storage.local.open(row.name)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        if opened.size == row.size and (not row.pk or self._is_still_here(row)):
+            return opened
+        opened.close()
+        return None
+
+    def _is_still_here(self, row: QueuedFile) -> bool:
+        rows = ledger().filter(pk=row.pk, generation=row.generation, is_local=True)
+        return rows.exclude(state=State.DELETING).exists()
+
+    def _path_for_web_server(self, row: QueuedFile, root: str | None) -> str:
+        local: Any = self.storage.local
+        path = local.path(row.name)
+        if root is None:
+            return quote(path)
+        return quote(root.replace("{alias}", row.alias) + os.path.relpath(path, local.location))
+
+    def _from_another_host(self, row: QueuedFile) -> HttpResponseBase:
+        try:
+            opened = self.storage.open(row.name)
+        except FileElsewhere:
+            return HttpResponse(status=503, headers={"Retry-After": str(RETRY_AFTER)})
+        except FileNotFoundError as error:
+            raise Http404(NOT_FOUND) from error
+        return respond(self.request, self._representation(row), FileSource(opened))
+
+    # From the remote
+
+    def _from_remote(self, row: QueuedFile) -> HttpResponseBase:
+        if row.pk and self.storage.url_mode == "proxied":
+            return self._proxied(row)
+        url = self._remote_url(row)
+        if url:
+            response = HttpResponseRedirect(url)
+            response["Cache-Control"] = self._cache_control_of_redirect()
+            return response
+        if not row.pk:
+            raise Http404(NOT_FOUND)
+        return self._proxied(row)
+
+    def _remote_url(self, row: QueuedFile) -> str | None:
+        try:
+            return url_within(self.storage.remote, row.remote_name, self.seconds)
+        except (NotImplementedError, ValueError):  # as storages without URLs raise
+            return None
+
+    def _cache_control_of_redirect(self) -> str:
+        """Let clients keep a redirect for half the time that its target is valid at least."""
+        if settings.permission:
+            return "private, no-store"
+        ends = [end for end in (lifetime_of(self.storage.remote), self.seconds) if end is not None]
+        age = int(min(REDIRECT_MAX_AGE, *(end / 2 for end in ends))) if ends else REDIRECT_MAX_AGE
+        return f"{'private' if ends or self.is_signed else 'public'}, max-age={age}"
+
+    def _proxied(self, row: QueuedFile) -> HttpResponseBase:
+        """Send the file through this process: the local copy if there is one, else a piece at a
+        time."""
+        if response := self._from_here(row):
+            return response
+        source = RemoteSource(self._remote_reader(row))
+        try:
+            return respond(self.request, self._representation(row), source)
+        except FileNotFoundError as error:
+            raise Http404(NOT_FOUND) from error
+        except Exception as error:
+            sides = [self.storage.local, self.storage.remote]
+            logger.warning("%s cannot be read from the remote: %s", row, reason(error, *sides))
+            return HttpResponse(status=502)
+
+    def _remote_reader(self, row: QueuedFile) -> Callable[[int, int], Iterator[bytes]]:
+        uploader = self.storage.uploader
+
+        def read(start: int, end: int) -> Iterator[bytes]:
+            copy = None
+            if row.size <= CACHED_AS_A_WHOLE:
+                copy = readcache.opened(row, lambda: uploader.read_back(row.remote_name))
+            if copy is None:
+                yield from uploader.read_part(row.remote_name, start, end)
+            else:
+                with copy:
+                    yield from FileSource(copy).pieces(start, end)
+
+        return read
+
+    def _representation(self, row: QueuedFile) -> Representation:
+        is_private = self.is_signed or settings.permission
+        return Representation(
+            name=row.name,
+            size=row.size,
+            etag=_etag(row),
+            changed_at=row.saved_at,
+            content_type=row.content_type or mimetypes.guess_type(row.name)[0] or "",
+            # Clients ask each time: the file may be deleted or overwritten.
+            cache_control="private, no-cache" if is_private else "no-cache",
+        )
+
+
+def _etag(row: QueuedFile) -> str:
+    """Identify one content: a transfer may change the checksum, an overwrite the generation."""
+    if not row.pk:
+        return f'"{int(row.saved_at.timestamp() * 1000):x}-{row.size:x}"'
+    checksum = row.checksum.partition(":")[2]
+    return f'"{row.pk:x}-{row.generation:x}-{row.size:x}-{checksum}"'
+
+
+def _permission() -> Callable[[HttpRequest, QueuedFile], bool] | None:
+    given = settings.permission
+    found = import_string(given) if isinstance(given, str) else given
+    return cast("Callable[[HttpRequest, QueuedFile], bool] | None", found)

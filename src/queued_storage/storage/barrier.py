@@ -1,0 +1,74 @@
+"""Waits until the files saved before a call are on the remote."""
+
+from collections.abc import Iterable, Sequence
+
+from django.db import transaction
+
+from ..exceptions import TransferError, TransferTimeout
+from ..ledger.database import QueuedFileQuerySet, ledger
+from ..ledger.names import Name, StoredName
+from ..ledger.states import State
+from .results import wait_until
+
+BULK = 500  # names in one query
+UNDER_WAY = (State.PENDING, State.TRANSFERRING)
+
+
+class Barrier:
+    """Files of one storage that are waited for, as queries of a limited size."""
+
+    def __init__(self, groups: Sequence[QueuedFileQuerySet], *, held_is_error: bool) -> None:
+        self._groups = groups
+        self._held_is_error = held_is_error  # else held files are not waited for
+
+    @classmethod
+    def for_all(cls, alias: str) -> "Barrier":
+        """Wait for all files that the storage has now, but not for held ones."""
+        files = ledger().filter(alias=alias)
+        newest = files.order_by("-pk").values_list("pk", flat=True).first() or 0
+        return cls([files.filter(pk__lte=newest)], held_is_error=False)
+
+    @classmethod
+    def for_names(cls, alias: str, names: Iterable[Name]) -> "Barrier":
+        """Wait for these files. Raises ``FileNotFoundError`` for a name without a row."""
+        wanted = {stored.text: stored for stored in map(StoredName.of, names)}
+        asked = sorted(text for text, stored in wanted.items() if stored.can_be_recorded)
+        files = ledger().filter(alias=alias)
+        parts = (asked[start : start + BULK] for start in range(0, len(asked), BULK))
+        groups = [files.filter(name__in=part) for part in parts]
+        known = {name for group in groups for name in group.values_list("name", flat=True)}
+        if missing := set(wanted) - known:
+            raise FileNotFoundError(
+                f"Cannot wait for {min(missing)!r}: the ledger has no such file of {alias!r}."
+            )
+        return cls(groups, held_is_error=True)
+
+    def wait(self, timeout: float | None) -> None:
+        """Block until no file is under way.
+
+        Raises ``TransferError`` once a file has failed, ``TransferTimeout`` after ``timeout``
+        seconds.
+        """
+        in_transaction = transaction.get_connection(ledger().db).in_atomic_block
+        if in_transaction and not self.is_over():
+            raise TransferError(
+                "Files saved in this transaction are transferred after its commit; call wait() "
+                "after the transaction."
+            )
+        if not wait_until(self.is_over, timeout):
+            raise TransferTimeout(
+                f"The files were not transferred within {timeout:g} seconds; the transfers "
+                f"continue."
+            )
+
+    def is_over(self) -> bool:
+        """Return whether no file is under way; raise ``TransferError`` if one has failed."""
+        for group in self._groups:
+            self._require_no_failure(group)
+        return not any(group.filter(state__in=UNDER_WAY).exists() for group in self._groups)
+
+    def _require_no_failure(self, group: QueuedFileQuerySet) -> None:
+        if failed := group.filter(state=State.FAILED).first():
+            raise TransferError(f"{failed}: {failed.last_error}")
+        if self._held_is_error and (held := group.filter(state=State.HELD).first()):
+            raise TransferError(f"{held} is held until transfer() is called for it.")

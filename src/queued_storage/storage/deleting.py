@@ -1,0 +1,85 @@
+"""Deletes a file from both storages, as part of the transaction."""
+
+from collections.abc import Callable
+
+from django.db import transaction
+
+from ..files import localfiles
+from ..ledger.database import ledger, ledger_database
+from ..ledger.names import Name, StoredName
+from ..ledger.states import Entry
+from ..queues.wakeup import require_commits, wake
+from ..transfers import copies
+from .reading import ReadableStorage
+
+
+class DeletingStorage(ReadableStorage):
+    """The part of a queued storage that deletes files."""
+
+    def delete(self, name: Name) -> None:
+        """Delete a file, as part of the transaction: both copies go after the commit.
+
+        A worker removes the remote copy. If the local copy cannot be removed, the error is raised
+        outside a transaction and logged inside one; a worker tries again.
+        """
+        if not name:
+            raise ValueError("The name must be given to delete().")
+        stored = StoredName.of(name)
+        entry = self._entry(stored)
+        if entry is None and self._is_local_matter(stored):
+            self.local.delete(stored.text)
+            return
+        require_commits()
+        if entry is not None:
+            deleted = self._bury(entry)
+        elif self.asks_for_unknown or self.local.exists(stored.text):
+            deleted = self._bury_unrecorded(stored.text)
+        else:
+            return
+        if deleted is not None:
+            self._forget(stored.text)
+            self._finish_delete(deleted, stored.text)
+
+    def _is_local_matter(self, name: StoredName) -> bool:
+        """Return whether a name without a row concerns the local storage only.
+
+        A remote-only file may have the same name as a local directory; that one has a row.
+        """
+        return not name.can_be_recorded or localfiles.is_directory(self.local, name.text)
+
+    def _bury(self, entry: Entry) -> Entry | None:
+        """Turn a row into a tombstone; None if it is one already."""
+        if entry.is_deleted:
+            return None
+        # How many rows were changed does not matter: the answer may be lost with the connection.
+        ledger().filter(pk=entry.pk).mark_deleting()
+        return entry
+
+    def _bury_unrecorded(self, name: str) -> Entry | None:
+        """Record a tombstone of a name without a row; None if another process deletes it."""
+        is_recorded = ledger().record_tombstone(self.alias, name) is not None
+        entry = ledger().latest_entry(self.alias, name)
+        if is_recorded or entry is None or entry.is_deleted:
+            return entry if is_recorded else None
+        # Another process saved the file at this moment.
+        return entry if ledger().filter(pk=entry.pk).mark_deleting() else None
+
+    def _finish_delete(self, entry: Entry, name: str) -> None:
+        wake(self.alias, self.queue_for(entry.host, is_local=entry.is_local), entry.pk)
+        in_transaction = transaction.get_connection(ledger_database()).in_atomic_block
+        on_commit(lambda: copies.drop_local(self, entry.pk, name), robust=in_transaction)
+
+    def _forget(self, name: str) -> None:
+        """Make readers query the ledger for this file, before and after the commit."""
+        routes = self._routes
+        routes.forget(name)
+        if transaction.get_connection(ledger_database()).in_atomic_block:
+            on_commit(lambda: routes.forget(name))
+
+
+def on_commit(action: Callable[[], object], *, robust: bool = True) -> None:
+    """Call a function after the commit; log its errors if ``robust``.
+
+    Django 5.2 requires a function for that, not a partial.
+    """
+    transaction.on_commit(action, using=ledger_database(), robust=robust)

@@ -1,0 +1,113 @@
+"""Tells where reads of a file go: to which storage, under which name or URL."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from django.core.files.storage import Storage
+
+from ..conf import settings
+from ..ledger.database import ledger
+from ..ledger.models import QueuedFile
+from ..ledger.names import Name, StoredName, tidy
+from ..ledger.states import Entry
+from ..remotes.expiry import lifetime_of
+from ..serving import links
+from .composition import ComposedStorage
+
+BULK = 500  # names in one query
+
+
+class LocatingStorage(ComposedStorage):
+    """The part of a queued storage that knows where a file is."""
+
+    def queued_file(self, name: Name) -> QueuedFile | None:
+        """Return the ledger's row of this name, or None."""
+        stored = StoredName.of(name)
+        if not stored.can_be_recorded:
+            return None
+        return ledger().named(self.alias, stored.text).first()
+
+    def using_remote(self, name: Name) -> bool:
+        """Return whether reads of this name go to the remote."""
+        return self.get_storage(name) is self.remote
+
+    def using_local(self, name: Name) -> bool:
+        """Return whether reads of this name go to the local storage."""
+        return not self.using_remote(name)
+
+    def get_storage(self, name: Name) -> Storage:
+        """Return the storage whose URL ``url()`` returns."""
+        stored = StoredName.of(name)
+        return self._route(stored, self._settled_entry(stored))[0]
+
+    def _entry(self, name: StoredName) -> Entry | None:
+        return ledger().entry(self.alias, name.text) if name.can_be_recorded else None
+
+    def _settled_entry(self, name: StoredName) -> Entry | str | None:
+        """Return the name on the remote if the cache has it, else the ledger's entry."""
+        if not name.can_be_recorded:
+            return None
+        if remembered := self._routes.remote_name(name.text):
+            return remembered
+        entry = self._entry(name)
+        if entry and entry.is_promoted:
+            self._routes.remember(name.text, entry.remote_name)
+        return entry
+
+    def _route(self, name: StoredName, found: Entry | str | None) -> tuple[Storage, str]:
+        """Return the storage that serves a name, and the file's name there."""
+        if isinstance(found, str):
+            return self.remote, found
+        if found:
+            is_remote = found.is_promoted
+            return (self.remote, found.remote_name) if is_remote else (self.local, name.text)
+        # A name that predates the ledger
+        is_remote = name.can_be_recorded and not self.local.exists(name.text)
+        return (self.remote if is_remote else self.local), name.text
+
+    # URLs
+
+    def url(self, name: str | None, **kwargs: Any) -> str:
+        """Return the URL from which the file is served now, or the stable URL where the option
+        ``url_mode`` says so; makes no call to the remote."""
+        stored = StoredName.of(name or "")
+        if self.has_stable_urls and stored.can_be_recorded:
+            return self.stable_url(stored.text, kwargs.get("expire"))
+        found = self._settled_entry(stored)
+        if isinstance(found, str):
+            return self.remote.url(found, **kwargs)
+        return self._url_on(*self._route(stored, found), **kwargs)
+
+    def stable_url(self, name: Name, expire: float | None = None) -> str:
+        """Return a URL that stays the same while the file moves; requires ``queued_storage.urls``.
+
+        The URL is signed if it expires, after ``expire`` seconds, and if the project does not
+        serve the files of this storage publicly.
+        """
+        if expire is None and self.has_stable_urls:
+            return links.public(self.alias, tidy(name))
+        return links.signed(self.alias, tidy(name), expire)
+
+    def urls(self, names: Iterable[Name]) -> dict[str, str]:
+        """Return the URLs of many files, by name, with one query for all of them."""
+        given = {str(name): StoredName.of(name) for name in names}
+        if self.has_stable_urls:
+            return {name: self.url(stored.text) for name, stored in given.items()}
+        known = {stored.text for stored in given.values() if stored.can_be_recorded}
+        found: dict[str, Entry | str] = dict(self._routes.remote_names(known))
+        asked = sorted(known - set(found))
+        for start in range(0, len(asked), BULK):
+            found.update(ledger().entries(self.alias, asked[start : start + BULK]))
+        return {
+            name: self._url_on(*self._route(stored, found.get(stored.text)))
+            for name, stored in given.items()
+        }
+
+    def _url_on(self, storage: Storage, name: str, **kwargs: Any) -> str:
+        if storage is self.remote:
+            # Some storages accept more arguments; S3Storage accepts an expiry.
+            return storage.url(name, **kwargs)
+        if self.url_mode != "signed" or not StoredName.of(name).can_be_recorded:
+            return storage.url(name)
+        lifetime = kwargs.get("expire") or lifetime_of(self.remote) or settings.url_max_age
+        return links.signed(self.alias, name, lifetime)

@@ -1,0 +1,147 @@
+"""Opens a file for reading, wherever its bytes are at that moment."""
+
+import contextlib
+import io
+from collections.abc import Callable
+from typing import Any, cast
+
+from django.core.files import File
+
+from ..conf import settings
+from ..exceptions import LocalFileMissing
+from ..files import readcache
+from ..ledger.database import ledger
+from ..ledger.names import StoredName
+from ..ledger.states import Entry
+from ..remotes import opening
+from ..uploaders import Uploader
+from .locating import LocatingStorage
+from .results import wait_until
+
+NOT_THERE = (FileNotFoundError, NotADirectoryError)  # the latter if its directory is a file here
+
+
+class Opening:
+    """One call of ``open()``: queries the ledger, opens a copy, and queries the ledger again.
+
+    In between, the file may be transferred, evicted, overwritten or deleted. Then what was opened
+    is closed, and the newer entry counts.
+    """
+
+    def __init__(self, storage: LocatingStorage, name: StoredName, mode: str) -> None:
+        self.storage = storage
+        self.name = name.text
+        self.mode = mode
+        self.entry = storage._entry(name)
+
+    def file(self) -> File:
+        """Return the open file; raise ``FileNotFoundError`` if it does not exist."""
+        if self.entry is None:
+            return self._opened_without_row()
+        while True:
+            entry = require_living(self.name, self.entry)
+            local = self._opened_locally(entry)
+            if local is not None:
+                return local
+            try:
+                opened = self._opened_away(entry)
+            except Exception:
+                if self._is_unchanged():
+                    raise
+                continue
+            current = kept_if(opened, self._is_unchanged)
+            if current is not None:
+                return current
+
+    def _opened_without_row(self) -> File:
+        with contextlib.suppress(*NOT_THERE):
+            return self.storage.local.open(self.name, self.mode)
+        return opening.opened(self.storage.remote, self.name, self.mode)
+
+    def _opened_locally(self, entry: Entry) -> File | None:
+        """Return the local copy, or None if there is none.
+
+        If it was evicted before it was opened, what was opened may be a new file that tries the
+        name.
+        """
+        if not entry.is_here:
+            return None
+        try:
+            opened: File = self.storage.local.open(self.name, self.mode)
+        except NOT_THERE:
+            return None
+        return kept_if(opened, lambda: is_still_local(self.storage, self.name, entry))
+
+    def _opened_away(self, entry: Entry) -> File:
+        """Open the copy that is not on this host's local storage."""
+        if entry.is_promoted:
+            cached = self._opened_from_cache(entry)
+            return cached or opening.opened(self.storage.remote, entry.remote_name, self.mode)
+        if entry.is_local and not entry.is_here:
+            return self._opened_on_other_host(entry)
+        raise local_file_missing(self.name)
+
+    def _opened_from_cache(self, entry: Entry) -> File | None:
+        """Return the copy in the read cache, filled if need be; None without a cache."""
+        row = ledger().filter(pk=entry.pk).first() if settings.read_cache else None
+        if row is None or not row.is_remote:
+            return None
+        uploader: Uploader = self.storage.uploader
+        copy = readcache.opened(row, lambda: uploader.read_back(row.remote_name))
+        if copy is None or "b" in self.mode:
+            return copy
+        return File(cast(Any, io.TextIOWrapper(cast(Any, copy.file), "utf-8")), copy.name)
+
+    def _opened_on_other_host(self, entry: Entry) -> File:
+        """Treat a file whose only copy is on another host as ``OTHER_HOST`` says."""
+        from ..serving import peers  # which imports an HTTP client
+
+        if settings.other_host == "fetch":
+            row = ledger().filter(pk=entry.pk).first()
+            if row is None:
+                raise FileNotFoundError(self.name)
+            return peers.fetch(row, self.mode)
+        advice = "It can be read here once it is transferred."
+        if settings.other_host == "wait":
+            timeout = settings.other_host_timeout
+            wait_until(lambda: self._latest_entry() != entry, timeout)
+            advice = f"It was not transferred within {timeout:g} seconds."
+        raise peers.on_other_host(self.name, entry.host, advice)
+
+    def _is_unchanged(self) -> bool:
+        """Query the ledger again; return whether the entry is the one that was acted on."""
+        before, self.entry = self.entry, self._latest_entry()
+        return self.entry == before
+
+    def _latest_entry(self) -> Entry | None:
+        return ledger().latest_entry(self.storage.alias, self.name)
+
+
+def kept_if(opened: File, is_right: Callable[[], bool]) -> File | None:
+    """Return the open file if it is the right one; close it otherwise, and after an error."""
+    is_kept = False
+    try:
+        is_kept = is_right()
+    finally:
+        if not is_kept:
+            opened.close()
+    return opened if is_kept else None
+
+
+def require_living(name: str, entry: Entry | None) -> Entry:
+    """Return the entry; raise ``FileNotFoundError`` if its file was deleted."""
+    if entry is None or entry.is_deleted:
+        raise FileNotFoundError(f"{name!r} was deleted.")
+    return entry
+
+
+def is_still_local(storage: LocatingStorage, name: str, entry: Entry) -> bool:
+    """Return whether the local copy is still that of the entry's file."""
+    now = ledger().entry(storage.alias, name)
+    return bool(now and now.pk == entry.pk and now.is_here)
+
+
+def local_file_missing(name: str) -> LocalFileMissing:
+    return LocalFileMissing(
+        f"{name!r} has not been transferred yet and its local copy is not on this machine."
+    )
