@@ -244,7 +244,7 @@ def assert_signature(cls: type, call: str) -> None:
 def test_every_attribute_of_a_result() -> None:
     attributes = table(page("storages"), "attribute")
     names = {attribute.partition("(")[0] for attribute in attributes}
-    assert names == public(TransferResult) - {"on_enqueued"} | {"pk"}
+    assert names == public(TransferResult) - {"enqueued"} | {"pk"}
     for attribute in attributes:
         if "(" in attribute:
             assert_signature(TransferResult, attribute)

@@ -23,7 +23,7 @@ REPLACED = {
     r"on (its|their) way": "pending, transferring",
     r"(take|taken|takes) for lost": "declare lost",
     r"heard of( again)?": "expired lease",
-    r"is no (text|number|time|name|storage|queue|function)": "is not a …",
+    r"(?<!there )is no (text|number|time|name|storage|queue|function)": "is not a …",
     r"a text that is not empty": "a non-empty string",
     r"links? that lasts?": "stable URL",
     r"(free|freed|frees|freeing) ((the|its|a|every|each) )?(files?|local|cop(y|ies))": "evict",

@@ -50,7 +50,7 @@ def test_a_fork_during_a_start_does_not_hang(what: str, monkeypatch: pytest.Monk
                 has_begun.set()
                 goes_on.wait(60)
 
-        def enqueue(self, pks: list[int]) -> None:
+        def notify(self, pks: list[int]) -> None:
             pass
 
     monkeypatch.setattr("queued_storage.transfers.executor.Executor", Slow)

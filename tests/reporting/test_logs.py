@@ -142,7 +142,7 @@ def test_a_failing_ledger_is_logged(records: Any, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(executor, "ledger", lambda: away(8))
     threads = executor.Executor(1, 60, list)
     threads.start()
-    threads.enqueue([8])
+    threads.notify([8])
     found = until(lambda: [each for each in records if "processed" in each.getMessage()])
     assert threads.stop(10)
     assert fields(found[0])["queued_error"] == "DatabaseError"

@@ -145,9 +145,9 @@ def test_hanging_remote_blocks_no_other_remote(
 def test_hanging_remote_blocks_no_requests(gate: Gate, running: Callable[..., Executor]) -> None:
     dead, living = make(task=gate), make(task=Transfer)
     threads = running(2)
-    threads.enqueue([row(dead, dead.save(f"held-{each}.txt", file())).pk for each in range(80)])
+    threads.notify([row(dead, dead.save(f"held-{each}.txt", file())).pk for each in range(80)])
     until(lambda: len(gate.began) == 2)
-    threads.enqueue([row(living, living.save(f"{each}.txt", file())).pk for each in range(20)])
+    threads.notify([row(living, living.save(f"{each}.txt", file())).pk for each in range(20)])
     until(lambda: transferred(living) == 20)
     assert transferred(dead) == 0
 
@@ -206,7 +206,7 @@ def test_file_of_unknown_storage_loses_its_lease(
     storage = make()
     pk = row(storage, storage.save("a.txt", file())).pk
     ledger().filter(pk=pk).update(alias="from-another-project")
-    running(1, storage).enqueue([pk])
+    running(1, storage).notify([pk])
     until(lambda: ledger().filter(pk=pk, lease_token="").exclude(last_error="").exists())
     until(lambda: not [lease for lease in leases._beating_heart()._leases if lease.row.pk == pk])
 
@@ -264,11 +264,11 @@ def test_files_are_processed_without_worker_threads(
     monkeypatch.setattr(threading.Thread, "start", refuse)
     monkeypatch.setattr(leases, "_heart", None)
     storage = make()
-    requested = row(storage, storage.save("requested.txt", file())).pk
+    notified = row(storage, storage.save("notified.txt", file())).pk
     for number in range(3):
         storage.save(f"{number}.txt", file())
     found = running(2, storage)
-    found.enqueue([requested])
+    found.notify([notified])
     until(lambda: transferred(storage) == 4)
     assert set(ledger().filter(alias=storage.alias).values_list("attempts", flat=True)) == {1}
 

@@ -161,7 +161,7 @@ class Records(Rows):
         """Make these files due now and reset their retry count."""
         return self.untransferred().update(due_at=when_unclaimed(), state=State.PENDING, attempts=0)
 
-    def mark_told(self, pk: int) -> int:
+    def mark_task_called(self, pk: int) -> int:
         """Record that the ``delay()`` method of the storage's task was called for the file."""
         return self.filter(pk=pk, state=State.PENDING, attempts=0).update(attempts=1)
 

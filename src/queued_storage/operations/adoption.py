@@ -14,7 +14,7 @@ from ..files.streams import checksum_of
 from ..ledger.database import ledger, ledger_database
 from ..ledger.names import can_be_recorded
 from ..ledger.states import Content
-from ..queues.wakeup import wake
+from ..queues.on_commit import enqueue_on_commit
 from ..reporting.reasons import reason
 from . import passes
 from .passes import Report, Step
@@ -101,7 +101,7 @@ class _Backfill(_Recording):
             alias = self.storage.alias
             pk = ledger().record_local(alias, name, _content(name, size), saved_at)
             if pk is not None:
-                wake(alias, self.storage.queue, pk)
+                enqueue_on_commit(alias, self.storage.queue, pk)
         return Step(1, size)
 
 

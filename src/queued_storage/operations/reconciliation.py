@@ -8,7 +8,7 @@ from ..exceptions import LeaseLost, LocalFileMissing
 from ..ledger.database import QueuedFileQuerySet, ledger, ledger_database
 from ..ledger.models import QueuedFile
 from ..ledger.states import is_reachable_from_here
-from ..queues.wakeup import wake
+from ..queues.on_commit import enqueue_on_commit
 from ..storage.routes import Routes
 from ..transfers import copies
 from ..transfers.copies import is_copy
@@ -94,7 +94,7 @@ def _transfer_again(storage: OperableStorage, row: QueuedFile, lease: Lease) -> 
     if not ledger().retransfer(row):
         raise LeaseLost(f"{row} was changed in the meantime.")
     routes.forget(row.name)
-    wake(row.alias, storage.queue_for(row.host), row.pk)
+    enqueue_on_commit(row.alias, storage.queue_for(row.host), row.pk)
 
 
 # The errands that repair a difference, by its kind and side

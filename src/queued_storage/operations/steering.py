@@ -7,7 +7,7 @@ from django.db import transaction
 
 from ..ledger.database import QueuedFileQuerySet, ledger, ledger_database
 from ..ledger.models import QueuedFile
-from ..queues.wakeup import wake
+from ..queues.on_commit import enqueue_on_commit
 from ..reporting.logs import fields_of, logger
 from .passes import Report, Step, batches, ignore
 from .storages import storage_of
@@ -71,4 +71,4 @@ def enqueue_rows(batch: Sequence[QueuedFile]) -> None:
                 extra=fields_of(row),
             )
         else:
-            wake(row.alias, queue, row.pk)
+            enqueue_on_commit(row.alias, queue, row.pk)

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, Protocol, cast
 from ..exceptions import UnknownAlias
 from ..ledger.aliases import storage_for
 from ..ledger.database import ledger
+from ..reporting.counts import counted
 from ..reporting.logs import logger
 from .base import BaseQueue
 
@@ -75,7 +76,7 @@ def _enqueue(place: Place, pks: list[int]) -> int:
     except UnknownAlias as error:
         logger.error(
             "%s could not be enqueued. %s",
-            "1 due file" if len(pks) == 1 else f"{len(pks)} due files",
+            counted(len(pks), "1 due file", "{} due files"),
             error,
             extra={"queued_storage": place.alias},
         )

@@ -9,6 +9,7 @@ from django.core.exceptions import ImproperlyConfigured
 
 from ..exceptions import InvalidQueue
 from ..ledger.aliases import known_storages
+from ..runtime.forks import ForkSafeLock
 from .base import BaseQueue
 
 if TYPE_CHECKING:
@@ -23,15 +24,7 @@ class _Storage(Protocol):
     def queue(self) -> BaseQueue: ...
 
 
-_lock = threading.Lock()  # shared by all queues, because it is never held for long
-
-
-def _after_fork() -> None:
-    global _lock
-    _lock = threading.Lock()  # another thread may have held the old lock
-
-
-os.register_at_fork(after_in_child=_after_fork)
+_lock = ForkSafeLock()  # shared by all queues, because it is never held for long
 
 
 class ThreadQueue(BaseQueue):
@@ -58,7 +51,7 @@ class ThreadQueue(BaseQueue):
         self._pid = 0
 
     def enqueue(self, pks: list[int]) -> None:
-        self._started().enqueue(pks)
+        self._started().notify(pks)
 
     def retire(self) -> None:
         self.stop(0)

@@ -14,7 +14,7 @@ from ..ledger.models import QueuedFile
 from . import lanes
 from .lanes import Lane, guarded
 
-REQUESTS_AT_ONCE = 500  # ids whose aliases are read by one statement, at most
+NOTIFIED_AT_ONCE = 500  # ids whose aliases are read by one statement, at most
 
 
 class Phase(Enum):
@@ -42,7 +42,7 @@ NEXT_PHASES: dict[Phase, set[Phase]] = {
 
 
 class Executor:
-    """Threads that process the requested files, and those that are due in the ledger.
+    """Threads that process the files they are notified of, and those that are due in the ledger.
 
     Each alias has a lane with ``threads`` threads of its own, so that a remote that hangs blocks
     only its own files. One more thread searches for due files of ``aliases``, every ``poll``
@@ -55,7 +55,7 @@ class Executor:
         self._poll = poll
         self._aliases = aliases
         self._lock = threading.RLock()  # guards the rest, and the lanes
-        self._requested: deque[int] = deque()
+        self._notified: deque[int] = deque()
         self._lanes: dict[str, Lane] = {}
         self._wanted = threading.Condition(self._lock)
         self._next_search = 0.0
@@ -66,25 +66,25 @@ class Executor:
     def start(self) -> None:
         self._finder.start()
 
-    def enqueue(self, pks: Iterable[int]) -> None:
+    def notify(self, pks: Iterable[int]) -> None:
         """Process these files soon."""
         with self._lock:
-            self._requested.extend(pks)
+            self._notified.extend(pks)
             self._wanted.notify()
 
     def is_idle(self) -> bool:
         """Return whether no file is in hand. A search for files does not count, because on a slow
         machine there always is one."""
         with self._lock:
-            return not self._requested and not any(
-                lane.load or lane.requested for lane in self._lanes.values()
+            return not self._notified and not any(
+                lane.load or lane.notified for lane in self._lanes.values()
             )
 
     def stop(self, timeout: float | None = None, *, gives_back: bool = True) -> bool:
-        """End after the requested files; return whether all threads ended in ``timeout`` seconds.
+        """End after all notified files; return whether all threads ended in time.
 
-        Files that were found, but not begun, are returned to the ledger, where they are due at
-        once. With ``gives_back=False``, they are processed as well.
+        ``timeout`` is in seconds. Files that were found, but not begun, are returned to the ledger,
+        where they are due at once. With ``gives_back=False``, they are processed as well.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         with self._lock:
@@ -109,7 +109,7 @@ class Executor:
 
     def _find(self) -> None:
         while self._wait():
-            guarded(self._claim_requested)
+            guarded(self._claim_notified)
             guarded(self._search)
             self._work_alone()
             guarded(self._give_back)
@@ -120,9 +120,9 @@ class Executor:
     def _wait(self) -> bool:
         """Wait until there is something to do; return False when nothing will be."""
         with self._lock:
-            while not self._can_claim_requested():
+            while not self._can_claim_notified():
                 if self._phase.is_stopping:
-                    if not any(lane.requested for lane in self._lanes.values()):
+                    if not any(lane.notified for lane in self._lanes.values()):
                         return False
                     self._wanted.wait(1)
                     break
@@ -131,28 +131,28 @@ class Executor:
                 self._wanted.wait(pause)
             return True
 
-    def _can_claim_requested(self) -> bool:
-        return bool(self._requested) or any(
-            lane.requested and lane.has_room for lane in self._lanes.values()
+    def _can_claim_notified(self) -> bool:
+        return bool(self._notified) or any(
+            lane.notified and lane.has_room for lane in self._lanes.values()
         )
 
-    def _claim_requested(self) -> None:
+    def _claim_notified(self) -> None:
         with self._lock:
             pks = [
-                self._requested.popleft()
-                for _pk in range(min(len(self._requested), REQUESTS_AT_ONCE))
+                self._notified.popleft()
+                for _pk in range(min(len(self._notified), NOTIFIED_AT_ONCE))
             ]
         aliases = dict(ledger().filter(pk__in=pks).values_list("pk", "alias")) if pks else {}
         chosen: list[int] = []
         with self._lock:
             for pk in filter(aliases.__contains__, pks):
-                self._lane(aliases[pk]).enqueue(pk)
+                self._lane(aliases[pk]).notify(pk)
             for lane in self._lanes.values():
                 chosen += [
-                    lane.requested.popleft() for _pk in range(min(len(lane.requested), lane.room))
+                    lane.notified.popleft() for _pk in range(min(len(lane.notified), lane.room))
                 ]
         if chosen:
-            self._hand_out(ledger().claim_all(chosen, self._trying()), is_requested=True)
+            self._hand_out(ledger().claim_all(chosen, self._trying()), is_notified=True)
 
     def _search(self) -> None:
         with self._lock:
@@ -162,7 +162,7 @@ class Executor:
         room = self._room(self._aliases())
         limit = min(sum(room.values()), lanes.AHEAD_MAX)
         rows = ledger().claim_due(limit, list(room), self._trying()) if limit else []
-        self._hand_out(rows, is_requested=False)
+        self._hand_out(rows, is_notified=False)
         with self._lock:
             has_found = bool(rows) or bool(self._lanes and not room)
             self._lead_to(Phase.FINDING if has_found else Phase.WAITING)
@@ -183,10 +183,10 @@ class Executor:
             }
         return {alias: free for alias, free in room.items() if free}
 
-    def _hand_out(self, rows: list[QueuedFile], *, is_requested: bool) -> None:
+    def _hand_out(self, rows: list[QueuedFile], *, is_notified: bool) -> None:
         with self._lock:
             for row in rows:
-                self._lane(row.alias).add(row, is_requested=is_requested)
+                self._lane(row.alias).add(row, is_notified=is_notified)
 
     def _lane(self, alias: str) -> Lane:
         if alias not in self._lanes:
@@ -196,7 +196,7 @@ class Executor:
 
     def _on_done(self, lane: Lane) -> None:
         """Search at once for more files of a lane that has room, if there may be some."""
-        if lane.has_room and (lane.requested or self._phase is Phase.FINDING):
+        if lane.has_room and (lane.notified or self._phase is Phase.FINDING):
             if self._phase is Phase.FINDING:
                 self._next_search = 0.0
             self._wanted.notify()

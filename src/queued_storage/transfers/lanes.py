@@ -31,7 +31,7 @@ class Lane:
         names: Iterator[str],
         on_done: Callable[["Lane"], None],
     ) -> None:
-        self.requested: deque[int] = deque()  # ids that are not claimed yet
+        self.notified: deque[int] = deque()  # ids that are not claimed yet
         self.threads: list[threading.Thread] = []
         self.tries_names = False  # whether the last file's storage sends files unchecked
         self._width = width  # threads, at most
@@ -40,7 +40,7 @@ class Lane:
         self._names = names  # for threads
         self._on_done = on_done  # called after each file, with the lock held
         self._claimed: deque[QueuedFile] = deque()
-        self._requested_claimed: set[int] = set()  # those of them that are processed before the end
+        self._notified_claimed: set[int] = set()  # those of them that are processed before the end
         self._busy = 0  # files
         self._seconds = 1.0  # that a file takes, as a moving average
         self._is_over = False
@@ -67,25 +67,25 @@ class Lane:
 
     # What comes in, and goes out
 
-    def enqueue(self, pk: int) -> None:
-        """Take the id of a requested file."""
+    def notify(self, pk: int) -> None:
+        """Take an id that the process was notified of."""
         if any(row.pk == pk for row in self._claimed):
-            self._requested_claimed.add(pk)
+            self._notified_claimed.add(pk)
         else:
-            self.requested.append(pk)
+            self.notified.append(pk)
 
-    def add(self, row: QueuedFile, *, is_requested: bool) -> None:
+    def add(self, row: QueuedFile, *, is_notified: bool) -> None:
         """Take a claimed file, and keep its lease until a thread has time for it."""
         leases.wait(row)
         self._claimed.append(row)
-        if is_requested:
-            self._requested_claimed.add(row.pk)
+        if is_notified:
+            self._notified_claimed.add(row.pk)
         self._wake()
 
     def give_back(self) -> list[QueuedFile]:
         """Take out the files that were found, but not begun."""
-        back = [row for row in self._claimed if row.pk not in self._requested_claimed]
-        self._claimed = deque(row for row in self._claimed if row.pk in self._requested_claimed)
+        back = [row for row in self._claimed if row.pk not in self._notified_claimed]
+        self._claimed = deque(row for row in self._claimed if row.pk in self._notified_claimed)
         for row in back:
             leases.forget(row)
         return back
@@ -150,7 +150,7 @@ class Lane:
             with self._changed:
                 self.tries_names = tries_names
                 self._busy -= 1
-                self._requested_claimed.discard(row.pk)
+                self._notified_claimed.discard(row.pk)
                 self._seconds += (time.monotonic() - started - self._seconds) / 4
                 self._on_done(self)
 

@@ -7,9 +7,9 @@ import pytest
 from django.db import connection, connections, transaction
 from django.test import TestCase
 
-from queued_storage.queues import wakeup
+from queued_storage.queues import on_commit
 from queued_storage.queues.dummy import DummyQueue
-from queued_storage.queues.wakeup import wake
+from queued_storage.queues.on_commit import enqueue_on_commit
 
 pytestmark = pytest.mark.one_database
 
@@ -19,7 +19,7 @@ class Result:
         self.pk = pk
         self.seen = seen
 
-    def on_enqueued(self, error: Exception | None) -> None:
+    def enqueued(self, error: Exception | None) -> None:
         self.seen.append((self.pk, error))
 
 
@@ -31,14 +31,14 @@ def queue() -> DummyQueue:
 @pytest.mark.django_db(transaction=True)
 class TestTransactions:
     def test_autocommit_notifies_at_once(self, queue: DummyQueue) -> None:
-        wake("a", queue, 1)
-        wake("a", queue, 2)
+        enqueue_on_commit("a", queue, 1)
+        enqueue_on_commit("a", queue, 2)
         assert queue.messages == [[1], [2]]
 
     def test_a_transaction_notifies_once(self, queue: DummyQueue) -> None:
         with transaction.atomic():
             for pk in (3, 1, 2, 3):
-                wake("a", queue, pk)
+                enqueue_on_commit("a", queue, pk)
             assert queue.messages == []
         assert queue.messages == [[3, 1, 2]]
 
@@ -46,9 +46,9 @@ class TestTransactions:
         other = DummyQueue()
         with transaction.atomic():
             for pk in (1, 2):
-                wake("a", queue, pk)
-                wake("b", queue, 10 + pk)
-                wake("a", other, 20 + pk)
+                enqueue_on_commit("a", queue, pk)
+                enqueue_on_commit("b", queue, 10 + pk)
+                enqueue_on_commit("a", other, 20 + pk)
         assert queue.messages == [[1, 2], [11, 12]]
         assert other.messages == [[21, 22]]
 
@@ -59,17 +59,17 @@ class TestTransactions:
         with transaction.atomic():
             for pk in (1, 2, 3):
                 with transaction.atomic():
-                    wake("a", queue, pk)
+                    enqueue_on_commit("a", queue, pk)
                     transaction.set_rollback(pk in rolled_back)
         kept = [pk for pk in (1, 2, 3) if pk not in rolled_back]
         assert queue.messages == ([kept] if kept else [])
 
     def test_a_rolled_back_transaction_leaves_nothing(self, queue: DummyQueue) -> None:
         with transaction.atomic():
-            wake("a", queue, 1)
+            enqueue_on_commit("a", queue, 1)
             transaction.set_rollback(True)
         with transaction.atomic():
-            wake("a", queue, 2)
+            enqueue_on_commit("a", queue, 2)
         assert queue.messages == [[2]]
 
     def test_a_later_callback_that_fails_stops_nothing(self, queue: DummyQueue) -> None:
@@ -78,9 +78,9 @@ class TestTransactions:
 
         def save_all() -> None:
             with transaction.atomic():
-                wake("a", queue, 1)
+                enqueue_on_commit("a", queue, 1)
                 transaction.on_commit(fail)
-                wake("a", queue, 2)
+                enqueue_on_commit("a", queue, 2)
 
         with pytest.raises(RuntimeError):
             save_all()
@@ -99,7 +99,7 @@ class TestTransactions:
         with transaction.atomic():
             for pk in (1, 2):
                 first: Callable[[], None] = lambda pk=pk: seen.append(-pk)  # noqa: E731
-                wake("a", inline, pk, Result(pk, seen), first=first)
+                enqueue_on_commit("a", inline, pk, Result(pk, seen), first=first)
         assert seen == [-1, -2, [1, 2], (1, None), (2, error)]
 
     def test_a_failing_task_does_not_stop_the_others(
@@ -108,7 +108,7 @@ class TestTransactions:
         def fail() -> None:
             raise RuntimeError("no such task")
 
-        wake("a", queue, 1, first=fail)
+        enqueue_on_commit("a", queue, 1, first=fail)
         assert queue.messages == [[1]]
         assert "The task of a file of storage 'a' could not be called" in caplog.text
 
@@ -124,7 +124,7 @@ class TestTransactions:
         queue = Dead()
         with transaction.atomic():
             for pk in range(5):
-                wake("a", queue, pk)
+                enqueue_on_commit("a", queue, pk)
         (record,) = caplog.records
         assert record.getMessage() == (
             "Dead could not be notified that 3 files are due in storage 'a': "
@@ -143,12 +143,12 @@ class TestTransactions:
                 self.callbacks.append(callback)
 
         monkeypatch.setattr(connections._connections, "other", Other(), raising=False)  # type: ignore[attr-defined]
-        database = "queued_storage.queues.wakeup.ledger_database"
+        database = "queued_storage.queues.on_commit.ledger_database"
         with transaction.atomic():
             with monkeypatch.context() as patched:
                 patched.setattr(database, lambda: "other")
-                wake("a", queue, 1)
-            wake("a", queue, 2)
+                enqueue_on_commit("a", queue, 1)
+            enqueue_on_commit("a", queue, 2)
             Other.callbacks[0]()
             assert queue.messages == [[1]]
         assert queue.messages == [[1], [2]]
@@ -161,34 +161,34 @@ class Captured(TestCase):
 
     @classmethod
     def setUpTestData(cls) -> None:
-        wake("a", cls.queue, 1)
+        enqueue_on_commit("a", cls.queue, 1)
 
     def setUp(self) -> None:
         self.queue.messages.clear()
-        wake("a", self.queue, 2)
+        enqueue_on_commit("a", self.queue, 2)
 
     def test_a_block_notifies_once_for_its_files(self) -> None:
         with self.captureOnCommitCallbacks(execute=True):
-            wake("a", self.queue, 3)
+            enqueue_on_commit("a", self.queue, 3)
             with transaction.atomic():
-                wake("a", self.queue, 4)
+                enqueue_on_commit("a", self.queue, 4)
             with transaction.atomic():
-                wake("a", self.queue, 5)
+                enqueue_on_commit("a", self.queue, 5)
                 transaction.set_rollback(True)
         assert self.queue.messages == [[3, 4]]
 
     def test_nested_blocks_notify_once(self) -> None:
         with self.captureOnCommitCallbacks(execute=True):
-            wake("a", self.queue, 3)
+            enqueue_on_commit("a", self.queue, 3)
             with self.captureOnCommitCallbacks(execute=True):
-                wake("a", self.queue, 4)
+                enqueue_on_commit("a", self.queue, 4)
             assert self.queue.messages == [[4]]
         assert self.queue.messages == [[4], [3]]
 
     def test_captured_callbacks_can_be_called_later(self) -> None:
         with self.captureOnCommitCallbacks() as callbacks:
-            wake("a", self.queue, 3)
-            wake("a", self.queue, 4)
+            enqueue_on_commit("a", self.queue, 3)
+            enqueue_on_commit("a", self.queue, 4)
         assert self.queue.messages == []
         for callback in callbacks:
             callback()
@@ -196,15 +196,15 @@ class Captured(TestCase):
 
     def test_a_callback_that_enqueues_runs_too(self) -> None:
         with self.captureOnCommitCallbacks(execute=True):
-            wake("a", self.queue, 3)
-            transaction.on_commit(lambda: wake("a", self.queue, 4))
+            enqueue_on_commit("a", self.queue, 3)
+            transaction.on_commit(lambda: enqueue_on_commit("a", self.queue, 4))
         assert self.queue.messages == [[3], [4]]
 
 
 @pytest.mark.django_db
 def test_files_of_a_rolled_back_test_are_forgotten(queue: DummyQueue) -> None:
-    before = len(wakeup._thread.registered)
-    wake("a", queue, 1)
-    assert len(wakeup._thread.registered) == before + 1
+    before = len(on_commit._thread.registered)
+    enqueue_on_commit("a", queue, 1)
+    assert len(on_commit._thread.registered) == before + 1
     connection.run_on_commit.clear()  # as a rollback does
-    assert len(wakeup._thread.registered) == before
+    assert len(on_commit._thread.registered) == before

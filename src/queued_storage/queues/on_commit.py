@@ -11,6 +11,7 @@ from weakref import WeakSet
 from django.db import connections, transaction
 
 from ..ledger.database import ledger_database
+from ..reporting.counts import counted
 from ..reporting.logs import logger
 from ..reporting.reasons import reason
 from .base import BaseQueue
@@ -21,7 +22,7 @@ class Listener(Protocol):
 
     pk: int
 
-    def on_enqueued(self, error: Exception | None) -> None:
+    def enqueued(self, error: Exception | None) -> None:
         """``error`` is the exception of an attempt that the queue made at once."""
 
 
@@ -54,7 +55,7 @@ class WakeUp:
         errors = _notify(self.queue, self.alias, [each.pk for each in files])
         for each in files:
             if each.listener is not None:
-                each.listener.on_enqueued(errors.get(each.pk))
+                each.listener.enqueued(errors.get(each.pk))
 
     def _includes(self, other: "WakeUp") -> bool:
         return (
@@ -94,7 +95,7 @@ def _notify(queue: BaseQueue, alias: str, pks: list[int]) -> dict[int, Exception
             logger.warning(
                 "%s could not be notified that %s in storage %r: %s",
                 type(queue).__name__,
-                "1 file is due" if left == 1 else f"{left} files are due",
+                counted(left, "1 file is due", "{} files are due"),
                 alias,
                 reason(error),
                 extra={"queued_storage": alias, "queued_error": type(error).__name__},
@@ -131,7 +132,7 @@ class _Thread(threading.local):
 _thread = _Thread()
 
 
-def wake(
+def enqueue_on_commit(
     alias: str,
     queue: BaseQueue,
     pk: int,
@@ -143,8 +144,8 @@ def wake(
     """Enqueue the file when the transaction is committed.
 
     A transaction sends one notification for each storage and queue. ``first`` is called before it,
-    and ``listener.on_enqueued(error)`` after it. ``database`` is the alias of the ledger's
-    database, which is looked up if it isn't given.
+    and ``listener.enqueued(error)`` after it. ``database`` is the alias of the ledger's database,
+    which is looked up if it isn't given.
     """
     database = database or ledger_database()
     wake_up = WakeUp(alias, queue, pk, database, listener, first, _thread.registered)
