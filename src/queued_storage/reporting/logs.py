@@ -38,11 +38,11 @@ def fields_of(row: Row) -> dict[str, Any]:
     """Return the fields of a record about this file, for ``extra``."""
     return {
         "queued_file": row.pk,
-        "queued_storage": one_line(row.alias),
-        "queued_name": one_line(row.name),
+        "queued_storage": row.alias,
+        "queued_name": row.name,
         "queued_state": str(row.state),
         "queued_attempt": row.attempts,
-        "queued_host": one_line(row.host),
+        "queued_host": row.host,
     }
 
 
@@ -57,13 +57,13 @@ def about(row: Row) -> Iterator[None]:
 
 
 class _Fields(logging.Filter):
-    """Add the fields, and escape control characters in the arguments of the message."""
+    """Add the fields, and escape control characters in them and in the message's arguments."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         known = _fields.get() or {}
         for key in KEYS:
-            if not hasattr(record, key):
-                setattr(record, key, known.get(key))
+            value = getattr(record, key, known.get(key))
+            setattr(record, key, one_line(value) if isinstance(value, str) else value)
         if isinstance(record.args, tuple):
             error = next((arg for arg in record.args if isinstance(arg, BaseException)), None)
             if record.exc_info and record.exc_info[1]:

@@ -40,23 +40,24 @@ class Attempt:
 
     def __init__(self, storage: TransferringStorage, row: QueuedFile, lease: Lease) -> None:
         self.storage = storage
+        self.parts = storage.transfer_parts()
         self.row = row
         self.lease = lease
 
     def run(self) -> Outcome:
-        foreign_task = self.storage.foreign_task
+        foreign_task = self.parts.foreign_task
         if self.row.attempts > attempts_max(foreign_task):
             raise TransferError("Gave up: the worker died during every attempt.")
         return self._run_foreign(foreign_task) if foreign_task else self._run_task()
 
     def _run_task(self) -> Outcome:
-        local, remote = self.storage.local, self.storage.remote
-        uploader = self.storage.uploader
+        local, remote = self.parts.local, self.parts.remote
+        uploader = self.parts.uploader
         local_proxy = LocalProxy(local, self.lease)
         remote_proxy = RemoteProxy(remote, self.lease, uploader)
         self._require_local_copy(local, local_proxy)
         try:
-            upload = self._call_task(local_proxy, remote_proxy) or self._find(self.storage.task)
+            upload = self._call_task(local_proxy, remote_proxy) or self._find(self.parts.task)
             return self._promote(upload, uploader, evict=local_proxy.delete_wanted)
         except BaseException:
             remote_proxy.confirm()
@@ -65,11 +66,11 @@ class Attempt:
     def _run_foreign(self, task: object) -> Outcome:
         if self.row.attempts == 1:  # the process that saved the file died before it called the task
             self.storage.call_foreign_task(self.row.name)
-        return self._promote(self._find(task), self.storage.uploader, evict=False)
+        return self._promote(self._find(task), self.parts.uploader, evict=False)
 
     def _call_task(self, local: LocalProxy, remote: RemoteProxy) -> Upload | None:
         """Return what the task sent; None if it claims to have sent the file in another way."""
-        task: Any = self.storage.task
+        task: Any = self.parts.task
         done = task.transfer(self.row.name, local, remote)
         if done is not True and done is not False:
             raise InvalidResult(
@@ -118,7 +119,7 @@ class Attempt:
     def _find(self, task: object) -> Upload:
         """Return the remote copy that a task made without the proxy."""
         remote_name = self.row.remote_name or self.row.name
-        if not self.storage.remote.exists(remote_name):
+        if not self.parts.remote.exists(remote_name):
             name = getattr(task, "__qualname__", type(task).__qualname__)
             raise TransferError(f"{name} did not upload {remote_name!r}.")
         return Upload(remote_name, Content(self.row.size, self._saved_checksum()), is_found=True)
@@ -126,7 +127,7 @@ class Attempt:
     def _saved_checksum(self) -> str:
         if self.row.checksum:
             return self.row.checksum
-        with LocalProxy(self.storage.local, self.lease).open(self.row.name) as file:
+        with LocalProxy(self.parts.local, self.lease).open(self.row.name) as file:
             return str(checksum_of(file.chunks()))
 
     def _promote(self, upload: Upload, uploader: Uploader, *, evict: bool) -> Outcome:

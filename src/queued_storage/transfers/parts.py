@@ -1,7 +1,7 @@
 """What a transfer needs of the storage that a file belongs to."""
 
 from collections.abc import Callable
-from typing import Protocol, cast
+from typing import NamedTuple, Protocol, cast
 
 from django.core.files.storage import Storage
 
@@ -9,6 +9,16 @@ from ..ledger.aliases import storage_for
 from ..ledger.models import QueuedFile
 from ..tasks import Transfer
 from ..uploaders import Uploader
+
+
+class TransferParts(NamedTuple):
+    """What a storage is made of, looked up once for an attempt."""
+
+    local: Storage
+    remote: Storage
+    uploader: Uploader
+    task: Transfer
+    foreign_task: object | None
 
 
 class TransferringStorage(Protocol):
@@ -34,11 +44,10 @@ class TransferringStorage(Protocol):
     def uploader(self) -> Uploader: ...
 
     @property
-    def task(self) -> Transfer: ...
-
-    @property
     def foreign_task(self) -> object | None:
         """An object with ``delay()`` that transfers files in its own way."""
+
+    def transfer_parts(self) -> TransferParts: ...
 
     def call_foreign_task(self, name: str) -> object:
         """Call the ``delay()`` of the foreign task."""

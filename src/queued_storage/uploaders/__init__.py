@@ -25,10 +25,16 @@ def uploader_for(remote: Storage, path: str | None = None) -> Uploader:
     if path is not None:
         return _load(path)(remote)
     cls = type(remote.storage if isinstance(remote, PerThread) else remote)
-    for specialist in known_of(cls, SPECIALISTS):
-        if _load(specialist).suits(remote):
-            return _load(specialist)(remote)
+    for uploader in _candidates(cls):
+        if uploader.suits(remote):
+            return uploader(remote)
     return _load(GENERIC)(remote)
+
+
+@lru_cache(100)
+def _candidates(cls: type) -> list[type[Uploader]]:
+    """The specialists for a class and its bases, the most specific one first."""
+    return [_load(path) for path in known_of(cls, SPECIALISTS)]
 
 
 @lru_cache(100)
