@@ -36,7 +36,7 @@ POINTS: dict[str, tuple[str, str, int]] = {
     ),  # a small file, at once
     "sending parts to S3": ("queued_storage.transfers.proxies:WatchedFile.read", AFTER, 2),
     "written": ("queued_storage.uploaders.generic:GenericUploader.upload", AFTER, 1),
-    "written to S3": ("queued_storage.uploaders.s3.uploader:S3Uploader.upload", AFTER, 1),
+    "written to S3": ("queued_storage.uploaders.s3.uploader:S3Uploader._upload", AFTER, 1),
     "verified": (f"{_LEDGER}.promote", BEFORE, 1),
     "promoted": (f"{_LEDGER}.promote", AFTER, 1),
     # An eviction
