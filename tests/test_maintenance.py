@@ -95,6 +95,6 @@ def test_sweep_logs_files_of_unknown_storages(
     QueuedFile.objects.update(alias="gone")
     with caplog.at_level(logging.ERROR):
         assert maintenance.sweep() == 0
-    assert "2 files are due" in caplog.text
+    assert "2 due files could not be enqueued" in caplog.text
     assert "'gone'" in caplog.text
     assert QueuedFile.objects.filter(state=State.PENDING, attempts=0).count() == 2

@@ -296,7 +296,7 @@ def test_problems_set_the_exit_code(settings: Settings) -> None:
 
 
 def test_unknown_alias() -> None:
-    with pytest.raises(CommandError, match=r"no storage 'nowhere'\. Choose one of"):
+    with pytest.raises(CommandError, match=r"No storage has the alias 'nowhere'\. Choose one of"):
         run("nowhere")
 
 

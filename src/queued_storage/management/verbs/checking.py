@@ -55,7 +55,7 @@ def _remote_of(alias: str) -> tuple[Storage, Uploader]:
         storage = storages[alias]
     if storage is None:
         known = ", ".join(sorted({*queued, *storages.backends}))
-        raise CommandError(f"There is no storage {alias!r}. Choose one of: {known}.")
+        raise CommandError(f"No storage has the alias {alias!r}. Choose one of: {known}.")
     if isinstance(storage, ComposedStorage):
         return storage.remote, storage.uploader
     return storage, uploader_for(for_threads(storage))

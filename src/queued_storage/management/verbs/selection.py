@@ -64,7 +64,7 @@ def one_storage(alias: str | None) -> OperableStorage:
         [alias] = found
     if alias is None or alias not in found:
         known = f"one of {', '.join(sorted(found))}" if found else "but no storage is known"
-        problem = f"There is no queued storage {alias!r}. " if alias else ""
+        problem = f"No queued storage has the alias {alias!r}. " if alias else ""
         raise CommandError(f"{problem}Choose a storage with --storage: {known}.")
     return cast(OperableStorage, found[alias])
 

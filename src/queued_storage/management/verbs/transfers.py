@@ -48,7 +48,7 @@ class Transfer(Verb):
         row = ledger().filter(pk=row.pk).first() or row
         if row.state == State.PENDING and not is_reachable_from_here(row.host):
             raise CommandError(
-                f"The only copy of {row} is on the host {row.host!r}. Run this command there."
+                f"The only copy of {row} is on host {row.host!r}. Run this command there."
             )
         if row.state != State.TRANSFERRED:
             raise CommandError(f"{row} is {row.get_state_display()}. {row.last_error}")
