@@ -71,7 +71,7 @@ class Way:
 
 
 PLAIN = Way("queued_storage.uploaders.s3.PlainS3Uploader")
-FAST = Way(remote={"object_parameters": {"ChecksumAlgorithm": "SHA256"}})
+FAST = Way()
 GENERIC = Way("queued_storage.uploaders.generic.GenericUploader", proof="size")
 
 

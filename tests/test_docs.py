@@ -40,6 +40,7 @@ from queued_storage.reporting import logs
 from queued_storage.storage.results import TransferResult
 from queued_storage.storage.routes import PER_PROCESS_TIMEOUT
 from queued_storage.testing import Fault, drain
+from queued_storage.transfers import work
 
 pytestmark = pytest.mark.one_database
 
@@ -540,7 +541,9 @@ def test_every_field_of_a_log_record() -> None:
 def test_every_span_and_its_attributes() -> None:
     wings = ("transfers", "storage")
     source = "".join(path.read_text() for wing in wings for path in (PACKAGE / wing).glob("*.py"))
-    operations = set(re.findall(r'\b_?span\(\s*"(\w+)"', source))
+    steps = [*work.FIRST_STEPS.values(), work.EVICT]
+    operations = {step.operation for step in steps} - {None}
+    operations |= set(re.findall(r'\bspan\(\s*"(\w+)"', source))
     facts = set(re.findall(r"\bspan\(\s*operation, (.*?)\)", source, re.S).pop().split())
     names = {fact.partition("=")[0] for fact in facts}
     traces = section("monitoring", "Traces")

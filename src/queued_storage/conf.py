@@ -7,11 +7,13 @@ import re
 import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from django.conf import settings as django_settings
 from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
+
+from .runtime.forks import ForkSafeLock
 
 VERIFY_LEVELS = ("size", "checksum", "content")
 OTHER_HOST_WAYS = ("error", "wait", "fetch")
@@ -141,6 +143,28 @@ OPTIONS: dict[str, Option] = {
 }
 
 
+Value = TypeVar("Value")
+
+
+class setting(Generic[Value]):  # a decorator, as cached_property is
+    """A property that is computed on its first access, and again after a change of the setting."""
+
+    def __init__(self, compute: Callable[["Settings"], Value]) -> None:
+        self._compute = compute
+        self.__doc__ = compute.__doc__
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, instance: "Settings", owner: type | None = None) -> Value:
+        while True:
+            changes = instance.changes
+            value = self._compute(instance)
+            # Otherwise a thread of an earlier test could keep that test's value for all later ones.
+            if instance.keep(self._name, value, changes):
+                return value
+
+
 class Settings:
     """The values of the setting ``QUEUED_STORAGE``, one attribute per key.
 
@@ -148,31 +172,33 @@ class Settings:
     unknown key or an invalid value raises ``ImproperlyConfigured`` on the first access.
     """
 
-    values: Mapping[str, Any]  # is read on the first access after a change
-
     def __init__(self) -> None:
-        self._changes = 0
+        self.changes = 0
+        self._kept: set[str] = set()
+        self._lock = ForkSafeLock()
+
+    def keep(self, name: str, value: object, changes: int) -> bool:
+        """Keep a value as a plain attribute, unless there were more changes since it was read."""
+        with self._lock:
+            if is_current := changes == self.changes:
+                vars(self)[name] = value
+                self._kept.add(name)
+            return is_current
 
     def reset(self) -> None:
         """Read the setting again on the next access."""
-        self._changes += 1
-        vars(self).pop("values", None)
+        with self._lock:
+            self.changes += 1
+            while self._kept:
+                vars(self).pop(self._kept.pop(), None)
 
-    def _read_and_keep(self) -> Mapping[str, Any]:
-        """Read the values, again if the setting has changed meanwhile.
-
-        Otherwise a thread of an earlier test could keep that test's values for all later ones.
-        """
-        while True:
-            changes = self._changes
-            self.values = values = _read()
-            if changes == self._changes:
-                return values
+    @setting
+    def values(self) -> Mapping[str, Any]:
+        """All values by their keys."""
+        return _read()
 
     def __getattr__(self, name: str) -> Any:
-        """Return ``values``, or a flat name, which version 0.8 had as an attribute."""
-        if name == "values":
-            return self._read_and_keep()
+        """Return a flat name, which version 0.8 had as an attribute."""
         for key, option in OPTIONS.items():
             if name in option.flat_names:
                 return self.values[key]
@@ -182,114 +208,114 @@ class Settings:
         """Whether the project sets ``key`` itself."""
         return key in getattr(django_settings, "QUEUED_STORAGE", {})
 
-    @property
+    @setting
     def queue(self) -> Any:
         """The queue of storages without their own: a path, a dict, a class, or an instance."""
         return self.values["QUEUE"]
 
-    @property
+    @setting
     def retries(self) -> int:
         """How often a failed transfer is retried before the file is marked as failed."""
         return int(self.values["RETRIES"])
 
-    @property
+    @setting
     def retry_delay(self) -> float:
         """Seconds before the first retry; the delay doubles with each retry."""
         return float(self.values["RETRY_DELAY"])
 
-    @property
+    @setting
     def retry_max_delay(self) -> float:
         """The maximum delay between retries, in seconds."""
         return float(self.values["RETRY_MAX_DELAY"])
 
-    @property
+    @setting
     def lease(self) -> float:
         """Seconds that a worker's lease on a file lasts if it isn't renewed."""
         return float(self.values["LEASE"])
 
-    @property
+    @setting
     def stall_timeout(self) -> float:
         """Seconds that a transfer may go without reading any bytes before it is aborted."""
         return float(self.values["STALL_TIMEOUT"])
 
-    @property
+    @setting
     def verify(self) -> str:
         """How the remote copy is verified: one of ``VERIFY_LEVELS``."""
         return str(self.values["VERIFY"])
 
-    @property
+    @setting
     def fsync(self) -> bool:
         """Whether a save waits until the local copy is flushed to disk."""
         return bool(self.values["FSYNC"])
 
-    @property
+    @setting
     def cache(self) -> str | None:
         """The alias in ``CACHES`` of the cache for transferred files; None for no cache."""
         alias: str | None = self.values["CACHE"]
         return alias
 
-    @property
+    @setting
     def cache_prefix(self) -> str:
         """The prefix of the cache keys."""
         return str(self.values["CACHE_PREFIX"])
 
-    @property
+    @setting
     def cache_timeout(self) -> float:
         """Seconds that the cache remembers a transferred file."""
         return float(self.values["CACHE_TIMEOUT"])
 
-    @property
+    @setting
     def database(self) -> str | None:
         """The alias in ``DATABASES`` of the ledger's database; None for the database routers."""
         alias: str | None = self.values["DATABASE"]
         return alias
 
-    @property
+    @setting
     def local_per_host(self) -> bool:
         """Whether each host has its own local storage."""
         return bool(self.values["LOCAL_PER_HOST"])
 
-    @property
+    @setting
     def host(self) -> str:
         """The name of this host in the ledger, by default the host name of the machine."""
         return str(self.values["HOST"] or socket.gethostname())
 
-    @property
+    @setting
     def other_host(self) -> str:
         """What reading a file does whose only copy is on another host: one of
         ``OTHER_HOST_WAYS``."""
         return str(self.values["OTHER_HOST"])
 
-    @property
+    @setting
     def other_host_timeout(self) -> float:
         """Seconds to wait for the transfer, or for each response of the other host."""
         return float(self.values["OTHER_HOST_TIMEOUT"])
 
-    @property
+    @setting
     def host_urls(self) -> Mapping[str, str]:
         """For each host name, the URL under which that host serves ``queued_storage.urls``."""
         urls: Mapping[str, str] = self.values["HOST_URLS"]
         return urls
 
-    @property
+    @setting
     def url_max_age(self) -> float:
         """Seconds that a signed URL of a local file is valid, if the remote doesn't define it."""
         return float(self.values["URL_MAX_AGE"])
 
-    @property
+    @setting
     def permission(self) -> Any:
         """A callable ``(request, queued_file) -> bool`` that authorizes each download, or its
         dotted path; None to skip the check."""
         return self.values["PERMISSION"]
 
-    @property
+    @setting
     def sendfile(self) -> Mapping[str, str] | None:
         """How the web server is told to send local files: ``HEADER`` and ``ROOT``; None to send
         them from Django."""
         way: Mapping[str, str] | None = self.values["SENDFILE"]
         return way
 
-    @property
+    @setting
     def read_cache(self) -> Mapping[str, Any] | None:
         """Where copies of remote files are kept: ``LOCATION``, a path, and ``MAX_BYTES``; None to
         keep none."""

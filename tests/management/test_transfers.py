@@ -132,12 +132,12 @@ def test_flush_waits(storage: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("timeout", ["0.1s", "0s"])
 def test_flush_timeout(storage: Any, monkeypatch: pytest.MonkeyPatch, timeout: str) -> None:
-    def look(seconds: float) -> None:
+    def pause(seconds: float) -> None:
         assert timeout != "0s"
         sleep(seconds)
 
     monkeypatch.setattr(transfers, "POLL_EVERY", 0.01)
-    monkeypatch.setattr(transfers, "sleep", look)
+    monkeypatch.setattr(transfers, "sleep", pause)
     save(storage, "a.txt")
     with pytest.raises(CommandError, match="1 file is not transferred"):
         run("flush", "--wait", "--timeout", timeout)

@@ -3,10 +3,7 @@
 import pytest
 from pytest_django import Settings
 
-from queued_storage.exceptions import (
-    LocalFileChanged,
-    LocalFileMissing,
-)
+from queued_storage.exceptions import LocalFileChanged, LocalFileMissing
 from queued_storage.ledger.states import State
 from queued_storage.models import QueuedFile
 from queued_storage.tasks import TransferAndDelete

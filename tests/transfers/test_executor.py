@@ -142,7 +142,7 @@ def test_hanging_remote_blocks_no_other_remote(
     assert transferred(dead) == 0
 
 
-def test_hanging_remote_blocks_no_told_files(gate: Gate, running: Callable[..., Executor]) -> None:
+def test_hanging_remote_blocks_no_requests(gate: Gate, running: Callable[..., Executor]) -> None:
     dead, living = make(task=gate), make(task=Transfer)
     threads = running(2)
     threads.notify([row(dead, dead.save(f"held-{each}.txt", file())).pk for each in range(80)])

@@ -9,9 +9,7 @@ import pytest
 from django.db import DatabaseError, connections
 from pytest_django import Settings
 
-from queued_storage.exceptions import (
-    LeaseLost,
-)
+from queued_storage.exceptions import LeaseLost
 from queued_storage.ledger.database import ledger
 from queued_storage.ledger.sql import statements
 from queued_storage.ledger.states import State
@@ -268,7 +266,7 @@ def test_promotion_during_renewal_spoils_no_other_lease(monkeypatch: pytest.Monk
         connect()
         promoted.state = State.TRANSFERRED
 
-    monkeypatch.setattr(statements, "_kept", {})
+    monkeypatch.setattr(statements, "_texts", {})
     with monkeypatch.context() as patches:
         patches.setattr(connection, "ensure_connection", connect_slowly)
         ledger().renew(promoted, 0)

@@ -7,10 +7,7 @@ from unittest import mock
 
 import pytest
 
-from queued_storage.exceptions import (
-    InvalidResult,
-    TransferError,
-)
+from queued_storage.exceptions import InvalidResult, TransferError
 from queued_storage.ledger.sql import statements
 from queued_storage.ledger.states import State
 from queued_storage.models import QueuedFile

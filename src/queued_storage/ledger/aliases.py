@@ -15,8 +15,8 @@ from django.core.files.storage import Storage, storages
 from django.utils.module_loading import import_string
 
 from ..exceptions import UnknownAlias
-from ..remotes.forks import ForkSafeLock
 from ..reporting.logs import logger
+from ..runtime.forks import ForkSafeLock
 
 ALIAS_MAX_LENGTH = 64
 

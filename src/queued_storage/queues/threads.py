@@ -9,7 +9,7 @@ from django.core.exceptions import ImproperlyConfigured
 
 from ..exceptions import InvalidQueue
 from ..ledger.aliases import known_storages
-from ..remotes.forks import ForkSafeLock
+from ..runtime.forks import ForkSafeLock
 from .base import BaseQueue
 
 if TYPE_CHECKING:

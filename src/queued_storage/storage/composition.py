@@ -196,7 +196,7 @@ class ComposedStorage(AliasedStorage):
         """Return the arguments for the foreign task's ``delay()``, as 0.8 passed them."""
         return foreign.arguments_of_0_8(self, name)
 
-    def tell_foreign_task(self, name: str) -> None:
+    def call_foreign_task(self, name: str) -> None:
         """Call the ``delay()`` of the foreign task for a file."""
         if task := self.foreign_task:
             task.delay(*self.foreign_arguments(name))

@@ -252,7 +252,7 @@ class QueuedStorage(DeletingStorage):
 
     def _notify_foreign_task(self, pk: int, name: str) -> None:
         if ledger().named(self.alias, name).filter(pk=pk).exists():  # else it was rolled back
-            self.tell_foreign_task(name)
+            self.call_foreign_task(name)
             ledger().mark_task_called(pk)
 
 

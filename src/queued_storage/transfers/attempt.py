@@ -64,7 +64,7 @@ class Attempt:
 
     def _run_foreign(self, task: object) -> Outcome:
         if self.row.attempts == 1:  # the process that saved the file died before it called the task
-            self.storage.tell_foreign_task(self.row.name)
+            self.storage.call_foreign_task(self.row.name)
         return self._promote(self._find(task), self.storage.uploader, evict=False)
 
     def _call_task(self, local: LocalProxy, remote: RemoteProxy) -> Upload | None:

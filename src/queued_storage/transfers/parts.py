@@ -40,7 +40,7 @@ class TransferringStorage(Protocol):
     def foreign_task(self) -> object | None:
         """An object with ``delay()`` that transfers files in its own way."""
 
-    def tell_foreign_task(self, name: str) -> object:
+    def call_foreign_task(self, name: str) -> object:
         """Call the ``delay()`` of the foreign task."""
 
 

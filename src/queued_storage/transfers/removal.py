@@ -1,4 +1,4 @@
-"""The removal of copies: evictions, and purges of deleted files."""
+"""The removal of copies, by an eviction or by the purge of a deleted file."""
 
 from functools import cached_property
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from ...remotes.forks import after_fork
+from ...runtime.forks import after_fork
 
 PATIENCE = 1.0  # seconds: much longer than a call takes
 

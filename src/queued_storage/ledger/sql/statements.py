@@ -154,5 +154,6 @@ _texts: dict[Hashable, Text] = {}
 
 def _circumstances(database: str) -> tuple[str | None, float, str]:
     """What the text of any statement of the ledger can depend on: host, lease, clock."""
-    host = settings.host if settings.local_per_host else None
-    return host, settings.lease, now_in_sql(connections[database])
+    values = settings.values
+    host = settings.host if values["LOCAL_PER_HOST"] else None
+    return host, values["LEASE"], now_in_sql(connections[database])

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from queued_storage.remotes.forks import ForkSafeLock, after_fork
+from queued_storage.runtime.forks import ForkSafeLock, after_fork
 
 pytestmark = pytest.mark.one_database
 
