@@ -24,7 +24,7 @@ def uploader_for(remote: Storage, path: str | None = None) -> Uploader:
     """Return the uploader with this dotted path, or the one for the remote's class."""
     if path is not None:
         return _load(path)(remote)
-    cls = type(remote.storage if isinstance(remote, PerThread) else remote)
+    cls: type = type(remote.storage if isinstance(remote, PerThread) else remote)
     for uploader in _candidates(cls):
         if uploader.suits(remote):
             return uploader(remote)
