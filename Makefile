@@ -11,12 +11,13 @@ WORKERS ?= 3
 COVERAGE ?= yes
 
 .NOTPARALLEL:
-.PHONY: help install demo adoption ecosystem test long lint types imports migrations docs pytest bench \
+.PHONY: help install demo adoption ecosystem test quick long lint types imports migrations docs pytest bench \
 	constraints ecosystem-constraints clean
 
 help:
 	@echo "make demo     the demonstration (ONCE=1: run through once and end)"
 	@echo "make adoption a Wagtail site moves to S3, in a real browser (needs chromium and chromedriver)"
+	@echo "make quick    for every commit: lint, types and the core tests on SQLite, in under two minutes"
 	@echo "make test     all that must hold: lint, types, imports, migrations, docs, pytest"
 	@echo "make pytest   the tests alone, on every database that answers (PYTEST_ARGS='-k name')"
 	@echo "make lint | types | imports | migrations | docs    one check alone"
@@ -72,6 +73,15 @@ $(ECOSYSTEM)/node/.installed: $(ECOSYSTEM)/.installed
 	else echo "no npm, so no $(AZURITE)" >&2; fi
 
 test: lint types imports migrations docs pytest
+
+# The core: no browsers, brokers, object stores, killed processes or benchmarks.
+QUICK_TESTS := $(addprefix tests/,files ledger management operations reporting storage transfers \
+	test_checks.py test_conf.py test_fields.py test_health.py test_maintenance.py test_signals.py \
+	test_testing.py)
+
+quick: export QUEUED_STORAGE_TEST_DATABASE = sqlite
+quick: lint types
+	$(BIN)/python -m pytest -q -n 2 $(QUICK_TESTS) --ignore tests/files/test_readcache.py $(PYTEST_ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check

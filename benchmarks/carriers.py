@@ -1,5 +1,5 @@
-"""Who brings files to S3. Each is ready in its context, with threads and sessions that are there,
-and gives what carries so many files of so many bytes and tells the seconds that it took."""
+"""What uploads files to S3. Each context starts its threads and sessions, and returns a function
+that uploads a number of files of a size and returns the seconds that it took."""
 
 import contextlib
 import io
@@ -25,18 +25,18 @@ from tests.support.services import kill_group, spawn, url
 from .peers import AncestorMissing, S3Server, ancestor_python, program, why_missing
 from .worker import storage_of
 
-Carry = Callable[[int, int], float]  # files and the bytes of each, to seconds
+Upload = Callable[[int, int], float]  # from files, and bytes of each, to seconds
 Send = Callable[[str, bytes], object]
 
-LOOK = 0.05  # seconds between looks whether all files are there, which the result does not hold
+LOOK = 0.05  # seconds between queries whether all files are transferred; not part of the result
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where all of them bring files to, and where files lie before."""
+    """The bucket that all of them upload to, and the directory of the files."""
 
     server: S3Server
-    endpoint_url: str  # of the server, or of a proxy before it
+    endpoint_url: str  # of the server, or of a proxy in front of it
     bucket_name: str
     directory: Path
 
@@ -44,7 +44,7 @@ class Place:
         return uuid.uuid4().hex[:8]
 
     def remote(self) -> dict[str, Any]:
-        """The options of ``S3Storage`` that are text."""
+        """The options of ``S3Storage`` that JSON can contain."""
         options = self.server.options(self.bucket_name, self.endpoint_url)
         del options["client_config"]
         return options
@@ -63,20 +63,20 @@ def data(size: int) -> bytes:
 
 @dataclass(frozen=True)
 class Way:
-    """How a storage of ours has its files carried."""
+    """How a queued storage uploads its files."""
 
-    uploader: str | None = None  # the one that suits
+    uploader: str | None = None  # the one for S3Storage
     remote: dict[str, Any] = field(default_factory=dict)  # options of S3Storage
-    proof: str = "checksum"  # in the ledger, of each file
+    proof: str = "checksum"  # the level that the ledger contains for each file
 
 
 PLAIN = Way("queued_storage.uploaders.s3.PlainS3Uploader")
-FAST = Way(remote={"object_parameters": {"ChecksumAlgorithm": "SHA256"}})
+FAST = Way()
 GENERIC = Way("queued_storage.uploaders.generic.GenericUploader", proof="size")
 
 
 class Worker:
-    """``manage.py queued_storage worker`` in a process of its own, and the ledger that feeds it."""
+    """``manage.py queued_storage worker`` in a process of its own, and its ledger."""
 
     def __init__(self, place: Place, width: int, way: Way) -> None:
         from queued_storage.ledger.database import ledger
@@ -100,7 +100,7 @@ class Worker:
         command = [sys.executable, "-m", "benchmarks.worker", json.dumps(self._spec)]
         self.process = spawn(command, stdout=subprocess.DEVNULL)
         try:
-            self.carry(max(40, 2 * self._width), 10_000)
+            self.upload(max(40, 2 * self._width), 10_000)
         except BaseException:
             kill_group(self.process)
             raise
@@ -114,7 +114,7 @@ class Worker:
         kill_group(self.process)
         shutil.rmtree(self._spec["local"], ignore_errors=True)
 
-    def carry(self, files: int, size: int) -> float:
+    def upload(self, files: int, size: int) -> float:
         from django.core.files.base import ContentFile
 
         prefix = self._place.prefix()
@@ -123,10 +123,10 @@ class Worker:
             for number in range(files):
                 self.storage.save(f"{prefix}/{number}", ContentFile(data(size)))
 
-        return self.bring(save)
+        return self.transfer(save)
 
-    def bring(self, save: Callable[[], object], look: float = LOOK) -> float:
-        """From the release of what is saved to the last promotion in the ledger."""
+    def transfer(self, save: Callable[[], object], look: float = LOOK) -> float:
+        """Return the seconds from the release of the saved files to the last transfer."""
         from django.db.models import Max
 
         from queued_storage.ledger.states import State
@@ -135,13 +135,13 @@ class Worker:
         save()
         started = time.time()
         self.rows.make_due()
-        on_their_way = self.rows.filter(state__in=[State.PENDING, State.TRANSFERRING])
-        while on_their_way.exists():
-            errors = on_their_way.exclude(last_error="").values_list("last_error", flat=True)
+        unfinished = self.rows.filter(state__in=[State.PENDING, State.TRANSFERRING])
+        while unfinished.exists():
+            errors = unfinished.exclude(last_error="").values_list("last_error", flat=True)
             if (error := errors.first()) or self.process.poll() is not None:
-                raise RuntimeError(f"The worker does not get on: {error}")
+                raise RuntimeError(f"The worker does not finish: {error}")
             time.sleep(look)
-        self.process.send_signal(signal.SIGSTOP)  # its looks for work cost who is measured next
+        self.process.send_signal(signal.SIGSTOP)  # its queries would slow down the next one
         return self.rows.aggregate(last=Max("transferred_at"))["last"].timestamp() - started
 
     def proofs(self) -> set[str]:
@@ -149,9 +149,9 @@ class Worker:
 
 
 @contextlib.contextmanager
-def worker(place: Place, width: int, way: Way) -> Iterator[Carry]:
+def worker(place: Place, width: int, way: Way) -> Iterator[Upload]:
     with Worker(place, width, way) as ours:
-        yield ours.carry
+        yield ours.upload
         assert ours.proofs() == {way.proof}, ours.proofs()
 
 
@@ -159,20 +159,20 @@ def worker(place: Place, width: int, way: Way) -> Iterator[Carry]:
 
 
 @contextlib.contextmanager
-def put_object(place: Place, width: int) -> Iterator[Carry]:
-    """What who knows boto3 would write: files, sent in threads by a client that they share."""
+def put_object(place: Place, width: int) -> Iterator[Upload]:
+    """boto3's ``put_object()`` in threads that share a client."""
     client = place.client(max_pool_connections=width)
 
     def send(name: str, content: bytes) -> None:
         client.put_object(Bucket=place.bucket_name, Key=name, Body=io.BytesIO(content))
 
-    with _in_threads(place, width, send) as carry:
-        yield carry
+    with _in_threads(place, width, send) as upload:
+        yield upload
 
 
 @contextlib.contextmanager
-def save_and_size(place: Place, width: int) -> Iterator[Carry]:
-    """What the generic uploader does, and no more."""
+def save_and_size(place: Place, width: int) -> Iterator[Upload]:
+    """The requests of the generic uploader, and no more."""
     from django.core.files.base import ContentFile
     from storages.backends.s3 import S3Storage
 
@@ -181,20 +181,20 @@ def save_and_size(place: Place, width: int) -> Iterator[Carry]:
     def send(name: str, content: bytes) -> None:
         assert remote.size(remote.save(name, ContentFile(content))) == len(content)
 
-    with _in_threads(place, width, send) as carry:
-        yield carry
+    with _in_threads(place, width, send) as upload:
+        yield upload
 
 
 @contextlib.contextmanager
-def _in_threads(place: Place, width: int, send: Send) -> Iterator[Carry]:
+def _in_threads(place: Place, width: int, send: Send) -> Iterator[Upload]:
     with ThreadPoolExecutor(width) as pool:
         together = threading.Barrier(width, timeout=300)
 
         def warm(number: int) -> None:
-            together.wait()  # every thread is there, so that each sends one
+            together.wait()  # until all threads run, so that each sends one file
             send(f"warm/{number}", b"warm")
 
-        def carry(files: int, size: int) -> float:
+        def upload(files: int, size: int) -> float:
             prefix = place.prefix()
             names = iter([f"{prefix}/{number}" for number in range(files)])  # shared by the threads
 
@@ -207,16 +207,16 @@ def _in_threads(place: Place, width: int, send: Send) -> Iterator[Carry]:
             return time.perf_counter() - started
 
         list(pool.map(warm, range(width)))
-        yield carry
+        yield upload
 
 
 # Programs
 
 
 @contextlib.contextmanager
-def copying(place: Place, width: int, tool: str) -> Iterator[Carry]:
-    """A program that copies a directory. The others have their threads and sessions, and it has yet
-    to start: what it takes for one file is no part of the result."""
+def copying(place: Place, width: int, tool: str) -> Iterator[Upload]:
+    """A program that copies a directory. It starts anew in each turn, so the time for a single file
+    is subtracted."""
     alone = statistics.median(_copy(place, width, tool, 1, 10_000) for _once in range(3))
     yield lambda files, size: max(_copy(place, width, tool, files, size) - alone, 1e-3)
 
@@ -254,19 +254,19 @@ def _copy(place: Place, width: int, tool: str, files: int, size: int) -> float:
     return seconds
 
 
-# The ancestor
+# django-queued-storage 0.8
 
 
 def prepare_ancestor(may_install: bool) -> None:
-    """Raises ``AncestorMissing`` where it cannot run."""
+    """Raises ``AncestorMissing`` if it cannot run."""
     if missing := why_missing("redis"):
         raise AncestorMissing(f"its broker is missing: {missing}")
     ancestor_python(may_install)
 
 
 @contextlib.contextmanager
-def ancestor(place: Place, width: int) -> Iterator[Carry]:
-    """Its storage in one process, and its task in a worker of Celery's."""
+def ancestor(place: Place, width: int) -> Iterator[Upload]:
+    """Its storage in one process, and its task in a Celery worker."""
     name = f"bench-{place.prefix()}"
     spec = {
         "redis": url("redis"),
@@ -287,14 +287,14 @@ def ancestor(place: Place, width: int) -> Iterator[Carry]:
         web = spawn([python, "-m", "benchmarks.ancestor"], env=environment, **pipes)
         stack.callback(kill_group, web)
 
-        def carry(files: int, size: int) -> float:
+        def upload(files: int, size: int) -> float:
             print(place.prefix(), files, size, file=web.stdin, flush=True)
             if not (seconds := web.stdout.readline()):
-                raise RuntimeError("The ancestor does not get on.")
+                raise RuntimeError("django-queued-storage 0.8 does not finish.")
             return float(seconds)
 
-        carry(width, 10_000)
-        yield carry
+        upload(width, 10_000)
+        yield upload
 
 
 def _forget_in_redis(name: str) -> None:

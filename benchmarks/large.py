@@ -76,9 +76,9 @@ def _by_worker(place: Place, name: str, path: Path) -> tuple[float, float]:
             worker.storage.save("large", File(file))
             os.sync()
 
-        worker.carry(1, WARM)
+        worker.upload(1, WARM)
         before = peak_of(worker.process.pid)
-        seconds = worker.bring(save, look=1)
+        seconds = worker.transfer(save, look=1)
         return seconds, round(peak_of(worker.process.pid) - before, 1)
 
 

@@ -88,8 +88,8 @@ def _memory(rows: Rows, axes: Any) -> None:
 
 
 CARRIERS = {
-    "plain": "the worker",
-    "fast": "the worker with 'fast'",
+    "plain": "the worker without obstore",
+    "fast": "the worker",
     "put_object": "boto3's put_object",
     "rclone": "rclone copy",
     "s5cmd": "s5cmd cp",

@@ -43,7 +43,7 @@ METHOD = """\
   The measurement starts when the saved files become due, and ends when the last one is marked as
   transferred in the ledger. Every file is verified: by the checksum that the server compared, or by
   the size if the generic uploader is used.
-- With the extra `fast`, the storage uses SHA-256 and obstore. Otherwise, it uses CRC-32 and boto3.
+- The worker uploads small files with obstore. Without obstore, it calls boto3's `put_object`.
 - `put_object` and `S3Storage` are called in the same number of threads, which are kept for the
   whole run. The threads share one boto3 client; `S3Storage` creates a session in each thread.
 - `rclone copy` and `s5cmd cp` copy a directory. They are started again in each turn. The time that
@@ -135,9 +135,11 @@ REASONS: dict[str, str] = {
     "key is longer than that of the other side, and Django's cache checks each of its characters.",
     "saves.fsync": "Before the disk confirms a file, it also writes the data of other processes.",
     "workers.boto3": "Both are limited by Python, which runs one thread at a time. The worker "
-    "spends about as much time on other work as on uploading: it claims files, reads them, "
-    "compares checksums, and updates the ledger. The upload itself takes a third of the time of "
-    "put_object.",
+    "spends most of its time on other work than uploading: it claims files, reads them, compares "
+    "checksums, and updates the ledger.",
+    "workers.plain": "Both are limited by Python, which runs one thread at a time, and both call "
+    "put_object. The worker also claims files, reads them, compares checksums, and updates the "
+    "ledger.",
     "workers.ancestor": "With a latency of 30 ms, threads spend most of their time waiting for the "
     "one request per file. Eight threads cannot complete more than 240 requests per second.",
     "workers.rclone": "All cores are busy, and more than half of their time goes to the server. Of "

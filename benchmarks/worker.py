@@ -1,5 +1,5 @@
 """``python -m benchmarks.worker SPEC``: ``manage.py queued_storage worker`` in a project with one
-storage, which who measures it makes alike."""
+storage, which the measuring process creates in the same way."""
 
 import json
 import sys
@@ -10,7 +10,7 @@ from tests.support.services import S3Server
 
 from .project import configure
 
-POLL = 0.05  # seconds: how long a look for work may be away when there is some
+POLL = 0.05  # seconds between queries for due files
 
 
 def storage_of(spec: dict[str, Any]) -> Any:

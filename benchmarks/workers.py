@@ -9,19 +9,19 @@ from importlib.util import find_spec
 from typing import Any
 
 from . import carriers
-from .carriers import Carry, Place
+from .carriers import Place, Upload
 from .peers import AncestorMissing, S3Server, bucket, far, program, why_missing
 from .project import configure, databases
 from .rows import Options, Row
 
 SMALL = 10_000  # bytes
-LARGE = 1_000_000  # the most, about, that is sent in one request
+LARGE = 1_000_000  # almost the most that is sent in one request
 WIDTHS = (1, 2, 4, 8, 16, 32)
 DISTANCES = (0, 30)  # milliseconds
-SECONDS = 1.5  # that each is to take in a turn, about
+SECONDS = 1.5  # that each takes in a turn, approximately
 Rates = dict[str, float]  # files a second of each
 
-CARRIERS: dict[str, Callable[[Place, int], AbstractContextManager[Carry]]] = {
+CARRIERS: dict[str, Callable[[Place, int], AbstractContextManager[Upload]]] = {
     "plain": partial(carriers.worker, way=carriers.PLAIN),
     "fast": partial(carriers.worker, way=carriers.FAST),
     "generic": partial(carriers.worker, way=carriers.GENERIC),
@@ -31,9 +31,8 @@ CARRIERS: dict[str, Callable[[Place, int], AbstractContextManager[Carry]]] = {
     "s5cmd": partial(carriers.copying, tool="s5cmd"),
     "ancestor": carriers.ancestor,
 }
-CONTESTS = (  # who take turns
-    ("plain", "put_object", "ancestor"),
-    ("fast", "rclone", "s5cmd"),
+CONTESTS = (  # those that take turns
+    ("plain", "fast", "put_object", "ancestor", "rclone", "s5cmd"),
     ("generic", "save and size"),
 )
 DRAWN = ("plain", "put_object", "fast", "rclone", "s5cmd")
@@ -49,10 +48,11 @@ class Goal:
 
 
 GOALS = (
-    Goal("boto3", "plain", "put_object", "compared with boto3's put_object", 1.2),
-    Goal("ancestor", "plain", "ancestor", "compared with django-queued-storage 0.8", 20),
-    Goal("rclone", "fast", "rclone", "with the extra fast, compared with rclone copy", 1.0),
-    Goal("s5cmd", "fast", "s5cmd", "with the extra fast, compared with s5cmd cp", 0.8),
+    Goal("boto3", "fast", "put_object", "compared with boto3's put_object", 1.2),
+    Goal("plain", "plain", "put_object", "without obstore, compared with boto3's put_object", 0.9),
+    Goal("ancestor", "fast", "ancestor", "compared with django-queued-storage 0.8", 20),
+    Goal("rclone", "fast", "rclone", "compared with rclone copy", 1.0),
+    Goal("s5cmd", "fast", "s5cmd", "compared with s5cmd cp", 0.8),
     Goal(
         "generic",
         "generic",
@@ -111,28 +111,30 @@ class Workers:
                     }
                     small |= self._by_turns(ready, width, SMALL)
                     if not distance:
-                        drawn = {name: carry for name, carry in ready.items() if name in DRAWN}
+                        drawn = {name: upload for name, upload in ready.items() if name in DRAWN}
                         large |= self._by_turns(drawn, width, LARGE)
         return small, large
 
-    def _by_turns(self, ready: dict[str, Carry], width: int, size: int) -> Rates:
-        """The median of the files a second of each."""
+    def _by_turns(self, ready: dict[str, Upload], width: int, size: int) -> Rates:
+        """Return the median of files per second for each."""
         quick = self._options.quick
         few = max(20, width)
-        files = {name: few if quick else _enough(few, carry, size) for name, carry in ready.items()}
+        files = {
+            name: few if quick else _enough(few, upload, size) for name, upload in ready.items()
+        }
         seconds: dict[str, list[float]] = {name: [] for name in ready}
         turns = list(ready.items())
         for _round in range(3 if size == SMALL and width in GOAL_WIDTHS and not quick else 1):
-            for name, carry in turns:
-                seconds[name].append(carry(files[name], size))
+            for name, upload in turns:
+                seconds[name].append(upload(files[name], size))
             turns.reverse()
         return {name: files[name] / statistics.median(found) for name, found in seconds.items()}
 
 
-def _enough(few: int, carry: Carry, size: int) -> int:
-    """So many files, or more, that they take SECONDS."""
+def _enough(few: int, upload: Upload, size: int) -> int:
+    """Return a number of files that take SECONDS, or `few` if that is more."""
     files = few
-    while (seconds := carry(files, size)) < SECONDS / 5:
+    while (seconds := upload(files, size)) < SECONDS / 5:
         files *= 4
     return max(few, int(files * SECONDS / seconds))
 

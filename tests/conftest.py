@@ -16,7 +16,7 @@ from django.conf import settings
 from django.core.cache import cache
 from django.db import connection
 
-from queued_storage.ledger import aliases
+from queued_storage.ledger.aliases import registry
 from tests.support import services
 from tests.support.fault_proxy import FaultProxy
 from tests.support.services import S3Server
@@ -37,9 +37,7 @@ def pytest_unconfigure() -> None:
 def clean_slate() -> Iterator[None]:
     """No test finds files, cache entries or inline storages of another one."""
     yield
-    aliases._inline.kept.clear()
-    for storage in aliases.living_storages():
-        storage._alias = None  # that of a field may be one from a test with other STORAGES
+    registry.reset()  # the alias of a field's storage may be from a test with other STORAGES
     cache.clear()
     for alias in ("disk", "far"):
         shutil.rmtree(Path(settings.DIRECTORY) / alias, ignore_errors=True)

@@ -41,22 +41,22 @@ def shared_cache(settings: Settings) -> None:
     settings.CACHES = {"default": SHARED_CACHE}
 
 
-def test_a_good_project_has_no_complaints() -> None:
+def test_valid_project_has_no_messages() -> None:
     assert ids() == set()
 
 
-def test_unknown_setting_names_the_nearest(settings: Settings) -> None:
+def test_unknown_key_suggests_the_nearest(settings: Settings) -> None:
     settings.QUEUED_STORAGE = {"RETRYS": 3}
     assert ids() == {"queued_storage.E001"}
     assert "'RETRIES'" in messages("E001")
 
 
-def test_value_of_the_wrong_kind(settings: Settings) -> None:
+def test_invalid_value(settings: Settings) -> None:
     settings.QUEUED_STORAGE = {"LEASE": "long"}
     assert "LEASE" in messages("E001")
 
 
-def test_one_alias_for_two_storages(settings: Settings, tmp_path: Any) -> None:
+def test_two_storages_with_one_alias(settings: Settings, tmp_path: Any) -> None:
     first = QueuedStorage("disk", FileSystemStorage(tmp_path / "a"), alias="twice")
     assert first.alias == "twice"
     second = QueuedStorage("disk", FileSystemStorage(tmp_path / "b"), alias="twice")
@@ -65,7 +65,7 @@ def test_one_alias_for_two_storages(settings: Settings, tmp_path: Any) -> None:
     del first, second
 
 
-def test_two_keys_of_storages_with_one_alias(settings: Settings) -> None:
+def test_two_keys_with_one_alias(settings: Settings) -> None:
     with_default(settings, alias="same")
     settings.STORAGES = settings.STORAGES | {
         "other": {"BACKEND": QUEUED, "OPTIONS": {"local": "far", "remote": "disk", "alias": "same"}}
@@ -77,7 +77,7 @@ def test_two_keys_of_storages_with_one_alias(settings: Settings) -> None:
     "remote",
     ["nowhere", "no.such.Storage", "django.core.files.storage.NoStorage", "storages.nothing.Here"],
 )
-def test_a_side_that_does_not_exist(settings: Settings, remote: str) -> None:
+def test_side_that_does_not_exist(settings: Settings, remote: str) -> None:
     with_default(settings, remote=remote)
     assert remote in messages("E004")
 
@@ -92,14 +92,14 @@ def test_a_side_that_does_not_exist(settings: Settings, remote: str) -> None:
     ],
 )
 @pytest.mark.parametrize("name", ["local", "remote"])
-def test_a_side_that_cannot_be_made(settings: Settings, name: str, side: Any, says: str) -> None:
+def test_side_that_cannot_be_created(settings: Settings, name: str, side: Any, says: str) -> None:
     with_default(settings, **{name: side})
     assert ids() == {"queued_storage.E004"}
     assert says in messages("E004")
 
 
 @pytest.mark.parametrize("name", ["local", "remote"])
-def test_a_side_whose_module_breaks(
+def test_side_whose_module_raises(
     settings: Settings, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lines = "from django.core.exceptions import ImproperlyConfigured"
@@ -111,7 +111,7 @@ def test_a_side_whose_module_breaks(
     assert "Its library is missing." in messages("E004")
 
 
-def test_a_missing_library_comes_with_its_extra(
+def test_missing_library_names_the_extra(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with_default(settings, remote="storages.backends.s3.S3Storage")
@@ -120,7 +120,7 @@ def test_a_missing_library_comes_with_its_extra(
 
 
 @pytest.mark.parametrize("how", ["alias", "path", "location"])
-def test_local_and_remote_at_the_same_place(settings: Settings, how: str) -> None:
+def test_local_and_remote_in_the_same_location(settings: Settings, how: str) -> None:
     file_system = "django.core.files.storage.FileSystemStorage"
     location = {"location": settings.STORAGES["disk"]["OPTIONS"]["location"]}
     options: dict[str, dict[str, Any]] = {
@@ -129,13 +129,13 @@ def test_local_and_remote_at_the_same_place(settings: Settings, how: str) -> Non
         "location": {"remote": FileSystemStorage(str(location["location"]) + "/../disk")},
     }
     with_default(settings, **options[how])
-    assert "same place" in messages("E005")
+    assert "same location" in messages("E005")
 
 
-def test_one_bucket_twice(settings: Settings) -> None:
+def test_local_and_remote_in_the_same_bucket(settings: Settings) -> None:
     s3 = {"BACKEND": "storages.backends.s3.S3Storage", "OPTIONS": {"bucket_name": "media"}}
     with_default(settings, local=s3, remote=s3)
-    assert "same place" in messages("E005")
+    assert "same location" in messages("E005")
 
 
 def test_queue_that_cannot_be_imported(settings: Settings) -> None:
@@ -143,13 +143,13 @@ def test_queue_that_cannot_be_imported(settings: Settings) -> None:
     assert "pigeons" in messages("E006")
 
 
-def test_queue_with_options_that_it_does_not_take(settings: Settings) -> None:
+def test_queue_with_an_unknown_option(settings: Settings) -> None:
     queue = {"BACKEND": "queued_storage.queues.threads.ThreadQueue", "OPTIONS": {"thread": 1}}
     settings.QUEUED_STORAGE = {"QUEUE": queue}
     assert "thread" in messages("E006")
 
 
-def test_task_that_is_none(settings: Settings) -> None:
+def test_task_that_is_not_a_task(settings: Settings) -> None:
     with_default(settings, task="queued_storage.tasks.Any")
     assert "Transfer" in messages("E007")
 
@@ -163,7 +163,7 @@ def test_cache_that_does_not_exist(settings: Settings) -> None:
     ("given", "debug", "complains"),
     [({"CACHE": "default"}, True, True), ({}, False, True), ({}, True, False)],
 )
-def test_cache_of_each_process(
+def test_cache_that_is_local_to_each_process(
     settings: Settings, given: dict[str, str], debug: bool, complains: bool
 ) -> None:
     settings.CACHES = {"default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}}
@@ -172,7 +172,7 @@ def test_cache_of_each_process(
     assert ("queued_storage.W001" in ids()) is complains
 
 
-def test_no_cache_wanted(settings: Settings) -> None:
+def test_no_cache(settings: Settings) -> None:
     settings.QUEUED_STORAGE = {"CACHE": None}
     assert ids() == set()
 
@@ -225,7 +225,7 @@ def s3(**options: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("way", ["signed", "stable", "proxied"])
-def test_addresses_without_the_urls(settings: Settings, way: str, tmp_path: Path) -> None:
+def test_url_mode_without_the_urls(settings: Settings, way: str, tmp_path: Path) -> None:
     with_default(settings, url_mode=way, local=outside(tmp_path))
     assert ids() == set()
     settings.ROOT_URLCONF = "tests.support.health_urls"
@@ -237,7 +237,7 @@ def test_addresses_without_the_urls(settings: Settings, way: str, tmp_path: Path
     assert ids() == set()
 
 
-def test_addresses_of_an_unknown_kind() -> None:
+def test_unknown_url_mode() -> None:
     ways = "'direct', 'signed', 'stable', 'proxied'"
     with pytest.raises(ImproperlyConfigured, match=f"must be one of {ways}"):
         QueuedStorage("disk", "far", url_mode="secret")  # type: ignore[arg-type]
@@ -249,14 +249,14 @@ def outside(tmp_path: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("hook", ["tests.nowhere.hook", "tests.test_checks.SHARED_CACHE"])
-def test_a_permission_that_cannot_be_asked(settings: Settings, hook: str) -> None:
+def test_permission_that_is_not_callable(settings: Settings, hook: str) -> None:
     settings.QUEUED_STORAGE = settings.QUEUED_STORAGE | {"PERMISSION": "tests.test_checks.ids"}
     assert ids() == set()
     settings.QUEUED_STORAGE = settings.QUEUED_STORAGE | {"PERMISSION": hook}
     assert ids() == {"queued_storage.E011"}
 
 
-def test_a_remote_that_signs_beside_public_local_files(settings: Settings) -> None:
+def test_signing_remote_with_public_local_files(settings: Settings) -> None:
     with_default(settings, remote=s3())
     assert ids() == {"queued_storage.W005"}
     assert "url_mode='signed'" in messages("W005")
@@ -286,7 +286,7 @@ AZURE = {"BACKEND": "storages.backends.azure_storage.AzureStorage", "OPTIONS": {
         ("far", {}, False),
     ],
 )
-def test_which_remotes_sign(
+def test_remotes_that_sign(
     settings: Settings, remote: Any, others: dict[str, Any], signs: bool
 ) -> None:
     for name, value in others.items():
@@ -296,13 +296,13 @@ def test_which_remotes_sign(
 
 
 @pytest.mark.parametrize("way", ["direct", "stable", "proxied"])
-def test_who_has_chosen_addresses_is_not_warned(settings: Settings, way: str) -> None:
+def test_explicit_url_mode_silences_the_warning(settings: Settings, way: str) -> None:
     with_default(settings, remote=s3(), url_mode=way)
     assert ids() == set()
 
 
 @pytest.mark.parametrize("url", [None, "/"])
-def test_local_files_without_addresses_are_not_public(
+def test_local_files_without_urls_are_not_public(
     settings: Settings, url: str | None, tmp_path: Path
 ) -> None:
     settings.MEDIA_URL = ""
@@ -312,7 +312,7 @@ def test_local_files_without_addresses_are_not_public(
     assert ids() == set()
 
 
-def test_signed_addresses_of_files_in_media_root(settings: Settings, tmp_path: Path) -> None:
+def test_signed_urls_of_files_in_media_root(settings: Settings, tmp_path: Path) -> None:
     with_default(settings, url_mode="signed")
     assert ids() == {"queued_storage.W006"}
     with_default(settings, url_mode="signed", local=outside(tmp_path))
@@ -321,7 +321,7 @@ def test_signed_addresses_of_files_in_media_root(settings: Settings, tmp_path: P
     assert ids() == {"queued_storage.W006"}
 
 
-def test_no_library_is_imported_to_see_who_signs(settings: Settings) -> None:
+def test_checks_import_no_library(settings: Settings) -> None:
     with_default(settings, remote=GCLOUD)
     ids()
     assert "storages.backends.gcloud" not in sys.modules

@@ -20,12 +20,12 @@ from tests.support.scripted import LONG_AGO, file, make
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.one_database]
 
-ADDRESS = "/queued/health/"
+URL = "/queued/health/"
 
 
 @pytest.fixture
-def waiting() -> Any:
-    """A storage with one file that waits, saved a minute ago and not due before long."""
+def pending() -> Any:
+    """A storage with one pending file, saved a minute ago and due in a minute."""
     storage = make()
     storage.save("private.txt", file(b"12345"))
     ledger().update(
@@ -35,7 +35,7 @@ def waiting() -> Any:
     return storage
 
 
-def test_without_limits_it_is_well_if_the_ledger_answers(waiting: Any) -> None:
+def test_no_limits_only_require_a_responding_ledger(pending: Any) -> None:
     ledger().update(state=State.FAILED)
     assert check() == Health(True)
     assert check().is_well
@@ -43,16 +43,14 @@ def test_without_limits_it_is_well_if_the_ledger_answers(waiting: Any) -> None:
 
 EXCEEDED = [
     ("max_age", 59, r"The oldest pending file is 6\d seconds old; the limit is 59\."),
-    ("max_pending", 0, r"1 files are pending; the limit is 0\."),
+    ("max_pending", 0, r"1 file is pending; the limit is 0\."),
     ("max_pending_bytes", 4, r"5 bytes are pending; the limit is 4\."),
 ]
 
 
 @pytest.mark.parametrize(("limit", "value", "text"), EXCEEDED)
 @pytest.mark.parametrize("state", [State.PENDING, State.TRANSFERRING])
-def test_a_limit_that_is_exceeded(
-    waiting: Any, limit: str, value: int, text: str, state: State
-) -> None:
+def test_exceeded_limit(pending: Any, limit: str, value: int, text: str, state: State) -> None:
     ledger().update(state=state)
     [problem] = check(Limits(**{limit: value})).problems
     assert re.fullmatch(text, problem)
@@ -62,32 +60,32 @@ def test_a_limit_that_is_exceeded(
 @pytest.mark.parametrize(
     ("limit", "value"), [("max_age", 90), ("max_pending", 1), ("max_pending_bytes", 5)]
 )
-def test_a_limit_that_is_kept(waiting: Any, limit: str, value: int) -> None:
+def test_limit_that_is_not_exceeded(pending: Any, limit: str, value: int) -> None:
     assert check(Limits(**{limit: value})).is_well
 
 
-def test_files_that_failed_are_not_pending(waiting: Any) -> None:
+def test_failed_files_are_not_pending(pending: Any) -> None:
     ledger().update(state=State.FAILED)
     assert check(Limits(max_age=0, max_pending=0, max_pending_bytes=0)).is_well
-    assert check(Limits(max_failed=0)).problems == ("1 files have failed; the limit is 0.",)
+    assert check(Limits(max_failed=0)).problems == ("1 file has failed; the limit is 0.",)
     assert check(Limits(max_failed=1)).is_well
 
 
-def test_files_that_nobody_works_on(waiting: Any) -> None:
+def test_overdue_files(pending: Any) -> None:
     assert check(Limits(max_overdue=0)).is_well
     ledger().update(due_at=DatabaseNow() - timedelta(seconds=30))
     [problem] = check(Limits(max_overdue=20)).problems
-    assert problem.endswith("nobody works on it; the limit is 20.")
+    assert problem.endswith("without a worker processing it; the limit is 20.")
     assert check(Limits(max_overdue=600)).is_well
 
 
-def test_the_remote_is_not_asked(waiting: Any) -> None:
-    waiting.remote.refuses = True
+def test_the_remote_is_not_called(pending: Any) -> None:
+    pending.remote.refuses = True
     assert check(Limits(max_age=3600)).is_well
-    assert not waiting.remote.calls
+    assert not pending.remote.calls
 
 
-def test_with_no_limit_it_is_one_small_query() -> None:
+def test_no_limits_make_one_small_query() -> None:
     with CaptureQueriesContext(connection) as captured, transaction.atomic():
         assert check().is_well
     asked = [query["sql"] for query in captured if "SELECT" in query["sql"]]
@@ -98,41 +96,41 @@ def test_with_no_limit_it_is_one_small_query() -> None:
 # The view
 
 
-def test_all_is_well(client: Client) -> None:
-    answer = client.get(ADDRESS)
+def test_view_without_problems(client: Client) -> None:
+    answer = client.get(URL)
     assert answer.status_code == 200
     assert answer.json() == {"status": "ok", "problems": []}
     assert "no-store" in answer.headers["Cache-Control"]
 
 
-def test_the_view_takes_limits(client: Client, waiting: Any) -> None:
-    answer = client.get(ADDRESS, {"max_age": 10, "max_failed": 0})
+def test_view_with_limits(client: Client, pending: Any) -> None:
+    answer = client.get(URL, {"max_age": 10, "max_failed": 0})
     assert answer.status_code == 503
     assert answer.json()["status"] == "unwell"
     assert len(answer.json()["problems"]) == 1
-    assert client.get(ADDRESS, {"max_age": 3600, "max_failed": 0}).status_code == 200
+    assert client.get(URL, {"max_age": 3600, "max_failed": 0}).status_code == 200
 
 
 @pytest.mark.parametrize("wrong", ["max_aeg=1", "max_age=x", "max_age=", "max_age=-1", "a%00=1"])
-def test_a_misspelt_limit_is_not_passed_over(client: Client, wrong: str) -> None:
-    answer = client.get(f"{ADDRESS}?{wrong}")
+def test_invalid_limit_is_a_bad_request(client: Client, wrong: str) -> None:
+    answer = client.get(f"{URL}?{wrong}")
     assert answer.status_code == 400
     assert b"max_age, max_overdue, max_failed" in answer.content
     assert b"aeg" not in answer.content
 
 
-def test_it_answers_to_reads_only(client: Client) -> None:
-    assert client.head(ADDRESS).status_code == 200
-    assert client.post(ADDRESS).status_code == 405
+def test_view_allows_only_safe_methods(client: Client) -> None:
+    assert client.head(URL).status_code == 200
+    assert client.post(URL).status_code == 405
 
 
-def test_an_answer_names_no_file_and_no_storage(client: Client, waiting: Any) -> None:
+def test_response_contains_no_names(client: Client, pending: Any) -> None:
     ledger().update(last_error="private reason", host="private-host", due_at=LONG_AGO)
     limits = {"max_age": 0, "max_overdue": 0, "max_pending": 0, "max_pending_bytes": 0}
-    answer = client.get(ADDRESS, limits)
+    answer = client.get(URL, limits)
     assert len(answer.json()["problems"]) == 4
     assert "private" not in answer.content.decode()
-    assert waiting.alias not in answer.content.decode()
+    assert pending.alias not in answer.content.decode()
 
 
 @pytest.fixture
@@ -141,23 +139,21 @@ def logged(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixtur
         yield caplog
 
 
-def test_a_ledger_that_cannot_be_asked(
-    client: Client, monkeypatch: pytest.MonkeyPatch, logged: Any
-) -> None:
+def test_ledger_that_raises(client: Client, monkeypatch: pytest.MonkeyPatch, logged: Any) -> None:
     def refuse() -> None:
         raise OperationalError(
             'connection to server at "db.internal", user "app": postgres://app:hush@db.internal/x'
         )
 
     monkeypatch.setattr(health, "ledger", refuse)
-    answer = client.get(ADDRESS)
+    answer = client.get(URL)
     assert answer.status_code == 503
-    assert answer.json()["problems"] == ["The ledger cannot be asked (OperationalError)."]
+    assert answer.json()["problems"] == ["The ledger cannot be queried (OperationalError)."]
     assert "db.internal" in logged.text
     assert "hush" not in logged.text
 
 
-def test_a_ledger_that_hangs(client: Client, monkeypatch: pytest.MonkeyPatch, logged: Any) -> None:
+def test_ledger_that_hangs(client: Client, monkeypatch: pytest.MonkeyPatch, logged: Any) -> None:
     released = threading.Event()
 
     class Hanging:
@@ -167,27 +163,27 @@ def test_a_ledger_that_hangs(client: Client, monkeypatch: pytest.MonkeyPatch, lo
     monkeypatch.setattr(health, "ledger", Hanging)
     monkeypatch.setattr(check, "__defaults__", (Limits(), 0.05))
     try:
-        answer = client.get(ADDRESS)
+        answer = client.get(URL)
     finally:
         released.set()
     assert answer.status_code == 503
-    assert answer.json()["problems"] == ["The ledger did not answer within 0.05 seconds."]
-    assert "did not answer" in logged.text
+    assert answer.json()["problems"] == ["The ledger did not respond within 0.05 seconds."]
+    assert "did not respond" in logged.text
 
 
-def test_a_table_that_is_not_there(client: Client) -> None:
+def test_missing_table(client: Client) -> None:
     table = ledger().model._meta.db_table
     with connection.cursor() as cursor:
         cursor.execute(f"ALTER TABLE {table} RENAME TO elsewhere")
     try:
-        assert client.get(ADDRESS).status_code == 503
+        assert client.get(URL).status_code == 503
     finally:
         with connection.cursor() as cursor:
             cursor.execute(f"ALTER TABLE elsewhere RENAME TO {table}")
 
 
-def test_a_request_that_would_be_a_transaction(client: Client, settings: Any) -> None:
-    """Else a database that is away would raise before the view could say so."""
+def test_view_is_exempt_from_atomic_requests(client: Client, settings: Any) -> None:
+    """Otherwise an unreachable database would raise before the view is called."""
     connection.settings_dict["ATOMIC_REQUESTS"] = True
     seen: list[bool] = []
 
@@ -198,7 +194,7 @@ def test_a_request_that_would_be_a_transaction(client: Client, settings: Any) ->
     try:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(health, "ledger", ask)
-            assert client.get(ADDRESS).status_code == 200
+            assert client.get(URL).status_code == 200
     finally:
         connection.settings_dict["ATOMIC_REQUESTS"] = False
     assert seen == [False]
@@ -207,7 +203,7 @@ def test_a_request_that_would_be_a_transaction(client: Client, settings: Any) ->
 # django-health-check
 
 
-def test_the_check_of_django_health_check(waiting: Any, settings: Any, client: Client) -> None:
+def test_django_health_check(pending: Any, settings: Any, client: Client) -> None:
     pytest.importorskip("health_check")
     settings.ROOT_URLCONF = "tests.support.health_urls"
     answer = client.get("/", {"format": "json"})
@@ -221,7 +217,7 @@ def test_the_check_of_django_health_check(waiting: Any, settings: Any, client: C
     assert list(answer.json().values()) == ["OK"]
 
 
-def test_its_check_of_a_ledger_that_cannot_be_asked(
+def test_django_health_check_of_a_ledger_that_raises(
     settings: Any, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("health_check")
@@ -234,11 +230,11 @@ def test_its_check_of_a_ledger_that_cannot_be_asked(
     answer = client.get("/", {"format": "json"})
     assert answer.status_code == 500
     assert list(answer.json().values()) == [
-        "Unavailable: The ledger cannot be asked (OperationalError)."
+        "Unavailable: The ledger cannot be queried (OperationalError)."
     ]
 
 
-def test_the_check_has_every_limit() -> None:
+def test_django_health_check_has_every_limit() -> None:
     pytest.importorskip("health_check")
     from queued_storage.health_check import QueuedFiles
 

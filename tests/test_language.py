@@ -1,5 +1,6 @@
 """Words that a Django developer would have to translate, and what to write in their place."""
 
+import ast
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 pytestmark = pytest.mark.one_database
 
 ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "src" / "queued_storage"
 PAGES = sorted(ROOT.glob("docs/*.md")) + [ROOT / f"{name}.md" for name in ("README", "CHANGELOG")]
 
 REPLACED = {
@@ -21,7 +23,7 @@ REPLACED = {
     r"on (its|their) way": "pending, transferring",
     r"(take|taken|takes) for lost": "declare lost",
     r"heard of( again)?": "expired lease",
-    r"is no (text|number|time|name|storage|queue|function)": "is not a …",
+    r"(?<!there )is no (text|number|time|name|storage|queue|function)": "is not a …",
     r"a text that is not empty": "a non-empty string",
     r"links? that lasts?": "stable URL",
     r"(free|freed|frees|freeing) ((the|its|a|every|each) )?(files?|local|cop(y|ies))": "evict",
@@ -42,7 +44,24 @@ def test_no_page_calls_a_url_an_address() -> None:
         assert {word.lower() for word in found} <= {"ip", "e-mail", "email"}, page.stem
 
 
+def test_messages_use_the_terms_of_the_field() -> None:
+    wrong = [
+        f"{path.relative_to(ROOT)}:{line}: {problem}"
+        for path in sorted(PACKAGE.rglob("*.py"))
+        for line, text in texts_of(path)
+        for problem in found_in(text)
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
 def found_in(text: str) -> Iterator[str]:
     for word, better in WORDS.items():
         for match in word.finditer(text):
             yield f"{match[0]!r}: write {better!r}"
+
+
+def texts_of(path: Path) -> Iterator[tuple[int, str]]:
+    """The string literals of a module, docstrings among them."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.lineno, node.value

@@ -1,4 +1,4 @@
-"""The metrics, as Prometheus's own client library gives them out and parses them."""
+"""The metrics, exported and parsed by prometheus-client."""
 
 import os
 import re
@@ -43,7 +43,7 @@ Labels = dict[str, str]
 
 @pytest.fixture
 def registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[CollectorRegistry]:
-    """One of the test's own, with the package's metrics installed, settled files each time."""
+    """A registry with the metrics installed, which counts transferred files at each scrape."""
     monkeypatch.setattr(metrics, "_exporter", None)
     registry = CollectorRegistry(auto_describe=True)
     metrics.install(registry, settled_every=0)
@@ -57,7 +57,7 @@ Value = Callable[..., float | None]
 
 @pytest.fixture
 def value(registry: CollectorRegistry) -> Value:
-    """The value of a sample as it is now."""
+    """The current value of a sample."""
 
     def value(name: str, **labels: str) -> float | None:
         found: float | None = registry.get_sample_value(f"queued_storage_{name}", labels)
@@ -108,7 +108,7 @@ def test_hosts(value: Value, settings: Any) -> None:
     assert value("oldest_due_age_seconds", storage=storage.alias, host="") == 0
 
 
-def test_deletes_that_are_stuck(value: Value) -> None:
+def test_stuck_deletes(value: Value) -> None:
     storage = make()
     assert storage.alias
     assert value("stuck_deletes", storage=storage.alias) == 0
@@ -117,7 +117,7 @@ def test_deletes_that_are_stuck(value: Value) -> None:
     assert value("stuck_deletes", storage=storage.alias) == 1
 
 
-def test_a_storage_that_no_process_here_knows(value: Value) -> None:
+def test_an_unknown_alias_is_counted(value: Value) -> None:
     storage = make()
     storage.save("a.txt", file())
     ledger().update(alias="gone", due_at=LONG_AGO)
@@ -126,7 +126,7 @@ def test_a_storage_that_no_process_here_knows(value: Value) -> None:
     assert value("stuck_deletes", storage="gone") == 0
 
 
-def test_what_the_workers_of_this_process_have_done(value: Value) -> None:
+def test_counters_of_this_process(value: Value) -> None:
     storage = make(task=TransferAndDelete())
     name = storage.save("a.txt", file(b"12345"))
     ledger().update(saved_at=DatabaseNow() - timedelta(seconds=45))
@@ -161,7 +161,7 @@ def test_failures(value: Value, settings: Any) -> None:
     assert value("transfer_failures_total", **label, outcome="parked") == 1
 
 
-def test_counters_begin_with_a_zero(value: Value) -> None:
+def test_counters_start_at_zero(value: Value) -> None:
     label = {"storage": make().alias}
     value("ledger_up")
     for name in ("transfers", "transferred_bytes", "evictions", "evicted_bytes", "deletes"):
@@ -169,10 +169,10 @@ def test_counters_begin_with_a_zero(value: Value) -> None:
     assert value("transfer_duration_seconds_count", **label) == 0
 
 
-# What goes wrong
+# Failures
 
 
-def test_a_ledger_that_cannot_be_asked_costs_no_more_than_its_gauges(
+def test_an_unavailable_ledger_costs_its_gauges_only(
     registry: Any, value: Value, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def refuse() -> None:
@@ -188,10 +188,10 @@ def test_a_ledger_that_cannot_be_asked_costs_no_more_than_its_gauges(
     assert "queued_storage_files{" not in text
     assert value("transfers_total", storage=storage.alias) == 1
     assert "hush" not in text + caplog.text
-    assert "are left out" in caplog.text
+    assert "are not available" in caplog.text
 
 
-def test_a_ledger_that_hangs_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_scrape_does_not_wait_for_the_ledger(monkeypatch: pytest.MonkeyPatch) -> None:
     released = threading.Event()
     monkeypatch.setattr(measures, "overdue", lambda: released.wait(30))
     try:
@@ -204,7 +204,7 @@ def test_a_ledger_that_hangs_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) 
 
 
 def counted(collector: Any) -> float:
-    """The transferred files of all storages that it shows."""
+    """The number of transferred files of all storages."""
     families = {family.name: family for family in collector.collect()}
     return sum(
         sample.value
@@ -213,7 +213,7 @@ def counted(collector: Any) -> float:
     )
 
 
-def test_the_transferred_files_are_not_counted_at_each_scrape() -> None:
+def test_transferred_files_are_counted_rarely() -> None:
     storage = make()
     collector = metrics.LedgerCollector()
     storage.save("a.txt", file())
@@ -227,7 +227,7 @@ def test_the_transferred_files_are_not_counted_at_each_scrape() -> None:
     assert counted(metrics.LedgerCollector(settled_every=None)) == 0
 
 
-def test_a_count_that_takes_too_long_leaves_the_one_before(
+def test_a_failed_count_keeps_the_last_one(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     storage = make()
@@ -241,24 +241,24 @@ def test_a_count_that_takes_too_long_leaves_the_one_before(
 
     monkeypatch.setattr(measures, "settled", refuse)
     assert counted(collector) == 1
-    assert "were not counted" in caplog.text
+    assert "could not be counted" in caplog.text
 
 
-def test_to_register_asks_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_registering_makes_no_query(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measures, "in_time", None)
     CollectorRegistry(auto_describe=True).register(metrics.LedgerCollector())
 
 
-def test_how_many_queries_a_scrape_takes() -> None:
+def test_a_scrape_takes_four_queries() -> None:
     storage = make()
     storage.save("a.txt", file())
     with CaptureQueriesContext(connection) as captured:
         measures.unsettled()
         measures.overdue()
-    assert len(captured) == 4  # the alias, no further one, what waits, what is due
+    assert len(captured) == 4  # the first alias, no second one, unsettled files, due files
 
 
-# What is given out
+# Output
 
 
 def families(registry: Any) -> list[Any]:
@@ -280,7 +280,7 @@ def test_names_and_labels_follow_the_conventions(registry: Any) -> None:
             assert set(sample.labels) <= {"storage", "state", "host", "outcome", "le"}
 
 
-def test_promtool_has_nothing_to_complain_of(registry: Any) -> None:
+def test_promtool_has_no_complaints(registry: Any) -> None:
     promtool = os.environ.get("PROMTOOL") or shutil.which("promtool")
     if not promtool:
         pytest.skip("promtool is not installed")
@@ -355,25 +355,25 @@ def test_a_scrape_of_the_worker_command(child_environment: Any, spawn: Any) -> N
 
 
 @pytest.mark.parametrize("wrong", ["nine", "localhost:", "1:99999", ":-1"])
-def test_an_address_that_is_none(wrong: str) -> None:
-    with pytest.raises(CommandError, match=r"is no \[ADDRESS:\]PORT"):
+def test_an_invalid_address_is_an_error(wrong: str) -> None:
+    with pytest.raises(CommandError, match=r"is not a valid \[ADDRESS:\]PORT"):
         call_command("queued_storage", "worker", "--metrics", wrong)
 
 
-def test_an_address_that_is_taken(registry: Any) -> None:
+def test_an_address_in_use_is_an_error(registry: Any) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(CommandError, match="cannot be served"):
             call_command("queued_storage", "worker", "--until-empty", "--metrics", str(port))
 
 
-def test_nothing_is_given_out_before_it_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_metrics_must_be_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metrics, "_exporter", None)
     with pytest.raises(Exception, match=r"Call queued_storage\.metrics\.install\(\)"):
         metrics.scraped_registry()
 
 
-def test_to_install_twice_is_to_install_once(registry: Any, value: Value) -> None:
+def test_a_second_install_changes_nothing(registry: Any, value: Value) -> None:
     metrics.install()
     metrics.install(registry)
     storage = make()

@@ -50,7 +50,7 @@ SELECTOR = re.compile(r"\b(queued_storage_\w+)(?:\{(.*?)\})?")
 
 
 @pytest.mark.parametrize("expression", EXPRESSIONS)
-def test_every_metric_and_label_that_is_asked_for_is_exported(expression: str) -> None:
+def test_queried_metrics_and_labels_are_exported(expression: str) -> None:
     known = exported()
     found = SELECTOR.findall(expression)
     assert found
@@ -69,14 +69,14 @@ def test_every_metric_is_on_the_dashboard() -> None:
     }
 
 
-def test_gauges_are_never_added_up_over_processes() -> None:
+def test_gauges_are_not_added_up() -> None:
     """Each process gives the same ones."""
     for expression in EXPRESSIONS:
         for name in re.findall(r"sum(?: by \([^()]*\) )?\((queued_storage_\w+)", expression):
             assert name.endswith("_total")
 
 
-def test_counters_are_only_looked_at_as_rates() -> None:
+def test_counters_are_queried_as_rates() -> None:
     for expression in EXPRESSIONS:
         for before, _name in re.findall(
             r"(\w+\()?(queued_storage_\w+_(?:total|bucket))", expression
@@ -84,7 +84,7 @@ def test_counters_are_only_looked_at_as_rates() -> None:
             assert before == "rate("
 
 
-def test_panels_lie_beside_each_other() -> None:
+def test_panels_do_not_overlap() -> None:
     taken: set[tuple[int, int]] = set()
     for panel in DASHBOARD["panels"]:
         place = panel["gridPos"]
@@ -99,7 +99,7 @@ def test_panels_lie_beside_each_other() -> None:
     assert len({panel["id"] for panel in DASHBOARD["panels"]}) == len(DASHBOARD["panels"])
 
 
-def test_the_dashboard_can_be_imported_anywhere() -> None:
+def test_dashboard_has_a_data_source_variable() -> None:
     for panel in DASHBOARD["panels"]:
         assert panel["title"]
         for holder in (panel, *panel["targets"]):
@@ -108,7 +108,7 @@ def test_the_dashboard_can_be_imported_anywhere() -> None:
     assert names == ["datasource", "storage"]
 
 
-def test_every_alert_says_what_to_do() -> None:
+def test_every_alert_has_a_description() -> None:
     assert len({rule["alert"] for rule in RULES}) == len(RULES)
     for rule in RULES:
         assert rule["for"]
@@ -137,16 +137,16 @@ def promtool(tmp_path: Path) -> Any:
     return run
 
 
-def test_the_rules_are_valid(promtool: Any) -> None:
+def test_rules_are_valid(promtool: Any) -> None:
     promtool("check", "rules", ALERTS.name)
 
 
-def test_the_alerts_are_raised_and_not_raised(promtool: Any, tmp_path: Path) -> None:
+def test_alerts_fire_only_when_they_should(promtool: Any, tmp_path: Path) -> None:
     shutil.copy(Path(__file__).parent / "support" / "alerts_test.yml", tmp_path)
     promtool("test", "rules", "alerts_test.yml")
 
 
-def test_the_queries_of_the_dashboard_are_valid(promtool: Any, tmp_path: Path) -> None:
+def test_dashboard_queries_are_valid(promtool: Any, tmp_path: Path) -> None:
     rules = [
         {"record": f"panel:{number}", "expr": expr.replace("$__rate_interval", "5m")}
         for number, expr in enumerate(EXPRESSIONS)

@@ -90,7 +90,7 @@ def common(storage: QueuedStorage, name: str) -> dict[str, Any]:
     }
 
 
-def test_these_are_all_signals() -> None:
+def test_module_has_only_these_signals() -> None:
     assert [name for name in vars(signals) if isinstance(getattr(signals, name), Signal)] == NAMES
 
 
@@ -106,7 +106,7 @@ def test_file_transferred(storage: QueuedStorage, seen: list[Any]) -> None:
     assert row.transferred_at
 
 
-def test_transfer_failed_and_tried_again(
+def test_transfer_failed_and_retried(
     storage: QueuedStorage, far: FaultyStorage, seen: list[Any]
 ) -> None:
     far.fault = Fault.REFUSE
@@ -178,7 +178,7 @@ def test_file_deleted(storage: QueuedStorage, seen: list[Any], is_transferred: b
     assert storage.save(name, ContentFile(b"new")) == name
 
 
-def test_a_delete_that_has_to_wait_is_no_failed_transfer(
+def test_failed_delete_sends_no_transfer_failed(
     storage: QueuedStorage, far: FaultyStorage, seen: list[Any]
 ) -> None:
     name = save(storage)
@@ -190,7 +190,7 @@ def test_a_delete_that_has_to_wait_is_no_failed_transfer(
     assert seen == []
 
 
-def test_nothing_is_sent_for_what_was_rolled_back(storage: QueuedStorage, seen: list[Any]) -> None:
+def test_nothing_is_sent_after_rollback(storage: QueuedStorage, seen: list[Any]) -> None:
     with transaction.atomic():
         save(storage)
         transaction.set_rollback(True)
@@ -214,9 +214,7 @@ def test_the_sender_is_the_class_of_the_storage(
     assert [kwargs["sender"] for kwargs in found] == [Own]
 
 
-def test_the_ledger_is_written_when_a_receiver_is_called(
-    storage: QueuedStorage, connect: Any
-) -> None:
+def test_ledger_is_updated_before_the_receiver(storage: QueuedStorage, connect: Any) -> None:
     found = []
     connect("file_transferred", lambda name, **kwargs: found.append(storage.using_remote(name)))
     save(storage)
@@ -225,11 +223,11 @@ def test_the_ledger_is_written_when_a_receiver_is_called(
 
 
 def fail(**kwargs: Any) -> None:
-    raise RuntimeError("a receiver's own fault")
+    raise RuntimeError("the receiver failed")
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_receiver_that_raises_breaks_nothing_and_is_logged(
+def test_failing_receiver_is_logged(
     make: Any,
     far: FaultyStorage,
     connect: Any,
@@ -256,7 +254,7 @@ def test_a_receiver_that_raises_breaks_nothing_and_is_logged(
         assert not QueuedFile.objects.exists()
         assert not far.exists(saved)
     assert after == [name]
-    assert "a receiver's own fault" in caplog.text
+    assert "the receiver failed" in caplog.text
 
 
 def test_a_receiver_may_use_the_storage(storage: QueuedStorage, connect: Any) -> None:

@@ -30,7 +30,7 @@ CONTENT = b"0123456789"
 def remote() -> Iterator[FaultyStorage]:
     remote = FaultyStorage()
     yield remote
-    remote.fault = None  # nothing hangs any longer
+    remote.fault = None  # so that no call hangs
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ class Drain(TestCase):
         with storages["far"].open(document.file.name) as file:
             assert file.read() == CONTENT
 
-    def test_answers_what_a_transfer_came_to(self) -> None:
+    def test_result_reports_the_transfer(self) -> None:
         storage = storages["default"]
         document = Document.objects.create(file=ContentFile(CONTENT, "a.txt"))
         result = storage.transfer(document.file.name)
@@ -62,7 +62,7 @@ class Drain(TestCase):
         assert result.get() is True
         assert storage.result.get() is True
 
-    def test_carries_out_a_delete(self) -> None:
+    def test_processes_a_delete(self) -> None:
         document = Document.objects.create(file=ContentFile(CONTENT, "a.txt"))
         drain()
         document.file.delete()
@@ -102,7 +102,7 @@ class Captured(TestCase):
         assert self.messages == saved
 
     @transaction.atomic
-    def test_a_capture_within_a_transaction_sees_its_own_wake_up(self) -> None:
+    def test_capture_in_transaction_sees_its_wake_up(self) -> None:
         for number in range(2):
             with self.captureOnCommitCallbacks(execute=True):
                 saved = save(storages["default"], f"{number}.txt")
@@ -116,7 +116,7 @@ def test_drain_returns_what_failed(storage: QueuedStorage, remote: FaultyStorage
     errors = drain(storage)
     assert list(errors) == [pk]
     assert isinstance(errors[pk], ConnectionError)
-    assert drain(storage) == {}  # the next try is not due yet
+    assert drain(storage) == {}  # the next attempt is not due yet
 
 
 @pytest.mark.django_db
@@ -147,7 +147,7 @@ def test_drain_ends_when_work_never_does(
 def test_a_transfer_inside_a_transaction_outlives_its_beats(
     storage: QueuedStorage, remote: FaultyStorage, settings: Settings
 ) -> None:
-    """The row is not committed, so a renewal on another connection would find nothing."""
+    """The row is not committed, so a renewal on another connection would not find it."""
     settings.QUEUED_STORAGE = {"LEASE": 0.3}
     remote.fault = Fault.SLOW
     remote.delay = 0.4
@@ -158,9 +158,7 @@ def test_a_transfer_inside_a_transaction_outlives_its_beats(
 
 @pytest.mark.django_db
 @pytest.mark.parametrize("checksum", ["crc32:a684c7c6", ""])
-def test_a_remote_that_takes_half_of_a_file_is_no_fault_of_the_file(
-    settings: Settings, checksum: str
-) -> None:
+def test_incomplete_upload_is_retried(settings: Settings, checksum: str) -> None:
     settings.QUEUED_STORAGE = {"VERIFY": "size"}
     storage = QueuedStorage("disk", HalfStorage(), alias="half")
     pk = save(storage)
@@ -172,13 +170,13 @@ def test_a_remote_that_takes_half_of_a_file_is_no_fault_of_the_file(
 
 
 class HalfStorage(InMemoryStorage):
-    """Stops reading in the middle and says that all is well."""
+    """Stores only the first half and reports success."""
 
     def save(self, name: Any, content: Any, max_length: int | None = None) -> str:
         return super().save(name, ContentFile(content.read(5)), max_length)
 
 
-# The storage that misbehaves
+# FaultyStorage
 
 
 @pytest.mark.django_db
@@ -192,7 +190,7 @@ class HalfStorage(InMemoryStorage):
         (Fault.FLIP, VerificationError),
     ],
 )
-def test_no_fault_passes_for_a_transfer(
+def test_no_fault_counts_as_a_transfer(
     storage: QueuedStorage,
     remote: FaultyStorage,
     settings: Settings,
@@ -217,9 +215,7 @@ def test_no_fault_passes_for_a_transfer(
 
 
 @pytest.mark.django_db
-def test_a_remote_that_renames_is_read_under_its_name(
-    storage: QueuedStorage, remote: FaultyStorage
-) -> None:
+def test_renamed_file_is_read_under_its_name(storage: QueuedStorage, remote: FaultyStorage) -> None:
     remote.fault = Fault.RENAME
     save(storage)
     assert drain(storage) == {}
@@ -258,7 +254,7 @@ def test_hangs_until_the_fault_ends() -> None:
     assert not remote.hanging.is_set()
 
 
-def test_counts_what_a_remote_is_asked() -> None:
+def test_counts_calls_to_the_remote() -> None:
     remote = FaultyStorage()
     name = remote.save("a", ContentFile(CONTENT))
     remote.get_available_name("b")

@@ -1,4 +1,4 @@
-"""Spans, as OpenTelemetry's SDK gets them."""
+"""Spans, exported by OpenTelemetry's SDK."""
 
 import subprocess
 import sys
@@ -69,7 +69,7 @@ def test_save_attempt_evict_and_purge(exported: Any) -> None:
     assert "secret-name" not in "".join(span.to_json() for span in exported.get_finished_spans())
 
 
-def test_an_attempt_that_fails_says_no_more_than_the_class(exported: Any) -> None:
+def test_a_failed_attempt_has_only_the_class(exported: Any) -> None:
     storage = make()
     storage.save("a.txt", file())
     storage.remote.refuses = True
@@ -82,7 +82,7 @@ def test_an_attempt_that_fails_says_no_more_than_the_class(exported: Any) -> Non
     assert not span.events
 
 
-def test_an_eviction_that_fails_leaves_the_attempt_well(exported: Any) -> None:
+def test_a_failed_eviction_is_no_failed_attempt(exported: Any) -> None:
     storage = make(task=TransferAndDelete())
     name = storage.save("a.txt", file())
 
@@ -101,7 +101,7 @@ def test_an_eviction_that_fails_leaves_the_attempt_well(exported: Any) -> None:
     storage.queue.deliver()
 
 
-def test_an_attempt_that_became_void_is_no_error(exported: Any) -> None:
+def test_a_superseded_attempt_is_no_error(exported: Any) -> None:
     storage = make(task=Step(lambda *sides: ledger().update(lease_token="another")))
     storage.save("a.txt", file())
     storage.queue.deliver()
@@ -110,7 +110,7 @@ def test_an_attempt_that_became_void_is_no_error(exported: Any) -> None:
     assert facts(span)["error.type"] == "LeaseLost"
 
 
-def test_a_save_that_fails(exported: Any) -> None:
+def test_a_failed_save(exported: Any) -> None:
     storage = make()
     with pytest.raises(OSError, match="source"):
         storage.save("a.txt", Failing(b"abc"))
@@ -119,7 +119,7 @@ def test_a_save_that_fails(exported: Any) -> None:
     assert "queued_storage.file" not in facts(span)
 
 
-def test_a_save_belongs_to_the_span_it_is_in(exported: Any) -> None:
+def test_a_save_is_part_of_the_current_span(exported: Any) -> None:
     provider = TracerProvider()
     with provider.get_tracer("project").start_as_current_span("request") as request:
         make().save("a.txt", file())
@@ -128,7 +128,7 @@ def test_a_save_belongs_to_the_span_it_is_in(exported: Any) -> None:
     assert parent.span_id == request.get_span_context().span_id
 
 
-def test_without_an_sdk_nothing_is_done_and_nothing_breaks() -> None:
+def test_it_works_without_an_sdk() -> None:
     tracing.instrument()
     try:
         storage = make()
@@ -139,14 +139,14 @@ def test_without_an_sdk_nothing_is_done_and_nothing_breaks() -> None:
         tracing.uninstrument()
 
 
-def test_without_a_tracer_nobody_is_told(exported: Any) -> None:
+def test_without_a_tracer_there_are_no_spans(exported: Any) -> None:
     tracing.uninstrument()
     make().save("a.txt", file())
     assert exported.get_finished_spans() == ()
     assert spans.span("one") is spans.span("another", storage="x")
 
 
-def test_nothing_is_imported_that_was_not_asked_for() -> None:
+def test_optional_libraries_are_not_imported() -> None:
     code = (
         "import django, sys; django.setup()\n"
         "from queued_storage import backends, serving, urls, testing, health\n"
@@ -166,9 +166,7 @@ def test_nothing_is_imported_that_was_not_asked_for() -> None:
         ("health_check", "health_check", "health-check"),
     ],
 )
-def test_a_library_that_is_missing_is_named_with_its_extra(
-    module: str, library: str, extra: str
-) -> None:
+def test_a_missing_library_names_its_extra(module: str, library: str, extra: str) -> None:
     code = (
         f"import sys; sys.modules[{library!r}] = None\n"
         "import django; django.setup()\n"

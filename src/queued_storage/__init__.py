@@ -1,3 +1,3 @@
-"""A Django storage that answers at local speed and carries every file to remote storage."""
+"""A Django storage backend that saves locally first and uploads every file in the background."""
 
 __version__ = "1.0.0.dev0"

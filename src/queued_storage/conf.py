@@ -1,4 +1,4 @@
-"""The settings: one dict, ``QUEUED_STORAGE``, read when it is needed."""
+"""The setting ``QUEUED_STORAGE``, which is read when it is first used."""
 
 import difflib
 import math
@@ -7,153 +7,198 @@ import re
 import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from django.conf import settings as django_settings
 from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
 
+from .runtime.forks import ForkSafeLock
+
 VERIFY_LEVELS = ("size", "checksum", "content")
 OTHER_HOST_WAYS = ("error", "wait", "fetch")
-HOST_MAX_LENGTH = 255  # as the ledger's column
+HOST_MAX_LENGTH = 255  # of the ledger's column
 
 
-def _positive(value: Any) -> str:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return "" if is_number and 0 < value < math.inf else "a number of seconds above 0"
+@dataclass(frozen=True)
+class Rule:
+    """What a value must be: in words, as in "LEASE must be …", and as a test."""
+
+    expected: str
+    allows: Callable[[Any], bool]
 
 
-def _pause(value: Any) -> str:
-    is_zero = value == 0 and isinstance(value, int | float) and not isinstance(value, bool)
-    return "" if is_zero else _positive(value) and "0 or seconds above it"
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _count(value: Any) -> str:
-    is_count = isinstance(value, int) and not isinstance(value, bool) and value >= 0
-    return "" if is_count else "a whole number, 0 or more"
+def _is_string(value: Any) -> bool:
+    return isinstance(value, str) and value != ""
 
 
-def _text(value: Any) -> str:
-    return "" if isinstance(value, str) and value else "a text that is not empty"
+def _is_host(value: Any) -> bool:
+    return isinstance(value, str) and 0 < len(value) <= HOST_MAX_LENGTH
 
 
-def _text_or_none(value: Any) -> str:
-    return "" if value is None else _text(value) and "a text that is not empty, or None"
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
-def _one_of(choices: tuple[str, ...]) -> Callable[[Any], str]:
-    def problem(value: Any) -> str:
-        return "" if value in choices else "one of " + ", ".join(map(repr, choices))
-
-    return problem
-
-
-def _host(value: Any) -> str:
-    if value is None or (isinstance(value, str) and 0 < len(value) <= HOST_MAX_LENGTH):
-        return ""
-    return f"a text of 1 to {HOST_MAX_LENGTH} characters, or None"
+def _are_urls(value: Any) -> bool:
+    if not isinstance(value, Mapping) or not all(isinstance(host, str) for host in value):
+        return False
+    return all(re.match(r"https?://[^/]+.*/$", str(url)) for url in value.values())
 
 
-def _urls(value: Any) -> str:
-    is_dict = isinstance(value, Mapping) and all(isinstance(key, str) for key in value)
-    if is_dict and all(re.match(r"https?://[^/]+.*/$", str(url)) for url in value.values()):
-        return ""
-    return "a dict of host names, each with the http or https address, ending in '/', of its URLs"
+def _is_callable(value: Any) -> bool:
+    return callable(value) or (isinstance(value, str) and "." in value)
 
 
-def _flag(value: Any) -> str:
-    return "" if isinstance(value, bool) else "True or False"
+def _is_sendfile(value: Any) -> bool:
+    if not isinstance(value, Mapping) or not set(value) <= {"HEADER", "ROOT"}:
+        return False
+    header, root = value.get("HEADER"), value.get("ROOT")
+    if header == "X-Sendfile":
+        return root is None
+    is_location = isinstance(root, str) and re.fullmatch(r"/(?:[!-~]*/)?", root)
+    return header == "X-Accel-Redirect" and bool(is_location)
 
 
-def _sendfile(value: Any) -> str:
-    if value is None:
-        return ""
-    is_dict = isinstance(value, Mapping) and set(value) <= {"HEADER", "ROOT"}
-    header, root = (value.get("HEADER"), value.get("ROOT")) if is_dict else (None, None)
-    if header == "X-Sendfile" and root is None:
-        return ""
-    is_place = isinstance(root, str) and re.fullmatch(r"/(?:[!-~]*/)?", root)
-    if header == "X-Accel-Redirect" and is_place:
-        return ""
-    return (
-        "None, {'HEADER': 'X-Sendfile'}, or {'HEADER': 'X-Accel-Redirect', 'ROOT': …} with the "
-        "path of an internal location, from '/' to '/'"
-    )
+def _is_read_cache(value: Any) -> bool:
+    if not isinstance(value, Mapping) or set(value) != {"LOCATION", "MAX_BYTES"}:
+        return False
+    return os.path.isabs(str(value["LOCATION"])) and _is_count(value["MAX_BYTES"])
 
 
-def _callable(value: Any) -> str:
-    is_path = isinstance(value, str) and "." in value
-    return "" if value is None or is_path or callable(value) else "a dotted path, or None"
+def _one_of(choices: tuple[str, ...]) -> Rule:
+    return Rule("one of " + ", ".join(map(repr, choices)), lambda value: value in choices)
 
 
-def _read_cache(value: Any) -> str:
-    if value is None:
-        return ""
-    is_dict = isinstance(value, Mapping) and set(value) == {"LOCATION", "MAX_BYTES"}
-    if is_dict and os.path.isabs(str(value["LOCATION"])) and not _count(value["MAX_BYTES"]):
-        return ""
-    return "None, or a dict with LOCATION, an absolute path, and MAX_BYTES, a whole number"
+def _or_none(rule: Rule) -> Rule:
+    return Rule(f"None or {rule.expected}", lambda value: value is None or rule.allows(value))
 
 
-def _anything(value: Any) -> str:
-    return "" if value else "a dotted path, a dict with BACKEND, a class or an object"
+SECONDS = Rule(
+    "a positive number of seconds", lambda value: _is_number(value) and 0 < value < math.inf
+)
+SECONDS_OR_ZERO = Rule(
+    "0 or a positive number of seconds",
+    lambda value: _is_number(value) and 0 <= value < math.inf,
+)
+COUNT = Rule("a non-negative integer", _is_count)
+STRING = Rule("a non-empty string", _is_string)
+FLAG = Rule("True or False", lambda value: isinstance(value, bool))
+BACKEND = Rule("a dotted path, a dictionary with 'BACKEND', a class, or an instance", bool)
+CALLABLE = Rule("a callable or its dotted path", _is_callable)
+HOST = Rule(f"a string of 1 to {HOST_MAX_LENGTH} characters", _is_host)
+URLS = Rule(
+    "a dictionary that maps each host name to an http or https URL that ends with '/'", _are_urls
+)
+SENDFILE = Rule(
+    "a dictionary: {'HEADER': 'X-Sendfile'}, or {'HEADER': 'X-Accel-Redirect', 'ROOT': '/…/'} with "
+    "the path of an internal location that starts and ends with '/'",
+    _is_sendfile,
+)
+READ_CACHE = Rule(
+    "a dictionary with 'LOCATION', an absolute path, and 'MAX_BYTES', a non-negative integer",
+    _is_read_cache,
+)
 
 
 @dataclass(frozen=True)
 class Option:
-    """One key of the dict: its default, its rule, and the ancestor's flat names for it."""
+    """One key of the setting: its default, its rule, and its flat names in earlier versions."""
 
     default: Any
-    problem: Callable[[Any], str]  # what it should be, or "" if it is that
+    rule: Rule
     flat_names: tuple[str, ...] = ()
 
 
 OPTIONS: dict[str, Option] = {
-    "QUEUE": Option("queued_storage.queues.threads.ThreadQueue", _anything),
-    "RETRIES": Option(5, _count, ("QUEUED_STORAGE_RETRIES",)),
-    "RETRY_DELAY": Option(60, _pause, ("QUEUED_STORAGE_RETRY_DELAY",)),
-    "RETRY_MAX_DELAY": Option(3600, _positive),
-    "LEASE": Option(60, _positive),
-    "STALL_TIMEOUT": Option(600, _positive),
+    "QUEUE": Option("queued_storage.queues.threads.ThreadQueue", BACKEND),
+    "RETRIES": Option(5, COUNT, ("QUEUED_STORAGE_RETRIES",)),
+    "RETRY_DELAY": Option(60, SECONDS_OR_ZERO, ("QUEUED_STORAGE_RETRY_DELAY",)),
+    "RETRY_MAX_DELAY": Option(3600, SECONDS),
+    "LEASE": Option(60, SECONDS),
+    "STALL_TIMEOUT": Option(600, SECONDS),
     "VERIFY": Option("checksum", _one_of(VERIFY_LEVELS)),
-    "FSYNC": Option(False, _flag),
-    "CACHE": Option("default", _text_or_none),
+    "FSYNC": Option(False, FLAG),
+    "CACHE": Option("default", _or_none(STRING)),
     "CACHE_PREFIX": Option(
         "queued_storage",
-        _text,
+        STRING,
         ("QUEUED_STORAGE_CACHE_PREFIX", "QUEUED_STORAGE_CACHE_KEY"),
     ),
-    "CACHE_TIMEOUT": Option(3600, _positive),
-    "DATABASE": Option(None, _text_or_none),
-    "LOCAL_PER_HOST": Option(False, _flag),
-    "HOST": Option(None, _host),
+    "CACHE_TIMEOUT": Option(3600, SECONDS),
+    "DATABASE": Option(None, _or_none(STRING)),
+    "LOCAL_PER_HOST": Option(False, FLAG),
+    "HOST": Option(None, _or_none(HOST)),
     "OTHER_HOST": Option("error", _one_of(OTHER_HOST_WAYS)),
-    "OTHER_HOST_TIMEOUT": Option(10, _positive),
-    "HOST_URLS": Option({}, _urls),
-    "URL_MAX_AGE": Option(3600, _positive),
-    "PERMISSION": Option(None, _callable),
-    "SENDFILE": Option(None, _sendfile),
-    "READ_CACHE": Option(None, _read_cache),
+    "OTHER_HOST_TIMEOUT": Option(10, SECONDS),
+    "HOST_URLS": Option({}, URLS),
+    "URL_MAX_AGE": Option(3600, SECONDS),
+    "PERMISSION": Option(None, _or_none(CALLABLE)),
+    "SENDFILE": Option(None, _or_none(SENDFILE)),
+    "READ_CACHE": Option(None, _or_none(READ_CACHE)),
 }
 
 
-class Settings:
-    """The values in force: the dict's, else the flat setting's of the ancestor, else the default.
+Value = TypeVar("Value")
 
-    ``ImproperlyConfigured`` is raised on the first access if a key is unknown or a value is not
-    what its rule asks for. Times are in seconds.
+
+class setting(Generic[Value]):  # a decorator, as cached_property is
+    """A property that is computed on its first access, and again after a change of the setting."""
+
+    def __init__(self, compute: Callable[["Settings"], Value]) -> None:
+        self._compute = compute
+        self.__doc__ = compute.__doc__
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, instance: "Settings", owner: type | None = None) -> Value:
+        while True:
+            changes = instance.changes
+            value = self._compute(instance)
+            # Otherwise a thread of an earlier test could keep that test's value for all later ones.
+            if instance.keep(self._name, value, changes):
+                return value
+
+
+class Settings:
+    """The values of the setting ``QUEUED_STORAGE``, one attribute per key.
+
+    A key that isn't set has the value of its flat name in earlier versions, or its default. An
+    unknown key or an invalid value raises ``ImproperlyConfigured`` on the first access.
     """
 
-    def reset(self) -> None:
-        vars(self).pop("values", None)
+    def __init__(self) -> None:
+        self.changes = 0
+        self._kept: set[str] = set()
+        self._lock = ForkSafeLock()
 
-    @cached_property
+    def keep(self, name: str, value: object, changes: int) -> bool:
+        """Keep a value as a plain attribute, unless there were more changes since it was read."""
+        with self._lock:
+            if is_current := changes == self.changes:
+                vars(self)[name] = value
+                self._kept.add(name)
+            return is_current
+
+    def reset(self) -> None:
+        """Read the setting again on the next access."""
+        with self._lock:
+            self.changes += 1
+            while self._kept:
+                vars(self).pop(self._kept.pop(), None)
+
+    @setting
     def values(self) -> Mapping[str, Any]:
+        """All values by their keys."""
         return _read()
 
     def __getattr__(self, name: str) -> Any:
-        """The flat names, which code for 0.8 asks this object for."""
+        """Return a flat name, which version 0.8 had as an attribute."""
         for key, option in OPTIONS.items():
             if name in option.flat_names:
                 return self.values[key]
@@ -163,93 +208,117 @@ class Settings:
         """Whether the project sets ``key`` itself."""
         return key in getattr(django_settings, "QUEUED_STORAGE", {})
 
-    @property
+    @setting
     def queue(self) -> Any:
+        """The queue of storages without their own: a path, a dict, a class, or an instance."""
         return self.values["QUEUE"]
 
-    @property
+    @setting
     def retries(self) -> int:
+        """How often a failed transfer is retried before the file is marked as failed."""
         return int(self.values["RETRIES"])
 
-    @property
+    @setting
     def retry_delay(self) -> float:
+        """Seconds before the first retry; the delay doubles with each retry."""
         return float(self.values["RETRY_DELAY"])
 
-    @property
+    @setting
     def retry_max_delay(self) -> float:
+        """The maximum delay between retries, in seconds."""
         return float(self.values["RETRY_MAX_DELAY"])
 
-    @property
+    @setting
     def lease(self) -> float:
+        """Seconds that a worker's lease on a file lasts if it isn't renewed."""
         return float(self.values["LEASE"])
 
-    @property
+    @setting
     def stall_timeout(self) -> float:
+        """Seconds that a transfer may go without reading any bytes before it is aborted."""
         return float(self.values["STALL_TIMEOUT"])
 
-    @property
+    @setting
     def verify(self) -> str:
+        """How the remote copy is verified: one of ``VERIFY_LEVELS``."""
         return str(self.values["VERIFY"])
 
-    @property
+    @setting
     def fsync(self) -> bool:
+        """Whether a save waits until the local copy is flushed to disk."""
         return bool(self.values["FSYNC"])
 
-    @property
+    @setting
     def cache(self) -> str | None:
+        """The alias in ``CACHES`` of the cache for transferred files; None for no cache."""
         alias: str | None = self.values["CACHE"]
         return alias
 
-    @property
+    @setting
     def cache_prefix(self) -> str:
+        """The prefix of the cache keys."""
         return str(self.values["CACHE_PREFIX"])
 
-    @property
+    @setting
     def cache_timeout(self) -> float:
+        """Seconds that the cache remembers a transferred file."""
         return float(self.values["CACHE_TIMEOUT"])
 
-    @property
+    @setting
     def database(self) -> str | None:
+        """The alias in ``DATABASES`` of the ledger's database; None for the database routers."""
         alias: str | None = self.values["DATABASE"]
         return alias
 
-    @property
+    @setting
     def local_per_host(self) -> bool:
+        """Whether each host has its own local storage."""
         return bool(self.values["LOCAL_PER_HOST"])
 
-    @property
+    @setting
     def host(self) -> str:
-        """The name of this host."""
+        """The name of this host in the ledger, by default the host name of the machine."""
         return str(self.values["HOST"] or socket.gethostname())
 
-    @property
+    @setting
     def other_host(self) -> str:
+        """What reading a file does whose only copy is on another host: one of
+        ``OTHER_HOST_WAYS``."""
         return str(self.values["OTHER_HOST"])
 
-    @property
+    @setting
     def other_host_timeout(self) -> float:
+        """Seconds to wait for the transfer, or for each response of the other host."""
         return float(self.values["OTHER_HOST_TIMEOUT"])
 
-    @property
+    @setting
     def host_urls(self) -> Mapping[str, str]:
+        """For each host name, the URL under which that host serves ``queued_storage.urls``."""
         urls: Mapping[str, str] = self.values["HOST_URLS"]
         return urls
 
-    @property
+    @setting
     def url_max_age(self) -> float:
+        """Seconds that a signed URL of a local file is valid, if the remote doesn't define it."""
         return float(self.values["URL_MAX_AGE"])
 
-    @property
+    @setting
     def permission(self) -> Any:
+        """A callable ``(request, queued_file) -> bool`` that authorizes each download, or its
+        dotted path; None to skip the check."""
         return self.values["PERMISSION"]
 
-    @property
+    @setting
     def sendfile(self) -> Mapping[str, str] | None:
+        """How the web server is told to send local files: ``HEADER`` and ``ROOT``; None to send
+        them from Django."""
         way: Mapping[str, str] | None = self.values["SENDFILE"]
         return way
 
-    @property
+    @setting
     def read_cache(self) -> Mapping[str, Any] | None:
+        """Where copies of remote files are kept: ``LOCATION``, a path, and ``MAX_BYTES``; None to
+        keep none."""
         place: Mapping[str, Any] | None = self.values["READ_CACHE"]
         return place
 
@@ -257,19 +326,25 @@ class Settings:
 def _read() -> dict[str, Any]:
     given = getattr(django_settings, "QUEUED_STORAGE", {})
     if not isinstance(given, Mapping):
-        raise ImproperlyConfigured("QUEUED_STORAGE must be a dict.")
+        kind = type(given).__name__
+        raise ImproperlyConfigured(f"QUEUED_STORAGE must be a dictionary, not {kind}.")
     for key in given:
         if key not in OPTIONS:
-            raise ImproperlyConfigured(f"QUEUED_STORAGE has an unknown key {key!r}. {_hint(key)}")
+            raise ImproperlyConfigured(
+                f"QUEUED_STORAGE has an unknown key {key!r}. Did you mean {_nearest(key)!r}?"
+            )
     values = {}
     for key, option in OPTIONS.items():
         name, values[key] = _name_and_value(key, option, given)
-        if expected := option.problem(values[key]):
-            raise ImproperlyConfigured(f"{name} is {values[key]!r}; it must be {expected}.")
+        if not option.rule.allows(values[key]):
+            raise ImproperlyConfigured(
+                f"{name} must be {option.rule.expected}, not {values[key]!r}."
+            )
     return values
 
 
 def _name_and_value(key: str, option: Option, given: Mapping[str, Any]) -> tuple[str, Any]:
+    """The value of a key, after the name under which the project has set it."""
     name = f"QUEUED_STORAGE[{key!r}]"
     if key in given:
         return name, given[key]
@@ -279,9 +354,8 @@ def _name_and_value(key: str, option: Option, given: Mapping[str, Any]) -> tuple
     return name, option.default
 
 
-def _hint(key: object) -> str:
-    nearest = difflib.get_close_matches(str(key).upper(), OPTIONS, n=1, cutoff=0)[0]
-    return f"Did you mean {nearest!r}?"
+def _nearest(key: object) -> str:
+    return difflib.get_close_matches(str(key).upper(), OPTIONS, n=1, cutoff=0)[0]
 
 
 def _on_setting_changed(*, setting: str, **kwargs: Any) -> None:

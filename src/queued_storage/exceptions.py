@@ -1,30 +1,46 @@
-"""The errors of this package. Each message says what to do."""
+"""The exceptions of this package. Each message says what to do."""
 
 from django.core.exceptions import ImproperlyConfigured, SuspiciousFileOperation
 
 
 class QueuedStorageError(Exception):
-    """Base of all errors that are about a file on its way."""
+    """The base class of the exceptions about transfers and their files."""
 
 
 class TransferError(QueuedStorageError):
-    """A transfer did not reach its end; the text is the reason the ledger holds."""
+    """A transfer failed. The message is the error in the ledger.
+
+    Fix its cause, then run ``manage.py queued_storage retry``.
+    """
 
 
 class TransferTimeout(TransferError, TimeoutError):
-    """The time given to ``get()`` or ``wait()`` is over; the transfer itself goes on."""
+    """The timeout of ``get()`` or ``wait()`` has elapsed. The transfer continues.
+
+    Wait again, or make sure that a worker is running.
+    """
 
 
 class VerificationError(TransferError):
-    """What the remote holds is not what was sent; the local copy is kept."""
+    """The remote copy differs from what was uploaded. The local copy is kept.
+
+    The upload is retried. If it fails each time, run ``manage.py queued_storage check-remote``.
+    """
 
 
 class LocalFileMissing(TransferError, FileNotFoundError):
-    """The only copy, the local one, is not there."""
+    """The file isn't transferred, and its local copy doesn't exist or isn't on this machine.
+
+    Put the local copy back, then run ``manage.py queued_storage retry``; or remove the file with
+    ``prune``.
+    """
 
 
 class FileElsewhere(LocalFileMissing):
-    """The only copy is on the disk of another host, which ``host`` names."""
+    """The only copy is on the disk of another host, whose name is ``host``.
+
+    Read the file there, or set ``OTHER_HOST``. Once it is transferred, every host can read it.
+    """
 
     def __init__(self, message: str, host: str = "") -> None:
         super().__init__(message)
@@ -32,45 +48,64 @@ class FileElsewhere(LocalFileMissing):
 
 
 class LocalFileChanged(TransferError):
-    """The local copy to be transferred is not the one that was saved."""
+    """The local copy differs from what was saved.
+
+    Put the original bytes back and retry the file, or save the new bytes through the storage.
+    """
 
 
 class InvalidResult(TransferError, ValueError):
-    """A ``transfer()`` returned something else than True or False."""
+    """A ``transfer()`` method returned neither True nor False.
+
+    Return True if the file was transferred, and False to retry it.
+    """
 
 
 class LeaseLost(QueuedStorageError):
-    """The attempt is no longer relevant: another worker, a delete or newer content took over."""
+    """The attempt was superseded by a delete, by newer content, or by another worker.
+
+    Let it propagate: the attempt ends without changing anything.
+    """
 
 
 class TimeLimitReached(BaseException):
-    """The queue's time for a message is over: a transfer ends, and the rest of it stays due.
+    """The task queue's time limit was reached. The file is retried later.
 
-    It is no ``Exception``: libraries that send again after one would go on past the limit.
+    Let it propagate, or increase the limit. It isn't an ``Exception``, because libraries that
+    catch exceptions and send their request again would exceed the limit.
     """
 
 
 class NameUnavailable(QueuedStorageError, FileExistsError):
-    """The name is still taken by a file that is being deleted."""
+    """The name is still used by a file that is being deleted.
+
+    Use another name, or try again once a worker has finished the delete.
+    """
 
 
 class InvalidName(SuspiciousFileOperation):
-    """The name cannot be stored; the message says which rule it breaks."""
+    """The name cannot be stored. The message says why.
+
+    Use another name.
+    """
 
 
 class UnknownAlias(ImproperlyConfigured):
-    """A row's alias belongs to no storage that this process knows."""
+    """This process has no storage with the alias of a row.
+
+    Name the storage in ``STORAGES``, or import the module that creates it.
+    """
 
 
 class InvalidQueue(ImproperlyConfigured):
-    """The queue cannot be built from what was configured."""
+    """The queue cannot be created. The message says which option to change."""
 
 
 class MissingLibrary(InvalidQueue):
-    """A library that not everybody needs is not installed."""
+    """An optional library isn't installed. The message names the extra to install."""
 
     def __init__(self, library: str, extra: str, what: str = "This queue") -> None:
         super().__init__(
-            f"{what} needs {library}, which is not installed. "
+            f"{what} requires {library}, which is not installed. "
             f"Run: pip install 'django-queued-storage[{extra}]'"
         )

@@ -1,7 +1,8 @@
-"""Whether files can be saved, and whether they are on their way."""
+"""The health check of the ledger, in Python and over HTTP."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import Any
 
 from django.db import connections, transaction
@@ -13,21 +14,24 @@ from .ledger import measures
 from .ledger.database import ledger
 from .ledger.measures import Overdue, Unsettled
 from .ledger.states import State
+from .reporting.counts import counted
 from .reporting.logs import logger
 from .reporting.reasons import reason
 
-TIMEOUT = 3.0  # seconds that the ledger may take to answer
+TIMEOUT = 3.0  # seconds that the ledger may take to respond
 
 
 @dataclass(frozen=True)
 class Limits:
-    """How much is still well; None for what is not looked at."""
+    """The limits of a health check; None for what is not checked."""
 
     max_age: float | None = None  # seconds since the oldest pending file was saved
-    max_overdue: float | None = None  # seconds that a file may be due with nobody working on it
-    max_failed: int | None = None  # files
-    max_pending: int | None = None  # files
-    max_pending_bytes: int | None = None
+    max_overdue: float | None = (
+        None  # seconds that a file has been due without a worker processing it
+    )
+    max_failed: int | None = None  # failed files
+    max_pending: int | None = None  # pending and transferring files
+    max_pending_bytes: int | None = None  # the size of these files
 
 
 NO_LIMITS = Limits()
@@ -35,9 +39,9 @@ NO_LIMITS = Limits()
 
 @dataclass(frozen=True)
 class Health:
-    """What is wrong; nothing if all is well. No text names a file, an address or a secret."""
+    """The result of a health check. The problems contain no names of files, and no secrets."""
 
-    is_reachable: bool  # whether the ledger answered
+    is_reachable: bool  # whether the ledger responded
     problems: tuple[str, ...] = ()
 
     @property
@@ -46,54 +50,55 @@ class Health:
 
 
 def check(limits: Limits = NO_LIMITS, timeout: float = TIMEOUT) -> Health:
-    """Ask the ledger, and compare its answer with the limits.
+    """Query the ledger, and compare the numbers with the limits.
 
-    Without limits it is whether the ledger answers within ``timeout`` seconds: what a load
-    balancer needs to know of a host. The remote is not asked; no request waits for it either.
+    Without limits, check only that the ledger responds within ``timeout`` seconds, which is what a
+    load balancer needs. The remote is not called.
     """
-
-    def question() -> list[str]:
-        if limits == NO_LIMITS:
-            ledger().exists()
-            return []
-        overdue = measures.overdue() if limits.max_overdue is not None else []
-        return _exceeded(limits, measures.unsettled(), overdue)
-
     try:
-        return Health(True, tuple(measures.in_time(question, timeout)))
+        return Health(True, tuple(measures.in_time(partial(_problems, limits), timeout)))
     except TimeoutError as error:
         logger.error("%s", error)
         return Health(False, (str(error),))
     except Exception as error:
-        # The texts of drivers name hosts and users, which are for the log only.
-        logger.error("The ledger cannot be asked: %s", reason(error))
-        return Health(False, (f"The ledger cannot be asked ({type(error).__name__}).",))
+        # The messages of database drivers name hosts and users, so they are only logged.
+        logger.error("The ledger cannot be queried: %s", reason(error))
+        return Health(False, (f"The ledger cannot be queried ({type(error).__name__}).",))
+
+
+def _problems(limits: Limits) -> list[str]:
+    if limits == NO_LIMITS:
+        ledger().exists()
+        return []
+    overdue = measures.overdue() if limits.max_overdue is not None else []
+    return _exceeded(limits, measures.unsettled(), overdue)
 
 
 def _exceeded(limits: Limits, rows: list[Unsettled], overdue: list[Overdue]) -> list[str]:
-    waiting = [row for row in rows if row.state in (State.PENDING, State.TRANSFERRING)]
+    pending = [row for row in rows if row.state in (State.PENDING, State.TRANSFERRING)]
+    age = max((row.age for row in pending), default=0)
+    due_for = max((row.age for row in overdue), default=0)
+    failed = sum(row.files for row in rows if row.state == State.FAILED)
+    files = sum(row.files for row in pending)
+    size = sum(row.bytes for row in pending)
     found = (
+        (age, limits.max_age, f"The oldest pending file is {age:,.0f} seconds old"),
         (
-            "The oldest pending file is {:.0f} seconds old",
-            max((row.age for row in waiting), default=0),
-            limits.max_age,
-        ),
-        (
-            "A file has been due for {:.0f} seconds and nobody works on it",
-            max((row.age for row in overdue), default=0),
+            due_for,
             limits.max_overdue,
+            f"A file has been due for {due_for:,.0f} seconds without a worker processing it",
         ),
+        (failed, limits.max_failed, counted(failed, "{} file has failed", "{} files have failed")),
+        (files, limits.max_pending, counted(files, "{} file is pending", "{} files are pending")),
         (
-            "{} files have failed",
-            sum(row.files for row in rows if row.state == State.FAILED),
-            limits.max_failed,
+            size,
+            limits.max_pending_bytes,
+            counted(size, "{} byte is pending", "{} bytes are pending"),
         ),
-        ("{} files are pending", sum(row.files for row in waiting), limits.max_pending),
-        ("{} bytes are pending", sum(row.bytes for row in waiting), limits.max_pending_bytes),
     )
     return [
-        f"{text.format(value)}; the limit is {limit:g}."
-        for text, value, limit in found
+        f"{text}; the limit is {limit:,}."
+        for value, limit, text in found
         if limit is not None and value > limit
     ]
 
@@ -102,7 +107,7 @@ View = Callable[[HttpRequest], HttpResponse]
 
 
 def outside_transactions(view: View) -> View:
-    """With ``ATOMIC_REQUESTS`` a database that is away would keep the view from being called."""
+    """Exempt a view from ``ATOMIC_REQUESTS``: without a database, it could not be called."""
     for database in connections:
         transaction.non_atomic_requests(database)(view)
     return view
@@ -112,16 +117,19 @@ def outside_transactions(view: View) -> View:
 @never_cache
 @outside_transactions
 def health(request: HttpRequest) -> HttpResponse:
-    """200 if all is well, 503 if not, with the problems as JSON.
+    """Return status 200, or 503 with the problems as JSON.
 
-    Limits are given as parameters, as in ``?max_failed=0&max_age=3600``; a misspelt one must not
-    pass for well, so it is a 400.
+    The limits are query parameters, as in ``?max_failed=0&max_age=3600``. An unknown parameter or
+    an invalid value returns status 400, so that it isn't mistaken for a healthy service.
     """
     try:
         limits = Limits(**{name: _limit(request.GET[name]) for name in request.GET})
     except (TypeError, ValueError):
         known = ", ".join(field.name for field in fields(Limits))
-        return HttpResponseBadRequest(f"Limits are numbers of {known}.", content_type="text/plain")
+        return HttpResponseBadRequest(
+            f"The parameters must be whole numbers. Known parameters: {known}.",
+            content_type="text/plain",
+        )
     found = check(limits)
     answer = {"status": "ok" if found.is_well else "unwell", "problems": found.problems}
     return JsonResponse(answer, status=200 if found.is_well else 503)

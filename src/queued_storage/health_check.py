@@ -1,4 +1,4 @@
-"""A check for django-health-check."""
+"""The check for django-health-check."""
 
 import dataclasses
 import datetime
@@ -15,7 +15,7 @@ except ImportError as error:
 
 @dataclasses.dataclass
 class QueuedFiles(HealthCheck):
-    """The health of ``queued_storage.health.check()``, with its limits as arguments."""
+    """The result of ``queued_storage.health.check()``; its limits are the arguments."""
 
     max_age: float | None = None
     max_overdue: float | None = None

@@ -1,4 +1,4 @@
-"""What a scheduler calls regularly."""
+"""The functions that a scheduler calls regularly."""
 
 from .queues.sweep import sweep
 

@@ -1,4 +1,4 @@
-"""Prometheus: what the ledger says at the time of a scrape, and what this process has done."""
+"""Prometheus metrics."""
 
 import os
 import threading
@@ -31,37 +31,39 @@ try:
 except ImportError as error:
     raise MissingLibrary("prometheus-client", "prometheus", "Exporting metrics") from error
 
-TIMEOUT = 5.0  # seconds that the ledger may take; Prometheus itself gives up after ten
-SETTLED_EVERY = 300.0  # seconds between two passes over the transferred files
+TIMEOUT = 5.0  # seconds to wait for the ledger; Prometheus waits ten seconds for a scrape
+SETTLED_EVERY = 300.0  # seconds between two counts of the transferred files
 
-# From the save to the promotion: a moment, or as long as the remote was away
+# Usually a moment, but as long as an outage of the remote
 BUCKETS = (1, 2, 5, 10, 30, 60, 300, 900, 3600, 6 * 3600, 24 * 3600)
 
 GAUGES = {
-    "files": ("Files in the ledger", ("storage", "state", "host")),
-    "bytes": ("Their size", ("storage", "state", "host")),
-    "local_bytes": ("Size of the transferred files that have a local copy too", ("storage",)),
+    "files": ("Number of files in the ledger", ("storage", "state", "host")),
+    "bytes": ("Size of these files", ("storage", "state", "host")),
+    "local_bytes": ("Size of the transferred files that still have a local copy", ("storage",)),
     "oldest_pending_age_seconds": (
-        "Time since the first of the files that wait for the remote was saved",
+        "Time since the oldest pending or transferring file was saved",
         ("storage", "host"),
     ),
     "oldest_due_age_seconds": (
-        "Time since the first of the files that nobody works on became due",
+        "Age of the oldest due file that no worker has claimed",
         ("storage", "host"),
     ),
-    "stuck_deletes": ("Deletes that failed more often than a transfer may", ("storage",)),
-    "ledger_up": ("Whether the ledger answered this scrape", ()),
-    "ledger_query_seconds": ("How long it took to answer", ()),
+    "stuck_deletes": (
+        "Number of deletes that failed more often than RETRIES allows for a transfer",
+        ("storage",),
+    ),
+    "ledger_up": ("Whether the ledger responded to this scrape", ()),
+    "ledger_query_seconds": ("Time that the ledger took to respond", ()),
 }
 
 
 class LedgerCollector:
-    """Asks the ledger when it is scraped.
+    """Queries the ledger when it is scraped.
 
-    Every process gives the same answer, so one scrape of any of them is enough. What is on its
-    way is asked for each time. The transferred files are counted every ``settled_every`` seconds,
-    and never if that is None. A ledger that fails, or takes longer than ``timeout`` seconds, costs
-    the scrape nothing but these gauges.
+    All processes return the same numbers, so scrape only one of them. Transferred files are counted
+    every ``settled_every`` seconds, or never if that is ``None``; all others at each scrape. If the
+    ledger fails, or takes longer than ``timeout`` seconds, the scrape lacks these gauges only.
     """
 
     def __init__(
@@ -72,13 +74,13 @@ class LedgerCollector:
     ) -> None:
         self._timeout = timeout
         self._settled_every = settled_every
-        self._expect = expect  # is told of each alias of this process
+        self._expect = expect  # called with each alias of this process
         self._settled: list[Settled] = []
         self._settled_due = 0.0
         self._counting = threading.Lock()
 
     def describe(self) -> Iterable[GaugeMetricFamily]:
-        """What a registry needs to know, without a look into the ledger."""
+        """Return the metrics without samples, and without a query."""
         return _families().values()
 
     def collect(self) -> Iterable[GaugeMetricFamily]:
@@ -89,7 +91,7 @@ class LedgerCollector:
                 lambda: (measures.unsettled(), measures.overdue()), self._timeout
             )
         except Exception as error:
-            logger.error("The metrics of the ledger are left out: %s", reason(error))
+            logger.error("The metrics of the ledger are not available: %s", reason(error))
             families["ledger_up"].add_metric((), 0)
             return [families["ledger_up"]]
         families["ledger_up"].add_metric((), 1)
@@ -103,7 +105,7 @@ class LedgerCollector:
         return families.values()
 
     def _settled_files(self) -> list[Settled]:
-        """How it was when it was last asked for; of several scrapes at a time one asks."""
+        """Return the last counts, which are updated by one scrape at a time."""
         if self._settled_every is None or time.monotonic() < self._settled_due:
             return self._settled
         if self._counting.acquire(blocking=False):
@@ -111,7 +113,7 @@ class LedgerCollector:
                 self._settled_due = time.monotonic() + self._settled_every
                 self._settled = measures.in_time(measures.settled, self._timeout)
             except Exception as error:
-                logger.warning("The transferred files were not counted: %s", reason(error))
+                logger.warning("The transferred files could not be counted: %s", reason(error))
             finally:
                 self._counting.release()
         return self._settled
@@ -128,7 +130,7 @@ def _families() -> Families:
 
 
 def _known_aliases() -> list[str]:
-    """Of which there is a zero, so that an alert sees the first file that comes."""
+    """Return the aliases that have samples of zero, so that alerts notice the first file."""
     with suppress(Exception):
         return [storage.alias for storage in known_storages()]
     return []
@@ -169,31 +171,30 @@ def _add_settled(families: Families, rows: list[Settled]) -> None:
 
 
 class Counters:
-    """What the workers of this process have done, counted from the signals."""
+    """Count the signals of this process."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        def counter(name: str, help_text: str, *labels: str) -> Counter:
-            names = ("storage", *labels)
-            return Counter(f"queued_storage_{name}", help_text, names, registry=registry)
-
-        self.transfers = counter("transfers", "Files transferred")
-        self.transferred_bytes = counter("transferred_bytes", "Size of the files transferred")
-        self.failures = counter(
-            "transfer_failures", "Attempts that failed, for now or for good", "outcome"
-        )
-        self.evictions = counter("evictions", "Local copies freed")
-        self.evicted_bytes = counter("evicted_bytes", "Size of the local copies freed")
-        self.deletes = counter("deletes", "Files deleted, both copies of them")
+        self._registry = registry
+        self.transfers = self._counter("transfers", "Files transferred")
+        self.transferred_bytes = self._counter("transferred_bytes", "Size of the files transferred")
+        self.failures = self._counter("transfer_failures", "Failed attempts", "outcome")
+        self.evictions = self._counter("evictions", "Local copies evicted")
+        self.evicted_bytes = self._counter("evicted_bytes", "Size of the local copies evicted")
+        self.deletes = self._counter("deletes", "Files deleted, including both copies")
         self.durations = Histogram(
             "queued_storage_transfer_duration_seconds",
-            "Time from a save until reads went to the remote, waiting included",
+            "Time from a save until the file was transferred, including the time spent waiting",
             ("storage",),
             buckets=BUCKETS,
             registry=registry,
         )
 
+    def _counter(self, name: str, help_text: str, *labels: str) -> Counter:
+        names = ("storage", *labels)
+        return Counter(f"queued_storage_{name}", help_text, names, registry=self._registry)
+
     def expect(self, alias: str) -> None:
-        """Begin with zeros: the first one counted would be no increase otherwise."""
+        """Add samples of zero. Otherwise, the first count would be no increase for Prometheus."""
         for metric in (
             self.transfers,
             self.transferred_bytes,
@@ -239,16 +240,16 @@ class Counters:
 
 
 class _Exporter:
-    """What ``install()`` has set up in this process."""
+    """The collectors that ``install()`` has registered in this process."""
 
     def __init__(self, registry: CollectorRegistry, timeout: float, every: float | None) -> None:
         self.scraped = registry
-        is_multiprocess = "PROMETHEUS_MULTIPROC_DIR" in os.environ  # as the library finds it out
+        is_multiprocess = "PROMETHEUS_MULTIPROC_DIR" in os.environ  # as prometheus-client checks it
         if is_multiprocess:
             self.scraped = CollectorRegistry()
-        # The ledger comes first: what it knows of begins with zeros in the same scrape.
+        # The ledger comes first, so that its storages have zeros in the same scrape.
         self.scraped.register(LedgerCollector(timeout, every, self._expect))
-        if is_multiprocess:  # the counters of all processes are in files
+        if is_multiprocess:  # reads the counters of all processes from files
             MultiProcessCollector(self.scraped)
         self.counters = Counters(registry)
         self.counters.connect()
@@ -266,7 +267,7 @@ def install(
     timeout: float = TIMEOUT,
     settled_every: float | None = SETTLED_EVERY,
 ) -> None:
-    """Export the metrics of this process; to be called once, in the ``ready()`` of an app.
+    """Export the metrics of this process. Call it once, in the ``ready()`` method of an app.
 
     ``timeout`` and ``settled_every`` are those of ``LedgerCollector``.
     """
@@ -276,12 +277,15 @@ def install(
 
 
 def scraped_registry() -> CollectorRegistry:
-    """What a scrape is answered from: that of ``install()``, or one for all processes where they
-    share a directory of prometheus-client's."""
+    """Return the registry to scrape.
+
+    It is the registry of ``install()``. If ``PROMETHEUS_MULTIPROC_DIR`` is set, it is another one,
+    with the counters of all processes.
+    """
     if _exporter is None:
         raise ImproperlyConfigured(
-            "There are no metrics yet. Call queued_storage.metrics.install() in the ready() of an "
-            "app, so that every process counts from its start."
+            "The metrics are not installed. Call queued_storage.metrics.install() in the ready() "
+            "method of an app, so that every process counts from its start."
         )
     return _exporter.scraped
 
@@ -290,14 +294,14 @@ def scraped_registry() -> CollectorRegistry:
 @never_cache
 @outside_transactions
 def view(request: HttpRequest) -> HttpResponse:
-    """Answer a scrape. It asks nobody for a password: let Prometheus alone reach it."""
+    """Respond to a scrape. It requires no authentication, so only Prometheus may reach it."""
     encode, content_type = choose_encoder(request.headers.get("Accept", ""))
     return HttpResponse(encode(scraped_registry()), content_type=content_type)
 
 
 def serve(port: int, address: str = "127.0.0.1") -> Any:
-    """Answer scrapes on a port, in a thread: for workers, which have no other server.
+    """Serve the metrics at a port, in a thread. For workers, which have no web server.
 
-    Returns the server and its thread.
+    Return the server and its thread.
     """
     return start_http_server(port, address, scraped_registry())

@@ -1,4 +1,4 @@
-"""The ledger's model and field, where Django and migrations look for them."""
+"""The ledger's model, where Django looks for models."""
 
 from .ledger.models import ExactCharField, QueuedFile
 

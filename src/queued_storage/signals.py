@@ -1,19 +1,20 @@
-"""Signals, sent in the worker after the ledger was written; a receiver that raises is logged.
+"""The signals, which are sent in the worker after the ledger was updated.
 
-All carry ``name``, ``local``, ``remote`` (the two storages) and ``queued_file`` (the row, or what
-it was before it went). The sender is the storage's class.
+All provide ``name``, ``local``, ``remote`` (the two storages) and ``queued_file`` (the row, as it
+was last if it no longer exists). The sender is the storage's class. An exception of a receiver is
+logged.
 """
 
 from django.dispatch import Signal
 
 file_transferred = Signal()
-"""The remote copy was verified; reads go there now."""
+"""The remote copy was verified. From now on it is the one that is read."""
 
 transfer_failed = Signal()
-"""An attempt failed. Also carries ``error`` (the exception) and ``will_retry`` (bool)."""
+"""An attempt failed. Also provides ``error`` (the exception) and ``will_retry`` (a bool)."""
 
 file_evicted = Signal()
-"""The local copy of a transferred file was freed."""
+"""The local copy of a transferred file was deleted."""
 
 file_deleted = Signal()
-"""Both copies of a deleted file are gone, and its name is free again."""
+"""Both copies of a deleted file were removed, and its name can be used again."""

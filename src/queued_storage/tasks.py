@@ -8,17 +8,17 @@ __all__ = ["Transfer", "TransferAndDelete"]
 
 
 class Transfer:
-    """Moves one file from ``local`` to ``remote``.
+    """Transfers one file from ``local`` to ``remote``.
 
-    Override ``transfer()``. Return ``True`` when the remote holds the file, ``False`` to have it
-    tried again later; an exception means the same, and its text is kept. Anything else is a
-    ``ValueError``, and the file is parked as ``FAILED``.
+    Override ``transfer()``. Return ``True`` if the remote has the file, or ``False`` to try again
+    later. An exception means the same, and its text is kept. Any other result is a
+    ``ValueError``, and the file becomes ``FAILED``.
 
-    ``local`` and ``remote`` stand for the two storages. ``remote.save(name, …)`` writes the file
-    under the name that the ledger reserved for it, over the remains of an earlier try, and what
-    was written is verified before anybody reads it. ``local.delete(name)`` takes place after
-    that. Once the work is void, say since the file was deleted, reading from ``local`` and
-    saving to ``remote`` raise ``LeaseLost``.
+    ``local`` and ``remote`` are proxies of the two storages. ``remote.save(name, …)`` writes the
+    file under the name that the ledger reserved for it, over the remains of an earlier attempt.
+    The remote copy is verified before it is read. ``local.delete(name)`` takes effect after that.
+    If the attempt is superseded, for example because the file was deleted, reading from ``local``
+    and saving to ``remote`` raise ``LeaseLost``.
     """
 
     def transfer(self, name: str, local: Storage, remote: Storage, **kwargs: Any) -> bool:
@@ -28,7 +28,7 @@ class Transfer:
 
 
 class TransferAndDelete(Transfer):
-    """The same, and frees the local copy once the remote one is verified."""
+    """Does the same, and evicts the local copy once the remote copy is verified."""
 
     def transfer(self, name: str, local: Storage, remote: Storage, **kwargs: Any) -> bool:
         done = super().transfer(name, local, remote, **kwargs)

@@ -1,4 +1,4 @@
-"""For tests: ``drain``, ``FaultyStorage``, and the contracts of queue adapters and of remotes."""
+"""Tools for the tests of projects, queue adapters and remotes."""
 
 import enum
 import threading
@@ -6,7 +6,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 from unittest import SkipTest, mock
 
 from django.core.exceptions import ImproperlyConfigured
@@ -18,7 +18,7 @@ from django.utils.module_loading import import_string
 
 from .backends import QueuedStorage
 from .exceptions import TransferTimeout
-from .ledger.aliases import known_storages
+from .ledger.aliases import AliasedStorage, known_storages
 from .ledger.database import ledger
 from .ledger.models import QueuedFile
 from .ledger.states import State
@@ -27,17 +27,19 @@ from .operations.contract import check_remote
 from .queues import BaseQueue
 from .transfers.work import run_claimed
 
-ENQUEUE_MAX = 1.5  # seconds that a queue may take to be told, dead brokers included
+ENQUEUE_MAX = 1.5  # seconds that enqueue() may take, even if the broker is down
 
 
-def drain(storage: Any = None, *, timeout: float = 60) -> dict[int, Exception]:
-    """Do all that is due, of one storage or of every one, here and now, whatever their queues are.
+def drain(storage: Storage | None = None, *, timeout: float = 60) -> dict[int, Exception]:
+    """Process every due file synchronously, regardless of the configured queue.
 
-    It needs no commit, so it works inside ``TestCase``. Returns the errors of failed attempts by
-    the row's id. Later tries are not due yet and are not waited for. ``TransferTimeout`` is raised
-    if more falls due for longer than ``timeout`` seconds.
+    With ``storage``, only its files are processed. Nothing has to be committed, so this works
+    inside ``TestCase``. Return the exceptions of failed attempts
+    by the row's id. Retries that are due later are not waited for. ``TransferTimeout`` is raised
+    if files are still due after ``timeout`` seconds.
     """
-    aliases = [storage.alias] if storage else [known.alias for known in known_storages()]
+    chosen = [cast(AliasedStorage, storage)] if storage else known_storages()
+    aliases = [each.alias for each in chosen]
     deadline = time.monotonic() + timeout
     errors: dict[int, Exception] = {}
     while aliases and (rows := ledger().claim_due(1, aliases)):
@@ -45,32 +47,31 @@ def drain(storage: Any = None, *, timeout: float = 60) -> dict[int, Exception]:
         if error:
             errors[rows[0].pk] = error
         if time.monotonic() > deadline:
-            raise TransferTimeout(f"Files still fall due after {timeout} seconds.")
+            raise TransferTimeout(f"Files are still due after {timeout} seconds.")
     return errors
 
 
 class Fault(enum.StrEnum):
-    """What can be wrong with a ``FaultyStorage``."""
+    """The ways in which a ``FaultyStorage`` misbehaves."""
 
     REFUSE = "refuse"  # every call raises ConnectionError
     SLOW = "slow"  # every call takes ``delay`` seconds longer
-    HANG = "hang"  # every call waits until the fault is another one
+    HANG = "hang"  # every call blocks until the fault changes
     HALFWAY = "halfway"  # save() stores the first half, then raises ConnectionError
     LOSE = "lose"  # save() reports success and stores nothing
     TRUNCATE = "truncate"  # save() reports success and stores the first half
     FLIP = "flip"  # save() reports success and stores one bit changed
     RENAME = "rename"  # save() stores under another name and returns that
-    MISPLACE = "misplace"  # save() stores under another name and returns the one asked for
-    HIDE = "hide"  # nothing that is stored can be seen: listings lag behind
+    MISPLACE = "misplace"  # save() stores under another name and returns the requested one
+    HIDE = "hide"  # stored files cannot be seen, as where listings are delayed
 
 
 @deconstructible(path="queued_storage.testing.FaultyStorage")
 class FaultyStorage(Storage):
-    """A storage in front of another one that misbehaves while ``fault`` is set.
+    """A wrapper of another storage that misbehaves while ``fault`` is set.
 
-    ``storage`` is a storage, an alias of ``STORAGES``, or a dotted path that goes with ``options``.
-    ``calls`` counts the calls that a real remote would be asked for, by method. While a call
-    hangs, ``hanging`` is set.
+    ``storage`` is a storage, an alias of ``STORAGES``, or a dotted path, which takes ``options``.
+    ``calls`` counts the calls to the remote by method. While a call hangs, ``hanging`` is set.
     """
 
     delay = 0.1  # seconds
@@ -98,7 +99,7 @@ class FaultyStorage(Storage):
             self._changed.notify_all()
 
     def __getattr__(self, attribute: str) -> Any:
-        if attribute == "storage":  # not there yet: while this is copied or unpickled
+        if attribute == "storage":  # does not exist yet while this is copied or unpickled
             raise AttributeError(attribute)
         return getattr(self.storage, attribute)
 
@@ -160,16 +161,16 @@ def _storage_of(storage: Storage | str, options: dict[str, Any]) -> Storage:
             made: Storage = import_string(storage)(**options)
             return made
     if options:
-        raise ImproperlyConfigured(f"{sorted(options)}: options go with a dotted path.")
+        raise ImproperlyConfigured(f"{sorted(options)}: only a dotted path takes options.")
     return storage
 
 
-def _of_nothing(method: str) -> Any:
+def _result_without_files(method: str) -> Any:
     if method == "exists":
         return False
     if method == "listdir":
         return [], []
-    raise FileNotFoundError("Nothing is seen there yet.")
+    raise FileNotFoundError("The file cannot be seen yet.")
 
 
 def _passed_on(method: str, *, counted: bool) -> Callable[..., Any]:
@@ -177,7 +178,7 @@ def _passed_on(method: str, *, counted: bool) -> Callable[..., Any]:
         if counted:
             self._call(method)
             if self.fault == Fault.HIDE and method != "delete":
-                return _of_nothing(method)
+                return _result_without_files(method)
         return getattr(self.storage, method)(*args, **kwargs)
 
     passed_on.__name__ = method
@@ -188,30 +189,30 @@ for _method in ("delete", "exists", "listdir", "open", "size"):
     setattr(FaultyStorage, _method, _passed_on(_method, counted=True))
 for _method in ("get_accessed_time", "get_created_time", "get_modified_time"):
     setattr(FaultyStorage, _method, _passed_on(_method, counted=True))
-# What a remote is not asked for. A name to save under is looked for inside save().
+# These send no request to a remote. save() looks for an available name by itself.
 for _method in ("generate_filename", "get_alternative_name", "get_valid_name", "path", "url"):
     setattr(FaultyStorage, _method, _passed_on(_method, counted=False))
 
 
 class QueueContract:
-    """What a queue adapter must do, as test methods for any test class.
+    """The tests that a queue adapter must pass, as methods for any test class.
 
-    Put it first in front of ``TransactionTestCase`` (or a class with
-    ``@pytest.mark.django_db(transaction=True)``) and say how the queue is made and worked on.
-    The workers must be threads of this process, or the test's own.
+    Make it the first base of a ``TransactionTestCase`` (or of a class with
+    ``@pytest.mark.django_db(transaction=True)``), and define how the queue is made and processed.
+    The workers must be threads of this process, or the thread of the test.
     """
 
     def make_queue(self) -> BaseQueue:
-        """The queue to test; each test asks once."""
+        """Return the queue to test; each test calls this once."""
         raise NotImplementedError
 
     def run_workers(self) -> None:
-        """See to it that all that was enqueued has been worked on."""
+        """Return after everything that was enqueued has been processed."""
         raise NotImplementedError
 
     def messages(self) -> list[str]:
-        """All that the broker holds at the moment, as text."""
-        raise SkipTest("This queue's messages cannot be read.")
+        """Return the messages in the broker, as text."""
+        raise SkipTest("The messages of this queue cannot be read.")
 
     # The contract
 
@@ -230,7 +231,7 @@ class QueueContract:
         assert took < ENQUEUE_MAX, f"enqueue() took {took:.1f} seconds"
         self.run_workers()
 
-    def test_a_message_carries_ids_and_nothing_else(self) -> None:
+    def test_a_message_contains_only_ids(self) -> None:
         bench = _Bench(self.make_queue())
         pks = [bench.record("private.txt"), bench.record("secret.txt")]
         bench.queue.enqueue(pks)
@@ -241,7 +242,7 @@ class QueueContract:
             assert word not in text, f"{word!r} is in {text}"
         self.run_workers()
 
-    def test_the_same_message_twice_transfers_once(self) -> None:
+    def test_a_repeated_message_transfers_once(self) -> None:
         bench = _Bench(self.make_queue())
         pk = bench.save("a.txt")
         bench.queue.enqueue([pk])
@@ -251,7 +252,7 @@ class QueueContract:
         assert bench.remote.calls["save"] == 1
         assert bench.row(pk).attempts == 1
 
-    def test_a_lost_message_is_made_up_for_by_a_sweep(self) -> None:
+    def test_a_sweep_finds_files_of_lost_messages(self) -> None:
         bench = _Bench(self.make_queue())
         pk = bench.record("a.txt")
         assert bench.state(pk) == State.PENDING
@@ -266,7 +267,7 @@ class QueueContract:
         self.run_workers()
         assert bench.state(pk) == State.TRANSFERRED
 
-    def test_a_file_that_fails_does_not_stop_its_neighbours(self) -> None:
+    def test_a_failing_file_does_not_stop_others(self) -> None:
         bench = _Bench(self.make_queue())
         pks = [bench.record(name) for name in ("a.txt", "b.txt", "c.txt")]
         bench.storage.local.delete("b.txt")
@@ -275,7 +276,7 @@ class QueueContract:
         states = [bench.state(pk) for pk in pks]
         assert states == [State.TRANSFERRED, State.FAILED, State.TRANSFERRED]
 
-    def test_a_full_message_is_worked_on(self) -> None:
+    def test_a_full_message_is_processed(self) -> None:
         bench = _Bench(self.make_queue())
         pks = [bench.record(f"{number}.txt") for number in range(bench.queue.batch_size)]
         bench.queue.enqueue(pks)
@@ -284,15 +285,15 @@ class QueueContract:
 
 
 class RemoteContract:
-    """What a remote must do, as a test method for any test class; see ``check-remote``.
+    """The checks of ``check-remote``, as a test method for any test class.
 
-    ``tolerated`` names the checks whose problems are known and put up with.
+    ``tolerated`` contains the names of checks whose failures are ignored.
     """
 
     tolerated: frozenset[str] = frozenset()
 
     def make_remote(self) -> Storage:
-        """The remote to try."""
+        """Return the remote to test."""
         raise NotImplementedError
 
     def test_the_remote_keeps_the_contract(self) -> None:
@@ -303,7 +304,7 @@ class RemoteContract:
 
 
 class _Bench:
-    """A storage on the queue under test."""
+    """A queued storage that uses the tested queue."""
 
     def __init__(self, queue: BaseQueue) -> None:
         self.queue = queue

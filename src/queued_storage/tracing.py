@@ -1,6 +1,7 @@
-"""OpenTelemetry: a span for each save, attempt, eviction and purge."""
+"""OpenTelemetry spans for saves, attempts, evictions and purges."""
 
 from contextlib import AbstractContextManager
+from functools import partial
 from types import TracebackType
 
 from .exceptions import LeaseLost, MissingLibrary
@@ -13,18 +14,18 @@ except ImportError as error:
 
 
 def instrument(provider: "trace.TracerProvider | None" = None) -> None:
-    """Send spans to this provider, by default to the one that OpenTelemetry is set up with."""
+    """Send spans to this provider, by default to the global provider of OpenTelemetry."""
     tracer = trace.get_tracer("queued_storage", tracer_provider=provider)
-    trace_with(lambda operation, facts: _OpenTelemetrySpan(tracer, operation, facts))
+    trace_with(partial(_OpenTelemetrySpan, tracer))
 
 
 def uninstrument() -> None:
-    """Send no more spans."""
+    """Stop sending spans."""
     trace_with(None)
 
 
 class _OpenTelemetrySpan(Span):
-    """Says of an error its class alone: a text may hold what is secret, or a file's name."""
+    """Records only the class of an error, because its text may contain secrets or file names."""
 
     def __init__(self, tracer: "trace.Tracer", operation: str, facts: dict[str, Fact]) -> None:
         self._block: AbstractContextManager[trace.Span] = tracer.start_as_current_span(
@@ -46,7 +47,7 @@ class _OpenTelemetrySpan(Span):
     ) -> None:
         if exception_type is not None:
             self._span.set_attribute("error.type", exception_type.__qualname__)
-            if not issubclass(exception_type, LeaseLost):  # others are at work: no error
+            if not issubclass(exception_type, LeaseLost):  # superseded, which is no error
                 self._span.set_status(trace.StatusCode.ERROR)
         self._block.__exit__(None, None, None)
 

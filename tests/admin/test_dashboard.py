@@ -1,32 +1,19 @@
-"""The live dashboard: what its page says."""
+"""The page of the live dashboard."""
 
 import re
 
 import pytest
-from django.contrib.auth.models import Permission, User
 from django.test import Client
 
 from queued_storage.admin import overview
 from queued_storage.ledger.states import State
+from tests.admin.pages import staff
 from tests.admin.test_overview import add, ago
 
 pytestmark = pytest.mark.django_db
 
 URL = "/admin/queued_storage/queuedfile/dashboard/"
 NUMBERS = f"{URL}numbers/"
-
-
-def staff(*permissions: str) -> Client:
-    found = User.objects.create_user("somebody", is_staff=True)
-    found.user_permissions.set(Permission.objects.filter(codename__in=permissions))
-    client = Client()
-    client.force_login(found)
-    return client
-
-
-@pytest.fixture
-def viewer() -> Client:
-    return staff("view_queuedfile")
 
 
 def html_of(client: Client, url: str = URL) -> str:
@@ -39,31 +26,31 @@ def text_of(html: str) -> str:
     return " ".join(re.sub(r"<[^>]+>", " ", html).split())
 
 
-# What it says
-
-
 @pytest.mark.parametrize("url", [URL, NUMBERS])
-def test_it_takes_the_permission_to_view(url: str) -> None:
+def test_it_requires_the_view_permission(url: str) -> None:
     assert Client().get(url).status_code == 302
     assert staff("retry_queuedfile").get(url).status_code == 403
 
 
 @pytest.mark.parametrize("url", [URL, NUMBERS])
-def test_it_is_for_reading_and_never_cached(viewer: Client, url: str) -> None:
+def test_it_is_read_only_and_never_cached(viewer: Client, url: str) -> None:
     assert viewer.post(url).status_code == 405
     assert "no-store" in viewer.get(url)["Cache-Control"]
 
 
-def test_the_list_leads_there(viewer: Client) -> None:
-    assert f'href="{URL}"' in html_of(viewer, "/admin/queued_storage/queuedfile/")
+def test_the_change_list_links_to_it(viewer: Client) -> None:
+    changelist = "/admin/queued_storage/queuedfile/"
+    assert f'href="{URL}"' in html_of(viewer, changelist)
+    assert text_of(html_of(viewer)).count("All files") == 1
+    assert f'href="{changelist}"' in html_of(viewer)
 
 
 @pytest.mark.parametrize("url", [URL, NUMBERS])
 def test_an_empty_ledger(viewer: Client, url: str) -> None:
     text = text_of(html_of(viewer, url))
-    assert "waiting 0" in text
+    assert "pending 0" in text
     assert "The ledger is empty." in text
-    assert "No transfer runs at this moment." in text
+    assert "No transfer is in progress." in text
 
 
 def test_it_is_complete_without_javascript(viewer: Client) -> None:
@@ -73,39 +60,37 @@ def test_it_is_complete_without_javascript(viewer: Client) -> None:
     add(3, State.TRANSFERRED, transferred_at=ago(20), size=1024)
     html = html_of(viewer)
     text = text_of(html)
-    assert "waiting 2 2.0 KB" in text
-    assert "oldest on its way 2 hours" in text
+    assert "pending 2 2.0 KB" in text
+    assert "oldest pending 2 hours" in text
     assert "per minute 3 files 3.0 KB" in text
     assert "1.0 KB of 2.0 KB" in text
     assert '<progress max="100" value="50"' in html
-    assert "archive no storage has this alias 0 0 1 0 0" in text
+    assert "archive unknown alias 0 0 1 0 0" in text
     assert "web-1 2 1 0 0 0 2 hours 3 3.0 KB" in text
     assert "no such &lt;bucket&gt;" in html
 
 
-def test_numbers_that_were_broken_off_say_so(
-    viewer: Client, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_capped_numbers_have_a_plus_sign(viewer: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(overview, "LIMIT", 4)
     add(6)
     add(30, State.TRANSFERRED, transferred_at=ago(5))
     text = text_of(html_of(viewer))
-    assert "waiting 4+" in text
-    assert re.search(r"per minute \d+ files\+ ", text)
+    assert "pending 4+" in text
+    assert re.search(r"per minute \d+\+ files ", text)
 
 
-def test_the_plots_can_be_read_aloud(viewer: Client) -> None:
+def test_screen_readers_can_read_the_plots(viewer: Client) -> None:
     add(3, State.TRANSFERRED, transferred_at=ago(20))
     add(6, State.TRANSFERRED, transferred_at=ago(80))
     html = html_of(viewer)
-    assert 'aria-label="Files per minute: last minute: 3, 1 min ago: 6, 2 min ago: 0' in html
+    assert 'aria-label="Files per minute; last minute: 3; 1 minute ago: 6; 2 minutes ago: 0' in html
     bars = re.findall(r'class="queued-rect" x="([\d.]+)" y="([\d.]+)" .* height="([\d.]+)"', html)
     assert bars[0][1:] == ("40.0", "40.0")
     assert bars[1][1:] == ("0.0", "80.0")
     assert float(bars[0][0]) > float(bars[1][0])
 
 
-def test_nothing_in_it_is_inline_or_from_elsewhere(viewer: Client) -> None:
+def test_it_has_no_inline_or_external_code(viewer: Client) -> None:
     add(1, State.TRANSFERRING)
     html = html_of(viewer)
     own = html[html.index('id="content-main"') :]

@@ -1,4 +1,4 @@
-"""The live dashboard in a browser: it moves by itself, and leaves alone who reads it."""
+"""The live dashboard in a browser."""
 
 import re
 from collections.abc import Iterator
@@ -38,23 +38,28 @@ def chromium() -> Iterator[Any]:
 
 @pytest.fixture
 def live_server(django_db_setup: None, live_server: Any) -> Any:
-    """The server, started when SQLite's tests have their file: it would share a connection of ours,
-    and between threads, if it still took the database for one in memory."""
+    """The server, started after the test database was created.
+
+    Before that, SQLite's database seems to be in memory, and the server would share the connection
+    of this thread.
+    """
     return live_server
 
 
 @pytest.fixture
 def browser(chromium: Any, live_server: Any, quick: None, transactional_db: None) -> Iterator[Any]:
-    """A browser that is logged in, with the width of a desk."""
+    """A logged-in browser, as wide as on a desktop."""
     client = Client()
     client.force_login(User.objects.create_superuser("admin"))
-    chromium.get(f"{live_server.url}/static/queued_storage/admin.css")  # to take the cookie
+    chromium.get(
+        f"{live_server.url}/static/queued_storage/admin.css"
+    )  # a cookie needs a page of the site
     chromium.add_cookie({"name": "sessionid", "value": client.cookies["sessionid"].value})
     see(chromium)
     chromium.get_log("browser")
     yield chromium
     see(chromium)
-    chromium.get("about:blank")  # it asks no more while the database is emptied
+    chromium.get("about:blank")  # no requests while the database is emptied
 
 
 def see(browser: Any, width: int = 1280, scheme: str = "light", *, scripts: bool = True) -> None:
@@ -66,7 +71,7 @@ def see(browser: Any, width: int = 1280, scheme: str = "light", *, scripts: bool
     call("Emulation.setScriptExecutionDisabled", {"value": not scripts})
 
 
-# The page's clock: what it wants to do later is done when the test says so.
+# Replaces the timers of the page. They run when the test calls tick().
 CLOCK = """
 window.later = [];
 window.setTimeout = (what) => window.later.push(what);
@@ -82,7 +87,7 @@ window.tick = () => {
 
 @pytest.fixture
 def stepped(browser: Any) -> Iterator[Any]:
-    """The browser with a clock that stands still."""
+    """The browser with timers that the test controls."""
     call = browser.execute_cdp_cmd
     added = call("Page.addScriptToEvaluateOnNewDocument", {"source": CLOCK})
     yield browser
@@ -91,7 +96,7 @@ def stepped(browser: Any) -> Iterator[Any]:
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Gets an entry each time that the page asks for its numbers."""
+    """Has an entry for each request for the numbers."""
     found: list[int] = []
     numbers = dashboard.numbers
 
@@ -104,7 +109,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def planned(browser: Any) -> int:
-    """How many things the page means to do later."""
+    """The number of waiting timers."""
     return int(browser.execute_script("return waiting()"))
 
 
@@ -123,11 +128,11 @@ def test_it_updates_itself(browser: Any, live_server: Any) -> None:
     assert tile(browser) == "0"
     storages["default"].save("a.txt", file())
     until(lambda: tile(browser) == "1")
-    until(lambda: summary(browser) == "1 waiting, 0 moving, 0 failed")
+    until(lambda: summary(browser) == "Pending: 1. Transferring: 0. Failed: 0.")
     assert browser.execute_script("return window.same")
 
 
-def test_progress_is_seen_while_it_goes_on(browser: Any, live_server: Any) -> None:
+def test_progress_is_updated(browser: Any, live_server: Any) -> None:
     add(1, State.TRANSFERRING, size=100, sent=10)
     browser.get(live_server.url + URL)
     value = "return document.querySelector('progress').value"
@@ -136,7 +141,7 @@ def test_progress_is_seen_while_it_goes_on(browser: Any, live_server: Any) -> No
     until(lambda: browser.execute_script(value) == 70)
 
 
-def test_it_rests_while_nobody_looks(stepped: Any, live_server: Any, asked: list[int]) -> None:
+def test_it_pauses_in_the_background(stepped: Any, live_server: Any, asked: list[int]) -> None:
     stepped.get(live_server.url + URL)
     assert planned(stepped) == 1
     stepped.execute_script("tick()")
@@ -150,7 +155,7 @@ def test_it_rests_while_nobody_looks(stepped: Any, live_server: Any, asked: list
     until(lambda: len(asked) == 2 and planned(stepped) == 1)
 
 
-def test_pause_and_refresh_by_the_keyboard(stepped: Any, live_server: Any) -> None:
+def test_the_keyboard_can_pause_and_refresh(stepped: Any, live_server: Any) -> None:
     stepped.get(live_server.url + URL)
     pause = stepped.find_element("id", "queued-pause")
     pause.send_keys("\n")
@@ -167,7 +172,7 @@ def test_pause_and_refresh_by_the_keyboard(stepped: Any, live_server: Any) -> No
     until(lambda: tile(stepped) == "2" and planned(stepped) == 1)
 
 
-def test_the_focus_stays_where_it_was(browser: Any, live_server: Any) -> None:
+def test_an_update_keeps_the_focus(browser: Any, live_server: Any) -> None:
     add(1, State.FAILED, name="bad.txt")
     browser.get(live_server.url + URL)
     for selector in ("#queued-tile-failed", ".queued-table th a"):
@@ -184,11 +189,11 @@ def test_the_focus_stays_where_it_was(browser: Any, live_server: Any) -> None:
         assert browser.execute_script(focus, selector)
 
 
-def test_marked_text_stays_marked(stepped: Any, live_server: Any, asked: list[int]) -> None:
+def test_an_update_keeps_the_selection(stepped: Any, live_server: Any, asked: list[int]) -> None:
     add(1, State.FAILED, last_error="to be copied")
     stepped.get(live_server.url + URL)
     stepped.execute_script(
-        "getSelection().selectAllChildren(document.querySelector('[data-label=Reason]')); tick()"
+        "getSelection().selectAllChildren(document.querySelector('[data-label=Error]')); tick()"
     )
     until(lambda: planned(stepped) == 1)
     assert asked == []
@@ -197,13 +202,13 @@ def test_marked_text_stays_marked(stepped: Any, live_server: Any, asked: list[in
     until(lambda: asked)
 
 
-def test_who_is_logged_out_is_told(browser: Any, live_server: Any) -> None:
+def test_it_says_when_the_user_is_logged_out(browser: Any, live_server: Any) -> None:
     browser.get(live_server.url + URL)
     Session.objects.all().delete()
     until(lambda: "logged out" in browser.find_element("id", "queued-trouble").text)
 
 
-def test_a_server_that_fails_is_asked_again(
+def test_it_retries_after_a_server_error(
     browser: Any, live_server: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     browser.get(live_server.url + URL)
@@ -213,7 +218,7 @@ def test_a_server_that_fails_is_asked_again(
     until(lambda: browser.find_element("id", "queued-trouble").text == "")
 
 
-def test_without_scripts_it_is_a_plain_table(browser: Any, live_server: Any) -> None:
+def test_it_works_without_scripts(browser: Any, live_server: Any) -> None:
     add(3)
     see(browser, scripts=False)
     browser.get(live_server.url + URL)
@@ -232,7 +237,7 @@ def test_it_fits_on_a_phone(browser: Any, live_server: Any, path: str) -> None:
     assert browser.execute_script("return document.documentElement.scrollWidth") == 360
 
 
-def test_it_is_dark_where_that_is_wanted(browser: Any, live_server: Any) -> None:
+def test_it_has_a_dark_mode(browser: Any, live_server: Any) -> None:
     add(1)
     color = "return getComputedStyle(document.querySelector(arguments[0]))[arguments[1]]"
     found = {}
@@ -252,7 +257,7 @@ def test_it_is_dark_where_that_is_wanted(browser: Any, live_server: Any) -> None
     assert min(found["dark"][1:]) > 600
 
 
-def test_a_strict_content_security_policy_stops_nothing(
+def test_it_works_under_a_strict_csp(
     browser: Any, live_server: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     page = dashboard.page

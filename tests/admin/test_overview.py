@@ -1,4 +1,4 @@
-"""What the dashboard knows, and that it costs the same however many rows there are."""
+"""The numbers of the dashboard, and the cost of their queries."""
 
 from datetime import timedelta
 from typing import Any
@@ -68,15 +68,15 @@ def test_counts_bytes_and_ages_by_storage_and_host() -> None:
     }
 
 
-def test_a_storage_that_nobody_here_has() -> None:
+def test_an_unknown_alias_is_marked() -> None:
     _ = storages["default"].alias  # type: ignore[attr-defined]
     add(1)
     add(1, alias="gone")
     known, gone = overview.overview().storages
-    assert (known.is_claimed, gone.is_claimed) == (True, False)
+    assert (known.is_known, gone.is_known) == (True, False)
 
 
-def test_what_was_transferred_by_the_minute() -> None:
+def test_transfers_are_counted_by_minute() -> None:
     add(2, State.TRANSFERRED, transferred_at=ago(20), size=100)
     add(3, State.TRANSFERRED, transferred_at=ago(90), host="web-2")
     add(1, State.TRANSFERRED, transferred_at=ago(3600))
@@ -87,12 +87,12 @@ def test_what_was_transferred_by_the_minute() -> None:
     assert {share.name: share.minutes[1].files for share in found.hosts} == {"web-1": 0, "web-2": 3}
 
 
-def test_running_transfers_and_those_whose_worker_is_silent() -> None:
+def test_running_transfers_and_expired_leases() -> None:
     add(1, State.TRANSFERRING, size=100, sent=40, attempts=2)
     add(1, State.TRANSFERRING, due_at=ago(5))
     alive, silent = overview.overview().running
     assert (alive.name, alive.sent, alive.size, alive.attempts) == ("0.jpg", 40, 100, 2)
-    assert (alive.is_silent, silent.is_silent) == (False, True)
+    assert (alive.is_expired, silent.is_expired) == (False, True)
 
 
 def test_the_newest_failures_of_all_storages() -> None:
@@ -104,7 +104,7 @@ def test_the_newest_failures_of_all_storages() -> None:
     assert len(failed) == overview.FAILURES
 
 
-def test_counts_are_broken_off(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_counts_are_capped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(overview, "LIMIT", 4)
     add(4, State.FAILED)
     add(5)
@@ -113,7 +113,7 @@ def test_counts_are_broken_off(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (piles["pending"].files, piles["pending"].is_cut) == (4, True)
 
 
-def test_a_count_that_is_broken_off_is_split_by_host_all_the_same(
+def test_a_capped_count_is_split_by_host(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(overview, "LIMIT", 6)
@@ -132,7 +132,7 @@ def test_a_count_that_is_broken_off_is_split_by_host_all_the_same(
     assert (found.hosts[0].piles["pending"].files, found.hosts[0].piles["pending"].bytes) == (2, 8)
 
 
-def test_very_many_transfers_shorten_the_time_that_is_looked_at(
+def test_many_transfers_shorten_the_period(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(overview, "LIMIT", 4)
@@ -151,7 +151,7 @@ def test_aliases_and_hosts() -> None:
     assert overview.hosts() == ["web-1", "web-2"]
 
 
-def test_more_rows_are_no_more_queries() -> None:
+def test_the_number_of_queries_is_constant() -> None:
     add(10)
     add(10, State.TRANSFERRED, transferred_at=ago(20))
     with CaptureQueriesContext(connection) as few:
@@ -163,7 +163,7 @@ def test_more_rows_are_no_more_queries() -> None:
     assert 0 < len(few) == len(many) < 15
 
 
-def test_every_query_walks_an_index() -> None:
+def test_every_query_uses_an_index() -> None:
     if connection.vendor != "sqlite":
         pytest.skip("other databases choose by the number of rows")
     add(50)

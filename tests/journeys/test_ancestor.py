@@ -763,7 +763,7 @@ def test_a_task_that_never_works_ends_failed(
     row = storage.queued_file(name)
     assert row.state == State.FAILED
     assert TASKS[version].__name__ in row.last_error
-    assert "has not brought" in row.last_error
+    assert "did not upload" in row.last_error
     assert read(storage, name) == b"text"
 
 

@@ -471,7 +471,7 @@ def test_status_names_the_host(saved: str) -> None:
         assert troubles() == []
         ledger().update(due_at=LONG_AGO)
         (trouble,) = troubles()
-        assert "1 files wait for the host 'one'" in trouble
+        assert "1 file on the host 'one' has been due for an hour" in trouble
         assert "give-up one" in trouble
     with override_settings(QUEUED_STORAGE={**on("two")["QUEUED_STORAGE"], "LOCAL_PER_HOST": False}):
         assert backlogs() == troubles() == []
@@ -514,10 +514,10 @@ def test_a_host_is_given_up(saved: str) -> None:
 def test_a_host_that_lives_is_not_given_up(saved: str) -> None:
     with being("one"):
         assert ledger().claim(ledger().get().pk)
-        with pytest.raises(CommandError, match="is this host"):
+        with pytest.raises(CommandError, match="is the host that runs this command"):
             command("give-up", "one")
     with being("two"):
-        assert "'one' lives" in command("give-up", "one")
+        assert "a worker on the host 'one' is running" in command("give-up", "one")
         assert ledger().get().state == State.TRANSFERRING
 
 
@@ -558,11 +558,11 @@ def test_w004_a_queue_for_workers_of_any_host(queue: Any, is_warned: bool) -> No
 
 def test_e009_nobody_to_fetch_from() -> None:
     with being("one", OTHER_HOST="fetch"):
-        assert [message.id for message in checks.hosts_have_addresses()] == ["queued_storage.E009"]
+        assert [message.id for message in checks.hosts_have_urls()] == ["queued_storage.E009"]
     with being("one", OTHER_HOST="fetch", HOST_URLS={"two": "http://two.example/"}):
-        assert checks.hosts_have_addresses() == []
+        assert checks.hosts_have_urls() == []
     with being("one"):
-        assert checks.hosts_have_addresses() == []
+        assert checks.hosts_have_urls() == []
 
 
 # Two hosts at work

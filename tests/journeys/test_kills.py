@@ -1,4 +1,4 @@
-"""Workers that are killed or frozen at every point of their work; see support/failpoints.py."""
+"""Workers that are killed or frozen at each point of their work; see support/failpoints.py."""
 
 import os
 import signal
@@ -51,7 +51,7 @@ def fork(child_environment: dict[str, str], settings: Settings) -> Iterator[Call
 
 @pytest.fixture
 def evicting(settings: Settings) -> None:
-    """The default storage frees local copies."""
+    """The default storage evicts local copies."""
     default = settings.STORAGES["default"]
     options = default["OPTIONS"] | {"task": "queued_storage.tasks.TransferAndDelete"}
     settings.STORAGES = settings.STORAGES | {"default": default | {"OPTIONS": options}}
@@ -79,7 +79,7 @@ def end_leases() -> None:
 
 
 def finish() -> None:
-    """Do all that is due in this process, which is another worker."""
+    """Process every due file in this process, as another worker."""
     storage: Any = storages["default"]
     end_leases()
     while sweep():
@@ -107,7 +107,7 @@ EVICTION = ["promoted", "evicting", "local copy freed", "evicted"]
 
 
 @pytest.mark.parametrize("point", TRANSFER)
-def test_a_transfer_is_finished_by_another_worker(
+def test_another_worker_finishes_the_transfer(
     point: str, kill_worker: Callable[[str], None]
 ) -> None:
     storage: Any = storages["default"]
@@ -125,7 +125,7 @@ def test_a_transfer_is_finished_by_another_worker(
 
 @pytest.mark.usefixtures("evicting")
 @pytest.mark.parametrize("point", EVICTION)
-def test_an_eviction_is_finished_by_another_worker(
+def test_another_worker_finishes_the_eviction(
     point: str, kill_worker: Callable[[str], None]
 ) -> None:
     storage: Any = storages["default"]
@@ -157,7 +157,7 @@ PURGE = [
 
 @pytest.fixture
 def deleted(monkeypatch: pytest.MonkeyPatch) -> str:
-    """A file that is on both sides, deleted by a process that did no more than to say so."""
+    """A transferred file, deleted by a process that wrote the tombstone and nothing else."""
     storage: Any = storages["default"]
     name: str = storage.save("docs/a.bin", ContentFile(CONTENT))
     storage.queue.deliver()
@@ -169,7 +169,7 @@ def deleted(monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 @pytest.mark.parametrize("point", PURGE)
-def test_a_delete_is_finished_by_another_worker(
+def test_another_worker_finishes_the_delete(
     point: str, deleted: str, kill_worker: Callable[[str], None]
 ) -> None:
     kill_worker(point)
@@ -185,7 +185,7 @@ def test_a_delete_is_finished_by_another_worker(
 
 
 class Frozen:
-    """A worker that stands still at a point, and may be thawed."""
+    """A worker that stands still at a point until it is thawed."""
 
     def __init__(self, process: Any, point: FailPoint) -> None:
         self.process = process
@@ -197,9 +197,9 @@ class Frozen:
         until(lambda: process_state(self.process.pid) == "T")
 
     def thaw(self) -> None:
-        """Let it do what it still wants to do, and end."""
+        """Let it continue, and end."""
         self.point.release()
-        os.kill(self.process.pid, signal.SIGTERM)  # a worker ends after what it does
+        os.kill(self.process.pid, signal.SIGTERM)  # a worker ends after its current file
         os.kill(self.process.pid, signal.SIGCONT)
         assert ended(self.process) == 0
 
@@ -215,7 +215,7 @@ def freeze_worker(
 ) -> Callable[[str], Frozen]:
     def freeze(name: str) -> Frozen:
         point = fail_point(name)
-        # With one thread, which is at the point, nobody is stopped while the database is locked.
+        # Its only thread is at the point, so it is not stopped while it locks the database.
         frozen = Frozen(fork(work, 1, point=point, hold=True), point)
         frozen.freeze()
         return frozen
@@ -224,7 +224,7 @@ def freeze_worker(
 
 
 def everything() -> Any:
-    """All that there is to change: the ledger, and every file with its inode and time."""
+    """Return the ledger, and every file with its inode and time."""
     files = [path for path in Path(django_settings.DIRECTORY).glob("[df]*/**/*") if path.is_file()]
     return list(ledger().order_by("pk").values()), {
         path: (path.stat().st_ino, path.stat().st_mtime_ns, path.read_bytes()) for path in files
@@ -232,7 +232,7 @@ def everything() -> Any:
 
 
 def nothing(name: str) -> None:
-    """Another worker finishes, that is all."""
+    """Only let another worker finish."""
 
 
 def overwrite(name: str) -> None:
@@ -241,7 +241,7 @@ def overwrite(name: str) -> None:
 
 
 def delete_and_save(name: str) -> None:
-    """Also the name on the remote is then a newer file's."""
+    """Give the name, on the remote too, to a newer file."""
     storage: Any = storages["default"]
     storage.delete(name)
     finish()
@@ -272,7 +272,7 @@ def test_a_zombie_changes_nothing(
 
 @MEANWHILE
 @pytest.mark.parametrize("point", ["reserved", "copying"])
-def test_a_zombie_whose_lease_ended_by_itself_changes_nothing(
+def test_a_zombie_with_expired_lease_changes_nothing(
     point: str,
     meanwhile: Callable[[str], None],
     freeze_worker: Callable[[str], Frozen],
@@ -326,14 +326,14 @@ PART = TransferConfig().multipart_chunksize
 
 @pytest.fixture
 def on_s3(settings: Settings, s3_options: dict[str, Any]) -> None:
-    options = s3_options | {"client_config": None}  # another process cannot be given one
+    options = s3_options | {"client_config": None}  # it cannot be passed to another process
     far = {"BACKEND": "storages.backends.s3.S3Storage", "OPTIONS": options}
     settings.STORAGES = settings.STORAGES | {"far": far}
 
 
 @pytest.fixture
 def in_bucket(on_s3: None, s3_client: Any, s3_bucket: str) -> Callable[[], dict[str, bytes]]:
-    """What the bucket holds; unfinished uploads, which cost as much, must not be left."""
+    """The content of the bucket, which must not have unfinished uploads: they cost as much."""
 
     def look() -> dict[str, bytes]:
         assert "Uploads" not in s3_client.list_multipart_uploads(Bucket=s3_bucket)
@@ -358,7 +358,7 @@ TO_S3 = pytest.mark.parametrize(
 
 @pytest.mark.one_database
 @TO_S3
-def test_a_transfer_to_s3_is_finished_by_another_worker(
+def test_another_worker_finishes_transfer_to_s3(
     point: str,
     size: int,
     in_bucket: Callable[[], dict[str, bytes]],
@@ -377,7 +377,7 @@ def test_a_transfer_to_s3_is_finished_by_another_worker(
 
 @pytest.mark.one_database
 @TO_S3
-def test_a_delete_finds_what_a_killed_worker_left_on_s3(
+def test_delete_removes_remains_on_s3(
     point: str,
     size: int,
     in_bucket: Callable[[], dict[str, bytes]],
@@ -398,7 +398,7 @@ def test_a_delete_finds_what_a_killed_worker_left_on_s3(
     ("point", "size"),
     [("reserved", 3000), ("read for S3", len(CONTENT)), ("sending parts to S3", 2 * PART + 1)],
 )
-def test_a_zombie_puts_nothing_old_on_s3(
+def test_a_zombie_uploads_nothing_old_to_s3(
     point: str,
     size: int,
     meanwhile: Callable[[str], None],
@@ -406,8 +406,8 @@ def test_a_zombie_puts_nothing_old_on_s3(
     freeze_worker: Callable[[str], Frozen],
     settings: Settings,
 ) -> None:
-    """One that has bytes of a request left to send. None can be called back of which the last
-    byte was sent, or read from the local copy."""
+    """It still has bytes of a request to send. A request cannot be stopped once its last byte was
+    sent, or read from the local copy."""
     settings.QUEUED_STORAGE = settings.QUEUED_STORAGE | {"LEASE": 1}
     name = storages["default"].save("docs/a.bin", ContentFile(bytes(size)))
     zombie = freeze_worker(point)
@@ -461,7 +461,7 @@ def kill_application(
 @pytest.mark.one_database
 @pytest.mark.usefixtures("evicting")
 @pytest.mark.parametrize("point", ["claimed", "copying", "verified", "promoted", "evicting"])
-def test_what_embedded_threads_leave_is_finished_by_a_worker(
+def test_worker_finishes_transfer_of_embedded_threads(
     point: str, kill_application: Callable[..., None]
 ) -> None:
     name = "docs/a.bin"
@@ -477,7 +477,7 @@ def test_what_embedded_threads_leave_is_finished_by_a_worker(
 
 @pytest.mark.one_database
 @pytest.mark.parametrize("point", ["buried", "purging", "both removed"])
-def test_a_delete_that_embedded_threads_leave_is_finished_by_a_worker(
+def test_worker_finishes_delete_of_embedded_threads(
     point: str, kill_application: Callable[..., None]
 ) -> None:
     kill_application(point, save_delete_and_go_on, "docs/a.bin", CONTENT)
@@ -489,12 +489,12 @@ def test_a_delete_that_embedded_threads_leave_is_finished_by_a_worker(
 
 
 @pytest.mark.parametrize("point", ["saved locally", "recorded"])
-def test_a_process_that_dies_before_the_commit_has_saved_nothing(
+def test_crash_before_commit_saves_nothing(
     point: str, kill_application: Callable[..., None]
 ) -> None:
     kill_application(point, save_and_go_on, "docs/a.bin", CONTENT)
     assert not ledger().exists()
-    draft, left = on_disk()  # as a rolled-back save leaves it; see docs/guarantees.md
+    draft, left = on_disk()  # as after a rolled-back save; see docs/guarantees.md
     assert (is_unfinished(draft), left) == (True, "docs/a.bin")
 
     name = storages["default"].save("docs/a.bin", ContentFile(NEWER))
@@ -515,7 +515,7 @@ def start_celery(
     spawn: Callable[..., subprocess.Popen[Any]],
     settings: Settings,
 ) -> Iterator[Callable[[dict[str, Any]], subprocess.Popen[Any]]]:
-    """Publish to Celery from here on, and start its workers."""
+    """Publish to Celery from now on, and start its workers."""
     own_keys = {"global_keyprefix": f"{queue_name}:"}
     celery = Celery("tests", broker=redis_url, set_as_current=False)
     celery.conf.broker_transport_options = own_keys
@@ -543,7 +543,7 @@ def start_celery(
 @pytest.mark.parametrize(
     ("killed", "name"), [("child", "copying"), ("tree", "written"), ("tree", "promoted")]
 )
-def test_what_celery_loses_is_found_by_a_sweep(
+def test_sweep_finds_files_that_celery_loses(
     killed: str,
     name: str,
     fail_point: Callable[[str], FailPoint],

@@ -422,7 +422,7 @@ def test_new_content_that_comes_in_the_instant_of_the_claim(
     name = storage.save("a.txt", ContentFile(b"old"))
     storage.transfer(name)
     # Where an UPDATE returns no rows, a SELECT follows it, which may find another file.
-    way = "changed" if returns_rows("default") else "execute"
+    way = "instances" if returns_rows("default") else "execute"
     take = getattr(Statement, way)
 
     def take_and_overwrite(*args: Any) -> Any:

@@ -1,4 +1,4 @@
-"""What the package is for: faults and deaths on the way, and every file arrives by itself."""
+"""Every file reaches the remote by itself, through faults and crashes."""
 
 import os
 import signal
@@ -48,12 +48,12 @@ def soon(settings: Settings) -> None:
 @pytest.fixture
 def storage(threads: ThreadQueue, soon: None, s3_proxy_options: dict[str, Any]) -> QueuedStorage:
     remote = {"BACKEND": "storages.backends.s3.S3Storage", "OPTIONS": s3_proxy_options}
-    alias = f"recovery-{s3_proxy_options['bucket_name']}"  # that of the last test may still live
+    alias = f"recovery-{s3_proxy_options['bucket_name']}"  # the last test's may still exist
     return QueuedStorage("disk", remote, alias=alias, queue=threads)
 
 
 @pytest.mark.parametrize("mode", [Mode.REFUSE, Mode.HANG, Mode.STATUS_500, Mode.STATUS_503])
-def test_served_locally_while_the_remote_is_away_and_there_afterwards(
+def test_file_is_served_locally_during_an_outage(
     storage: QueuedStorage,
     s3_proxy: FaultProxy,
     s3_client: BaseClient,
@@ -65,7 +65,7 @@ def test_served_locally_while_the_remote_is_away_and_there_afterwards(
     row = storage.queued_file(name)
     assert row
 
-    until(lambda: QueuedFile.objects.get(pk=row.pk).attempts > 1)  # one try has failed
+    until(lambda: QueuedFile.objects.get(pk=row.pk).attempts > 1)  # one attempt has failed
     assert storage.url(name) == "/media/docs/report.bin"
     assert read(storage, name) == CONTENT
     assert storage.size(name) == len(CONTENT)
@@ -80,7 +80,7 @@ def test_served_locally_while_the_remote_is_away_and_there_afterwards(
     assert (row.state, row.verified, row.last_error) == (State.TRANSFERRED, "checksum", "")
 
 
-def test_upload_that_is_cut_in_the_middle(
+def test_interrupted_upload_is_repeated(
     storage: QueuedStorage, s3_proxy: FaultProxy, s3_client: BaseClient, s3_bucket: str
 ) -> None:
     s3_proxy.mode = Mode.RESET_MID_BODY
@@ -94,7 +94,7 @@ def test_upload_that_is_cut_in_the_middle(
     assert [(each["Key"], each["Size"]) for each in listing["Contents"]] == [(name, len(CONTENT))]
 
 
-def test_answer_that_is_lost_leaves_one_object(
+def test_lost_response_leaves_one_object(
     storage: QueuedStorage, s3_proxy: FaultProxy, s3_client: BaseClient, s3_bucket: str
 ) -> None:
     s3_proxy.mode = Mode.LOSE_ANSWER
@@ -126,7 +126,7 @@ with transaction.atomic():
 """
 
 
-def test_process_killed_between_commit_and_enqueue(
+def test_file_survives_crash_between_commit_and_enqueue(
     spawn: Spawn, child_environment: dict[str, str]
 ) -> None:
     child = spawn([sys.executable, "-c", SAVE_AND_DIE], env=child_environment)
@@ -158,7 +158,7 @@ work.run(QueuedFile.objects.get().pk)
 """
 
 
-def test_worker_killed_in_the_middle_of_a_transfer(
+def test_file_survives_crash_during_transfer(
     spawn: Spawn, child_environment: dict[str, str]
 ) -> None:
     storage: Any = storages["default"]
@@ -190,12 +190,10 @@ def test_worker_killed_in_the_middle_of_a_transfer(
     assert read(storages["far"], name) == CONTENT
 
 
-def test_worker_ends_on_sigterm_after_what_it_does(
-    spawn: Spawn, child_environment: dict[str, str]
-) -> None:
+def test_worker_stops_on_sigterm(spawn: Spawn, child_environment: dict[str, str]) -> None:
     worker = spawn([*WORKER, "--poll", "0.1"], env=child_environment, stdout=subprocess.PIPE)
     assert worker.stdout
-    assert worker.stdout.readline() == b"Moving files of default.\n"
+    assert worker.stdout.readline() == b"Transferring files of default.\n"
     storages["default"].save("one.txt", ContentFile(b"one"))
     until(lambda: QueuedFile.objects.get().state == State.TRANSFERRED)
     worker.terminate()

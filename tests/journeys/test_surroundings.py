@@ -555,7 +555,7 @@ def test_a_cache_that_goes_away_changes_no_answer(
         assert read(storage, name) == b"new"
 
 
-# The broker; one that is down is in test_celery
+# The broker (for one that is down, see tests/queues/contracts.py)
 
 
 def test_a_broker_that_is_flushed_and_then_delivers_everything_twice(
@@ -792,7 +792,7 @@ def test_a_ledger_whose_disk_is_full() -> None:
     assert on_disk("far") == sorted(names)
 
 
-# The local copy; what a retry does about it is in test_transfers
+# The local copy; what a retry does about it is in transfers/test_copies
 
 
 def vanish(name: str) -> None:
@@ -808,8 +808,8 @@ def scramble(name: str) -> None:
 
 
 HARMS: dict[str, tuple[Callable[[str], None], type[Exception], str]] = {
-    "vanished": (vanish, LocalFileMissing, "is not there"),
-    "truncated": (truncate, LocalFileChanged, "has bytes 3, but 5"),
+    "vanished": (vanish, LocalFileMissing, "does not exist"),
+    "truncated": (truncate, LocalFileChanged, "has 3 bytes, but 5"),
     "changed": (scramble, LocalFileChanged, "has the checksum"),
 }
 

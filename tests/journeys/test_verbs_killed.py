@@ -1,4 +1,4 @@
-"""Verbs that are killed in the middle, and run again; see tests/support/failpoints.py."""
+"""Verbs that are killed and run again; see tests/support/failpoints.py."""
 
 import os
 import signal
@@ -55,14 +55,14 @@ def transferred(storage: Any) -> None:
 
 
 def finish(storage: Any) -> None:
-    """The leases of the dead end, and workers do all that is due."""
+    """Let all leases end, and process everything that is due."""
     ledger().exclude(due_at=None).update(due_at=LONG_AGO)
     while sweep():
         assert storage.queue.deliver() == {}
 
 
 def require_whole(storage: Any) -> None:
-    """Nothing is lost, nothing is left over."""
+    """Check that no file is lost, and that no claim is left."""
     finish(storage)
     assert {row.name for row in ledger()} == set(NAMES)
     assert {(row.state, row.lease_token) for row in ledger()} == {(State.TRANSFERRED, "")}
@@ -106,11 +106,11 @@ def test_restore(point: str, kill: Callable[..., None], storage: Any) -> None:
     assert [read(storage, name) for name in NAMES] == [b"bytes"] * 3
     finish(storage)
     call("restore", "--all")
-    drafts = [name for name in on_disk() if is_unfinished(name)]
-    assert len(drafts) == (point != "second claimed")
-    assert sorted({*on_disk()} - {*drafts}) == NAMES
+    unfinished = [name for name in on_disk() if is_unfinished(name)]
+    assert len(unfinished) == (point != "second claimed")
+    assert sorted({*on_disk()} - {*unfinished}) == NAMES
     require_whole(storage)
-    for name in drafts:
+    for name in unfinished:
         os.utime(storage.local.path(name), (0, 0))
     call("orphans", "local", "--storage", "default", "--delete")
     assert on_disk() == NAMES
@@ -139,7 +139,7 @@ def test_orphans(kill: Callable[..., None], storage: Any) -> None:
 
 
 @pytest.mark.parametrize("verb", ["adopt", "backfill"])
-def test_taking_files_in(verb: str, kill: Callable[..., None], storage: Any) -> None:
+def test_adopt_and_backfill(verb: str, kill: Callable[..., None], storage: Any) -> None:
     for name in NAMES:
         storages["far" if verb == "adopt" else "disk"].save(name, file())
     command = [verb, "--storage", "default", "--under", "."]

@@ -1,4 +1,4 @@
-"""Which storage is meant by an alias in the ledger."""
+"""Aliases of storages in the ledger."""
 
 import copy
 import gc
@@ -37,23 +37,23 @@ QUEUED = "queued_storage.backends.QueuedStorage"
 
 @pytest.fixture(autouse=True)
 def no_leftovers() -> None:
-    """Storages of other tests are gone, so that only this one's can be found."""
+    """Collect the storages of other tests, so that only those of this test are found."""
     gc.collect()
 
 
 def inline(**options: Any) -> QueuedStorage:
-    # The default of STORAGES does not say the last, or this would be made like it.
+    # unknown="ask" makes it different from the default of STORAGES.
     return QueuedStorage(**{"local": "disk", "remote": "far", "unknown": "ask"} | options)
 
 
-# Where an alias comes from
+# The source of an alias
 
 
 def test_the_option_wins() -> None:
     assert inline(alias="mine").alias == "mine"
 
 
-def test_a_storage_of_storages_has_its_key() -> None:
+def test_an_entry_of_storages_has_its_key() -> None:
     storage: Any = storages["default"]
     assert storage.alias == "default"
     assert storage_for("default") is storage
@@ -67,8 +67,8 @@ def test_a_storage_of_storages_has_its_key() -> None:
     ],
     ids=["handler", "entry"],
 )
-def test_a_second_instance_made_from_an_entry_of_storages_has_its_key(make: Any) -> None:
-    """django-import-export makes one so, and others."""
+def test_a_second_instance_has_the_key(make: Any) -> None:
+    """django-import-export makes one, for example."""
     second = make()
     assert second.alias == "default"
     assert second.deconstruct()[2]["alias"] == "default"
@@ -76,13 +76,13 @@ def test_a_second_instance_made_from_an_entry_of_storages_has_its_key(make: Any)
     assert storage_for("default") is storages["default"]
 
 
-def test_a_storage_made_like_an_entry_of_storages_but_for_an_option_is_inline() -> None:
+def test_another_option_than_in_storages_makes_it_inline() -> None:
     options = django_settings.STORAGES["default"]["OPTIONS"]
     assert QueuedStorage(**options, delayed=True).alias.startswith("inline-")
     assert QueuedFileSystemStorage(**options).alias.startswith("inline-")
 
 
-def test_several_storages_of_storages_have_a_key_each(settings: Settings) -> None:
+def test_each_entry_of_storages_has_its_key(settings: Settings) -> None:
     definition = {"BACKEND": QUEUED, "OPTIONS": {"local": "disk", "remote": "far"}}
     settings.STORAGES = {**settings.STORAGES, "one": definition, "two": definition}
     assert storages["one"].alias == "one"  # type: ignore[attr-defined]
@@ -130,7 +130,7 @@ def test_the_fingerprint_is_the_same_in_every_process() -> None:
     assert found == {inline(remote=FSS, remote_options={"location": "/a"}).alias + "\n"}
 
 
-# What tells two storages apart
+# Fingerprints
 
 SAME: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({"queue": DummyQueue()}, {"queue": DummyQueue()}),
@@ -192,11 +192,11 @@ def test_a_new_secret_does_not_change_the_alias(option: str) -> None:
     ["bucket_name", "location", "endpoint_url", "container", "host", "keep_alive", "account_name",
      "region_name", "custom_domain", "base_url", "monkey", "key_prefix"],
 )  # fmt: skip
-def test_what_says_where_files_are_is_no_secret(option: str) -> None:
+def test_an_option_about_the_place_is_no_secret(option: str) -> None:
     assert not is_secret(option)
 
 
-def test_a_new_password_in_a_url_does_not_change_the_alias() -> None:
+def test_a_new_password_keeps_the_alias() -> None:
     def alias(url: str) -> str:
         return inline(remote=S3, remote_options={"endpoint_url": url}).alias
 
@@ -206,17 +206,17 @@ def test_a_new_password_in_a_url_does_not_change_the_alias() -> None:
 
 
 class Plain(Storage):
-    """How it was made cannot be told: it is not decorated with `deconstructible`."""
+    """It is not decorated with `deconstructible`, so its arguments are unknown."""
 
     def __init__(self, bucket: str) -> None:
         self.bucket = bucket
 
 
 class Bare(Storage):
-    """It takes no arguments, so there is nothing to tell."""
+    """It takes no arguments."""
 
 
-def test_two_storages_of_which_nobody_knows_how_they_were_made_need_an_alias() -> None:
+def test_two_indescribable_storages_need_an_alias() -> None:
     first, remote = inline(remote=Plain("a")), Plain("b")
     assert first.alias.startswith("inline-")
     with pytest.raises(ImproperlyConfigured, match="alias"):
@@ -233,7 +233,7 @@ def test_two_storages_of_which_nobody_knows_how_they_were_made_need_an_alias() -
         lambda place: {"BACKEND": partial(FileSystemStorage, place)},
     ],
 )
-def test_two_storages_that_functions_make_need_an_alias(remote: Any) -> None:
+def test_two_storages_made_by_functions_need_an_alias(remote: Any) -> None:
     first = inline(remote=remote("/a"))
     assert first.alias.startswith("inline-")
     same = inline(remote=first._options["remote"])
@@ -244,26 +244,26 @@ def test_two_storages_that_functions_make_need_an_alias(remote: Any) -> None:
     call_command("check", fail_level="CRITICAL")
 
 
-def test_one_storage_of_which_nobody_knows_how_it_was_made_needs_none() -> None:
+def test_one_indescribable_storage_needs_no_alias() -> None:
     remote = Plain("a")
     assert inline(remote=remote).alias == inline(remote=remote).alias
     assert inline(remote=Bare()).alias.startswith("inline-")
 
 
-# Finding it again
+# Finding a storage
 
 
-def test_an_unknown_alias_says_what_to_do() -> None:
+def test_an_unknown_alias_is_explained() -> None:
     with pytest.raises(UnknownAlias, match=r"'nowhere'.*STORAGES"):
         storage_for("nowhere")
 
 
-def test_an_inline_storage_is_found_before_its_first_use() -> None:
+def test_an_inline_storage_is_found_when_unused() -> None:
     storage = inline(alias="unused")
     assert storage_for("unused") is storage
 
 
-def test_a_worker_finds_a_storage_that_the_view_has_dropped() -> None:
+def test_a_worker_finds_a_storage_without_references() -> None:
     storage = inline(alias="dropped")
     assert storage.alias == "dropped"
     del storage
@@ -271,7 +271,7 @@ def test_a_worker_finds_a_storage_that_the_view_has_dropped() -> None:
     assert storage_for("dropped").alias == "dropped"
 
 
-def test_a_worker_finds_each_of_two_that_differ_in_their_task() -> None:
+def test_a_worker_finds_each_variant_of_an_alias() -> None:
     variants = []
     for task in (Transfer, TransferAndDelete):
         storage = inline(alias="dropped twins", task=task)
@@ -283,7 +283,7 @@ def test_a_worker_finds_each_of_two_that_differ_in_their_task() -> None:
     assert found == variants
 
 
-def test_one_that_was_refused_takes_no_storage_from_the_workers() -> None:
+def test_a_refused_storage_replaces_no_other() -> None:
     storage = inline(alias="first")
     assert storage.alias == "first"
     with pytest.raises(ImproperlyConfigured, match="'first'"):
@@ -293,7 +293,7 @@ def test_one_that_was_refused_takes_no_storage_from_the_workers() -> None:
     assert storage_for("first").alias == "first"
 
 
-def test_one_that_is_only_kept_for_workers_does_not_stand_in_the_way() -> None:
+def test_a_storage_kept_for_workers_can_be_replaced() -> None:
     assert inline(alias="moved", remote=FSS, remote_options={"location": "/a"}).alias
     gc.collect()
     now = inline(alias="moved", remote=FSS, remote_options={"location": "/b"})
@@ -323,7 +323,7 @@ def test_the_alias_of_another_key_is_refused(settings: Settings) -> None:
     assert storage_for("default") is storages["default"]
 
 
-def test_override_settings_leads_to_the_storage_of_the_moment(settings: Settings) -> None:
+def test_override_settings_changes_the_storage(settings: Settings) -> None:
     before = storage_for("default")
     other = {"BACKEND": QUEUED, "OPTIONS": {"local": "far", "remote": "disk"}}
     with override_settings(STORAGES={**settings.STORAGES, "default": other}):
@@ -333,7 +333,7 @@ def test_override_settings_leads_to_the_storage_of_the_moment(settings: Settings
     assert storage_for("default") is storages["default"]
 
 
-def test_a_broken_neighbour_that_is_not_ours_does_no_harm(settings: Settings) -> None:
+def test_a_broken_storage_of_others_is_ignored(settings: Settings) -> None:
     settings.STORAGES = {
         **settings.STORAGES,
         "broken": {"BACKEND": "no.such.Storage"},
@@ -343,7 +343,7 @@ def test_a_broken_neighbour_that_is_not_ours_does_no_harm(settings: Settings) ->
     assert storages["default"] in known_storages()
 
 
-def test_nor_does_one_that_fails_while_it_is_imported(
+def test_a_storage_that_cannot_be_imported_is_ignored(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "needs_a_variable.py").write_text("import os\nos.environ['NO_SUCH_VARIABLE']\n")
@@ -358,7 +358,7 @@ def test_nor_does_one_that_fails_while_it_is_imported(
     assert storages["default"] in known_storages()
 
 
-def test_a_subclass_of_ours_is_known(settings: Settings) -> None:
+def test_a_subclass_is_known(settings: Settings) -> None:
     preset = {
         "BACKEND": "queued_storage.backends.QueuedFileSystemStorage",
         "OPTIONS": {"remote": "far"},
@@ -368,7 +368,7 @@ def test_a_subclass_of_ours_is_known(settings: Settings) -> None:
     assert isinstance(storage, QueuedFileSystemStorage)
 
 
-def test_the_storages_default_is_seen_through() -> None:
+def test_the_lazy_default_storage_is_accepted() -> None:
     from django.core.files.storage import default_storage
 
     outer = QueuedStorage(local="disk", remote=default_storage, alias="outer")
@@ -376,7 +376,7 @@ def test_the_storages_default_is_seen_through() -> None:
     assert storage_for("outer") is outer
 
 
-def test_storages_that_are_made_while_others_look(settings: Settings) -> None:
+def test_storages_can_be_made_during_a_search(settings: Settings) -> None:
     stop = threading.Event()
     errors: list[BaseException] = []
 
@@ -410,7 +410,7 @@ def test_storages_that_are_made_while_others_look(settings: Settings) -> None:
     assert errors == []
 
 
-def test_a_storage_that_is_misconfigured_does_not_hide_the_others() -> None:
+def test_a_misconfigured_storage_hides_no_other() -> None:
     first = inline(alias="clash", remote=FSS, remote_options={"location": "/a"})
     assert first.alias == "clash"
     second = inline(alias="clash", remote=FSS, remote_options={"location": "/b"})
@@ -421,7 +421,7 @@ def test_a_storage_that_is_misconfigured_does_not_hide_the_others() -> None:
         known_storages(strict=True)
 
 
-def test_a_neighbour_that_cannot_be_made_does_no_harm(settings: Settings) -> None:
+def test_a_storage_that_cannot_be_made_is_ignored(settings: Settings) -> None:
     settings.STORAGES = {
         "first": {"BACKEND": QUEUED, "OPTIONS": {"local": "disk"}},
         **settings.STORAGES,
@@ -436,7 +436,7 @@ def test_a_neighbour_that_cannot_be_made_does_no_harm(settings: Settings) -> Non
         known_storages(strict=True)
 
 
-def test_a_clash_of_others_does_not_hide_the_storage_of_a_task() -> None:
+def test_a_conflict_of_others_hides_no_variant() -> None:
     kept = inline(alias="twins", task=Transfer)
     frees = inline(alias="twins", task=TransferAndDelete)
     first = inline(alias="clash")
@@ -454,7 +454,7 @@ def test_a_clash_of_others_does_not_hide_the_storage_of_a_task() -> None:
 
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, copy.copy, lambda it: loads(dumps(it))])
-def test_a_copy_has_the_alias_of_what_it_was_copied_from(copied: Callable[[Any], Any]) -> None:
+def test_a_copy_has_the_alias_of_its_original(copied: Callable[[Any], Any]) -> None:
     assert copied(storages["default"]).alias == "default"
     assert copied(storages["default"]).deconstruct()[2]["alias"] == "default"
     inline_one = inline()
@@ -490,12 +490,12 @@ class Migration(migrations.Migration):
 
 
 @pytest.mark.parametrize("alias", ["default", "inline-now"])
-def test_what_a_migration_remembers_is_in_nobodys_way(alias: str) -> None:
+def test_a_storage_in_a_migration_takes_no_alias(alias: str) -> None:
     module: dict[str, Any] = {"__name__": "shop.migrations.0001_initial"}
     exec(MIGRATION.format(alias=alias), module)
     historical = module["Migration"].operations[0].field.storage
     assert historical not in known_storages(strict=True)
-    assert historical.alias == alias  # what a data migration saves goes to the same rows
+    assert historical.alias == alias  # a data migration uses the same rows
     now = storages["default"] if alias == "default" else inline(alias=alias)
     assert now.alias == alias
     assert storage_for(alias) is now

@@ -1,4 +1,4 @@
-"""A project with two databases: the ledger is in the one that it was sent to."""
+"""Projects with two databases, one of which holds the ledger."""
 
 import json
 import os
@@ -102,7 +102,7 @@ def queue(**changes: Any) -> dict[str, Any]:
     return {"QUEUE": "queued_storage.queues.dummy.DummyQueue", **changes}
 
 
-def test_the_setting_names_the_ledgers_database(run: Any) -> None:
+def test_the_setting_chooses_the_database(run: Any) -> None:
     answer = run(WORK, QUEUED_STORAGE=queue(DATABASE="media"))
     assert answer == {
         "database": "media",
@@ -114,7 +114,7 @@ def test_the_setting_names_the_ledgers_database(run: Any) -> None:
     }
 
 
-def test_a_router_names_it(run: Any, tmp_path: Path) -> None:
+def test_a_router_chooses_the_database(run: Any, tmp_path: Path) -> None:
     (tmp_path / "router.py").write_text(ROUTER)
     answer = run(WORK, QUEUED_STORAGE=queue(), DATABASE_ROUTERS=["router.Router"])
     assert answer == {
@@ -127,7 +127,7 @@ def test_a_router_names_it(run: Any, tmp_path: Path) -> None:
     }
 
 
-def test_a_transaction_of_the_other_database_takes_no_row_back_and_the_check_says_so(
+def test_a_rollback_in_another_database_keeps_the_row(
     run: Any,
 ) -> None:
     script = """

@@ -1,3 +1,5 @@
+"""Numbers of files for monitoring."""
+
 import re
 import threading
 from datetime import timedelta
@@ -20,7 +22,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 
 def add(count: int = 1, **columns: Any) -> None:
-    """Rows as of a while ago."""
+    """Insert rows that were saved long ago."""
     known = QueuedFile.objects.count()
     defaults = {"alias": "one", "state": State.PENDING, "size": 10, "saved_at": LONG_AGO}
     QueuedFile.objects.bulk_create(
@@ -28,7 +30,7 @@ def add(count: int = 1, **columns: Any) -> None:
     )
 
 
-def test_nothing() -> None:
+def test_an_empty_ledger() -> None:
     assert measures.unsettled() == []
     assert measures.overdue() == []
     assert measures.settled() == []
@@ -57,13 +59,13 @@ def test_ages_are_of_the_database() -> None:
     assert 90 <= new.age < 100
 
 
-def test_a_clock_that_went_back_makes_no_age_below_zero() -> None:
+def test_an_age_is_never_negative() -> None:
     add()
     QueuedFile.objects.update(saved_at=DatabaseNow() + timedelta(hours=1))
     assert measures.unsettled()[0].age == 0
 
 
-def test_what_is_overdue() -> None:
+def test_overdue() -> None:
     add(2, due_at=LONG_AGO)
     add(1, due_at=None, state=State.FAILED)
     add(1, alias="two")
@@ -74,7 +76,7 @@ def test_what_is_overdue() -> None:
     assert found.age > 20 * 365 * 24 * 3600
 
 
-def test_deletes_that_never_end(settings: Any) -> None:
+def test_stuck_deletes(settings: Any) -> None:
     settings.QUEUED_STORAGE = settings.QUEUED_STORAGE | {"RETRIES": 2}
     add(1, state=State.DELETING, attempts=2)
     add(1, state=State.DELETING, attempts=3)
@@ -82,7 +84,7 @@ def test_deletes_that_never_end(settings: Any) -> None:
     assert {row.state: row.stuck for row in measures.unsettled()} == {"deleting": 1, "pending": 0}
 
 
-def test_hosts_where_each_has_its_own_disk(settings: Any) -> None:
+def test_hosts_without_shared_storage_are_counted_apart(settings: Any) -> None:
     add(2, host="web-1", due_at=LONG_AGO)
     add(1, host="web-2")
     add(1, host="web-2", is_local=False, state=State.DELETING)
@@ -96,7 +98,7 @@ def test_hosts_where_each_has_its_own_disk(settings: Any) -> None:
     assert [row.host for row in measures.overdue()] == ["web-1"]
 
 
-def test_what_is_settled() -> None:
+def test_settled() -> None:
     add(2, state=State.TRANSFERRED)
     add(3, state=State.TRANSFERRED, is_local=False)
     add(1, alias="two", state=State.TRANSFERRED, is_local=False)
@@ -104,13 +106,13 @@ def test_what_is_settled() -> None:
     assert measures.settled() == [Settled("one", 5, 50, 20), Settled("two", 1, 10, 0)]
 
 
-def test_each_alias_is_found_once() -> None:
+def test_each_alias_is_returned_once() -> None:
     for alias in ("b", "a", "B", "ä", "b "):
         add(3, alias=alias)
     assert sorted(measures.aliases()) == sorted(["b", "a", "B", "ä", "b "])
 
 
-def test_settled_files_are_not_looked_at() -> None:
+def test_transferred_files_are_not_read() -> None:
     add(2000, state=State.TRANSFERRED)
     add(1)
     if connection.vendor != "sqlite":
@@ -136,16 +138,16 @@ def explain(sql: str) -> str:
         return str(cursor.fetchall())
 
 
-# The limit of time
+# Time limit
 
 
-def test_an_answer_in_time() -> None:
+def test_a_query_within_the_limit() -> None:
     add(2)
     assert [row.files for row in measures.in_time(measures.unsettled, 10)] == [2]
 
 
 @pytest.mark.one_database
-def test_a_ledger_that_hangs_costs_the_time_and_no_more_than_a_few_threads() -> None:
+def test_a_hanging_ledger_holds_only_a_few_threads() -> None:
     released = threading.Event()
     try:
         for _probe in range(measures._MOST_WAITING + 2):
@@ -159,7 +161,7 @@ def test_a_ledger_that_hangs_costs_the_time_and_no_more_than_a_few_threads() -> 
 
 
 @pytest.mark.one_database
-def test_a_thread_that_does_not_come_to_be_takes_no_place(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_thread_that_cannot_start_holds_no_place(monkeypatch: pytest.MonkeyPatch) -> None:
     def start(thread: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
@@ -172,14 +174,14 @@ def test_a_thread_that_does_not_come_to_be_takes_no_place(monkeypatch: pytest.Mo
 
 
 @pytest.mark.one_database
-def test_the_wait_for_a_place_is_a_part_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_waiting_for_a_thread_counts_towards_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     left: list[float] = []
 
     def join(thread: threading.Thread, timeout: float) -> None:
         left.append(timeout)
         plain(thread)
 
-    class Crowded(threading.Event):  # a place comes free in the last moment
+    class Crowded(threading.Event):  # a thread ends just in time
         def acquire(self, timeout: float) -> bool:
             return not self.wait(timeout)
 
@@ -198,7 +200,7 @@ def inquiries() -> list[threading.Thread]:
 
 
 @pytest.mark.one_database
-def test_an_error_is_raised_where_it_is_asked() -> None:
+def test_an_error_is_raised_in_the_caller() -> None:
     def fail() -> None:
         raise OperationalError("away")
 
@@ -207,7 +209,7 @@ def test_an_error_is_raised_where_it_is_asked() -> None:
 
 
 @pytest.mark.one_database
-def test_the_thread_leaves_no_connection() -> None:
+def test_the_thread_closes_its_connection() -> None:
     seen: list[Any] = []
 
     def ask() -> None:
@@ -222,7 +224,7 @@ def test_the_thread_leaves_no_connection() -> None:
 
 
 @pytest.mark.one_database
-def test_a_transaction_sees_its_own_rows() -> None:
+def test_a_transaction_sees_its_rows() -> None:
     storage = make()
     with transaction.atomic():
         name = storage.save("a.txt", file())

@@ -1,5 +1,4 @@
-"""What databases do for a sweep and a status: they must read indexes, and none of the many rows
-that are settled, with and without statistics."""
+"""Query plans of a sweep and a status, which must read indexes and no transferred row."""
 
 import io
 from collections.abc import Callable
@@ -30,7 +29,7 @@ ANALYZE["mysql"] = f"ANALYZE TABLE {TABLE}"
 
 @pytest.fixture
 def storage() -> Any:
-    """One with many settled files and a few that are due."""
+    """A storage with many transferred files and a few that are due."""
     storage = make(alias="plans")
     now = timezone.now()
     settled = {"state": State.TRANSFERRED, "transferred_at": now}
@@ -64,7 +63,7 @@ def statistics(request: pytest.FixtureRequest, storage: Any) -> str:
 
 
 def plans(work: Callable[[], object]) -> list[tuple[str, str]]:
-    """Each SELECT of the ledger, with its plan."""
+    """Return each SELECT of the ledger with its plan."""
     with CaptureQueriesContext(connection) as captured:
         work()
     selects = [query["sql"] for query in captured.captured_queries]
@@ -91,15 +90,13 @@ def reads_whole_table(plan: str) -> bool:
 
 
 @pytest.mark.parametrize("alias", [None, "plans"])
-def test_a_sweep_reads_the_index_of_due_rows_alone(
-    storage: Any, statistics: str, alias: str | None
-) -> None:
+def test_a_sweep_reads_only_the_due_index(storage: Any, statistics: str, alias: str | None) -> None:
     ((_sql, plan),) = plans(lambda: sweep(alias))
     assert "queued_storage_due" in plan, plan
     assert is_index_only(plan), plan
 
 
-def test_a_sweep_of_many_finds_each_once(storage: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sweep_finds_each_row_once(storage: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sweeping, "FEW", 10)
     monkeypatch.setattr(sweeping, "BATCH", 30)
     assert sweep() == DUE
@@ -107,12 +104,12 @@ def test_a_sweep_of_many_finds_each_once(storage: Any, monkeypatch: pytest.Monke
     assert sorted(told) == sorted(ledger().due().values_list("pk", flat=True))
 
 
-def test_a_status_counts_from_an_index_alone(storage: Any, statistics: str) -> None:
+def test_a_status_reads_only_an_index(storage: Any, statistics: str) -> None:
     for sql, plan in plans(lambda: status.tallies(exact=False)):
         assert is_index_only(plan), f"{sql}\n{plan}"
 
 
-def test_a_status_reads_no_settled_row(storage: Any, statistics: str) -> None:
+def test_a_status_reads_no_transferred_row(storage: Any, statistics: str) -> None:
     if connection.vendor != "sqlite":
         pytest.skip("a table of a few thousand rows may be read as a whole there")
 
@@ -123,7 +120,7 @@ def test_a_status_reads_no_settled_row(storage: Any, statistics: str) -> None:
         assert not reads_whole_table(plan), f"{sql}\n{plan}"
 
 
-def test_a_status_counts_the_newest_of_many(storage: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_status_counts_only_the_newest(storage: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(status, "LIMIT", 1000)
     pending, transferred = status.tallies(exact=False)
     assert (pending.files, pending.is_cut) == (DUE, False)

@@ -11,7 +11,7 @@ from django.test.utils import CaptureQueriesContext
 from queued_storage.files.streams import checksum_of
 from queued_storage.ledger.database import ledger
 from queued_storage.ledger.states import State
-from queued_storage.operations import adoption, comparison, errands
+from queued_storage.operations import comparison, errands, passes
 from queued_storage.operations.adoption import adopt, backfill
 from queued_storage.operations.passes import Step
 from tests.support.scripted import RenamingStorage, disk, file, make, on_disk, read, row
@@ -27,20 +27,20 @@ def put(place: Any, name: str, data: bytes = b"bytes") -> str:
     return saved
 
 
-def take(taking: Any, storage: Any, names: Any, **options: Any) -> tuple[int, list[str]]:
-    """How many files were taken, and what was said of the others."""
+def record(recording: Any, storage: Any, names: Any, **options: Any) -> tuple[int, list[str]]:
+    """The number of recorded files, and the errors of the others."""
     steps: list[Step] = []
-    count = taking(storage, names, steps.append, **options)
+    count = recording(storage, names, steps.append, **options)
     return count, [f"{step.name}: {step.error}" for step in steps if step.error]
 
 
 # backfill
 
 
-def test_a_local_file_is_recorded_and_transferred() -> None:
+def test_backfilled_file_is_transferred() -> None:
     storage = make()
     put(disk(), "d/a.png")
-    assert take(backfill, storage, ["d/a.png"]) == (1, [])
+    assert record(backfill, storage, ["d/a.png"]) == (1, [])
     found = row(storage, "d/a.png")
     assert (found.state, found.size, found.content_type) == (State.PENDING, 5, "image/png")
     assert found.saved_at == BEFORE
@@ -51,91 +51,91 @@ def test_a_local_file_is_recorded_and_transferred() -> None:
     assert read(storage, "d/a.png") == b"bytes"
 
 
-def test_one_that_is_on_the_remote_too_is_not_sent_again() -> None:
+def test_backfill_does_not_upload_existing_remote_files() -> None:
     storage = make()
     put(disk(), "a.txt")
     put(storage.remote, "a.txt")
     storage.remote.calls.clear()
-    assert take(backfill, storage, ["a.txt"]) == (1, [])
+    assert record(backfill, storage, ["a.txt"]) == (1, [])
     assert storage.queue.deliver() == {}
     assert storage.remote.calls["_save"] == 0
     assert row(storage, "a.txt").remote_name == "a.txt"
 
 
-@pytest.mark.parametrize("taking", [backfill, adopt])
-def test_what_is_known_stays_as_it_is(taking: Any) -> None:
+@pytest.mark.parametrize("recording", [backfill, adopt])
+def test_known_files_are_not_changed(recording: Any) -> None:
     storage = make()
     put(disk(), "a.txt")
     put(storage.remote, "a.txt")
-    assert take(taking, storage, ["a.txt", "a.txt"]) == (1, [])
+    assert record(recording, storage, ["a.txt", "a.txt"]) == (1, [])
     ledger().update(state=State.FAILED)
-    assert take(taking, storage, ["a.txt"]) == (0, [])
+    assert record(recording, storage, ["a.txt"]) == (0, [])
     assert row(storage, "a.txt").state == State.FAILED
 
 
-@pytest.mark.parametrize("taking", [backfill, adopt])
-def test_a_dry_run_records_nothing(taking: Any) -> None:
+@pytest.mark.parametrize("recording", [backfill, adopt])
+def test_dry_run_records_nothing(recording: Any) -> None:
     storage = make()
     put(disk(), "a.txt")
     put(storage.remote, "a.txt")
-    assert take(taking, storage, ["a.txt", "b.txt"], dry_run=True)[0] == 1
+    assert record(recording, storage, ["a.txt", "b.txt"], dry_run=True)[0] == 1
     assert not ledger().exists()
     assert storage.queue.messages == []
 
 
-@pytest.mark.parametrize("taking", [backfill, adopt])
-def test_names_that_are_nowhere_are_told(taking: Any) -> None:
-    count, errors = take(taking, make(), ["a.txt"])
+@pytest.mark.parametrize("recording", [backfill, adopt])
+def test_names_without_a_file_are_reported(recording: Any) -> None:
+    count, errors = record(recording, make(), ["a.txt"])
     assert count == 0
     assert errors[0].startswith("a.txt: ")
 
 
-@pytest.mark.parametrize("taking", [backfill, adopt])
-def test_drafts_and_names_that_no_row_can_have_are_left_alone(taking: Any) -> None:
+@pytest.mark.parametrize("recording", [backfill, adopt])
+def test_unfinished_files_and_invalid_names_are_skipped(recording: Any) -> None:
     storage = make()
     put(disk(), ".queued-abc")
     put(storage.remote, ".queued-abc")
     names = [".queued-abc", "a\0b", "x" * 1000, "../a", ""]
-    assert take(taking, storage, names) == (0, [])
+    assert record(recording, storage, names) == (0, [])
     assert not ledger().exists()
 
 
-@pytest.mark.parametrize("taking", [backfill, adopt])
-def test_a_name_that_is_no_file_s_keeps_no_other_one_from_being_taken(taking: Any) -> None:
+@pytest.mark.parametrize("recording", [backfill, adopt])
+def test_errors_do_not_affect_other_names(recording: Any) -> None:
     storage = make(remote=storages["far"])
     for place in (disk(), storage.remote):
         put(place, "a.txt")
         put(place, "d/b.txt")
     names = ["a.txt/inside.txt", f"{'x' * 300}.txt", "d", "d/b.txt"]
-    count, errors = take(taking, storage, names)
+    count, errors = record(recording, storage, names)
     assert count == 1
     assert [error.split(": ")[0] for error in errors] == names[:3]
     assert list(ledger().values_list("name", flat=True)) == ["d/b.txt"]
 
 
-def test_the_file_of_a_storage_on_the_same_disk_is_not_taken() -> None:
+def test_files_of_other_storages_are_not_recorded() -> None:
     storage, other = make(), make(remote=storages["far"])
     for name in ("pending.txt", "own.txt"):
         put(storage.remote, name)
     put(other.local, "own.txt")
     assert other.save("pending.txt", file()) == "pending.txt"
-    count, errors = take(backfill, storage, ["pending.txt"])
+    count, errors = record(backfill, storage, ["pending.txt"])
     assert (count, errors) == (0, ["pending.txt: It is the local file of another storage."])
-    assert take(adopt, storage, ["pending.txt", "own.txt"]) == (2, [])
+    assert record(adopt, storage, ["pending.txt", "own.txt"]) == (2, [])
     assert [row(storage, name).is_local for name in ("pending.txt", "own.txt")] == [False, True]
     assert errands.evict(ledger().filter(alias=storage.alias)) == 1
     assert on_disk() == ["pending.txt"]
 
 
-def test_the_file_of_a_storage_that_is_no_more_is_taken() -> None:
+def test_files_of_unknown_storages_are_recorded() -> None:
     storage, other = make(), make()
     other.save("a.txt", file())
-    ledger().update(alias="nobody-s")
-    assert take(backfill, storage, ["a.txt"]) == (1, [])
+    ledger().update(alias="unknown")
+    assert record(backfill, storage, ["a.txt"]) == (1, [])
 
 
-def test_names_are_taken_a_batch_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(adoption, "BATCH", 3)
+def test_names_are_read_in_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(passes, "BATCH", 3)
     storage = make()
     drawn = []
 
@@ -146,14 +146,14 @@ def test_names_are_taken_a_batch_at_a_time(monkeypatch: pytest.MonkeyPatch) -> N
             yield put(disk(), f"{number}.txt")
 
     with CaptureQueriesContext(connection) as queries:
-        assert take(backfill, storage, names()) == (7, [])
-    looks = [query["sql"] for query in queries if "IN (" in query["sql"]]
-    others = [sql for sql in looks if "NOT (" in sql]  # what other storages have
-    assert (len(looks) - len(others), len(others)) == (3, 2)  # nobody has any at first
+        assert record(backfill, storage, names()) == (7, [])
+    selects = [query["sql"] for query in queries if "IN (" in query["sql"]]
+    others = [sql for sql in selects if "NOT (" in sql]  # of other storages
+    assert (len(selects) - len(others), len(others)) == (3, 2)  # the first batch finds no alias
     assert [len(message) for message in storage.queue.messages] == [3, 3, 1]
 
 
-def test_a_backfill_that_died_goes_on_with_what_is_left() -> None:
+def test_killed_backfill_can_be_repeated() -> None:
     storage = make()
     names = [put(disk(), f"{number}.txt") for number in range(5)]
 
@@ -162,7 +162,7 @@ def test_a_backfill_that_died_goes_on_with_what_is_left() -> None:
 
     with pytest.raises(KeyboardInterrupt):
         backfill(storage, names[:2], die)
-    assert take(backfill, storage, names) == (3, [])
+    assert record(backfill, storage, names) == (3, [])
     assert storage.queue.deliver() == {}
     assert on_disk("far") == names
 
@@ -170,11 +170,11 @@ def test_a_backfill_that_died_goes_on_with_what_is_left() -> None:
 # adopt
 
 
-def test_a_remote_file_is_taken_as_it_is() -> None:
+def test_adopted_file_is_not_read_or_written() -> None:
     storage = make()
     put(storage.remote, "a.txt")
     storage.remote.calls.clear()
-    assert take(adopt, storage, ["a.txt"]) == (1, [])
+    assert record(adopt, storage, ["a.txt"]) == (1, [])
     assert storage.queue.messages == []
     assert storage.remote.calls["_save"] == storage.remote.calls["_open"] == 0
     found = row(storage, "a.txt")
@@ -192,11 +192,11 @@ def test_a_remote_file_is_taken_as_it_is() -> None:
     ("content", "verified", "checksum"),
     [(False, "size", ""), (True, "content", str(checksum_of([b"bytes"])))],
 )
-def test_two_copies_become_one_file(content: bool, verified: str, checksum: str) -> None:
+def test_adopted_file_keeps_its_local_copy(content: bool, verified: str, checksum: str) -> None:
     storage = make()
     put(disk(), "a.txt")
     put(storage.remote, "a.txt")
-    assert take(adopt, storage, ["a.txt"], content=content) == (1, [])
+    assert record(adopt, storage, ["a.txt"], content=content) == (1, [])
     found = row(storage, "a.txt")
     assert (found.is_local, found.verified, found.checksum) == (True, verified, checksum)
     assert errands.evict(ledger().all()) == 1
@@ -205,29 +205,29 @@ def test_two_copies_become_one_file(content: bool, verified: str, checksum: str)
 
 
 @pytest.mark.parametrize(("local", "content"), [(b"longer", False), (b"bytez", True)])
-def test_two_copies_that_differ_are_left_alone(local: bytes, content: bool) -> None:
+def test_different_copies_are_not_adopted(local: bytes, content: bool) -> None:
     storage = make()
     put(disk(), "a.txt", local)
     put(storage.remote, "a.txt")
-    count, [error] = take(adopt, storage, ["a.txt"], content=content)
+    count, [error] = record(adopt, storage, ["a.txt"], content=content)
     assert count == 0
     assert "different" in error
     assert not ledger().exists()
 
 
-def test_what_the_remote_calls_another_file_is_not_taken() -> None:
+def test_remote_copies_of_other_files_are_not_adopted() -> None:
     storage = make(remote=RenamingStorage())
     storage.save("a.txt", file())
     assert storage.queue.deliver() == {}
     [remote_name] = on_disk("far")
-    count, [error] = take(adopt, storage, [remote_name])
+    count, [error] = record(adopt, storage, [remote_name])
     assert count == 0
-    assert "another file" in error
+    assert "remote copy of another file" in error
 
 
-def test_a_remote_that_is_away_is_told_for_each_name() -> None:
+def test_unreachable_remote_is_reported_for_each_name() -> None:
     storage = make()
     storage.remote.refuses = True
-    count, errors = take(adopt, storage, ["a.txt", "b.txt"])
+    count, errors = record(adopt, storage, ["a.txt", "b.txt"])
     assert count == 0
     assert errors == [f"{n}.txt: ConnectionError: The remote is away." for n in "ab"]

@@ -1,4 +1,4 @@
-"""The contract of remotes, on remotes that break it."""
+"""The checks of remotes, on remotes that fail them."""
 
 import json
 import socket
@@ -41,7 +41,7 @@ def stored_on(remote: Any) -> list[str]:
     return sorted(GenericUploader(remote).names())
 
 
-def test_a_storage_of_django_has_no_problem() -> None:
+def test_storage_of_django_has_no_problems() -> None:
     remote = InMemoryStorage()
     findings = findings_of(remote)
     assert list(findings) == [*CHECKS, contract.CLEAN_UP]
@@ -49,38 +49,38 @@ def test_a_storage_of_django_has_no_problem() -> None:
     assert stored_on(remote) == []
 
 
-def test_files_of_others_stay() -> None:
+def test_other_files_are_kept() -> None:
     remote = InMemoryStorage()
     remote.save("a.bin", ContentFile(b"a"))
     assert problems_of(remote) == {}
     assert stored_on(remote) == ["a.bin"]
 
 
-def test_nothing_stays_on_a_disk(tmp_path: Path) -> None:
+def test_no_directory_is_left_on_disk(tmp_path: Path) -> None:
     (tmp_path / "of-others").mkdir()
     assert problems_of(FileSystemStorage(tmp_path)) == {}
     assert [path.name for path in tmp_path.iterdir()] == ["of-others"]
 
 
 @pytest.mark.parametrize("fault", ["lose", "truncate", "flip", "misplace"])
-def test_a_remote_that_lies(fault: str) -> None:
+def test_faulty_remote_has_problems(fault: str) -> None:
     problems = problems_of(FaultyStorage(fault=fault))
     assert "content" in problems
     assert "large file" in problems
 
 
-def test_a_remote_that_is_down_ends_it() -> None:
+def test_unreachable_remote_ends_the_checks() -> None:
     findings = findings_of(FaultyStorage(fault="refuse"))
     assert list(findings) == ["name", contract.CLEAN_UP]
     assert findings["name"].is_problem
     assert "refused" in findings["name"].details
 
 
-def test_a_remote_that_renames() -> None:
+def test_renaming_remote() -> None:
     remote = FaultyStorage(fault="rename")
     findings = findings_of(remote)
     assert findings["name"].outcome == "mapped"
-    assert findings["retry"].outcome == "takes another name"
+    assert findings["retry"].outcome == "uses another name"
     assert stored_on(remote.storage) == []
 
 
@@ -90,7 +90,7 @@ class KeepsRemains(InMemoryStorage):
 
 
 class OverwritesUnseen(InMemoryStorage):
-    """As django-storages' FTP with its option to overwrite."""
+    """Like FTPStorage of django-storages with allow_overwrite."""
 
     def exists(self, name: str) -> bool:
         return False
@@ -100,7 +100,7 @@ class OverwritesUnseen(InMemoryStorage):
 
 
 class DeletesOnce(InMemoryStorage):
-    """As Dropbox."""
+    """Like Dropbox."""
 
     def delete(self, name: str) -> None:
         if not self.exists(name):
@@ -123,13 +123,13 @@ class NoSpaces(InMemoryStorage):
         return 0 if " " in name else super().size(name)
 
 
-class OneCase(InMemoryStorage):
+class IgnoresCase(InMemoryStorage):
     def exists(self, name: str) -> bool:
         return super().exists(name) or super().exists(name.replace("CASE", "case"))
 
 
 class OneAtATime(InMemoryStorage):
-    """Two calls that meet break each other, as on one connection."""
+    """Two concurrent calls break each other, as on one connection."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -139,15 +139,15 @@ class OneAtATime(InMemoryStorage):
         if "thread-" in name:
             try:
                 self.barrier.wait()
-            except threading.BrokenBarrierError:  # nobody else came
+            except threading.BrokenBarrierError:  # no other thread came
                 self.barrier.reset()
             else:
-                raise ConnectionError("somebody else's answer")
+                raise ConnectionError("the response to another request")
         return super()._save(name, content)
 
 
 class GivesUp(InMemoryStorage):
-    """In a thread of its own, with an error that ends a thread in silence."""
+    """Raises an error that ends a thread without a traceback."""
 
     def _save(self, name: str, content: Any) -> str:
         if "thread-" in name:
@@ -156,14 +156,14 @@ class GivesUp(InMemoryStorage):
 
 
 class Nameless(InMemoryStorage):
-    """Forgets to return the name."""
+    """Returns no name."""
 
     def save(self, *args: Any, **kwargs: Any) -> Any:
         super().save(*args, **kwargs)
 
 
 class Calls(InMemoryStorage):
-    """Its addresses are known to a server only."""
+    """Sends a request for each URL."""
 
     def url(self, name: str | None) -> str:
         with socket.create_server(("127.0.0.1", 0)) as server:
@@ -175,47 +175,47 @@ class Calls(InMemoryStorage):
     ("remote", "expected"),
     [
         (DeletesOnce, {}),
-        (OneCase, {}),
-        (OverwritesUnseen, {"exists": "says no of a stored file"}),
+        (IgnoresCase, {}),
+        (OverwritesUnseen, {"exists": "returns False for a stored file"}),
         (Naive, {"times": "naive"}),
-        (ListsOthers, {"listing": "without a stored file"}),
+        (ListsOthers, {"listing": "doesn't include a stored file"}),
         (NoSpaces, {"spaces": "fails"}),
-        (OneAtATime, {"two threads": "in each other's way"}),
-        (GivesUp, {"two threads": "in each other's way"}),
-        (Nameless, {"name": "gives no name for a stored file"}),
-        (Calls, {"url": "asks the remote"}),
+        (OneAtATime, {"concurrent uploads": "fail"}),
+        (GivesUp, {"concurrent uploads": "fail"}),
+        (Nameless, {"name": "returns no name for a stored file"}),
+        (Calls, {"url": "sends a request"}),
     ],
 )
 def test_each_problem_has_its_check(remote: Any, expected: dict[str, str]) -> None:
     found = problems_of(remote())
     assert {check: found.get(check) for check in expected} == expected
-    if remote is not OverwritesUnseen:  # for which nothing can be found again
+    if remote is not OverwritesUnseen:  # with which no file can be found
         assert found == expected
 
 
-def test_facts_of_a_remote_that_deletes_once_and_of_one_case() -> None:
-    assert findings_of(DeletesOnce())["delete"].outcome == "once"
-    assert findings_of(OneCase())["letter case"].outcome == "one and the same"
+def test_facts_about_deletes_and_case() -> None:
+    assert findings_of(DeletesOnce())["delete"].outcome == "cannot be repeated"
+    assert findings_of(IgnoresCase())["case sensitivity"].outcome == "case-insensitive"
 
 
-def test_what_cannot_be_deleted_is_named() -> None:
+def test_files_that_cannot_be_deleted_are_named() -> None:
     remote = KeepsRemains()
     found = findings_of(remote)
-    assert found["delete"].outcome == "leaves the file"
-    assert found["retry"].outcome == "leaves its own remains"
+    assert found["delete"].outcome == "doesn't delete the file"
+    assert found["retry"].outcome == "leaves a second file"
     assert found[contract.CLEAN_UP].is_problem
 
 
-def test_what_cannot_be_reached_for_the_clean_up_is_named() -> None:
+def test_failed_clean_up_names_the_files() -> None:
     remote = FaultyStorage()
     for found in check_remote(remote, large=LARGE):
-        if found.check == "two threads":
+        if found.check == "concurrent uploads":
             remote.fault = "refuse"  # type: ignore[assignment]
     assert found.is_problem
     assert "small.bin" in found.details
 
 
-def test_a_thread_that_never_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hanging_thread_is_a_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trial, "THREADS_TIMEOUT", 0.2)
     released = threading.Event()
     [error] = trial.in_threads([released.wait])  # type: ignore[list-item]
@@ -223,7 +223,7 @@ def test_a_thread_that_never_comes_back(monkeypatch: pytest.MonkeyPatch) -> None
     assert isinstance(error, TimeoutError)
 
 
-def test_it_cleans_up_when_it_is_stopped() -> None:
+def test_files_are_deleted_when_interrupted() -> None:
     remote = InMemoryStorage()
     findings = check_remote(remote, large=LARGE)
     next(findings)
@@ -232,13 +232,13 @@ def test_it_cleans_up_when_it_is_stopped() -> None:
     assert stored_on(remote) == []
 
 
-def test_no_address_and_no_secret_is_shown() -> None:
+def test_findings_contain_no_urls() -> None:
     class Signs(InMemoryStorage):
         def url(self, name: str | None) -> str:
             return f"https://far.example/{name}?X-Sig=very-secret"
 
     found = findings_of(Signs())["url"]
-    assert found == Finding("url", "signed, without a call")
+    assert found == Finding("url", "signed, without a request")
 
 
 class LocalFiles(RemoteContract):
@@ -251,9 +251,9 @@ class Lying(RemoteContract):
         return FaultyStorage(fault="flip")
 
 
-def test_the_contract_as_a_test_case() -> None:
+def test_remote_contract_as_a_test_case() -> None:
     LocalFiles().test_the_remote_keeps_the_contract()
-    with pytest.raises(AssertionError, match="problem  content: read back with other bytes"):
+    with pytest.raises(AssertionError, match="problem  content: returns different bytes"):
         Lying().test_the_remote_keeps_the_contract()
     tolerant = Lying()
     tolerant.tolerated = frozenset(CHECKS)
@@ -270,15 +270,15 @@ def run(*arguments: str) -> str:
 
 
 @pytest.mark.django_db
-def test_the_remote_of_a_queued_storage() -> None:
+def test_verb_checks_the_remote_of_a_queued_storage() -> None:
     said = run("default")
     remote: Any = storages["default"].remote  # type: ignore[attr-defined]
-    assert said.startswith(f"{type(remote).__name__}, by GenericUploader:")
+    assert said.startswith(f"{type(remote).__name__} with GenericUploader:")
     assert "fact     name: exact" in said
     assert "problem" not in said
 
 
-def test_any_storage_for_programs(settings: Settings) -> None:
+def test_verb_prints_json_for_any_storage(settings: Settings) -> None:
     backend = "django.core.files.storage.InMemoryStorage"
     settings.STORAGES = settings.STORAGES | {"any": {"BACKEND": backend}}
     lines = [json.loads(line) for line in run("any", "--json").splitlines()]
@@ -286,7 +286,7 @@ def test_any_storage_for_programs(settings: Settings) -> None:
     assert lines[0] == {"check": "name", "outcome": "exact", "details": "", "is_problem": False}
 
 
-def test_a_problem_is_an_exit_code(settings: Settings) -> None:
+def test_problems_set_the_exit_code(settings: Settings) -> None:
     backend = "queued_storage.testing.FaultyStorage"
     options = {"fault": "refuse"}
     settings.STORAGES = settings.STORAGES | {"down": {"BACKEND": backend, "OPTIONS": options}}
@@ -295,12 +295,12 @@ def test_a_problem_is_an_exit_code(settings: Settings) -> None:
     assert caught.value.returncode == 1
 
 
-def test_an_alias_that_there_is_not() -> None:
-    with pytest.raises(CommandError, match="no storage 'nowhere', only"):
+def test_unknown_alias() -> None:
+    with pytest.raises(CommandError, match=r"No storage has the alias 'nowhere'\. Choose one of"):
         run("nowhere")
 
 
-# A server's part
+# Checks of a server
 
 
 @pytest.fixture
@@ -308,10 +308,10 @@ def s3(s3_server: S3Server, s3_bucket: str) -> S3Storage:
     return S3Storage(**s3_server.options(s3_bucket))
 
 
-def test_a_server_that_takes_a_wrong_checksum(s3: S3Storage) -> None:
+def test_server_that_accepts_a_wrong_checksum(s3: S3Storage) -> None:
     assert findings_of(s3)["wrong checksum"] == Finding("wrong checksum", "refused")
     client = s3.connection.meta.client
-    with mock.patch.object(client, "put_object", return_value={}):  # no server here is so careless
+    with mock.patch.object(client, "put_object", return_value={}):  # no server here accepts it
         found = findings_of(s3)["wrong checksum"]
     assert found.is_problem
     assert stored_on(s3) == []

@@ -20,7 +20,7 @@ DAY = timedelta(days=1)
 
 
 def put(place: Any, name: str, *, age: float = 2) -> str:
-    """A file that somebody else made, so many days ago."""
+    """Save a file that is that many days old, without the ledger."""
     saved: str = place.save(name, file())
     modified = timezone.now().timestamp() - age * 86400
     os.utime(place.path(saved), (modified, modified))
@@ -45,15 +45,15 @@ def test_all_names_of_a_storage(has_paths: bool) -> None:
 
 
 @pytest.mark.one_database
-def test_a_link_to_a_directory_is_not_followed() -> None:
+def test_links_to_directories_are_not_followed() -> None:
     disk().save("d/a.txt", file())
     Path(disk().path("d/loop")).symlink_to(disk().path("d"))
     assert list(names_on(disk())) == ["d/a.txt"]
 
 
 @pytest.mark.parametrize("batch", [1, 500])
-def test_the_names_that_models_have(batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inventory, "BATCH", batch)
+def test_names_in_fields(batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inventory, "NAMES", batch)
     for number in range(3):
         Document.objects.create(file=f"docs/{number}.txt")
     Document.objects.create(file="")
@@ -63,7 +63,7 @@ def test_the_names_that_models_have(batch: int, monkeypatch: pytest.MonkeyPatch)
     assert list(names_in_fields("other")) == []
 
 
-def test_files_that_nobody_knows() -> None:
+def test_orphans_are_unknown_to_ledger_and_models() -> None:
     storage, other = make(remote=RenamingStorage()), make()
     for each in (storage, other):
         each.save(f"{each.alias}.txt", file())
@@ -75,7 +75,7 @@ def test_files_that_nobody_knows() -> None:
         for name in list(names_on(place)):
             if not name.startswith("young"):
                 os.utime(place.path(name), (0, 0))
-    kept = storage.remote.listdir("docs")[1][0]  # under the name that the remote gave
+    kept = storage.remote.listdir("docs")[1][0]  # under the name that the remote chose
     Document.objects.create(file="docs/known.txt")
     Document.objects.create(file=f"docs/{kept}")
     assert found(storage) == found(other) == ["d/old.txt"]
@@ -85,13 +85,13 @@ def test_files_that_nobody_knows() -> None:
     assert remote.startswith("d/old_")
 
 
-def test_drafts_of_the_dead() -> None:
+def test_old_unfinished_files_are_orphans() -> None:
     put(disk(), "d/.queued-dead.txt")
     put(disk(), "d/.queued-alive.txt", age=0)
     assert found(make()) == ["d/.queued-dead.txt"]
 
 
-def test_an_orphan_is_deleted() -> None:
+def test_orphan_is_deleted_once() -> None:
     storage = make()
     put(storage.remote, "a.txt")
     [orphan] = orphans(storage, "remote", DAY)
@@ -102,7 +102,7 @@ def test_an_orphan_is_deleted() -> None:
 
 
 @pytest.mark.parametrize("event", ["row", "model", "newer"])
-def test_one_that_is_somebody_s_by_now_is_not_deleted(event: str) -> None:
+def test_file_that_is_no_longer_orphaned_is_kept(event: str) -> None:
     storage = make()
     put(disk(), "a.txt")
     [orphan] = orphans(storage, "local", DAY)
@@ -118,7 +118,7 @@ def test_one_that_is_somebody_s_by_now_is_not_deleted(event: str) -> None:
     assert on_disk() == ["a.txt"]
 
 
-def test_a_freed_file_s_remote_copy_is_no_orphan() -> None:
+def test_remote_copies_of_evicted_files_are_known() -> None:
     storage: Any = storages["default"]
     storage.save("a.txt", file())
     assert storage.queue.deliver() == {}
@@ -129,14 +129,14 @@ def test_a_freed_file_s_remote_copy_is_no_orphan() -> None:
     assert found(storage, "remote") == ["a.txt"]
 
 
-def test_names_that_the_database_cannot_have_are_never_orphans() -> None:
+def test_invalid_names_are_not_orphans() -> None:
     assert unknown(["a\udcff.txt", "b\0.txt", "c.txt"]) == ["c.txt"]
 
 
 @pytest.mark.parametrize(
     "spelt", ["./d/e/a.txt", "d//e/a.txt", "d/./e/a.txt", "d/f/../e/a.txt", "d\\e\\a.txt"]
 )
-def test_what_a_model_knows_is_no_orphan_however_it_is_spelt(spelt: str) -> None:
+def test_unnormalized_names_in_models_are_known(spelt: str) -> None:
     put(disk(), "d/e/a.txt")
     put(disk(), "d/e/A.txt")
     Document.objects.create(file=spelt)
@@ -144,7 +144,7 @@ def test_what_a_model_knows_is_no_orphan_however_it_is_spelt(spelt: str) -> None
 
 
 @pytest.mark.parametrize("under", [".", "./d", "d//", "d/./e", "./d//e"])
-def test_what_is_known_is_no_orphan_however_its_directory_is_spelt(under: str) -> None:
+def test_unnormalized_directories_find_the_same_names(under: str) -> None:
     storage = make()
     storage.save("d/e/known.txt", file())
     os.utime(disk().path("d/e/known.txt"), (0, 0))

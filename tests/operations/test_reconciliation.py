@@ -5,7 +5,7 @@ import pytest
 
 from queued_storage.ledger.database import ledger
 from queued_storage.ledger.states import State
-from queued_storage.operations import comparison, errands
+from queued_storage.operations import comparison, errands, reconciliation
 from queued_storage.operations.reconciliation import REPAIRS, reconcile
 from tests.support.scripted import RenamingStorage, disk, file, make, on_disk, read, row
 
@@ -24,14 +24,14 @@ def transferred(storage: Any, name: str = "a.txt", *, evict: bool = False) -> st
 
 
 def repair(storage: Any, *repairs: str, **options: Any) -> list[tuple[str, str]]:
-    """What was found, each with why it was not repaired."""
+    """The differences, each with the reason why it was not repaired."""
     found = reconcile(files(storage), repairs or list(REPAIRS), **options)
-    return [(f"{finding.kind}-{finding.side}", error) for finding, error in found]
+    return [(f"{each.kind}-{each.side}", error) for each, error in found]
 
 
-def findings(storage: Any) -> list[str]:
+def differences(storage: Any) -> list[str]:
     found = comparison.verify(files(storage), content=True)
-    return [f"{finding.kind}-{finding.side}" for finding in found]
+    return [f"{each.kind}-{each.side}" for each in found]
 
 
 def damage(storage: Any, name: str, kind: str) -> None:
@@ -51,7 +51,7 @@ def damage(storage: Any, name: str, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", REPAIRS)
-def test_each_repair_mends_its_own_kind(kind: str) -> None:
+def test_each_repair_repairs_only_its_kind(kind: str) -> None:
     storage = make()
     name = transferred(storage, evict=kind == "extra-local")
     transferred(storage, "other.txt")
@@ -59,10 +59,10 @@ def test_each_repair_mends_its_own_kind(kind: str) -> None:
     others = [each for each in REPAIRS if each != kind]
     assert repair(storage, *others) == []
     assert repair(storage, kind, dry_run=True) == [(kind, "")]
-    assert findings(storage) == [kind]
+    assert differences(storage) == [kind]
     assert repair(storage, kind) == [(kind, "")]
     assert storage.queue.deliver() == {}
-    assert findings(storage) == []
+    assert differences(storage) == []
     assert repair(storage) == []
     assert read(storage, name) == b"bytes"
     found = row(storage, name)
@@ -70,7 +70,7 @@ def test_each_repair_mends_its_own_kind(kind: str) -> None:
     assert found.is_local == (kind not in {"missing-local", "extra-local"})
 
 
-def test_a_flipped_byte_is_mended_where_every_byte_is_read() -> None:
+def test_content_repairs_a_flipped_byte() -> None:
     storage = make()
     name = transferred(storage)
     Path(disk().path(name)).write_bytes(b"bytez")
@@ -79,10 +79,10 @@ def test_a_flipped_byte_is_mended_where_every_byte_is_read() -> None:
     assert read(disk(), name) == b"bytes"
 
 
-def test_reads_go_to_the_local_copy_until_it_is_on_the_remote_again() -> None:
+def test_reads_are_local_until_transferred_again() -> None:
     storage = make()
     name = transferred(storage)
-    assert storage.url(name) == "https://far.example/a.txt"  # which the cache remembers
+    assert storage.url(name) == "https://far.example/a.txt"  # is now in the cache
     damage(storage, name, "missing-remote")
     repair(storage)
     assert storage.url(name) == "/media/a.txt"
@@ -90,7 +90,7 @@ def test_reads_go_to_the_local_copy_until_it_is_on_the_remote_again() -> None:
     assert storage.url(name) == "https://far.example/a.txt"
 
 
-def test_what_is_sent_again_keeps_its_name_on_the_remote() -> None:
+def test_repeated_transfer_keeps_the_remote_name() -> None:
     storage = make(remote=RenamingStorage())
     name = transferred(storage)
     damage(storage, name, "different-remote")
@@ -101,7 +101,7 @@ def test_what_is_sent_again_keeps_its_name_on_the_remote() -> None:
 
 
 @pytest.mark.parametrize("kind", ["missing-remote", "different-remote"])
-def test_a_damaged_local_copy_is_not_sent(kind: str) -> None:
+def test_damaged_local_copy_is_not_transferred(kind: str) -> None:
     storage = make()
     name = transferred(storage)
     damage(storage, name, kind)
@@ -112,7 +112,7 @@ def test_a_damaged_local_copy_is_not_sent(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["missing-local", "different-local"])
-def test_the_ledger_gives_up_no_local_copy_for_a_damaged_remote_one(kind: str) -> None:
+def test_local_copy_is_kept_without_an_intact_remote(kind: str) -> None:
     storage = make()
     name = transferred(storage)
     damage(storage, name, kind)
@@ -125,30 +125,30 @@ def test_the_ledger_gives_up_no_local_copy_for_a_damaged_remote_one(kind: str) -
     assert on_disk() == before
 
 
-def test_a_local_file_of_somebody_else_is_no_extra_copy_to_remove() -> None:
+def test_foreign_local_file_is_not_deleted() -> None:
     storage = make()
     name = transferred(storage, evict=True)
-    disk().save(name, file(b"somebody's"))
+    disk().save(name, file(b"foreign"))
     [(found, error)] = repair(storage)
     assert found == "extra-local"
-    assert "other bytes" in error
-    assert read(disk(), name) == b"somebody's"
+    assert "different bytes" in error
+    assert read(disk(), name) == b"foreign"
 
 
 @pytest.mark.parametrize("is_known", [True, False])
-def test_the_file_of_a_storage_on_the_same_disk_is_no_extra_copy(is_known: bool) -> None:
+def test_files_of_other_storages_are_not_deleted(is_known: bool) -> None:
     storage, other = make(), make()
     name = transferred(storage, evict=True)
     assert other.save(name, file()) == name  # with the same bytes
     if not is_known:
-        files(other).update(alias="nobody-s")
-        assert REPAIRS["extra-local"](row(storage, name).pk)
-    assert findings(storage) == []
+        files(other).update(alias="unknown")
+        assert reconciliation.repair("extra-local", row(storage, name).pk)
+    assert differences(storage) == []
     assert repair(storage) == []
     assert read(disk(), name) == b"bytes"
 
 
-def test_a_storage_with_a_disk_of_its_own_is_no_reason_to_keep_an_extra_copy() -> None:
+def test_files_in_other_directories_are_ignored() -> None:
     storage, other = make(), make(local="far")
     name = transferred(storage, evict=True)
     damage(storage, name, "extra-local")
@@ -157,13 +157,13 @@ def test_a_storage_with_a_disk_of_its_own_is_no_reason_to_keep_an_extra_copy() -
     assert repair(storage) == [("extra-local", "")]
 
 
-def test_a_file_that_is_deleted_meanwhile_is_not_sent_again() -> None:
+def test_deleted_file_is_not_transferred_again() -> None:
     storage = make()
     name = transferred(storage)
     damage(storage, name, "missing-remote")
-    for finding in comparison.verify(files(storage)):
+    for difference in comparison.verify(files(storage)):
         storage.delete(name)
-        assert REPAIRS["missing-remote"](finding.pk)
+        assert reconciliation.repair("missing-remote", difference.pk)
     storage.queue.deliver()
     assert not files(storage).exists()
     assert on_disk() == on_disk("far") == []

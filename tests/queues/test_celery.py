@@ -6,13 +6,11 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from unittest import mock
-from urllib.parse import urlsplit
 
 import kombu
 import pytest
@@ -35,12 +33,13 @@ from queued_storage.queues import celery as adapter
 from queued_storage.queues import get_queue
 from queued_storage.queues.celery import CeleryQueue
 from queued_storage.queues.dummy import DummyQueue
+from tests.queues.contracts import BrokerContract, BrokerProxy, Outage
 from tests.support import services
 from tests.support.celeryapp import app as project_app
 from tests.support.fault_proxy import FaultProxy, Mode
 from tests.support.latched import LatchedStorage
 from tests.support.services import S3Server
-from tests.support.waiting import SOON, until
+from tests.support.waiting import until
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.one_database]
 
@@ -51,7 +50,7 @@ CONTENT = os.urandom(300_000)
 
 
 def own_keys(queue_name: str) -> dict[str, str]:
-    """What a worker leaves behind on Redis when it is killed shall not reach another one."""
+    """Keep the remains of killed workers in Redis apart."""
     return {"global_keyprefix": f"{queue_name}:"}
 
 
@@ -91,7 +90,7 @@ def start_worker(
     spawn: Spawn,
     settings: Settings,
 ) -> StartWorker:
-    """Start a worker with some more arguments, and settings of Celery."""
+    """Start a worker, with additional arguments and settings of Celery."""
     command = [sys.executable, "-m", "celery", "-A", "tests.support.celeryapp", "worker"]
     options = ["-Q", queue_name, "-l", "WARNING", "--without-mingle", "--without-gossip"]
 
@@ -123,7 +122,7 @@ def close(producer: kombu.Producer) -> None:
 def messages(
     broker_url: str, queue_name: str, count: int = 1, keys_of: str | None = None
 ) -> list[Any]:
-    """Take all from the broker, which may receive the last of `count` a little later."""
+    """Take all messages from the broker, after it has received `count`."""
     found: list[Any] = []
     options = own_keys(keys_of or queue_name)
     with kombu.Connection(broker_url, transport_options=options) as broker:
@@ -148,7 +147,7 @@ def content_of(storage: Any, name: str) -> bytes:
 @pytest.mark.parametrize(
     ("broker_url", "pool"), [("redis", "prefork"), ("amqp", "threads")], indirect=["broker_url"]
 )
-def test_a_worker_with_beat_transfers_what_is_saved_and_what_is_due(
+def test_a_worker_with_beat_transfers_all_files(
     storage: Any, queue: CeleryQueue, start_worker: StartWorker, pool: str, tmp_path: Path
 ) -> None:
     with mock.patch.object(queue, "enqueue", return_value=None):  # the message is lost
@@ -169,7 +168,7 @@ def rows() -> list[tuple[str, int]]:
 
 @pytest.fixture
 def latch(settings: Settings, tmp_path: Path) -> Path:
-    """What the remote makes in the middle of a file, to go on once it is removed."""
+    """The file with which a remote of other processes stops in the middle of an upload."""
     latch = tmp_path / "latch"
     far = {
         "BACKEND": f"{LatchedStorage.__module__}.LatchedStorage",
@@ -180,7 +179,7 @@ def latch(settings: Settings, tmp_path: Path) -> Path:
 
 
 def process_at(latch: Path) -> int:
-    """The id of the process that is in the middle of a file."""
+    """The id of the process that stopped at the latch."""
     return int(until(lambda: latch.exists() and latch.read_text(), timeout=60))
 
 
@@ -202,7 +201,7 @@ def assert_whole_and_alone(*names: str) -> None:
     assert sorted(storages["far"].listdir("")[1]) == sorted(names)
 
 
-def test_a_worker_that_is_killed_in_the_middle_is_made_up_for(
+def test_a_killed_worker_is_made_up_for(
     latch: Path, storage: Any, start_worker: StartWorker
 ) -> None:
     worker = start_worker()
@@ -215,17 +214,17 @@ def test_a_worker_that_is_killed_in_the_middle_is_made_up_for(
     assert content_of(storage, name) == CONTENT
 
     start_worker()
-    until(lambda: rows()[0][1] == 2 or sweep())  # once the lease has ended
+    until(lambda: rows()[0][1] == 2 or sweep())  # once the lease has expired
     let_go_on(storage, latch, name)
     assert_whole_and_alone(name)
     assert rows() == [(State.TRANSFERRED, 2)]
 
 
 @pytest.mark.parametrize("broker_url", ["redis"], indirect=True)
-def test_a_message_that_comes_again_is_for_what_is_left_of_it(
+def test_a_redelivered_message_transfers_the_rest(
     latch: Path, storage: Any, queue: CeleryQueue, queue_name: str, start_worker: StartWorker
 ) -> None:
-    """It does where a transfer outlasts the visibility timeout, and where a process is killed."""
+    """After the visibility timeout, and after a process was killed."""
     start_worker("-c", "2")
     timely = save_two(storage, 1)
     process_at(latch)
@@ -238,14 +237,14 @@ def test_a_message_that_comes_again_is_for_what_is_left_of_it(
     first, second = save_two(storage, 3)
     os.kill(process_at(latch), signal.SIGKILL)
     let_go_on(storage, latch, second)
-    until(lambda: storage.using_remote(first) or sweep())  # once its lease has ended
+    until(lambda: storage.using_remote(first) or sweep())  # once its lease has expired
     let_go_on(storage, latch, first)
     assert_whole_and_alone(*timely, first, second)
     assert rows()[2:] == [(State.TRANSFERRED, 2), (State.TRANSFERRED, 1)]
 
 
 def let_unacknowledged_come_again(queue: CeleryQueue, queue_name: str) -> None:
-    """Every worker looks for such messages when it starts, and now and then."""
+    """Do what every worker does when it starts, and at intervals."""
     options = own_keys(queue_name) | {"visibility_timeout": 0}
     with queue.app.connection_for_read(transport_options=options) as broker:
         broker.default_channel.qos.restore_visible(interval=1)
@@ -255,7 +254,7 @@ def let_unacknowledged_come_again(queue: CeleryQueue, queue_name: str) -> None:
 
 
 @pytest.mark.parametrize("broker_url", ["redis"], indirect=True)
-def test_a_soft_limit_ends_a_message_and_nothing_else(
+def test_a_soft_limit_ends_one_message(
     latch: Path,
     storage: Any,
     queue: CeleryQueue,
@@ -271,7 +270,7 @@ def test_a_soft_limit_ends_a_message_and_nothing_else(
     until(lambda: rows()[0][0] == State.PENDING)
     first, second = QueuedFile.objects.order_by("pk")
     assert (first.lease_token, first.attempts) == ("", 1)
-    assert first.last_error == "TimeLimitReached: Celery's soft time limit is over."
+    assert first.last_error == "TimeLimitReached: Celery's soft time limit was reached."
     assert (second.state, second.attempts) == (State.PENDING, 0)
     assert sorted(storages["disk"].listdir("")[1]) == names
     assert content_of(storage, names[0]) == CONTENT
@@ -279,7 +278,7 @@ def test_a_soft_limit_ends_a_message_and_nothing_else(
     until(lambda: ledger().due().count() == 2)
     latch.unlink()
     queue.app.send_task("queued_storage.sweep", queue=queue_name)
-    assert process_at(latch) == process  # it lives on
+    assert process_at(latch) == process  # the same process continues
     let_go_on(storage, latch, *names)
     assert_whole_and_alone(*names)
     assert rows() == [(State.TRANSFERRED, 2), (State.TRANSFERRED, 1)]
@@ -287,13 +286,13 @@ def test_a_soft_limit_ends_a_message_and_nothing_else(
 
 @pytest.fixture
 def soft_limit() -> Iterator[Callable[[], None]]:
-    """What Celery does to a process of its pool, done to this one."""
+    """Send this process the signal that Celery sends to a process of its pool."""
     before = signal.signal(signal.SIGUSR1, soft_timeout_sighandler)
     yield lambda: os.kill(os.getpid(), signal.SIGUSR1)
     assert signal.signal(signal.SIGUSR1, before) is soft_timeout_sighandler
 
 
-def test_a_soft_limit_is_not_taken_for_a_lost_connection(
+def test_a_soft_limit_interrupts_an_upload(
     soft_limit: Callable[[], None],
     s3_server: S3Server,
     s3_client: BaseClient,
@@ -301,12 +300,12 @@ def test_a_soft_limit_is_not_taken_for_a_lost_connection(
     s3_proxy: FaultProxy,
     s3_proxy_options: dict[str, Any],
 ) -> None:
-    """As botocore takes every exception in the middle of an upload, which it then repeats."""
+    """botocore repeats an upload after any exception."""
     config = s3_server.client_config(retries={"mode": "standard", "total_max_attempts": 3})
     remote = S3Storage(**s3_proxy_options | {"client_config": config})
     storage = QueuedStorage("disk", remote, alias="limited", queue=DummyQueue())
     for name in ("a.bin", "b.bin"):
-        storage.save(name, ContentFile(CONTENT * 30))  # more than goes in one part
+        storage.save(name, ContentFile(CONTENT * 30))  # more than one part
     s3_proxy.mode = Mode.SLOW
     s3_proxy.requests.clear()
 
@@ -326,7 +325,7 @@ def test_a_soft_limit_is_not_taken_for_a_lost_connection(
 
 
 def test_a_thread_has_no_soft_limit(soft_limit: Callable[[], None]) -> None:
-    """Only the main one may change what a signal does."""
+    """Only the main thread can handle signals."""
 
     def run() -> None:
         adapter.run([1])
@@ -339,7 +338,7 @@ def test_a_thread_has_no_soft_limit(soft_limit: Callable[[], None]) -> None:
 # Messages
 
 
-def test_a_message_holds_ids_and_nothing_else(
+def test_a_message_contains_only_ids(
     storage: QueuedStorage, broker_url: str, queue_name: str
 ) -> None:
     with transaction.atomic():
@@ -358,7 +357,7 @@ def test_a_message_holds_ids_and_nothing_else(
         assert word not in text
 
 
-def test_options_go_with_the_message(
+def test_options_are_sent_with_the_message(
     broker_url: str, queue_name: str, make_app: Callable[[str], Celery]
 ) -> None:
     app = make_app(broker_url)
@@ -380,7 +379,7 @@ def test_options_go_with_the_message(
         ({"time_limit": 10, "soft_time_limit": 2}, {"task_soft_time_limit": 5}, 2),
     ],
 )
-def test_no_hard_limit_is_without_a_soft_one(
+def test_a_hard_limit_gets_a_soft_one(
     broker_url: str,
     queue_name: str,
     make_app: Callable[[str], Celery],
@@ -396,7 +395,7 @@ def test_no_hard_limit_is_without_a_soft_one(
 
 
 @pytest.mark.parametrize("broker_url", ["redis"], indirect=True)
-def test_each_storage_may_have_its_own_queue(
+def test_storages_can_have_separate_queues(
     broker_url: str, queue_name: str, make_app: Callable[[str], Celery], settings: Settings
 ) -> None:
     app = make_app(broker_url)
@@ -415,7 +414,7 @@ def test_each_storage_may_have_its_own_queue(
         assert json.loads(message.body)[0] == [[pk]]
 
 
-def test_the_routes_of_the_app_hold(
+def test_the_routes_of_the_app_apply(
     broker_url: str, queue_name: str, make_app: Callable[[str], Celery]
 ) -> None:
     app = make_app(broker_url)
@@ -424,7 +423,7 @@ def test_the_routes_of_the_app_hold(
     assert len(messages(broker_url, queue_name)) == 1
 
 
-def test_urgent_messages_are_first(
+def test_urgent_messages_come_first(
     broker_url: str, queue_name: str, make_app: Callable[[str], Celery]
 ) -> None:
     app = make_app(broker_url)
@@ -436,7 +435,7 @@ def test_urgent_messages_are_first(
     assert found == [[1], [3], [0], [2]]
 
 
-def test_a_sweep_that_no_worker_took_in_time_is_dropped() -> None:
+def test_sweeps_expire() -> None:
     assert 60 < adapter.sweep.expires < 3600
 
 
@@ -459,7 +458,7 @@ def test_threads_do_not_share_a_connection(
     assert sorted(found) == [[pk] for pk in range(200)]
 
 
-def test_a_connection_that_was_cut_meanwhile_is_replaced(
+def test_a_lost_connection_is_replaced(
     queue: CeleryQueue, broker_url: str, queue_name: str
 ) -> None:
     queue.enqueue([1])
@@ -478,82 +477,37 @@ def sockets_of(connection: kombu.Connection) -> list[socket.socket]:
     return [each._sock for each in client.connection_pool._available_connections]
 
 
-# Brokers that are away
+# Brokers that are unavailable
 
 
-@pytest.fixture(params=["closed", "hanging"])
-def dead_port(request: pytest.FixtureRequest) -> Iterator[int]:
-    """A port that refuses connections, or one that takes them and never says a word."""
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        if request.param == "hanging":
-            server.listen(50)
-        yield server.getsockname()[1]
+class TestBroker(BrokerContract):
+    @pytest.fixture(params=["redis", "amqp"])
+    def dead_queue(
+        self,
+        request: pytest.FixtureRequest,
+        dead_port: int,
+        make_app: Callable[[str], Celery],
+    ) -> CeleryQueue:
+        return CeleryQueue(make_app(f"{request.param}://127.0.0.1:{dead_port}//"))
 
+    @pytest.fixture
+    def outage(
+        self,
+        proxy: BrokerProxy,
+        broker_url: str,
+        queue_name: str,
+        make_app: Callable[[str], Celery],
+    ) -> Outage:
+        def received() -> list[list[int]]:
+            return [json.loads(each.body)[0][0] for each in messages(broker_url, queue_name)]
 
-@pytest.mark.parametrize("scheme", ["redis", "amqp"])
-def test_a_dead_broker_costs_a_second_and_a_line(
-    scheme: str,
-    dead_port: int,
-    make_app: Callable[[str], Celery],
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    app = make_app(f"{scheme}://127.0.0.1:{dead_port}//")
-    storage = QueuedStorage("disk", "far", alias="dead-broker", queue=CeleryQueue(app))
-    caplog.set_level("WARNING")
-    for number in range(2):
-        caplog.clear()
-        started = time.monotonic()
-        with transaction.atomic():
-            storage.save(f"{number}.txt", ContentFile(b"a"))
-            storage.save(f"{number}.bin", ContentFile(b"b"))
-        assert time.monotonic() - started < SOON
-        (record,) = caplog.records
-        assert "CeleryQueue could not be told of 2 files" in record.message
-    assert ledger().due().filter(state=State.PENDING).count() == 4
-
-
-@pytest.fixture
-def broker_proxy(broker_url: str) -> Iterator[FaultProxy]:
-    port = urlsplit(broker_url).port
-    assert port
-    with FaultProxy(port) as proxy:
-        yield proxy
-
-
-@pytest.fixture
-def proxied(
-    broker_proxy: FaultProxy,
-    broker_url: str,
-    queue_name: str,
-    make_app: Callable[[str], Celery],
-) -> CeleryQueue:
-    """The queue on a connection that stands already."""
-    url = broker_url.replace(f":{urlsplit(broker_url).port}", f":{broker_proxy.port}")
-    queue = CeleryQueue(make_app(url), queue=queue_name)
-    queue.enqueue([0])
-    return queue
-
-
-@pytest.mark.parametrize("mode", [Mode.HANG, Mode.REFUSE])
-def test_a_broker_that_goes_away_and_comes_back(
-    proxied: CeleryQueue, broker_proxy: FaultProxy, broker_url: str, queue_name: str, mode: Mode
-) -> None:
-    storage = QueuedStorage("disk", "far", alias=f"away-{queue_name}"[:64], queue=proxied)
-    broker_proxy.mode = mode
-    started = time.monotonic()
-    storage.save("a.txt", ContentFile(b"a"))
-    assert time.monotonic() - started < SOON
-    broker_proxy.mode = Mode.OK
-    assert sweep(storage.alias) == 1
-    pk = QueuedFile.objects.get().pk
-    assert [pk] in [json.loads(each.body)[0][0] for each in messages(broker_url, queue_name)]
+        return proxy.outage(CeleryQueue(make_app(proxy.url), queue=queue_name), received)
 
 
 # The app
 
 
-def test_the_app_is_found_by_its_path() -> None:
+def test_the_app_can_be_a_path() -> None:
     assert CeleryQueue("tests.support.celeryapp.app").app is project_app
     for wrong in ("nowhere.app", "tests.support.celeryapp.Celery"):
         with pytest.raises(InvalidQueue, match=wrong):
@@ -582,7 +536,7 @@ def test_always_eager_runs_at_once(make_app: Callable[[str], Celery], dead_port:
     assert storage.using_remote(name)
 
 
-def test_a_fork_leaves_the_connections_of_its_parent_alone(
+def test_a_fork_has_connections_of_its_own(
     queue: CeleryQueue, broker_url: str, queue_name: str
 ) -> None:
     queue.enqueue([1])

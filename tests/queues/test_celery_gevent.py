@@ -1,4 +1,4 @@
-"""Celery's gevent pool: a worker whose threads, locks, sleeps and sockets are patched."""
+"""Celery's gevent pool, which patches threads, locks, sleeps and sockets."""
 
 import os
 import subprocess
@@ -37,7 +37,7 @@ def queue(redis_url: str, queue_name: str) -> Iterator[CeleryQueue]:
     app.close()
 
 
-def test_greenlets_transfer_side_by_side_and_keep_their_leases(
+def test_greenlets_transfer_in_parallel(
     redis_url: str,
     queue: CeleryQueue,
     queue_name: str,
@@ -75,7 +75,7 @@ def test_greenlets_transfer_side_by_side_and_keep_their_leases(
     running = QueuedFile.objects.filter(state=State.TRANSFERRING)
     until(lambda: running.count() == 3, timeout=60)
     ends = max(running.values_list("due_at", flat=True))
-    until(lambda: running.filter(due_at__gt=ends).count() == 3)  # one heart beats for all
+    until(lambda: running.filter(due_at__gt=ends).count() == 3)  # their leases are renewed
 
     def are_remote() -> bool:
         latch.unlink(missing_ok=True)

@@ -2,14 +2,11 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import pytest
 from django.core.files.base import ContentFile
@@ -26,17 +23,16 @@ from redis import Redis
 
 from queued_storage.backends import QueuedStorage
 from queued_storage.exceptions import InvalidQueue
-from queued_storage.ledger.database import ledger
 from queued_storage.ledger.states import State
 from queued_storage.maintenance import sweep
 from queued_storage.models import QueuedFile
 from queued_storage.queues import get_queue
-from queued_storage.queues.base import TIMEOUT
 from queued_storage.queues.django_q import DjangoQQueue
+from queued_storage.queues.timeouts import TIMEOUT
 from queued_storage.testing import Fault, FaultyStorage
-from tests.support.fault_proxy import FaultProxy, Mode
+from tests.queues.contracts import BrokerContract, BrokerProxy, Outage
 from tests.support.latched import LatchedStorage
-from tests.support.waiting import SOON, until
+from tests.support.waiting import until
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.one_database]
 
@@ -47,7 +43,7 @@ PATIENT = {"socket_timeout": 60, "socket_connect_timeout": 60}
 
 @pytest.fixture
 def on_redis(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """What makes Redis the broker, here and in `Q_CLUSTER`."""
+    """Make Redis the broker. Return the options for `Q_CLUSTER`."""
     monkeypatch.setattr(Conf, "REDIS", redis_url)
     return {"redis": redis_url}
 
@@ -86,7 +82,7 @@ def start_cluster(
 
 @pytest.fixture
 def latch(tmp_path: Path, settings: Settings) -> Path:
-    """In the way of what is saved to the remote "far", in other processes."""
+    """The file with which "far" stops other processes in the middle of an upload."""
     latch = tmp_path / "latch"
     far = {
         "BACKEND": f"{LatchedStorage.__module__}.LatchedStorage",
@@ -102,7 +98,7 @@ def content_of(storage: Any, name: str) -> bytes:
 
 
 def tasks(broker: Broker) -> list[dict[str, Any]]:
-    """Take all from a broker on Redis."""
+    """Take all tasks from a broker on Redis."""
     found = []
     while packed := broker.connection.lpop(broker.list_key):
         found.append(SignedPackage.loads(packed.decode()))
@@ -120,7 +116,7 @@ def test_a_cluster_transfers_and_its_schedule_sweeps(
         names = [storage.save(f"{number}.bin", ContentFile(CONTENT)) for number in range(3)]
         assert broker.queue_size() == 0  # not before the commit
     pks = list(QueuedFile.objects.order_by("pk").values_list("pk", flat=True))
-    (task,) = tasks(broker)  # so this wake-up is lost
+    (task,) = tasks(broker)  # so this message is lost
     assert (task["func"], task["args"], task["kwargs"]) == (
         "queued_storage.queues.django_q.run",
         (pks,),
@@ -129,9 +125,9 @@ def test_a_cluster_transfers_and_its_schedule_sweeps(
     assert (task["timeout"], task["save"], task["ack_failure"]) == (-1, False, True)
 
     names.append(storage.save("told.bin", ContentFile(CONTENT)))
-    storage.queue.enqueue([QueuedFile.objects.latest("pk").pk])  # and this one comes twice
+    storage.queue.enqueue([QueuedFile.objects.latest("pk").pk])  # and this message comes twice
     schedule("queued_storage.maintenance.sweep", schedule_type="I", minutes=1, cluster=queue_name)
-    # The cluster looks at its schedules every thirty seconds, counted in its guard's cycles.
+    # The cluster checks its schedules every thirty seconds, which it counts in guard cycles.
     start_cluster(**on_redis, guard_cycle=30)
     storage.wait(timeout=60)
     assert [content_of(storages["far"], name) for name in names] == [CONTENT] * 4
@@ -143,7 +139,7 @@ def test_a_cluster_transfers_and_its_schedule_sweeps(
     broker.connection.close()
 
 
-def test_a_worker_that_is_killed_in_the_middle_is_made_up_for(
+def test_a_killed_worker_is_made_up_for(
     storage: Any,
     queue_name: str,
     on_redis: dict[str, Any],
@@ -155,20 +151,20 @@ def test_a_worker_that_is_killed_in_the_middle_is_made_up_for(
     name = storage.save("a.bin", ContentFile(CONTENT))
     kill_the_worker(latch, storage, name)
     broker = get_broker(queue_name)
-    assert broker.queue_size() == 0  # with Redis as the broker the message is gone
+    assert broker.queue_size() == 0  # on Redis, the message is lost
     broker.connection.close()
-    until(lambda: sweep() == 1)  # once the lease has ended
+    until(lambda: sweep() == 1)  # once the lease has expired
     let_go_on(latch, storage, name)
 
 
-def test_the_database_as_broker_delivers_again_what_a_killed_worker_had(
+def test_the_database_redelivers_after_a_kill(
     storage: Any, on_database: dict[str, Any], start_cluster: Callable[..., Any], latch: Path
 ) -> None:
     storage = storages["default"]
     with transaction.atomic():
         name = storage.save("a.bin", ContentFile(CONTENT))
         assert not OrmQ.objects.exists()  # not before the commit
-    start_cluster(**on_database, timeout=2, retry=4)  # well after the lease has ended
+    start_cluster(**on_database, timeout=2, retry=4)  # after the lease has expired
     kill_the_worker(latch, storage, name)
     assert OrmQ.objects.count() == 1
     let_go_on(latch, storage, name)
@@ -199,14 +195,14 @@ def let_go_on(latch: Path, storage: Any, name: str) -> None:
 
 
 @pytest.mark.usefixtures("on_redis")
-def test_options_go_with_the_message(queue_name: str) -> None:
+def test_options_are_sent_with_the_message(queue_name: str) -> None:
     DjangoQQueue(queue_name, timeout=90).enqueue([1])
     (task,) = tasks(get_broker(queue_name))
     assert task["timeout"] == 90
 
 
 @pytest.mark.usefixtures("on_redis")
-def test_the_cluster_of_the_settings_is_the_default(
+def test_the_default_cluster_is_from_the_settings(
     queue_name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Conf, "CLUSTER_NAME", queue_name)
@@ -224,12 +220,12 @@ def test_the_database_as_broker_needs_no_redis(monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize("timeout", [0, -5, "soon", None])
-def test_a_timeout_that_cannot_be_is_an_error(timeout: Any) -> None:
+def test_an_invalid_timeout_is_an_error(timeout: Any) -> None:
     with pytest.raises(InvalidQueue, match="timeout"):
         get_queue({"BACKEND": PATH, "OPTIONS": {"timeout": timeout}})
 
 
-def test_a_cluster_in_sync_runs_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sync_cluster_runs_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Conf, "SYNC", True)
     remote = FaultyStorage(InMemoryStorage(), fault=Fault.REFUSE)
     storage = QueuedStorage("disk", remote, alias="sync-q", queue=DjangoQQueue(), delayed=True)
@@ -240,60 +236,40 @@ def test_a_cluster_in_sync_runs_at_once(monkeypatch: pytest.MonkeyPatch) -> None
     assert storage.transfer("a.txt").get()
 
 
-# A Redis that is away
+# A Redis that is unavailable
 
 
-@pytest.fixture(params=["closed", "silent"])
-def dead_port(request: pytest.FixtureRequest) -> Iterator[int]:
-    """A port that refuses connections, or one that takes them and never says a word."""
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        if request.param == "silent":
-            server.listen(50)
-        yield server.getsockname()[1]
+class TestBroker(BrokerContract):
+    @pytest.fixture(params=["url", "options"])
+    def dead_queue(
+        self,
+        request: pytest.FixtureRequest,
+        dead_port: int,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> DjangoQQueue:
+        ways: dict[str, Any] = {
+            "url": f"redis://127.0.0.1:{dead_port}/0?socket_timeout=60",
+            "options": {"host": "127.0.0.1", "port": dead_port, **PATIENT},
+        }
+        monkeypatch.setattr(Conf, "REDIS", ways[request.param])
+        return DjangoQQueue()
+
+    @pytest.fixture
+    def broker_url(self, redis_url: str) -> str:
+        return redis_url
+
+    @pytest.fixture
+    def outage(
+        self, proxy: BrokerProxy, queue_name: str, monkeypatch: pytest.MonkeyPatch
+    ) -> Outage:
+        monkeypatch.setattr(Conf, "REDIS", proxy.url)
+        return proxy.outage(
+            DjangoQQueue(queue_name),
+            lambda: [task["args"][0] for task in tasks(get_broker(queue_name))],
+        )
 
 
-@pytest.mark.parametrize("how", ["url", "options"])
-def test_a_dead_redis_costs_a_second_and_a_line(
-    how: str, dead_port: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    ways: dict[str, Any] = {
-        "url": f"redis://127.0.0.1:{dead_port}/0?socket_timeout=60",
-        "options": {"host": "127.0.0.1", "port": dead_port, **PATIENT},
-    }
-    monkeypatch.setattr(Conf, "REDIS", ways[how])
-    storage = QueuedStorage("disk", "far", alias=f"dead-{how}", queue=DjangoQQueue())
-    started = time.monotonic()
-    with transaction.atomic():
-        storage.save("a.txt", ContentFile(b"a"))
-        storage.save("b.txt", ContentFile(b"b"))
-    assert time.monotonic() - started < SOON
-    (record,) = caplog.records
-    assert "DjangoQQueue could not be told of 2 files" in record.message
-    assert ledger().due().filter(state=State.PENDING).count() == 2
-
-
-@pytest.mark.parametrize("mode", [Mode.HANG, Mode.REFUSE])
-def test_a_redis_that_goes_away_and_comes_back(
-    redis_url: str, queue_name: str, monkeypatch: pytest.MonkeyPatch, mode: Mode
-) -> None:
-    port = urlsplit(redis_url).port
-    assert port
-    with FaultProxy(port) as proxy:
-        monkeypatch.setattr(Conf, "REDIS", redis_url.replace(f":{port}", f":{proxy.port}"))
-        storage = QueuedStorage("disk", "far", alias="away-q", queue=DjangoQQueue(queue_name))
-        storage.queue.enqueue([0])  # on a connection that stands from now on
-        proxy.mode = mode
-        started = time.monotonic()
-        storage.save("a.txt", ContentFile(b"a"))
-        assert time.monotonic() - started < SOON
-        proxy.mode = Mode.OK
-        assert sweep(storage.alias) == 1
-        found = tasks(get_broker(queue_name))
-    assert QueuedFile.objects.get().pk in [pk for task in found for pk in task["args"][0]]
-
-
-def test_a_cache_keeps_its_own_patience(
+def test_a_cache_keeps_its_timeouts(
     redis_url: str, queue_name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shared = Redis.from_url(redis_url, **PATIENT)

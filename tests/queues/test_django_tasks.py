@@ -35,7 +35,7 @@ def storage(settings: Settings) -> Any:
 
 @pytest.fixture
 def work(child_settings: Callable[..., dict[str, str]], settings: Settings) -> Callable[..., None]:
-    """Run a real worker until there is no task left."""
+    """Run a worker until no task is left."""
     command = [sys.executable, "-m", "django", "db_worker", "--batch", "--no-startup-delay"]
 
     def work(*arguments: str) -> None:
@@ -62,8 +62,8 @@ def test_db_worker_transfers_what_is_saved(storage: Any, work: Callable[..., Non
     assert (task.status, task.return_value) == ("SUCCESSFUL", None)
 
 
-def test_a_failed_transfer_is_no_failed_task(storage: Any, work: Callable[..., None]) -> None:
-    """The reason is the ledger's; the task's own row would show it to more people."""
+def test_a_failed_transfer_is_a_successful_task(storage: Any, work: Callable[..., None]) -> None:
+    """The error is stored in the ledger. More people may see the row of the task."""
     storages["disk"].delete(storage.save("a.txt", ContentFile(b"a")))
     work()
     row = QueuedFile.objects.get()
@@ -72,7 +72,7 @@ def test_a_failed_transfer_is_no_failed_task(storage: Any, work: Callable[..., N
     assert (task.status, task.traceback) == ("SUCCESSFUL", "")
 
 
-def test_a_task_that_is_lost_is_made_up_for(storage: Any, work: Callable[..., None]) -> None:
+def test_a_lost_task_is_made_up_for(storage: Any, work: Callable[..., None]) -> None:
     name = storage.save("a.txt", ContentFile(b"a"))
     DBTaskResult.objects.all().delete()
     work()
@@ -82,19 +82,19 @@ def test_a_task_that_is_lost_is_made_up_for(storage: Any, work: Callable[..., No
     assert storage.using_remote(name)
 
 
-def test_nothing_is_enqueued_for_a_rolled_back_save(storage: Any) -> None:
+def test_a_rolled_back_save_enqueues_nothing(storage: Any) -> None:
     with transaction.atomic():
         storage.save("a.txt", ContentFile(b"a"))
         transaction.set_rollback(True)
     assert not DBTaskResult.objects.exists()
 
 
-def test_a_table_that_is_missing_raises_in_no_request(
+def test_a_missing_table_is_logged(
     storage: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(DBTaskResult._meta, "db_table", "nowhere")
     storage.save("a.txt", ContentFile(b"a"))
-    assert "DjangoTasksQueue could not be told of 1 files" in caplog.text
+    assert "DjangoTasksQueue could not be notified that 1 file is due" in caplog.text
     assert ledger().due().count() == 1
 
 
@@ -117,7 +117,7 @@ def test_options_choose_backend_queue_and_priority(
 @pytest.mark.parametrize(
     ("queues", "chosen"), [(["media", "mail"], "mail"), (["default", "a"], "default")]
 )
-def test_a_queue_is_chosen_from_those_there_are(
+def test_the_default_queue_exists(
     settings: Settings, storage: Any, work: Callable[..., None], queues: list[str], chosen: str
 ) -> None:
     settings.TASKS = {"default": {"BACKEND": DATABASE, "QUEUES": queues}}
@@ -135,7 +135,7 @@ def test_a_queue_is_chosen_from_those_there_are(
         ({"priority": 1000}, "priority"),
     ],
 )
-def test_options_that_cannot_be_are_an_error(options: dict[str, Any], problem: str) -> None:
+def test_invalid_options_are_an_error(options: dict[str, Any], problem: str) -> None:
     with pytest.raises(InvalidQueue, match=problem):
         DjangoTasksQueue(**options)
 

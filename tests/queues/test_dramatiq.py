@@ -4,7 +4,6 @@ import os
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,19 +21,17 @@ from dramatiq.brokers.redis import RedisBroker
 from dramatiq.brokers.stub import StubBroker
 from pytest_django import Settings
 
-from queued_storage.backends import QueuedStorage
 from queued_storage.exceptions import InvalidQueue
-from queued_storage.ledger.database import ledger
 from queued_storage.ledger.states import State
 from queued_storage.maintenance import sweep
 from queued_storage.models import QueuedFile
 from queued_storage.queues import BaseQueue, get_queue
 from queued_storage.queues.dramatiq import ACTOR, DramatiqQueue
 from queued_storage.testing import QueueContract
+from tests.queues.contracts import BrokerContract, BrokerProxy, Outage
 from tests.support import services
-from tests.support.fault_proxy import FaultProxy, Mode
 from tests.support.latched import LatchedStorage
-from tests.support.waiting import SOON, until
+from tests.support.waiting import until
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.one_database]
 
@@ -89,14 +86,14 @@ def make_broker(
         broker.close()
     if "amqp_url" in request.fixturenames:
         broker = RabbitmqBroker(**options_for(services.url("rabbitmq"), queue_name))
-        for suffix in (".DQ", ".XQ"):  # beside each queue: for messages that wait, and dead ones
+        for suffix in (".DQ", ".XQ"):  # delayed and dead messages
             broker.channel.queue_delete(f"{queue_name}{suffix}")
         broker.close()
 
 
 def options_for(broker_url: str, queue_name: str) -> dict[str, str]:
     if broker_url.startswith("amqp"):
-        return {"url": broker_url.removesuffix("//") + "/%2F"}  # as pika writes it
+        return {"url": broker_url.removesuffix("//") + "/%2F"}  # the syntax of pika
     return {"url": broker_url, "namespace": queue_name}
 
 
@@ -154,7 +151,7 @@ def content_of(storage: Any, name: str) -> bytes:
 
 
 def messages(queue: DramatiqQueue, queue_name: str, count: int = 1) -> list[Any]:
-    """Take all from the broker, which may receive the last of `count` a little later."""
+    """Take all messages from the broker, after it has received `count`."""
     found: list[Any] = []
     consumer = queue.broker.consume(queue_name, prefetch=count + 1, timeout=20)
 
@@ -172,7 +169,7 @@ def messages(queue: DramatiqQueue, queue_name: str, count: int = 1) -> list[Any]
 def test_a_worker_transfers_what_is_saved(
     storage: Any, queue: DramatiqQueue, queue_name: str, start_worker: Any
 ) -> None:
-    # One way of starting workers for each broker; either goes with both.
+    # Both ways of starting workers work with both brokers; test each once.
     is_redis = isinstance(queue.broker, RedisBroker)
     start_worker(django_dramatiq=not is_redis)
     with transaction.atomic():
@@ -185,7 +182,7 @@ def test_a_worker_transfers_what_is_saved(
         queue.enqueue(pks)
     with mock.patch.object(queue, "enqueue"):
         lost = storage.save("lost.bin", ContentFile(CONTENT))
-    if is_redis:  # the sweep of a scheduler
+    if is_redis:  # as a scheduler would
         message = dramatiq.Message(queue_name, "sweep_files", (), {}, {})
         queue.broker.enqueue(message)
     else:
@@ -194,7 +191,7 @@ def test_a_worker_transfers_what_is_saved(
     assert {row.attempts for row in QueuedFile.objects.all()} == {1}
 
 
-def test_nothing_is_sent_for_a_save_that_is_rolled_back(
+def test_a_rolled_back_save_sends_nothing(
     storage: Any, queue: DramatiqQueue, queue_name: str
 ) -> None:
     with transaction.atomic():
@@ -205,7 +202,7 @@ def test_nothing_is_sent_for_a_save_that_is_rolled_back(
 
 
 @pytest.mark.parametrize("broker_url", ["redis"], indirect=True)
-def test_a_worker_that_is_killed_in_the_middle_is_made_up_for(
+def test_a_killed_worker_is_made_up_for(
     storage: Any, start_worker: StartWorker, settings: Settings, tmp_path: Path
 ) -> None:
     latch = tmp_path / "latch"
@@ -226,7 +223,7 @@ def test_a_worker_that_is_killed_in_the_middle_is_made_up_for(
 
     latch.unlink()
     start_worker()
-    until(lambda: sweep() == 1)  # once the lease has ended
+    until(lambda: sweep() == 1)  # once the lease has expired
 
     def goes_on() -> bool:
         latch.unlink(missing_ok=True)
@@ -241,7 +238,7 @@ def test_a_worker_that_is_killed_in_the_middle_is_made_up_for(
 # Messages
 
 
-def test_a_message_holds_ids_and_options(
+def test_a_message_contains_ids_and_options(
     queue_name: str, broker_url: str, make_broker: Callable[[str], dramatiq.Broker]
 ) -> None:
     options = {"broker_priority": 3, "time_limit": 9000, "max_age": 60_000}
@@ -252,7 +249,7 @@ def test_a_message_holds_ids_and_options(
     assert message.options.items() >= options.items()
 
 
-def test_the_actor_has_no_retries_and_no_time_limit() -> None:
+def test_the_actor_has_no_retries_or_limit() -> None:
     broker = StubBroker()
     DramatiqQueue(broker)
     assert broker.get_actor(ACTOR).options == {"max_retries": 0, "time_limit": float("inf")}
@@ -268,9 +265,7 @@ def test_one_broker_serves_several_queues() -> None:
     assert [queue.qsize() for queue in (broker.queues["a"], broker.queues["b"])] == [1, 1]
 
 
-def test_a_connection_that_was_cut_meanwhile_is_replaced(
-    queue: DramatiqQueue, queue_name: str
-) -> None:
+def test_a_lost_connection_is_replaced(queue: DramatiqQueue, queue_name: str) -> None:
     queue.enqueue([1])
     for end in sockets_of(queue._publisher):
         end.shutdown(socket.SHUT_RDWR)
@@ -284,9 +279,7 @@ def sockets_of(publisher: Any) -> list[socket.socket]:
     return [each._sock for each in publisher.client.connection_pool._available_connections]
 
 
-def test_a_fork_leaves_the_connections_of_its_parent_alone(
-    queue: DramatiqQueue, queue_name: str
-) -> None:
+def test_a_fork_has_connections_of_its_own(queue: DramatiqQueue, queue_name: str) -> None:
     queue.enqueue([1])
     parent, queue._pid = queue._publisher, -1  # as after a fork
     queue.enqueue([2])
@@ -295,67 +288,38 @@ def test_a_fork_leaves_the_connections_of_its_parent_alone(
     assert len(messages(queue, queue_name, 2)) == 2
 
 
-# Brokers that are away
+# Brokers that are unavailable
 
 
-@pytest.fixture(params=["closed", "hanging"])
-def dead_port(request: pytest.FixtureRequest) -> Iterator[int]:
-    """A port that refuses connections, or one that takes them and never says a word."""
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        if request.param == "hanging":
-            server.listen(50)
-        yield server.getsockname()[1]
+class TestBroker(BrokerContract):
+    noisy = ("dramatiq", "pika")
 
+    @pytest.fixture(params=["redis", "amqp"])
+    def dead_queue(
+        self,
+        request: pytest.FixtureRequest,
+        dead_port: int,
+        make_broker: Callable[[str], dramatiq.Broker],
+    ) -> DramatiqQueue:
+        return DramatiqQueue(make_broker(f"{request.param}://127.0.0.1:{dead_port}"))
 
-@pytest.mark.parametrize("scheme", ["redis", "amqp"])
-def test_a_dead_broker_costs_a_second_and_a_line(
-    scheme: str,
-    dead_port: int,
-    make_broker: Callable[[str], dramatiq.Broker],
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    queue = DramatiqQueue(make_broker(f"{scheme}://127.0.0.1:{dead_port}"))
-    storage = QueuedStorage("disk", "far", alias="dead-broker", queue=queue)
-    caplog.set_level("WARNING", logger="queued_storage")
-    started = time.monotonic()
-    with transaction.atomic():
-        storage.save("a.txt", ContentFile(b"a"))
-        storage.save("b.txt", ContentFile(b"b"))
-    assert time.monotonic() - started < SOON
-    (record,) = [each for each in caplog.records if each.name == "queued_storage"]
-    assert "DramatiqQueue could not be told of 2 files" in record.message
-    assert ledger().due().filter(state=State.PENDING).count() == 2
-
-
-@pytest.mark.parametrize("mode", [Mode.HANG, Mode.REFUSE])
-def test_a_broker_that_goes_away_and_comes_back(
-    broker_url: str,
-    queue_name: str,
-    make_broker: Callable[[str], dramatiq.Broker],
-    mode: Mode,
-) -> None:
-    port = urlsplit(broker_url).port
-    assert port
-    with FaultProxy(port) as proxy:
-        broker = make_broker(broker_url.replace(f":{port}", f":{proxy.port}"))
-        queue = DramatiqQueue(broker, queue_name=queue_name)
-        queue.enqueue([0])  # on a connection that stands already
-        storage = QueuedStorage("disk", "far", alias=queue_name[:64], queue=queue)
-        proxy.mode = mode
-        started = time.monotonic()
-        storage.save("a.txt", ContentFile(b"a"))
-        assert time.monotonic() - started < SOON
-        proxy.mode = Mode.OK
-        assert sweep(storage.alias) == 1
-        pk = QueuedFile.objects.get().pk
-        until(lambda: ([pk],) in [each.args for each in messages(queue, queue_name, 0)])
+    @pytest.fixture
+    def outage(
+        self,
+        proxy: BrokerProxy,
+        queue_name: str,
+        make_broker: Callable[[str], dramatiq.Broker],
+    ) -> Outage:
+        queue = DramatiqQueue(make_broker(proxy.url), queue_name=queue_name)
+        return proxy.outage(
+            queue, lambda: [each.args[0] for each in messages(queue, queue_name, 0)]
+        )
 
 
 # The broker
 
 
-def test_the_broker_is_found_by_its_path(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_broker_can_be_a_path(monkeypatch: pytest.MonkeyPatch) -> None:
     broker = StubBroker()
     monkeypatch.setattr(sys.modules[__name__], "BROKER", broker, raising=False)
     options = {"broker": f"{__name__}.BROKER"}
@@ -365,12 +329,12 @@ def test_the_broker_is_found_by_its_path(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @pytest.mark.parametrize("wrong", ["nowhere.broker", "tests.support.waiting.until"])
-def test_a_broker_that_is_none_is_an_error(wrong: str) -> None:
+def test_an_invalid_broker_is_an_error(wrong: str) -> None:
     with pytest.raises(InvalidQueue, match=wrong.rpartition(".")[0] if "no" in wrong else "until"):
         get_queue({"BACKEND": PATH, "OPTIONS": {"broker": wrong}})
 
 
-def test_the_broker_that_was_set_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_global_broker_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dramatiq.broker, "global_broker", None)
     with pytest.raises(InvalidQueue, match="No Dramatiq broker was set"):
         DramatiqQueue()
@@ -379,6 +343,6 @@ def test_the_broker_that_was_set_is_the_default(monkeypatch: pytest.MonkeyPatch)
     assert DramatiqQueue().broker is broker
 
 
-def test_a_queue_name_that_cannot_be_is_an_error() -> None:
+def test_an_invalid_queue_name_is_an_error() -> None:
     with pytest.raises(InvalidQueue, match="two words"):
         DramatiqQueue(StubBroker(), queue_name="two words")

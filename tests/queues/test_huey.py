@@ -4,12 +4,10 @@ import os
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from unittest import mock
-from urllib.parse import urlsplit
 
 import pytest
 from django.core.files.base import ContentFile
@@ -22,17 +20,16 @@ from pytest_django import Settings
 
 from queued_storage.backends import QueuedStorage
 from queued_storage.exceptions import InvalidQueue
-from queued_storage.ledger.database import ledger
 from queued_storage.ledger.states import State
 from queued_storage.maintenance import sweep
 from queued_storage.models import QueuedFile
 from queued_storage.queues import BaseQueue, get_queue
 from queued_storage.queues.huey import HueyQueue
 from queued_storage.testing import QueueContract
+from tests.queues.contracts import BrokerContract, BrokerProxy, Outage
 from tests.support import services
-from tests.support.fault_proxy import FaultProxy, Mode
 from tests.support.latched import LatchedStorage
-from tests.support.waiting import SOON, until
+from tests.support.waiting import until
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.one_database]
 
@@ -134,7 +131,7 @@ def test_a_worker_transfers_what_is_saved(
         queue.enqueue(pks)
     with mock.patch.object(queue, "enqueue"):
         names.append(storage.save("lost.bin", ContentFile(CONTENT)))
-    start_worker()  # whose periodic task sweeps at once, and then each minute
+    start_worker()  # its periodic task sweeps at once, and then every minute
     storage.wait(timeout=60)
     assert [content_of(storages["far"], name) for name in names] == [CONTENT] * 4
     until(lambda: not messages(queue.huey))
@@ -142,7 +139,7 @@ def test_a_worker_transfers_what_is_saved(
     assert queue.huey.result_count() == 0
 
 
-def test_a_worker_that_is_killed_in_the_middle_is_made_up_for(
+def test_a_killed_worker_is_made_up_for(
     storage: Any,
     queue: HueyQueue,
     start_worker: StartWorker,
@@ -164,11 +161,11 @@ def test_a_worker_that_is_killed_in_the_middle_is_made_up_for(
     assert (row.state, row.attempts) == (State.TRANSFERRING, 1)
     assert 0 < storages["far"].size(name) < len(CONTENT)
     assert content_of(storage, name) == CONTENT
-    # What it worked on went with it.
+    # Its message is lost.
     assert not [each for each in messages(queue.huey) if each.name == TASK]
 
     latch.unlink()
-    until(lambda: sweep() == 1)  # once the lease has ended
+    until(lambda: sweep() == 1)  # once the lease has expired
     start_worker()
 
     def goes_on() -> bool:
@@ -184,7 +181,7 @@ def test_a_worker_that_is_killed_in_the_middle_is_made_up_for(
 # Messages
 
 
-def test_a_message_holds_ids_and_options(make_huey: Callable[..., Huey]) -> None:
+def test_a_message_contains_ids_and_options(make_huey: Callable[..., Huey]) -> None:
     huey = make_huey(cls=PriorityRedisHuey)
     HueyQueue(huey, priority=3, expires=60, timeout=9).enqueue([1, 2])
     (message,) = messages(huey)
@@ -208,9 +205,9 @@ def test_signals_are_sent() -> None:
     assert seen == [([1],)]
 
 
-def test_a_connection_that_was_cut_meanwhile_is_replaced(queue: HueyQueue) -> None:
+def test_a_lost_connection_is_replaced(queue: HueyQueue) -> None:
     queue.enqueue([1])
-    for each in queue._impatient.pool._available_connections:
+    for each in queue._storage_with_timeouts.pool._available_connections:
         each._sock.shutdown(socket.SHUT_RDWR)
     queue.enqueue([2])
     assert [message.args for message in messages(queue.huey)] == [([1],), ([2],)]
@@ -226,7 +223,7 @@ def test_immediate_mode_runs_at_once(make_huey: Callable[..., Huey]) -> None:
     assert storage.using_remote(storage.save("a.txt", ContentFile(b"a")))
 
 
-def test_immediate_mode_gives_back_the_errors(make_huey: Callable[..., Huey]) -> None:
+def test_immediate_mode_returns_errors(make_huey: Callable[..., Huey]) -> None:
     huey = make_huey()
     huey.immediate = True
     storage = QueuedStorage("disk", "far", alias="failing", queue=HueyQueue(huey), delayed=True)
@@ -235,60 +232,30 @@ def test_immediate_mode_gives_back_the_errors(make_huey: Callable[..., Huey]) ->
         storage.transfer(name).get()
 
 
-# Brokers that are away
+# Brokers that are unavailable
 
 
-@pytest.fixture(params=["closed", "hanging"])
-def dead_port(request: pytest.FixtureRequest) -> Iterator[int]:
-    """A port that refuses connections, or one that takes them and never says a word."""
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        if request.param == "hanging":
-            server.listen(50)
-        yield server.getsockname()[1]
+class TestBroker(BrokerContract):
+    @pytest.fixture
+    def dead_queue(self, dead_port: int, make_huey: Callable[..., Huey]) -> HueyQueue:
+        return HueyQueue(make_huey(f"redis://127.0.0.1:{dead_port}"))
 
+    @pytest.fixture
+    def broker_url(self, redis_url: str) -> str:
+        return redis_url
 
-def test_a_dead_broker_costs_a_second_and_a_line(
-    dead_port: int, make_huey: Callable[..., Huey], caplog: pytest.LogCaptureFixture
-) -> None:
-    queue = HueyQueue(make_huey(f"redis://127.0.0.1:{dead_port}"))
-    storage = QueuedStorage("disk", "far", alias="dead-broker", queue=queue)
-    caplog.set_level("WARNING")
-    started = time.monotonic()
-    with transaction.atomic():
-        storage.save("a.txt", ContentFile(b"a"))
-        storage.save("b.txt", ContentFile(b"b"))
-    assert time.monotonic() - started < SOON
-    (record,) = caplog.records
-    assert "HueyQueue could not be told of 2 files" in record.message
-    assert ledger().due().filter(state=State.PENDING).count() == 2
-
-
-@pytest.mark.parametrize("mode", [Mode.HANG, Mode.REFUSE])
-def test_a_broker_that_goes_away_and_comes_back(
-    redis_url: str, queue_name: str, make_huey: Callable[..., Huey], mode: Mode
-) -> None:
-    port = urlsplit(redis_url).port
-    assert port
-    with FaultProxy(port) as proxy:
-        huey = make_huey(redis_url.replace(f":{port}", f":{proxy.port}"))
-        queue = HueyQueue(huey)
-        queue.enqueue([0])  # on a connection that stands already
-        storage = QueuedStorage("disk", "far", alias=queue_name[:64], queue=queue)
-        proxy.mode = mode
-        started = time.monotonic()
-        storage.save("a.txt", ContentFile(b"a"))
-        assert time.monotonic() - started < SOON
-        proxy.mode = Mode.OK
-        assert sweep(storage.alias) == 1
-        pk = QueuedFile.objects.get().pk
-        assert ([pk],) in [message.args for message in messages(huey)]
+    @pytest.fixture
+    def outage(self, proxy: BrokerProxy, make_huey: Callable[..., Huey]) -> Outage:
+        huey = make_huey(proxy.url)
+        return proxy.outage(
+            HueyQueue(huey), lambda: [message.args[0] for message in messages(huey)]
+        )
 
 
 # The instance
 
 
-def test_the_instance_is_found_by_its_path(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_instance_can_be_a_path(monkeypatch: pytest.MonkeyPatch) -> None:
     huey = MemoryHuey()
     monkeypatch.setattr(sys.modules[__name__], "HUEY", huey, raising=False)
     queue = get_queue({"BACKEND": PATH, "OPTIONS": {"huey": f"{__name__}.HUEY"}})
@@ -297,12 +264,12 @@ def test_the_instance_is_found_by_its_path(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.parametrize("wrong", ["nowhere.huey", "tests.support.waiting.until"])
-def test_an_instance_that_is_none_is_an_error(wrong: str) -> None:
+def test_an_invalid_instance_is_an_error(wrong: str) -> None:
     with pytest.raises(InvalidQueue, match=wrong):
         get_queue({"BACKEND": PATH, "OPTIONS": {"huey": wrong}})
 
 
-def test_a_setting_that_makes_no_instance_is_an_error(
+def test_an_invalid_setting_is_an_error(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.delitem(sys.modules, "huey.contrib.djhuey", raising=False)
@@ -312,12 +279,12 @@ def test_a_setting_that_makes_no_instance_is_an_error(
     assert "nowhere" in capsys.readouterr().out
 
 
-def test_priorities_need_an_instance_that_has_them(make_huey: Callable[..., Huey]) -> None:
+def test_priorities_need_support(make_huey: Callable[..., Huey]) -> None:
     with pytest.raises(InvalidQueue, match="PriorityRedisHuey"):
         HueyQueue(make_huey(), priority=1)
 
 
-def test_other_storages_are_used_as_they_are(tmp_path: Path) -> None:
+def test_other_storages_are_not_copied(tmp_path: Path) -> None:
     huey = SqliteHuey(filename=str(tmp_path / "huey.db"))
     HueyQueue(huey).enqueue([1])
     assert [message.args for message in messages(huey)] == [([1],)]

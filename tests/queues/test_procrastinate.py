@@ -5,9 +5,8 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -28,17 +27,16 @@ from procrastinate.contrib.django.models import ProcrastinateJob
 
 from queued_storage.backends import QueuedStorage
 from queued_storage.exceptions import InvalidQueue
-from queued_storage.ledger.database import ledger
 from queued_storage.ledger.states import State
-from queued_storage.maintenance import sweep
 from queued_storage.models import QueuedFile
 from queued_storage.queues import BaseQueue
 from queued_storage.queues import procrastinate as adapter
 from queued_storage.queues.procrastinate import TASK, ProcrastinateQueue
 from queued_storage.testing import QueueContract
+from tests.queues.contracts import BrokerContract, Outage
 from tests.support import services
 from tests.support.latched import LatchedStorage
-from tests.support.waiting import SOON, until
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -69,7 +67,7 @@ class TestContract(QueueContract, TransactionTestCase):
 
 @pytest.fixture
 def queue_name() -> str:
-    """The longest that there may be."""
+    """A name of the maximum length."""
     return f"queues-{uuid.uuid4().hex}x"
 
 
@@ -111,7 +109,7 @@ def start_worker(
                 *apps,
                 own,
                 "tests.support.procrastinateapp",
-            ],  # the order does not matter
+            ],
             QUEUED_STORAGE=settings.QUEUED_STORAGE
             | {"QUEUE": {"BACKEND": PATH, "OPTIONS": {"queue": queue_name}}},
             STORAGES=settings.STORAGES,
@@ -135,14 +133,14 @@ def test_a_worker_transfers_what_is_saved(
         queue.enqueue(pks)
     with mock.patch.object(queue, "enqueue"):
         names.append(storage.save("lost.bin", ContentFile(CONTENT)))
-    start_worker()  # which sweeps each second, too
+    start_worker()  # it also sweeps every second
     storage.wait(timeout=60)
     assert [content_of(storages["far"], name) for name in names] == [CONTENT] * 4
     until(lambda: not jobs(queue_name))  # all have succeeded
     assert {row.attempts for row in QueuedFile.objects.all()} == {1}
 
 
-def test_a_worker_that_is_killed_in_the_middle_is_made_up_for(
+def test_a_killed_worker_is_made_up_for(
     storage: Any,
     queue_name: str,
     start_worker: StartWorker,
@@ -164,10 +162,10 @@ def test_a_worker_that_is_killed_in_the_middle_is_made_up_for(
     assert (row.state, row.attempts) == (State.TRANSFERRING, 1)
     assert 0 < storages["far"].size(name) < len(CONTENT)
     assert content_of(storage, name) == CONTENT
-    assert [job.status for job in jobs(queue_name)] == ["doing"]  # for ever
+    assert [job.status for job in jobs(queue_name)] == ["doing"]  # forever
 
     latch.unlink()
-    start_worker()  # whose sweep finds the row once the lease has ended
+    start_worker()  # its sweep finds the row once the lease has expired
 
     def goes_on() -> bool:
         latch.unlink(missing_ok=True)
@@ -182,7 +180,7 @@ def test_a_worker_that_is_killed_in_the_middle_is_made_up_for(
 # Messages
 
 
-def test_a_job_holds_ids_and_options(queue_name: str) -> None:
+def test_a_job_contains_ids_and_options(queue_name: str) -> None:
     ProcrastinateQueue(queue_name, priority=3).enqueue([1, 2])
     (job,) = jobs(queue_name)
     assert (job.task_name, job.args, job.priority) == (TASK, {"pks": [1, 2]}, 3)
@@ -190,7 +188,7 @@ def test_a_job_holds_ids_and_options(queue_name: str) -> None:
     assert app.tasks[TASK].retry_strategy is None
 
 
-def test_nothing_is_deferred_for_a_save_that_is_rolled_back(storage: Any, queue_name: str) -> None:
+def test_a_rolled_back_save_defers_nothing(storage: Any, queue_name: str) -> None:
     with transaction.atomic():
         storage.save("a.txt", ContentFile(b"a"))
         transaction.set_rollback(True)
@@ -207,58 +205,76 @@ def test_a_transaction_keeps_its_own_time_limit(queue: ProcrastinateQueue, queue
     assert jobs(queue_name) == []
 
 
-# A database that is away
+# A database that is unavailable
 
 
-def test_a_locked_table_costs_a_second_and_a_line(
-    storage: Any, queue_name: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    is_locked, is_over = threading.Event(), threading.Event()
+class Lock:
+    """Another transaction that locks the table of jobs until ``end()``."""
 
-    def lock() -> None:
+    def __init__(self) -> None:
+        self._is_locked, self._is_over = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._hold)
+
+    def begin(self) -> None:
+        self._thread.start()
+        assert self._is_locked.wait(30)
+
+    def end(self) -> None:
+        self._is_over.set()
+        self._thread.join()
+
+    def _hold(self) -> None:
         with transaction.atomic(), connection.cursor() as cursor:
             cursor.execute("LOCK TABLE procrastinate_jobs")
-            is_locked.set()
-            is_over.wait(30)
+            self._is_locked.set()
+            self._is_over.wait(30)
         connection.close()
 
-    thread = threading.Thread(target=lock)
-    thread.start()
-    assert is_locked.wait(30)
-    started = time.monotonic()
-    with transaction.atomic():
+
+class TestBroker(BrokerContract):
+    noisy = ("procrastinate",)
+
+    @pytest.fixture(params=["locked_queue", "unreachable_queue"])
+    def dead_queue(self, request: pytest.FixtureRequest) -> ProcrastinateQueue:
+        queue: ProcrastinateQueue = request.getfixturevalue(request.param)
+        return queue
+
+    @pytest.fixture
+    def locked_queue(self, queue: ProcrastinateQueue) -> Iterator[ProcrastinateQueue]:
+        lock = Lock()
+        lock.begin()
+        yield queue
+        lock.end()
+
+    @pytest.fixture
+    def unreachable_queue(
+        self, settings: Settings, monkeypatch: pytest.MonkeyPatch
+    ) -> Iterator[ProcrastinateQueue]:
+        with socket.socket() as server:
+            server.bind(("127.0.0.1", 0))
+            port = server.getsockname()[1]
+            jobs_database = connection.settings_dict | {"HOST": "127.0.0.1", "PORT": port}
+            # Apart from "default", Django allows a test to connect to this alias only.
+            monkeypatch.setitem(connections.settings, NO_DB_ALIAS, jobs_database)
+            settings.PROCRASTINATE_DATABASE_ALIAS = NO_DB_ALIAS
+            yield ProcrastinateQueue()
+
+    @pytest.fixture
+    def outage(self, queue: ProcrastinateQueue, queue_name: str) -> Outage:
+        lock = Lock()
+        return Outage(
+            queue, lock.begin, lock.end, lambda: [job.args["pks"] for job in jobs(queue_name)]
+        )
+
+    def test_the_log_names_the_cause(
+        self, unreachable_queue: ProcrastinateQueue, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        storage = QueuedStorage("disk", "far", alias="unreachable", queue=unreachable_queue)
         storage.save("a.txt", ContentFile(b"a"))
-        storage.save("b.txt", ContentFile(b"b"))
-    took = time.monotonic() - started
-    is_over.set()
-    thread.join()
-    assert took < SOON
-    (record,) = [each for each in caplog.records if each.name == "queued_storage"]
-    assert "ProcrastinateQueue could not be told of 2 files" in record.message
-    assert sweep() == 2
-    assert len(jobs(queue_name)) == 1
+        assert "refused" in caplog.text
 
 
-def test_a_database_of_its_own_may_be_down(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        port = server.getsockname()[1]
-        jobs_database = connection.settings_dict | {"HOST": "127.0.0.1", "PORT": port}
-        # The one alias beside "default" that Django lets a test connect to
-        monkeypatch.setitem(connections.settings, NO_DB_ALIAS, jobs_database)
-        settings.PROCRASTINATE_DATABASE_ALIAS = NO_DB_ALIAS
-        storage = QueuedStorage("disk", "far", alias="down", queue=ProcrastinateQueue())
-        started = time.monotonic()
-        storage.save("a.txt", ContentFile(b"a"))
-        assert time.monotonic() - started < SOON
-    assert "ProcrastinateQueue could not be told of 1 files" in caplog.text
-    assert "refused" in caplog.text
-    assert ledger().due().filter(state=State.PENDING).count() == 1
-
-
-# What it needs
+# Requirements
 
 
 def test_the_app_must_be_installed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -273,6 +289,6 @@ def test_the_database_must_be_postgresql(monkeypatch: pytest.MonkeyPatch) -> Non
         ProcrastinateQueue()
 
 
-def test_a_queue_whose_name_is_too_long_is_an_error(queue_name: str) -> None:
+def test_a_long_queue_name_is_an_error(queue_name: str) -> None:
     with pytest.raises(InvalidQueue, match="too long"):
         ProcrastinateQueue(f"{queue_name}x")

@@ -2,14 +2,11 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import pytest
 import rq
@@ -22,16 +19,16 @@ from redis import Redis
 
 from queued_storage.backends import QueuedStorage
 from queued_storage.exceptions import InvalidQueue
-from queued_storage.ledger.database import ledger
 from queued_storage.ledger.states import State
 from queued_storage.maintenance import sweep
 from queued_storage.models import QueuedFile
 from queued_storage.queues import get_queue
-from queued_storage.queues.rq import TIMEOUT, RQQueue
+from queued_storage.queues.rq import RQQueue
+from queued_storage.queues.timeouts import TIMEOUT
 from queued_storage.testing import Fault, FaultyStorage
-from tests.support.fault_proxy import FaultProxy, Mode
+from tests.queues.contracts import BrokerContract, BrokerProxy, Outage
 from tests.support.latched import LatchedStorage
-from tests.support.waiting import SOON, until
+from tests.support.waiting import until
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.one_database]
 
@@ -50,7 +47,7 @@ cron.register(sweep, queue_name="{name}", interval=1, name="{name}")
 
 @pytest.fixture
 def server(redis_url: str, queue_name: str, settings: Settings) -> Iterator[rq.Queue]:
-    """The queue `queue_name` as RQ sees it; nothing of it stays in Redis."""
+    """RQ's queue `queue_name`, which is removed from Redis after the test."""
     settings.RQ_QUEUES = {queue_name: {"URL": redis_url}}
     queue = get_rq_queue(queue_name)
     yield queue
@@ -110,9 +107,9 @@ def test_a_worker_transfers_and_the_cron_sweeps(
     assert (job.timeout, job.result_ttl, job.failure_ttl) == (-1, 0, 60)
     assert job.retries_left is None
 
-    server.empty()  # the wake-up is lost
+    server.empty()  # the message is lost
     names.append(storage.save("told.bin", ContentFile(CONTENT)))
-    storage.queue.enqueue([QueuedFile.objects.latest("pk").pk])  # and this one comes twice
+    storage.queue.enqueue([QueuedFile.objects.latest("pk").pk])  # and this message comes twice
 
     sweeps = tmp_path / "sweeps.py"
     sweeps.write_text(SWEEPS.format(name=server.name))
@@ -131,13 +128,13 @@ def run_of_the_adapter() -> Any:
 
 @pytest.fixture
 def latch(tmp_path: Path) -> Iterator[Path]:
-    """In the way of what is saved to the remote "far", in other processes."""
+    """The file with which "far" stops other processes in the middle of an upload."""
     latch = tmp_path / "latch"
     yield latch
-    latch.unlink(missing_ok=True)  # a work horse outlives the worker that is killed
+    latch.unlink(missing_ok=True)  # a work horse outlives a killed worker
 
 
-def test_a_work_horse_that_is_killed_in_the_middle_is_made_up_for(
+def test_a_killed_work_horse_is_made_up_for(
     storage: Any, server: rq.Queue, start: Callable[..., Any], settings: Settings, latch: Path
 ) -> None:
     far = {
@@ -155,9 +152,9 @@ def test_a_work_horse_that_is_killed_in_the_middle_is_made_up_for(
     assert 0 < storages["far"].size(name) < len(CONTENT)
     assert content_of(storage, name) == CONTENT
 
-    until(lambda: server.failed_job_registry.count == 1)  # RQ does not try again
+    until(lambda: server.failed_job_registry.count == 1)  # RQ doesn't retry it
     assert server.count == 0
-    until(lambda: sweep() == 1)  # once the lease has ended
+    until(lambda: sweep() == 1)  # once the lease has expired
 
     def goes_on() -> bool:
         latch.unlink(missing_ok=True)
@@ -172,7 +169,7 @@ def test_a_work_horse_that_is_killed_in_the_middle_is_made_up_for(
 # Messages
 
 
-def test_options_go_with_the_message(server: rq.Queue) -> None:
+def test_options_are_sent_with_the_message(server: rq.Queue) -> None:
     RQQueue(server.name).enqueue([1])
     options = {"job_timeout": 90, "result_ttl": 30, "failure_ttl": 40, "at_front": True}
     RQQueue(server.name, **options).enqueue([2])
@@ -181,21 +178,21 @@ def test_options_go_with_the_message(server: rq.Queue) -> None:
     assert (first.timeout, first.result_ttl, first.failure_ttl) == (90, 30, 40)
 
 
-def test_the_timeout_may_be_that_of_the_queue(server: rq.Queue, settings: Settings) -> None:
+def test_the_timeout_of_the_queue_applies(server: rq.Queue, settings: Settings) -> None:
     settings.RQ_QUEUES[server.name]["DEFAULT_TIMEOUT"] = 77
     RQQueue(server.name, job_timeout=None).enqueue([1])
     assert server.jobs[0].timeout == 77
 
 
-def test_django_rq_does_not_hold_a_message_back(server: rq.Queue, settings: Settings) -> None:
+def test_django_rq_does_not_delay_messages(server: rq.Queue, settings: Settings) -> None:
     settings.RQ = {"COMMIT_MODE": "request_finished"}
     RQQueue(server.name).enqueue([1])
-    with transaction.atomic():  # of another database than the ledger's, say
+    with transaction.atomic():  # of another database, for example
         RQQueue(server.name).enqueue([2])
         assert server.count == 2
 
 
-def test_a_queue_that_is_not_async_runs_at_once(server: rq.Queue, settings: Settings) -> None:
+def test_a_sync_queue_runs_at_once(server: rq.Queue, settings: Settings) -> None:
     settings.RQ_QUEUES[server.name]["ASYNC"] = False
     remote = FaultyStorage(InMemoryStorage(), fault=Fault.REFUSE)
     storage = QueuedStorage(
@@ -208,65 +205,38 @@ def test_a_queue_that_is_not_async_runs_at_once(server: rq.Queue, settings: Sett
     assert storage.transfer("a.txt").get()
 
 
-# A Redis that is away
+# A Redis that is unavailable
 
 
-@pytest.fixture(params=["closed", "silent"])
-def dead_port(request: pytest.FixtureRequest) -> Iterator[int]:
-    """A port that refuses connections, or one that takes them and never says a word."""
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        if request.param == "silent":
-            server.listen(50)
-        yield server.getsockname()[1]
+class TestBroker(BrokerContract):
+    @pytest.fixture(params=["host", "url", "sentinels"])
+    def dead_queue(
+        self, request: pytest.FixtureRequest, dead_port: int, settings: Settings
+    ) -> RQQueue:
+        ways: dict[str, dict[str, Any]] = {
+            "host": {"HOST": "127.0.0.1", "PORT": dead_port, "REDIS_CLIENT_KWARGS": PATIENT},
+            "url": {"URL": f"redis://127.0.0.1:{dead_port}/0?socket_timeout=60"},
+            "sentinels": {
+                "SENTINELS": [("127.0.0.1", dead_port)],
+                "MASTER_NAME": "main",
+                "SENTINEL_KWARGS": PATIENT,
+                "CONNECTION_KWARGS": PATIENT,
+            },
+        }
+        settings.RQ_QUEUES = {"dead": ways[request.param]}
+        return RQQueue("dead")
+
+    @pytest.fixture
+    def broker_url(self, redis_url: str) -> str:
+        return redis_url
+
+    @pytest.fixture
+    def outage(self, proxy: BrokerProxy, server: rq.Queue, settings: Settings) -> Outage:
+        settings.RQ_QUEUES = {server.name: {"URL": proxy.url}}
+        return proxy.outage(RQQueue(server.name), lambda: [job.args[0] for job in server.jobs])
 
 
-@pytest.mark.parametrize("how", ["host", "url", "sentinels"])
-def test_a_dead_redis_costs_a_second_and_a_line(
-    how: str, dead_port: int, settings: Settings, caplog: pytest.LogCaptureFixture
-) -> None:
-    ways: dict[str, dict[str, Any]] = {
-        "host": {"HOST": "127.0.0.1", "PORT": dead_port, "REDIS_CLIENT_KWARGS": PATIENT},
-        "url": {"URL": f"redis://127.0.0.1:{dead_port}/0?socket_timeout=60"},
-        "sentinels": {
-            "SENTINELS": [("127.0.0.1", dead_port)],
-            "MASTER_NAME": "main",
-            "SENTINEL_KWARGS": PATIENT,
-            "CONNECTION_KWARGS": PATIENT,
-        },
-    }
-    settings.RQ_QUEUES = {"dead": ways[how]}
-    storage = QueuedStorage("disk", "far", alias=f"dead-{how}", queue=RQQueue("dead"))
-    started = time.monotonic()
-    with transaction.atomic():
-        storage.save("a.txt", ContentFile(b"a"))
-        storage.save("b.txt", ContentFile(b"b"))
-    assert time.monotonic() - started < SOON
-    (record,) = caplog.records
-    assert "RQQueue could not be told of 2 files" in record.message
-    assert ledger().due().filter(state=State.PENDING).count() == 2
-
-
-@pytest.mark.parametrize("mode", [Mode.HANG, Mode.REFUSE])
-def test_a_redis_that_goes_away_and_comes_back(
-    server: rq.Queue, redis_url: str, settings: Settings, mode: Mode
-) -> None:
-    port = urlsplit(redis_url).port
-    assert port
-    with FaultProxy(port) as proxy:
-        settings.RQ_QUEUES = {server.name: {"URL": redis_url.replace(f":{port}", f":{proxy.port}")}}
-        storage = QueuedStorage("disk", "far", alias="away-rq", queue=RQQueue(server.name))
-        storage.queue.enqueue([0])  # on a connection that stands from now on
-        proxy.mode = mode
-        started = time.monotonic()
-        storage.save("a.txt", ContentFile(b"a"))
-        assert time.monotonic() - started < SOON
-        proxy.mode = Mode.OK
-        assert sweep(storage.alias) == 1
-    assert QueuedFile.objects.get().pk in [pk for job in server.jobs for pk in job.args[0]]
-
-
-def test_a_cache_keeps_its_own_patience(
+def test_a_cache_keeps_its_timeouts(
     redis_url: str, settings: Settings, queue_name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shared = Redis.from_url(redis_url, **PATIENT)
@@ -289,9 +259,7 @@ def test_a_cache_keeps_its_own_patience(
         (None, "define RQ_QUEUES"),
     ],
 )
-def test_a_queue_that_is_not_there_is_an_error(
-    queues: Any, problem: str, settings: Settings
-) -> None:
+def test_an_unknown_queue_is_an_error(queues: Any, problem: str, settings: Settings) -> None:
     settings.RQ_QUEUES = queues
     with pytest.raises(InvalidQueue, match=problem):
         get_queue({"BACKEND": PATH, "OPTIONS": {"queue": "media"}})

@@ -1,4 +1,4 @@
-"""Files of a remote, read back without holding them in memory."""
+"""Files of a remote, opened without keeping them in memory."""
 
 import subprocess
 import sys
@@ -23,7 +23,7 @@ DATA = bytes(range(256)) * (IN_MEMORY // 256) * 12  # of several parts
 
 
 def evicted(remote: Any, data: bytes) -> tuple[Any, str]:
-    """A storage with one file that is on its remote only."""
+    """A storage with one file, which is only on the remote."""
     storage = make(remote=remote, task=TransferAndDelete)
     name = storage.save("large.bin", file(data))
     assert not storage.queue.deliver()
@@ -35,7 +35,7 @@ def is_on_disk(opened: Any) -> bool:
     return bool(opened.file._rolled)
 
 
-def test_a_large_file_of_s3_waits_on_the_disk(s3_options: dict[str, Any]) -> None:
+def test_a_large_s3_file_is_buffered_on_disk(s3_options: dict[str, Any]) -> None:
     storage, name = evicted(S3Storage(**s3_options), DATA)
     with storage.open(name) as opened:
         assert b"".join(opened.chunks()) == DATA
@@ -47,14 +47,14 @@ def test_a_large_file_of_s3_waits_on_the_disk(s3_options: dict[str, Any]) -> Non
         assert opened.size == len(DATA)
 
 
-def test_a_small_file_of_s3_stays_in_memory(s3_options: dict[str, Any]) -> None:
+def test_a_small_s3_file_stays_in_memory(s3_options: dict[str, Any]) -> None:
     storage, name = evicted(S3Storage(**s3_options), b"small")
     with storage.open(name) as opened:
         assert opened.read() == b"small"
         assert not is_on_disk(opened)
 
 
-def test_a_storage_keeps_its_own_limit_of_memory(s3_options: dict[str, Any]) -> None:
+def test_max_memory_size_of_the_storage_is_kept(s3_options: dict[str, Any]) -> None:
     remote = S3Storage(**s3_options | {"max_memory_size": 2 * len(DATA)})
     storage, name = evicted(remote, DATA)
     with storage.open(name) as opened:
@@ -67,13 +67,13 @@ class OwnOpen(S3Storage):
         return file(b"something else")
 
 
-def test_a_storage_that_opens_in_its_own_way_does_so(s3_options: dict[str, Any]) -> None:
+def test_a_storage_with_its_own_open(s3_options: dict[str, Any]) -> None:
     storage, name = evicted(OwnOpen(**s3_options), DATA)
     with storage.open(name) as opened:
         assert opened.read() == b"something else"
 
 
-def test_the_storage_itself_is_left_as_it_is(s3_options: dict[str, Any]) -> None:
+def test_the_storage_itself_is_not_changed(s3_options: dict[str, Any]) -> None:
     remote = S3Storage(**s3_options)
     before = remote.transfer_config.max_request_concurrency, remote.max_memory_size
     storage, name = evicted(remote, DATA)
@@ -83,7 +83,7 @@ def test_the_storage_itself_is_left_as_it_is(s3_options: dict[str, Any]) -> None
 
 
 @pytest.mark.parametrize("is_known", [True, False])
-def test_a_file_that_s3_has_not_is_not_found(
+def test_a_missing_s3_file_is_not_found(
     s3_options: dict[str, Any], s3_client: BaseClient, s3_bucket: str, is_known: bool
 ) -> None:
     storage, name = evicted(S3Storage(**s3_options), b"bytes")
@@ -92,7 +92,7 @@ def test_a_file_that_s3_has_not_is_not_found(
         storage.open(name if is_known else "unknown.bin")
 
 
-def test_any_other_remote_opens_its_files_itself(tmp_path: Any) -> None:
+def test_other_remotes_open_their_own_files(tmp_path: Any) -> None:
     remote = FileSystemStorage(tmp_path)
     name = remote.save("a.txt", file(b"bytes"))
     with opening.opened(remote, name, "rb") as opened:

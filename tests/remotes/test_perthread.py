@@ -1,4 +1,4 @@
-"""Storages with one connection, as django-storages' for SFTP and FTP: one for each thread."""
+"""Storages with a single connection, such as those for FTP and SFTP: one per thread."""
 
 import copy
 import os
@@ -26,7 +26,7 @@ FILES = InMemoryStorage()  # the server
 
 @deconstructible
 class Connected(Storage):
-    """Notes who made and closed it, and fails where it is told to."""
+    """Records its instances and calls of close(), and raises an error on request."""
 
     made: list["Connected"] = []
 
@@ -64,7 +64,7 @@ class Connected(Storage):
 
 
 class FailingFile(ContentFile):
-    """The connection is lost while it is read."""
+    """Loses the connection while it is read."""
 
     def read(self, *args: Any) -> bytes:
         raise ConnectionError
@@ -90,19 +90,19 @@ def in_a_thread(job: Callable[[], object]) -> None:
     assert not thread.is_alive()
 
 
-def test_others_stay_as_they_are() -> None:
+def test_other_storages_are_returned_unchanged() -> None:
     storage = InMemoryStorage()
     assert for_threads(storage) is storage
 
 
-def test_there_is_one_for_each_storage() -> None:
+def test_each_storage_has_one_wrapper() -> None:
     storage = Derived("far")
     assert isinstance(for_threads(storage), PerThread)
     assert for_threads(storage) is for_threads(storage)
     assert for_threads(Connected("far")) is not for_threads(storage)
 
 
-def test_each_thread_has_its_own_made_alike(made: list[Connected]) -> None:
+def test_each_thread_has_its_own_storage(made: list[Connected]) -> None:
     storage = for_threads(Derived("far"))
     users: list[Any] = []
 
@@ -118,14 +118,14 @@ def test_each_thread_has_its_own_made_alike(made: list[Connected]) -> None:
     assert {(type(each), each.place) for each in made} == {(Derived, "far")}
 
 
-def test_the_connection_of_a_thread_ends_with_it(made: list[Connected]) -> None:
+def test_a_connection_is_closed_with_its_thread(made: list[Connected]) -> None:
     storage = for_threads(Connected("far"))
     storage.exists("a.txt")
     in_a_thread(lambda: storage.exists("a.txt"))
     assert [each.is_closed for each in made] == [False, False, True]
 
 
-def test_after_an_error_there_is_a_new_one(made: list[Connected]) -> None:
+def test_an_error_replaces_the_connection(made: list[Connected]) -> None:
     storage: Any = for_threads(Connected("far"))
     storage.exists("a.txt")
     made[-1].fails = ConnectionError
@@ -137,21 +137,23 @@ def test_after_an_error_there_is_a_new_one(made: list[Connected]) -> None:
 
 
 @pytest.mark.parametrize("error", [FileNotFoundError, NotImplementedError])
-def test_an_answer_is_no_such_error(made: list[Connected], error: type[Exception]) -> None:
+def test_a_negative_reply_keeps_the_connection(
+    made: list[Connected], error: type[Exception]
+) -> None:
     storage: Any = for_threads(Connected("far", error))
     with pytest.raises(error):
         storage.exists("a.txt")
     assert not made[-1].is_closed
 
 
-def test_an_error_in_reading_is_one(made: list[Connected]) -> None:
+def test_a_read_error_closes_the_connection(made: list[Connected]) -> None:
     storage = for_threads(Connected("far"))
     with pytest.raises(ConnectionError), storage.open("broken.txt") as opened:
         opened.read()
     assert made[-1].is_closed
 
 
-def test_a_fork_leaves_the_connection_to_its_parent(
+def test_a_child_does_not_close_its_parents_connection(
     made: list[Connected], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     storage = for_threads(Connected("far"))
@@ -162,7 +164,7 @@ def test_a_fork_leaves_the_connection_to_its_parent(
     assert not made[1].is_closed
 
 
-def test_what_else_the_storage_has(made: list[Connected]) -> None:
+def test_other_attributes_are_forwarded(made: list[Connected]) -> None:
     storage: Any = for_threads(Connected("far"))
     assert storage.place == "far"
     assert storage.url("a.txt") == "https://far.example/a.txt"
@@ -174,7 +176,7 @@ def test_what_else_the_storage_has(made: list[Connected]) -> None:
 
 @pytest.mark.django_db
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda it: pickle.loads(pickle.dumps(it))])
-def test_a_queued_storage_in_use_can_be_copied(copied: Callable[[Any], Any]) -> None:
+def test_a_queued_storage_in_use_is_copyable(copied: Callable[[Any], Any]) -> None:
     storage = make(remote=Connected("far"))
     storage.remote.exists("a.txt")
     twin = copied(storage)
@@ -185,7 +187,7 @@ def test_a_queued_storage_in_use_can_be_copied(copied: Callable[[Any], Any]) -> 
 
 
 @pytest.mark.django_db(transaction=True)
-def test_a_queued_storage_uses_it(made: list[Connected]) -> None:
+def test_a_queued_storage_uses_the_wrapper(made: list[Connected]) -> None:
     storage = make(remote=Connected("far"))
     storage.save("a.txt", file(b"hello"))
     errors: list[Any] = []
@@ -201,6 +203,6 @@ def test_a_queued_storage_uses_it(made: list[Connected]) -> None:
     assert not FILES.exists("far/a.txt")
 
 
-def test_the_uploader_is_that_of_the_class_behind() -> None:
+def test_the_uploader_suits_the_wrapped_class() -> None:
     storage = FTPStorage(location="ftp://user:password@far.example:21/")
     assert isinstance(uploader_for(PerThread(storage)), FTPUploader)

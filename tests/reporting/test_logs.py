@@ -1,3 +1,5 @@
+"""Log records and their fields."""
+
 import json
 import logging
 from collections.abc import Iterator
@@ -14,7 +16,7 @@ from queued_storage.queues.base import BaseQueue, run_all
 from queued_storage.reporting.logs import KEYS, logger
 from queued_storage.reporting.reasons import one_line
 from queued_storage.tasks import TransferAndDelete
-from queued_storage.transfers import executor, leases, work
+from queued_storage.transfers import executor, lanes, leases, work
 from tests.support.scripted import LONG_AGO, ScriptedStorage, Step, file, make, make_due, row
 from tests.support.waiting import until
 
@@ -31,7 +33,7 @@ class Shouting(ScriptedStorage):
 
 @pytest.fixture
 def records() -> Iterator[list[logging.LogRecord]]:
-    """All that the package logs."""
+    """All log records of the package."""
     found: list[logging.LogRecord] = []
     handler = logging.Handler()
     handler.emit = found.append  # type: ignore[method-assign,assignment]
@@ -51,7 +53,7 @@ def said(records: list[logging.LogRecord], words: str) -> logging.LogRecord:
     return found
 
 
-def test_every_step_of_a_file_is_logged_with_its_fields(records: Any) -> None:
+def test_each_step_is_logged_with_its_fields(records: Any) -> None:
     storage = make(task=TransferAndDelete())
     name = storage.save("a.txt", file())
     host = row(storage, name).host
@@ -68,7 +70,7 @@ def test_every_step_of_a_file_is_logged_with_its_fields(records: Any) -> None:
         "queued_error": None,
     }
     assert fields(said(records, "was transferred")) == common | {"queued_state": "transferring"}
-    assert fields(said(records, "was freed")) == common | {"queued_state": "transferring"}
+    assert fields(said(records, "was evicted")) == common | {"queued_state": "transferring"}
     assert fields(said(records, "was deleted")) == common | {"queued_state": "deleting"}
 
 
@@ -84,7 +86,7 @@ def test_a_failure_names_the_class_of_its_error(records: Any) -> None:
     assert fields(record)["queued_attempt"] == 1
 
 
-def test_a_void_attempt(records: Any) -> None:
+def test_a_superseded_attempt_is_logged(records: Any) -> None:
     storage = make(task=Step(lambda *sides: ledger().update(lease_token="another")))
     name = storage.save("a.txt", file())
     storage.queue.deliver()
@@ -92,7 +94,7 @@ def test_a_void_attempt(records: Any) -> None:
     assert fields(record)["queued_name"] == name
 
 
-def test_a_record_between_files_is_about_none(records: Any) -> None:
+def test_a_record_between_files_has_no_fields(records: Any) -> None:
     storage = make()
     storage.save("a.txt", file())
     storage.queue.deliver()
@@ -100,7 +102,7 @@ def test_a_record_between_files_is_about_none(records: Any) -> None:
     assert set(fields(records[-1]).values()) == {None}
 
 
-def test_a_file_of_nobodys_storage(records: Any) -> None:
+def test_a_file_with_an_unknown_alias_is_logged(records: Any) -> None:
     storage = make()
     name = storage.save("a.txt", file())
     pk = make_due(storage, name)
@@ -111,10 +113,10 @@ def test_a_file_of_nobodys_storage(records: Any) -> None:
     assert fields(record)["queued_error"] == "UnknownAlias"
     ledger().update(due_at=LONG_AGO)
     sweep()
-    assert fields(said(records, "nobody can move them"))["queued_storage"] == "gone"
+    assert fields(said(records, "could not be enqueued"))["queued_storage"] == "gone"
 
 
-def test_a_beat_that_fails(records: Any) -> None:
+def test_a_failing_renewal_is_logged(records: Any) -> None:
     storage = make()
     name = storage.save("a.txt", file())
     claimed = ledger().claim(row(storage, name).pk)
@@ -130,7 +132,7 @@ def test_a_beat_that_fails(records: Any) -> None:
     assert fields(record)["queued_error"] == "DatabaseError"
 
 
-def test_a_ledger_out_of_reach(records: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failing_ledger_is_logged(records: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def away(pk: int) -> None:
         raise DatabaseError("away")
 
@@ -140,13 +142,13 @@ def test_a_ledger_out_of_reach(records: Any, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(executor, "ledger", lambda: away(8))
     threads = executor.Executor(1, 60, list)
     threads.start()
-    threads.tell([8])
-    found = until(lambda: [each for each in records if "worked on" in each.getMessage()])
+    threads.notify([8])
+    found = until(lambda: [each for each in records if "processed" in each.getMessage()])
     assert threads.stop(10)
     assert fields(found[0])["queued_error"] == "DatabaseError"
 
 
-def test_a_claimed_file_with_a_ledger_out_of_reach(
+def test_a_failing_ledger_after_the_claim_is_logged(
     records: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def away(claimed: QueuedFile) -> None:
@@ -155,16 +157,16 @@ def test_a_claimed_file_with_a_ledger_out_of_reach(
 
     storage = make()
     pk = row(storage, storage.save("a.txt", file())).pk
-    monkeypatch.setattr(executor.work, "run_claimed", away)
+    monkeypatch.setattr(lanes.work, "run_claimed", away)
     threads = executor.Executor(1, 60, lambda: [storage.alias])
     threads.start()
-    record = until(lambda: [each for each in records if "worked on" in each.getMessage()])[0]
+    record = until(lambda: [each for each in records if "processed" in each.getMessage()])[0]
     assert threads.stop(10)
     assert fields(record)["queued_file"] == pk
     assert not leases._waiting
 
 
-def test_a_queue_that_cannot_be_told(records: Any) -> None:
+def test_a_failing_queue_is_logged(records: Any) -> None:
     class Dead(BaseQueue):
         def enqueue(self, pks: list[int]) -> None:
             raise ConnectionError("the broker\nis away")
@@ -176,7 +178,7 @@ def test_a_queue_that_cannot_be_told(records: Any) -> None:
     assert fields(record)["queued_error"] == "ConnectionError"
 
 
-def test_no_name_and_no_error_breaks_a_line(records: Any) -> None:
+def test_names_and_errors_stay_on_one_line(records: Any) -> None:
     storage = make()
     pk = row(storage, storage.save("a.txt", file())).pk
     ledger().filter(pk=pk).update(name=FORGED)
@@ -194,27 +196,27 @@ def test_no_name_and_no_error_breaks_a_line(records: Any) -> None:
     assert r"twice\nover" in records[1].getMessage()
 
 
-def test_a_row_says_what_it_is_on_one_line() -> None:
+def test_a_row_is_described_on_one_line() -> None:
     assert str(QueuedFile(name=FORGED, alias="x\ny")) == ESCAPED + r" (x\ny)"
 
 
 @pytest.mark.parametrize("plain", ["a.txt", "größe 日本.txt", "back\\slash", "100%", ""])
-def test_what_is_printable_stays(plain: str) -> None:
+def test_printable_text_is_unchanged(plain: str) -> None:
     assert one_line(plain) == plain
 
 
-def test_what_cannot_be_encoded_is_written_out() -> None:
+def test_surrogates_and_controls_are_escaped() -> None:
     assert one_line("a\udcff\x00\x9b") == r"a\udcff\x00\x9b"
 
 
-def test_the_fields_go_into_json(records: Any) -> None:
+def test_the_fields_fit_into_json(records: Any) -> None:
     storage = make()
     storage.save("a.txt", file())
     storage.queue.deliver()
     assert json.loads(json.dumps(fields(records[0])))["queued_state"] == State.TRANSFERRING
 
 
-def test_a_project_may_have_fields_of_its_own(records: Any) -> None:
+def test_a_project_can_add_its_own_fields(records: Any) -> None:
     before = logging.getLogRecordFactory()
 
     def factory(*args: Any, **kwargs: Any) -> logging.LogRecord:

@@ -1,4 +1,4 @@
-"""Error texts that may be stored and shown."""
+"""Error texts without secrets."""
 
 import pytest
 from django.core.files.storage import FileSystemStorage, Storage
@@ -10,7 +10,7 @@ pytestmark = pytest.mark.one_database
 
 
 class Keeper(Storage):
-    """A storage that keeps its options as django-storages' do."""
+    """A storage that keeps its options as attributes, as django-storages does."""
 
     def __init__(self, **options: object) -> None:
         vars(self).update(options)
@@ -59,7 +59,7 @@ def test_credentials_and_signatures_are_left_out(text: str, shown: str) -> None:
         'Could not connect to the endpoint URL: "http://127.0.0.1:1/bucket/a@b.txt"',
     ],
 )
-def test_the_rest_is_kept(text: str) -> None:
+def test_other_text_is_kept(text: str) -> None:
     assert reason(OSError(text)) == f"OSError: {text}"
 
 
@@ -68,13 +68,13 @@ def test_the_rest_is_kept(text: str) -> None:
     ["secret_key", "access_key", "security_token", "password", "account_key", "sas_token",
      "connection_string", "cloudfront_key", "_password", "passwd", "private_key", "api_secret"],
 )  # fmt: skip
-def test_what_a_storage_holds_in_secret_is_left_out(option: str) -> None:
+def test_secret_options_of_a_storage_are_left_out(option: str) -> None:
     for storage in (Keeper(**{option: "hunter2"}), Keeper(options={option: "hunter2"})):
         found = reason(OSError("denied to hunter2 by /hunter2/"), FileSystemStorage(), storage)
         assert found == "OSError: denied to … by /…/"
 
 
-def test_what_a_storage_says_openly_is_kept() -> None:
+def test_public_options_of_a_storage_are_kept() -> None:
     storage = Keeper(bucket_name="media", location="a", region="b", secret_key="x")
     assert reason(OSError("no bucket media at x"), storage) == "OSError: no bucket media at x"
 
@@ -86,21 +86,21 @@ def test_a_reason_fits_its_column_and_every_database() -> None:
     assert found.endswith("…")
 
 
-def test_a_secret_on_the_edge_is_left_out_whole() -> None:
+def test_a_truncated_secret_is_left_out() -> None:
     text = "x" * (MAX_LENGTH - 30) + " https://user:hunter2@host/"
     assert "hunt" not in reason(ValueError(text))
 
 
 @pytest.mark.timeout(10)
 @pytest.mark.parametrize("piece", ["x", "/", "a/b", "://", "-", "secret", "@", "?x=", "token="])
-def test_a_huge_text_takes_no_time(piece: str) -> None:
+def test_a_huge_text_takes_little_time(piece: str) -> None:
     for _time in range(3):
         reason(ValueError(piece * 1_000_000))
 
 
 @pytest.mark.django_db(transaction=True)
-def test_the_ledger_holds_no_secret_of_a_failed_transfer() -> None:
-    """Ancestor 2: the secret was readable in the broker's message."""
+def test_the_ledger_stores_no_secret() -> None:
+    """In version 0.3, the secret was readable in the broker."""
     storage = make()
     storage.remote.secret_key = "hunter2"
 

@@ -22,7 +22,6 @@ AWAIT_RELEASE = 60  # seconds
 # Where a point lies: before or after the Nth call of a function
 BEFORE, AFTER = "before", "after"
 _LEDGER = "queued_storage.ledger.database:QueuedFileQuerySet"
-_WORK = "queued_storage.transfers.work:_Work"
 _DELETE = "django.core.files.storage:FileSystemStorage.delete"
 POINTS: dict[str, tuple[str, str, int]] = {
     # A transfer
@@ -37,17 +36,17 @@ POINTS: dict[str, tuple[str, str, int]] = {
     ),  # a small file, at once
     "sending parts to S3": ("queued_storage.transfers.proxies:WatchedFile.read", AFTER, 2),
     "written": ("queued_storage.uploaders.generic:GenericUploader.upload", AFTER, 1),
-    "written to S3": ("queued_storage.uploaders.s3.uploader:S3Uploader.upload", AFTER, 1),
+    "written to S3": ("queued_storage.uploaders.s3.uploader:S3Uploader._upload", AFTER, 1),
     "verified": (f"{_LEDGER}.promote", BEFORE, 1),
     "promoted": (f"{_LEDGER}.promote", AFTER, 1),
     # An eviction
     "evicting": (f"{_LEDGER}.mark_evicted", AFTER, 1),  # not committed
     "local copy freed": (_DELETE, AFTER, 1),  # not committed
-    "evicted": (f"{_WORK}._evict", AFTER, 1),
+    "evicted": ("queued_storage.transfers.copies:free_local", AFTER, 1),
     # A delete, as its caller does it
     "buried": ("queued_storage.transfers.copies:drop_local", BEFORE, 1),
     # A purge of a file that is on both sides
-    "purging": (f"{_WORK}._purge", BEFORE, 1),
+    "purging": ("queued_storage.transfers.removal:_Purge.run", BEFORE, 1),
     "remote copy removed": ("queued_storage.transfers.copies:drop_local", BEFORE, 1),
     "dropping": (f"{_LEDGER}.mark_local_dropped", AFTER, 1),  # not committed
     "local copy removed": (_DELETE, AFTER, 2),  # not committed

@@ -72,6 +72,13 @@ def _parts(name: str) -> tuple[str, str]:
     return str(path.with_suffix("")), path.suffix
 
 
+class ReadsOn(ScriptedStorage):
+    """Stores what is left to read, without rewinding, as many storages do."""
+
+    def _save(self, name: str, content: Any) -> str:
+        return str(super()._save(name, file(content.read())))
+
+
 class Sniff(Transfer):
     """Has a look at the file's first bytes before it sends it."""
 

@@ -1,4 +1,4 @@
-"""The threads of a worker: what they share fairly, and what they give back."""
+"""The threads of a worker."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -13,8 +13,8 @@ from django.db.backends.signals import connection_created
 from queued_storage.ledger.database import ledger
 from queued_storage.ledger.states import State
 from queued_storage.tasks import Transfer
-from queued_storage.transfers import executor, leases
-from queued_storage.transfers.executor import Executor
+from queued_storage.transfers import executor, lanes, leases
+from queued_storage.transfers.executor import NEXT_PHASES, Executor, Phase
 from tests.support.scripted import Step, file, make, row
 from tests.support.waiting import until
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 
 class Gate(Transfer):
-    """Holds the files whose name begins with "held" until it is opened."""
+    """A task that waits with files whose name starts with "held" until it is opened."""
 
     def __init__(self) -> None:
         self.is_open = threading.Event()
@@ -44,7 +44,7 @@ def gate() -> Iterator[Gate]:
 
 @pytest.fixture
 def running(gate: Gate) -> Iterator[Callable[..., Executor]]:
-    """Starts executors, and stops them in the end."""
+    """Start executors; they are stopped after the test."""
     started: list[Executor] = []
 
     def start(threads: int, *storages: Any) -> Executor:
@@ -63,34 +63,34 @@ def transferred(storage: Any) -> int:
     return ledger().filter(alias=storage.alias, state=State.TRANSFERRED).count()
 
 
-def test_who_looks_for_files_is_idle() -> None:
-    """Else a worker told to end when it is idle goes on for ever where a look takes longer than
-    the pause between two."""
-    looking, may_go_on = threading.Event(), threading.Event()
+def test_searching_executor_is_idle() -> None:
+    """Otherwise a worker that ends when it is idle never does, if a search takes longer than the
+    pause between two."""
+    searching, may_go_on = threading.Event(), threading.Event()
 
-    def slow_look() -> list[str]:
-        looking.set()
+    def slow_search() -> list[str]:
+        searching.set()
         assert may_go_on.wait(20)
         return []
 
-    threads = Executor(1, 60, slow_look)
+    threads = Executor(1, 60, slow_search)
     threads.start()
-    assert looking.wait(20)
+    assert searching.wait(20)
     assert threads.is_idle()
     may_go_on.set()
     assert threads.stop(20)
 
 
 @pytest.mark.parametrize(("max_age", "connections_made"), [(0, 3), (None, 0)])
-def test_looks_in_vain_heed_conn_max_age(
+def test_empty_searches_respect_conn_max_age(
     monkeypatch: pytest.MonkeyPatch, max_age: int | None, connections_made: int
 ) -> None:
     made: list[BaseDatabaseWrapper] = []
     seen: list[int] = []
 
-    def look() -> list[str]:
+    def search() -> list[str]:
         seen.append(len(made))
-        return ["nobody's"]
+        return ["unknown"]
 
     def note(connection: BaseDatabaseWrapper, **_kwargs: object) -> None:
         if threading.current_thread().name == "queued-storage-0":
@@ -99,16 +99,16 @@ def test_looks_in_vain_heed_conn_max_age(
     monkeypatch.setitem(connections["default"].settings_dict, "CONN_MAX_AGE", max_age)
     connection_created.connect(note)
     try:
-        threads = Executor(1, 0.01, look)
+        threads = Executor(1, 0.01, search)
         threads.start()
         until(lambda: len(seen) > 4)
         assert threads.stop(20)
     finally:
         connection_created.disconnect(note)
-    assert seen[4] - seen[1] == connections_made  # at first Django may ask for the server's version
+    assert seen[4] - seen[1] == connections_made  # at first, Django may query the server's version
 
 
-def test_the_oldest_file_is_first(gate: Gate, running: Callable[..., Executor]) -> None:
+def test_oldest_file_is_first(gate: Gate, running: Callable[..., Executor]) -> None:
     storage = make(task=gate)
     names = [storage.save(f"{number}.txt", file()) for number in range(20)]
     running(1, storage)
@@ -116,7 +116,7 @@ def test_the_oldest_file_is_first(gate: Gate, running: Callable[..., Executor]) 
     assert gate.began == names
 
 
-def test_small_files_pass_one_that_takes_long(gate: Gate, running: Callable[..., Executor]) -> None:
+def test_small_files_pass_a_slow_one(gate: Gate, running: Callable[..., Executor]) -> None:
     storage = make(task=gate)
     huge = storage.save("held.bin", file())
     for number in range(20):
@@ -128,10 +128,10 @@ def test_small_files_pass_one_that_takes_long(gate: Gate, running: Callable[...,
     until(lambda: transferred(storage) == 21)
 
 
-def test_a_remote_that_hangs_holds_up_no_other_one(
+def test_hanging_remote_blocks_no_other_remote(
     gate: Gate, running: Callable[..., Executor]
 ) -> None:
-    """Though its files are the older ones, and more than there are threads."""
+    """Its files are older, and there are more of them than threads."""
     dead, living = make(task=gate), make(task=Transfer)
     for number in range(80):
         dead.save(f"held-{number}.txt", file())
@@ -142,22 +142,18 @@ def test_a_remote_that_hangs_holds_up_no_other_one(
     assert transferred(dead) == 0
 
 
-def test_a_remote_that_hangs_holds_up_no_other_one_that_is_told_of(
-    gate: Gate, running: Callable[..., Executor]
-) -> None:
+def test_hanging_remote_blocks_no_requests(gate: Gate, running: Callable[..., Executor]) -> None:
     dead, living = make(task=gate), make(task=Transfer)
     threads = running(2)
-    threads.tell([row(dead, dead.save(f"held-{each}.txt", file())).pk for each in range(80)])
+    threads.notify([row(dead, dead.save(f"held-{each}.txt", file())).pk for each in range(80)])
     until(lambda: len(gate.began) == 2)
-    threads.tell([row(living, living.save(f"{each}.txt", file())).pk for each in range(20)])
+    threads.notify([row(living, living.save(f"{each}.txt", file())).pk for each in range(20)])
     until(lambda: transferred(living) == 20)
     assert transferred(dead) == 0
 
 
-def test_no_more_is_claimed_than_soon_has_a_thread(
-    gate: Gate, running: Callable[..., Executor]
-) -> None:
-    """The rest is for other workers; what is claimed and waits is given back at the end."""
+def test_claims_only_what_soon_has_a_thread(gate: Gate, running: Callable[..., Executor]) -> None:
+    """The rest is for other workers; waiting claims are returned when the executor stops."""
     storage = make(task=gate)
     for number in range(60):
         storage.save(f"{number}.txt", file())
@@ -167,7 +163,7 @@ def test_no_more_is_claimed_than_soon_has_a_thread(
     until(lambda: transferred(storage) == 60, 90)
     until(lambda: len(gate.began) == 62)
     claimed = ledger().filter(alias=storage.alias).exclude(lease_token="")
-    assert 2 <= claimed.count() <= 2 + executor.AHEAD_MAX
+    assert 2 <= claimed.count() <= 2 + lanes.AHEAD_MAX
 
     ended = threading.Thread(target=lambda: threads.stop(60))
     ended.start()
@@ -180,11 +176,11 @@ def test_no_more_is_claimed_than_soon_has_a_thread(
     assert transferred(storage) == 62
 
 
-def test_what_waits_for_a_thread_keeps_its_lease(
+def test_waiting_file_keeps_its_lease(
     gate: Gate, running: Callable[..., Executor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(executor, "AHEAD_SECONDS", 60)  # also where files take a while
-    monkeypatch.setattr(executor, "AHEAD_MAX", 5)
+    monkeypatch.setattr(lanes, "AHEAD_SECONDS", 60)  # also if files take long
+    monkeypatch.setattr(lanes, "AHEAD_MAX", 5)
     storage = make(task=gate)
     for number in range(20):
         storage.save(f"held-{number}.txt", file())
@@ -204,19 +200,19 @@ def test_what_waits_for_a_thread_keeps_its_lease(
     assert set(ledger().filter(alias=storage.alias).values_list("attempts", flat=True)) == {1}
 
 
-def test_nobody_keeps_the_lease_of_a_file_whose_storage_is_unknown(
+def test_file_of_unknown_storage_loses_its_lease(
     running: Callable[..., Executor],
 ) -> None:
     storage = make()
     pk = row(storage, storage.save("a.txt", file())).pk
     ledger().filter(pk=pk).update(alias="from-another-project")
-    running(1, storage).tell([pk])
+    running(1, storage).notify([pk])
     until(lambda: ledger().filter(pk=pk, lease_token="").exclude(last_error="").exists())
     until(lambda: not [lease for lease in leases._beating_heart()._leases if lease.row.pk == pk])
 
 
 @pytest.mark.parametrize("end", [SystemExit, KeyboardInterrupt, GeneratorExit, BaseException])
-def test_a_thread_survives_a_task_that_ends_it(
+def test_thread_survives_a_task_that_exits(
     running: Callable[..., Executor], end: type[BaseException]
 ) -> None:
     def leave(*_args: Any) -> None:
@@ -232,7 +228,7 @@ def test_a_thread_survives_a_task_that_ends_it(
 
 
 @pytest.mark.parametrize("at_work", [True, False])
-def test_a_thread_survives_a_connection_that_cannot_be_closed(
+def test_thread_survives_a_connection_that_cannot_close(
     running: Callable[..., Executor], monkeypatch: pytest.MonkeyPatch, at_work: bool
 ) -> None:
     refused = threading.Event()
@@ -247,17 +243,17 @@ def test_a_thread_survives_a_connection_that_cannot_be_closed(
         storage.save("a.txt", file())
         until(lambda: transferred(storage) == 1)
     with monkeypatch.context() as patches:
-        patches.setattr(executor, "connections", SimpleNamespace(close_all=refuse))
+        patches.setattr(lanes, "connections", SimpleNamespace(close_all=refuse))
         patches.setattr(executor, "close_old_connections", refuse)
         assert refused.wait(20)
     storage.save("b.txt", file())
     until(lambda: transferred(storage) == at_work + 1)
 
 
-def test_where_no_thread_can_be_started_the_one_that_looks_does_the_work(
+def test_files_are_processed_without_worker_threads(
     running: Callable[..., Executor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """So it is while some versions of Python end, and where the system has no more threads."""
+    """No thread can be started while Python ends, or if the system has no more threads."""
     start = threading.Thread.start
 
     def refuse(thread: threading.Thread) -> None:
@@ -268,16 +264,16 @@ def test_where_no_thread_can_be_started_the_one_that_looks_does_the_work(
     monkeypatch.setattr(threading.Thread, "start", refuse)
     monkeypatch.setattr(leases, "_heart", None)
     storage = make()
-    told = row(storage, storage.save("told.txt", file())).pk
+    notified = row(storage, storage.save("notified.txt", file())).pk
     for number in range(3):
         storage.save(f"{number}.txt", file())
     found = running(2, storage)
-    found.tell([told])
+    found.notify([notified])
     until(lambda: transferred(storage) == 4)
     assert set(ledger().filter(alias=storage.alias).values_list("attempts", flat=True)) == {1}
 
 
-def test_several_workers_do_nothing_twice(running: Callable[..., Executor]) -> None:
+def test_several_workers_process_each_file_once(running: Callable[..., Executor]) -> None:
     storage = make(task=Transfer)
     for number in range(60):
         storage.save(f"{number}.txt", file())
@@ -285,3 +281,31 @@ def test_several_workers_do_nothing_twice(running: Callable[..., Executor]) -> N
         running(2, storage)
     until(lambda: transferred(storage) == 60, 90)
     assert set(ledger().filter(alias=storage.alias).values_list("attempts", flat=True)) == {1}
+
+
+@pytest.mark.one_database
+def test_every_phase_can_end() -> None:
+    reached, found = set(Phase), {Phase.OVER}
+    while found:
+        reached -= found
+        found = {phase for phase in reached if NEXT_PHASES[phase] - reached}
+    assert not reached
+    assert not NEXT_PHASES[Phase.OVER]
+
+
+@pytest.mark.parametrize("gives_back", [True, False])
+def test_search_that_ends_after_stop_changes_nothing(gives_back: bool) -> None:
+    """It reports whether it found a file, but the executor is stopping."""
+    stopping = threading.Event()
+
+    def search() -> list[str]:
+        threading.Thread(target=lambda: threads.stop(20, gives_back=gives_back)).start()
+        until(lambda: threads._phase.is_stopping)
+        stopping.set()
+        return []
+
+    threads = Executor(1, 60, search)
+    threads.start()
+    assert stopping.wait(20)
+    assert threads.stop(20, gives_back=gives_back)
+    assert threads._phase is Phase.OVER

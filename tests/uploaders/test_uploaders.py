@@ -1,4 +1,4 @@
-"""Uploaders carry bytes and prove them: with any storage, and with S3 on a real server."""
+"""Uploaders and the verification of uploads, with any storage and with a real S3 server."""
 
 import gzip
 import io
@@ -29,6 +29,7 @@ from queued_storage.ledger.states import Content, State
 from queued_storage.tasks import Transfer, TransferAndDelete
 from queued_storage.uploaders import Uploader, uploader_for
 from queued_storage.uploaders.generic import GenericUploader
+from queued_storage.uploaders.s3.multipart import config_for_stream
 from queued_storage.uploaders.s3.uploader import S3Uploader
 from tests.support.fault_proxy import FaultProxy, Mode
 from tests.support.scripted import Sniff, file, make, make_due, on_disk, read, row
@@ -88,27 +89,27 @@ class OwnParameters(S3Storage):
         return {"CacheControl": f"max-age={len(name)}"}
 
 
-def test_s3_is_recognised_by_its_class_and_by_those_derived_from_it() -> None:
+def test_s3_storage_and_its_subclasses_are_recognized() -> None:
     assert type(uploader_for(S3Storage())) is S3Uploader
     assert type(uploader_for(OwnParameters())) is S3Uploader
 
 
 @pytest.mark.parametrize("remote", [GzipAlways, OwnSave, OwnOuterSave, OwnNames])
-def test_a_storage_that_saves_in_its_own_way_keeps_it(remote: type[S3Storage]) -> None:
+def test_a_storage_with_its_own_save(remote: type[S3Storage]) -> None:
     assert type(uploader_for(remote())) is GenericUploader
 
 
-def test_a_storage_with_gzip_by_its_options_too() -> None:
+def test_gzip_as_an_option_is_recognized() -> None:
     assert type(uploader_for(S3Storage(gzip=True))) is GenericUploader
 
 
 @pytest.mark.parametrize("remote", [FileSystemStorage, InMemoryStorage])
-def test_any_other_storage_gets_the_generic_one(remote: type) -> None:
+def test_other_storages_get_the_generic_uploader(remote: type) -> None:
     assert type(uploader_for(remote())) is GenericUploader
 
 
 @pytest.mark.parametrize("path", ["no.such.Uploader", "json.dumps", "json.JSONDecoder"])
-def test_an_uploader_that_is_none_is_named(path: str) -> None:
+def test_an_error_names_an_invalid_uploader(path: str) -> None:
     with pytest.raises(ImproperlyConfigured, match=path.rpartition(".")[0]):
         uploader_for(InMemoryStorage(), path)
 
@@ -134,7 +135,7 @@ class Silent(GenericUploader):
 
 
 @pytest.mark.django_db(transaction=True)
-def test_an_uploader_that_does_not_say_what_it_proved_is_an_error_that_says_so() -> None:
+def test_an_uploader_must_return_the_level() -> None:
     storage = make(uploader="tests.uploaders.test_uploaders.Silent")
     for number in range(2):  # the first statement of its form, and another one
         name = storage.save(f"{number}.txt", file())
@@ -144,18 +145,18 @@ def test_an_uploader_that_does_not_say_what_it_proved_is_an_error_that_says_so()
         assert "Silent.verify() returned None" in row(storage, name).last_error
 
 
-def test_an_uploader_that_this_worker_cannot_import_burns_no_attempt() -> None:
+def test_an_uploader_without_import_uses_no_attempt() -> None:
     storage = make(uploader="no.such.Uploader")
     name = storage.save("a.txt", file())
     assert isinstance(deliver(storage), ImproperlyConfigured)
     assert (row(storage, name).state, row(storage, name).attempts) == (State.PENDING, 0)
 
 
-# The generic one
+# The generic uploader
 
 
 def memory(data: bytes) -> tuple[Uploader, Content]:
-    """A remote with `data` under "a", and what was meant to be there."""
+    """A remote with `data` under the name "a", and the expected content."""
     remote = InMemoryStorage()
     remote.save("a", ContentFile(data))
     return GenericUploader(remote), Content(5, "crc32:3610a686")  # of b"hello"
@@ -164,26 +165,26 @@ def memory(data: bytes) -> tuple[Uploader, Content]:
 @pytest.mark.parametrize(
     ("asked", "proved"), [("size", "size"), ("checksum", "size"), ("content", "content")]
 )
-def test_the_generic_uploader_says_what_it_proved(asked: str, proved: str) -> None:
+def test_the_generic_uploader_returns_the_level(asked: str, proved: str) -> None:
     uploader, sent = memory(b"hello")
     assert uploader.verify("a", sent, asked) == proved
 
 
 @pytest.mark.parametrize("asked", ["size", "checksum", "content"])
 @pytest.mark.parametrize("data", [b"", b"hell", b"hello "])
-def test_the_generic_uploader_sees_another_size(asked: str, data: bytes) -> None:
+def test_the_generic_uploader_detects_another_size(asked: str, data: bytes) -> None:
     uploader, sent = memory(data)
     with pytest.raises(VerificationError, match="'a'"):
         uploader.verify("a", sent, asked)
 
 
-def test_the_generic_uploader_sees_other_bytes_where_it_is_asked_to() -> None:
+def test_the_generic_uploader_detects_other_content() -> None:
     uploader, sent = memory(b"HELLO")
     with pytest.raises(VerificationError, match="checksum"):
         uploader.verify("a", sent, "content")
 
 
-def test_a_remote_that_closes_or_rewinds_what_it_is_given() -> None:
+def test_a_remote_that_closes_or_rewinds_content() -> None:
     class Rude(InMemoryStorage):
         def _save(self, name: str, content: Any) -> str:
             content.read(3)
@@ -202,7 +203,7 @@ def test_a_remote_that_closes_or_rewinds_what_it_is_given() -> None:
 
 
 def recorded(remote: S3Storage, act: Callable[[], Any]) -> dict[str, Any]:
-    """The parameters of the only object that `act` writes in this thread."""
+    """The parameters of the only object that `act` stores in this thread."""
     found: list[dict[str, Any]] = []
     events = remote.connection.meta.client.meta.events
 
@@ -245,7 +246,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("extra", "name"), CASES, ids=str)
-def test_an_object_is_what_the_storages_own_save_makes(
+def test_objects_are_as_the_storage_saves_them(
     s3_options: Options, extra: Options, name: str
 ) -> None:
     direct = S3Storage(**s3_options | extra)
@@ -273,14 +274,14 @@ def test_the_content_type_of_the_upload_is_kept(s3_options: Options) -> None:
     assert found["ContentType"] == expected["ContentType"] == "application/x-mine"
 
 
-def test_parameters_of_a_derived_storage(s3_options: Options) -> None:
+def test_parameters_of_a_subclass(s3_options: Options) -> None:
     remote = OwnParameters(**s3_options)
     storage = make(remote=remote)
     storage.save("a.txt", file())
     assert recorded(remote, lambda: deliver(storage))["CacheControl"] == "max-age=5"
 
 
-def test_names_of_a_derived_storage(s3_options: Options) -> None:
+def test_names_of_a_subclass(s3_options: Options) -> None:
     storage = make(remote=OwnOuterSave(**s3_options), task=TransferAndDelete)
     name = storage.save("a.txt", file())
     assert deliver(storage) is None
@@ -289,10 +290,10 @@ def test_names_of_a_derived_storage(s3_options: Options) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*SpooledTemporaryFile")  # which S3File leaves open
-def test_gzip_is_left_to_the_storage(
+def test_gzip_uses_the_storages_own_save(
     s3_options: Options, s3_client: BaseClient, s3_bucket: str
 ) -> None:
-    """Its size and hash are others than the file's; what a reader gets is compared."""
+    """Size and hash of the object differ from those of the file, so it is read back."""
     remote = S3Storage(**s3_options | {"gzip": True})
     storage = make(remote=remote, task=TransferAndDelete)
     data = b"body { margin: 0 }" * 500
@@ -307,13 +308,12 @@ def test_gzip_is_left_to_the_storage(
     assert storage.size(name) == len(data)
 
 
-def test_the_storages_transfer_config_is_kept(s3_options: Options) -> None:
+def test_the_storages_transfer_config_is_kept() -> None:
     own = TransferConfig(
         multipart_threshold=6 * MIB, multipart_chunksize=7 * MIB, max_bandwidth=12345,
         io_chunksize=4321, num_download_attempts=3,
     )  # fmt: skip
-    remote = S3Storage(**s3_options | {"transfer_config": own})
-    config = S3Uploader(remote)._config()
+    config: Any = config_for_stream(own)
     assert config.max_request_concurrency == config.max_in_memory_upload_chunks == 3
     for option in ("multipart_threshold", "multipart_chunksize", "max_bandwidth", "io_chunksize"):
         assert getattr(config, option) == getattr(own, option), option
@@ -361,7 +361,7 @@ def test_a_multipart_upload_is_proved_as_a_whole(
 
 
 class Tamper(Transfer):
-    """Uploads, and then somebody changes the object."""
+    """Uploads a file and then changes the object."""
 
     def __init__(self, change: Callable[[str], Any]) -> None:
         self.change = change
@@ -418,7 +418,7 @@ def transfers_run(storage: Any, name: str) -> Exception | None:
     return work.run(make_due(storage, name))
 
 
-def test_without_checksums_of_boto3_a_flipped_byte_is_still_found(
+def test_a_flipped_byte_is_found_without_boto3_checksums(
     s3_options: Options, s3_client: BaseClient, s3_bucket: str, s3_server: S3Server
 ) -> None:
     """With `when_required`, boto3 stored and read back a flipped byte silently."""
@@ -438,7 +438,7 @@ def test_without_checksums_of_boto3_a_flipped_byte_is_still_found(
     assert row(storage, name).verified == "checksum"
 
 
-def test_an_object_whose_checksum_nobody_kept_proves_its_size_only(
+def test_an_object_without_checksum_proves_its_size(
     s3_options: Options, s3_client: BaseClient, s3_bucket: str, s3_server: S3Server
 ) -> None:
     client = s3_server.client(request_checksum_calculation="when_required")
@@ -451,10 +451,10 @@ def test_an_object_whose_checksum_nobody_kept_proves_its_size_only(
     assert uploader.verify("a.txt", Content(5, "crc32:3610a686"), "checksum") == "size"
 
 
-# S3: whose object
+# S3: existing objects
 
 
-def test_s3_overwrites_by_default_but_we_do_not(
+def test_an_existing_object_is_not_overwritten(
     s3_options: Options, s3_client: BaseClient, s3_bucket: str
 ) -> None:
     """django-storages #959."""
@@ -470,7 +470,7 @@ def test_s3_overwrites_by_default_but_we_do_not(
 
 
 class Slow(S3Storage):
-    """Whoever looks for an object here looks a moment too early."""
+    """Calls `happens` after exists() has found no object."""
 
     happens: Callable[[str], object]
 
@@ -482,7 +482,7 @@ class Slow(S3Storage):
 
 
 @pytest.mark.parametrize("size", [7, 11 * MIB])
-def test_an_object_that_comes_between_the_look_and_the_upload_stays(
+def test_an_object_created_after_exists_stays(
     s3_options: Options, s3_client: BaseClient, s3_bucket: str, size: int
 ) -> None:
     def put_theirs(name: str) -> None:
@@ -503,7 +503,7 @@ def test_an_object_that_comes_between_the_look_and_the_upload_stays(
     assert "Uploads" not in s3_client.list_multipart_uploads(Bucket=s3_bucket)
 
 
-def test_a_process_that_dies_after_it_met_another_object_leaves_that_alone(
+def test_a_dead_process_leaves_another_object_alone(
     s3_options: Options, s3_client: BaseClient, s3_bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def put_theirs(name: str) -> None:
@@ -516,7 +516,7 @@ def test_a_process_that_dies_after_it_met_another_object_leaves_that_alone(
     remote.happens = put_theirs
     storage = make(remote=remote)
     name = storage.save("a.bin", file(b"our own"))
-    monkeypatch.setattr("queued_storage.transfers.proxies.RemoteProxy._alternative", die)
+    monkeypatch.setattr("queued_storage.transfers.naming.Naming._alternative", die)
     with pytest.raises(SystemExit):
         deliver(storage)
     monkeypatch.undo()
@@ -527,10 +527,10 @@ def test_a_process_that_dies_after_it_met_another_object_leaves_that_alone(
     assert body(s3_client, s3_bucket, row(storage, name).remote_name) == b"our own"
 
 
-def test_an_upload_whose_answer_was_lost_is_our_own(
+def test_an_upload_with_a_lost_response(
     s3_options: Options, s3_client: BaseClient, s3_bucket: str
 ) -> None:
-    """boto3 sends it again by itself, and S3 says that there is such an object."""
+    """boto3 repeats the request, and S3 reports that the object exists."""
     remote = S3Storage(**s3_options)
     lost = []
 
@@ -555,7 +555,7 @@ def test_an_upload_whose_answer_was_lost_is_our_own(
 def test_a_server_without_conditions(
     s3_options: Options, s3_client: BaseClient, s3_bucket: str
 ) -> None:
-    """As some that speak S3 answer to headers that they do not know."""
+    """Some S3-compatible servers refuse headers that they do not support."""
     remote = S3Storage(**s3_options)
     refused = []
 
@@ -580,7 +580,7 @@ class RawResponse(io.BytesIO):
 
 
 @pytest.mark.parametrize("size", [7, 2 * MIB])
-def test_beside_a_foreign_object_of_the_same_size_the_whole_file_is_sent_at_once(
+def test_another_object_of_the_same_size(
     s3_options: Options, s3_client: BaseClient, s3_bucket: str, size: int
 ) -> None:
     s3_client.put_object(Bucket=s3_bucket, Key="a.bin", Body=b"t" * size)
@@ -591,7 +591,7 @@ def test_beside_a_foreign_object_of_the_same_size_the_whole_file_is_sent_at_once
     assert read(storage, name) == b"o" * size
 
 
-def test_a_transfer_that_has_a_look_at_the_file_first_sends_all_of_it(s3_options: Options) -> None:
+def test_a_transfer_that_reads_the_file_first(s3_options: Options) -> None:
     sniff = Sniff()
     storage = make(remote=S3Storage(**s3_options), task=sniff)
     name = storage.save("a.pdf", file(b"%PDF and more"))
@@ -600,7 +600,7 @@ def test_a_transfer_that_has_a_look_at_the_file_first_sends_all_of_it(s3_options
     assert read(storage.remote, name) == b"%PDF and more"
 
 
-def test_an_object_with_our_bytes_is_taken_as_ours(
+def test_an_object_with_the_same_bytes_is_used(
     s3_options: Options, s3_client: BaseClient, s3_bucket: str
 ) -> None:
     data = os.urandom(3 * MIB)
@@ -643,10 +643,10 @@ def test_a_retry_overwrites_its_own_remains(
     assert body(s3_client, s3_bucket, name) == data
 
 
-def test_a_multipart_upload_that_is_void_is_taken_back(
+def test_a_void_multipart_upload_is_aborted(
     s3_options: Options, s3_client: BaseClient, s3_bucket: str
 ) -> None:
-    """Ancestor 3: an unfinished multipart upload stayed behind."""
+    """An unfinished multipart upload would cost money."""
 
     class Late(Transfer):
         def transfer(self, name: str, local: Any, remote: Any, **kwargs: Any) -> bool:
@@ -684,7 +684,7 @@ def test_an_overwritten_file_is_replaced_in_one_step(
     assert deletes == []
 
 
-def test_deleting_on_s3_what_is_gone_already(
+def test_deleting_a_missing_s3_object(
     s3_options: Options, s3_client: BaseClient, s3_bucket: str
 ) -> None:
     storage = make(remote=S3Storage(**s3_options))
@@ -703,7 +703,7 @@ def test_long_names_on_s3(s3_options: Options) -> None:
     assert read(storage, name) == b"deep"
 
 
-def test_reading_back_is_no_stall(tmp_path: Path) -> None:
+def test_reading_back_reports_progress(tmp_path: Path) -> None:
     remote = FileSystemStorage(tmp_path)
     remote.save("a.bin", ContentFile(b"x" * 3_000_000))
     uploader = uploader_for(remote)
@@ -714,13 +714,13 @@ def test_reading_back_is_no_stall(tmp_path: Path) -> None:
 
 
 class UnwrappingStorage(FileSystemStorage):
-    """Takes the file out of what it is given, as django-storages' FTP and Azure storages do."""
+    """Unwraps the file, as django-storages' FTP and Azure storages do."""
 
     def _save(self, name: str, content: Any) -> str:
         return super()._save(name, ContentFile(b"".join(iter(lambda: content.file.read(4), b""))))
 
 
-def test_a_remote_that_takes_the_file_out_of_what_it_is_given(tmp_path: Path) -> None:
+def test_a_remote_that_unwraps_the_file(tmp_path: Path) -> None:
     storage = make(remote=UnwrappingStorage(tmp_path))
     name = storage.save("a.txt", file(b"unwrapped bytes"))
     assert storage.queue.deliver() == {}

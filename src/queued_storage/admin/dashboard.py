@@ -1,40 +1,29 @@
-"""The live page of the admin, and its plots."""
+"""The live dashboard."""
 
-from collections.abc import Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 from urllib.parse import quote
 
 from django.contrib.admin import AdminSite
 from django.http import HttpRequest, HttpResponse
-from django.template.defaultfilters import filesizeformat
 from django.template.response import TemplateResponse
 from django.urls import reverse
-from django.utils.formats import number_format
-from django.utils.timesince import timesince
 from django.utils.translation import gettext, ngettext
-from django.utils.translation import gettext_lazy as _
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
 
 from ..ledger.states import State
-from .overview import MINUTES, Failed, Overview, Pile, Running, Share, overview
+from .formats import FILES, SIZE, AtLeast, Number, age
+from .overview import MINUTES, SHOWN, Failed, Overview, Pile, Running, Share, overview
 
-SECONDS = 5  # between two looks of an open page
-LABELS = {
-    State.PENDING: _("waiting"),
-    State.TRANSFERRING: _("moving"),
-    State.FAILED: _("failed"),
-    State.HELD: _("held"),
-    State.DELETING: _("deleting"),
-}
+SECONDS = 5  # between two updates of an open page
 
 
 @require_safe
 @never_cache
 def page(request: HttpRequest, site: AdminSite) -> HttpResponse:
-    """The whole page; it is complete without JavaScript."""
+    """The whole page, which is complete without JavaScript."""
     context = {
         **site.each_context(request),
         **_context(site),
@@ -47,13 +36,15 @@ def page(request: HttpRequest, site: AdminSite) -> HttpResponse:
 @require_safe
 @never_cache
 def numbers(request: HttpRequest, site: AdminSite) -> HttpResponse:
-    """The part of the page that changes, for its script."""
+    """The part of the page that its script replaces."""
     return TemplateResponse(request, "queued_storage/dashboard_numbers.html", _context(site))
 
 
 def _context(site: AdminSite) -> dict[str, Any]:
     found = overview()
     urls = _Urls(site)
+    storages = [_line(share, found, urls.changelist(alias=share.name)) for share in found.storages]
+    hosts = [_line(share, found, urls.changelist(host=share.name)) for share in found.hosts]
     return {
         "at": found.at,
         "summary": _summary(found),
@@ -62,8 +53,8 @@ def _context(site: AdminSite) -> dict[str, Any]:
         "running": [_running(row, urls) for row in found.running],
         "failed": [_failed(row, urls) for row in found.failed],
         "groups": [
-            (gettext("Storages"), gettext("Storage"), _lines(found.storages, found, "alias", urls)),
-            (gettext("Hosts"), gettext("Host"), _lines(found.hosts, found, "host", urls)),
+            (gettext("Storages"), gettext("Storage"), storages),
+            (gettext("Hosts"), gettext("Host"), hosts),
         ],
         "minutes": MINUTES,
         "changelist_url": urls.changelist(),
@@ -73,7 +64,7 @@ def _context(site: AdminSite) -> dict[str, Any]:
 
 
 class _Urls:
-    """Addresses in one admin site."""
+    """URLs of one admin site."""
 
     def __init__(self, site: AdminSite) -> None:
         self._site = site.name
@@ -97,27 +88,17 @@ class _Urls:
 
 
 def _summary(found: Overview) -> str:
-    """What is read out when it changes."""
-    return ", ".join(
-        f"{_count(found.total.piles[state])} {LABELS[state]}"
-        for state in (State.PENDING, State.TRANSFERRING, State.FAILED)
-    )
+    """Return what a screen reader says when it changes."""
+    piles = found.total.piles
+    return gettext("Pending: %(pending)s. Transferring: %(transferring)s. Failed: %(failed)s.") % {
+        "pending": _count(piles[State.PENDING]),
+        "transferring": _count(piles[State.TRANSFERRING]),
+        "failed": _count(piles[State.FAILED]),
+    }
 
 
-def _count(pile: Pile) -> str:
-    return number_format(pile.files, force_grouping=True) + ("+" if pile.is_cut else "")
-
-
-def _size(count: float) -> str:
-    return filesizeformat(count)
-
-
-def _age(time: datetime | None, now: datetime) -> str:
-    if time is None:
-        return ""
-    if (now - time).total_seconds() < 60:
-        return gettext("under a minute")
-    return timesince(time, now, depth=1)
+def _count(pile: Pile) -> Number:
+    return AtLeast(pile.files) if pile.is_cut else Number(pile.files)
 
 
 # The tiles
@@ -136,35 +117,41 @@ class Tile:
 
 
 def _tiles(found: Overview, urls: _Urls) -> list[Tile]:
-    tiles = []
-    for state, label in LABELS.items():
-        pile = found.total.piles[state]
-        if state in (State.HELD, State.DELETING) and not pile.files:
-            continue
-        tiles.append(
-            Tile(
-                key=state,
-                label=str(label),
-                value=_count(pile),
-                details=_size(pile.bytes) + ("+" if pile.is_cut else ""),
-                url=urls.changelist(state=state),
-                is_bad=state == State.FAILED and pile.files > 0,
-            )
-        )
-    waiting = [found.total.piles[state].oldest for state in (State.PENDING, State.TRANSFERRING)]
-    oldest = min(filter(None, waiting), default=None)
-    rate = found.total.rate
-    more = "" if found.full_minutes else "+"  # so many that not even one minute was counted
-    return [
-        *tiles,
-        Tile("age", gettext("oldest on its way"), _age(oldest, found.at) or "-"),
-        Tile(
-            "rate",
-            gettext("per minute"),
-            ngettext("%d file", "%d files", rate.files) % rate.files + more,
-            _size(rate.bytes) + more,
-        ),
+    tiles = [
+        _state_tile(state, found.total.piles[state], urls)
+        for state in SHOWN
+        if found.total.piles[state].files or state not in (State.HELD, State.DELETING)
     ]
+    return [*tiles, _age_tile(found), _rate_tile(found)]
+
+
+def _state_tile(state: State, pile: Pile, urls: _Urls) -> Tile:
+    return Tile(
+        key=state,
+        label=str(state.label),
+        value=str(_count(pile)),
+        details=SIZE(pile.bytes) + ("+" if pile.is_cut else ""),
+        url=urls.changelist(state=state),
+        is_bad=state == State.FAILED and pile.files > 0,
+    )
+
+
+def _age_tile(found: Overview) -> Tile:
+    times = [found.total.piles[state].oldest for state in (State.PENDING, State.TRANSFERRING)]
+    oldest = min(filter(None, times), default=None)
+    return Tile("age", gettext("oldest pending"), age(oldest, found.at))
+
+
+def _rate_tile(found: Overview) -> Tile:
+    rate = found.total.rate
+    is_cut = not found.full_minutes  # more transfers in the last minute than are counted
+    files = AtLeast(rate.files) if is_cut else Number(rate.files)
+    return Tile(
+        "rate",
+        gettext("per minute"),
+        FILES % {"count": files},
+        SIZE(rate.bytes) + ("+" if is_cut else ""),
+    )
 
 
 # The plots
@@ -193,33 +180,38 @@ class Plot:
 
     @property
     def label(self) -> str:
-        return f"{self.title}: " + ", ".join(bar.title for bar in self.bars)
+        return "; ".join([self.title, *(bar.title for bar in self.bars)])
 
 
 def _plots(found: Overview) -> list[Plot]:
     minutes = found.total.minutes[: found.full_minutes]
     return [
-        _plot(gettext("Files per minute"), [minute.files for minute in minutes], _plain, 300, 80),
-        _plot(gettext("Bytes per minute"), [minute.bytes for minute in minutes], _size, 300, 80),
+        _plot(gettext("Files per minute"), [minute.files for minute in minutes], Number, 300, 80),
+        _plot(gettext("Bytes per minute"), [minute.bytes for minute in minutes], SIZE, 300, 80),
     ]
 
 
-def _plain(count: float) -> str:
-    return number_format(count, force_grouping=True)
-
-
-def _plot(title: str, values: list[int], show: Any, width: int, height: int) -> Plot:
-    """``values`` begins with the last minute; a minute that was not counted has no bar."""
+def _plot(
+    title: str, values: list[int], written: Callable[[int], object], width: int, height: int
+) -> Plot:
+    """``values`` starts with the last minute. A minute that was not counted has no bar."""
     highest = max(values, default=0)
     step = width / MINUTES
     bars = []
     for ago, value in enumerate(values):
         tall = round(height * value / highest, 1) if highest else 0
         tall = max(tall, 1.5) if value else 0
-        when = gettext("last minute") if ago == 0 else gettext("%d min ago") % ago
         x = round(width - (ago + 1) * step, 1)
-        bars.append(Bar(x, height - tall, round(step * 0.8, 1), tall, f"{when}: {show(value)}"))
-    return Plot(title, width, height, bars, show(highest))
+        title_of_bar = _minute(ago, written(value))
+        bars.append(Bar(x, height - tall, round(step * 0.8, 1), tall, title_of_bar))
+    return Plot(title, width, height, bars, str(written(highest)))
+
+
+def _minute(ago: int, value: object) -> str:
+    if not ago:
+        return gettext("last minute: %(value)s") % {"value": value}
+    text = ngettext("%(minutes)d minute ago: %(value)s", "%(minutes)d minutes ago: %(value)s", ago)
+    return text % {"minutes": ago, "value": value}
 
 
 # The tables
@@ -238,33 +230,26 @@ class Line:
 
     name: str
     url: str
-    is_claimed: bool
+    is_known: bool
     cells: list[Cell]
     plot: Plot
-
-
-def _lines(shares: Iterable[Share], found: Overview, key: str, urls: _Urls) -> list[Line]:
-    return [_line(share, found, urls.changelist(**{key: share.name})) for share in shares]
 
 
 def _line(share: Share, found: Overview, url: str) -> Line:
     oldest = min(filter(None, (pile.oldest for pile in share.piles.values())), default=None)
     cells = [
-        Cell(
-            str(LABELS[state]),
-            _count(share.piles[state]),
-            state if share.piles[state].files else "",
-        )
-        for state in LABELS
-    ]
-    cells += [
-        Cell(gettext("oldest"), _age(oldest, found.at) or "-"),
-        Cell(gettext("files per minute"), _plain(share.rate.files)),
-        Cell(gettext("bytes per minute"), _size(share.rate.bytes)),
+        *(_state_cell(state, share.piles[state]) for state in SHOWN),
+        Cell(gettext("oldest"), age(oldest, found.at)),
+        Cell(gettext("files per minute"), str(Number(share.rate.files))),
+        Cell(gettext("bytes per minute"), SIZE(share.rate.bytes)),
     ]
     files = [minute.files for minute in share.minutes[: found.full_minutes]]
-    plot = _plot(gettext("Files per minute"), files, _plain, 90, 20)
-    return Line(share.name or "-", url, share.is_claimed, cells, plot)
+    plot = _plot(gettext("Files per minute"), files, Number, 90, 20)
+    return Line(share.name or "-", url, share.is_known, cells, plot)
+
+
+def _state_cell(state: State, pile: Pile) -> Cell:
+    return Cell(str(state.label), str(_count(pile)), state if pile.files else "")
 
 
 def _running(row: Running, urls: _Urls) -> dict[str, Any]:
@@ -274,8 +259,7 @@ def _running(row: Running, urls: _Urls) -> dict[str, Any]:
         "url": urls.change(row.pk),
         "sent": sent,
         "percent": int(100 * sent / row.size) if row.size else 0,
-        "progress": gettext("%(sent)s of %(size)s")
-        % {"sent": _size(sent), "size": _size(row.size)},
+        "progress": gettext("%(sent)s of %(size)s") % {"sent": SIZE(sent), "size": SIZE(row.size)},
     }
 
 

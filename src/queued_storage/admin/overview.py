@@ -1,6 +1,6 @@
-"""What is on its way now, in queries whose cost does not grow with the ledger.
+"""The numbers of the dashboard, from queries whose cost doesn't grow with the ledger.
 
-Every query walks an index and stops after ``LIMIT`` rows. So a count may be one of "at least".
+Every query uses an index and stops after ``LIMIT`` rows, so a count may be a lower bound.
 """
 
 from collections.abc import Iterator
@@ -18,14 +18,14 @@ from ..ledger.database import QueuedFileQuerySet, ledger
 from ..ledger.sql.clock import DatabaseNow
 from ..ledger.states import State
 
-LIMIT = 10_000  # rows that one count looks at
-ALIASES = 100  # storages that are looked for
-TRANSFERS = 20  # that are listed
-FAILURES = 10  # the same
-SAMPLE = 500  # rows whose hosts are told apart where there are more than LIMIT
-HOSTS = 20  # of these
-MINUTES = 15  # how far back the rates go
-UNSETTLED = (State.PENDING, State.TRANSFERRING, State.FAILED, State.HELD, State.DELETING)
+LIMIT = 10_000  # rows in one count
+ALIASES = 100  # storages
+TRANSFERS = 20  # transfers in the list
+FAILURES = 10  # failed files in the list
+SAMPLE = 500  # rows whose hosts are counted separately if there are more than LIMIT rows
+HOSTS = 20  # hosts of these
+MINUTES = 15  # period of the charts
+SHOWN = (State.PENDING, State.TRANSFERRING, State.FAILED, State.HELD, State.DELETING)  # in order
 
 
 @dataclass
@@ -34,8 +34,8 @@ class Pile:
 
     files: int = 0
     bytes: int = 0
-    oldest: datetime | None = None  # when the first of them was saved
-    is_cut: bool = False  # whether there are more than were counted
+    oldest: datetime | None = None  # when the oldest was saved
+    is_cut: bool = False  # whether counting stopped at LIMIT
 
     def add(self, files: int, size: int, saved_at: datetime | None) -> None:
         self.files += files
@@ -46,7 +46,7 @@ class Pile:
 
 @dataclass
 class Minute:
-    """What was transferred in one minute."""
+    """Files transferred in one minute."""
 
     files: int = 0
     bytes: int = 0
@@ -54,26 +54,24 @@ class Minute:
 
 @dataclass
 class Share:
-    """The part of one storage, of one host, or of all."""
+    """The files of one storage, of one host, or of all."""
 
     name: str
-    is_claimed: bool = True  # whether a storage of this process has the alias
-    piles: dict[str, Pile] = field(
-        default_factory=lambda: {str(state): Pile() for state in UNSETTLED}
-    )
-    minutes: list[Minute] = field(  # the newest first; the first are the last sixty seconds
+    is_known: bool = True  # whether this process has a storage of this alias
+    piles: dict[str, Pile] = field(default_factory=lambda: {str(state): Pile() for state in SHOWN})
+    minutes: list[Minute] = field(  # newest first, starting with the last sixty seconds
         default_factory=lambda: [Minute() for _number in range(MINUTES)]
     )
 
     @property
     def rate(self) -> Minute:
-        """What was transferred in the last sixty seconds."""
+        """Files transferred in the last sixty seconds."""
         return self.minutes[0]
 
 
 @dataclass(frozen=True)
 class Running:
-    """A transfer that a worker has at this moment."""
+    """A transfer in progress."""
 
     pk: int
     alias: str
@@ -82,12 +80,12 @@ class Running:
     size: int
     sent: int
     attempts: int
-    is_silent: bool  # whether its lease has ended: the worker may be dead
+    is_expired: bool  # whether the lease has expired, because the worker may be dead
 
 
 @dataclass(frozen=True)
 class Failed:
-    """A file that nobody tries any more."""
+    """A file whose retries are used up."""
 
     pk: int
     alias: str
@@ -105,12 +103,12 @@ class Overview:
     hosts: list[Share] = field(default_factory=list)
     running: list[Running] = field(default_factory=list)
     failed: list[Failed] = field(default_factory=list)
-    newest_failures: list[int] = field(default_factory=list)  # their ids
-    full_minutes: int = MINUTES  # how far back all transfers were counted
+    newest_failures: list[int] = field(default_factory=list)  # ids
+    full_minutes: int = MINUTES  # minutes in which all transfers were counted
 
 
 def overview() -> Overview:
-    """Look at the ledger now."""
+    """Return the numbers of this moment."""
     found = Overview(timezone.now())
     known = {storage.alias for storage in known_storages()}
     hosts: dict[str, Share] = {}
@@ -118,7 +116,7 @@ def overview() -> Overview:
         storage = Share(alias, alias in known)
         found.storages.append(storage)
         shares = _Shares(found.total, storage, hosts)
-        for state in UNSETTLED:
+        for state in SHOWN:
             _count(alias, state, shares, found)
         _count_transferred(alias, shares, found)
     found.hosts = [hosts[name] for name in sorted(hosts)]
@@ -127,7 +125,7 @@ def overview() -> Overview:
 
 
 def aliases() -> list[str]:
-    """The storages that have rows; each costs one step along the index."""
+    """Return the aliases that have rows, with one step along the index for each."""
     names = ledger().order_by("alias").values_list("alias", flat=True)
     found: list[str] = []
     last = ""
@@ -137,7 +135,7 @@ def aliases() -> list[str]:
 
 
 def hosts() -> list[str]:
-    """The hosts of the newest files and of those that are due first."""
+    """Return the hosts of the newest files, and of the files that are due first."""
     rows = ledger().values_list("host", flat=True)
     newest = rows.order_by("-pk")[:1000]
     due = rows.filter(due_at__isnull=False).order_by("due_at")[:1000]
@@ -145,7 +143,7 @@ def hosts() -> list[str]:
 
 
 class _Shares:
-    """Whose numbers a row goes into."""
+    """The shares that the files of one storage are counted in."""
 
     def __init__(self, total: Share, storage: Share, hosts: dict[str, Share]) -> None:
         self.total, self.storage, self.hosts = total, storage, hosts
@@ -183,23 +181,35 @@ def _all_by_host(rows: QueuedFileQuerySet) -> Any:
 
 
 def _first_by_host(rows: QueuedFileQuerySet) -> Iterator[tuple[str, int, int, datetime | None]]:
-    """The same of the first ``LIMIT`` rows, which the ORM cannot group: hosts that are not among
-    the first few go under no name."""
-    names = [None, *sorted({*rows.values_list("host", flat=True)[:SAMPLE]})[:HOSTS]]
-    sums: dict[str, Any] = {}
-    for number, name in enumerate(names):
-        part = None if name is None else Q(host=name)
-        sums[f"files_{number}"] = Count("pk", filter=part)
-        sums[f"bytes_{number}"] = Sum("size", filter=part, default=0)
-        sums[f"oldest_{number}"] = Min("saved_at", filter=part)
+    """Do the same for the first ``LIMIT`` rows, which the ORM cannot group.
+
+    Only hosts of the first rows are counted separately. The others have an empty name.
+    """
+    hosts = sorted({*rows.values_list("host", flat=True)[:SAMPLE]})[:HOSTS]
+    sums = _sums("all", None)
+    for number, host in enumerate(hosts):
+        sums |= _sums(str(number), Q(host=host))
     found = rows[:LIMIT].aggregate(**sums)
-    files, size, oldest = (found[f"{key}_0"] for key in ("files", "bytes", "oldest"))
-    for number, name in enumerate(names[1:], 1):
-        yield str(name), *(found[f"{key}_{number}"] for key in ("files", "bytes", "oldest"))
-        files -= found[f"files_{number}"]
-        size -= found[f"bytes_{number}"]
+    files, size, oldest = _found(found, "all")
+    for number, host in enumerate(hosts):
+        own_files, own_size, own_oldest = _found(found, str(number))
+        yield host, own_files, own_size, own_oldest
+        files -= own_files
+        size -= own_size
     if files:
         yield "", files, size, oldest
+
+
+def _sums(key: str, part: Q | None) -> dict[str, Any]:
+    return {
+        f"files_{key}": Count("pk", filter=part),
+        f"bytes_{key}": Sum("size", filter=part, default=0),
+        f"oldest_{key}": Min("saved_at", filter=part),
+    }
+
+
+def _found(sums: dict[str, Any], key: str) -> tuple[int, int, datetime | None]:
+    return sums[f"files_{key}"], sums[f"bytes_{key}"], sums[f"oldest_{key}"]
 
 
 def _failed(pks: list[int]) -> list[Failed]:
@@ -208,14 +218,13 @@ def _failed(pks: list[int]) -> list[Failed]:
 
 
 def _running(rows: QueuedFileQuerySet) -> list[Running]:
-    columns = ("pk", "alias", "name", "host", "size", "sent", "attempts", "is_silent")
-    running = rows.annotate(is_silent=Q(due_at__lte=DatabaseNow())).values_list(*columns)
+    columns = ("pk", "alias", "name", "host", "size", "sent", "attempts", "is_expired")
+    running = rows.annotate(is_expired=Q(due_at__lte=DatabaseNow())).values_list(*columns)
     return [Running(*row) for row in running[:TRANSFERS]]
 
 
 def _count_transferred(alias: str, shares: _Shares, found: Overview) -> None:
-    """Put the files of the last minutes where they belong, by the second; of very many, those of
-    fewer minutes."""
+    """Count the transfers of the last minutes, or of fewer minutes if there are very many."""
     since = found.at - timedelta(minutes=MINUTES)
     rows = ledger().filter(alias=alias, state=State.TRANSFERRED, transferred_at__gt=since)
     times = rows.order_by("-transferred_at").values_list("transferred_at", flat=True)

@@ -1,9 +1,11 @@
-"""The claims of workers on rows, and what becomes of them."""
+"""The statements of workers, from the claim on a row to the end of the claim."""
 
 import contextlib
-from collections.abc import Callable, Collection, Hashable, Sequence
-from functools import partial
-from typing import Any, NamedTuple, Self
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Any
 
 from django.db import connections, models, transaction
 from django.db.models import Case, F, Q, Value, When
@@ -12,217 +14,207 @@ from django.db.models.functions import Cast, Concat
 from ..conf import settings
 from .models import QueuedFile
 from .rows import Rows, new_token
-from .sql.clock import DatabaseNow, now_in_sql, seconds_from_now
+from .sql.clock import DatabaseNow, seconds_from_now
+from .sql.group_commit import GroupCommit
 from .sql.outages import outlast
-from .sql.statements import returns_rows, statement
-from .sql.together import Together
-from .states import Content, State
+from .sql.statements import Parameter, Text, returns_rows, select_text, statement, update_text
+from .states import CLAIM_COLUMNS, Claim, Content, State
+
+
+class Moment(Enum):
+    """A time of the database's clock, in place of a value."""
+
+    NOW = auto()
+    LEASE_END = auto()  # of a lease that begins or is renewed now
+
+    def expression(self) -> models.Expression:
+        return DatabaseNow() if self is Moment.NOW else seconds_from_now(settings.lease)
 
 
 class Claims(Rows):
-    """What workers do with a row, from the claim on it to its end."""
+    """The verbs of workers.
 
-    # How it begins
+    A verb that needs a claim returns 0 and changes nothing if the claim is void.
+    """
+
+    # Claiming
 
     def claim(self, pk: int) -> QueuedFile | None:
-        """Take a due row under a lease; None if it is not due, is another host's to work on, or
-        somebody else was quicker."""
+        """Claim a due row; None if it isn't due, another host must process it, or another worker
+        was faster."""
         return next(iter(self._take([pk], [])), None)
 
     def claim_due(
         self, limit: int, aliases: Collection[str], trying: Collection[str] = ()
     ) -> list[QueuedFile]:
-        """Take up to ``limit`` due rows of ``aliases``, the longest due first.
+        """Claim up to ``limit`` due rows of ``aliases``, those first that have been due longest.
 
-        New files of the aliases in ``trying`` are noted as ``mark_tried()`` does it.
+        New files of the aliases in ``trying`` are marked as ``mark_tried()`` does.
         """
-
-        def first() -> list[int]:
-            rows = self.due().of_aliases(aliases).workable_here().order_by("due_at")
-            return list(self._lock(rows)[:limit])
-
         if not aliases:
             return []
-        key = partial(self._key, "due", limit, tuple(aliases))
         while True:
             with self._claiming():
-                pks = statement(self.db, key, first).values()
+                due = statement(self, _due_text, limit, tuple(aliases))
+                pks = due.first_column()
                 taken = self._take(pks, trying)
-            if taken or not pks:  # else others were quicker with all of them, but not with the rest
+            # If other workers were faster with all of these rows, there may be more.
+            if taken or not pks:
                 return taken
 
     def claim_all(self, pks: Collection[int], trying: Collection[str] = ()) -> list[QueuedFile]:
-        """Take those of these rows that are due, and that nobody else is taking."""
+        """Claim those of these rows that are due, except those that another worker is claiming."""
         rows = self.filter(pk__in=pks).workable_here().order_by("pk")
         with self._claiming():
-            return self._take(list(self._lock(rows)), trying)
+            return self._take(list(rows._unlocked_keys()), trying)
 
     def _claiming(self) -> contextlib.AbstractContextManager[object]:
-        """A transaction, for its locks; without such locks the UPDATE tells who was first."""
-        has_locks = connections[self.db].features.has_select_for_update_skip_locked
-        return transaction.atomic(using=self.db) if has_locks else contextlib.nullcontext()
+        """A transaction to hold row locks, if the database can skip locked rows.
 
-    def _lock(self, rows: Self) -> Any:
-        """The keys of these rows, without those that others are just claiming."""
-        connection = connections[self.db]
-        keys = rows.values_list("pk", flat=True)
-        if connection.features.has_select_for_update_skip_locked:
+        On other databases the UPDATE decides which worker was first.
+        """
+        can_skip = connections[self.db].features.has_select_for_update_skip_locked
+        return transaction.atomic(using=self.db) if can_skip else contextlib.nullcontext()
+
+    def _unlocked_keys(self) -> Any:
+        """The keys of these rows, except those that another worker is claiming."""
+        keys = self.values_list("pk", flat=True)
+        if connections[self.db].features.has_select_for_update_skip_locked:
             keys = keys.select_for_update(skip_locked=True)
         return keys
 
     def _take(self, pks: Sequence[int], trying: Collection[str]) -> list[QueuedFile]:
-        """Claim those of a few rows that are due, and can be worked on here.
-
-        No index serves the condition. MariaDB would at times prefer that of ``due_at`` to the
-        keys, lock every due row, and break the transactions of other people off as deadlocked.
-        """
+        """Claim those of a few rows that are due and can be processed by this host."""
         if not pks:
             return []
-
-        def take(token: str, *pks: int) -> int:
-            is_due = Case(When(due_at__lte=DatabaseNow(), then=Value(True)), default=Value(False))
-            in_transfer = When(state=State.PENDING, then=Value(State.TRANSFERRING))
-            due = self.filter(pk__in=pks).workable_here().alias(is_due=is_due).filter(is_due=True)
-            return due.update(
-                unconfirmed=_noted_as_tried(trying, token),
-                state=Case(in_transfer, default=F("state")),
-                attempts=F("attempts") + 1,
-                due_at=seconds_from_now(settings.lease),
-                lease_token=token,
-                sent=0,
-            )
-
         token = new_token()
-        key = partial(self._key, "take", len(pks), tuple(trying))
-        update = statement(self.db, key, take, token, *pks)
+        take = statement(self, _take_text, len(pks), tuple(trying), token=token, **_numbered(pks))
         if returns_rows(self.db):
-            taken = outlast(lambda: update.changed(self.model), self.db)
+            taken = take.instances(self.model)
         else:
-            outlast(update.execute, self.db)
-            taken = list(self.model.objects.using(self.db).filter(pk__in=pks, lease_token=token))
-        return sorted(taken, key=lambda row: pks.index(row.pk))
+            take.execute()
+            taken = list(self.filter(pk__in=pks, lease_token=token))
+        by_key = {row.pk: row for row in taken}
+        return [by_key[pk] for pk in pks if pk in by_key]
 
-    # As long as it stands
+    # During a claim
 
     def renew(self, row: QueuedFile, sent: int) -> int:
-        def renew(held: Self, sent: int) -> int:
-            return held.update(due_at=seconds_from_now(settings.lease), sent=sent)
-
-        return self._update_held(row, "renew", renew, sent)
+        """Renew the lease; ``sent`` is the number of bytes that the attempt has sent."""
+        return self._update_claimed(Claim.of(row), due_at=Moment.LEASE_END, sent=sent)
 
     def reserve_remote_name(self, row: QueuedFile, remote_name: str) -> int:
-        """Reserve the name on the remote, before a byte is sent to it."""
-
-        def name(held: Self, remote_name: str) -> int:
-            due_at = seconds_from_now(settings.lease)
-            return held.update(remote_name=remote_name, unconfirmed="", due_at=due_at)
-
-        return self._update_held(row, "name", name, remote_name)
+        """Record the name on the remote before the first byte is sent to it."""
+        return self._update_claimed(
+            Claim.of(row), remote_name=remote_name, unconfirmed="", due_at=Moment.LEASE_END
+        )
 
     def mark_tried(self, row: QueuedFile) -> int:
-        """Note that the file may lie under its own name, which was not reserved, before it is sent
-        there on the condition that nothing does."""
+        """Record that the file may be on the remote under its own name.
 
-        def note(held: Self, unconfirmed: str) -> int:
-            due_at = seconds_from_now(settings.lease)
-            return held.update(unconfirmed=unconfirmed, due_at=due_at)
-
-        return self._update_held(row, "try", note, f"{row.size} {row.checksum} {row.lease_token}")
+        That is for uploads that never overwrite an object, so the name need not be reserved.
+        """
+        tried = f"{row.size} {row.checksum} {row.lease_token}"
+        return self._update_claimed(Claim.of(row), unconfirmed=tried, due_at=Moment.LEASE_END)
 
     def record_remote_name(self, row: QueuedFile, remote_name: str) -> int:
-        """Note what the remote called it, even if the file was deleted or has newer content by
-        now: whoever works on it next must find what this claim has written."""
+        """Record the name that the remote chose, even if the file was deleted or overwritten.
+
+        The next worker must find what this claim has uploaded.
+        """
         return self.filter(pk=row.pk, lease_token=row.lease_token).update(
             remote_name=remote_name, unconfirmed=""
         )
 
-    # How it ends
+    # The end of a transfer
 
     def promote(
         self, row: QueuedFile, remote_name: str, content: Content, verified: str, *, evict: bool
     ) -> int:
-        """Turn reads to the remote; with ``evict`` the claim stays, for the eviction to follow."""
-        is_as_saved = (remote_name, content.size, content.checksum) == (
-            row.name,
-            row.size,
-            row.checksum,
-        )
-        promoted = None
-        if is_as_saved and not evict and self._can_share_a_statement:
-            promoted = _promotions.ask(_Promotion(self, row, verified))
+        """Make reads use the remote. With ``evict``, the claim stays for the eviction to follow."""
+        claim = Claim.of(row)
+        promoted: int | None = None
+        if not evict and self._can_promote_together(row, remote_name, content):
+            promoted = _promotions.submit(_Promotion(self.db, claim, verified))
         if promoted is None:
-            promoted = self._promote_alone(row, remote_name, content, verified, evict=evict)
-        return promoted or self._was_promoted(row, lease_token=row.lease_token if evict else "")
+            promoted = self._promote_alone(claim, remote_name, content, verified, evict=evict)
+        return promoted or self._was_promoted(row, claim.token if evict else "")
+
+    def _can_promote_together(self, row: QueuedFile, remote_name: str, content: Content) -> bool:
+        """Whether the connection of another thread may promote the row with rows of its own."""
+        found = (remote_name, content.size, content.checksum)
+        is_as_saved = found == (row.name, row.size, row.checksum)
+        return is_as_saved and returns_rows(self.db) and not connections[self.db].in_atomic_block
 
     def _promote_alone(
-        self, row: QueuedFile, remote_name: str, content: Content, verified: str, *, evict: bool
+        self, claim: Claim, remote_name: str, content: Content, verified: str, *, evict: bool
     ) -> int:
-        def promote(held: Self, remote_name: str, size: int, checksum: str, verified: str) -> int:
-            end = {"due_at": seconds_from_now(settings.lease)}
-            return held.update(
-                state=State.TRANSFERRED,
-                remote_name=remote_name,
-                unconfirmed="",
-                size=size,
-                checksum=checksum,
-                verified=verified,
-                last_error="",
-                transferred_at=DatabaseNow(),
-                **end if evict else {"due_at": None, "lease_token": ""},
-            )
-
-        form = "promote, evict" if evict else "promote"
-        given = (remote_name, content.size, content.checksum, verified)
-        return self._update_held(row, form, promote, *given)
-
-    def _was_promoted(self, row: QueuedFile, **columns: str) -> int:
-        """Whether a promotion took place whose answer was lost, with its connection or because a
-        thread hangs that had it shared: nobody else has claimed the row since."""
-        same = {"generation": row.generation, "attempts": row.attempts}
-        return int(self.filter(pk=row.pk, state=State.TRANSFERRED, **same, **columns).exists())
-
-    @property
-    def _can_share_a_statement(self) -> bool:
-        """Whether other threads' rows may be changed by this one's connection."""
-        return returns_rows(self.db) and not connections[self.db].in_atomic_block
+        end_of_claim: dict[str, Any] = {"due_at": None, "lease_token": ""}
+        return self._update_claimed(
+            claim,
+            state=State.TRANSFERRED,
+            remote_name=remote_name,
+            unconfirmed="",
+            size=content.size,
+            checksum=content.checksum,
+            verified=verified,
+            last_error="",
+            transferred_at=Moment.NOW,
+            **{"due_at": Moment.LEASE_END} if evict else end_of_claim,
+        )
 
     def promote_all(
-        self, rows: Sequence[QueuedFile], generation: int, token: str, verified: str
+        self, pks: Sequence[int], generation: int, token: str, verified: str
     ) -> set[int]:
-        """The same for files of one generation and one claim, which are on the remote as they were
-        saved. Returns the keys of those that were promoted."""
+        """Promote files of one generation and one lease, whose remote copies are as saved.
 
-        def promote(generation: int, token: str, verified: str, *pks: int) -> int:
-            claims = {"state": State.TRANSFERRING, "generation": generation, "lease_token": token}
-            return self.filter(pk__in=pks, **claims).update(
-                state=State.TRANSFERRED,
-                remote_name=F("name"),
-                unconfirmed="",
-                verified=verified,
-                last_error="",
-                transferred_at=DatabaseNow(),
-                due_at=None,
-                lease_token="",
-            )
+        Returns the keys of those that were promoted. The database must ``returns_rows()``.
+        """
+        values = {"generation": generation, "token": token, "verified": verified}
+        promotion = statement(self, _promote_text, len(pks), **values, **_numbered(pks))
+        return set(promotion.first_column())
 
-        key = partial(self._key, "promote all", len(rows))
-        values: list[int | str] = [generation, token, verified, *(row.pk for row in rows)]
-        return set(
-            outlast(
-                lambda: statement(self.db, key, promote, *values).returning("id").values(), self.db
-            )
+    def _was_promoted(self, row: QueuedFile, lease_token: str) -> int:
+        """Whether the row was promoted by a statement whose answer was lost.
+
+        That is so if the connection broke, or the thread hangs that promotes for others, and no
+        worker has claimed the row since.
+        """
+        promoted = self.filter(
+            pk=row.pk,
+            state=State.TRANSFERRED,
+            generation=row.generation,
+            attempts=row.attempts,
+            lease_token=lease_token,
         )
+        return int(promoted.exists())
 
     def mark_evicted(self, row: QueuedFile) -> int:
-        return self.under_claim(row).update(
-            is_local=False, evicted_at=DatabaseNow(), due_at=None, lease_token="", last_error=""
+        """Record that the local copy of a transferred file is gone."""
+        return self._update_claimed(
+            Claim.of(row),
+            is_local=False,
+            evicted_at=Moment.NOW,
+            due_at=None,
+            lease_token="",
+            last_error="",
         )
 
+    def remove_tombstone(self, row: QueuedFile) -> int:
+        """Delete the row of a deleted file, which frees its name."""
+        rows = self.under_claim(Claim.of(row))
+        return outlast(lambda: rows.delete()[0], self.db)
+
+    # The end of an attempt
+
     def postpone(self, row: QueuedFile, delay: float, error: str, *, count: bool = True) -> int:
-        """Give the row back, to be tried again in ``delay`` seconds."""
+        """Release the row for the next attempt in ``delay`` seconds.
+
+        Without ``count`` the attempt doesn't count towards ``RETRIES``.
+        """
         back = When(state=State.TRANSFERRING, then=Value(State.PENDING))
         failures = row.failures_with(error)
-        postponed = self.under_claim(row).update(
+        postponed = self.under_claim(Claim.of(row)).update(
             state=Case(back, default=F("state")),
             attempts=F("attempts") - (0 if count else 1),
             due_at=seconds_from_now(delay),
@@ -230,42 +222,31 @@ class Claims(Rows):
             last_error=error,
             failures=failures,
         )
-        return postponed or self._was_noted(row, failures)
+        return postponed or self._was_recorded(row, failures)
 
     def mark_failed(self, row: QueuedFile, error: str) -> int:
-        """Stop trying; the reason stays with the row."""
+        """End the attempts; the row keeps the error."""
         failures = row.failures_with(error)
-        parked = self.under_claim(row).update(
+        failed = self.under_claim(Claim.of(row)).update(
             state=State.FAILED,
             due_at=None,
             lease_token="",
             last_error=error,
             failures=failures,
         )
-        return parked or self._was_noted(row, failures)
+        return failed or self._was_recorded(row, failures)
 
-    def _was_noted(self, row: QueuedFile, failures: list[dict[str, Any]]) -> int:
-        """Whether the last of these failures was noted, and the answer lost with its connection."""
+    def _was_recorded(self, row: QueuedFile, failures: list[dict[str, Any]]) -> int:
+        """Whether the last of these failures was recorded by a statement whose answer was lost."""
         same = self.filter(pk=row.pk, generation=row.generation)
         return int(failures[-1] in (same.values_list("failures", flat=True).first() or ()))
 
     def release_claim(self, row: QueuedFile) -> int:
-        """End a void claim, so that what was asked for meanwhile need not wait for its end."""
+        """End a void claim, so that what made it void need not wait for the end of the lease."""
         return self.filter(pk=row.pk, lease_token=row.lease_token)._release_claims()
 
-    def _release_claims(self, **columns: Any) -> int:
-        # TRANSFERRED and still claimed: the eviction is to follow.
-        unfinished = [State.PENDING, State.TRANSFERRING, State.TRANSFERRED, State.DELETING]
-        back = When(state=State.TRANSFERRING, then=Value(State.PENDING))
-        return self.update(
-            **columns,
-            due_at=Case(When(state__in=unfinished, then=DatabaseNow()), default=None),
-            state=Case(back, default=F("state")),
-            lease_token="",
-        )
-
     def return_claims(self, rows: Collection[QueuedFile]) -> int:
-        """End the claims on rows with which nobody has begun, as if there had been none."""
+        """End claims whose work has not begun, as if the rows had never been claimed."""
         tokens = {row.lease_token for row in rows}
         claimed = [State.TRANSFERRING, State.TRANSFERRED, State.DELETING]
         counted = When(state__in=claimed, attempts__gt=0, then=F("attempts") - 1)
@@ -279,63 +260,135 @@ class Claims(Rows):
             ),
         )
 
-    def remove_tombstone(self, row: QueuedFile) -> int:
-        """Remove a tombstone: the name is free again."""
-        return outlast(lambda: self.under_claim(row).delete()[0], self.db)
-
-    # Texts that are written once
-
-    def _key(self, *form: Hashable) -> Hashable:
-        """What the text of a statement of this form depends on, beside its values."""
-        if self.query.where:
-            raise ValueError("Workers' statements are for the whole ledger, not for a part of it.")
-        host = settings.host if settings.local_per_host else None
-        return *form, host, settings.lease, now_in_sql(connections[self.db])
-
-    def _update_held(
-        self, row: QueuedFile, form: str, write: Callable[..., int], *values: int | str
-    ) -> int:
-        """``write(held_as(row), *values)``, with the text that it had the last time."""
-
-        def as_first(pk: int, generation: int, token: str, *values: int | str) -> int:
-            claim = self.model(pk=pk, generation=generation, lease_token=token, state=row.state)
-            return write(self.under_claim(claim), *values)
-
-        key = partial(self._key, form, row.state)
-        claim = (row.pk, row.generation, row.lease_token)
-        return outlast(
-            lambda: statement(self.db, key, as_first, *claim, *values).execute(), self.db
+    def _release_claims(self, **columns: Any) -> int:
+        # A row that is TRANSFERRED under a lease waits for its eviction.
+        unfinished = [State.PENDING, State.TRANSFERRING, State.TRANSFERRED, State.DELETING]
+        back = When(state=State.TRANSFERRING, then=Value(State.PENDING))
+        return self.update(
+            **columns,
+            due_at=Case(When(state__in=unfinished, then=DatabaseNow()), default=None),
+            state=Case(back, default=F("state")),
+            lease_token="",
         )
 
+    # Statements with a cached text
 
-def _noted_as_tried(aliases: Collection[str], token: str) -> Case:
-    """What ``mark_tried()`` notes, in a claim: for files that nobody has sent yet."""
+    def _update_claimed(self, claim: Claim, **columns: Any) -> int:
+        """Set these columns of the row, if the claim is valid."""
+        values: dict[str, Any] = dict(zip(_CLAIMED, claim, strict=True))
+        form: list[tuple[str, Moment | None]] = []
+        for name, value in columns.items():
+            if isinstance(value, Moment):
+                form.append((name, value))
+            else:
+                form.append((name, None))
+                values[name] = value
+        return statement(self, _claimed_text, *form, **values).execute()
+
+
+def _parameter(column: str, name: str = "") -> Any:
+    field: Any = QueuedFile._meta.get_field(column)
+    return Parameter(name or column, field)
+
+
+def _numbered(pks: Iterable[int]) -> dict[str, int]:
+    """The values of ``_numbered_keys()``."""
+    return {f"id {number}": pk for number, pk in enumerate(pks)}
+
+
+def _numbered_keys(count: int) -> list[Any]:
+    return [_parameter("id", f"id {number}") for number in range(count)]
+
+
+_CLAIMED = [f"claimed {column}" for column in CLAIM_COLUMNS]
+
+
+def _claimed_text(rows: Claims, *form: tuple[str, Moment | None]) -> Text:
+    claim = Claim(*map(_parameter, CLAIM_COLUMNS, _CLAIMED))
+    columns = {
+        column: moment.expression() if moment else _parameter(column) for column, moment in form
+    }
+    return update_text(rows.under_claim(claim), columns)
+
+
+def _due_text(rows: Claims, limit: int, aliases: Collection[str]) -> Text:
+    due = rows.due().of_aliases(aliases).workable_here().order_by("due_at")
+    return select_text(due._unlocked_keys()[:limit])
+
+
+def _take_text(rows: Claims, count: int, trying: Collection[str]) -> Text:
+    """No index helps with the condition. MariaDB would sometimes use that of ``due_at`` instead of
+    the primary key, lock every due row, and end the transactions of others by a deadlock."""
+    is_due = Case(When(due_at__lte=DatabaseNow(), then=Value(True)), default=Value(False))
+    rows = rows.filter(pk__in=_numbered_keys(count)).workable_here()
+    starts = When(state=State.PENDING, then=Value(State.TRANSFERRING))
+    token = _parameter("lease_token", "token")
+    columns = {
+        "unconfirmed": _tried_in(trying, token),
+        "state": Case(starts, default=F("state")),
+        "attempts": F("attempts") + 1,
+        "due_at": seconds_from_now(settings.lease),
+        "lease_token": token,
+        "sent": 0,
+    }
+    fields = QueuedFile._meta.concrete_fields if returns_rows(rows.db) else ()
+    return update_text(rows.alias(is_due=is_due).filter(is_due=True), columns, fields)
+
+
+def _tried_in(aliases: Collection[str], token: Parameter) -> Case:
+    """What ``mark_tried()`` records, for the new files of these aliases."""
     is_new = Q(state=State.PENDING, remote_name="", unconfirmed="")
     is_known = Q(alias__in=aliases, checksum__startswith="crc32:")
     size = Cast("size", models.CharField())
-    noted = Concat(size, Value(" "), "checksum", Value(" "), Value(token))
-    return Case(When(is_new & is_known, then=noted), default=F("unconfirmed"))
+    tried = Concat(size, Value(" "), "checksum", Value(" "), token)
+    return Case(When(is_new & is_known, then=tried), default=F("unconfirmed"))
 
 
-class _Promotion(NamedTuple):
-    rows: Claims
-    row: QueuedFile
+def _promote_text(rows: Claims, count: int) -> Text:
+    claimed = rows.filter(
+        pk__in=_numbered_keys(count),
+        state=State.TRANSFERRING,
+        generation=_parameter("generation"),
+        lease_token=_parameter("lease_token", "token"),
+    )
+    columns = {
+        "state": State.TRANSFERRED,
+        "remote_name": F("name"),
+        "unconfirmed": "",
+        "verified": _parameter("verified"),
+        "last_error": "",
+        "transferred_at": DatabaseNow(),
+        "due_at": None,
+        "lease_token": "",
+    }
+    return update_text(claimed, columns, [QueuedFile._meta.get_field("id")])
+
+
+# Promotions of several threads in one statement
+
+
+@dataclass(frozen=True, slots=True)
+class _Promotion:
+    database: str
+    claim: Claim
     verified: str
 
     @property
-    def kind(self) -> tuple[str, int, str, str]:
-        return self.rows.db, self.row.generation, self.row.lease_token, self.verified
+    def group(self) -> tuple[str, int, str, str]:
+        """Promotions of one group fit into one statement."""
+        return self.database, self.claim.generation, self.claim.token, self.verified
 
 
-def _promote_together(promotions: Sequence[_Promotion]) -> list[int]:
-    alike: dict[Hashable, list[_Promotion]] = {}
+def _promote_batch(promotions: Sequence[_Promotion]) -> list[int]:
+    groups = defaultdict(list)
     for promotion in promotions:
-        alike.setdefault(promotion.kind, []).append(promotion)
-    taken: set[int] = set()
-    for (rows, row, verified), *others in alike.values():
-        those = [row, *(each.row for each in others)]
-        taken |= rows.promote_all(those, row.generation, row.lease_token, verified)
-    return [int(each.row.pk in taken) for each in promotions]
+        groups[promotion.group].append(promotion.claim.pk)
+    promoted: dict[Any, set[int]] = {}
+    for group, pks in groups.items():
+        database, generation, token, verified = group
+        rows = Claims(QueuedFile, using=database)
+        promoted[group] = rows.promote_all(pks, generation, token, verified)
+    return [int(each.claim.pk in promoted[each.group]) for each in promotions]
 
 
-_promotions: Together[_Promotion, int] = Together(_promote_together)
+_promotions: GroupCommit[_Promotion, int] = GroupCommit(_promote_batch)

@@ -1,6 +1,8 @@
-"""The rows of the ledger, with all its verbs."""
+"""The entry point to the ledger: its rows in the database that holds them."""
 
-from django.db import router
+from collections.abc import Callable
+
+from django.db import router, transaction
 
 from ..conf import settings
 from .claims import Claims
@@ -16,10 +18,24 @@ def ledger_database() -> str:
 
 # To django-stubs each base returns a manager of its own class.
 class QueuedFileQuerySet(Records, Orders, Claims):  # type: ignore[override]
-    """The rows of the ledger, with all its verbs."""
+    """The rows of the ledger, with all verbs."""
 
 
 def ledger() -> QueuedFileQuerySet:
-    """The rows, in the database that holds them."""
-    # As QueuedFile.objects.using() has it, at a third of the price
+    """All rows of the ledger."""
+    # Does the same as QueuedFile.objects.using() in a third of the time
     return QueuedFileQuerySet(QueuedFile, using=ledger_database())
+
+
+def in_transaction() -> bool:
+    """Whether this thread is in a transaction of the ledger's database."""
+    return bool(transaction.get_connection(ledger_database()).in_atomic_block)
+
+
+def on_commit(action: Callable[[], object], *, robust: bool = True) -> None:
+    """Call ``action`` when the transaction is committed, or at once outside of a transaction.
+
+    If ``robust``, an error of the action is logged, not raised. For that, Django 5.2 needs a
+    function, not a ``functools.partial``.
+    """
+    transaction.on_commit(action, using=ledger_database(), robust=robust)

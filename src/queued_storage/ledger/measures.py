@@ -1,6 +1,6 @@
-"""What the ledger says of all files in numbers, for monitoring.
+"""Numbers of files in the ledger for monitoring.
 
-The files that are settled may be millions, so nothing here but ``settled()`` looks at them.
+Millions of files may be transferred, so no function except ``settled()`` reads their rows.
 """
 
 import threading
@@ -10,38 +10,38 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, TypeVar
 
-from django.db import connections, transaction
+from django.db import connections
 from django.db.models import Case, CharField, Count, F, Max, Min, Q, Sum, Value, When
 from django.db.models.functions import Coalesce
 
 from ..conf import settings
-from .database import ledger, ledger_database
+from .database import in_transaction, ledger
 from .sql.clock import DatabaseNow
 from .states import State
 
 Answer = TypeVar("Answer")
 
 UNSETTLED = tuple(str(state) for state in State if state != State.TRANSFERRED)
-_MOST_WAITING = 4  # threads that a database which hangs can hold
-_NOW = Max(DatabaseNow())  # an aggregate, so that it makes no groups
+_MOST_WAITING = 4  # threads that can wait for a hanging database
+_NOW = Max(DatabaseNow())  # an aggregate, so that it doesn't become part of GROUP BY
 
 
 @dataclass(frozen=True)
 class Unsettled:
-    """The files of one storage in one state, and on one host where each has its own disk."""
+    """The files of one storage in one state; of one host, if hosts don't share local storage."""
 
     alias: str
     state: str
-    host: str  # "" where all hosts share the local storage
+    host: str  # "" if all hosts share the local storage
     files: int
     bytes: int
-    age: float  # seconds since the first of them was saved
-    stuck: int  # deletes that have failed more often than a transfer may
+    age: float  # seconds since the oldest of them was saved
+    stuck: int  # deletes that failed more often than RETRIES allows for a transfer
 
 
 @dataclass(frozen=True)
 class Overdue:
-    """The files of one storage that somebody should be working on."""
+    """The due files of one storage that no worker has claimed."""
 
     alias: str
     host: str
@@ -56,11 +56,11 @@ class Settled:
     alias: str
     files: int
     bytes: int
-    local_bytes: int  # those of them that have a local copy, too
+    local_bytes: int  # of the files that still have a local copy
 
 
 def unsettled() -> list[Unsettled]:
-    """All that is not on the remote, from the index of storages and states."""
+    """Count the files that are not on the remote, from the index of storages and states."""
     stuck = Count("pk", filter=Q(state=State.DELETING, attempts__gt=settings.retries))
     rows: Any = (
         ledger()
@@ -76,8 +76,8 @@ def unsettled() -> list[Unsettled]:
 
 
 def overdue() -> list[Overdue]:
-    """The rows that are due, from their index. Of those under a lease only dead workers' are."""
-    # Grouped by the column itself, SQLite would rather read all rows in the order of an index.
+    """Count the due rows, including those with an expired lease, from their index."""
+    # If grouped by the column itself, SQLite would read all rows in the order of an index.
     alias = Coalesce("alias", Value(""))
     due = ledger().due().order_by().values_list(alias, _host())
     rows: Any = due.annotate(Count("pk"), Min("due_at"), now=_NOW)
@@ -88,7 +88,7 @@ def overdue() -> list[Overdue]:
 
 
 def settled() -> list[Settled]:
-    """How much is on the remote. It reads every row of theirs, so it is not to be asked often."""
+    """Count the transferred files. It reads each of their rows, so don't call it often."""
     local = Sum("size", filter=Q(is_local=True))
     rows: Any = (
         ledger()
@@ -101,7 +101,7 @@ def settled() -> list[Settled]:
 
 
 def aliases() -> list[str]:
-    """Every alias that has rows, each by one look into the index instead of a pass over it."""
+    """Return every alias that has rows, with one index lookup per alias."""
     return list(_aliases())
 
 
@@ -114,7 +114,7 @@ def _aliases() -> Iterator[str]:
 
 
 def _host() -> Any:
-    """The host where it matters, else nothing: names of containers would never come to an end."""
+    """The host if each has its own disk, or else "": containers have ever new host names."""
     if not settings.local_per_host:
         return Value("", output_field=CharField())
     return Case(When(is_local=True, then=F("host")), default=Value(""), output_field=CharField())
@@ -124,26 +124,26 @@ def _age(since: datetime, now: datetime) -> float:
     return max((now - since).total_seconds(), 0.0)
 
 
-# A limit of time
+# Time limit
 
 
 def in_time(question: Callable[[], Answer], seconds: float) -> Answer:
-    """What the ledger answers; ``TimeoutError`` if it does not within so many seconds.
+    """Query the ledger; ``TimeoutError`` is raised if it takes longer than ``seconds``.
 
-    It is asked in a thread, on a connection of its own, since no option of all databases bounds
-    both the connecting and the asking. Inside a transaction, as in a ``TestCase``, nobody else
-    would see the rows, so it is asked right here.
+    The query runs in a thread with its own connection, because no option that all databases have
+    limits the time for both connecting and querying. Inside a transaction, as in a ``TestCase``,
+    other connections don't see the rows, so the query runs in the calling thread.
     """
-    if transaction.get_connection(ledger_database()).in_atomic_block:
+    if in_transaction():
         return question()
-    late = TimeoutError(f"The ledger did not answer within {seconds:g} seconds.")
+    late = TimeoutError(f"The ledger did not respond within {seconds:g} seconds.")
     deadline = time.monotonic() + seconds
     if not _places.acquire(timeout=seconds):
         raise late
     inquiry = _Inquiry(question)
     try:
         inquiry.start()
-    except BaseException:  # no thread, so nobody gives the place back
+    except BaseException:  # without a thread, nothing else releases the place
         _places.release()
         raise
     inquiry.join(max(deadline - time.monotonic(), 0))

@@ -1,4 +1,4 @@
-"""The ledger: one row per stored file."""
+"""The ledger's table, with one row per stored file."""
 
 from datetime import datetime
 from typing import Any
@@ -11,14 +11,13 @@ from ..reporting.reasons import one_line
 from .sql.clock import host_time
 from .states import Content, State
 
-NAME_MAX_LENGTH = 700  # characters; with the alias the most that a unique index of InnoDB takes
-NAME_MAX_BYTES = 2048  # in UTF-8; below what an index page of PostgreSQL takes
+NAME_MAX_LENGTH = 700  # characters; the limit of a unique index of InnoDB, less the alias
+NAME_MAX_BYTES = 2048  # in UTF-8; below the limit of an index entry in PostgreSQL
 MAX_FAILURES = 10  # failed attempts that a row remembers
 
 
 class ExactCharField(models.CharField):
-    """A CharField that tells all texts apart on MySQL and MariaDB too: case, accents, trailing
-    spaces."""
+    """A CharField that compares case, accents and trailing spaces, on MySQL and MariaDB too."""
 
     def db_parameters(self, connection: Any) -> dict[str, Any]:
         parameters: dict[str, Any] = super().db_parameters(connection)
@@ -31,9 +30,9 @@ class ExactCharField(models.CharField):
 class QueuedFile(models.Model):
     """Where one stored file is, and what is still to be done for it.
 
-    ``due_at`` is when somebody must look at the row next: the next try of a pending file or of a
-    delete, the end of the lease of a claimed row, the eviction of a transferred one. NULL means
-    that nothing is to be done until somebody asks for it.
+    ``due_at`` is when a worker must process the row next: the next attempt of a pending file or of
+    a delete, the end of the lease of a claimed row, the eviction of a transferred file. NULL means
+    that there is nothing to do until a user or an operator asks for something.
     """
 
     State = State
@@ -44,10 +43,10 @@ class QueuedFile(models.Model):
         _("name on the remote"), max_length=1024, blank=True
     )  # chosen by the first attempt; "" before it
     unconfirmed = models.CharField(
-        _("sent without an answer"), max_length=150, blank=True
-    )  # "16 crc32:1a2b3c4d …": what may lie on the remote under the file's own name, and the lease
+        _("unconfirmed upload"), max_length=150, blank=True
+    )  # "16 crc32:1a2b3c4d …": what may be on the remote under the file's own name, and the lease
     state = models.CharField(_("state"), max_length=16, choices=State, default=State.PENDING)
-    task = models.CharField(_("task"), max_length=255, blank=True)  # dotted path; for who reads it
+    task = models.CharField(_("task"), max_length=255, blank=True)  # dotted path
     is_local = models.BooleanField(_("has a local copy"), default=True)
     size = models.BigIntegerField(_("size"), default=0)  # bytes
     checksum = models.CharField(_("checksum"), max_length=128, blank=True)  # "crc32:…"
@@ -55,12 +54,12 @@ class QueuedFile(models.Model):
     verified = models.CharField(
         _("verified by"), max_length=16, blank=True
     )  # "size", "checksum" or "content"
-    generation = models.PositiveIntegerField(_("generation"), default=1)  # one up per overwriting
-    attempts = models.PositiveIntegerField(_("attempts"), default=0)  # since it was last asked for
+    generation = models.PositiveIntegerField(_("generation"), default=1)  # of its content
+    attempts = models.PositiveIntegerField(_("attempts"), default=0)  # since the last request
     sent = models.BigIntegerField(_("sent"), default=0)  # bytes, by the running attempt
     due_at = models.DateTimeField(_("due at"), null=True, blank=True)
-    lease_token = models.CharField(_("lease"), max_length=32, blank=True)  # "" when unclaimed
-    host = models.CharField(_("host"), max_length=HOST_MAX_LENGTH, blank=True)  # that took the file
+    lease_token = models.CharField(_("lease"), max_length=32, blank=True)  # "" if unclaimed
+    host = models.CharField(_("host"), max_length=HOST_MAX_LENGTH, blank=True)  # that saved it
     last_error = models.TextField(_("last error"), blank=True)
     saved_at = models.DateTimeField(_("saved at"))
     transferred_at = models.DateTimeField(_("transferred at"), null=True, blank=True)
@@ -71,20 +70,20 @@ class QueuedFile(models.Model):
         app_label = "queued_storage"
         verbose_name = _("queued file")
         verbose_name_plural = _("queued files")
-        default_permissions = ["view"]  # no row is made, changed or deleted by hand
+        default_permissions = ["view"]  # rows are never added, changed or deleted by hand
         permissions = [
             ("retry_queuedfile", _("Can retry failed files")),
-            ("transfer_queuedfile", _("Can have files transferred now")),
+            ("transfer_queuedfile", _("Can transfer files now")),
             ("cancel_queuedfile", _("Can cancel transfers")),
-            ("evict_queuedfile", _("Can free local copies")),
-            ("restore_queuedfile", _("Can bring files back to local storage")),
-            ("verify_queuedfile", _("Can compare files with their copies")),
+            ("evict_queuedfile", _("Can evict local copies")),
+            ("restore_queuedfile", _("Can restore files to local storage")),
+            ("verify_queuedfile", _("Can verify copies")),
         ]
         constraints = [
             models.UniqueConstraint(fields=["alias", "name"], name="queued_storage_name_unique")
         ]
         indexes = [
-            # They hold all that a sweep and a status ask for, so that neither reads a row.
+            # They contain all columns that a sweep and a status need, so that neither reads a row.
             models.Index(
                 fields=["due_at", "alias", "host", "is_local", "id"], name="queued_storage_due"
             ),
@@ -104,7 +103,7 @@ class QueuedFile(models.Model):
 
     @property
     def remains(self) -> Content | None:
-        """What an earlier claim may have left on the remote under the file's own name."""
+        """What an earlier claim may have uploaded under the file's own name."""
         if not self.unconfirmed or self.is_tried:
             return None
         size, checksum, *_lease = self.unconfirmed.split(" ")
@@ -112,18 +111,18 @@ class QueuedFile(models.Model):
 
     @property
     def is_tried(self) -> bool:
-        """Whether the ledger knows that this claim may send the file to its own name."""
+        """Whether the row says that this claim may upload the file under its own name."""
         return bool(self.lease_token) and self.unconfirmed.endswith(f" {self.lease_token}")
 
     @property
     def lease_expires_at(self) -> datetime | None:
-        """When the claim ends if it is not renewed; None for a row that nobody claimed."""
+        """When the claim ends unless it is renewed; None for an unclaimed row."""
         return self.due_at if self.lease_token else None
 
     def failures_with(self, error: str) -> list[dict[str, Any]]:
-        """The attempts that failed, with the one of this claim, which failed now.
+        """The failed attempts, including the one of this claim, which failed now.
 
-        The time is this host's, to be read by people; nothing is decided by it.
+        The time is from this host's clock. It is only shown, never compared.
         """
         failure = {
             "at": host_time().isoformat(timespec="seconds"),

@@ -1,44 +1,44 @@
-"""What an operator can have done with files."""
+"""The statements behind what an operator asks for."""
 
 from django.db import models
 from django.db.models import Case, F, Q, Value, When
 
 from ..conf import settings
 from .models import QueuedFile
-from .rows import Rows, new_token, when_nobody_holds_it
+from .rows import Rows, new_token, when_unclaimed
 from .sql.clock import DatabaseNow, seconds_from_now
-from .states import State
+from .states import Claim, State
 
 
 class Orders(Rows):
-    """The verbs behind those of the command and of the admin."""
+    """The verbs of the command ``queued_storage`` and of the admin."""
 
     def retry(self) -> int:
-        """Make these due, with all their retries before them."""
+        """Make these files due now and reset their retry count."""
         back = When(state=State.FAILED, then=Value(State.PENDING))
         is_eviction = When(state=State.TRANSFERRED, then=Value(1))
         return self.retriable().update(
-            due_at=when_nobody_holds_it(),
+            due_at=when_unclaimed(),
             attempts=Case(is_eviction, default=Value(0)),
             state=Case(back, default=F("state")),
         )
 
     def cancel(self) -> int:
-        """Hold these; a worker that has one finds its claim void."""
-        # The token of a transfer stays: until its worker lets go, it may be writing.
-        freed = When(state=State.TRANSFERRED, then=Value(""))
+        """Hold these files; the claim of a worker on one of them becomes void."""
+        # The token of a transfer stays: its worker may be writing until it releases the row.
+        released = When(state=State.TRANSFERRED, then=Value(""))
         held = When(state__in=[State.PENDING, State.TRANSFERRING], then=Value(State.HELD))
         return self.cancellable().update(
             due_at=None,
-            lease_token=Case(freed, default=F("lease_token")),
+            lease_token=Case(released, default=F("lease_token")),
             state=Case(held, default=F("state")),
         )
 
     def claim_settled(self, pk: int, *, evicts: bool = False) -> QueuedFile | None:
-        """Take a transferred file of which nothing is due, to evict, restore or repair it.
+        """Claim a transferred file without pending work, to evict, restore or repair it.
 
-        If its holder dies, the row falls due as any other; an eviction is then finished. Its
-        attempts are never below 1, by which whoever takes it over tells it from the rest.
+        If this process dies, the row becomes due at the end of the lease, and a worker finishes an
+        eviction. It recognizes one by ``attempts``, which is at least 1 only for evictions.
         """
         token = new_token()
         settled = self.filter(pk=pk, state=State.TRANSFERRED, due_at=None)
@@ -52,15 +52,15 @@ class Orders(Rows):
         return self.filter(pk=pk, lease_token=token).first()
 
     def settle(self, row: QueuedFile, error: str = "") -> int:
-        """End a claim on a transferred file that changed nothing."""
+        """End a claim on a transferred file without changing its copies."""
         failures = {"failures": row.failures_with(error)} if error else {}
-        return self.under_claim(row).update(
+        return self.under_claim(Claim.of(row)).update(
             due_at=None, lease_token="", last_error=error, **failures
         )
 
     def retransfer(self, row: QueuedFile) -> int:
-        """Turn reads back to the local copy, and have it transferred once more."""
-        return self.under_claim(row).update(
+        """Make reads use the local copy again, and transfer it once more."""
+        return self.under_claim(Claim.of(row)).update(
             due_at=DatabaseNow(),
             state=State.PENDING,
             attempts=0,
@@ -71,8 +71,8 @@ class Orders(Rows):
         )
 
     def mark_restored(self, row: QueuedFile) -> int:
-        """Note that this host has a local copy again."""
-        return self.under_claim(row).update(
+        """Record that this host has a local copy again."""
+        return self.under_claim(Claim.of(row)).update(
             is_local=True,
             host=settings.host,
             evicted_at=None,
@@ -82,7 +82,7 @@ class Orders(Rows):
         )
 
     def give_up(self, host: str) -> int:
-        """Take the disk of ``host`` for lost: what only it had is parked, the rest goes on."""
+        """Declare the disk of ``host`` lost; files stored only there become failed."""
         lost = self.with_local_copy_on(host)
         text = f"The only copy was on the host {host!r}, which was given up."
         reason = Value(text, output_field=models.TextField())

@@ -1,4 +1,4 @@
-"""Keeps the ledger of what users of a storage do with its files."""
+"""The statements behind what users of a storage do with its files."""
 
 from collections.abc import Iterable
 from datetime import datetime
@@ -10,34 +10,34 @@ from django.db.models import F
 
 from ..conf import settings
 from .models import QueuedFile
-from .rows import Rows, when_nobody_holds_it
+from .rows import Rows, when_unclaimed
 from .sql.clock import DatabaseNow, now_in_sql
-from .states import ENTRY_FIELDS, Content, Entry, State
+from .states import ENTRY_FIELDS, Claim, Content, Entry, State
 
-# What an INSERT says besides its values: the times that are now, the others being NULL, ...
+# The columns of an INSERT that are the current time (the other times are NULL) ...
 _TIMES = dict.fromkeys(State, ()) | {
     State.PENDING: ("due_at",),
     State.DELETING: ("due_at",),
     State.TRANSFERRED: ("transferred_at",),
 }
-# ... and what every new row has.
+# ... and those with the same value in every new row.
 _AT_FIRST = dict.fromkeys(["unconfirmed", "lease_token", "last_error"], "''")
 _AT_FIRST |= dict.fromkeys(["attempts", "sent"], "0")
 _AT_FIRST |= {"generation": "1", "failures": "'[]'"}
 
 
 class Records(Rows):
-    """What saves, deletes, overwrites and transfers leave in the ledger."""
+    """The verbs of a storage: look up, save, overwrite, delete."""
 
     def entry(self, alias: str, name: str) -> Entry | None:
         row = self.named(alias, name).values_list(*ENTRY_FIELDS)[:1]
         return next((Entry(*values) for values in row), None)
 
     def latest_entry(self, alias: str, name: str) -> Entry | None:
-        """The same as it is now, also in a transaction that reads from an older snapshot.
+        """The current entry, even in a transaction that reads from an older snapshot.
 
-        MySQL's transactions do where Django's "read committed" is not kept; only a locking read
-        sees past that, for which workers then have to wait.
+        On MySQL, transactions do so unless the isolation level is "read committed", Django's
+        default. Only a locking read returns the current row then; workers wait for the lock.
         """
         connection: Any = connections[self.db]
         has_snapshots = connection.vendor == "mysql" and connection.in_atomic_block
@@ -57,13 +57,13 @@ class Records(Rows):
         return self._record(alias, name, state, content, task=task)
 
     def record_tombstone(self, alias: str, name: str) -> int | None:
-        """Insert the row of a file that predates the ledger and is to be deleted."""
+        """Insert the row of a deleted file that predates the ledger."""
         return self._record(alias, name, State.DELETING, Content(0, ""), remote_name=name)
 
     def record_local(
         self, alias: str, name: str, content: Content, saved_at: datetime
     ) -> int | None:
-        """Insert the row of a file that predates the ledger and is to be transferred."""
+        """Insert the row of a local file that predates the ledger, for its transfer."""
         return self._record(alias, name, State.PENDING, content, saved_at=saved_at)
 
     def record_remote(
@@ -76,7 +76,7 @@ class Records(Rows):
         is_local: bool,
         verified: str,
     ) -> int | None:
-        """Insert the row of a file that predates the ledger and is on the remote already."""
+        """Insert the row of a file on the remote that predates the ledger."""
         return self._record(
             alias,
             name,
@@ -101,7 +101,7 @@ class Records(Rows):
         is_local: bool = True,
         verified: str = "",
     ) -> int | None:
-        """One statement, since a savepoint around an INSERT would cost two more."""
+        """Execute one statement; a savepoint around it would take two more."""
         connection = connections[self.db]
         values: dict[str, Any] = {
             "alias": alias,
@@ -133,12 +133,12 @@ class Records(Rows):
     def overwrite(
         self, alias: str, name: str, content: Content, *, held: bool, task: str = ""
     ) -> int:
-        """Start a new generation of a known file; void what runs for the old one."""
+        """Start a new generation of a known file, which makes claims on the old one void."""
         return (
             self.named(alias, name)
             .exclude(state=State.DELETING)
             .update(
-                due_at=None if held else when_nobody_holds_it(),
+                due_at=None if held else when_unclaimed(),
                 state=State.HELD if held else State.PENDING,
                 generation=F("generation") + 1,
                 task=task,
@@ -158,37 +158,35 @@ class Records(Rows):
         )
 
     def make_due(self) -> int:
-        """Make these files due, with all their retries before them."""
-        return self.untransferred().update(
-            due_at=when_nobody_holds_it(), state=State.PENDING, attempts=0
-        )
+        """Make these files due now and reset their retry count."""
+        return self.untransferred().update(due_at=when_unclaimed(), state=State.PENDING, attempts=0)
 
-    def mark_told(self, pk: int) -> int:
-        """Note that a task of the ancestor's was told of the file."""
+    def mark_task_called(self, pk: int) -> int:
+        """Record that the ``delay()`` method of the storage's task was called for the file."""
         return self.filter(pk=pk, state=State.PENDING, attempts=0).update(attempts=1)
 
     def mark_deleting(self) -> int:
         """Turn these rows into tombstones."""
         living = self.exclude(state=State.DELETING)
         return living.update(
-            due_at=when_nobody_holds_it(), state=State.DELETING, attempts=0, last_error=""
+            due_at=when_unclaimed(), state=State.DELETING, attempts=0, last_error=""
         )
 
     def mark_deleting_if_unchanged(self, row: QueuedFile) -> int:
-        """Turn a row into a tombstone, unless anything has happened to it."""
-        return self.under_claim(row).filter(is_local=row.is_local).mark_deleting()
+        """Turn a row into a tombstone, unless it has changed in the meantime."""
+        return self.under_claim(Claim.of(row)).filter(is_local=row.is_local).mark_deleting()
 
     def mark_local_dropped(self, pk: int) -> int:
-        """Note that the local copy of a tombstone, which this host can see, is gone."""
+        """Record that the local copy of a tombstone, on this host, is gone."""
         rows = self.filter(pk=pk, state=State.DELETING, is_local=True)
         return rows.workable_here().update(is_local=False)
 
 
-@lru_cache(64)  # there are a few forms of it, and writing one takes as long as its execution
+@lru_cache(64)  # it has a few forms, and building one takes as long as executing it
 def _insert_statement(
     database: str, table: str, columns: tuple[str, ...], times: tuple[str, ...], now: str
 ) -> str:
-    """One that does nothing where the name is taken."""
+    """Return an INSERT that does nothing if the name is taken."""
     connection = connections[database]
     quote = connection.ops.quote_name
     places = dict.fromkeys(columns, "%s") | dict.fromkeys(times, now) | _AT_FIRST

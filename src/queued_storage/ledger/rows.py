@@ -1,4 +1,4 @@
-"""Chooses rows of the ledger."""
+"""Filters for the rows of the ledger, which all verbs share."""
 
 import uuid
 from collections.abc import Collection, Iterator, Sequence
@@ -12,103 +12,110 @@ from ..conf import settings
 from .models import QueuedFile
 from .sql.clock import DatabaseNow, seconds_from_now
 from .sql.outages import outlast
-from .states import State
+from .states import CLAIM_COLUMNS, Claim, State
 
-LEASE_GRACE = 5  # seconds past the end of a lease before its holder is taken for dead
+LEASE_GRACE = 5  # seconds after the end of a lease in which its worker may still be writing
 
 
 def new_token() -> str:
     return uuid.uuid4().hex
 
 
-def when_nobody_holds_it() -> Case:
-    """Now, or where a worker may still be writing: when its lease has ended for certain."""
-    nobody = Q(lease_token="") | Q(due_at__lte=DatabaseNow())
+def is_unclaimed() -> Q:
+    return Q(lease_token="") | Q(due_at__lte=DatabaseNow())
+
+
+def when_unclaimed() -> Case:
+    """Now, or for a row with a running lease, when its worker has certainly stopped writing."""
     return Case(
-        When(nobody, then=DatabaseNow()),
+        When(is_unclaimed(), then=DatabaseNow()),
         default=seconds_from_now(settings.lease + LEASE_GRACE),
     )
 
 
 class Rows(models.QuerySet[QueuedFile]):
-    """What the verbs of the ledger are about.
+    """The filters that the verbs of the ledger start from.
 
-    Each verb is one conditional UPDATE (or INSERT, or DELETE) that says in its answer whether it
-    took place. In an UPDATE an expression stands before the columns that it reads: MySQL evaluates
-    assignments from left to right, with the new values.
+    Each verb is one conditional UPDATE (or INSERT, or DELETE) whose return value tells whether it
+    took place. In an UPDATE, an expression must precede the columns that it reads, because MySQL
+    evaluates assignments from left to right and reads the new values.
     """
 
-    # Which
+    # Filters
 
     def named(self, alias: str, name: str) -> Self:
         return self.filter(alias=alias, name=name)
 
     def untransferred(self) -> Self:
-        """Files that are on their local side only, and that nobody moves."""
+        """Files that have no copy on the remote and that no worker is transferring."""
         return self.filter(state__in=[State.HELD, State.PENDING, State.FAILED])
 
     def due(self) -> Self:
-        """Rows to look at now: due ones, and those whose lease has ended."""
+        """Rows to process now, including those whose lease has expired."""
         return self.filter(due_at__lte=DatabaseNow())
 
     def of_aliases(self, aliases: Collection[str]) -> Self:
-        """Rows of these aliases, among few that are due. Without statistics SQLite would rather
-        read all rows of the alias."""
-        return self.alias(whose=Coalesce("alias", Value(""))).filter(whose__in=aliases)
+        """Rows of these aliases, for a queryset of due rows.
+
+        The expression keeps SQLite, as long as it has no statistics, from reading all rows of the
+        aliases instead of the due rows.
+        """
+        return self.alias(its_alias=Coalesce("alias", Value(""))).filter(its_alias__in=aliases)
 
     def workable_here(self) -> Self:
-        """Rows for which no copy is needed that only another host can see."""
+        """Rows that don't need a local copy on another host."""
         if not settings.local_per_host:
             return self
         return self.filter(Q(host=settings.host) | Q(is_local=False))
 
-    def under_claim(self, row: QueuedFile) -> Self:
-        """The row, as long as this claim on it stands and nobody asked for something else."""
-        return self.filter(
-            pk=row.pk, lease_token=row.lease_token, state=row.state, generation=row.generation
-        )
+    def under_claim(self, claim: Claim) -> Self:
+        """The row of a claim, if the claim is valid: no other worker has claimed the row since,
+        and it was neither deleted nor overwritten nor cancelled."""
+        return self.filter(**dict(zip(CLAIM_COLUMNS, claim, strict=True)))
 
-    # What an operator asks about
+    # Filters for operators
 
     def retriable(self) -> Self:
-        """Files that failed or wait for their next try; of deletes and evictions, too."""
-        waits = Q(state__in=[State.DELETING, State.TRANSFERRED], lease_token="")
-        waits &= Q(due_at__isnull=False)
-        return self.filter(waits | Q(state__in=[State.PENDING, State.FAILED]))
+        """Failed files, and those whose transfer, delete or eviction waits for its next attempt."""
+        is_waiting = Q(state__in=[State.DELETING, State.TRANSFERRED], lease_token="")
+        is_waiting &= Q(due_at__isnull=False)
+        return self.filter(is_waiting | Q(state__in=[State.PENDING, State.FAILED]))
 
     def cancellable(self) -> Self:
-        """Files that are to be transferred or just being so, or whose eviction is to come."""
+        """Files with a pending or running transfer, or a pending eviction."""
         is_evicted = Q(state=State.TRANSFERRED, due_at__isnull=False)
         return self.filter(is_evicted | Q(state__in=[State.PENDING, State.TRANSFERRING]))
 
     def evictable(self) -> Self:
-        """Transferred files whose local copy is here, and with which nobody has anything to do."""
+        """Transferred files without pending work that have a local copy on this host."""
         return self.filter(state=State.TRANSFERRED, due_at=None, is_local=True).workable_here()
 
     def restorable(self) -> Self:
-        """Transferred files without a local copy, the same."""
+        """Transferred files without pending work that have no local copy."""
         return self.filter(state=State.TRANSFERRED, due_at=None, is_local=False)
 
     def prunable(self) -> Self:
-        """Files that may have no copy any more: those that nobody works on, and whose local copy,
-        if there is one, would be here."""
+        """Files that no worker is processing, and whose local copy, if any, is on this host."""
         waits = Q(state__in=[State.HELD, State.PENDING, State.FAILED], lease_token="")
         settled = Q(state=State.TRANSFERRED, due_at=None)
         return self.filter(waits | settled).workable_here()
 
     def with_local_copy_on(self, host: str) -> Self:
-        """The rows that miss something if the disk of ``host`` is gone; not those that a worker
-        has at this moment, since then it is not gone."""
-        nobody = Q(lease_token="") | Q(due_at__lte=DatabaseNow())
-        return self.filter(nobody, host=host, is_local=True)
+        """The rows that are affected if the disk of ``host`` is lost.
+
+        Rows that a worker is processing are left out, because the host of that worker is running.
+        """
+        return self.filter(is_unclaimed(), host=host, is_local=True)
 
     def with_other_remote_name(self) -> Self:
-        """Files that have another name on their remote."""
+        """Files with a different name on their remote."""
         return self.exclude(remote_name=F("name")).exclude(remote_name="")
 
     def with_remote_name(self, remote_name: str) -> Self:
-        """The files that have this name on their remote, and those that may have it: they are just
-        being sent there, or were when their worker died."""
+        """Files that have this name on their remote, or may have it.
+
+        A file may have the name while it is uploaded, or if its worker died during the upload.
+        """
         may_have = Q(name=remote_name) & ~Q(unconfirmed="")
         found = self.filter(Q(remote_name=remote_name) | may_have)
         pks = [
@@ -116,22 +123,24 @@ class Rows(models.QuerySet[QueuedFile]):
             for pk, *names, unconfirmed in found.values_list(
                 "pk", "remote_name", "name", "unconfirmed"
             )
-            if remote_name in (names if unconfirmed else names[:1])  # MySQL compares without case
+            if remote_name in (names if unconfirmed else names[:1])  # MySQL ignores case
         ]
         return self.filter(pk__in=pks)
 
-    # How
+    # Reading
 
     def in_batches(self, size: int) -> Iterator[Sequence[QueuedFile]]:
-        """All of these rows, each once, the oldest first, and no more than ``size`` at a time."""
+        """Yield all of these rows once, oldest first, in batches of at most ``size`` rows."""
         rows = list(self.order_by("pk")[:size])
         while rows:
             yield rows
             is_full = len(rows) == size
             rows = list(self.filter(pk__gt=rows[-1].pk).order_by("pk")[:size]) if is_full else []
 
+    # Writing
+
     def update(self, **columns: Any) -> int:
-        """The same, past an outage."""
+        """Do the same as Django's method, despite a short outage of the database."""
         return outlast(lambda: super(Rows, self).update(**columns), self.db)
 
-    update.alters_data = True  # type: ignore[attr-defined]  # no template may call it
+    update.alters_data = True  # type: ignore[attr-defined]  # templates must not call it

@@ -1,7 +1,8 @@
-"""What the ledger knows of a file."""
+"""The states of a file, with the values that describe it outside of a row."""
 
 from dataclasses import dataclass, fields
 from datetime import datetime
+from typing import Any, NamedTuple, Protocol, Self
 
 from django.db import models
 from django.utils.translation import gettext_lazy as _
@@ -10,7 +11,7 @@ from ..conf import settings
 
 
 class State(models.TextChoices):
-    HELD = "held", _("held")  # delayed: waits for transfer()
+    HELD = "held", _("held")  # delayed or cancelled: waits for transfer()
     PENDING = "pending", _("pending")  # to be transferred at due_at
     TRANSFERRING = "transferring", _("transferring")  # under a lease
     TRANSFERRED = "transferred", _("transferred")  # verified on the remote
@@ -23,8 +24,33 @@ class Content:
     """What is known of a file's bytes when they are saved."""
 
     size: int
-    checksum: str  # "crc32:1a2b3c4d"; "" where nobody read the bytes
+    checksum: str  # "crc32:1a2b3c4d"; "" if the bytes were not read
     content_type: str = ""
+
+
+class ClaimedRow(Protocol):
+    """A row as it was when a worker claimed it."""
+
+    pk: Any
+    lease_token: Any
+    generation: Any
+    state: Any
+
+
+class Claim(NamedTuple):
+    """What a statement of a worker compares with the row before it changes the row."""
+
+    pk: int
+    token: str
+    generation: int
+    state: str
+
+    @classmethod
+    def of(cls, row: ClaimedRow) -> Self:
+        return cls(row.pk, row.lease_token, row.generation, row.state)
+
+
+CLAIM_COLUMNS = ("id", "lease_token", "generation", "state")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +67,7 @@ class Entry:
 
     @property
     def is_here(self) -> bool:
-        """Whether there is a local copy that this host can see."""
+        """Whether there is a local copy that this host can read."""
         return self.is_local and is_reachable_from_here(self.host)
 
     @property
@@ -57,5 +83,5 @@ ENTRY_FIELDS = tuple(field.name for field in fields(Entry))
 
 
 def is_reachable_from_here(host: str) -> bool:
-    """Whether this host can see the local copies that ``host`` took."""
+    """Whether this host can read the local copies that ``host`` saved."""
     return not settings.local_per_host or host == settings.host

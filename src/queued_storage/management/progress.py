@@ -1,4 +1,4 @@
-"""Shows how far a long pass has come: a bar on a terminal, a plain line now and then elsewhere."""
+"""The progress of a long pass: a bar on a terminal, otherwise a line now and then."""
 
 import shutil
 import time
@@ -6,30 +6,21 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
 
-from django.template.defaultfilters import filesizeformat
-
 from ..operations.passes import Step
+from ..reporting.counts import counted
 from ..reporting.reasons import one_line
+from .quantities import format_duration, format_size
 
-BAR_EVERY = 0.1  # seconds between two drawings
-LINE_EVERY = 10.0
+BAR_EVERY = 0.1  # seconds between two updates of the bar
+LINE_EVERY = 10.0  # seconds between two lines
 BAR_WIDTH = 24
 
 
-def size(count: int) -> str:
-    return filesizeformat(count).replace("\xa0", " ")
-
-
-def duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
-
-
 class Progress:
-    """Is told of each step; the time left goes by bytes where those take the time, else by files.
+    """Is called with each step of a pass, and shows how far the pass is.
 
-    Errors are printed at once, each on a line of its own.
+    The remaining time is estimated from bytes if ``by_bytes``, otherwise from files. Errors are
+    printed immediately, one per line. ``files`` is 0 if the total isn't known.
     """
 
     def __init__(
@@ -42,9 +33,9 @@ class Progress:
         by_bytes: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.files = self.bytes = 0  # gone through
+        self.files = self.bytes = 0  # processed
         self.failed = 0  # files
-        self.bytes_done = 0  # of those that did not fail
+        self.bytes_done = 0  # of the files that did not fail
         self._out = out
         self._errors = errors
         self._all_files = files
@@ -80,17 +71,20 @@ class Progress:
             self._draw()
 
     def text(self) -> str:
-        """Where it is, in words."""
+        """The progress in words."""
         seconds = max(self._clock() - self._started, 0.001)
-        of_all = f" of {self._all_files}" if self._all_files else ""  # not counted beforehand
-        parts = [f"{self.files}{of_all} files"]
+        if self._all_files:
+            of_all = counted(self._all_files, "{} file", "{} files")
+            parts = [f"{self.files:,} of {of_all}"]
+        else:
+            parts = [counted(self.files, "{} file", "{} files")]
         if self._all_bytes:
-            parts.append(size(self.bytes))
-        parts.append(f"{self.files / seconds:.0f} files/s")
+            parts.append(format_size(self.bytes))
+        parts.append(f"{self.files / seconds:,.0f} files/s")
         if self._by_bytes:
-            parts.append(f"{size(round(self.bytes / seconds))}/s")
+            parts.append(f"{format_size(round(self.bytes / seconds))}/s")
         if share := self._share():
-            parts.append(f"{duration(seconds / share - seconds)} left")
+            parts.append(f"{format_duration(seconds / share - seconds)} left")
         return ", ".join(parts)
 
     def _share(self) -> float:
@@ -112,7 +106,7 @@ class Progress:
         self._out.flush()
 
     def clear(self) -> None:
-        """Make room for a line of somebody else's."""
+        """Remove the bar, so that a line can be printed in its place."""
         if self._is_terminal:
             self._out.write("\r\x1b[K", ending="")
             self._out.flush()

@@ -33,9 +33,7 @@ class Migration(migrations.Migration):
                 ),
                 (
                     "unconfirmed",
-                    models.CharField(
-                        blank=True, max_length=150, verbose_name="sent without an answer"
-                    ),
+                    models.CharField(blank=True, max_length=150, verbose_name="unconfirmed upload"),
                 ),
                 (
                     "state",
@@ -91,11 +89,11 @@ class Migration(migrations.Migration):
                 "verbose_name_plural": "queued files",
                 "permissions": [
                     ("retry_queuedfile", "Can retry failed files"),
-                    ("transfer_queuedfile", "Can have files transferred now"),
+                    ("transfer_queuedfile", "Can transfer files now"),
                     ("cancel_queuedfile", "Can cancel transfers"),
-                    ("evict_queuedfile", "Can free local copies"),
-                    ("restore_queuedfile", "Can bring files back to local storage"),
-                    ("verify_queuedfile", "Can compare files with their copies"),
+                    ("evict_queuedfile", "Can evict local copies"),
+                    ("restore_queuedfile", "Can restore files to local storage"),
+                    ("verify_queuedfile", "Can verify copies"),
                 ],
                 "default_permissions": ["view"],
                 "indexes": [

@@ -1,143 +1,173 @@
-"""Takes files into the ledger that were there before it."""
+"""Record files that existed before the ledger."""
 
 import mimetypes
-from collections.abc import Iterable
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
-from typing import Any
 
 from django.core.files.storage import Storage
 from django.db import transaction
 from django.utils import timezone
 
 from ..files import localfiles
-from ..files.streams import Checksum, checksum_of
+from ..files.streams import checksum_of
 from ..ledger.database import ledger, ledger_database
 from ..ledger.names import can_be_recorded
 from ..ledger.states import Content
-from ..queues.wakeup import wake
+from ..queues.on_commit import enqueue_on_commit
 from ..reporting.reasons import reason
-from .inventory import anothers, in_batches
-from .passes import BATCH, Step, Tell
+from . import passes
+from .passes import Report, Step
+from .sharing import of_other_storages
+from .storages import OperableStorage
 
-IS_DIRECTORY = "It is a directory. Give '--under' for the files in it."
-
-
-def backfill(storage: Any, names: Iterable[str], tell: Tell, *, dry_run: bool = False) -> int:
-    """Record local files that have no row, and have them transferred; returns how many."""
-    count = 0
-    for batch in in_batches(names, BATCH):
-        fresh = _without_row(storage, batch)
-        with transaction.atomic(using=ledger_database()):
-            others = anothers(storage, fresh, if_unknown=False)
-            steps = [
-                Step(1, 0, "It is the local file of another storage.", name)
-                if name in others
-                else _backfill_one(storage, name, dry_run)
-                for name in fresh
-            ]
-        count += sum(not step.error for step in steps)
-        _tell_of(batch, steps, tell)
-    return count
+IS_DIRECTORY = "It is a directory. Use --under to record the files in it."
 
 
-def _backfill_one(storage: Any, name: str, dry_run: bool) -> Step:
-    local: Storage = storage.local
-    try:
-        if localfiles.is_directory(local, name):
-            return Step(1, 0, IS_DIRECTORY, name)
-        size, saved_at = local.size(name), _modified(local, name)
-    except FileNotFoundError:
-        return Step(1, 0, "There is no local file of this name.", name)
-    except Exception as error:
-        return Step(1, 0, reason(error, local), name)
-    if not dry_run:
-        pk = ledger().record_local(storage.alias, name, _content(name, size), saved_at)
-        if pk is not None:
-            wake(storage.alias, storage.queue, pk)
-    return Step(1, size)
+def backfill(
+    storage: OperableStorage, names: Iterable[str], report: Report, *, dry_run: bool = False
+) -> int:
+    """Record and enqueue local files that have no row; return how many."""
+    return _Backfill(storage, dry_run).run(names, report)
 
 
 def adopt(
-    storage: Any,
+    storage: OperableStorage,
     names: Iterable[str],
-    tell: Tell,
+    report: Report,
     *,
     content: bool = False,
     dry_run: bool = False,
 ) -> int:
-    """Record files that are on the remote already, and perhaps locally, too, as transferred;
-    returns how many.
+    """Record files on the remote as transferred, with their local copies; return how many.
 
-    Two copies must have the same size, and with ``content`` the same bytes. Others, and what the
-    remote has under the name of another file, are left alone.
+    If there are two copies, they must have the same size; with ``content``, the same bytes. A
+    remote file is skipped if its name is the remote name of another file.
     """
-    count = 0
-    renamed = ledger().filter(alias=storage.alias).with_other_remote_name()
-    is_any_renamed = renamed.exists()
-    for batch in in_batches(names, BATCH):
-        fresh = _without_row(storage, batch)
-        others = anothers(storage, fresh, if_unknown=False)
-        called: set[str] = set()
-        if is_any_renamed:
-            taken = renamed.filter(remote_name__in=fresh)
-            called = set(taken.values_list("remote_name", flat=True))
-        steps = []
-        for name in fresh:
-            if name in called:
-                steps.append(Step(1, 0, "The remote calls another file so.", name))
-                continue
-            try:
-                may_be_local = name not in others
-                steps.append(_adopt_one(storage, name, content, dry_run, may_be_local))
-            except Exception as error:
-                text = reason(error, storage.local, storage.remote)
-                steps.append(Step(1, 0, text, name))
-        count += sum(not step.error for step in steps)
-        _tell_of(batch, steps, tell)
-    return count
+    return _Adoption(storage, content, dry_run).run(names, report)
 
 
-def _adopt_one(storage: Any, name: str, content: bool, dry_run: bool, may_be_local: bool) -> Step:
-    remote: Storage = storage.remote
-    if not remote.exists(name):
-        return Step(1, 0, "The remote has no file of this name.", name)
-    if localfiles.is_directory(remote, name):
-        return Step(1, 0, IS_DIRECTORY, name)
-    size = remote.size(name)
-    is_local = may_be_local and storage.local.exists(name)
-    checksum, verified = "", ""
-    if is_local:
-        if storage.local.size(name) != size:
+class _Recording(ABC):
+    """A pass over names that records those without a row."""
+
+    def __init__(self, storage: OperableStorage, dry_run: bool) -> None:
+        self.storage = storage
+        self.local = storage.local
+        self.dry_run = dry_run
+
+    def run(self, names: Iterable[str], report: Report) -> int:
+        count = 0
+        for batch in passes.batched(names, passes.BATCH):
+            steps = self.record_batch(self._without_row(batch))
+            count += sum(not step.error for step in steps)
+            for step in steps:
+                report(step)
+            if skipped := len(batch) - len(steps):
+                report(Step(skipped, 0))
+        return count
+
+    @abstractmethod
+    def record_batch(self, names: Sequence[str]) -> list[Step]:
+        """Record these names; return a step for each."""
+
+    def _without_row(self, names: list[str]) -> list[str]:
+        """Those that can be recorded and have no row, without duplicates."""
+        recordable = [name for name in dict.fromkeys(names) if _is_recordable(name)]
+        known = ledger().entries(self.storage.alias, recordable)
+        return [name for name in recordable if name not in known]
+
+    def _of_others(self, names: Collection[str]) -> set[str]:
+        return of_other_storages(self.storage, names, if_unknown=False)
+
+
+class _Backfill(_Recording):
+    def record_batch(self, names: Sequence[str]) -> list[Step]:
+        with transaction.atomic(using=ledger_database()):
+            others = self._of_others(names)
+            return [self._record(name, is_of_other=name in others) for name in names]
+
+    def _record(self, name: str, *, is_of_other: bool) -> Step:
+        if is_of_other:
+            return Step(1, 0, "It is the local file of another storage.", name)
+        try:
+            if localfiles.is_directory(self.local, name):
+                return Step(1, 0, IS_DIRECTORY, name)
+            size, saved_at = self.local.size(name), _modified(self.local, name)
+        except FileNotFoundError:
+            return Step(1, 0, "There is no local file with this name.", name)
+        except Exception as error:
+            return Step(1, 0, reason(error, self.local), name)
+        if not self.dry_run:
+            alias = self.storage.alias
+            pk = ledger().record_local(alias, name, _content(name, size), saved_at)
+            if pk is not None:
+                enqueue_on_commit(alias, self.storage.queue, pk)
+        return Step(1, size)
+
+
+class _Adoption(_Recording):
+    def __init__(self, storage: OperableStorage, content: bool, dry_run: bool) -> None:
+        super().__init__(storage, dry_run)
+        self.remote = storage.remote
+        self.content = content
+        self.renamed = ledger().filter(alias=storage.alias).with_other_remote_name()
+        self.has_renamed = self.renamed.exists()  # saves a query for each batch
+
+    def record_batch(self, names: Sequence[str]) -> list[Step]:
+        others = self._of_others(names)
+        taken = self._taken(names)
+        return [
+            Step(1, 0, "It is the remote copy of another file.", name)
+            if name in taken
+            else self._record(name, may_be_local=name not in others)
+            for name in names
+        ]
+
+    def _taken(self, names: Sequence[str]) -> set[str]:
+        """Those that are the remote names of other files."""
+        if not self.has_renamed:
+            return set()
+        taken = self.renamed.filter(remote_name__in=names)
+        return set(taken.values_list("remote_name", flat=True))
+
+    def _record(self, name: str, *, may_be_local: bool) -> Step:
+        try:
+            return self._examine(name, may_be_local)
+        except Exception as error:
+            return Step(1, 0, reason(error, self.local, self.remote), name)
+
+    def _examine(self, name: str, may_be_local: bool) -> Step:
+        if not self.remote.exists(name):
+            return Step(1, 0, "The remote has no file with this name.", name)
+        if localfiles.is_directory(self.remote, name):
+            return Step(1, 0, IS_DIRECTORY, name)
+        size, checksum = self.remote.size(name), ""
+        is_local = may_be_local and self.local.exists(name)
+        if is_local and self.local.size(name) != size:
             return Step(1, size, "The local and the remote copy have different sizes.", name)
-        verified = "size"
-    if content:
-        found = checksum_of(storage.uploader.read_back(name))
-        if is_local and str(_local_checksum(storage, name)) != str(found):
-            return Step(1, size, "The local and the remote copy have different bytes.", name)
-        size, checksum, verified = found.size, str(found), "content"
-    if not dry_run:
-        saved_at = _modified(storage.local if is_local else remote, name)
+        if self.content:
+            found = checksum_of(self.storage.uploader.read_back(name))
+            if is_local and self._local_checksum(name) != str(found):
+                return Step(1, size, "The local and the remote copy have different bytes.", name)
+            size, checksum = found.size, str(found)
+        if not self.dry_run:
+            self._adopt(_content(name, size, checksum), name, is_local)
+        return Step(1, size)
+
+    def _adopt(self, content: Content, name: str, is_local: bool) -> None:
+        level = "size" if is_local else ""  # without a local copy, nothing was compared
         ledger().record_remote(
-            storage.alias,
+            self.storage.alias,
             name,
-            _content(name, size, checksum),
-            saved_at,
+            content,
+            _modified(self.local if is_local else self.remote, name),
             is_local=is_local,
-            verified=verified,
+            verified="content" if self.content else level,
         )
-    return Step(1, size)
 
-
-def _local_checksum(storage: Any, name: str) -> Checksum:
-    with storage.local.open(name) as file:
-        return checksum_of(file.chunks())
-
-
-def _without_row(storage: Any, names: list[str]) -> list[str]:
-    """Those that the ledger may take, and has not, each once."""
-    names = [name for name in dict.fromkeys(names) if _is_recordable(name)]
-    known = ledger().entries(storage.alias, names)
-    return [name for name in names if name not in known]
+    def _local_checksum(self, name: str) -> str:
+        with self.local.open(name) as file:
+            return str(checksum_of(file.chunks()))
 
 
 def _is_recordable(name: str) -> bool:
@@ -151,12 +181,5 @@ def _content(name: str, size: int, checksum: str = "") -> Content:
 def _modified(storage: Storage, name: str) -> datetime:
     try:
         return storage.get_modified_time(name)
-    except NotImplementedError:  # Django leaves it to a storage whether it knows times
+    except NotImplementedError:  # Django does not require a storage to support times
         return timezone.now()
-
-
-def _tell_of(batch: list[str], steps: list[Step], tell: Tell) -> None:
-    for step in steps:
-        tell(step)
-    if passed := len(batch) - len(steps):
-        tell(Step(passed, 0))

@@ -1,35 +1,37 @@
-"""Compares files with their copies."""
+"""Compare the ledger with the copies of its files."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from functools import cached_property
 
 from ..conf import settings
 from ..exceptions import VerificationError
 from ..files.streams import checksum_of
-from ..ledger.aliases import storage_for
 from ..ledger.database import QueuedFileQuerySet, ledger
 from ..ledger.models import QueuedFile
 from ..ledger.states import State, is_reachable_from_here
 from ..reporting.reasons import reason
 from ..transfers import copies
 from ..transfers.copies import is_copy
-from ..transfers.work import sides_of
-from .inventory import anothers
-from .passes import BATCH, Step, Tell, nobody
+from ..transfers.parts import sides_of
+from .passes import Report, Step, each, ignore
+from .sharing import of_other_storages
+from .storages import OperableStorage, storage_of
 
 
 class Kind(StrEnum):
+    """How a copy differs from the ledger."""
+
     MISSING = "missing"
-    EXTRA = "extra"  # a local file under the name of one that has none
+    EXTRA = "extra"  # a local file exists, but the ledger has no local copy
     DIFFERENT = "different"
-    UNREADABLE = "unreadable"  # nobody could look
+    UNREADABLE = "unreadable"  # the copy could not be checked
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
-    """In what a copy of a file is not as the ledger has it."""
+class Difference:
+    """A copy that differs from the ledger."""
 
     pk: int
     alias: str
@@ -40,97 +42,101 @@ class Finding:
 
 
 def verify(
-    rows: QueuedFileQuerySet, *, content: bool = False, tell: Tell = nobody
-) -> Iterator[Finding]:
-    """Compare the ledger with both storages; changes nothing.
+    rows: QueuedFileQuerySet, *, content: bool = False, report: Report = ignore
+) -> Iterator[Difference]:
+    """Compare the ledger with both storages, without changing anything.
 
-    Sizes are compared, and checksums where the remote keeps them; with ``content``, every byte is
-    read. A local copy is looked at where this host can see it.
+    Sizes are compared, and checksums if the remote stores them. With ``content``, every byte is
+    read. Local copies on other hosts are skipped.
     """
-    for batch in rows.exclude(state=State.DELETING).in_batches(BATCH):
-        for row in batch:
-            yield from _findings(row, content)
-            tell(Step(1, row.size))
+    for row in each(rows.exclude(state=State.DELETING)):
+        yield from _differences(row, content)
+        report(Step(1, row.size))
 
 
-def _findings(row: QueuedFile, content: bool) -> Iterator[Finding]:
-    look = _Look(row, content)
-    found = [finding for finding in (look.at_local(), look.at_remote()) if finding]
-    if found and look.is_unchanged():
+def _differences(row: QueuedFile, content: bool) -> Iterator[Difference]:
+    comparison = _Comparison(row, content)
+    found = [each for each in (comparison.of_local(), comparison.of_remote()) if each]
+    if found and comparison.is_current():
         yield from found
 
 
-class _Look:
-    """At the two copies of one file."""
+class _Comparison:
+    """A comparison of one row with its two copies."""
 
     def __init__(self, row: QueuedFile, content: bool) -> None:
         self.row = row
         self.content = content
 
-    @property
-    def storage(self) -> Any:
-        return storage_for(self.row.alias, self.row.task)
+    @cached_property
+    def storage(self) -> OperableStorage:
+        return storage_of(self.row)
 
-    def is_unchanged(self) -> bool:
-        """Whether the row still says what it said before the look."""
+    def is_current(self) -> bool:
+        """Whether the row hasn't changed since it was read."""
         columns = ("state", "generation", "is_local", "host", "remote_name")
         same = {column: getattr(self.row, column) for column in columns}
         return ledger().filter(pk=self.row.pk, **same).exists()
 
-    def at_local(self) -> Finding | None:
+    def of_local(self) -> Difference | None:
         try:
-            return self._at_local()
+            return self._of_local()
         except Exception as error:
             return self._unreadable("local", error)
 
-    def _at_local(self) -> Finding | None:
+    def _of_local(self) -> Difference | None:
         row, local = self.row, self.storage.local
         if not is_reachable_from_here(row.host) and row.is_local:
             return None
-        is_there = local.exists(row.name)
+        exists = local.exists(row.name)
         if not row.is_local:
-            details = "The ledger has no local copy of this file."
-            is_extra = is_there and not anothers(self.storage, [row.name])
-            return self._finding("local", Kind.EXTRA, details) if is_extra else None
-        if not is_there:
-            return self._finding("local", Kind.MISSING, f"It was saved on {row.host!r}.")
+            is_extra = exists and not of_other_storages(self.storage, [row.name])
+            details = "A local file exists, but the ledger has no local copy."
+            return self._difference("local", Kind.EXTRA, details) if is_extra else None
+        if not exists:
+            details = f"The file was saved on the host {row.host!r}."
+            return self._difference("local", Kind.MISSING, details)
         if (size := local.size(row.name)) != row.size and not is_copy(self.storage, row):
-            return self._different("local", f"{size} bytes", f"{row.size}")
+            return self._different(f"{size:,} bytes", f"{row.size:,}")
         if self.content and row.checksum:
             with local.open(row.name) as file:
                 found = str(checksum_of(file.chunks()))
             if found != row.checksum:
-                return self._different("local", found, row.checksum)
+                return self._different(f"the checksum {found}", row.checksum)
         return None
 
-    def at_remote(self) -> Finding | None:
+    def of_remote(self) -> Difference | None:
         if self.row.state != State.TRANSFERRED:
-            return None  # remains of an attempt may be there
+            return None  # an earlier attempt may have left a partial file
         try:
-            return self._at_remote()
+            return self._of_remote()
         except Exception as error:
             return self._unreadable("remote", error)
 
-    def _at_remote(self) -> Finding | None:
-        level = "content" if self.content else "checksum"
-        if not self.content and settings.verify == "size":
-            level = "size"
+    def _of_remote(self) -> Difference | None:
+        name = self.row.remote_name
         try:
-            copies.verify_remote(self.storage, self.row, level, lambda: None)
+            copies.verify_remote(self.storage, self.row, self._level(), lambda: None)
         except Exception as error:
-            name = self.row.remote_name
             if not self.storage.remote.exists(name):
-                return self._finding("remote", Kind.MISSING, f"It was called {name!r} there.")
+                details = f"Its name on the remote is {name!r}."
+                return self._difference("remote", Kind.MISSING, details)
             if isinstance(error, VerificationError):
-                return self._finding("remote", Kind.DIFFERENT, reason(error))
+                return self._difference("remote", Kind.DIFFERENT, reason(error))
             raise
         return None
 
-    def _different(self, side: str, found: str, recorded: str) -> Finding:
-        return self._finding(side, Kind.DIFFERENT, f"It has {found}, the ledger {recorded}.")
+    def _level(self) -> str:
+        if self.content:
+            return "content"
+        return "size" if settings.verify == "size" else "checksum"
 
-    def _unreadable(self, side: str, error: Exception) -> Finding:
-        return self._finding(side, Kind.UNREADABLE, reason(error, *sides_of(self.row)))
+    def _different(self, found: str, recorded: str) -> Difference:
+        details = f"The copy has {found}, but the ledger has {recorded}."
+        return self._difference("local", Kind.DIFFERENT, details)
 
-    def _finding(self, side: str, kind: Kind, details: str) -> Finding:
-        return Finding(self.row.pk, self.row.alias, self.row.name, side, kind, details)
+    def _unreadable(self, side: str, error: Exception) -> Difference:
+        return self._difference(side, Kind.UNREADABLE, reason(error, *sides_of(self.row)))
+
+    def _difference(self, side: str, kind: Kind, details: str) -> Difference:
+        return Difference(self.row.pk, self.row.alias, self.row.name, side, kind, details)

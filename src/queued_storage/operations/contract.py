@@ -1,9 +1,11 @@
-"""What a remote must do, tried on a real one."""
+"""Checks of what a remote does that transfers, reads and deletes rely on."""
 
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
+from typing import NamedTuple
 from urllib.parse import parse_qsl, urlsplit
 
 from django.conf import settings
@@ -16,15 +18,16 @@ from ..ledger.states import Content
 from ..remotes.perthread import for_threads
 from ..reporting.reasons import reason
 from ..uploaders import Uploader, uploader_for
-from .trial import SMALL, Problem, Trial, data_of, in_threads, on_disk, watched_sockets
+from .sockets import watched_sockets
+from .trial import SMALL, Problem, Trial, data_of, in_threads, on_disk
 
-LARGE = 9 * 2**20  # more than the libraries of S3 and Google send in one request
-ROUNDS = 5  # files that each of the two threads sends
+LARGE = 9 * 2**20  # bytes, more than the libraries of S3 and Google send in one request
+ROUNDS = 5  # files that each of the concurrent threads uploads
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What one check found out: a fact about the remote, or a problem."""
+    """The result of one check: a fact about the remote, or a problem."""
 
     check: str
     outcome: str
@@ -36,214 +39,220 @@ class Finding:
         return f"{kind:<8} {self.check}: {self.outcome}{self.details and '. '}{self.details}"
 
 
-# The checks: each returns the outcome, or outcome and details, or raises.
+class Fact(NamedTuple):
+    """What a check has found out if there is no problem."""
 
-Answer = str | tuple[str, str]
+    outcome: str
+    details: str = ""
 
 
-def _name(trial: Trial) -> Answer:
+# The checks: each returns a fact or raises an error, such as Problem.
+
+
+def _name(trial: Trial) -> Fact:
     trial.first = trial.send("small.bin")
     path = trial.path("small.bin")
     if trial.small.name == path:
-        return "exact"
-    return "mapped", f"{path!r} became {trial.small.name!r}; the ledger keeps both"
+        return Fact("exact")
+    return Fact("mapped", f"{path!r} became {trial.small.name!r}; the ledger stores both")
 
 
-def _exists(trial: Trial) -> Answer:
+def _exists(trial: Trial) -> Fact:
     if not trial.remote.exists(trial.small.name):
-        raise Problem("says no of a stored file", "files of others would be overwritten")
+        raise Problem("returns False for a stored file", "other files would be overwritten")
     if trial.remote.exists(trial.path("never-stored.bin")):
-        raise Problem("says yes of a file that was never stored")
-    return "right"
+        raise Problem("returns True for a file that was never stored")
+    return Fact("correct")
 
 
-def _size(trial: Trial) -> Answer:
+def _size(trial: Trial) -> Fact:
     found, sent = trial.remote.size(trial.small.name), len(trial.small.data)
     if found == sent:
-        return "right"
+        return Fact("correct")
     if getattr(trial.remote, "gzip", False):
-        return "of the compressed file"
-    raise Problem("wrong", f"{found} instead of {sent} bytes")
+        return Fact("of the compressed file")
+    raise Problem("wrong", f"{found:,} instead of {sent:,} bytes")
 
 
-def _content(trial: Trial) -> Answer:
+def _content(trial: Trial) -> Fact:
     trial.require_whole(trial.small)
-    return "right"
+    return Fact("correct")
 
 
-def _large_file(trial: Trial) -> Answer:
+def _large_file(trial: Trial) -> Fact:
     trial.require_whole(trial.send("large.bin", trial.large))
-    return "right"
+    return Fact("correct")
 
 
-def _empty_file(trial: Trial) -> Answer:
+def _empty_file(trial: Trial) -> Fact:
     trial.require_whole(trial.send("empty.bin", 0))
-    return "right"
+    return Fact("correct")
 
 
-def _verification(trial: Trial) -> Answer:
+def _verification(trial: Trial) -> Fact:
     sent = trial.small
     false = Content(sent.content.size, "crc32:00000000", sent.content.content_type)
     reached = trial.uploader.verify(sent.name, sent.content, "checksum")
     for level in {reached, "content"} - {"size"}:
         with suppress(VerificationError):
             trial.uploader.verify(sent.name, false, level)
-            raise Problem(f"{level} passes other bytes")
-    return reached
+            raise Problem(f"{level} accepts different bytes")
+    return Fact(reached)
 
 
-def _wrong_checksum(trial: Trial) -> Answer:
+def _wrong_checksum(trial: Trial) -> Fact:
     name = trial.path("damaged.bin")
     trial.note(name)
     match trial.uploader.refuses_wrong_checksum(name):
         case None:
-            return "none is sent"
+            return Fact("not sent")
         case True:
-            return "refused"
-    raise Problem("accepted", "what is damaged on the way is stored; use VERIFY = 'content'")
+            return Fact("refused")
+    raise Problem("accepted", "damaged uploads are stored; set VERIFY to 'content'")
 
 
-def _create(trial: Trial) -> Answer:
-    """What happens to a file that somebody else stores after we found its name to be free."""
+def _create(trial: Trial) -> Fact:
+    """Upload to a name that another upload has used in the meantime."""
     theirs = trial.send("raced.bin")
     try:
         ours = trial.put(theirs.name, data_of(SMALL), trial.uploader.upload_new)
     except FileExistsError:
         trial.require_whole(theirs)
-        return "refuses a taken name"
+        return Fact("refuses an existing name")
     trial.require_whole(ours)
     if ours.name == theirs.name:
-        return "overwrites", "who is second in a race for a name wins"
+        return Fact("overwrites", "if two uploads use the same name, the later one wins")
     trial.require_whole(theirs)
-    return "takes another name"
+    return Fact("uses another name")
 
 
-def _second_save(trial: Trial) -> Answer:
-    """The remote's own ``save()``, as others use it."""
+def _second_save(trial: Trial) -> Fact:
+    """Use the remote's own ``save()``, as other code does."""
     name = trial.send("saved.bin").name
     second = trial.put(name, data_of(SMALL), trial.remote.save)
     trial.require_whole(second)
-    return "overwrites" if second.name == name else "renames"
+    return Fact("overwrites" if second.name == name else "renames")
 
 
-def _retry(trial: Trial) -> Answer:
+def _retry(trial: Trial) -> Fact:
     name = trial.send("retried.bin").name
     again = trial.send_again(name, SMALL // 2)
     trial.require_whole(again)
     if again.name == name:
-        return "overwrites its own remains"
+        return Fact("overwrites the earlier attempt")
     if trial.remote.exists(name):
-        raise Problem("leaves its own remains", f"{name!r} beside {again.name!r}")
-    return "takes another name", "its own remains are removed"
+        raise Problem("leaves a second file", f"{name!r} in addition to {again.name!r}")
+    return Fact("uses another name", "the file of the earlier attempt is deleted")
 
 
-class _CutOff(Exception):
-    """The upload ends here, as when a worker has lost its lease."""
+class _Interrupted(Exception):
+    """The upload is stopped, as if the worker had lost its lease."""
 
 
-def _broken_upload(trial: Trial) -> Answer:
-    path = trial.path("broken.bin")
+class _Interruption:
+    """Stops an upload after a number of bytes."""
+
+    def __init__(self, after: int) -> None:
+        self.left = after
+
+    def __call__(self, count: int) -> None:
+        self.left -= count
+        if self.left < 0:
+            raise _Interrupted
+
+
+def _interrupted_upload(trial: Trial) -> Fact:
+    path = trial.path("interrupted.bin")
     trial.note(path)
-
-    left = trial.large // 2
-
-    def cut_off(count: int) -> None:
-        nonlocal left
-        left -= count
-        if left < 0:
-            raise _CutOff
-
     with on_disk(data_of(trial.large)) as file:
         try:
-            trial.uploader.upload_new(path, MeasuredFile(file, path, cut_off))
+            outgoing = MeasuredFile(file, path, _Interruption(after=trial.large // 2))
+            trial.uploader.upload_new(path, outgoing)
         except Exception:
-            pass  # also what a library makes of ours
+            pass  # a library may replace our exception with its own
         else:
-            raise Problem("is taken for a whole one")
-    remains = trial.remote.exists(path)
+            raise Problem("counts as complete")
+    is_left = trial.remote.exists(path)
     trial.require_whole(trial.send_again(path))
-    return "leaves a part, which the retry replaces" if remains else "leaves nothing"
+    return Fact("leaves a partial file, which the retry replaces" if is_left else "leaves nothing")
 
 
-def _delete(trial: Trial) -> Answer:
+def _delete(trial: Trial) -> Fact:
     sent = trial.send("deleted.bin")
     trial.remote.delete(sent.name)
     if trial.remote.exists(sent.name):
-        raise Problem("leaves the file")
+        raise Problem("doesn't delete the file")
     try:
         trial.remote.delete(sent.name)
     except Exception as error:
         trial.uploader.remove(sent.name)
-        return "once", f"a second one raises {type(error).__name__}, which is put up with"
-    return "any number of times"
+        kind = type(error).__name__
+        return Fact("cannot be repeated", f"the second delete raises {kind}, which is ignored")
+    return Fact("can be repeated")
 
 
-def _listing(trial: Trial) -> Answer:
+def _listing(trial: Trial) -> Fact:
     sent = trial.send("listed/file.bin")
     try:
         found = set(trial.uploader.names(trial.directory))
-    except NotImplementedError:  # as Django's Storage has it where a backend cannot list
-        return "none", "'orphans' and 'adopt --under' cannot look there"
+    except NotImplementedError:  # Django does not require a storage to list files
+        return Fact("not supported", "'orphans' and 'adopt --under' don't work")
     if sent.name in found:
-        return "right"
-    raise Problem("without a stored file", "'orphans' and 'adopt --under' cannot be used")
+        return Fact("correct")
+    raise Problem("doesn't include a stored file", "'orphans' and 'adopt --under' don't work")
 
 
-def _times(trial: Trial) -> Answer:
+def _times(trial: Trial) -> Fact:
     try:
         modified: datetime = trial.remote.get_modified_time(trial.small.name)
-    except NotImplementedError:  # as it has it where a backend knows no times
-        return "none", "'orphans' cannot tell how old a file is"
+    except NotImplementedError:  # Django does not require a storage to support times
+        return Fact("not supported", "'orphans' doesn't work")
     if is_aware(modified) != settings.USE_TZ:
         raise Problem("aware" if is_aware(modified) else "naive", f"USE_TZ is {settings.USE_TZ}")
-    return "aware" if settings.USE_TZ else "naive"
+    return Fact("aware" if settings.USE_TZ else "naive")
 
 
-def _url(trial: Trial) -> Answer:
+def _url(trial: Trial) -> Fact:
     with watched_sockets() as calls:
         try:
             url = trial.remote.url(trial.small.name)
         except (NotImplementedError, ValueError) as error:  # ValueError: it has no base URL
-            return "none", reason(error, trial.remote)
+            return Fact("not supported", reason(error, trial.remote))
     if calls:
-        raise Problem("asks the remote", "each page that shows it waits for that")
+        raise Problem("sends a request", "each page that shows a URL waits for it")
     if not url:
         raise Problem("empty")
     keys = " ".join(key.lower() for key, _value in parse_qsl(urlsplit(url).query))
-    return "signed, without a call" if "sig" in keys else "plain, without a call"
+    return Fact(f"{'signed' if 'sig' in keys else 'unsigned'}, without a request")
 
 
-def _sent_and_read(name: str) -> Callable[[Trial], Answer]:
-    def check(trial: Trial) -> Answer:
-        sent = trial.send(name)
-        if not trial.remote.exists(sent.name):
-            raise Problem("not found again")
-        trial.require_whole(sent)
-        return "exact" if sent.name == trial.path(name) else "mapped"
-
-    return check
+def _round_trip(name: str, trial: Trial) -> Fact:
+    sent = trial.send(name)
+    if not trial.remote.exists(sent.name):
+        raise Problem("not found after the upload")
+    trial.require_whole(sent)
+    return Fact("exact" if sent.name == trial.path(name) else "mapped")
 
 
-def _letter_case(trial: Trial) -> Answer:
+def _case_sensitivity(trial: Trial) -> Fact:
     sent = trial.send("case.bin")
     other = sent.name.removesuffix("case.bin") + "CASE.bin"
-    return "one and the same" if trial.remote.exists(other) else "told apart"
+    return Fact("case-insensitive" if trial.remote.exists(other) else "case-sensitive")
 
 
-def _two_threads(trial: Trial) -> Answer:
-    def work(label: str) -> Callable[[], None]:
-        def job() -> None:
-            for number in range(ROUNDS):
-                trial.require_whole(trial.send(f"thread-{label}/{number}.bin", SMALL + number))
-
-        return job
-
-    if errors := in_threads([work("a"), work("b")]):
-        raise Problem("in each other's way", reason(errors[0], trial.remote))
-    return "safe"
+def _concurrent_uploads(trial: Trial) -> Fact:
+    jobs: list[Callable[[], None]] = [partial(_upload_some, trial, label) for label in "ab"]
+    if errors := in_threads(jobs):
+        raise Problem("fail", reason(errors[0], trial.remote))
+    return Fact("safe")
 
 
-CHECKS: dict[str, Callable[[Trial], Answer]] = {
+def _upload_some(trial: Trial, label: str) -> None:
+    for number in range(ROUNDS):
+        trial.require_whole(trial.send(f"thread-{label}/{number}.bin", SMALL + number))
+
+
+CHECKS: dict[str, Callable[[Trial], Fact]] = {
     "name": _name,
     "exists": _exists,
     "size": _size,
@@ -255,16 +264,16 @@ CHECKS: dict[str, Callable[[Trial], Answer]] = {
     "create": _create,
     "second save": _second_save,
     "retry": _retry,
-    "broken upload": _broken_upload,
+    "interrupted upload": _interrupted_upload,
     "delete": _delete,
     "listing": _listing,
     "times": _times,
     "url": _url,
-    "spaces": _sent_and_read("a name with spaces.bin"),
-    "other letters": _sent_and_read("Größe-猫.bin"),
-    "directories": _sent_and_read("a/b/c/d.bin"),
-    "letter case": _letter_case,
-    "two threads": _two_threads,  # last: it may leave the connection confused
+    "spaces": partial(_round_trip, "a name with spaces.bin"),
+    "non-ASCII names": partial(_round_trip, "Größe-猫.bin"),
+    "directories": partial(_round_trip, "a/b/c/d.bin"),
+    "case sensitivity": _case_sensitivity,
+    "concurrent uploads": _concurrent_uploads,  # last: the connection may be unusable afterwards
 }
 CLEAN_UP = "clean-up"
 
@@ -272,32 +281,32 @@ CLEAN_UP = "clean-up"
 def check_remote(
     remote: Storage, uploader: Uploader | None = None, *, large: int = LARGE
 ) -> Iterator[Finding]:
-    """Try all that a transfer, a reader and a delete rely on, in a scratch directory.
+    """Run all checks in a temporary directory of the remote; yield each finding as it is known.
 
-    Without an uploader, the remote is used as a queued storage would use it.
-    Each finding comes as soon as it is known. Whatever happens, all that was stored is deleted.
+    Without ``uploader``, the remote is used as a queued storage would use it. ``large`` is the
+    size of the large files in bytes. At the end all files are deleted, also after an error.
     """
     uploader = uploader or uploader_for(for_threads(remote))
     trial = Trial(uploader.remote, uploader, large)
     try:
         for name, check in CHECKS.items():
-            finding = _tried(name, check, trial)
-            yield finding
+            yield _run(name, check, trial)
             if trial.first is None:
-                break  # nothing can be stored, so there is nothing to look at
+                break  # nothing can be stored, so nothing can be checked
     finally:
         left = trial.clean_up()
     if left:
-        yield Finding(CLEAN_UP, "not complete", f"Delete {', '.join(left)}", True)
+        yield Finding(
+            CLEAN_UP, "incomplete", f"Delete these files yourself: {', '.join(left)}", True
+        )
     else:
         yield Finding(CLEAN_UP, "complete")
 
 
-def _tried(name: str, check: Callable[[Trial], Answer], trial: Trial) -> Finding:
+def _run(name: str, check: Callable[[Trial], Fact], trial: Trial) -> Finding:
     try:
-        answer = check(trial)
+        return Finding(name, *check(trial))
     except Problem as problem:
         return Finding(name, problem.outcome, problem.details, True)
     except Exception as error:
         return Finding(name, "fails", reason(error, trial.remote), True)
-    return Finding(name, answer) if isinstance(answer, str) else Finding(name, *answer)

@@ -1,9 +1,9 @@
-"""Evict or restore each of many transferred files, under a claim on it."""
+"""Work on transferred files, each under a claim on its row."""
 
 import contextlib
 import tempfile
 from collections.abc import Callable, Iterator
-from typing import Any
+from dataclasses import dataclass
 
 from django.core.files import File
 from django.db import transaction
@@ -12,7 +12,6 @@ from ..conf import settings
 from ..exceptions import LeaseLost, VerificationError
 from ..files import localfiles
 from ..files.streams import MeasuredFile, PiecewiseFile
-from ..ledger.aliases import storage_for
 from ..ledger.database import QueuedFileQuerySet, ledger, ledger_database
 from ..ledger.models import QueuedFile
 from ..ledger.states import is_reachable_from_here
@@ -22,98 +21,120 @@ from ..signals import file_evicted
 from ..transfers import copies, leases, work
 from ..transfers.copies import is_copy
 from ..transfers.leases import Lease
-from ..transfers.work import sides_of
-from .passes import BATCH, Step, Tell, never, nobody
+from ..transfers.parts import sides_of
+from .passes import Report, Step, each, ignore, never
 from .steering import enqueue_rows
+from .storages import OperableStorage, storage_of
+
+CHANGED = "The file was changed in the meantime."
+
+
+@dataclass(frozen=True)
+class Errand:
+    """Something to do with one transferred file while no one else can claim it."""
+
+    action: Callable[[OperableStorage, QueuedFile, Lease], None]
+    evicts: bool = False  # whether a worker finishes the eviction if this process dies
+
+    def run(self, pk: int) -> str:
+        """Claim the row and run the action; return why it failed, or an empty string.
+
+        The reason is stored in the row, unless the file was changed in the meantime.
+        """
+        row = ledger().claim_settled(pk, evicts=self.evicts)
+        if row is None:
+            return CHANGED
+        with leases.keep(row) as lease:
+            try:
+                self.action(storage_of(row), row, lease)
+            except LeaseLost:
+                _release(row)
+                return CHANGED
+            except Exception as error:
+                text = reason(error, *sides_of(row))
+                _release(row, text)
+                logger.info("%s: %s", row, text, extra=fields_of(row))
+                return text
+            except BaseException:
+                ledger().settle(row)
+                raise
+        return ""
+
+    def run_all(
+        self, rows: QueuedFileQuerySet, report: Report, until: Callable[[], bool] = never
+    ) -> int:
+        """Run it for each row until ``until()`` returns True; return how often it succeeded."""
+        count = 0
+        for row in each(rows):
+            if until():
+                break
+            error = self.run(row.pk)
+            count += not error
+            report(Step(1, row.size, error, str(row)))
+        return count
+
+
+def _release(row: QueuedFile, error: str = "") -> None:
+    """Give the claim back; if the row has changed, what is due now is enqueued."""
+    if not ledger().settle(row, error) and ledger().release_claim(row):
+        enqueue_rows([row])
 
 
 def evict(
-    rows: QueuedFileQuerySet, tell: Tell = nobody, *, until: Callable[[], bool] = never
+    rows: QueuedFileQuerySet, report: Report = ignore, *, until: Callable[[], bool] = never
 ) -> int:
-    """Free the local copies of transferred files, after a look that the remote has them; returns
-    how many.
+    """Delete local copies of transferred files, oldest first; return how many.
 
-    The oldest go first, and none any more as soon as ``until()`` is true. One that this host
-    cannot see stays.
+    Each remote copy is verified before. Local copies on other hosts are skipped. Before each file
+    ``until()`` is called; if it returns True, the pass ends.
     """
-    return _each(rows.evictable(), _evict, tell, until)
+    return EVICT.run_all(rows.evictable(), report, until)
 
 
-def restore(rows: QueuedFileQuerySet, tell: Tell = nobody) -> int:
-    """Bring transferred files back to the local storage; returns how many."""
-    return _each(rows.restorable(), restore_one, tell, never)
+def restore(rows: QueuedFileQuerySet, report: Report = ignore) -> int:
+    """Download transferred files back to local storage; return how many."""
+    return RESTORE.run_all(rows.restorable(), report)
 
 
-Errand = Callable[[Any, QueuedFile, Lease], None]
-
-
-def _each(rows: QueuedFileQuerySet, errand: Errand, tell: Tell, until: Callable[[], bool]) -> int:
-    count = 0
-    for row in (row for batch in rows.in_batches(BATCH) for row in batch):
-        if until():
-            break
-        error = run_errand(row.pk, errand, evicts=errand is _evict)
-        count += error is None
-        tell(Step(1, row.size, error or "", str(row)))
-    return count
-
-
-def run_errand(pk: int, errand: Errand, *, evicts: bool = False) -> str | None:
-    """Do something with a transferred file, under a claim; returns why it was in vain, which is
-    written to the row, too, or None."""
-    row = ledger().claim_settled(pk, evicts=evicts)
-    if row is None:
-        return "It was changed meanwhile."
-    with leases.keep(row) as lease:
-        try:
-            errand(storage_for(row.alias, row.task), row, lease)
-            return None
-        except Exception as error:
-            text = "" if isinstance(error, LeaseLost) else reason(error, *sides_of(row))
-            if not ledger().settle(row, text) and ledger().release_claim(row):
-                enqueue_rows([row])
-            if text:
-                logger.info("%s: %s", row, text, extra=fields_of(row))
-            return text or "It was changed meanwhile."
-        except BaseException:
-            ledger().settle(row)
-            raise
-
-
-def _evict(storage: Any, row: QueuedFile, lease: Lease) -> None:
+def _evict(storage: OperableStorage, row: QueuedFile, lease: Lease) -> None:
     if not row.is_local or not is_reachable_from_here(row.host):
-        raise LeaseLost(f"{row} has no local copy here any more.")
+        raise LeaseLost(f"{row} has no local copy on this host.")
     copies.verify_remote(storage, row, settings.verify, lease.progress)
     lease.confirm()
     copies.free_local(storage, row)
     work.send(file_evicted, storage, row)
 
 
-def restore_one(storage: Any, row: QueuedFile, lease: Lease) -> None:
+def _restore(storage: OperableStorage, row: QueuedFile, lease: Lease) -> None:
     if row.is_local:
-        raise LeaseLost(f"{row} has a local copy again.")
+        raise LeaseLost(f"{row} already has a local copy.")
     pieces = PiecewiseFile(storage.uploader.read_back(row.remote_name), row.name)
     measured = MeasuredFile(pieces, row.name, lambda count: lease.progress())
     with contextlib.ExitStack() as stack:
         source: File = measured
-        if not localfiles.has_paths(storage.local):  # which shows at once what it is given
-            source = stack.enter_context(_set_aside(measured))
+        if not localfiles.has_paths(storage.local):  # an incomplete file would be visible
+            source = stack.enter_context(_downloaded(measured))
         file = stack.enter_context(localfiles.new_file(storage.local, row.name, source))
         _require_whole(row, measured)
-        may_take_over = _is_there(storage, row)
+        may_take_over = _was_restored_before(storage, row)
         lease.confirm()
-        with transaction.atomic(using=ledger_database()):  # locked against new content
+        with transaction.atomic(using=ledger_database()):  # locks the row against new content
             if not ledger().mark_restored(row):
-                raise LeaseLost(f"{row} is not to be restored any more.")
+                raise LeaseLost(f"{row} was changed before its local copy was complete.")
             taken = file.take(row.name)
             if taken is None and may_take_over:
                 file.take_over(row.name)
             elif taken != row.name:
-                raise FileExistsError(f"Another local file is in the way of {row.name!r}.")
+                raise FileExistsError(f"Another local file has the name {row.name!r}.")
+
+
+EVICT = Errand(_evict, evicts=True)
+RESTORE = Errand(_restore)
 
 
 @contextlib.contextmanager
-def _set_aside(content: File) -> Iterator[File]:
+def _downloaded(content: File) -> Iterator[File]:
+    """A temporary file with all of the content."""
     with tempfile.TemporaryFile() as copy:
         for chunk in content.chunks():
             copy.write(chunk)
@@ -124,15 +145,17 @@ def _set_aside(content: File) -> Iterator[File]:
 def _require_whole(row: QueuedFile, measured: MeasuredFile) -> None:
     found = measured.content
     if found.size != row.size or (row.checksum and found.checksum != row.checksum):
+        recorded = f"the checksum {row.checksum}" if row.checksum else "no checksum"
         raise VerificationError(
-            f"The remote gave {found.size} bytes of {row.remote_name!r} with {found.checksum}, "
-            f"but {row.size} with {row.checksum or 'any checksum'} were sent."
+            f"The remote copy {row.remote_name!r} has {found.size:,} bytes and the checksum "
+            f"{found.checksum}, but the ledger has {row.size:,} bytes and {recorded}."
         )
 
 
-def _is_there(storage: Any, row: QueuedFile) -> bool:
-    """Whether somebody died who had put the file in place already."""
+def _was_restored_before(storage: OperableStorage, row: QueuedFile) -> bool:
+    """Whether a process that died has put the whole local copy in place already."""
     if not is_copy(storage, row):
         return False
+    # It may also be the file of a storage that shares the local directory.
     others = ledger().filter(name=row.name, is_local=True).exclude(pk=row.pk)
-    return not others.exists()  # of a storage that may share our local one
+    return not others.exists()

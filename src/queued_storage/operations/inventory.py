@@ -1,10 +1,9 @@
-"""Which files there are that the ledger does not know, on storages and in the fields of models."""
+"""Files that the ledger does not know."""
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from itertools import islice
-from typing import Any, TypeVar, cast
+from typing import Any
 
 from django.apps import apps
 from django.conf import settings
@@ -12,27 +11,17 @@ from django.core.files.storage import Storage
 from django.db.models import FileField, Model, Q
 from django.utils import timezone
 
-from ..files import localfiles
 from ..files.walking import names_on
-from ..ledger.aliases import storage_for
 from ..ledger.database import ledger
-from ..ledger.measures import aliases
-from ..ledger.models import QueuedFile
 from ..ledger.names import can_be_recorded, tidy
+from .passes import batched
+from .storages import OperableStorage
 
-BATCH = 500  # names in memory
-Item = TypeVar("Item")
-
-
-def in_batches(items: Iterable[Item], size: int = BATCH) -> Iterator[list[Item]]:
-    """What ``itertools.batched`` of Python 3.12 does."""
-    iterator = iter(items)
-    while batch := list(islice(iterator, size)):
-        yield batch
+NAMES = 500  # in memory
 
 
 def file_fields(alias: str | None = None) -> list[tuple[type[Model], FileField]]:
-    """Every field of a model that names files; with ``alias``, files of that storage."""
+    """Every ``FileField`` of the models; with ``alias``, only those of that storage."""
     return [
         (model, field)
         for model in apps.get_models()
@@ -44,22 +33,22 @@ def file_fields(alias: str | None = None) -> list[tuple[type[Model], FileField]]
 
 
 def names_in_fields(alias: str) -> Iterator[str]:
-    """The names that models have for files of a storage; one may come several times."""
+    """The names that models store for files of a storage; a name may be repeated."""
     for model, field in file_fields(alias):
         rows: Any = model._base_manager.exclude(**{field.name: ""})
         rows = rows.exclude(**{f"{field.name}__isnull": True}).order_by("pk")
         values = rows.values_list("pk", field.name)
-        found = list(values[:BATCH])
+        found = list(values[:NAMES])
         while found:
             yield from (tidy(name) for _pk, name in found)
-            found = list(values.filter(pk__gt=found[-1][0])[:BATCH])
+            found = list(values.filter(pk__gt=found[-1][0])[:NAMES])
 
 
 def unknown(names: Iterable[str]) -> list[str]:
-    """Those of a few names that neither a row nor a field of a model has, whatever storage it is
-    for: a file that is not ours must look like one of ours rather than the other way round.
+    """Those of a few names that no row and no ``FileField`` has, of any storage.
 
-    So must a name of another spelling, by which a storage would find the file of the tidied one.
+    In doubt a name counts as known. So does one that isn't in its normal form: a storage would
+    find the file of the normal form under it.
     """
     left = {name for name in names if can_be_recorded(name) and name == tidy(name)}
     for column in ("name", "remote_name"):
@@ -74,7 +63,7 @@ def unknown(names: Iterable[str]) -> list[str]:
 
 
 def _is_untidy(column: str) -> Q:
-    """Names in models that may be other spellings of a file's."""
+    """Whether a name may not be in its normal form."""
     found = Q(**{f"{column}__startswith": "./"})
     for part in ("//", "/./", "/../", "\\"):
         found |= Q(**{f"{column}__contains": part})
@@ -83,7 +72,7 @@ def _is_untidy(column: str) -> Q:
 
 @dataclass(frozen=True, slots=True)
 class Orphan:
-    """A file that nobody knows."""
+    """A file that neither the ledger nor a model knows."""
 
     side: str  # "local" or "remote"
     name: str
@@ -91,28 +80,32 @@ class Orphan:
     modified: datetime
 
 
-def orphans(storage: Any, side: str, older_than: timedelta, under: str = "") -> Iterator[Orphan]:
-    """Files on one side of a queued storage that no row and no field of a model knows, and that
-    are older than anything that is just being saved; among them drafts of dead processes."""
+def orphans(
+    storage: OperableStorage, side: str, older_than: timedelta, under: str = ""
+) -> Iterator[Orphan]:
+    """The orphans on one side of a storage, including unfinished files of processes that died.
+
+    ``older_than`` leaves out files that are being saved right now.
+    """
     place: Storage = getattr(storage, side)
     names = names_on(place, under) if side == "local" else storage.uploader.names(under)
-    for batch in in_batches(names):
+    for batch in batched(names, NAMES):
         for name in unknown(batch):
-            if (orphan := _look(place, side, name)) and _is_old(orphan, older_than):
+            if (orphan := _examine(place, side, name)) and _is_old(orphan, older_than):
                 yield orphan
 
 
-def delete_orphan(storage: Any, orphan: Orphan, older_than: timedelta) -> bool:
-    """Delete it, if it is still an orphan."""
+def delete_orphan(storage: OperableStorage, orphan: Orphan, older_than: timedelta) -> bool:
+    """Delete the file if it is still an orphan; return whether it was."""
     place: Storage = getattr(storage, orphan.side)
-    now = _look(place, orphan.side, orphan.name)
+    now = _examine(place, orphan.side, orphan.name)
     if now != orphan or not _is_old(now, older_than) or not unknown([orphan.name]):
         return False
     place.delete(orphan.name)
     return True
 
 
-def _look(place: Storage, side: str, name: str) -> Orphan | None:
+def _examine(place: Storage, side: str, name: str) -> Orphan | None:
     try:
         found = Orphan(side, name, place.size(name), place.get_modified_time(name))
     except FileNotFoundError:
@@ -125,21 +118,3 @@ def _look(place: Storage, side: str, name: str) -> Orphan | None:
 
 def _is_old(orphan: Orphan, older_than: timedelta) -> bool:
     return orphan.modified <= timezone.now() - older_than
-
-
-def anothers(storage: Any, names: Collection[str], *, if_unknown: bool = True) -> set[str]:
-    """Those of a few names whose local file is that of a storage which shares our local one; or of
-    one that nobody here knows, with ``if_unknown``."""
-    rows = ledger().filter(alias__in=aliases(), name__in=names, is_local=True)  # by the index
-    others = rows.exclude(alias=storage.alias).workable_here()
-    return {row.name for row in others if _is_in_the_same_place(storage.local, row, if_unknown)}
-
-
-def _is_in_the_same_place(local: Storage, other: QueuedFile, if_unknown: bool) -> bool:
-    try:
-        its: Storage = cast(Any, storage_for(other.alias, other.task)).local
-    except Exception:  # it has no such alias, or cannot be made
-        return if_unknown
-    if localfiles.has_paths(local) and localfiles.has_paths(its):
-        return local.path(other.name) == its.path(other.name)
-    return type(local) is type(its)

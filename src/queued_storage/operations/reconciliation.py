@@ -1,7 +1,6 @@
-"""Repairs what a comparison of the ledger with both storages finds."""
+"""Repair differences between the ledger and the copies of its files."""
 
-from collections.abc import Callable, Collection, Iterator
-from typing import Any
+from collections.abc import Collection, Iterator
 
 from django.db import transaction
 
@@ -9,15 +8,16 @@ from ..exceptions import LeaseLost, LocalFileMissing
 from ..ledger.database import QueuedFileQuerySet, ledger, ledger_database
 from ..ledger.models import QueuedFile
 from ..ledger.states import is_reachable_from_here
-from ..queues.wakeup import wake
+from ..queues.on_commit import enqueue_on_commit
 from ..storage.routes import Routes
 from ..transfers import copies
 from ..transfers.copies import is_copy
 from ..transfers.leases import Lease
-from .comparison import Finding, verify
-from .errands import restore_one, run_errand
-from .inventory import anothers
-from .passes import Tell
+from .comparison import Difference, verify
+from .errands import RESTORE, Errand
+from .passes import Report, ignore
+from .sharing import of_other_storages
+from .storages import OperableStorage
 
 
 def reconcile(
@@ -26,75 +26,82 @@ def reconcile(
     *,
     content: bool = False,
     dry_run: bool = False,
-    tell: Tell = lambda step: None,
-) -> Iterator[tuple[Finding, str]]:
-    """Compare, and repair what one of ``repairs`` is for; yields each such finding, and why it
-    could not be repaired ("" if it could)."""
-    for finding in verify(rows, content=content, tell=tell):
-        if (name := f"{finding.kind}-{finding.side}") in repairs:
-            error = None if dry_run else REPAIRS[name](finding.pk)
-            yield finding, error or ""
+    report: Report = ignore,
+) -> Iterator[tuple[Difference, str]]:
+    """Compare the copies, and repair the chosen kinds of differences, which ``REPAIRS`` lists.
+
+    Yield each of these differences with the reason why it was not repaired, or an empty string.
+    """
+    for difference in verify(rows, content=content, report=report):
+        kind = f"{difference.kind}-{difference.side}"
+        if kind in repairs:
+            yield difference, "" if dry_run else repair(kind, difference.pk)
 
 
-def _forget_local(storage: Any, row: QueuedFile, lease: Lease) -> None:
-    """Note that the local copy is gone."""
+def repair(kind: str, pk: int) -> str:
+    """Repair one file; return why that failed, or an empty string."""
+    for errand in REPAIRS[kind]:
+        if error := errand.run(pk):
+            return error
+    return ""
+
+
+def _forget_local(storage: OperableStorage, row: QueuedFile, lease: Lease) -> None:
+    """Record that there is no local copy."""
     if not row.is_local or storage.local.exists(row.name):
         raise LeaseLost(f"{row} has its local copy.")
-    copies.verify_remote(storage, row, "checksum", lease.progress)
-    lease.confirm()
-    copies.free_local(storage, row)
+    _evict_after_check(storage, row, lease, "checksum")
 
 
-def _drop_local(storage: Any, row: QueuedFile, lease: Lease) -> None:
-    """Remove the local copy, when every byte of the remote one was read."""
+def _drop_local(storage: OperableStorage, row: QueuedFile, lease: Lease) -> None:
+    """Delete the local copy after reading every byte of the remote one."""
     if not row.is_local or not is_reachable_from_here(row.host):
-        raise LeaseLost(f"{row} has no local copy here.")
-    copies.verify_remote(storage, row, "content", lease.progress)
+        raise LeaseLost(f"{row} has no local copy on this host.")
+    _evict_after_check(storage, row, lease, "content")
+
+
+def _evict_after_check(storage: OperableStorage, row: QueuedFile, lease: Lease, level: str) -> None:
+    copies.verify_remote(storage, row, level, lease.progress)
     lease.confirm()
     copies.free_local(storage, row)
 
 
-def _replace_local(pk: int) -> str | None:
-    return run_errand(pk, _drop_local) or run_errand(pk, restore_one)
-
-
-def _drop_extra(storage: Any, row: QueuedFile, lease: Lease) -> None:
-    """Remove a local file that the ledger does not have, if its bytes are the remote copy's."""
+def _drop_extra(storage: OperableStorage, row: QueuedFile, lease: Lease) -> None:
+    """Delete a local file that the ledger does not have, if it has the right bytes."""
     if row.is_local:
-        raise LeaseLost(f"{row} has a local copy again.")
-    if anothers(storage, [row.name]):
-        raise FileExistsError(f"The local {row.name!r} is the file of another storage.")
+        raise LeaseLost(f"{row} already has a local copy.")
+    if of_other_storages(storage, [row.name]):
+        raise FileExistsError(f"The local file {row.name!r} belongs to another storage.")
     if not is_copy(storage, row):
-        raise FileExistsError(f"The local {row.name!r} has other bytes. See to it yourself.")
+        raise FileExistsError(
+            f"The local file {row.name!r} has different bytes. Compare the two copies, and delete "
+            f"the local file if you don't need it."
+        )
     copies.verify_remote(storage, row, "checksum", lease.progress)
     lease.confirm()
-    with transaction.atomic(using=ledger_database()):  # locked against who restores it
+    with transaction.atomic(using=ledger_database()):  # locks the row against a restore
         if not ledger().settle(row):
-            raise LeaseLost(f"{row} was changed meanwhile.")
+            raise LeaseLost(f"{row} was changed in the meantime.")
         storage.local.delete(row.name)
 
 
-def _send_again(storage: Any, row: QueuedFile, lease: Lease) -> None:
-    """Transfer the local copy once more, over what is on the remote under its name."""
+def _transfer_again(storage: OperableStorage, row: QueuedFile, lease: Lease) -> None:
+    """Transfer the local copy again, overwriting the remote one."""
     if not row.is_local or not is_reachable_from_here(row.host) or not is_copy(storage, row):
-        raise LocalFileMissing(f"There is no whole local copy of {row.name!r} here to be sent.")
+        raise LocalFileMissing(f"This host has no intact local copy of {row.name!r}.")
     routes = Routes(row.alias, storage.cache_prefix)
     routes.forget(row.name)
     if not ledger().retransfer(row):
-        raise LeaseLost(f"{row} was changed meanwhile.")
+        raise LeaseLost(f"{row} was changed in the meantime.")
     routes.forget(row.name)
-    wake(row.alias, storage.queue_for(row.host), row.pk)
+    enqueue_on_commit(row.alias, storage.queue_for(row.host), row.pk)
 
 
-def _errand(errand: Callable[[Any, QueuedFile, Lease], None]) -> Callable[[int], str | None]:
-    return lambda pk: run_errand(pk, errand)
-
-
-# By kind and side of the finding
-REPAIRS: dict[str, Callable[[int], str | None]] = {
-    "missing-local": _errand(_forget_local),
-    "different-local": _replace_local,
-    "extra-local": _errand(_drop_extra),
-    "missing-remote": _errand(_send_again),
-    "different-remote": _errand(_send_again),
+# The errands that repair a difference, by its kind and side
+REPAIRS: dict[str, tuple[Errand, ...]] = {
+    "missing-local": (Errand(_forget_local),),
+    "different-local": (Errand(_drop_local), RESTORE),
+    "extra-local": (Errand(_drop_extra),),
+    "missing-remote": (Errand(_transfer_again),),
+    "different-remote": (Errand(_transfer_again),),
 }

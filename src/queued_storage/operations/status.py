@@ -1,4 +1,4 @@
-"""Say in numbers how the ledger and its workers are."""
+"""Numbers and warnings about the ledger and its workers."""
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -12,14 +12,11 @@ from ..ledger.database import ledger
 from ..ledger.measures import UNSETTLED, aliases
 from ..ledger.sql.clock import DatabaseNow, seconds_from_now
 from ..ledger.states import State
+from ..reporting.counts import counted
 
-LIMIT = 10_000  # transferred files of a storage that are counted in passing
-
-
-EVER = 1_000_000_000  # seconds, longer than anything has been due
-
-
-SILENT_AFTER = 3600  # seconds that files of a host may be due before somebody is told
+LIMIT = 10_000  # transferred files of a storage that are counted unless all must be
+EVER = 1_000_000_000  # seconds, longer than any file has been due
+IDLE_AFTER = 3600  # seconds that the files of a host may be due without a worker processing them
 
 
 @dataclass(frozen=True)
@@ -30,16 +27,16 @@ class Tally:
     state: str
     files: int
     bytes: int
-    oldest: datetime  # when the first of them was saved
+    oldest: datetime  # when the oldest of them was saved
     is_claimed: bool  # whether a storage of this process has the alias
-    is_cut: bool = False  # whether there are more than the newest that were counted
+    is_cut: bool = False  # whether only the newest LIMIT files were counted
 
 
 def tallies(*, exact: bool = True) -> list[Tally]:
-    """How many files are where, by storage and state.
+    """The number of files by storage and state.
 
-    Unless it is to be ``exact``, only the newest ``LIMIT`` of the transferred files are counted,
-    so that the cost does not grow with them.
+    Unless ``exact``, only the newest ``LIMIT`` transferred files of each storage are counted, so
+    that the time this takes does not grow with the ledger.
     """
     known = {storage.alias for storage in known_storages()}
     found: list[Tally] = []
@@ -49,9 +46,9 @@ def tallies(*, exact: bool = True) -> list[Tally]:
         for state, *numbers in unsettled.annotate(**_NUMBERS):
             files, size, oldest = numbers
             found.append(Tally(alias, state, files, size, oldest, alias in known))
-        there = rows.filter(state=State.TRANSFERRED)
-        limited = there.order_by("-transferred_at")[: None if exact else LIMIT]
-        files, size, oldest = limited.aggregate(**_NUMBERS).values()
+        transferred = rows.filter(state=State.TRANSFERRED)
+        counted_rows = transferred.order_by("-transferred_at")[: None if exact else LIMIT]
+        files, size, oldest = counted_rows.aggregate(**_NUMBERS).values()
         if files:
             is_cut = not exact and files == LIMIT
             state = str(State.TRANSFERRED)
@@ -59,7 +56,7 @@ def tallies(*, exact: bool = True) -> list[Tally]:
     return sorted(found, key=lambda tally: (tally.alias, tally.state))
 
 
-# Count("pk") would have PostgreSQL read the rows.
+# For Count("pk"), PostgreSQL would read the rows.
 _NUMBERS: dict[str, Any] = {"files": Count("*"), "size_": Sum("size"), "since": Min("saved_at")}
 
 
@@ -70,11 +67,11 @@ class Backlog:
     host: str
     files: int
     bytes: int
-    overdue: datetime | None  # when the first of those that are due became so
+    overdue: datetime | None  # when the first of the due ones became due
 
 
 def backlogs() -> list[Backlog]:
-    """What each host still has to do, where each has a local storage of its own."""
+    """The backlog of each host, if each has its own local storage."""
     if not settings.local_per_host:
         return []
     waits = Q(state__in=[State.PENDING, State.TRANSFERRING, State.HELD, State.FAILED])
@@ -90,117 +87,136 @@ def backlogs() -> list[Backlog]:
     return [Backlog(*row) for row in rows]
 
 
-def _silent_hosts() -> list[str]:
-    """Hosts on whose files nobody has worked for a long time."""
+@dataclass(frozen=True)
+class Activity:
+    """What the workers are doing, as far as the ledger shows it."""
+
+    moving: int  # files under a valid lease
+    silent: int  # files with an expired lease, whose worker may be dead
+    last: datetime | None  # when the last transfer was completed
+    waiting_since: datetime | None  # when the oldest due file that no worker has claimed became due
+
+
+def activity() -> Activity:
+    """What the workers are doing now."""
+    claimed = ledger().exclude(lease_token="").filter(due_at__isnull=False)
+    unclaimed = ledger().due().filter(lease_token="")
+    return Activity(
+        moving=claimed.filter(due_at__gt=DatabaseNow()).count(),
+        silent=claimed.due().count(),
+        last=max(filter(None, map(_last_transfer, aliases())), default=None),
+        waiting_since=unclaimed.order_by("due_at").values_list("due_at", flat=True).first(),
+    )
+
+
+def _last_transfer(alias: str) -> datetime | None:
+    rows = ledger().filter(alias=alias, state=State.TRANSFERRED, transferred_at__isnull=False)
+    return rows.order_by("-transferred_at").values_list("transferred_at", flat=True).first()
+
+
+def excesses(max_age: timedelta | None = None, max_bytes: int | None = None) -> list[str]:
+    """The limits that are exceeded by files that aren't transferred yet; held files are ignored.
+
+    ``max_age`` is that of the oldest file, ``max_bytes`` the size of all. None is no limit.
+    """
+    if max_age is None and max_bytes is None:
+        return []
+    pending = ledger().filter(alias__in=aliases(), state__in=[State.PENDING, State.TRANSFERRING])
+    found = []
+    if max_age is not None:
+        late = pending.filter(saved_at__lte=seconds_from_now(-max_age.total_seconds()))
+        if count := late.count():
+            files = counted(count, "{} file has", "{} files have")
+            found.append(f"{files} been pending for longer than {max_age}.")
+    if max_bytes is not None:
+        size = pending.aggregate(size=Sum("size"))["size"] or 0
+        if size > max_bytes:
+            pending_bytes = counted(size, "{} byte is", "{} bytes are")
+            found.append(f"{pending_bytes} pending; the limit is {max_bytes:,}.")
+    return found
+
+
+def troubles(max_failures: int = 0, found: list[Tally] | None = None) -> list[str]:
+    """What needs attention, each with what to do.
+
+    ``max_failures`` is the number of failed files to tolerate. ``found`` are the tallies, if they
+    were counted already.
+    """
+    found = tallies(exact=False) if found is None else found
+    return [
+        *_failures(found, max_failures),
+        *_stuck_deletes(found),
+        *_idle_hosts(),
+        *_unknown_aliases(found),
+    ]
+
+
+def _failures(found: list[Tally], tolerated: int) -> list[str]:
+    failed = [tally for tally in found if tally.state == State.FAILED]
+    if sum(tally.files for tally in failed) <= tolerated:
+        return []
+    return [
+        counted(tally.files, "{} file", "{} files")
+        + f" of {tally.alias!r} failed. Run 'manage.py queued_storage status' to see the reasons. "
+        "Fix the cause, then run 'manage.py queued_storage retry'."
+        for tally in failed
+    ]
+
+
+def _stuck_deletes(found: list[Tally]) -> list[str]:
+    aliases_ = {tally.alias for tally in found if tally.state == State.DELETING}
+    deleting = ledger().filter(alias__in=aliases_, state=State.DELETING)
+    count = deleting.filter(attempts__gt=settings.retries).count()
+    if not count:
+        return []
+    return [
+        counted(count, "{} deleted file", "{} deleted files")
+        + " cannot be removed from the remote. The deletes are retried without limit. Run "
+        "'manage.py queued_storage status' to see the reasons."
+    ]
+
+
+def _idle_hosts() -> list[str]:
+    """Hosts whose own files have been due for a long time."""
+    if not settings.local_per_host:
+        return []
     due: Any = (
         ledger()
         .due()
-        .filter(is_local=True, due_at__lte=seconds_from_now(-SILENT_AFTER))
+        .filter(is_local=True, due_at__lte=seconds_from_now(-IDLE_AFTER))
         .values_list("host")
         .annotate(Count("pk"))
         .order_by("host")
     )
     return [
-        f"{count} files wait for the host {host!r}, where nobody has worked on them for an hour. "
-        f"Start a worker there; or, if its disk is gone for good: queued_storage give-up {host}"
+        counted(count, "{} file", "{} files")
+        + f" on the host {host!r} {counted(count, 'has', 'have')} been due for an hour, and no "
+        f"worker has processed {counted(count, 'it', 'them')}. Start a worker on this host. If "
+        f"its disk is lost, run 'manage.py queued_storage give-up {host}'."
         for host, count in due
     ]
 
 
-@dataclass(frozen=True)
-class Activity:
-    """What there is to see of the workers."""
-
-    moving: int  # files that one has at this moment
-    silent: int  # files whose worker has not been heard of for a lease: it may be dead
-    last: datetime | None  # when a file last reached its remote
-    waiting_since: datetime | None  # when the longest waiting of the due files became so
-
-
-def activity() -> Activity:
-    claimed = ledger().exclude(lease_token="").filter(due_at__isnull=False)
-    free = ledger().due().filter(lease_token="")
-    return Activity(
-        moving=claimed.filter(due_at__gt=DatabaseNow()).count(),
-        silent=claimed.due().count(),
-        last=max(filter(None, map(_last_transfer, aliases())), default=None),
-        waiting_since=free.order_by("due_at").values_list("due_at", flat=True).first(),
-    )
-
-
-def _last_transfer(alias: str) -> datetime | None:
-    there = ledger().filter(alias=alias, state=State.TRANSFERRED, transferred_at__isnull=False)
-    return there.order_by("-transferred_at").values_list("transferred_at", flat=True).first()
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What monitoring puts up with; None is no limit."""
-
-    age: timedelta | None = None  # of the oldest file that is not on its remote
-    bytes: int | None = None  # that are not on their remote
-
-
-def excesses(limits: Limits) -> list[str]:
-    """Which limits are passed. Held files wait by themselves, so they do not count."""
-    if limits == Limits():
-        return []
-    waiting = ledger().filter(alias__in=aliases(), state__in=[State.PENDING, State.TRANSFERRING])
-    found = []
-    if limits.age is not None:
-        late = waiting.filter(saved_at__lte=seconds_from_now(-limits.age.total_seconds()))
-        if count := late.count():
-            found.append(f"{count} files have been waiting for longer than {limits.age}.")
-    if limits.bytes is not None:
-        size = waiting.aggregate(size=Sum("size"))["size"] or 0
-        if size > limits.bytes:
-            found.append(f"{size} bytes are waiting, more than {limits.bytes}.")
-    return found
-
-
-def troubles(max_failures: int = 0, counted: list[Tally] | None = None) -> list[str]:
-    """What somebody must be told: more parked files than so many, and files that nobody can
-    move. ``counted`` are the tallies, if they were asked for already."""
-    counted = tallies(exact=False) if counted is None else counted
-    failed = sum(tally.files for tally in counted if tally.state == State.FAILED)
-    found = (
-        []
-        if failed <= max_failures
-        else [
-            f"{tally.files} files of {tally.alias!r} failed. See 'queued_storage status', mend the "
-            f"cause, then transfer them again."
-            for tally in counted
-            if tally.state == State.FAILED
-        ]
-    )
-    deletes = {tally.alias for tally in counted if tally.state == State.DELETING}
-    stuck = ledger().filter(alias__in=deletes, state=State.DELETING)
-    if count := stuck.filter(attempts__gt=settings.retries).count():
-        found.append(
-            f"{count} deleted files cannot be removed from their remote; it is tried on and on. "
-            f"See 'queued_storage status' for the reasons."
-        )
-    if settings.local_per_host:
-        found += _silent_hosts()
-    unclaimed = {tally.alias for tally in counted if not tally.is_claimed}
-    return found + [
-        f"No storage has the alias {alias!r}, so its files stay where they are."
-        for alias in sorted(unclaimed)
+def _unknown_aliases(found: list[Tally]) -> list[str]:
+    return [
+        f"No storage has the alias {alias!r}, so its files cannot be transferred. Name the storage "
+        f"in STORAGES, or make sure that the module that creates it is imported."
+        for alias in sorted({tally.alias for tally in found if not tally.is_claimed})
     ]
 
 
 def last_failures(limit: int = 10) -> list[tuple[str, str, str]]:
-    """The alias, name and reason of the files that are in trouble, the newest first.
+    """The alias, name and error of the newest files whose last attempt failed.
 
-    Of the transferred ones, those of which something is due.
+    Transferred files are included if something is due for them, such as their eviction.
     """
     unsettled = ledger().filter(alias__in=aliases(), state__in=UNSETTLED)
-    # "is not NULL" would have SQLite go through all rows.
+    # With "is not NULL", SQLite would read all rows.
     due = ledger().filter(due_at__gt=seconds_from_now(-EVER))
     found: set[tuple[int, str, str, str]] = set()
     for rows in (unsettled, due):
-        # Few keys from an index first, and not in the order of the keys: a database would rather
-        # go through all rows until it has found enough.
+        # The keys come from an index first, and are sorted by an expression: in the order of the
+        # keys, a database might read all rows until it has found enough.
         in_trouble = ledger().filter(pk__in=rows.values("pk")).exclude(last_error="")
         newest_first = in_trouble.order_by((F("pk") + 0).desc())
         found.update(newest_first.values_list("pk", "alias", "name", "last_error")[:limit])

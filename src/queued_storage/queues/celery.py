@@ -9,12 +9,11 @@ from contextlib import contextmanager
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from django.utils.module_loading import import_string
-
 from ..exceptions import InvalidQueue, MissingLibrary, TimeLimitReached
 from ..reporting.logs import logger
 from . import sweep as sweeping
-from .base import BaseQueue, inline_errors, run_all
+from .base import BaseQueue, given, imported, inline_errors, run_all
+from .timeouts import TIMEOUT
 
 try:
     from billiard.pool import SIG_SOFT_TIMEOUT, soft_timeout_sighandler
@@ -25,13 +24,11 @@ try:
 except ImportError as error:
     raise MissingLibrary("Celery", "celery") from error
 
-TIMEOUT = 1.0  # seconds that a save may wait for the broker
-SOFT_LIMIT = 0.9  # of a hard limit
-SWEEP_EXPIRES = 300  # seconds that a sweep waits for a worker before the next ones are enough
+SOFT_LIMIT = 0.9  # as a fraction of the hard limit
+SWEEP_EXPIRES = 300  # seconds that a sweep may wait for a worker; later sweeps replace it
 
-# Celery's own connection waits for seconds and tries again. Each transport takes from these
-# options what it knows.
-IMPATIENT = {
+# By default, a connection waits for seconds and retries. Each transport uses the options it knows.
+TRANSPORT_OPTIONS = {
     "max_retries": 0,
     "interval_start": 0,
     "interval_step": 0,
@@ -47,8 +44,11 @@ IMPATIENT = {
 }
 
 
-# A message whose process died comes again, for the files that it had not begun. That ends: those
-# it had are under a lease, and each death costs one of them an attempt.
+# Tasks
+
+
+# If its process is killed, the message is delivered again for the files that were not started. The
+# others are under a lease. Each kill costs one of them an attempt, so this cannot repeat forever.
 @shared_task(
     name="queued_storage.run",
     ignore_result=True,
@@ -57,53 +57,24 @@ IMPATIENT = {
     max_retries=0,
 )
 def run(pks: list[int]) -> None:
-    """Work on these files of the ledger."""
-    with _soft_limit():
+    """Process these files of the ledger."""
+    with _soft_limit_ends_message():
         run_all(pks)
 
 
 @shared_task(name="queued_storage.sweep", ignore_result=True, max_retries=0, expires=SWEEP_EXPIRES)
 def sweep(alias: str | None = None) -> None:
-    """Have every due file worked on, of one storage or of all: for Celery's beat."""
+    """Enqueue all due files, of one storage or of all. For Celery's beat."""
     sweeping.sweep(alias)
 
 
-@contextmanager
-def _soft_limit() -> Iterator[None]:
-    """Have Celery's soft limit end a message for certain.
-
-    Celery raises an ``Exception`` from a signal handler, wherever the process is. In the middle of
-    an upload botocore takes that for a lost connection, and sends again.
-    """
-    if not _is_soft_limit_raised_here():
-        yield
-        return
-    signal.signal(SIG_SOFT_TIMEOUT, _end_message)
-    try:
-        yield
-    except TimeLimitReached as limit:
-        logger.warning("%s What is left of its message stays due.", limit)
-    finally:
-        signal.signal(SIG_SOFT_TIMEOUT, soft_timeout_sighandler)
-
-
-def _is_soft_limit_raised_here() -> bool:
-    """In the processes of the prefork pool it is, and nowhere else."""
-    return (
-        SIG_SOFT_TIMEOUT is not None
-        and threading.current_thread() is threading.main_thread()
-        and signal.getsignal(SIG_SOFT_TIMEOUT) is soft_timeout_sighandler
-    )
-
-
-def _end_message(signum: int, frame: Any) -> None:
-    raise TimeLimitReached("Celery's soft time limit is over.")
+# The queue
 
 
 class CeleryQueue(BaseQueue):
     """Sends the task ``queued_storage.run`` to the workers of a Celery app.
 
-    ``app`` is the app or its dotted path, by default the current one. The other options are those
+    ``app`` is the app or its dotted path, by default the current app. The other options are those
     of ``apply_async()``.
     """
 
@@ -119,59 +90,74 @@ class CeleryQueue(BaseQueue):
         time_limit: float | None = None,
         soft_time_limit: float | None = None,
     ) -> None:
-        self._app = _imported(app) if isinstance(app, str) else app
-        options: dict[str, Any] = {
-            "queue": queue,
-            "exchange": exchange,
-            "routing_key": routing_key,
-            "priority": priority,
-            "expires": expires,
-            "time_limit": time_limit,
-            "soft_time_limit": soft_time_limit,
-        }
-        self._options = {name: value for name, value in options.items() if value is not None}
+        self._app = _app_at(app) if isinstance(app, str) else app
+        self._options = given(
+            queue=queue,
+            exchange=exchange,
+            routing_key=routing_key,
+            priority=priority,
+            expires=expires,
+            time_limit=time_limit,
+            soft_time_limit=soft_time_limit,
+        )
 
     @property
     def app(self) -> Celery:
         return app_or_default(self._app)  # the app itself; `current_app` is a proxy
 
     def enqueue(self, pks: list[int]) -> dict[int, Exception]:
-        with inline_errors() as errors:  # there are some where task_always_eager is set
+        with inline_errors() as errors:  # Celery runs the task itself if task_always_eager is set
             self._send(pks)
         return errors
 
     def _send(self, pks: list[int]) -> None:
+        producers = _producers_of(self.app)
         started = time.monotonic()
         try:
-            self._publish(pks)
+            self._publish(pks, producers, producers.take())
         except OperationalError:
-            # An idle connection may have been cut, which shows at once; a new one is in order.
             if time.monotonic() - started > TIMEOUT / 2:
                 raise
-            self._publish(pks, anew=True)
+            # An idle connection that was closed fails immediately; a new one may work.
+            self._publish(pks, producers, producers.create())
 
-    def _publish(self, pks: list[int], *, anew: bool = False) -> None:
-        with _producers_of(self.app).borrowed(anew=anew) as producer:
-            self.app.tasks[run.name].apply_async(
-                (pks,), producer=producer, retry=False, **(self._soft_limit() | self._options)
-            )
+    def _publish(self, pks: list[int], producers: "_Producers", producer: Producer) -> None:
+        options = self._default_soft_limit() | self._options
+        try:
+            self.app.tasks[run.name].apply_async((pks,), producer=producer, retry=False, **options)
+        except BaseException:
+            if producer.connection:
+                producer.connection.collect()  # close() would wait for a response
+            raise
+        producers.put_back(producer)
 
-    def _soft_limit(self) -> dict[str, Any]:
-        """One ahead of a hard limit, where there is none.
+    def _default_soft_limit(self) -> dict[str, float]:
+        """Return a soft limit if there is only a hard limit.
 
-        What a hard limit ends looks like a worker that was stopped. That is no fault of the file,
-        so it would be tried for ever.
+        A process that reaches its hard limit looks like a worker that was stopped. Such an attempt
+        doesn't count, so the file would be retried forever.
         """
         conf = self.app.conf
         hard = self._options.get("time_limit") or conf.task_time_limit
-        is_needed = hard and not conf.task_soft_time_limit
-        return {"soft_time_limit": SOFT_LIMIT * hard} if is_needed else {}
+        if not hard or conf.task_soft_time_limit:
+            return {}
+        return {"soft_time_limit": SOFT_LIMIT * hard}
+
+
+def _app_at(path: str) -> Celery:
+    app = imported(path, "Celery app")
+    if not isinstance(app, Celery):
+        raise InvalidQueue(f"{path!r} is not a Celery app, but {app!r}.")
+    return app
+
+
+# Connections
 
 
 class _Producers:
-    """Those of one app in this process, on connections that are quick to give up.
+    """The producers of one app in this process: one for each thread that publishes at a time.
 
-    There are as many as threads publish at one time.
+    They have connections of their own, which give up after ``TIMEOUT`` seconds.
     """
 
     def __init__(self, app: Celery) -> None:
@@ -180,28 +166,24 @@ class _Producers:
         self._inherited: list[Producer] = []
         self._pid = os.getpid()
 
-    @contextmanager
-    def borrowed(self, *, anew: bool) -> Iterator[Producer]:
+    def take(self) -> Producer:
+        """Return an idle producer, or a new one."""
         if self._pid != os.getpid():
-            # Shared with the parent, and closed for it too if they were dropped here.
+            # A fork shares them with its parent. Dropping them would close the parent's, too.
             self._inherited, self._idle, self._pid = self._idle, [], os.getpid()
         try:
-            producer = self._new() if anew else self._idle.pop()
+            return self._idle.pop()
         except IndexError:
-            producer = self._new()
-        try:
-            yield producer
-        except BaseException:
-            if producer.connection:
-                producer.connection.collect()  # waits for no answer, as close() does
-            raise
-        self._idle.append(producer)
+            return self.create()
 
-    def _new(self) -> Producer:
+    def create(self) -> Producer:
         connection = self._app.connection_for_write(
-            connect_timeout=TIMEOUT, transport_options=IMPATIENT
+            connect_timeout=TIMEOUT, transport_options=TRANSPORT_OPTIONS
         )
         return self._app.amqp.Producer(connection, auto_declare=False)
+
+    def put_back(self, producer: Producer) -> None:
+        self._idle.append(producer)
 
 
 _producers: WeakKeyDictionary[Celery, _Producers] = WeakKeyDictionary()
@@ -211,11 +193,36 @@ def _producers_of(app: Celery) -> _Producers:
     return _producers.get(app) or _producers.setdefault(app, _Producers(app))
 
 
-def _imported(path: str) -> Celery:
+# Time limits
+
+
+@contextmanager
+def _soft_limit_ends_message() -> Iterator[None]:
+    """Make Celery's soft limit end the message, whatever the process is doing.
+
+    Celery raises an ``Exception`` from a signal handler. In the middle of an upload, botocore would
+    treat it as a lost connection and send the data again.
+    """
+    if not _has_soft_limit():
+        yield
+        return
+    signal.signal(SIG_SOFT_TIMEOUT, _end_message)
     try:
-        app = import_string(path)
-    except ImportError as error:
-        raise InvalidQueue(f"The Celery app {path!r} cannot be imported: {error}") from error
-    if not isinstance(app, Celery):
-        raise InvalidQueue(f"{path!r} is no Celery app but {app!r}.")
-    return app
+        yield
+    except TimeLimitReached as limit:
+        logger.warning("%s The remaining files of the message stay due.", limit)
+    finally:
+        signal.signal(SIG_SOFT_TIMEOUT, soft_timeout_sighandler)
+
+
+def _has_soft_limit() -> bool:
+    """Whether this is a process of the prefork pool; other pools have no soft limit."""
+    return (
+        SIG_SOFT_TIMEOUT is not None
+        and threading.current_thread() is threading.main_thread()
+        and signal.getsignal(SIG_SOFT_TIMEOUT) is soft_timeout_sighandler
+    )
+
+
+def _end_message(signum: int, frame: Any) -> None:
+    raise TimeLimitReached("Celery's soft time limit was reached.")

@@ -3,7 +3,8 @@
 from functools import cached_property
 
 from ..exceptions import InvalidQueue, MissingLibrary
-from .base import BaseQueue, impatient, inline_errors, run_all
+from .base import BaseQueue, inline_errors, run_all
+from .timeouts import with_timeouts
 
 try:
     from django_q.brokers import Broker, get_broker
@@ -13,41 +14,39 @@ except ImportError as error:
 
 
 def run(pks: list[int]) -> None:
-    """Work on these files of the ledger."""
+    """Process these files of the ledger."""
     run_all(pks)
 
 
 class DjangoQQueue(BaseQueue):
     """Sends a task to the cluster of this name, by default that of ``Q_CLUSTER``.
 
-    ``timeout`` is for one message, so for up to a hundred files; -1 sets no limit.
+    ``timeout`` applies to one message, which may have a hundred files; -1 sets no limit.
     """
 
     def __init__(self, cluster: str | None = None, timeout: int = -1) -> None:
         if timeout != -1 and not timeout > 0:
-            raise InvalidQueue(f"timeout={timeout!r}: give seconds, or -1 for no limit.")
+            raise InvalidQueue(
+                f"timeout must be a positive number of seconds, or -1 for none, not {timeout!r}."
+            )
         self._cluster = cluster
         self._options = {
             "timeout": timeout,
             "save": False,
-            "ack_failure": True,  # or a broker that waits for receipts delivers it over and over
+            "ack_failure": True,  # otherwise a broker with receipts delivers the message forever
         }
 
     @cached_property
     def _broker(self) -> Broker:
-        """Made when it is needed: that of the database opens a connection."""
-        return _impatient(get_broker(self._cluster))
+        """Created on first use, because the broker on the database opens a connection."""
+        broker = get_broker(self._cluster)
+        if hasattr(broker.connection, "connection_pool"):  # Redis
+            broker.connection = with_timeouts(broker.connection)
+        return broker
 
     def enqueue(self, pks: list[int]) -> dict[int, Exception]:
-        with inline_errors() as errors:  # there are some where Q_CLUSTER has "sync"
+        with inline_errors() as errors:  # django-q2 runs the task itself if "sync" is set
             async_task(
                 f"{run.__module__}.{run.__name__}", pks, broker=self._broker, **self._options
             )
         return errors
-
-
-def _impatient(broker: Broker) -> Broker:
-    """The broker; if that is Redis, on connections of our own, since a cache may use its, too."""
-    if hasattr(broker.connection, "connection_pool"):
-        broker.connection = impatient(broker.connection)
-    return broker

@@ -1,4 +1,4 @@
-"""The task framework of Django 6, and its backport for Django 5.2."""
+"""The tasks framework of Django 6, and its backport for Django 5.2."""
 
 from typing import TYPE_CHECKING
 
@@ -19,25 +19,26 @@ except ImportError as error:
     raise MissingLibrary("django-tasks", "django-tasks") from error
 
 
-def _a_queue_of(backend: str) -> str:
+def _default_queue_of(backend: str) -> str:
     queues = task_backends[backend].queues
     return "default" if not queues or "default" in queues else min(queues)
 
 
-# A task is checked when it is made, so it is made for a queue that there is.
+# Django checks a task when it is defined, so it needs a backend and a queue that exist.
 _backend = next(iter(task_backends), "default")
 
 
-@task(backend=_backend, queue_name=_a_queue_of(_backend))
+@task(backend=_backend, queue_name=_default_queue_of(_backend))
 def run(pks: list[int]) -> None:
-    """Work on these files of the ledger."""
+    """Process these files of the ledger."""
     run_all(pks)
 
 
 class DjangoTasksQueue(BaseQueue):
     """Enqueues a task on the backend of this alias in ``TASKS``.
 
-    ``queue_name`` is one of the backend's ``QUEUES``; if left out, "default" or the first of them.
+    ``queue_name`` is one of the backend's ``QUEUES``, by default "default" or the first in
+    alphabetical order.
     """
 
     def __init__(
@@ -46,13 +47,13 @@ class DjangoTasksQueue(BaseQueue):
         try:
             self._task = run.using(
                 backend=backend,
-                queue_name=queue_name or _a_queue_of(backend),
+                queue_name=queue_name or _default_queue_of(backend),
                 priority=priority,
             )
         except (TaskException, ImproperlyConfigured) as error:
             raise InvalidQueue(f"TASKS[{backend!r}] cannot be used: {error}") from error
 
     def enqueue(self, pks: list[int]) -> dict[int, Exception]:
-        with inline_errors() as errors:  # there are some with the ImmediateBackend
+        with inline_errors() as errors:  # the ImmediateBackend runs the task itself
             self._task.enqueue(pks)
         return errors

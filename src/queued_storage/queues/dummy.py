@@ -1,10 +1,10 @@
-"""Collects the ids and runs nothing."""
+"""Collect messages and process nothing."""
 
 from .base import BaseQueue, run_all
 
 
 class DummyQueue(BaseQueue):
-    """For tests, and for processes that leave all to the ``worker`` command.
+    """For tests. In production, use ``queued_storage.queues.worker.WorkerQueue``.
 
     The last ``KEPT`` messages are kept.
     """
@@ -19,6 +19,6 @@ class DummyQueue(BaseQueue):
         del self.messages[: -self.KEPT]
 
     def deliver(self) -> dict[int, Exception]:
-        """Run what was collected, in its order; returns the errors of the attempts."""
+        """Process the collected messages in order. Return the exceptions of failed attempts."""
         messages, self.messages = self.messages, []
         return run_all(pk for pks in messages for pk in pks)

@@ -4,10 +4,9 @@ import copy
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from django.utils.module_loading import import_string
-
 from ..exceptions import InvalidQueue, MissingLibrary
-from .base import BaseQueue, impatient, inline_errors, run_message
+from .base import BaseQueue, imported, inline_errors, run_message
+from .timeouts import with_timeouts
 
 try:
     from huey import Huey
@@ -15,14 +14,14 @@ try:
 except ImportError as error:
     raise MissingLibrary("Huey", "huey") from error
 
-DJANGOS = "huey.contrib.djhuey.HUEY"  # made of the setting HUEY
+DJANGO_INSTANCE = "huey.contrib.djhuey.HUEY"  # created from the setting HUEY
 
 
 class HueyQueue(BaseQueue):
     """Enqueues a task for the consumers of a Huey instance.
 
-    ``huey`` is the instance or its dotted path, by default the one of ``huey.contrib.djhuey``. The
-    other options are those of a Huey task, with times in seconds.
+    ``huey`` is the instance or its dotted path, by default the instance of
+    ``huey.contrib.djhuey``. The other options are those of a Huey task, with times in seconds.
     """
 
     def __init__(
@@ -33,47 +32,47 @@ class HueyQueue(BaseQueue):
         expires: float | None = None,
         timeout: float | None = None,
     ) -> None:
-        self.huey = _huey(huey)
+        self.huey = _instance(DJANGO_INSTANCE if huey is None else huey)
         self._options = {"priority": priority, "expires": expires, "timeout": timeout}
         if priority is not None and not self.huey.storage.priority:
             raise InvalidQueue(
-                f"{type(self.huey).__name__} has no priorities: use PriorityRedisHuey, or leave "
-                f"out the option 'priority'."
+                f"{type(self.huey).__name__} does not support priorities. Use PriorityRedisHuey, "
+                f"or remove the option 'priority'."
             )
         self._task = _task_of(self.huey)
-        self._patient: Any = None
-        self._impatient: Any = None
+        self._storage: Any = None
+        self._storage_with_timeouts: Any = None
 
     def enqueue(self, pks: list[int]) -> dict[int, Exception]:
-        with inline_errors() as errors:  # there are some in immediate mode
+        with inline_errors() as errors:  # Huey runs the task itself in immediate mode
             self._publisher().enqueue(self._task((pks,), **self._options))
         return errors
 
     def _publisher(self) -> Huey:
-        """The instance again, on connections that are quick to give up."""
-        storage = self.huey.storage  # not always the same: immediate mode has another one
-        if self._patient is not storage:
-            self._impatient = _impatient(storage)
-            self._patient = storage
+        """Return a copy of the instance, with connections of its own."""
+        storage = self.huey.storage
+        if self._storage is not storage:  # immediate mode has a storage of its own
+            self._storage_with_timeouts = _storage_with_timeouts(storage)
+            self._storage = storage
         publisher = copy.copy(self.huey)
-        publisher.storage = self._impatient
+        publisher.storage = self._storage_with_timeouts
         return publisher
 
 
-def _huey(spec: Huey | str | None) -> Huey:
-    path = DJANGOS if spec is None else spec
-    if isinstance(path, str):
+def _instance(huey: Huey | str) -> Huey:
+    instance = huey
+    if isinstance(huey, str):
         try:
-            spec = import_string(path)
-        except (ImportError, SystemExit) as error:  # Huey says what is wrong with HUEY, and exits
-            raise InvalidQueue(f"The Huey instance {path!r} cannot be imported: {error}") from error
-    if not isinstance(spec, Huey):
-        raise InvalidQueue(f"{path!r} is no Huey instance but {spec!r}.")
-    return spec
+            instance = imported(huey, "Huey instance")
+        except SystemExit as error:  # Huey prints what is wrong with the setting HUEY, and exits
+            raise InvalidQueue(f"The Huey instance {huey!r} cannot be imported.") from error
+    if not isinstance(instance, Huey):
+        raise InvalidQueue(f"{huey!r} is not a Huey instance, but {instance!r}.")
+    return instance
 
 
 def run(pks: list[int]) -> None:
-    """Work on these files of the ledger."""
+    """Process these files of the ledger."""
     run_message(pks)
 
 
@@ -81,16 +80,16 @@ _tasks: WeakKeyDictionary[Huey, type[Task]] = WeakKeyDictionary()
 
 
 def _task_of(huey: Huey) -> type[Task]:
-    """The task, which an instance registers once."""
+    """Return the task, which an instance registers only once."""
     if huey not in _tasks:
         _tasks[huey] = huey.task(retries=0)(run).task_class
     return _tasks[huey]
 
 
-def _impatient(storage: Any) -> Any:
-    if not hasattr(storage, "pool"):
-        return storage  # no Redis
+def _storage_with_timeouts(storage: Any) -> Any:
+    if not hasattr(storage, "pool"):  # not Redis
+        return storage
     storage = copy.copy(storage)
-    storage.conn = impatient(storage.conn)
+    storage.conn = with_timeouts(storage.conn)
     storage.pool = storage.conn.connection_pool
     return storage

@@ -1,4 +1,4 @@
-"""Procrastinate, on the PostgreSQL of the project."""
+"""Procrastinate, on the project's PostgreSQL database."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,7 +7,8 @@ from django.apps import apps
 from django.db import connections, transaction
 
 from ..exceptions import InvalidQueue, MissingLibrary
-from .base import TIMEOUT, BaseQueue, run_message
+from .base import BaseQueue, run_message
+from .timeouts import TIMEOUT
 
 try:
     from procrastinate import App
@@ -18,9 +19,10 @@ try:
 except ImportError as error:
     raise MissingLibrary("Procrastinate", "procrastinate") from error
 
-DJANGOS = "procrastinate.contrib.django"
+DJANGO_APP = "procrastinate.contrib.django"
 TASK = "queued_storage.run"
-QUEUE_MAX_BYTES = 63 - len("procrastinate_queue_v1#")  # the name of a channel has 63 at most
+# Workers listen to a channel of this name, and PostgreSQL allows 63 bytes for it.
+QUEUE_MAX_BYTES = 63 - len("procrastinate_queue_v1#")
 
 
 class ProcrastinateQueue(BaseQueue):
@@ -33,33 +35,36 @@ class ProcrastinateQueue(BaseQueue):
         self._queue = queue
         self._priority = priority
         self._alias = settings.DATABASE_ALIAS
-        if not apps.is_installed(DJANGOS):
-            raise InvalidQueue(f"Add {DJANGOS!r} to INSTALLED_APPS, and migrate.")
+        if not apps.is_installed(DJANGO_APP):
+            raise InvalidQueue(f"Add {DJANGO_APP!r} to INSTALLED_APPS, and run migrate.")
         if (vendor := connections[self._alias].vendor) != "postgresql":
             raise InvalidQueue(
-                f"Procrastinate needs PostgreSQL, and DATABASES[{self._alias!r}] is {vendor}: set "
-                f"PROCRASTINATE_DATABASE_ALIAS, or use another queue."
+                f"Procrastinate requires PostgreSQL, but DATABASES[{self._alias!r}] is {vendor}. "
+                f"Set PROCRASTINATE_DATABASE_ALIAS, or use another queue."
             )
         if queue and len(queue.encode()) > QUEUE_MAX_BYTES:
-            raise InvalidQueue(f"{queue!r} is too long: PostgreSQL could not notify of it.")
+            raise InvalidQueue(
+                f"The queue name {queue!r} is too long: at most {QUEUE_MAX_BYTES} bytes are "
+                f"allowed, because PostgreSQL limits the names of channels."
+            )
         if TASK not in app.tasks:
             app.task(name=TASK)(run_message)
-        # In a worker, the connections of the other app are not Django's.
+        # The connections of procrastinate's own app are not Django's in a worker.
         self._app = App(connector=DjangoConnector(self._alias))
 
     def enqueue(self, pks: list[int]) -> None:
         job = self._app.configure_task(TASK, queue=self._queue, priority=self._priority)
         try:
-            with self._impatient():
+            with self._time_limit():
                 job.defer(pks=[*pks])
-        except ConnectorException as error:
-            raise error.__cause__ or error from None  # it says no more than "Database error."
+        except ConnectorException as error:  # its own text is just "Database error."
+            raise error.__cause__ or error from None
 
     @contextmanager
-    def _impatient(self) -> Iterator[None]:
-        """Somebody may hold a lock on the table."""
+    def _time_limit(self) -> Iterator[None]:
+        """Abort the statement after ``TIMEOUT``, because the table may be locked."""
         connection = connections[self._alias]
-        if connection.in_atomic_block:  # the limit would stay for what follows in it
+        if connection.in_atomic_block:  # the limit would apply to the rest of the transaction too
             yield
             return
         with transaction.atomic(using=self._alias), connection.cursor() as cursor:

@@ -1,30 +1,32 @@
-"""Tells the queues of all that is due."""
+"""Enqueue all due files."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, cast
 
 from ..exceptions import UnknownAlias
 from ..ledger.aliases import storage_for
 from ..ledger.database import ledger
+from ..reporting.counts import counted
 from ..reporting.logs import logger
+from .base import BaseQueue
 
-BATCH = 1000  # rows in memory, of very many
-FEW = 5000  # that are read at once, from the index of what is due
+BATCH = 1000  # rows in memory if there are more than FEW
+FEW = 5000  # rows that are read in one query, which uses the index of due rows
 
 
 def sweep(alias: str | None = None) -> int:
-    """Have every due file worked on through its queue; returns how many were handed over.
+    """Enqueue every due file, of one storage or of all. Return the number of files.
 
-    Due are files whose wake-up was lost, whose next try has come, or whose worker died. Files of
-    an alias that no storage here has are logged, and stay as they are. What a queue that cannot
-    be told raises is raised in the end, when the other queues have been told.
+    Files are due if their message was lost, if it is time for a retry, or if their worker died.
+    Files of an unknown alias are logged and skipped. If a queue cannot be notified, its exception
+    is raised after all other queues were.
     """
     count = 0
     errors: list[Exception] = []
     for place, pks in _due(alias):
         try:
-            count += _hand_over(place, pks)
+            count += _enqueue(place, pks)
         except Exception as error:
             errors.append(error)
     if errors:
@@ -33,15 +35,20 @@ def sweep(alias: str | None = None) -> int:
 
 
 class Place(NamedTuple):
-    """Whose files they are, and which host they need."""
+    """What files must share to go into one message."""
 
     alias: str
     host: str
     is_local: bool
 
 
+class _Storage(Protocol):
+    def queue_for(self, host: str, *, is_local: bool) -> BaseQueue:
+        """Return the queue whose workers can process files of this host."""
+
+
 def _due(alias: str | None) -> Iterator[tuple[Place, list[int]]]:
-    """The due rows, each once, in batches of one place."""
+    """Yield the ids of the due rows, in batches of one place."""
     rows = ledger().due()
     if alias is not None:
         rows = rows.of_aliases([alias])
@@ -63,13 +70,13 @@ def _by_place(found: list[tuple[Any, ...]]) -> Iterable[tuple[Place, list[int]]]
     return by_place.items()
 
 
-def _hand_over(place: Place, pks: list[int]) -> int:
+def _enqueue(place: Place, pks: list[int]) -> int:
     try:
-        storage: Any = storage_for(place.alias)
+        storage = cast("_Storage", storage_for(place.alias))
     except UnknownAlias as error:
         logger.error(
-            "%s files are due, but nobody can move them. %s",
-            len(pks),
+            "%s could not be enqueued. %s",
+            counted(len(pks), "1 due file", "{} due files"),
             error,
             extra={"queued_storage": place.alias},
         )

@@ -1,12 +1,12 @@
-"""Notifies nobody: workers find what is due in the ledger."""
+"""Notify nobody."""
 
 from .base import BaseQueue
 
 
 class WorkerQueue(BaseQueue):
-    """For projects that run ``manage.py queued_storage worker``, and need no other queue.
+    """Notify nobody. Run ``manage.py queued_storage worker`` to transfer files.
 
-    Nothing is sent. A file waits until a worker looks for due files, by default within a second.
+    A file waits until a worker queries the ledger for due files, by default within a second.
     """
 
     def enqueue(self, pks: list[int]) -> None:

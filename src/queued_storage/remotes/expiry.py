@@ -1,4 +1,4 @@
-"""For how long the addresses of a remote are good."""
+"""How long the signed URLs of a remote are valid."""
 
 import inspect
 from collections.abc import Callable, Mapping
@@ -14,24 +14,24 @@ S3 = "storages.backends.s3.S3Storage"
 GCLOUD = "storages.backends.gcloud.GoogleCloudStorage"
 AZURE = "storages.backends.azure_storage.AzureStorage"
 
-# A look at an option of a storage, by its name
-Look = Callable[[str], Any]
+# Returns an option of a storage, by its name
+Option = Callable[[str], Any]
 
 
 def lifetime_of(remote: Storage) -> float | None:
-    """Seconds for which its signed addresses are good; None if it signs none, as far as can be
-    told."""
+    """Return for how many seconds its signed URLs are valid, or None if it is not known to sign
+    URLs."""
     for rule in known_of(type(remote), _RULES):
         return rule(lambda option: getattr(remote, option, None))
     return None
 
 
 def signs(spec: Any, options: Mapping[str, Any]) -> bool:
-    """Whether a storage made so would sign its addresses; its library is not imported for that."""
+    """Return whether such a storage would sign its URLs, without importing its library."""
     if isinstance(spec, Storage):
         return lifetime_of(spec) is not None
     if not isinstance(spec, str | type):
-        return False  # a function, which may make anything
+        return False  # a function, which may return any storage
     path = spec if isinstance(spec, str) else dotted_path(spec)
     path = _OTHER_PATHS.get(path, path)
     rule = _RULES.get(path)
@@ -39,7 +39,8 @@ def signs(spec: Any, options: Mapping[str, Any]) -> bool:
 
 
 def url_within(remote: Storage, name: str, seconds: float | None) -> str:
-    """The remote's address of a file, good for no longer than ``seconds`` if it can be told so."""
+    """Return the remote's URL of a file. A signed URL is valid for ``seconds`` at most, if the
+    remote's ``url()`` takes ``expire``."""
     lifetime = lifetime_of(remote)
     if seconds is None or lifetime is None or lifetime <= seconds or not _takes_expire(remote):
         return remote.url(name)
@@ -51,24 +52,25 @@ def _takes_expire(remote: Storage) -> bool:
     return "expire" in inspect.signature(remote.url).parameters
 
 
-def _of_s3(look: Look) -> float | None:
-    is_bare = look("custom_domain") and not look("cloudfront_key") and not look("cloudfront_signer")
-    return float(look("querystring_expire")) if look("querystring_auth") and not is_bare else None
+def _of_s3(option: Option) -> float | None:
+    has_signer = option("cloudfront_key") or option("cloudfront_signer")
+    is_unsigned = not option("querystring_auth") or (option("custom_domain") and not has_signer)
+    return None if is_unsigned else float(option("querystring_expire"))
 
 
-def _of_gcloud(look: Look) -> float | None:
-    if not look("querystring_auth") or look("default_acl") == "publicRead":
+def _of_gcloud(option: Option) -> float | None:
+    if not option("querystring_auth") or option("default_acl") == "publicRead":
         return None
-    expiration = look("expiration")
+    expiration = option("expiration")
     is_span = isinstance(expiration, timedelta)
     return expiration.total_seconds() if is_span else float(expiration)
 
 
-def _of_azure(look: Look) -> float | None:
-    return float(look("expiration_secs")) if look("expiration_secs") else None
+def _of_azure(option: Option) -> float | None:
+    return float(option("expiration_secs")) if option("expiration_secs") else None
 
 
-_RULES: dict[str, Callable[[Look], float | None]] = {
+_RULES: dict[str, Callable[[Option], float | None]] = {
     S3: _of_s3,
     GCLOUD: _of_gcloud,
     AZURE: _of_azure,

@@ -1,4 +1,4 @@
-"""Files of django-storages' ``S3Storage``, which wait on the disk until they are read."""
+"""Open files of django-storages' ``S3Storage``, which wait on the disk until they are read."""
 
 import copy
 from typing import Any, cast
@@ -7,24 +7,24 @@ from django.core.files import File
 from django.core.files.storage import Storage
 from storages.backends.s3 import S3Storage
 
-IN_MEMORY = 1024 * 1024  # bytes; what is longer goes to a temporary file
-THREADS = 4  # that fetch parts; each takes some memory, and few of them fill most lines
-WAITING = 16  # pieces of 256 KB on their way from the network to that file
+IN_MEMORY = 1024 * 1024  # bytes; a larger file is stored in a temporary file
+THREADS = 4  # which download parts; each needs memory, and four saturate most connections
+WAITING = 16  # pieces of 256 KB that were received, but not yet written to that file
 
 
 def opened(remote: Storage, name: str, mode: str) -> File:
-    """A storage that was told how much memory to take, or that opens files in its own way, is
-    left to do so."""
+    """Open a file with limited memory, unless the storage sets ``max_memory_size`` or overrides
+    how files are opened."""
     s3: Any = remote
     is_plain = type(s3).open is S3Storage.open and type(s3)._open is S3Storage._open
     if not is_plain or s3.max_memory_size:
         return remote.open(name, mode)
+    # Its public caller, open(), would call _open() of the storage itself.
     return cast(File, S3Storage._open(_Spilling(s3), name, mode))
 
 
 class _Spilling:
-    """The storage as its file sees it. By itself it would keep the file in memory, however large
-    it is."""
+    """The storage with a limit of memory, which its file reads the options from."""
 
     max_memory_size = IN_MEMORY
 

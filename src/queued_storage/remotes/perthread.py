@@ -1,4 +1,4 @@
-"""A storage for each thread, where a class has one connection that they must not share."""
+"""A storage for each thread, if its class has a single connection."""
 
 import os
 import threading
@@ -11,9 +11,10 @@ from django.core.files.storage import Storage
 
 from .classes import dotted_path
 
-# By name, so that no library is imported for a remote that is not used. FTP: the answer to one
-# command is read by who sent another one, in a directory that a third one chose. SFTP: an answer
-# that another thread has read is dropped, and who waits for it waits for ever.
+# FTP and SFTP storages share one connection between threads, which mixes up replies: with FTP, a
+# thread reads the reply to another thread's command; with SFTP, a reply that the wrong thread reads
+# is dropped, and its own thread waits forever. By name, so that a library is imported only if it is
+# used.
 ONE_CONNECTION = frozenset(
     {"storages.backends.ftp.FTPStorage", "storages.backends.sftpstorage.SFTPStorage"}
 )
@@ -21,7 +22,7 @@ _KEPT_AS = "_queued_storage_per_thread"
 
 
 def for_threads(storage: Storage) -> Storage:
-    """The storage, or what several threads can use in its place."""
+    """Return the storage, or what several threads can use instead."""
     cls: Any = type(storage)
     if not _has_one_connection(cls):
         return storage
@@ -35,19 +36,19 @@ def _has_one_connection(cls: type[Storage]) -> bool:
 
 
 class _Connected:
-    """The storage of one thread. It is closed when the thread has ended, or drops it."""
+    """The storage of one thread. It is closed when the thread ends or replaces it."""
 
     def __init__(self, storage: Any) -> None:
         self.storage = storage
         self.process = os.getpid()
 
     def is_ours(self) -> bool:
-        """Not of the process that this one was forked from."""
+        """Return whether this process opened it, and not the one that it was forked from."""
         return self.process == os.getpid()
 
     def __del__(self) -> None:
         if self.is_ours():
-            # FTP's connection; SFTP has a close() of its own
+            # SFTPStorage has close(). FTPStorage has only disconnect(), which waits for the server.
             connection = vars(self.storage).get("_connection") or self.storage
             with suppress(Exception):
                 connection.close()
@@ -58,10 +59,10 @@ class _Own(threading.local):
 
 
 class PerThread(Storage):
-    """Passes each call on to a storage of the calling thread, made as ``storage`` was.
+    """Passes each call on to a storage of the calling thread, with the arguments of ``storage``.
 
-    After an error that storage is dropped with its connection: what was cut off in the middle
-    would be in the way of the next call.
+    After an error that storage is dropped along with its connection, because replies to the
+    interrupted call could follow.
     """
 
     def __init__(self, storage: Storage) -> None:
@@ -69,28 +70,28 @@ class PerThread(Storage):
         self._threads = _Own()
 
     def __getstate__(self) -> dict[str, Any]:
-        """A copy has connections of its own."""
+        """Leave out the connections: a copy opens its own."""
         return {"storage": self.storage}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, _threads=_Own())
 
     def __getattr__(self, attribute: str) -> Any:
-        if attribute in {"storage", "_threads"}:  # not there yet: while this is copied
+        if attribute in {"storage", "_threads"}:  # they do not exist yet, while this is copied
             raise AttributeError(attribute)
         return getattr(self._own(), attribute)
 
     def open(self, name: str, mode: str = "rb") -> Any:
         file = self._passed_on("open", name, mode)
-        for method in ("read", "readlines", "close"):  # some ask the remote only now
-            with suppress(AttributeError):  # a property, which passes on to what is read
+        for method in ("read", "readlines", "close"):  # some storages send requests only now
+            with suppress(AttributeError):  # a property, which forwards to the file that is read
                 setattr(file, method, self._guarded(getattr(file, method)))
         return file
 
     def _own(self) -> Any:
         connected = self._threads.connected
         if connected is None or not connected.is_ours():
-            args, options = cast(Any, self.storage)._constructor_args
+            _path, args, options = cast(Any, self.storage).deconstruct()
             connected = _Connected(type(self.storage)(*args, **options))
             self._threads.connected = connected
         return connected.storage
@@ -103,7 +104,7 @@ class PerThread(Storage):
             try:
                 return call(*args, **kwargs)
             except (FileNotFoundError, NotImplementedError):
-                raise  # answers like others
+                raise  # complete replies
             except BaseException:
                 self._threads.connected = None
                 raise

@@ -1,4 +1,4 @@
-"""Describes how a storage was made, without what is secret."""
+"""Descriptions of how a storage was made, without secrets."""
 
 from collections.abc import Mapping, Sequence
 from inspect import Parameter, signature
@@ -13,15 +13,22 @@ from .reasons import is_secret
 
 @runtime_checkable
 class Described(Protocol):
-    """A storage that says itself what it is made of, as queued storages do."""
+    """A storage with its own description, such as a queued storage."""
 
     def configuration(self) -> Any: ...
 
     def fingerprint(self) -> str: ...
 
 
+@runtime_checkable
+class Deconstructible(Protocol):
+    """An object whose class is decorated with Django's ``deconstructible``."""
+
+    def deconstruct(self) -> tuple[str, Sequence[Any], Mapping[str, Any]]: ...
+
+
 def describe(spec: Any) -> Any:
-    """A storage specification without what is secret in it, for a fingerprint."""
+    """Return a storage specification without its secrets, for a fingerprint."""
     if isinstance(spec, Mapping):
         return {str(key): describe(spec[key]) for key in spec if not is_secret(str(key))}
     if isinstance(spec, list | tuple):
@@ -48,33 +55,45 @@ def _describe_url(url: str) -> str:
 def is_describable(storage: Storage) -> bool:
     """Whether ``describe()`` tells this storage from others of its class."""
     takes_nothing = type(storage).__init__ is object.__init__
-    known = takes_nothing or hasattr(storage, "_constructor_args")
-    return known or isinstance(storage, Described)
+    return takes_nothing or isinstance(storage, Described) or arguments_of(storage) is not None
+
+
+def arguments_of(storage: Storage) -> tuple[Sequence[Any], Mapping[str, Any]] | None:
+    """The arguments that a storage was made with; None if its class isn't deconstructible.
+
+    A class that cannot be imported by its name, such as one inside a function, counts as that.
+    """
+    if not isinstance(storage, Deconstructible):
+        return None
+    try:
+        _path, args, options = storage.deconstruct()
+    except ValueError:
+        return None
+    return args, options
 
 
 def _describe_instance(storage: Storage) -> Any:
-    # What Django's @deconstructible keeps of the call
-    args, options = getattr(storage, "_constructor_args", ((), {}))
+    args, options = arguments_of(storage) or ((), {})
     return [describe(type(storage)), *describe_arguments(type(storage), args, options)]
 
 
 def describe_arguments(maker: Any, args: Sequence[Any], options: Mapping[str, Any]) -> list[Any]:
-    """The same for the arguments of a call; a positional one that is secret is known by its name.
+    """Return the arguments of a call without secrets, which are recognized by their names.
 
-    What the maker takes as ``*args`` has no name, so a secret must not be there.
+    Arguments that ``maker`` takes as ``*args`` have no names, so they must not be secret.
     """
     named, rest = by_name(maker, args)
     return [describe({**named, **options}), *map(describe, rest)]
 
 
 def by_name(maker: Any, args: Sequence[Any]) -> tuple[dict[str, Any], Sequence[Any]]:
-    """Positional arguments under the names that ``maker`` gives them, and those without one."""
+    """Return positional arguments by the names that ``maker`` gives them, and the nameless rest."""
     if not args:
         return {}, args
     if isinstance(maker, str):
         maker = import_string(maker)
     is_class = isinstance(maker, type)
-    # A __new__, as @deconstructible adds one, may hide the names.
+    # A __new__, such as that of @deconstructible, may hide the names.
     method = cast(Any, maker).__init__ if is_class else maker
     parameters = list(signature(method).parameters.values())[is_class:]
     names = [

@@ -1,4 +1,4 @@
-"""Has each log record say in fields which file it is about, and keeps it to one line."""
+"""Log records of one line, with fields that tell which file they are about."""
 
 import logging
 from collections.abc import Iterator
@@ -8,15 +8,15 @@ from typing import Any, Protocol
 
 from .reasons import one_line
 
-# The fields of every record, None where they do not apply. The prefix keeps them from meeting
-# those of a project's own record factory.
+# The fields of every record, None if they don't apply. The prefix avoids conflicts with fields
+# of a project's own record factory.
 KEYS = (
     "queued_file",  # id of the row
     "queued_storage",  # alias
     "queued_name",
-    "queued_state",  # when the work on it began
+    "queued_state",  # when the worker began
     "queued_attempt",
-    "queued_host",  # that took the file
+    "queued_host",  # that saved the file
     "queued_error",  # name of the class
 )
 
@@ -35,20 +35,20 @@ class Row(Protocol):
 
 
 def fields_of(row: Row) -> dict[str, Any]:
-    """The fields of a record about this file, for ``extra``."""
+    """Return the fields of a record about this file, for ``extra``."""
     return {
         "queued_file": row.pk,
-        "queued_storage": one_line(row.alias),
-        "queued_name": one_line(row.name),
+        "queued_storage": row.alias,
+        "queued_name": row.name,
         "queued_state": str(row.state),
         "queued_attempt": row.attempts,
-        "queued_host": one_line(row.host),
+        "queued_host": row.host,
     }
 
 
 @contextmanager
 def about(row: Row) -> Iterator[None]:
-    """Let what this thread logs in the block be about this file."""
+    """Add the fields of this file to all records that this thread logs in the block."""
     token = _fields.set(fields_of(row))
     try:
         yield
@@ -57,13 +57,13 @@ def about(row: Row) -> Iterator[None]:
 
 
 class _Fields(logging.Filter):
-    """Adds the fields, and writes out the control characters of what is put into the message."""
+    """Add the fields, and escape control characters in them and in the message's arguments."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         known = _fields.get() or {}
         for key in KEYS:
-            if not hasattr(record, key):
-                setattr(record, key, known.get(key))
+            value = getattr(record, key, known.get(key))
+            setattr(record, key, one_line(value) if isinstance(value, str) else value)
         if isinstance(record.args, tuple):
             error = next((arg for arg in record.args if isinstance(arg, BaseException)), None)
             if record.exc_info and record.exc_info[1]:

@@ -1,4 +1,4 @@
-"""Turns an error into a text that may be stored and shown."""
+"""Error texts that can be stored and shown, because they contain no secrets."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -21,29 +21,31 @@ _PATTERNS = (
 
 
 def reason(error: BaseException, *storages: Storage) -> str:
-    """What went wrong, without credentials and signed URLs."""
-    said = _words_of(error)
-    text = f"{type(error).__name__}: {said}" if said else type(error).__name__
-    text = text[: 2 * MAX_LENGTH]  # some hold a whole answer
+    """Return the class and message of an error, without credentials and signed URLs."""
+    message = _message_of(error)
+    text = f"{type(error).__name__}: {message}" if message else type(error).__name__
+    text = text[: 2 * MAX_LENGTH]  # some contain a whole response
     for secret in sorted(set(_secrets_of(storages, set())), key=len, reverse=True):
         text = text.replace(secret, "…")
     for pattern, replacement in _PATTERNS:
-        text = re.sub(pattern, replacement, text)  # which compiles it once
-    text = text.replace("\x00", "\\0")  # which PostgreSQL does not take
+        text = re.sub(pattern, replacement, text)  # caches the compiled pattern
+    text = text.replace("\x00", "\\0")  # PostgreSQL cannot store it
     text = text.encode(errors="backslashreplace").decode()  # lone surrogates, as in file names
     return text if len(text) <= MAX_LENGTH else text[: MAX_LENGTH - 1] + "…"
 
 
-def _words_of(error: BaseException) -> str:
+def _message_of(error: BaseException) -> str:
     try:
         return str(error)
-    except Exception:  # its own, in finding words
+    except Exception:  # raised by its own __str__
         return ""
 
 
 def _secrets_of(holder: object, seen: set[int]) -> Iterator[str]:
-    """The values of secret options, also of the storages and options inside, as they are and as
-    they stand in an address."""
+    """Yield the values of secret options, plain and quoted as in a URL.
+
+    Options of storages inside are included.
+    """
     if id(holder) in seen:
         return
     seen.add(id(holder))
@@ -61,7 +63,7 @@ def _secrets_of(holder: object, seen: set[int]) -> Iterator[str]:
 
 
 def one_line(text: str) -> str:
-    """The text with whatever could break or forge a line of a log written out, as in ``\\n``."""
+    """Escape characters that could break or forge a line of a log, such as newlines."""
     if text.isprintable():
         return text
     return "".join(
@@ -75,5 +77,5 @@ _SECRET = re.compile(
 
 
 def is_secret(option: str) -> bool:
-    """Whether a storage's option of this name holds what nobody else may know."""
+    """Whether a storage's option of this name contains a secret."""
     return _SECRET.search(option) is not None

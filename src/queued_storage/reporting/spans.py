@@ -1,4 +1,4 @@
-"""Where a tracer is told of what is done with a file."""
+"""Spans around the work on a file, for a tracer such as OpenTelemetry's."""
 
 from collections.abc import Callable
 from types import TracebackType
@@ -7,7 +7,7 @@ Fact = str | int
 
 
 class Span:
-    """One piece of work while it is done; this one tells nobody."""
+    """A piece of work. This class ignores it; a tracer uses a subclass."""
 
     def __enter__(self) -> "Span":
         return self
@@ -21,7 +21,7 @@ class Span:
         pass
 
     def note(self, **facts: Fact) -> None:
-        """Add what is known only now."""
+        """Add facts that were unknown when the span began."""
 
 
 Tracer = Callable[[str, dict[str, Fact]], Span]
@@ -31,11 +31,11 @@ _tracer: Tracer | None = None
 
 
 def span(operation: str, **facts: Fact) -> Span:
-    """A span of this name, for a ``with`` block; without a tracer it costs next to nothing."""
+    """Return a span of this name for a ``with`` block; it costs little without a tracer."""
     return _tracer(operation, facts) if _tracer else _SILENT
 
 
 def trace_with(tracer: Tracer | None) -> None:
-    """Have this tracer told from now on, or nobody."""
+    """Use this tracer for all spans from now on; None turns tracing off."""
     global _tracer
     _tracer = tracer

@@ -18,6 +18,7 @@ from ..queues import BaseQueue, get_queue
 from ..remotes.classes import dotted_path
 from ..remotes.perthread import for_threads
 from ..tasks import Transfer
+from ..transfers.parts import TransferParts
 from ..uploaders import Uploader, uploader_for
 from . import foreign
 from .foreign import ForeignTask
@@ -196,7 +197,7 @@ class ComposedStorage(AliasedStorage):
         """Return the arguments for the foreign task's ``delay()``, as 0.8 passed them."""
         return foreign.arguments_of_0_8(self, name)
 
-    def tell_foreign_task(self, name: str) -> None:
+    def call_foreign_task(self, name: str) -> None:
         """Call the ``delay()`` of the foreign task for a file."""
         if task := self.foreign_task:
             task.delay(*self.foreign_arguments(name))
@@ -208,6 +209,19 @@ class ComposedStorage(AliasedStorage):
     @property
     def _routes(self) -> Routes:
         return routes_of(self.alias, self.cache_prefix)
+
+    def transfer_parts(self) -> TransferParts:
+        """Return what an attempt to transfer a file needs, all of it looked up once."""
+        local, remote = self.sides.storages()
+        remote = for_threads(remote)
+        task = self._task()
+        return TransferParts(
+            local=local,
+            remote=remote,
+            uploader=uploader_for(remote, self._options.get("uploader")),
+            task=task if isinstance(task, Transfer) else Transfer(),
+            foreign_task=None if isinstance(task, Transfer) else task,
+        )
 
     def _parts(self) -> Parts:
         task = self._task()

@@ -8,7 +8,7 @@ from ..files import localfiles
 from ..ledger.database import ledger, ledger_database
 from ..ledger.names import Name, StoredName
 from ..ledger.states import Entry
-from ..queues.wakeup import require_commits, wake
+from ..queues.on_commit import enqueue_on_commit, require_commits
 from ..transfers import copies
 from .reading import ReadableStorage
 
@@ -65,7 +65,7 @@ class DeletingStorage(ReadableStorage):
         return entry if ledger().filter(pk=entry.pk).mark_deleting() else None
 
     def _finish_delete(self, entry: Entry, name: str) -> None:
-        wake(self.alias, self.queue_for(entry.host, is_local=entry.is_local), entry.pk)
+        enqueue_on_commit(self.alias, self.queue_for(entry.host, is_local=entry.is_local), entry.pk)
         in_transaction = transaction.get_connection(ledger_database()).in_atomic_block
         on_commit(lambda: copies.drop_local(self, entry.pk, name), robust=in_transaction)
 

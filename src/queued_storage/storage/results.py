@@ -40,7 +40,7 @@ class TransferResult:
     def __repr__(self) -> str:
         return f"<TransferResult of file {self.pk}>"
 
-    def told(self, error: Exception | None) -> None:
+    def enqueued(self, error: Exception | None) -> None:
         """Note that the queue was notified; ``error`` is how the attempt ended if it ran at
         once."""
         self._queued = True

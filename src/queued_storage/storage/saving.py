@@ -21,7 +21,7 @@ from ..ledger.database import ledger
 from ..ledger.names import Name, StoredName, tidy
 from ..ledger.states import Content, Entry
 from ..queues import BaseQueue
-from ..queues.wakeup import require_commits, wake
+from ..queues.on_commit import enqueue_on_commit, require_commits
 from ..reporting.spans import span
 from .barrier import Barrier
 from .composition import Parts
@@ -171,7 +171,7 @@ class QueuedStorage(DeletingStorage):
         """Have the queue, or a foreign task, notified after the commit."""
         result = last_results.new(self, pk)
         first = partial(self._notify_foreign_task, pk, name) if parts.foreign_task else None
-        wake(parts.alias, queue, pk, result, first=first, database=parts.rows.db)
+        enqueue_on_commit(parts.alias, queue, pk, result, first=first, database=parts.rows.db)
         return result
 
     # Writing to an open file
@@ -235,7 +235,7 @@ class QueuedStorage(DeletingStorage):
         if parts.rows.filter(pk=entry.pk).make_due():
             return self._announce(parts, entry.pk, stored.text, self.queue_for(entry.host))
         result = last_results.new(self, entry.pk)
-        result.told(None)  # the transfer is running or done
+        result.enqueued(None)  # the transfer is running or done
         return result
 
     def wait(self, names: Iterable[Name] | None = None, timeout: float | None = None) -> None:
@@ -252,8 +252,8 @@ class QueuedStorage(DeletingStorage):
 
     def _notify_foreign_task(self, pk: int, name: str) -> None:
         if ledger().named(self.alias, name).filter(pk=pk).exists():  # else it was rolled back
-            self.tell_foreign_task(name)
-            ledger().mark_told(pk)
+            self.call_foreign_task(name)
+            ledger().mark_task_called(pk)
 
 
 def _new_name(name: Name | None, local: Storage) -> str:

@@ -1,51 +1,138 @@
-"""What is done to one copy of a file, under the lease on its row."""
+"""What is done with one copy of a file, under the lease on its row."""
 
 import contextlib
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass
 
+from django.core.files import File
 from django.db import transaction
 
-from ..exceptions import LeaseLost
-from ..files.streams import checksum_of
+from ..conf import settings
+from ..exceptions import LeaseLost, VerificationError
+from ..files.streams import MeasuredFile, checksum_of
 from ..ledger.database import ledger, ledger_database
 from ..ledger.models import QueuedFile
 from ..ledger.states import Content
 from ..uploaders import Uploader
+from .parts import TransferringStorage
+
+# The remote copy
 
 
-def verify_remote(storage: Any, row: QueuedFile, level: str, progress: Any) -> str:
-    """Have the remote copy of a transferred file proved, as far as the ledger knows its bytes."""
-    uploader: Uploader = storage.uploader
+@dataclass(frozen=True)
+class Upload:
+    """A remote copy: its name there, and the bytes that it must have."""
+
+    remote_name: str
+    content: Content
+    is_verbatim: bool = False  # whether the bytes of the local copy were sent unchanged
+    is_proved: bool = False  # whether the response proves as much as comparing the checksum
+    is_found: bool = False  # whether this worker found it instead of sending it
+
+
+def verify_upload(uploader: Uploader, upload: Upload, progress: Callable[[], object]) -> str:
+    """Verify a remote copy as far as ``VERIFY`` asks; return the level that was reached.
+
+    The size alone proves nothing for a copy that was only found.
+    """
+    level = settings.verify
+    if upload.is_proved and level != "content":
+        return level
+    uploader.progress = progress
+    if upload.is_found and level == "size":
+        level = "checksum"
+    verified = uploader.verify(upload.remote_name, upload.content, level)
+    if upload.is_found and verified == "size":
+        return uploader.verify_content(upload.remote_name, upload.content)
+    return verified
+
+
+def verify_remote(
+    storage: TransferringStorage, row: QueuedFile, level: str, progress: Callable[[], object]
+) -> str:
+    """Verify the remote copy of a transferred file, as far as the ledger knows its bytes."""
+    uploader = storage.uploader
     uploader.progress = progress
     content = Content(row.size, row.checksum)
     return uploader.verify(row.remote_name, content, level if row.checksum else "size")
 
 
-def free_local(storage: Any, row: QueuedFile) -> None:
-    """Remove the local copy, while the row is locked against who would write a new one."""
+def are_remains(uploader: Uploader, row: QueuedFile, remains: Content) -> bool:
+    """Return whether the object under the file's own name is what an interrupted attempt sent.
+
+    It is if it has that size and checksum, and is not the copy of another file.
+    """
+    try:
+        if uploader.verify(row.name, remains, "checksum") == "size":
+            uploader.verify_content(row.name, remains)
+    except (VerificationError, FileNotFoundError):
+        return False
+    return not is_copy_of_another_file(row, row.name)
+
+
+def is_copy_of_another_file(row: QueuedFile, remote_name: str) -> bool:
+    """Return whether the ledger has this remote name for a file other than ``row``."""
+    return ledger().exclude(pk=row.pk).with_remote_name(remote_name).exists()
+
+
+def has_same_bytes(
+    uploader: Uploader, row: QueuedFile, remote_name: str, outgoing: MeasuredFile
+) -> bool:
+    """Compare an object with the outgoing file, byte by byte.
+
+    A checksum is no proof here, because an attacker can construct a collision.
+    """
+    try:  # the uploader knows how to ask for the size
+        uploader.verify_size(remote_name, Content(row.size, row.checksum))
+    except VerificationError:
+        return False
+    found = b""
+    pieces = uploader.read_back(remote_name)
+    for sent in outgoing.chunks():
+        while len(found) < len(sent):
+            more = next(pieces, b"")
+            if not more:
+                return False
+            found += more
+        if found[: len(sent)] != sent:
+            return False
+        found = found[len(sent) :]
+    return not found and not next(pieces, b"")
+
+
+# The local copy
+
+
+def free_local(storage: TransferringStorage, row: QueuedFile) -> None:
+    """Delete the local copy, while the row is locked against new content."""
     with transaction.atomic(using=ledger_database()):
         if not ledger().mark_evicted(row):
-            raise LeaseLost(f"{row} is not to be evicted any more.")
+            raise LeaseLost(f"{row} was changed before its local copy could be evicted.")
         storage.local.delete(row.name)
 
 
-def drop_local(storage: Any, pk: int, name: str) -> None:
-    """Remove the local copy of a tombstone, while its row is locked.
+def drop_local(storage: TransferringStorage, pk: int, name: str) -> None:
+    """Delete the local copy of a tombstone, while its row is locked.
 
-    Without the lock a late call could hit a new file: one that got the name after another worker
-    had finished the delete.
+    Without the lock, a late call could delete a new file that was given the name after another
+    worker had finished the delete.
     """
     with transaction.atomic(using=ledger_database()):
         if ledger().mark_local_dropped(pk):
-            # What stands for its directory may be a file.
+            # A file may be where its directory was.
             with contextlib.suppress(FileNotFoundError, NotADirectoryError):
                 storage.local.delete(name)
 
 
-def is_copy(storage: Any, row: QueuedFile) -> bool:
-    """Whether the local file has the bytes that the ledger says; reads them."""
+def is_copy(storage: TransferringStorage, row: QueuedFile) -> bool:
+    """Return whether the local file has the bytes that the ledger says; this reads all of them."""
     if not storage.local.exists(row.name):
         return False
     with storage.local.open(row.name) as file:
-        found = checksum_of(file.chunks())
+        return has_saved_bytes(row, file)
+
+
+def has_saved_bytes(row: QueuedFile, file: File) -> bool:
+    """Return whether an open file has the bytes that the ledger says; this reads all of them."""
+    found = checksum_of(file.chunks())
     return found.size == row.size and str(found) == row.checksum

@@ -5,61 +5,74 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from typing import NoReturn
 
 from django.db import connections, transaction
 
 from ..conf import settings
 from ..exceptions import LeaseLost, TransferError
-from ..ledger.database import ledger, ledger_database
+from ..ledger.database import ledger
 from ..ledger.models import QueuedFile
 from ..reporting.logs import fields_of, logger
 from ..reporting.reasons import reason
 
-BEAT_MAX = 2.0  # seconds: how soon at the latest a running transfer learns that it is void
+BEAT_MAX = 2.0  # seconds: a running transfer learns within this time that it lost its lease
 
 
 class Lease:
-    """One claim: whether it still stands, and when bytes last moved under it."""
+    """A claim on a row: whether it still stands, and when bytes last moved under it."""
 
     def __init__(self, row: QueuedFile) -> None:
         self.row = row
+        self.ledger = ledger()
         self.lost = False
         self.stalled = False
-        self.waits = False  # for a thread, so that no byte can move
+        self.waits = False  # for a thread; no byte can move until then
         self.sent = 0  # bytes
+        self._duration = settings.lease  # seconds
         self._moved_at = self._renewed_at = time.monotonic()
         self._thread = threading.get_ident()
 
     def progress(self, sent: int | None = None) -> None:
-        """Note that bytes moved, ``sent`` in all; ``LeaseLost`` if they no longer matter."""
+        """Record that bytes moved, ``sent`` in total; raise ``LeaseLost`` if they are useless."""
         if sent is not None:
             self.sent = sent
         self._moved_at = time.monotonic()
         self.require()
 
+    def moved(self, count: int) -> None:
+        """Record that ``count`` more bytes moved, without counting them as sent."""
+        self.progress()
+
     def require(self) -> None:
         """Raise ``LeaseLost`` if the claim is void.
 
-        A process that stood still may have lost it without a beat: the clock tells when to ask.
+        A process that stood still may have lost it without a beat, so the claim is renewed if the
+        last renewal is too long ago.
         """
-        if time.monotonic() - self._renewed_at >= settings.lease:
+        if time.monotonic() - self._renewed_at >= self._duration:
             try:
                 self._renew()
             finally:
-                if threading.get_ident() != self._thread:  # a sender's, which may end at any time
+                if threading.get_ident() != self._thread:  # a sender's thread may end at any time
                     connections.close_all()
         if self.stalled:
             raise TransferError(f"No byte moved for {settings.stall_timeout:g} seconds.")
         if self.lost:
-            raise LeaseLost(f"{self.row} is no longer this worker's.")
+            self.lose()
 
     def confirm(self) -> None:
-        """The same, by asking the ledger: right before what cannot be undone."""
+        """Ask the ledger, then do the same: for use right before what cannot be undone."""
         self._renew()
         self.require()
 
+    def lose(self) -> NoReturn:
+        """Give up the claim, because the ledger refused a change."""
+        self.lost = True
+        raise LeaseLost(f"This worker lost its lease on {self.row}.")
+
     def begin(self) -> None:
-        """End the waiting. Until now nobody has asked whether the heart's beats were in time."""
+        """End the wait for a thread."""
         self._moved_at = time.monotonic()
         self._thread = threading.get_ident()
         self.waits = False
@@ -67,8 +80,8 @@ class Lease:
     def beat(self) -> None:
         """Renew the claim, or find out that it is lost.
 
-        A transfer that has stood still for ``STALL_TIMEOUT`` is given up, so that one that hangs
-        for ever ends in another try rather than in silence.
+        A transfer that stood still for ``STALL_TIMEOUT`` is not renewed, so that one that hangs
+        forever is followed by another attempt.
         """
         if not self.waits and time.monotonic() - self._moved_at > settings.stall_timeout:
             self.stalled = True
@@ -77,12 +90,12 @@ class Lease:
 
     def _renew(self) -> None:
         started = time.monotonic()
-        self.lost = not ledger().renew(self.row, self.sent)
+        self.lost = not self.ledger.renew(self.row, self.sent)
         self._renewed_at = started
 
 
 class _Heart(threading.Thread):
-    """One thread per process that renews all leases which the process holds."""
+    """The thread of a process that renews all leases of that process."""
 
     def __init__(self) -> None:
         super().__init__(name="queued-storage-leases", daemon=True)
@@ -106,7 +119,7 @@ class _Heart(threading.Thread):
             try:
                 time.sleep(min(settings.lease / 3, BEAT_MAX))
                 self._beat_all()
-            except Exception as error:  # as of a setting that is wrong for a moment
+            except Exception as error:  # for example while a setting is invalid
                 logger.warning("No lease could be renewed: %s", reason(error))
                 time.sleep(BEAT_MAX)
 
@@ -115,7 +128,7 @@ class _Heart(threading.Thread):
             leases = list(self._leases)
         for lease in leases:
             self._beat(lease)
-        connections.close_all()  # a thread that mostly sleeps must not hold one
+        connections.close_all()  # this thread sleeps most of the time
 
     @staticmethod
     def _beat(lease: Lease) -> None:
@@ -133,9 +146,9 @@ _heart: _Heart | None = None
 def _beating_heart() -> _Heart:
     global _heart
     with _lock:
-        if _heart is None or not _heart.is_alive():  # none yet, or none in this fork
+        if _heart is None or not _heart.is_alive():  # there is none yet, or none in this fork
             _heart = _Heart()
-            # At the end of the interpreter no thread can be started; then each lease looks at the
+            # At the end of the interpreter no thread can be started. Each lease then checks the
             # clock itself.
             with suppress(RuntimeError):
                 _heart.start()
@@ -147,15 +160,15 @@ _waiting: dict[tuple[int, str], Lease] = {}
 
 def _after_fork() -> None:
     global _lock, _heart
-    _lock, _heart = threading.Lock(), None  # another thread may have held the old one
-    _waiting.clear()  # those are the parent's
+    _lock, _heart = threading.Lock(), None  # another thread may have held the old lock
+    _waiting.clear()  # these are the parent's
 
 
 os.register_at_fork(after_in_child=_after_fork)
 
 
 def wait(row: QueuedFile) -> None:
-    """Renew the claim on ``row`` until it is kept, or forgotten."""
+    """Renew the claim on ``row`` until ``keep()`` or ``forget()`` is called for it."""
     lease = Lease(row)
     lease.waits = True
     _waiting[row.pk, row.lease_token] = lease
@@ -163,6 +176,7 @@ def wait(row: QueuedFile) -> None:
 
 
 def forget(row: QueuedFile) -> None:
+    """Stop renewing a claim that waits for a thread."""
     if lease := _waiting.pop((row.pk, row.lease_token), None):
         _beating_heart().remove(lease)
 
@@ -171,12 +185,12 @@ def forget(row: QueuedFile) -> None:
 def keep(row: QueuedFile) -> Iterator[Lease]:
     """Renew the claim on ``row`` until the block ends.
 
-    Inside a transaction, as in a ``TestCase``, the claim is seen by this connection alone: the
-    heart would not find it, nor would anybody who could take it.
+    Inside a transaction, as in a ``TestCase``, only this connection sees the claim. The heart
+    could not find it, and no other worker could take it, so it is not renewed.
     """
     lease = _waiting.pop((row.pk, row.lease_token), None) or Lease(row)
     lease.begin()
-    if transaction.get_connection(ledger_database()).in_atomic_block:
+    if transaction.get_connection(lease.ledger.db).in_atomic_block:
         yield lease
         return
     heart = _beating_heart()

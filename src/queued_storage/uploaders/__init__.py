@@ -10,8 +10,8 @@ from ..remotes.classes import known_of
 from ..remotes.perthread import PerThread
 from .base import Uploader
 
-# The remote's class (or a base of it) and what knows it better than the generic uploader. By
-# name, so that no cloud library is imported for a remote that is not used.
+# The uploader of a remote's class, or of one of its bases. By name, so that the library of a cloud
+# is imported only if it is used.
 SPECIALISTS = {
     "storages.backends.azure_storage.AzureStorage": "queued_storage.uploaders.azure.AzureUploader",
     "storages.backends.ftp.FTPStorage": "queued_storage.uploaders.ftp.FTPUploader",
@@ -21,14 +21,20 @@ GENERIC = "queued_storage.uploaders.generic.GenericUploader"
 
 
 def uploader_for(remote: Storage, path: str | None = None) -> Uploader:
-    """The uploader of this dotted path, or the one that suits the remote's class."""
+    """Return the uploader with this dotted path, or the one for the remote's class."""
     if path is not None:
         return _load(path)(remote)
-    cls = type(remote.storage if isinstance(remote, PerThread) else remote)
-    for specialist in known_of(cls, SPECIALISTS):
-        if _load(specialist).suits(remote):
-            return _load(specialist)(remote)
+    cls: type = type(remote.storage if isinstance(remote, PerThread) else remote)
+    for uploader in _candidates(cls):
+        if uploader.suits(remote):
+            return uploader(remote)
     return _load(GENERIC)(remote)
+
+
+@lru_cache(100)
+def _candidates(cls: type) -> list[type[Uploader]]:
+    """The specialists for a class and its bases, the most specific one first."""
+    return [_load(path) for path in known_of(cls, SPECIALISTS)]
 
 
 @lru_cache(100)
@@ -39,7 +45,7 @@ def _load(path: str) -> type[Uploader]:
         raise ImproperlyConfigured(f"The uploader {path!r} cannot be imported: {error}") from error
     if not (isinstance(uploader, type) and issubclass(uploader, Uploader)):
         raise ImproperlyConfigured(
-            f"{path!r} is no uploader; subclass queued_storage.uploaders.base.Uploader."
+            f"{path!r} is not an uploader. Subclass queued_storage.uploaders.base.Uploader."
         )
     return uploader
 

@@ -12,25 +12,25 @@ from .generic import GenericUploader
 
 
 class AzureUploader(GenericUploader):
-    """Knows that a name was taken in the last instant, and what the listing means."""
+    """Detects that a name has just been taken, and lists blobs by their names."""
 
     @classmethod
     def suits(cls, remote: Storage) -> bool:
+        # Storage documents _save(). AzureStorage has no public way from a name to a path.
         return all(
             getattr(type(remote), method) is getattr(AzureStorage, method)
             for method in ("list_all", "_save", "_get_valid_path")
         )
 
     def upload_new(self, name: str, content: MeasuredFile) -> str:
-        """``AzureStorage`` stores on the condition that there is no blob of the name, unless it has
-        ``overwrite_files``."""
+        """``AzureStorage`` refuses to replace a blob, unless ``overwrite_files`` is set."""
         try:
             return self.upload(name, content)
         except ResourceExistsError as error:
-            raise FileExistsError(f"{name!r} is another blob by now.") from error
+            raise FileExistsError(f"The remote already has another blob named {name!r}.") from error
 
     def names(self, under: str = "") -> Iterator[str]:
-        """``AzureStorage.listdir()`` gives whole paths, the location among them, and no
+        """``AzureStorage.listdir()`` returns complete paths, which include the location, and no
         directories."""
         storage = cast(Any, self.remote)
         location = storage.location.strip("./")

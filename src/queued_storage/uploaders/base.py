@@ -1,4 +1,4 @@
-"""What an uploader is."""
+"""The base class of uploaders."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
@@ -16,54 +16,52 @@ PIECE = 1024 * 1024  # bytes
 
 
 class Uploader(ABC):
-    """Puts one file on ``remote`` under a chosen name, and says what it proved.
+    """Uploads one file to ``remote`` under a given name, and says what it proved.
 
-    It stores objects where and how the remote's own ``save()`` would have stored them, and holds
-    no more than a few pieces of a file in memory.
+    It stores files where and how the remote's own ``save()`` would store them, and keeps no more
+    than a few pieces of a file in memory.
     """
 
-    # Whether upload() lets new content take the place of old in one step. Where it does not, what
-    # is under the name is deleted first.
+    # Whether upload() replaces old content in one step. If not, the old file is deleted first.
     replaces: ClassVar[bool] = False
 
     def __init__(self, remote: Storage) -> None:
         self.remote = remote
-        # Called with each piece that is read back: a long comparison is no stall.
+        # Called for each piece that is read back, so that a long comparison is not a stall.
         self.progress: Callable[[], object] = lambda: None
-        # Whether the answer to the last upload was as good as verify() with "checksum".
+        # Whether the response to the last upload proved as much as verify() with "checksum".
         self.has_proof = False
 
     # May be overridden
 
     @classmethod
     def suits(cls, remote: Storage) -> bool:
-        """Whether all that the remote is configured to do can be honoured."""
+        """Return whether this uploader honours all settings of the remote."""
         return True
 
     def upload_new(self, name: str, content: MeasuredFile) -> str:
-        """The same under a name that was free a moment ago.
+        """Upload ``content`` under a name that was free a moment ago.
 
-        ``FileExistsError`` is raised, and what is there stays as it is, if it is free no more and
-        the remote can tell.
+        If the remote reports that the name has been taken since, raise ``FileExistsError`` and
+        change nothing.
         """
         return self.upload(name, content)
 
     def never_overwrites(self, size: int) -> bool:
-        """Whether ``upload_new()`` is known to leave alone what is under the name, and to store a
-        file of this size as a whole or not at all. Then nobody need look first."""
+        """Return whether ``upload_new()`` is known to keep an existing file, and to store a file of
+        this size completely or not at all. If so, ``exists()`` is not called first."""
         return False
 
     def forget_unfinished(self, name: str) -> None:
-        """Have the remote drop what it keeps of uploads to ``name`` that were cut off, apart from
-        an object."""
+        """Delete what the remote keeps of interrupted uploads to ``name``, apart from a file."""
 
     def refuses_wrong_checksum(self, name: str) -> bool | None:
-        """Whether the remote refuses bytes that are not those of the checksum sent along with
-        them; None if ``upload()`` sends none. What it does not refuse is stored under ``name``."""
+        """Return whether the remote refuses bytes with a wrong checksum, or None if ``upload()``
+        sends none. If the remote accepts them, they are stored under ``name``."""
         return None
 
     def remove(self, name: str) -> None:
-        """See to it that nothing is under the name. Some storages raise where nothing was."""
+        """Delete the file, if it exists. Some storages raise an error if it does not."""
         try:
             self.remote.delete(name)
         except Exception:
@@ -71,10 +69,10 @@ class Uploader(ABC):
                 raise
 
     def verify(self, name: str, sent: Content, level: str) -> str:
-        """Compare what the remote holds with what was sent, at least as ``level`` asks.
+        """Compare the file on the remote with what was sent, at ``level`` or above.
 
-        Returns the level that was reached: ``"size"`` where ``"checksum"`` was asked for and the
-        remote offers none. Raises ``VerificationError`` if the two differ.
+        Returns the level that was reached: ``"size"`` instead of ``"checksum"``, if the remote has
+        no checksum. Raises ``VerificationError`` if the two differ.
         """
         if level == "content":
             return self.verify_content(name, sent)
@@ -96,12 +94,12 @@ class Uploader(ABC):
             yield piece
 
     def read_back(self, name: str) -> Iterator[bytes]:
-        """The bytes that a reader of the remote gets."""
+        """Yield the file's bytes, as a reader of the remote gets them."""
         with self.remote.open(name, "rb") as file:
             yield from file.chunks(PIECE)
 
     def read_part(self, name: str, start: int, end: int) -> Iterator[bytes]:
-        """Those of them from ``start`` on and before ``end``."""
+        """Yield the file's bytes from ``start`` up to, but not including, ``end``."""
         with self.remote.open(name, "rb") as file:
             if file.seekable():
                 file.seek(start)
@@ -112,14 +110,14 @@ class Uploader(ABC):
                 yield piece
 
     def names(self, under: str = "") -> Iterator[str]:
-        """The names of all files on the remote, or of those in a directory of it."""
+        """Yield the names of all files on the remote, or of those in a directory."""
         return names_on(self.remote, under)
 
     # Must be implemented
 
     @abstractmethod
     def upload(self, name: str, content: MeasuredFile) -> str:
-        """Store ``content`` under ``name``; returns the name that the remote gave it."""
+        """Store ``content`` under ``name``. Returns the name that the remote chose."""
 
     @staticmethod
     def _require(name: str, what: str, found: object, sent: object) -> None:

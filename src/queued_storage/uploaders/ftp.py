@@ -10,10 +10,10 @@ from .generic import GenericUploader
 
 
 class FTPUploader(GenericUploader):
-    """Asks for the size of the one file, and for listings that programs can read.
+    """Requests the size of one file, and machine-readable listings.
 
-    ``FTPStorage`` takes both from the listing for people, in which one name with a space makes
-    ``size()`` and ``listdir()`` raise a ``ValueError`` for every file of the directory.
+    ``FTPStorage`` parses the listing for people. If it contains a name with a space, ``size()`` and
+    ``listdir()`` raise ``ValueError`` for every file of the directory.
     """
 
     def verify_size(self, name: str, sent: Content) -> str:
@@ -22,14 +22,14 @@ class FTPUploader(GenericUploader):
 
     def _size(self, name: str) -> int | None:
         connection = self._connection()
-        connection.voidcmd("TYPE I")  # in the other type, line ends would count
+        connection.voidcmd("TYPE I")  # for text, the server would convert line ends
         return connection.size(name)
 
     def names(self, under: str = "") -> Iterator[str]:
         try:
             yield from self._machine_readable(under)
         except ftplib.error_perm as error:
-            if not str(error).startswith("50"):  # an unknown command, as for vsftpd
+            if not str(error).startswith("50"):  # not an unknown command, as with vsftpd
                 raise
             yield from super().names(under)
 
@@ -45,6 +45,7 @@ class FTPUploader(GenericUploader):
                     yield path
 
     def _connection(self) -> ftplib.FTP:
+        # FTPStorage has no public way to its connection, and offers neither command.
         storage = cast(Any, self.remote)
         storage._start_connection()
         return cast(ftplib.FTP, storage._connection)

@@ -1,4 +1,4 @@
-"""The uploader for every storage that has no better one."""
+"""The uploader for storages without a specialized one."""
 
 from ..files.streams import MeasuredFile
 from ..ledger.states import Content
@@ -6,13 +6,13 @@ from .base import Uploader
 
 
 class GenericUploader(Uploader):
-    """Uses the remote's own ``save()``, and proves the size, or the content where asked."""
+    """Calls the remote's own ``save()``, and proves the size, or the content on request."""
 
     def upload(self, name: str, content: MeasuredFile) -> str:
         return self.remote.save(name, content)
 
     def verify_size(self, name: str, sent: Content) -> str:
-        # A storage that compresses stores another number of bytes; only reading tells.
+        # A compressed file has another size, so it must be read back.
         if getattr(self.remote, "gzip", False):
             return self.verify_content(name, sent)
         return super().verify_size(name, sent)

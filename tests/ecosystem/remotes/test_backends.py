@@ -44,7 +44,7 @@ class TestFTP:
     def test_a_cut_off_upload_spoils_the_connection(self, ftp_server: Make) -> None:
         findings = as_it_is(ftp_server())
         assert not findings["retry"].is_problem
-        assert "testing existence" in findings["broken upload"].details
+        assert "testing existence" in findings["interrupted upload"].details
         assert findings["delete"].is_problem  # and all that comes later
 
     def test_a_name_with_a_space_spoils_the_directory(self, ftp_server: Make) -> None:
@@ -100,7 +100,7 @@ class TestFTP:
     def test_the_option_to_overwrite_is_a_problem(self) -> None:
         with ftp(allow_overwrite=True) as make:
             findings = {found.check: found for found in check_remote(make(), large=LARGE)}
-        assert findings["exists"].outcome == "says no of a stored file"
+        assert findings["exists"].outcome == "returns False for a stored file"
 
 
 class TestSFTP:
@@ -110,7 +110,7 @@ class TestSFTP:
         monkeypatch.setattr(trial, "THREADS_TIMEOUT", 5)
         monkeypatch.setattr(contract, "ROUNDS", 50)
         with sftp() as make:
-            found = as_it_is(make())["two threads"]
+            found = as_it_is(make())["concurrent uploads"]
         assert found.is_problem
 
     def test_a_connection_is_closed_with_its_thread(self) -> None:

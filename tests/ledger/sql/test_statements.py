@@ -1,19 +1,42 @@
-"""Statements whose text is kept."""
+"""Statements whose SQL is compiled once."""
 
 from typing import Any
 
 import pytest
-from django.db import connection
-from django.db.backends.signals import connection_created
+from django.core.exceptions import EmptyResultSet
+from django.db import OperationalError, connection
 from django.db.models import F, Value
 from django.db.models.functions import Concat
+from pytest_django import Settings
 
 from queued_storage.ledger.database import ledger
-from queued_storage.ledger.sql.statements import Statement, returns_rows, statement
+from queued_storage.ledger.sql import statements
+from queued_storage.ledger.sql.statements import (
+    Parameter,
+    Statement,
+    Text,
+    returns_rows,
+    select_text,
+    statement,
+    update_text,
+)
 from queued_storage.ledger.states import Content, State
 from queued_storage.models import QueuedFile
 
 pytestmark = pytest.mark.django_db
+
+FIELDS = QueuedFile._meta.concrete_fields
+
+
+def parameter(name: str) -> Any:
+    return Parameter(name, QueuedFile._meta.get_field(name))  # type: ignore[arg-type]
+
+
+@pytest.fixture(autouse=True)
+def texts(monkeypatch: pytest.MonkeyPatch) -> dict[Any, Text]:
+    """The cache, empty at first."""
+    monkeypatch.setattr(statements, "_texts", texts := {})
+    return texts
 
 
 @pytest.fixture
@@ -22,125 +45,165 @@ def row() -> QueuedFile:
     return QueuedFile.objects.get(pk=pk)
 
 
-def rename(key: str, pk: int, remote_name: str) -> Statement:
-    def write(pk: int, remote_name: str) -> int:
-        written.append(key)
-        return QueuedFile.objects.filter(pk=pk).update(remote_name=remote_name, sent=7)
-
-    return statement("default", lambda: key, write, pk, remote_name)
+built: list[object] = []
 
 
-written: list[str] = []
+def renaming(rows: Any, form: object) -> Text:
+    built.append(form)
+    columns = {"remote_name": parameter("remote_name"), "sent": 7}
+    fields = FIELDS if form == "returning" else ()
+    return update_text(rows.filter(pk=parameter("id")), columns, fields)
 
 
-def test_the_orm_writes_it_once_and_it_is_executed_with_other_values(row: QueuedFile) -> None:
-    written.clear()
+def rename(form: str, pk: int, remote_name: str) -> Statement:
+    return statement(ledger(), renaming, form, id=pk, remote_name=remote_name)
+
+
+def test_a_text_serves_many_values(row: QueuedFile) -> None:
+    built.clear()
     assert rename("once", row.pk, "b.txt").execute() == 1
     assert rename("once", row.pk, "it's %s").execute() == 1
     assert rename("once", row.pk + 1, "c.txt").execute() == 0
     row.refresh_from_db()
-    assert (row.remote_name, row.sent, written) == ("it's %s", 7, ["once"])
+    assert (row.remote_name, row.sent, built) == ("it's %s", 7, ["once"])
 
 
-def test_to_write_it_sends_and_spoils_nothing(
-    row: QueuedFile, django_assert_num_queries: Any
-) -> None:
-    seen: list[str] = []
-
-    def look(execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
-        seen.append(sql)
-        return execute(sql, params, many, context)
-
-    with django_assert_num_queries(0), connection.execute_wrapper(look):
+def test_compiling_executes_nothing(row: QueuedFile, django_assert_num_queries: Any) -> None:
+    with django_assert_num_queries(0):
         rename("unsent", row.pk, "b.txt")
-    assert seen == connection.execute_wrappers == []
-    assert not connection.needs_rollback
     row.refresh_from_db()
     assert (row.remote_name, row.sent) == ("", 0)
 
 
-def test_what_django_asks_the_server_meanwhile_is_asked(row: QueuedFile) -> None:
-    def write(pk: int) -> int:
-        with connection.cursor() as cursor:
-            cursor.execute("SELECT 7")
-            assert cursor.fetchone() == (7,)
-        return QueuedFile.objects.filter(pk=pk).update(sent=7)
-
-    assert statement("default", lambda: "asks", write, row.pk).sql.startswith("UPDATE")
-
-
-@pytest.mark.django_db(transaction=True)
-def test_a_new_connection_may_execute_statements(row: QueuedFile) -> None:
-    def greet(connection: Any, **kwargs: Any) -> None:
-        with connection.cursor() as cursor:
-            cursor.execute("SELECT %s", ["hello"])
-
-    connection_created.connect(greet)
-    try:
-        connection.close()
-        assert rename("new connection", row.pk, "b.txt").sql.startswith("UPDATE")
-    finally:
-        connection_created.disconnect(greet)
+def test_the_text_is_what_update_executes(row: QueuedFile, django_assert_num_queries: Any) -> None:
+    compiled = rename("update", row.pk, "b.txt")
+    with django_assert_num_queries(2) as captured:
+        ledger().filter(pk=row.pk).update(remote_name="b.txt", sent=7)
+        assert compiled.execute() == 1
+    first, second = captured.captured_queries
+    assert first["sql"] == second["sql"]
 
 
-def test_what_was_written_while_its_key_changed_is_not_kept(row: QueuedFile) -> None:
-    """As by a thread that renews a lease in the moment in which a test sets another one."""
-    keys: list[str] = []
-    now = {"key": ""}
+def test_a_select_returns_its_first_column(row: QueuedFile) -> None:
+    def named(rows: Any) -> Text:
+        return select_text(rows.filter(name=parameter("name")).values_list("pk", "name"))
 
-    def write(pk: int) -> int:
-        keys.append(now["key"])
-        now["key"] = "new"
-        return QueuedFile.objects.filter(pk=pk).update(sent=7)
-
-    for now["key"] in ("old", "old", "new", "new"):
-        assert statement("default", lambda: now["key"], write, row.pk).execute() == 1
-    assert keys == ["old", "old", "new"]
+    assert statement(ledger(), named, name="a.txt").first_column() == [row.pk]
+    assert statement(ledger(), named, name="b.txt").first_column() == []
 
 
-def test_a_value_that_is_no_parameter_is_refused(row: QueuedFile) -> None:
-    def forgets(pk: int, remote_name: str) -> int:
-        return QueuedFile.objects.filter(pk=pk).update(sent=1)
+def test_many_keys_are_parameters(row: QueuedFile) -> None:
+    def among(rows: Any, count: int) -> Text:
+        field: Any = QueuedFile._meta.pk
+        keys = [Parameter(f"id {number}", field) for number in range(count)]
+        return select_text(rows.filter(pk__in=keys).values_list("pk"))
 
-    with pytest.raises(ValueError, match="exactly"):
-        statement("default", lambda: "forgets", forgets, row.pk, "b.txt")
-
-
-def test_a_value_that_the_text_is_derived_from_is_refused(row: QueuedFile) -> None:
-    def derives(pk: int, remote_name: str) -> int:
-        return QueuedFile.objects.filter(pk=pk, remote_name=remote_name).update(
-            remote_name=Concat(F("name"), Value(f"{remote_name}!"))
-        )
-
-    with pytest.raises(ValueError, match="exactly"):
-        statement("default", lambda: "derives", derives, row.pk, "b.txt")
+    values = {"id 0": row.pk + 1, "id 1": row.pk}
+    assert statement(ledger(), among, 2, **values).first_column() == [row.pk]
 
 
-def test_what_sends_nothing_is_refused() -> None:
-    with pytest.raises(ValueError, match="sends no statement"):
-        statement(
-            "default", lambda: "nothing", lambda pk: QueuedFile.objects.none().update(sent=pk), 1
-        )
+def test_a_parameter_may_stand_in_an_expression(row: QueuedFile) -> None:
+    def suffixing(rows: Any) -> Text:
+        name = Concat(F("name"), Value(" "), parameter("remote_name"))
+        return update_text(rows.filter(pk=parameter("id")), {"remote_name": name})
+
+    assert statement(ledger(), suffixing, id=row.pk, remote_name="100%").execute() == 1
+    row.refresh_from_db()
+    assert row.remote_name == "a.txt 100%"
 
 
-def test_not_more_texts_are_kept_than_can_be_in_use(
-    row: QueuedFile, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("values", [{}, {"id": 1, "remote_name": "b.txt"}, {"remote_name": ""}])
+def test_each_parameter_needs_one_value(values: dict[str, Any]) -> None:
+    def clearing(rows: Any) -> Text:
+        return update_text(rows.filter(pk=parameter("id")), {"remote_name": ""})
+
+    with pytest.raises(ValueError, match=r"takes \{'id'\}, not"):
+        statement(ledger(), clearing, **values)
+
+
+def test_a_value_derived_from_a_parameter_is_refused(row: QueuedFile) -> None:
+    def deriving(rows: Any) -> Text:
+        name = Value(f"{parameter('remote_name')}!")
+        return update_text(rows.filter(pk=parameter("id")), {"remote_name": name})
+
+    with pytest.raises(ValueError, match=r"takes \{'id'\}, not"):
+        statement(ledger(), deriving, id=row.pk, remote_name="b.txt")
+
+
+def test_a_statement_without_rows_is_an_error() -> None:
+    with pytest.raises(EmptyResultSet):
+        statement(ledger(), lambda rows: update_text(rows.none(), {"sent": 1}))
+
+
+def test_a_filtered_queryset_is_refused(row: QueuedFile) -> None:
+    with pytest.raises(ValueError, match="whole table"):
+        statement(ledger().filter(alias="one"), renaming, "part", id=row.pk, remote_name="b.txt")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"LEASE": 7}, {"LOCAL_PER_HOST": True, "HOST": "a"}, {"LOCAL_PER_HOST": True, "HOST": "b"}],
+    ids=str,
+)
+def test_a_setting_has_its_own_text(
+    row: QueuedFile, settings: Settings, change: dict[str, Any]
 ) -> None:
-    monkeypatch.setattr("queued_storage.ledger.sql.statements.KEPT_MAX", 2)
-    monkeypatch.setattr("queued_storage.ledger.sql.statements._kept", kept := {})
+    rename("setting", row.pk, "b.txt")
+    built.clear()
+    settings.QUEUED_STORAGE = settings.QUEUED_STORAGE | change
+    rename("setting", row.pk, "b.txt")
+    rename("setting", row.pk, "b.txt")
+    assert built == ["setting"]
+
+
+def test_a_text_is_dropped_if_settings_changed_meanwhile(
+    row: QueuedFile, settings: Settings, texts: dict[Any, Text]
+) -> None:
+    """For example if a thread renews a lease while a test sets a different one."""
+
+    def changing(rows: Any) -> Text:
+        settings.QUEUED_STORAGE = settings.QUEUED_STORAGE | {"LEASE": len(built) + 10}
+        return renaming(rows, "changing")
+
+    def rename() -> int:
+        return statement(ledger(), changing, id=row.pk, remote_name="b.txt").execute()
+
+    built.clear()
+    assert rename() == 1
+    assert texts == {}
+
+
+def test_the_cache_has_a_limit(
+    row: QueuedFile, monkeypatch: pytest.MonkeyPatch, texts: dict[Any, Text]
+) -> None:
+    monkeypatch.setattr(statements, "CACHE_SIZE", 2)
     for number in range(5):
         assert rename(f"many {number}", row.pk, "b.txt").execute() == 1
-        assert len(kept) <= 2
+        assert len(texts) <= 2
 
 
-def test_the_rows_that_an_update_returns_are_as_the_orm_has_them(row: QueuedFile) -> None:
+def test_returned_rows_are_as_selected(row: QueuedFile) -> None:
     assert returns_rows("default") == (connection.vendor != "mysql")
     if not returns_rows("default"):
         return
-    [changed] = rename("returning", row.pk, "b.txt").changed(QueuedFile)
+    [changed] = rename("returning", row.pk, "b.txt").instances(QueuedFile)
     found = QueuedFile.objects.get(pk=row.pk)
     assert vars(changed).keys() == vars(found).keys()
-    for field in QueuedFile._meta.concrete_fields:
+    for field in FIELDS:
         assert getattr(changed, field.attname) == getattr(found, field.attname), field.name
     assert (changed.state, changed.failures, changed.is_local) == (State.PENDING, [], True)
-    assert rename("returning", row.pk + 1, "c.txt").changed(QueuedFile) == []
+    assert rename("returning", row.pk + 1, "c.txt").instances(QueuedFile) == []
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_statement_is_repeated_after_an_outage(row: QueuedFile) -> None:
+    failures = [OperationalError("deadlock")]
+
+    def fail_once(execute: Any, *args: Any) -> Any:
+        if failures:
+            raise failures.pop()
+        return execute(*args)
+
+    with connection.execute_wrapper(fail_once):
+        assert rename("repeated", row.pk, "b.txt").execute() == 1
+    assert failures == []

@@ -1,4 +1,4 @@
-"""What `manage.py run_huey` finds in an app of the project."""
+"""Tasks of a project, which `manage.py run_huey` imports."""
 
 from huey import crontab
 from huey.contrib.djhuey import db_periodic_task

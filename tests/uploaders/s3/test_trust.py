@@ -1,4 +1,4 @@
-"""What an S3 server is asked once, and what it is not asked about each file after that."""
+"""Probes of an S3 server, and the requests that they save."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -21,7 +21,7 @@ from queued_storage.tasks import Transfer, TransferAndDelete
 from queued_storage.transfers import work
 from queued_storage.transfers.executor import Executor
 from queued_storage.transfers.leases import Lease
-from queued_storage.transfers.proxies import RemoteProxy
+from queued_storage.transfers.naming import Naming
 from queued_storage.uploaders.s3 import trust
 from queued_storage.uploaders.s3.trust import Trust
 from tests.support.lying_proxy import Lie, LyingProxy
@@ -58,7 +58,7 @@ def trusted(remote: S3Storage, s3_client: BaseClient, s3_bucket: str) -> S3Stora
 
 
 def known(remote: S3Storage) -> S3Storage:
-    """The same after the questions, and after boto3 has made a request of each kind."""
+    """Probe the server of this storage; returns the storage."""
     storage = make(remote=remote)
     for _number in range(3):
         name = storage.save("first.txt", file(b"first"))
@@ -95,7 +95,7 @@ def test_a_small_file_takes_one_request(
     assert objects() == dict.fromkeys(names, CONTENT)
 
 
-def test_a_worker_that_knows_the_server_notes_names_as_it_claims(
+def test_claims_record_names_on_a_probed_server(
     trusted: S3Storage, objects: Look, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     noted: list[str] = []
@@ -131,7 +131,7 @@ def test_sizes(trusted: S3Storage, size: int) -> None:
     assert read(storage, name) == data
 
 
-def test_what_boto3_was_told_of_is_in_every_request(
+def test_object_parameters_are_in_every_request(
     trusted: S3Storage, s3_client: BaseClient, s3_bucket: str
 ) -> None:
     trusted.object_parameters = {"CacheControl": "max-age=5", "Metadata": {"origin": "test"}}
@@ -150,8 +150,8 @@ def test_what_boto3_was_told_of_is_in_every_request(
 def test_a_server_that_begins_to_lie(
     lie: Lie, trusted: S3Storage, hop: LyingProxy, objects: Look
 ) -> None:
-    """What the answer to a PUT does not repeat is asked for. A server that hides what it says to
-    have is taken at its word."""
+    """A response without a checksum is followed by a HEAD request. A server that returns the
+    checksum and hides the object is not detected."""
     storage = make(remote=trusted, task=TransferAndDelete)
     hop.lie = lie
     name = storage.save("a.txt", file(CONTENT))
@@ -168,7 +168,7 @@ def test_a_server_that_begins_to_lie(
     assert found == {"a.txt": CONTENT}
 
 
-def test_a_foreign_object_stays(
+def test_the_object_of_another_stays(
     trusted: S3Storage, s3_client: BaseClient, s3_bucket: str, objects: Look
 ) -> None:
     s3_client.put_object(Bucket=s3_bucket, Key="a.txt", Body=b"theirs")
@@ -181,7 +181,7 @@ def test_a_foreign_object_stays(
     assert objects() == {"a.txt": b"theirs"}
 
 
-# A worker that dies around its PUT: whose object is it then?
+# A worker that dies while it uploads
 
 
 class Died(BaseException):
@@ -190,7 +190,7 @@ class Died(BaseException):
 
 @pytest.fixture
 def killed(trusted: S3Storage) -> Callable[[str], Any]:
-    """A storage whose first file was just being sent when its worker died."""
+    """A storage whose worker died while it uploaded the first file."""
 
     def kill(when: str) -> Any:
         storage = make(remote=trusted)
@@ -201,7 +201,7 @@ def killed(trusted: S3Storage) -> Callable[[str], Any]:
                 raise Died
 
             if when == "before":
-                patches.setattr(RemoteProxy, "_send", die)
+                patches.setattr(Naming, "_send", die)
             for method in (
                 "promote",
                 "postpone",
@@ -231,20 +231,20 @@ def finish(storage: Any) -> None:
         assert work.run(pk) is None
 
 
-def test_another_worker_finishes_it(left: Any, objects: Look) -> None:
+def test_another_worker_finishes_the_transfer(left: Any, objects: Look) -> None:
     finish(left)
     assert objects() == {"a.txt": CONTENT}
     assert (row(left, "a.txt").remote_name, row(left, "a.txt").unconfirmed) == ("a.txt", "")
 
 
-def test_new_content_takes_its_place(left: Any, objects: Look) -> None:
+def test_new_content_replaces_the_remains(left: Any, objects: Look) -> None:
     with left.open("a.txt", "wb") as opened:
         opened.write(b"newer")
     finish(left)
     assert objects() == {"a.txt": b"newer"}
 
 
-def test_a_delete_takes_it_along(left: Any, objects: Look) -> None:
+def test_a_delete_removes_the_remains(left: Any, objects: Look) -> None:
     left.delete("a.txt")
     finish(left)
     assert objects() == {}
@@ -252,7 +252,7 @@ def test_a_delete_takes_it_along(left: Any, objects: Look) -> None:
 
 
 @pytest.mark.parametrize("deletes", [False, True])
-def test_what_somebody_else_put_there_stays(
+def test_an_object_of_another_client_stays(
     deletes: bool,
     killed: Callable[[str], Any],
     s3_client: BaseClient,
@@ -271,7 +271,7 @@ def test_what_somebody_else_put_there_stays(
     assert objects() == {"a.txt": CONTENT[::-1], other: CONTENT}
 
 
-def test_deleted_while_it_is_sent(trusted: S3Storage, objects: Look) -> None:
+def test_a_file_deleted_during_its_upload(trusted: S3Storage, objects: Look) -> None:
     class Late(Transfer):
         def transfer(self, name: str, local: Any, remote: Any, **kwargs: Any) -> bool:
             done = super().transfer(name, local, remote, **kwargs)
@@ -287,7 +287,7 @@ def test_deleted_while_it_is_sent(trusted: S3Storage, objects: Look) -> None:
 
 
 class Meanwhile(TransferAndDelete):
-    """Does `act` once the file was sent, and before the ledger knows it."""
+    """Calls `act` after the upload, and before the ledger records it."""
 
     act: Callable[[], object]
 
@@ -297,9 +297,7 @@ class Meanwhile(TransferAndDelete):
         return done
 
 
-def test_another_storages_file_is_not_taken_for_ours_before_its_promotion(
-    trusted: S3Storage, objects: Look
-) -> None:
+def test_an_unconfirmed_file_of_another_storage_stays(trusted: S3Storage, objects: Look) -> None:
     task = Meanwhile()
     one = make(remote=trusted, local=ScriptedStorage("disk/one"), task=task)
     two = make(remote=trusted, local=ScriptedStorage("disk/two"), task=TransferAndDelete)
@@ -314,7 +312,7 @@ def test_another_storages_file_is_not_taken_for_ours_before_its_promotion(
     assert read(two, "a.txt") == CONTENT
 
 
-def test_another_storages_file_is_not_deleted_for_ours_before_its_promotion(
+def test_a_delete_keeps_another_storages_unconfirmed_file(
     trusted: S3Storage, killed: Callable[[str], Any], objects: Look
 ) -> None:
     task = Meanwhile()
@@ -328,18 +326,16 @@ def test_another_storages_file_is_not_deleted_for_ours_before_its_promotion(
     assert read(two, "a.txt") == CONTENT
 
 
-# What the questions are worth
+# Probes
 
 
 @pytest.mark.parametrize("lie", [lie for lie in Lie if lie != Lie.GARBLE], ids=str)
-def test_a_server_that_lies_from_the_beginning_is_not_trusted(
-    lie: Lie, remote: S3Storage, hop: LyingProxy
-) -> None:
+def test_a_server_that_always_lied(lie: Lie, remote: S3Storage, hop: LyingProxy) -> None:
     hop.lie = lie
     assert not trust.trust_in(remote).checksums
 
 
-def test_a_server_that_gives_no_answer_is_not_trusted_and_asked_again(
+def test_an_unreachable_server_is_probed_again(
     s3_server: S3Server, s3_bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = []
@@ -357,7 +353,7 @@ def test_a_server_that_gives_no_answer_is_not_trusted_and_asked_again(
         assert len(asked) == times
 
 
-def test_a_few_files_are_not_worth_the_questions(
+def test_the_first_uploads_send_no_probe(
     remote: S3Storage, hop: LyingProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(trust, "PROBE_AFTER", 3)
@@ -367,7 +363,7 @@ def test_a_few_files_are_not_worth_the_questions(
     assert trust.trust_in(remote) == Trust(checksums=True, conditions=True)
 
 
-# Large files, which the threads that send them read from where they are
+# Large files, read by the threads that send them
 
 
 @pytest.fixture
@@ -377,13 +373,13 @@ def large() -> bytes:
 
 @pytest.fixture
 def direct(s3_server: S3Server, s3_bucket: str) -> S3Storage:
-    """A remote without the proxy, which knows nothing of parts."""
+    """A remote without the proxy, which does not support parts."""
     return known(S3Storage(**s3_server.options(s3_bucket)))
 
 
 @pytest.fixture
 def read_by_us(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The lengths of what is read of local files, but by the threads that send parts."""
+    """The sizes of reads from local files, except by the threads that send parts."""
     lengths: list[int] = []
     see = MeasuredFile._see
 
@@ -399,7 +395,7 @@ def transfer(storage: Any, name: str) -> Exception | None:
     return work.run(row(storage, name).pk)
 
 
-def test_a_large_file_is_read_by_who_sends_it(
+def test_sending_threads_read_a_large_file(
     direct: S3Storage, large: bytes, read_by_us: list[int], objects: Look
 ) -> None:
     storage = make(remote=direct, task=TransferAndDelete)
@@ -412,7 +408,7 @@ def test_a_large_file_is_read_by_who_sends_it(
     assert read_by_us == [1024 * 1024 + 1]  # to see whether it is a small one
 
 
-def test_its_progress_is_known(
+def test_progress_of_a_large_file_is_reported(
     direct: S3Storage, large: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told: list[int] = []
@@ -429,7 +425,7 @@ def test_its_progress_is_known(
     assert max(told) == len(large)
 
 
-def test_a_large_file_that_was_changed_is_not_retried(
+def test_a_changed_large_file_is_not_retried(
     direct: S3Storage, large: bytes, objects: Look
 ) -> None:
     storage = make(remote=direct, task=TransferAndDelete)
@@ -441,10 +437,10 @@ def test_a_large_file_that_was_changed_is_not_retried(
     assert row(storage, name).state == State.FAILED
 
 
-def test_a_large_file_that_is_changed_on_its_way_is_sent_again(
+def test_a_large_file_changed_during_upload_is_retried(
     direct: S3Storage, large: bytes, monkeypatch: pytest.MonkeyPatch, objects: Look
 ) -> None:
-    """The disk is right again when it is looked at: what arrived is wrong all the same."""
+    """The local file is restored before it is read again, but the object is wrong."""
     storage = make(remote=direct)
     name = storage.save("a.bin", file(large))
     was_sent = MeasuredFile.was_sent
@@ -462,7 +458,7 @@ def test_a_large_file_that_is_changed_on_its_way_is_sent_again(
     assert objects() == {"a.bin": large}
 
 
-def test_the_sending_of_a_deleted_file_ends(
+def test_the_upload_of_a_deleted_file_ends(
     direct: S3Storage,
     large: bytes,
     monkeypatch: pytest.MonkeyPatch,
@@ -483,13 +479,13 @@ def test_the_sending_of_a_deleted_file_ends(
 
     monkeypatch.setattr(Lease, "progress", delete_once)
     transfer(storage, name)
-    assert "is no longer this worker's" in caplog.text
+    assert "lost its lease on" in caplog.text
     assert objects() == {}
     assert not ledger().filter(alias=storage.alias).exists()
 
 
 class Encrypted(FileSystemStorage):
-    """Whose files are not what is read from it."""
+    """Its files on disk differ from what is read."""
 
     def _save(self, name: str, content: Any) -> str:
         return super()._save(name, ContentFile(content.read()[::-1]))
@@ -498,7 +494,7 @@ class Encrypted(FileSystemStorage):
         return ContentFile(Path(self.path(name)).read_bytes()[::-1], name)
 
 
-def test_a_local_storage_that_stores_other_bytes_is_asked_for_them(
+def test_a_local_storage_that_encrypts_is_read(
     direct: S3Storage, large: bytes, tmp_path: Path, objects: Look
 ) -> None:
     storage = make(remote=direct, local=Encrypted(tmp_path))
@@ -507,7 +503,7 @@ def test_a_local_storage_that_stores_other_bytes_is_asked_for_them(
     assert objects() == {"a.bin": large}
 
 
-def test_a_server_that_is_not_known_is_sent_what_is_measured_on_the_way(
+def test_a_large_file_before_the_probe_is_measured(
     direct: S3Storage, large: bytes, read_by_us: list[int], objects: Look
 ) -> None:
     trust.forget()
@@ -520,10 +516,10 @@ def test_a_server_that_is_not_known_is_sent_what_is_measured_on_the_way(
 
 
 @pytest.mark.parametrize("size", [2 * 1024 * 1024, 9 * 1024 * 1024])
-def test_a_foreign_object_in_the_way_of_a_large_file_stays(
+def test_a_large_file_keeps_an_existing_object(
     size: int, direct: S3Storage, s3_client: BaseClient, s3_bucket: str, objects: Look
 ) -> None:
-    """One that comes after the look, so that only the condition tells of it."""
+    """It is created after exists(), so that only the condition detects it."""
     data = os.urandom(size)
     storage = make(remote=direct)
     name = storage.save("a.bin", file(data))

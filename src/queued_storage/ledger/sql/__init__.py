@@ -1,1 +1,1 @@
-"""What the statements to the ledger are made of."""
+"""How the ledger executes its statements: the clock, outages, cached texts, batches."""

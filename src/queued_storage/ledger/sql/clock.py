@@ -1,4 +1,4 @@
-"""The database's clock, for every time that is compared between hosts."""
+"""The database's clock, which is used for all times that hosts compare."""
 
 from datetime import datetime, timedelta
 from typing import Any
@@ -11,14 +11,15 @@ from django.utils import timezone
 
 
 class DatabaseNow(Now):
-    """``Now()`` in the time zone in which Django stores times on every database.
+    """``Now()`` in the time zone in which Django stores times, on every database.
 
-    Django's own gives the server's local time on MySQL, and UTC on SQLite even without ``USE_TZ``.
+    Django's ``Now()`` is the server's local time on MySQL, and UTC on SQLite even without
+    ``USE_TZ``.
     """
 
     def as_mysql(self, compiler: Any, connection: Any, **context: Any) -> Any:
         template = "UTC_TIMESTAMP(6)"
-        if not settings.USE_TZ:  # the server's own zone may be any other
+        if not settings.USE_TZ:  # the server's time zone may differ from Django's
             offset = f"{datetime.now(timezone.get_default_timezone()):%z}"
             zone = f"{offset[:3]}:{offset[3:5]}"
             template = f"CONVERT_TZ({template}, '+00:00', '{zone}')"
@@ -31,26 +32,26 @@ class DatabaseNow(Now):
 
 
 def now_in_sql(connection: Any) -> str:
-    """``DatabaseNow`` as it stands in a statement that has parameters."""
+    """The SQL of ``DatabaseNow`` in a statement with parameters."""
     key = (connection.vendor, settings.USE_TZ)
     if key not in _in_sql:
         compiler = Query(None).get_compiler(connection=connection)
         sql = str(compiler.compile(DatabaseNow())[0])
         if connection.vendor == "mysql" and not settings.USE_TZ:
-            return sql  # it has the offset of this time of the year
+            return sql  # not cached, because the offset changes with daylight saving time
         _in_sql[key] = sql
     return _in_sql[key]
 
 
-_in_sql: dict[tuple[str, bool], str] = {}  # compiling takes as long as a look-up
+_in_sql: dict[tuple[str, bool], str] = {}  # compiling takes as long as a query
 
 
 def host_time() -> datetime:
-    """This host's own time: for people to read, and never to be compared with anything."""
+    """This host's time, which is only shown and never compared."""
     return timezone.now()
 
 
 def seconds_from_now(seconds: float) -> ExpressionWrapper:
-    """The time ``seconds`` after now."""
+    """The time in ``seconds`` from now."""
     later = DatabaseNow() + timedelta(seconds=seconds)
     return ExpressionWrapper(later, output_field=DateTimeField())

@@ -1,4 +1,4 @@
-"""Gets a statement past those faults of a database that pass by themselves."""
+"""Repeat a statement after a fault of the database that passes by itself."""
 
 import time
 from collections.abc import Callable
@@ -11,15 +11,15 @@ from ...reporting.logs import logger
 
 Answer = TypeVar("Answer")
 
-PAUSES = (0.1, 0.5)  # seconds before the second and the third try
+PAUSES = (0.1, 0.5)  # seconds before the second and the third attempt
 
 
 def outlast(statement: Callable[[], Answer], database: str) -> Answer:
-    """Do a statement; again, on a new connection if need be, after a connection that was lost, a
-    deadlock, a lock that was waited for too long, or a serialization failure.
+    """Execute a statement up to three times, on a new connection where the old one was lost.
 
-    It may have taken place although its answer was lost, so it must bear to be repeated. Inside a
-    transaction the error is the transaction's, which only its owner can repeat.
+    It is repeated after a lost connection, a deadlock, a lock timeout or a serialization failure.
+    A lost connection does not tell whether the statement took effect, so executing it twice must
+    do no harm. Inside a transaction nothing is repeated: only the whole transaction could be.
     """
     for pause in PAUSES:
         try:
@@ -28,7 +28,7 @@ def outlast(statement: Callable[[], Answer], database: str) -> Answer:
             connection = connections[database]
             if connection.in_atomic_block or not _is_autocommit(connection):
                 raise
-            logger.info("The ledger is asked again after %s.", type(error).__name__)
+            logger.info("Repeating a query of the ledger after %s.", type(error).__name__)
             connection.close_if_unusable_or_obsolete()
             time.sleep(pause)
     return statement()

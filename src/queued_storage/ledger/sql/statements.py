@@ -1,147 +1,159 @@
-"""Keeps the text of a statement that the ORM wrote, to have it executed with other values.
+"""Cache the compiled SQL of the few statements that a worker executes for every file.
 
-To write one takes the ORM some ten times as long as SQLite takes to execute it.
+Django takes about ten times as long to compile such a statement as SQLite takes to execute it.
 """
 
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 from django.db import connections, models
+from django.db.models.sql import Query
+from django.db.models.sql.subqueries import UpdateQuery
+
+from ...conf import settings
+from .clock import now_in_sql
+from .outages import outlast
 
 AnyModel = TypeVar("AnyModel", bound=models.Model)
-Value = int | str
 
-KEPT_MAX = 500  # texts; so many forms are never in use at a time
-FIRST_NUMBER = 1_999_990_000  # that stands in for one; it and those after it fit into 32 bits
+CACHE_SIZE = 500  # texts; far fewer are in use at a time
+
+
+class Parameter(models.Value):
+    """An expression whose value, a number or a text, is known only when it is executed."""
+
+    def __init__(self, name: str, field: models.Field) -> None:
+        super().__init__(name, output_field=field)
+        self.name = name
+
+    def as_sql(self, compiler: Any, connection: Any) -> Any:
+        """Leave the parameter itself among the query's parameters, for ``Text`` to find."""
+        return "%s", [self]
 
 
 class Statement(NamedTuple):
-    """An SQL statement for one of the databases, and its parameters."""
+    """An SQL statement with its parameters. Each method executes it, despite a short outage."""
 
     database: str
     sql: str
-    parameters: list[Any]
+    parameters: Sequence[Any]
 
     def execute(self) -> int:
-        """Returns how many rows it has changed."""
-        with connections[self.database].cursor() as cursor:
-            cursor.execute(self.sql, self.parameters)
-            return int(cursor.rowcount)
+        """Return the number of rows that the statement changed."""
+        return outlast(self._count, self.database)
 
-    def values(self) -> list[Any]:
-        """Those of the first column."""
-        with connections[self.database].cursor() as cursor:
-            cursor.execute(self.sql, self.parameters)
-            return [row[0] for row in cursor.fetchall()]
+    def first_column(self) -> list[Any]:
+        """Return the first column of the rows that the statement selects or returns."""
+        return [row[0] for row in outlast(self._fetch, self.database)]
 
-    def returning(self, *columns: str) -> "Statement":
-        """The same UPDATE, with these columns of the rows that it changes for an answer, on a
-        database that ``returns_rows()``."""
-        quoted = map(connections[self.database].ops.quote_name, columns)
-        return self._replace(sql=f"{self.sql} RETURNING {', '.join(quoted)}")
-
-    def changed(self, model: type[AnyModel]) -> list[AnyModel]:
-        """The rows that this UPDATE changes, on such a database."""
-        connection = connections[self.database]
+    def instances(self, model: type[AnyModel]) -> list[AnyModel]:
+        """Return the rows as instances of the model, all of whose columns they must have."""
+        rows: Iterable[Sequence[Any]] = outlast(self._fetch, self.database)
         fields = model._meta.concrete_fields
-        returning = self.returning(*(str(field.column) for field in fields))
-        with connection.cursor() as cursor:
-            cursor.execute(returning.sql, returning.parameters)
-            rows: Iterable[Sequence[Any]] = cursor.fetchall()
-        compiler = model._base_manager.using(self.database).query.get_compiler(self.database)
+        compiler = Query(model).get_compiler(self.database)
         columns = [field.get_col(model._meta.db_table) for field in fields]
         if converters := compiler.get_converters(columns):
             rows = compiler.apply_converters(rows, converters)
         names = [field.attname for field in fields]
         return [model.from_db(self.database, names, row) for row in rows]
 
+    def _count(self) -> int:
+        with connections[self.database].cursor() as cursor:
+            cursor.execute(self.sql, self.parameters)
+            return int(cursor.rowcount)
+
+    def _fetch(self) -> list[Any]:
+        with connections[self.database].cursor() as cursor:
+            cursor.execute(self.sql, self.parameters)
+            return list(cursor.fetchall())
+
+
+class Text:
+    """A compiled statement without the values of its ``Parameter`` expressions."""
+
+    def __init__(self, sql: str, parameters: Iterable[Any]) -> None:
+        self._sql = sql
+        self._parameters = list(parameters)
+        self._places = [
+            (place, each)
+            for place, each in enumerate(self._parameters)
+            if isinstance(each, Parameter)
+        ]
+        self._names = {parameter.name for _place, parameter in self._places}
+
+    def with_values(self, database: str, values: Mapping[str, int | str | None]) -> Statement:
+        """``ValueError`` is raised unless there is exactly one value for each parameter."""
+        if values.keys() != self._names:
+            raise ValueError(f"{self._sql!r} takes {self._names}, not {set(values)}.")
+        connection = connections[database]
+        parameters = self._parameters.copy()
+        for place, parameter in self._places:
+            value = values[parameter.name]
+            if isinstance(value, int):  # PostgreSQL has a class for each size of integers
+                value = parameter.output_field.get_db_prep_value(value, connection)
+            parameters[place] = value
+        return Statement(database, self._sql, parameters)
+
+
+def select_text(rows: models.QuerySet[Any]) -> Text:
+    """Compile the SELECT of a queryset."""
+    return Text(*rows.query.get_compiler(rows.db).as_sql())
+
+
+def update_text(
+    rows: models.QuerySet[Any],
+    columns: Mapping[str, Any],
+    returning: Sequence[models.Field] = (),
+) -> Text:
+    """Compile what ``rows.update(**columns)`` would execute.
+
+    Where the database ``returns_rows()``, the statement can return columns of the rows that it
+    changes. Django 5.2 has no method for that.
+    """
+    query: Any = rows.query.chain(UpdateQuery)
+    query.add_update_values(columns)
+    query.clear_select_clause()
+    sql, parameters = query.get_compiler(rows.db).as_sql()
+    if returning:
+        quote = connections[rows.db].ops.quote_name
+        sql += f" RETURNING {', '.join(quote(str(field.column)) for field in returning)}"
+    return Text(sql, parameters)
+
 
 def returns_rows(database: str) -> bool:
     """Whether an UPDATE can return the rows that it changed."""
     connection = connections[database]
-    # Django asks about INSERT only. SQLite and PostgreSQL make no difference, but MariaDB does.
+    # Django 5.2 knows this of INSERT only. SQLite and PostgreSQL support both, MariaDB does not.
     return connection.vendor != "mysql" and connection.features.can_return_columns_from_insert
 
 
 def statement(
-    database: str, key: Callable[[], Hashable], write: Callable[..., object], *values: Value
+    rows: models.QuerySet[Any], build: Callable[..., Text], *form: Hashable, **values: Any
 ) -> Statement:
-    """What ``write(*values)`` would send to the database; it is not sent.
+    """The statement of the text ``build(rows, *form)``, which is called once per form.
 
-    ``write`` is called once for a ``key()``, with other values, so that must hold all that the
-    text depends on, and each value must be a parameter of the text, as it is.
+    ``build`` must depend on nothing but its arguments and ``_circumstances()``. Everything that
+    differs from one execution to the next must be a ``Parameter``.
     """
-    known_by = (database, key(), len(values))
-    if (text := _kept.get(known_by)) is None:
-        text = _Text(database, write, values)
-        if len(_kept) >= KEPT_MAX:
-            _kept.clear()
-        if known_by[1] == key():  # else it may be that of the old one, or that of the new
-            _kept[known_by] = text
-    return text.with_values(values)
+    if rows.query.where:
+        raise ValueError("Cached statements are for the whole table; this queryset is filtered.")
+    circumstances = _circumstances(rows.db)
+    key = (rows.db, build, form, circumstances)
+    text = _texts.get(key)
+    if text is None:
+        text = build(rows, *form)
+        if circumstances == _circumstances(rows.db):  # no setting changed in the meantime
+            if len(_texts) >= CACHE_SIZE:
+                _texts.clear()
+            _texts[key] = text
+    return text.with_values(rows.db, values)
 
 
-class _Text:
-    """A statement, and which of its parameters are values that change."""
-
-    def __init__(
-        self, database: str, write: Callable[..., object], values: Sequence[Value]
-    ) -> None:
-        self._database = database
-        stand_ins = [_stand_in(number, value) for number, value in enumerate(values)]
-        self._sql, self._parameters = _noted(database, write, stand_ins)
-        self._places = [
-            (place, stand_ins.index(parameter))
-            for place, parameter in enumerate(self._parameters)
-            if parameter in stand_ins
-        ]
-        found = {number for _place, number in self._places}
-        derived = (str(each) for each in self._parameters if each not in stand_ins)
-        if len(found) < len(values) or any(_STAND_IN in each for each in derived):
-            raise ValueError(f"{self._sql!r} has not exactly {values!r} for parameters.")
-
-    def with_values(self, values: Sequence[Value]) -> Statement:
-        parameters = self._parameters.copy()
-        for place, number in self._places:
-            # PostgreSQL's numbers are of classes of their own.
-            parameters[place] = type(parameters[place])(values[number])
-        return Statement(self._database, self._sql, parameters)
+_texts: dict[Hashable, Text] = {}
 
 
-_kept: dict[Hashable, _Text] = {}
-_STAND_IN = "the text of no value"
-
-
-def _stand_in(number: int, value: Value) -> Value:
-    return f"{_STAND_IN} {number}" if isinstance(value, str) else FIRST_NUMBER + number
-
-
-class _Noted(BaseException):
-    """No error, so that nothing is done about it: a transaction would have to be rolled back."""
-
-
-def _noted(
-    database: str, write: Callable[..., object], values: Sequence[Value]
-) -> tuple[str, list[Any]]:
-    found: list[tuple[str, list[Any]]] = []
-
-    def note(
-        execute: Callable[..., Any], sql: str, params: Any, many: bool, context: dict[str, Any]
-    ) -> Any:
-        if params is None:  # a question that Django asks the server meanwhile, such as its version
-            return execute(sql, params, many, context)
-        found.append((sql, list(params)))
-        raise _Noted
-
-    connection = connections[database]
-    connection.ensure_connection()  # some execute statements when there is a new one
-    connection.execute_wrappers.insert(0, note)  # before others, who would take it for sent
-    try:
-        write(*values)
-    except _Noted:
-        if connection.queries_logged:
-            connection.queries_log.pop()
-        return found[0]
-    finally:
-        connection.execute_wrappers.remove(note)
-    raise ValueError(f"{write!r} sends no statement.")
+def _circumstances(database: str) -> tuple[str | None, float, str]:
+    """What the text of any statement of the ledger can depend on: host, lease, clock."""
+    values = settings.values
+    host = settings.host if values["LOCAL_PER_HOST"] else None
+    return host, values["LEASE"], now_in_sql(connections[database])

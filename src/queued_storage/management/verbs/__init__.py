@@ -1,14 +1,21 @@
-"""The verbs of ``manage.py queued_storage`` that work on many files."""
+"""The verbs of ``manage.py queued_storage``."""
 
 from .adopting import Adopt, Backfill
 from .base import Verb
 from .checking import CheckRemote
 from .comparing import Orphans, Reconcile, Verify
 from .copies import Evict, Restore
-from .ending import Flush, Prune
-from .transfers import Cancel, Retry
+from .losses import GiveUp, Prune
+from .status import Status
+from .transfers import Cancel, Flush, Retry, Transfer
+from .working import Sweep, Worker
 
-VERBS: tuple[type[Verb], ...] = (
+VERBS: tuple[type[Verb], ...] = (  # in the order of the help
+    Status,
+    Worker,
+    Sweep,
+    Transfer,
+    GiveUp,
     Retry,
     Cancel,
     Evict,

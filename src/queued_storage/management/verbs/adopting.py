@@ -1,43 +1,56 @@
-"""``adopt`` and ``backfill``: files that were there before the ledger."""
+"""``adopt`` and ``backfill``: files that existed before the ledger."""
 
 from argparse import ArgumentParser
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, ClassVar
 
 from django.core.management.base import CommandError
 
 from ...files.walking import names_on
 from ...ledger.names import tidy
 from ...operations import adoption, inventory
+from ...operations.storages import OperableStorage
+from ...reporting.counts import counted
 from ..progress import Progress
-from ..progress import size as in_words
-from .base import Verb, add_dry_run, directory, looking, one_storage
+from ..quantities import format_size
+from .base import RepeatableVerb
+from .selection import add_dry_run, directory, one_storage, requires_listing
 
 
-class _Taking(Verb):
-    """Names come from the command line, from a storage, or from the fields of models."""
+class _Recording(RepeatableVerb):
+    """Records names from the command line, from a storage, or from the fields of models."""
 
-    side: str
+    side: ClassVar[str]
 
     @classmethod
     def add_arguments(cls, parser: ArgumentParser) -> None:
-        parser.add_argument("names", nargs="*", metavar="name", help="of files; else, all of them")
-        parser.add_argument("--storage", metavar="ALIAS", help="if there are several")
+        parser.add_argument(
+            "names",
+            nargs="*",
+            metavar="name",
+            help="names of files; by default, all names in the FileFields of this storage",
+        )
+        parser.add_argument(
+            "--storage",
+            metavar="ALIAS",
+            help="alias of the storage; required if there are several storages",
+        )
         parser.add_argument(
             "--under",
             metavar="DIRECTORY",
-            help=f"what is in a directory of the {cls.side} storage ('.' is all of it), rather "
-            f"than what the fields of models name",
+            help=f"instead, all files in this directory of the {cls.side} storage ('.' is the "
+            f"whole storage)",
         )
         add_dry_run(parser)
 
-    def names(self, storage: Any, options: dict[str, Any]) -> Iterable[str]:
+    def names(self, storage: OperableStorage, options: dict[str, Any]) -> Iterable[str]:
         if options["names"]:
             return [tidy(name) for name in options["names"]]
         if options["under"] is None:
             if not inventory.file_fields(storage.alias):
                 raise CommandError(
-                    f"No model has a field for files of {storage.alias!r}. Give names, or --under."
+                    f"No model has a FileField that uses the storage {storage.alias!r}. Give the "
+                    f"names of files, or --under."
                 )
             return inventory.names_in_fields(storage.alias)
         under = directory(options["under"])
@@ -46,27 +59,32 @@ class _Taking(Verb):
         return map(str, storage.uploader.names(under))
 
     def finish(self, count: int, options: dict[str, Any], done: str, progress: Progress) -> None:
-        what = f"would be {done}" if options["dry_run"] else f"were {done}"
-        self.stdout.write(f"{count} files {what}, {in_words(progress.bytes_done)}.")
+        """Print the result; files with an error are an exit code of 1."""
+        if options["dry_run"]:
+            files = counted(count, "{} file would be", "{} files would be")
+        else:
+            files = counted(count, "{} file was", "{} files were")
+        self.stdout.write(f"{files} {done}, {format_size(progress.bytes_done)}.")
         if progress.failed:
-            raise CommandError(f"{progress.failed} files were left alone.", returncode=1)
+            files = counted(progress.failed, "{} file was", "{} files were")
+            raise CommandError(f"{files} skipped because of errors.", returncode=1)
 
 
-class Adopt(_Taking):
+class Adopt(_Recording):
     name = "adopt"
-    help = "record files that are on the remote already, without sending them again"
+    help = "record files that already exist on the remote, without uploading anything"
     side = "remote"
 
     @classmethod
     def add_arguments(cls, parser: ArgumentParser) -> None:
         super().add_arguments(parser)
         parser.add_argument(
-            "--content", action="store_true", help="read every byte, and keep its checksum"
+            "--content", action="store_true", help="read every byte, and record the checksum"
         )
 
     def run(self, options: dict[str, Any]) -> None:
         storage = one_storage(options["storage"])
-        with looking(), Progress(self.stderr, self.stderr, 0) as progress:
+        with requires_listing(), Progress(self.stderr, self.stderr, 0) as progress:
             count = adoption.adopt(
                 storage,
                 self.names(storage, options),
@@ -77,14 +95,14 @@ class Adopt(_Taking):
         self.finish(count, options, "adopted", progress)
 
 
-class Backfill(_Taking):
+class Backfill(_Recording):
     name = "backfill"
-    help = "record files that are only local, and have them transferred"
+    help = "record files that exist only in local storage, and enqueue them"
     side = "local"
 
     def run(self, options: dict[str, Any]) -> None:
         storage = one_storage(options["storage"])
-        with looking(), Progress(self.stderr, self.stderr, 0) as progress:
+        with requires_listing(), Progress(self.stderr, self.stderr, 0) as progress:
             count = adoption.backfill(
                 storage, self.names(storage, options), progress, dry_run=options["dry_run"]
             )

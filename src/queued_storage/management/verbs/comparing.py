@@ -1,4 +1,4 @@
-"""``verify``, ``reconcile`` and ``orphans``: the ledger against what is there."""
+"""``verify``, ``reconcile`` and ``orphans``: differences between the ledger and the storages."""
 
 import json
 from argparse import ArgumentParser
@@ -10,17 +10,17 @@ from django.core.management.base import CommandError
 
 from ...ledger.database import ledger
 from ...operations import comparison, inventory, reconciliation
+from ...reporting.counts import counted
 from ...reporting.reasons import one_line
-from ..progress import size as in_words
-from .base import (
-    Verb,
+from ..quantities import format_size, parse_duration
+from .base import RepeatableVerb
+from .selection import (
     add_at_most,
     add_dry_run,
     add_selection,
-    age,
     directory,
-    looking,
     one_storage,
+    requires_listing,
     selected,
     too_many,
 )
@@ -30,53 +30,53 @@ def _add_content(parser: ArgumentParser) -> None:
     parser.add_argument("--content", action="store_true", help="read every byte of both copies")
 
 
-class Verify(Verb):
+class Verify(RepeatableVerb):
     name = "verify"
-    help = "compare the ledger with both storages; changes nothing"
+    help = "compare the ledger with both storages, without changing anything"
 
     @classmethod
     def add_arguments(cls, parser: ArgumentParser) -> None:
-        add_selection(parser, demanded=False)
+        add_selection(parser, required=False)
         _add_content(parser)
         parser.add_argument(
-            "--json", action="store_true", help="for programs: a line with one object a finding"
+            "--json", action="store_true", help="print one JSON object per line and finding"
         )
 
     def run(self, options: dict[str, Any]) -> None:
         rows = selected(options)
         count = 0
         with self.progress(rows, by_bytes=options["content"]) as progress:
-            for finding in comparison.verify(rows, content=options["content"], tell=progress):
+            for found in comparison.verify(rows, content=options["content"], report=progress):
                 count += 1
                 progress.clear()
-                if options["json"]:
-                    self.stdout.write(json.dumps(asdict(finding)))
-                else:
-                    self.stdout.write(_line(finding))
+                self.stdout.write(json.dumps(asdict(found)) if options["json"] else _line(found))
         if not options["json"]:
-            self.stdout.write(f"{progress.files} files were compared.")
+            self.stdout.write(
+                counted(progress.files, "{} file was compared.", "{} files were compared.")
+            )
         if count:
-            raise CommandError(f"{count} copies are not as they should be.", returncode=1)
+            copies = counted(count, "{} copy differs", "{} copies differ")
+            raise CommandError(f"{copies} from the ledger.", returncode=1)
 
 
-def _line(finding: comparison.Finding) -> str:
-    file = one_line(f"{finding.name} ({finding.alias})")
-    return f"{file}: {finding.kind} {finding.side} copy. {finding.details}"
+def _line(found: comparison.Difference) -> str:
+    file = one_line(f"{found.name} ({found.alias})")
+    return f"{file}: {found.kind} {found.side} copy. {found.details}"
 
 
-class Reconcile(Verb):
+class Reconcile(RepeatableVerb):
     name = "reconcile"
-    help = "repair what 'verify' finds, each kind as it is asked for"
+    help = "repair chosen kinds of differences found by 'verify'"
 
     @classmethod
     def add_arguments(cls, parser: ArgumentParser) -> None:
-        add_selection(parser, demanded=False)
+        add_selection(parser, required=False)
         parser.add_argument(
             "--repair",
             action="append",
             required=True,
             choices=sorted(reconciliation.REPAIRS),
-            help="a kind of finding to repair; may be given several times",
+            help="kind of difference to repair; can be repeated",
         )
         _add_content(parser)
         add_dry_run(parser)
@@ -85,45 +85,58 @@ class Reconcile(Verb):
         rows = selected(options)
         repaired = failed = 0
         with self.progress(rows, by_bytes=options["content"]) as progress:
-            for finding, error in reconciliation.reconcile(
+            for found, error in reconciliation.reconcile(
                 rows,
                 options["repair"],
                 content=options["content"],
                 dry_run=options["dry_run"],
-                tell=progress,
+                report=progress,
             ):
                 failed += bool(error)
                 repaired += not error
                 progress.clear()
-                end = f" Not repaired: {error}" if error else ""
-                self.stdout.write(f"{_line(finding)}{end}")
-        what = "would be repaired" if options["dry_run"] else "were repaired"
-        self.stdout.write(f"{repaired} copies {what}.")
+                end = f" It was not repaired: {error}" if error else ""
+                self.stdout.write(f"{_line(found)}{end}")
+        if options["dry_run"]:
+            copies = counted(repaired, "{} copy would be", "{} copies would be")
+        else:
+            copies = counted(repaired, "{} copy was", "{} copies were")
+        self.stdout.write(f"{copies} repaired.")
         if failed:
-            raise CommandError(f"{failed} copies could not be repaired.", returncode=1)
+            copies = counted(failed, "{} copy", "{} copies")
+            raise CommandError(f"{copies} could not be repaired.", returncode=1)
 
 
-class Orphans(Verb):
+class Orphans(RepeatableVerb):
     name = "orphans"
-    help = "list files that neither the ledger nor a model knows, or delete them"
+    help = "list or delete files that neither the ledger nor a model knows about"
 
     @classmethod
     def add_arguments(cls, parser: ArgumentParser) -> None:
-        parser.add_argument("side", choices=["local", "remote"], help="where to look")
-        parser.add_argument("--storage", metavar="ALIAS", help="if there are several")
-        parser.add_argument("--under", default="", metavar="DIRECTORY", help="only there")
+        parser.add_argument("side", choices=["local", "remote"], help="the storage to search")
+        parser.add_argument(
+            "--storage",
+            metavar="ALIAS",
+            help="alias of the storage; required if there are several storages",
+        )
+        parser.add_argument(
+            "--under", default="", metavar="DIRECTORY", help="only files in this directory"
+        )
         parser.add_argument(
             "--older-than",
-            type=age,
+            type=parse_duration,
             default=timedelta(days=1),
             metavar="AGE",
-            help="changed so long ago, say 2h or 30d; default: 1d",
+            help="only files last modified at least this long ago, for example 2h or 30d "
+            "(default: 1d)",
         )
-        parser.add_argument("--delete", action="store_true", help="delete them; list them first!")
+        parser.add_argument(
+            "--delete", action="store_true", help="delete the files; review the list first"
+        )
         add_at_most(parser)
         add_dry_run(parser)
         parser.add_argument(
-            "--json", action="store_true", help="for programs: a line with one object a file"
+            "--json", action="store_true", help="print one JSON object per line and file"
         )
 
     def run(self, options: dict[str, Any]) -> None:
@@ -131,24 +144,31 @@ class Orphans(Verb):
         deletes = options["delete"] and not options["dry_run"]
         if options["delete"] and not ledger().filter(alias=storage.alias).exists():
             raise CommandError(
-                f"The ledger has no file of {storage.alias!r}, so all of them would be orphans. Is "
-                f"this the right database?"
+                f"The ledger has no files of the storage {storage.alias!r}, so every file would "
+                f"be an orphan. Check that this is the right database."
             )
         older_than, under = options["older_than"], directory(options["under"])
-        count = bytes_ = 0
-        with looking():
+        count = size = 0
+        with requires_listing():
             for orphan in inventory.orphans(storage, options["side"], older_than, under):
                 if deletes and count >= options["at_most"]:
                     raise too_many(options)
                 if deletes and not inventory.delete_orphan(storage, orphan, older_than):
                     continue
                 count += 1
-                bytes_ += orphan.bytes
-                if options["json"]:
-                    self.stdout.write(json.dumps(asdict(orphan), default=str))
-                else:
-                    name, at = one_line(orphan.name), f"{orphan.modified:%Y-%m-%d %H:%M}"
-                    self.stdout.write(f"{name}  {in_words(orphan.bytes)}  {at}")
-        if not options["json"]:
-            what = "were deleted" if deletes else "are orphans"
-            self.stdout.write(f"{count} files {what}, {in_words(bytes_)}.")
+                size += orphan.bytes
+                self.stdout.write(
+                    json.dumps(asdict(orphan), default=str) if options["json"] else _entry(orphan)
+                )
+        if options["json"]:
+            return
+        if deletes:
+            files = counted(count, "{} orphan was deleted", "{} orphans were deleted")
+        else:
+            files = counted(count, "{} orphan was found", "{} orphans were found")
+        self.stdout.write(f"{files}, {format_size(size)}.")
+
+
+def _entry(orphan: inventory.Orphan) -> str:
+    modified = f"{orphan.modified:%Y-%m-%d %H:%M}"
+    return f"{one_line(orphan.name)}  {format_size(orphan.bytes)}  {modified}"

@@ -4,7 +4,7 @@ import os
 import re
 import shutil
 from argparse import ArgumentParser, ArgumentTypeError
-from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from django.core.management.base import CommandError
@@ -12,118 +12,146 @@ from django.core.management.base import CommandError
 from ...files import localfiles
 from ...ledger.database import QueuedFileQuerySet
 from ...operations import errands, passes
+from ...reporting.counts import counted
 from ..progress import Progress
-from ..progress import size as in_words
-from .base import Verb, add_dry_run, add_selection, one_storage, selected, size, total
+from ..quantities import format_size, parse_size
+from .base import RepeatableVerb
+from .selection import add_dry_run, add_selection, one_storage, selected, total
 
 
-def free_space(text: str) -> Callable[[str], int]:
-    """How many bytes more than now must be free below a directory: ``20G`` or ``15%`` in all."""
-    if match := re.fullmatch(r"(\d+(?:\.\d+)?)%", text):
-        share = float(match[1]) / 100
-        if share >= 1:
-            raise ArgumentTypeError(f"{text} of a disk cannot be free")
-        return lambda path: round(shutil.disk_usage(path).total * share) - _free(path)
-    wanted = size(text)
-    return lambda path: wanted - _free(path)
+@dataclass(frozen=True)
+class FreeSpace:
+    """The space of a disk that must be free: a number of bytes, or a share of the disk."""
+
+    bytes: int = 0
+    share: float = 0
+
+    @classmethod
+    def parse(cls, text: str) -> "FreeSpace":
+        """A size such as ``20G``, or a percentage such as ``15%``."""
+        if match := re.fullmatch(r"(\d+(?:\.\d+)?)%", text):
+            share = float(match[1]) / 100
+            if share >= 1:
+                raise ArgumentTypeError(f"{text!r} is not less than 100%")
+            return cls(share=share)
+        return cls(bytes=parse_size(text))
+
+    def missing(self, path: str) -> int:
+        """How many more bytes must become free on the disk of ``path``; negative if none."""
+        usage = shutil.disk_usage(path)
+        return self.bytes + round(usage.total * self.share) - usage.free
 
 
-def _free(path: str) -> int:
-    return shutil.disk_usage(path).free
-
-
-class Evict(Verb):
+class Evict(RepeatableVerb):
     name = "evict"
-    help = "free local copies of transferred files, the oldest first, after a look at the remote"
+    help = "delete local copies of transferred files, oldest first, after verifying the remote copy"
 
     @classmethod
     def add_arguments(cls, parser: ArgumentParser) -> None:
-        add_selection(parser, demanded=True)
-        parser.add_argument("--size", type=size, help="stop when so much is freed, say 500M or 20G")
+        add_selection(parser, required=True)
+        parser.add_argument(
+            "--size",
+            type=parse_size,
+            help="stop after freeing this many bytes, for example 500M or 20G",
+        )
         parser.add_argument(
             "--until-free",
-            type=free_space,
+            type=FreeSpace.parse,
             metavar="SIZE",
-            help="stop when so much of the disk is free, say 20G or 15%%",
+            help="stop when this much of the disk is free, for example 20G or 15%%",
         )
         add_dry_run(parser)
 
     def run(self, options: dict[str, Any]) -> None:
         options["all"] |= bool(options["size"] or options["until_free"])
+        goal = _Goal(options["size"], options["until_free"], options["storage"])
         rows = selected(options).evictable()
-        goal = self._goal(options)
+        wanted = goal.bytes()  # an unknown disk is an error even if there is nothing to evict
         if options["dry_run"]:
-            files, count = _first(rows, goal)
-            self.stdout.write(f"{files} files would be freed, {in_words(count)}.")
+            files, size = _first(rows, wanted)
+            would = counted(files, "{} file", "{} files")
+            self.stdout.write(f"{would} would be evicted, {format_size(size)}.")
             return
         with self.progress(rows) as progress:
-            count = errands.evict(rows, progress, until=_reached(options, progress))
-        self.stdout.write(f"{count} files were freed, {in_words(progress.bytes_done)}.")
+            count = errands.evict(rows, progress, until=lambda: goal.is_reached(progress))
+        files_were = counted(count, "{} file was", "{} files were")
+        self.stdout.write(f"{files_were} evicted, {format_size(progress.bytes_done)}.")
         if progress.failed:
-            raise CommandError(f"{progress.failed} files were not.", returncode=1)
+            files_were = counted(progress.failed, "{} file", "{} files")
+            raise CommandError(f"{files_were} could not be evicted.", returncode=1)
 
-    def _goal(self, options: dict[str, Any]) -> int | None:
+
+@dataclass(frozen=True)
+class _Goal:
+    """When an eviction may stop."""
+
+    size: int | None
+    until_free: FreeSpace | None
+    alias: str | None
+
+    def bytes(self) -> int | None:
         """The number of bytes to free; None for all."""
-        goals = [options["size"]] if options["size"] is not None else []
-        if options["until_free"]:
-            goals.append(max(options["until_free"](_directory(options["storage"])), 0))
+        goals = [self.size] if self.size is not None else []
+        if self.until_free:
+            goals.append(max(self.until_free.missing(_directory(self.alias)), 0))
         return min(goals) if goals else None
+
+    def is_reached(self, progress: Progress) -> bool:
+        """Whether enough was freed. Other processes use the disk too, so it is checked anew."""
+        if self.size is not None and progress.bytes_done >= self.size:
+            return True
+        if not self.until_free:
+            return False
+        return self.until_free.missing(_directory(self.alias)) <= 0
 
 
 def _directory(alias: str | None) -> str:
-    """Where the local files are of the storage that is meant."""
+    """The directory of a storage's local files."""
     storage = one_storage(alias)
     if not localfiles.has_paths(storage.local):
-        raise CommandError(f"The local files of {storage.alias!r} are on no disk of this machine.")
+        raise CommandError(
+            f"The local storage of {storage.alias!r} does not keep its files on a disk of this "
+            f"machine, so --until-free cannot be used."
+        )
     path = str(storage.local.path(""))
     if not os.path.isdir(path):
-        raise CommandError(f"The directory {path!r} is not there. Is its disk mounted?")
+        raise CommandError(f"The directory {path!r} does not exist. Is its disk mounted?")
     return path
 
 
 def _first(rows: QueuedFileQuerySet, goal: int | None) -> tuple[int, int]:
+    """The number of files, and of their bytes, that it takes to free ``goal`` bytes."""
     if goal is None:
         return total(rows)
-    files = count = 0
-    for batch in rows.in_batches(passes.BATCH):
-        for row in batch:
-            if count >= goal:
-                return files, count
-            files += 1
-            count += row.size
-    return files, count
+    files = size = 0
+    for row in passes.each(rows):
+        if size >= goal:
+            break
+        files += 1
+        size += row.size
+    return files, size
 
 
-def _reached(options: dict[str, Any], progress: Progress) -> Callable[[], bool]:
-    """Whether enough was freed. The disk itself is asked, since others fill it meanwhile."""
-
-    def is_reached() -> bool:
-        if options["size"] is not None and progress.bytes_done >= options["size"]:
-            return True
-        if not options["until_free"]:
-            return False
-        return bool(options["until_free"](_directory(options["storage"])) <= 0)
-
-    return is_reached
-
-
-class Restore(Verb):
+class Restore(RepeatableVerb):
     name = "restore"
-    help = "bring transferred files back to the local storage"
+    help = "download transferred files back to local storage"
 
     @classmethod
     def add_arguments(cls, parser: ArgumentParser) -> None:
-        add_selection(parser, demanded=True)
+        add_selection(parser, required=True)
         add_dry_run(parser)
 
     def run(self, options: dict[str, Any]) -> None:
         rows = selected(options).restorable()
         if options["dry_run"]:
-            files, count = total(rows)
-            self.stdout.write(f"{files} files would be restored, {in_words(count)}.")
+            files, size = total(rows)
+            would = counted(files, "{} file", "{} files")
+            self.stdout.write(f"{would} would be restored, {format_size(size)}.")
             return
         with self.progress(rows, by_bytes=True) as progress:
             count = errands.restore(rows, progress)
-        self.stdout.write(f"{count} files were restored, {in_words(progress.bytes_done)}.")
+        files_were = counted(count, "{} file was", "{} files were")
+        self.stdout.write(f"{files_were} restored, {format_size(progress.bytes_done)}.")
         if progress.failed:
-            raise CommandError(f"{progress.failed} files were not.", returncode=1)
+            files_were = counted(progress.failed, "{} file", "{} files")
+            raise CommandError(f"{files_were} could not be restored.", returncode=1)

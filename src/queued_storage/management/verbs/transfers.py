@@ -1,47 +1,173 @@
-"""``retry`` and ``cancel``: the transfers themselves."""
+"""``transfer``, ``retry``, ``cancel`` and ``flush``: transfers of single files and of many."""
 
 from argparse import ArgumentParser
+from datetime import timedelta
+from time import monotonic, sleep
 from typing import Any
 
+from django.core.management.base import CommandError
+
+from ...ledger.database import QueuedFileQuerySet, ledger
+from ...ledger.models import QueuedFile
+from ...ledger.names import can_be_recorded
+from ...ledger.states import State, is_reachable_from_here
 from ...operations import steering
-from .base import Verb, add_dry_run, add_selection, selected, total
+from ...operations.passes import Step
+from ...reporting.counts import counted
+from ...transfers import work
+from ..quantities import parse_duration
+from .base import RepeatableVerb, Verb
+from .selection import add_dry_run, add_selection, selected, total
+
+POLL_EVERY = 0.5  # seconds
 
 
-class Retry(Verb):
-    name = "retry"
-    help = "have files worked on now that failed or wait for their next try"
+class Transfer(Verb):
+    name = "transfer"
+    help = "transfer one file immediately, in this process"
 
     @classmethod
     def add_arguments(cls, parser: ArgumentParser) -> None:
-        add_selection(parser, demanded=True)
+        parser.add_argument("name", help="the file's name in the ledger")
+        parser.add_argument(
+            "--storage",
+            metavar="ALIAS",
+            help="alias of the storage; required if several storages have a file of this name",
+        )
+        add_dry_run(parser)
+
+    def run(self, options: dict[str, Any]) -> None:
+        row = _find(options["name"], options["storage"])
+        if options["dry_run"]:
+            is_moved = ledger().filter(pk=row.pk).untransferred().exists()
+            would = "would be transferred" if is_moved else "would not be changed"
+            self.stdout.write(f"{row} is {row.get_state_display()}. It {would}.")
+            return
+        if ledger().filter(pk=row.pk).make_due():
+            work.run(row.pk)
+        row = ledger().filter(pk=row.pk).first() or row
+        if row.state == State.PENDING and not is_reachable_from_here(row.host):
+            raise CommandError(
+                f"The only copy of {row} is on host {row.host!r}. Run this command there."
+            )
+        if row.state != State.TRANSFERRED:
+            raise CommandError(f"{row} is {row.get_state_display()}. {row.last_error}")
+        self.stdout.write(f"{row} is {row.get_state_display()}.")
+
+
+def _find(name: str, alias: str | None) -> QueuedFile:
+    rows = ledger().filter(name__in=[name] if can_be_recorded(name) else [])
+    if alias is not None:
+        rows = rows.filter(alias=alias)
+    found = list(rows[:2])
+    if not found:
+        raise CommandError(f"There is no file {name!r} in the ledger.")
+    if len(found) > 1:
+        raise CommandError(f"Several storages have a file {name!r}. Choose one with --storage.")
+    return found[0]
+
+
+class Retry(RepeatableVerb):
+    name = "retry"
+    help = "retry failed and waiting files now"
+
+    @classmethod
+    def add_arguments(cls, parser: ArgumentParser) -> None:
+        add_selection(parser, required=True)
         add_dry_run(parser)
 
     def run(self, options: dict[str, Any]) -> None:
         rows = selected(options).retriable()
         if options["dry_run"]:
-            self.stdout.write(f"{total(rows)[0]} files would be tried again.")
+            files = counted(total(rows)[0], "{} file", "{} files")
+            self.stdout.write(f"{files} would be retried.")
             return
         with self.progress(rows) as progress:
             count = steering.retry(rows, progress)
-        self.stdout.write(f"{count} files are tried again.")
+        self.stdout.write(counted(count, "{} file will be retried.", "{} files will be retried."))
 
 
-class Cancel(Verb):
+class Cancel(RepeatableVerb):
     name = "cancel"
-    help = (
-        "stop transfers that are to come or that run; the files are held, with their local copies"
-    )
+    help = "cancel pending and running transfers; files are held and keep their local copies"
 
     @classmethod
     def add_arguments(cls, parser: ArgumentParser) -> None:
-        add_selection(parser, demanded=True)
+        add_selection(parser, required=True)
         add_dry_run(parser)
 
     def run(self, options: dict[str, Any]) -> None:
         rows = selected(options).cancellable()
         if options["dry_run"]:
-            self.stdout.write(f"{total(rows)[0]} files would be held.")
+            files = counted(total(rows)[0], "{} file", "{} files")
+            self.stdout.write(f"{files} would be held.")
             return
         with self.progress(rows) as progress:
             count = steering.cancel(rows, progress)
-        self.stdout.write(f"{count} files are held. 'transfer' sends one of them off.")
+        files = counted(count, "{} file is held.", "{} files are held.")
+        self.stdout.write(f"{files} Use 'transfer' to transfer a held file.")
+
+
+class Flush(RepeatableVerb):
+    name = "flush"
+    help = "transfer everything saved so far and, with --wait, wait for completion"
+
+    @classmethod
+    def add_arguments(cls, parser: ArgumentParser) -> None:
+        parser.add_argument("--storage", metavar="ALIAS", help="only files of this storage")
+        parser.add_argument(
+            "--wait", action="store_true", help="wait until all files are on the remote"
+        )
+        parser.add_argument(
+            "--timeout",
+            type=parse_duration,
+            metavar="TIME",
+            help="with --wait, the maximum time to wait, for example 10m",
+        )
+        add_dry_run(parser)
+
+    def run(self, options: dict[str, Any]) -> None:
+        rows = ledger().all()
+        if options["storage"]:
+            rows = rows.filter(alias=options["storage"])
+        newest = rows.order_by("-pk").values_list("pk", flat=True).first() or 0
+        rows = rows.filter(pk__lte=newest)
+        unfinished = rows.filter(state__in=[State.PENDING, State.TRANSFERRING])
+        if options["dry_run"]:
+            files = counted(total(unfinished)[0], "{} file", "{} files")
+            self.stdout.write(f"{files} would be transferred.")
+            return
+        steering.retry(rows.filter(state=State.PENDING))
+        if options["wait"]:
+            self._wait(unfinished, options["timeout"])
+        self._report(rows, unfinished, waited=options["wait"])
+
+    def _wait(self, rows: QueuedFileQuerySet, timeout: timedelta | None) -> None:
+        deadline = None if timeout is None else monotonic() + timeout.total_seconds()
+        left = total(rows)
+        with self.progress(rows, by_bytes=True) as progress:
+            while left[0]:
+                if deadline is not None and monotonic() >= deadline:
+                    files = counted(left[0], "{} file is", "{} files are")
+                    raise CommandError(f"{files} not transferred yet.", returncode=1)
+                sleep(POLL_EVERY)
+                before, left = left, total(rows)
+                progress(Step(before[0] - left[0], before[1] - left[1]))
+
+    def _report(
+        self, rows: QueuedFileQuerySet, unfinished: QueuedFileQuerySet, *, waited: bool
+    ) -> None:
+        failed = rows.filter(state=State.FAILED).count()
+        left = unfinished.count()
+        if left and not waited:
+            self.stdout.write(
+                counted(left, "{} file is being transferred.", "{} files are being transferred.")
+            )
+        if failed:
+            files = counted(failed, "{} file has", "{} files have")
+            raise CommandError(
+                f"{files} failed. Run 'manage.py queued_storage status' to see the reasons.",
+                returncode=1,
+            )
+        if not left:
+            self.stdout.write("All files are on the remote, except for held files.")

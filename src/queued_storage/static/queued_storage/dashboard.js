@@ -1,4 +1,4 @@
-// Brings new numbers into the page while somebody looks at it.
+// Updates the numbers while the page is visible.
 "use strict";
 
 (() => {
@@ -7,31 +7,31 @@
   const trouble = document.getElementById("queued-trouble");
   const pause = document.getElementById("queued-pause");
   const refresh = document.getElementById("queued-refresh");
-  const usual = Number(numbers.dataset.seconds) * 1000;
-  const longest = 60000;
-  let wait = usual;
+  const interval = Number(numbers.dataset.seconds) * 1000;
+  const longestWait = 60000;
+  let wait = interval;
   let timer = 0;
   let isPaused = false;
-  let isAsking = false;
+  let isRequesting = false;
 
-  function isIdle() {
+  function isStopped() {
     return isPaused || document.hidden;
   }
 
-  // Who has marked a text keeps it.
-  function isBeingRead() {
+  // An update would undo the selection.
+  function hasSelection() {
     const selection = document.getSelection();
     return selection && !selection.isCollapsed && numbers.contains(selection.anchorNode);
   }
 
-  function say(element, text) {
+  function setText(element, text) {
     if (element.textContent !== text) element.textContent = text;
   }
 
   function show(html) {
     const page = new DOMParser().parseFromString(html, "text/html");
     const found = page.querySelector("[data-summary]");
-    if (!found) throw new Error("not the numbers");
+    if (!found) throw new Error("unexpected response");
     const focused = numbers.contains(document.activeElement) ? document.activeElement : null;
     numbers.replaceChildren(...page.body.childNodes);
     if (focused) {
@@ -39,38 +39,38 @@
       const same = links.find((link) => focused.id ? link.id === focused.id : link.href === focused.href);
       if (same) same.focus({ preventScroll: true });
     }
-    say(summary, found.dataset.summary);
+    setText(summary, found.dataset.summary);
   }
 
-  async function ask(isAskedFor) {
-    if (isAsking || (!isAskedFor && isBeingRead())) return;
-    isAsking = true;
+  async function update(isForced) {
+    if (isRequesting || (!isForced && hasSelection())) return;
+    isRequesting = true;
     try {
-      const answer = await fetch(numbers.dataset.url, { headers: { Accept: "text/html" } });
-      if (answer.redirected || answer.status === 403) {
-        say(trouble, trouble.dataset.login);
-      } else if (!answer.ok) {
-        throw new Error(String(answer.status));
+      const response = await fetch(numbers.dataset.url, { headers: { Accept: "text/html" } });
+      if (response.redirected || response.status === 403) {
+        setText(trouble, trouble.dataset.login);
+      } else if (!response.ok) {
+        throw new Error(String(response.status));
       } else {
-        show(await answer.text());
-        say(trouble, "");
+        show(await response.text());
+        setText(trouble, "");
       }
-      wait = usual;
+      wait = interval;
     } catch {
-      say(trouble, trouble.dataset.lost);
-      wait = Math.min(wait * 2, longest);
+      setText(trouble, trouble.dataset.lost);
+      wait = Math.min(wait * 2, longestWait);
     } finally {
-      isAsking = false;
+      isRequesting = false;
     }
   }
 
   function plan() {
     clearTimeout(timer);
-    if (!isIdle()) timer = setTimeout(next, wait);
+    if (!isStopped()) timer = setTimeout(next, wait);
   }
 
   async function next() {
-    await ask(false);
+    await update(false);
     plan();
   }
 
@@ -83,10 +83,10 @@
   });
   refresh.addEventListener("click", (event) => {
     event.preventDefault();
-    ask(true).then(plan);
+    update(true).then(plan);
   });
   document.addEventListener("visibilitychange", () => {
-    if (isIdle()) plan();
+    if (isStopped()) plan();
     else next();
   });
   plan();

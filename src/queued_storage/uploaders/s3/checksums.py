@@ -1,4 +1,4 @@
-"""The checksums of S3 that can be computed here: what they are called, and how they are written."""
+"""The checksums of S3 that this package computes."""
 
 import base64
 import hashlib
@@ -12,7 +12,7 @@ ALGORITHMS = (CRC32, SHA256)
 
 class Sum(NamedTuple):
     algorithm: str
-    value: str  # as S3 writes it
+    value: str  # encoded as S3 does
 
     @property
     def parameter(self) -> str:

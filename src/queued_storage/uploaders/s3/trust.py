@@ -1,4 +1,4 @@
-"""What an S3 server was seen to do, so that it need not be asked about every file."""
+"""What an S3 server did in a test, so that not every file needs requests to find it out."""
 
 import os
 import threading
@@ -6,25 +6,29 @@ import uuid
 from collections import Counter
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any
+from typing import Any, cast
 
 from botocore.exceptions import BotoCoreError, ClientError
+from django.core.files.storage import Storage
 
 from ...files.localfiles import UNFINISHED_PREFIX
 from ...reporting.logs import logger
 from ...reporting.reasons import reason
+from .bucket import Bucket, S3Remote
 from .checksums import ALGORITHMS, CRC32, sum_of
 
-PROBE_AFTER = 20  # uploads of a process to a bucket: a few do not pay for the questions
-PROBE_AGAIN = 5000  # uploads after questions that were not answered
+PROBE_AFTER = 20  # uploads of a process to a bucket; for fewer, a probe costs more than it saves
+PROBE_AGAIN = 5000  # uploads after a probe that failed
 
 
 @dataclass(frozen=True)
 class Trust:
-    """Where both are true, the answer to a PUT that repeats its checksum proves the object."""
+    """The result of a probe."""
 
-    checksums: bool = False  # it refuses wrong ones, and shows at once what it has taken
-    conditions: bool = False  # it leaves an object alone that is there already
+    # The server refuses wrong checksums, and returns the correct one immediately. A response to a
+    # PUT that contains the checksum then proves the object.
+    checksums: bool = False
+    conditions: bool = False  # an If-None-Match keeps an existing object
 
 
 NONE = Trust()
@@ -41,10 +45,12 @@ def _after_fork() -> None:
 os.register_at_fork(after_in_child=_after_fork)
 
 
-def trust_in(s3: Any, algorithm: str = CRC32) -> Trust:
-    """What is known of the server of this storage, and of such checksums. The caller is about to
-    send it something, and may have to ask it a few questions first; the others go on meanwhile."""
-    place = _place(s3, algorithm)
+def trust_in(storage: S3Remote, algorithm: str = CRC32) -> Trust:
+    """Return what is known of the server and the algorithm, just before an upload.
+
+    One of these calls probes the server. The others do not wait for it.
+    """
+    place = _place(storage, algorithm)
     if (known := _known.get(place)) is not None:
         return known
     with _lock:
@@ -52,37 +58,41 @@ def trust_in(s3: Any, algorithm: str = CRC32) -> Trust:
         if _uploads[place] != PROBE_AFTER:
             return NONE
     try:
-        _known[place] = _probe(s3, algorithm)
+        _known[place] = _probe(storage, algorithm)
     except (BotoCoreError, ClientError) as error:
-        logger.info("What the remote does with checksums is not known: %s", reason(error, s3))
+        logger.info(
+            "The remote could not be probed for checksums: %s",
+            reason(error, cast(Storage, storage)),
+        )
         with _lock:
             _uploads[place] = PROBE_AFTER - PROBE_AGAIN
     return _known.get(place, NONE)
 
 
-def known(s3: Any, algorithm: str = CRC32) -> Trust:
-    """The same, without a question."""
-    return _known.get(_place(s3, algorithm), NONE)
+def known(storage: S3Remote, algorithm: str = CRC32) -> Trust:
+    """Return what is known of the server and the algorithm, without a request."""
+    return _known.get(_place(storage, algorithm), NONE)
 
 
-def conditions_are_known(s3: Any) -> bool:
-    return any(known(s3, algorithm).conditions for algorithm in ALGORITHMS)
+def conditions_are_known(storage: S3Remote) -> bool:
+    return any(known(storage, algorithm).conditions for algorithm in ALGORITHMS)
 
 
-def _place(s3: Any, algorithm: str) -> tuple[str | None, ...]:
-    return s3.endpoint_url, s3.region_name, s3.bucket_name, s3.location, algorithm
+def _place(storage: S3Remote, algorithm: str) -> tuple[str | None, ...]:
+    endpoint, region = storage.endpoint_url, storage.region_name
+    return endpoint, region, storage.bucket_name, storage.location, algorithm
 
 
 def forget() -> None:
-    """Ask anew."""
+    """Forget everything, for tests."""
     _known.clear()
     _uploads.clear()
 
 
-def _probe(s3: Any, algorithm: str) -> Trust:
+def _probe(storage: S3Remote, algorithm: str) -> Trust:
     name = f"{UNFINISHED_PREFIX}{uuid.uuid4().hex}"
     data = name.encode()
-    probe = _Probe(s3, name, data)
+    probe = _Probe(Bucket(storage), name, data)
     right, wrong = sum_of(algorithm, data), sum_of(algorithm, b"?")
     try:
         if not probe.is_refused(HTTPStatus.BAD_REQUEST, **{wrong.parameter: wrong.value}):
@@ -98,20 +108,19 @@ def _probe(s3: Any, algorithm: str) -> Trust:
 
 
 class _Probe:
-    """An object under a hidden name, sent as all others are."""
+    """A small object with a hidden name, stored in the same way as all others."""
 
-    def __init__(self, s3: Any, name: str, data: bytes) -> None:
-        self._client = s3.connection.meta.client
-        self._place = {"Bucket": s3.bucket_name, "Key": s3._normalize_name(name)}
-        self._parameters = s3._get_write_parameters(name)
+    def __init__(self, bucket: Bucket, name: str, data: bytes) -> None:
+        self._client = bucket.client
+        self._place = bucket.place(name)
+        self._parameters = bucket.parameters(name)
         self._parameters.pop("ChecksumAlgorithm", None)
-        self._keys = {
-            key: value for key, value in self._parameters.items() if key.startswith("SSECustomer")
-        }
+        self._parameters.pop("ChecksumType", None)
+        self._keys = bucket.customer_key(name)
         self._data = data
 
     def is_refused(self, status: int, **parameters: Any) -> bool:
-        """Whether it is, with this status; any other error says nothing."""
+        """Return whether the server responds with this status. Another error is raised."""
         try:
             self._client.put_object(
                 **self._place, **{**self._parameters, **parameters}, Body=self._data
@@ -123,11 +132,11 @@ class _Probe:
         return False
 
     def look(self, checksum: str) -> tuple[int, str]:
-        head = self._client.head_object(**self._place, **self._keys, ChecksumMode="ENABLED")
+        head: Any = self._client.head_object(**self._place, **self._keys, ChecksumMode="ENABLED")
         return head["ContentLength"], head.get(checksum, "")
 
     def remove(self) -> None:
         try:
             self._client.delete_object(**self._place)
         except (BotoCoreError, ClientError) as error:
-            logger.info("%r is left on the remote: %s", self._place["Key"], reason(error))
+            logger.info("%r was not deleted from the remote: %s", self._place["Key"], reason(error))

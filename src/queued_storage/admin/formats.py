@@ -1,0 +1,41 @@
+"""How numbers, sizes and times are written in the admin."""
+
+from datetime import datetime
+
+from django.template.defaultfilters import filesizeformat
+from django.utils import timezone
+from django.utils.formats import number_format
+from django.utils.timesince import timesince
+from django.utils.translation import gettext, ngettext_lazy
+
+SIZE = filesizeformat
+
+
+class Number(int):
+    """A number that is written with thousands separators."""
+
+    def __str__(self) -> str:
+        return number_format(int(self), force_grouping=True)
+
+
+class AtLeast(Number):
+    """A number whose counting was stopped."""
+
+    def __str__(self) -> str:
+        return f"{super().__str__()}+"
+
+
+FILES = ngettext_lazy("%(count)s file", "%(count)s files", "count")
+BYTES = ngettext_lazy("%(count)s byte", "%(count)s bytes", "count")
+
+
+def age(time: datetime | None, now: datetime) -> str:
+    if time is None:
+        return "-"
+    if (now - time).total_seconds() < 60:
+        return gettext("less than a minute")
+    return timesince(time, now, depth=1)
+
+
+def local_time(time: datetime) -> datetime:
+    return timezone.localtime(time) if timezone.is_aware(time) else time

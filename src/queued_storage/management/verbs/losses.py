@@ -1,0 +1,95 @@
+"""``give-up`` and ``prune``: files whose copies are lost."""
+
+from argparse import ArgumentParser
+from typing import Any
+
+from django.core.management.base import CommandError
+
+from ...conf import settings
+from ...ledger.database import ledger
+from ...ledger.states import State
+from ...operations import pruning
+from ...reporting.counts import counted
+from .base import RepeatableVerb, Verb
+from .selection import add_at_most, add_dry_run, add_selection, selected, too_many
+
+
+class GiveUp(Verb):
+    name = "give-up"
+    help = "declare a host's local disk lost; files stored only there become failed"
+
+    @classmethod
+    def add_arguments(cls, parser: ArgumentParser) -> None:
+        parser.add_argument("host", help="name of the host, as shown by 'status'")
+        add_dry_run(parser)
+
+    def run(self, options: dict[str, Any]) -> None:
+        host = options["host"]
+        if not settings.local_per_host:
+            raise CommandError(
+                "All hosts share one local storage, so no host's disk can be given up. If each "
+                "host has its own, set QUEUED_STORAGE['LOCAL_PER_HOST'] to True."
+            )
+        if host == settings.host:
+            raise CommandError(
+                f"{host!r} is the host that runs this command, so its disk is not lost."
+            )
+        if options["dry_run"]:
+            count = ledger().with_local_copy_on(host).count()
+            self.stdout.write(f"{counted(count, '{} file', '{} files')} would be given up.")
+            return
+        count = ledger().give_up(host)
+        self.stdout.write(counted(count, "{} file was given up.", "{} files were given up."))
+        if left := ledger().filter(host=host, is_local=True).exclude(state=State.FAILED).count():
+            files = counted(
+                left, "{} file was not, because it is", "{} files were not, because they are"
+            )
+            self.stdout.write(f"{files} in progress: a worker on the host {host!r} is running.")
+
+
+class Prune(RepeatableVerb):
+    name = "prune"
+    help = "remove files from the ledger that have no copy left"
+
+    @classmethod
+    def add_arguments(cls, parser: ArgumentParser) -> None:
+        add_selection(parser, required=True)
+        add_at_most(parser)
+        add_dry_run(parser)
+
+    def run(self, options: dict[str, Any]) -> None:
+        rows = selected(options).prunable()
+        budget = _Budget(None if options["dry_run"] else options["at_most"])
+        with self.progress(rows) as progress:
+            for name in pruning.prune(
+                rows, progress, dry_run=options["dry_run"], until=budget.is_exceeded
+            ):
+                budget.used += 1
+                progress.clear()
+                self.stdout.write(name)
+        if budget.was_exceeded:
+            raise too_many(options)
+        files = counted(budget.used, "{} file", "{} files")
+        if options["dry_run"]:
+            self.stdout.write(f"{files} would be removed from the ledger.")
+        else:
+            verb = counted(budget.used, "was", "were")
+            self.stdout.write(f"{files} {verb} removed from the ledger.")
+        if progress.failed:
+            files = counted(progress.failed, "{} file", "{} files")
+            raise CommandError(f"{files} could not be checked.", returncode=1)
+
+
+class _Budget:
+    """The number of files that a pass may remove; None for all."""
+
+    def __init__(self, limit: int | None) -> None:
+        self.limit = limit
+        self.used = 0
+        self.was_exceeded = False
+
+    def is_exceeded(self) -> bool:
+        """Whether one more file would be too much."""
+        if self.limit is not None and self.used >= self.limit:
+            self.was_exceeded = True
+        return self.was_exceeded

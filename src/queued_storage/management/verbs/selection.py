@@ -1,0 +1,119 @@
+"""Arguments that select files or a storage."""
+
+from argparse import ArgumentParser
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, cast
+
+from django.core.management.base import CommandError
+from django.db.models import Count, Sum
+from django.utils import timezone
+
+from ...ledger.aliases import known_storages
+from ...ledger.database import QueuedFileQuerySet, ledger
+from ...ledger.names import can_be_recorded, tidy
+from ...operations.storages import OperableStorage
+from ...reporting.counts import counted
+from ..quantities import parse_duration
+
+# Files of the ledger
+
+
+def add_selection(parser: ArgumentParser, *, required: bool) -> None:
+    """The arguments that select files of the ledger; ``required`` ones have ``--all``."""
+    parser.add_argument("names", nargs="*", metavar="name", help="names of files in the ledger")
+    parser.add_argument("--storage", metavar="ALIAS", help="only files of this storage")
+    parser.add_argument(
+        "--older-than",
+        type=parse_duration,
+        metavar="AGE",
+        help="only files saved at least this long ago (for example 90s, 15m, 2h, 30d)",
+    )
+    if required:
+        parser.add_argument("--all", action="store_true", help="all files")
+
+
+def selected(options: dict[str, Any]) -> QueuedFileQuerySet:
+    """The selected files."""
+    is_old = options["older_than"] is not None
+    if not (options["names"] or options["storage"] or is_old) and options.get("all") is False:
+        raise CommandError("Give the names of files, --storage, --older-than or --all.")
+    rows = ledger().all()
+    if options["names"]:
+        rows = rows.filter(name__in=list(filter(can_be_recorded, options["names"])))
+    if options["storage"]:
+        rows = rows.filter(alias=options["storage"])
+    if is_old:
+        rows = rows.filter(saved_at__lte=timezone.now() - options["older_than"])
+    return rows
+
+
+def total(rows: QueuedFileQuerySet) -> tuple[int, int]:
+    """The number of files, and of their bytes."""
+    found: dict[str, Any] = rows.aggregate(files=Count("pk"), bytes=Sum("size"))
+    return found["files"], found["bytes"] or 0
+
+
+# Storages
+
+
+def one_storage(alias: str | None) -> OperableStorage:
+    """The queued storage with this alias; without an alias, the only one."""
+    found = {storage.alias: storage for storage in known_storages()}
+    if alias is None and len(found) == 1:
+        [alias] = found
+    if alias is None or alias not in found:
+        known = f"one of {', '.join(sorted(found))}" if found else "but no storage is known"
+        problem = f"No queued storage has the alias {alias!r}. " if alias else ""
+        raise CommandError(f"{problem}Choose a storage with --storage: {known}.")
+    return cast(OperableStorage, found[alias])
+
+
+def directory(text: str) -> str:
+    """A directory of a storage in its normal form; empty for the whole storage."""
+    name = tidy(text)
+    if name in {"", "."}:
+        return ""
+    if not can_be_recorded(name):
+        raise CommandError(
+            f"{text!r} is not a directory of a storage; give a path relative to its location."
+        )
+    return name
+
+
+@contextmanager
+def requires_listing() -> Iterator[None]:
+    """Explain what a storage doesn't support: Django requires neither a listing nor times."""
+    try:
+        yield
+    except NotImplementedError as error:
+        raise CommandError(
+            f"The storage cannot list its files, or does not know when they were modified: {error}"
+        ) from error
+
+
+# Limits of what a verb does
+
+
+def add_dry_run(parser: ArgumentParser) -> None:
+    parser.add_argument("--dry-run", action="store_true", help="only show what would be done")
+
+
+def add_at_most(parser: ArgumentParser) -> None:
+    """A limit for what cannot be undone, in case the database or the disk is the wrong one."""
+    parser.add_argument(
+        "--at-most",
+        type=int,
+        default=100,
+        metavar="NUMBER",
+        help="stop after this many files (default: 100)",
+    )
+
+
+def too_many(options: dict[str, Any]) -> CommandError:
+    files = counted(options["at_most"], "{} file", "{} files")
+    return CommandError(
+        f"Stopped after {files}; there are more. Check that the database and both storages are "
+        f"the right ones, then continue with a higher --at-most.",
+        returncode=1,
+    )

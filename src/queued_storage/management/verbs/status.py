@@ -1,0 +1,131 @@
+"""``status``: the state of all files and workers."""
+
+import json
+from argparse import ArgumentParser
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Any
+
+from django.core.management.base import CommandError
+
+from ...operations import status
+from ...reporting.reasons import one_line
+from ..quantities import format_size, parse_duration, parse_size
+from .base import Verb
+
+TIME = "%Y-%m-%d %H:%M:%S"
+
+
+@dataclass(frozen=True)
+class _Report:
+    tallies: list[status.Tally]
+    backlogs: list[status.Backlog]
+    activity: status.Activity
+    failures: list[tuple[str, str, str]]
+    troubles: list[str]
+
+
+class Status(Verb):
+    name = "status"
+    help = "show file counts by storage and state, and recent errors"
+
+    @classmethod
+    def add_arguments(cls, parser: ArgumentParser) -> None:
+        parser.add_argument("--json", action="store_true", help="print one JSON object")
+        parser.add_argument(
+            "--exact",
+            action="store_true",
+            help=f"count all transferred files; by default only the newest {status.LIMIT:,} of "
+            f"each storage are counted",
+        )
+        parser.add_argument(
+            "--check", action="store_true", help="exit with code 1 if anything needs attention"
+        )
+        parser.add_argument(
+            "--max-age",
+            type=parse_duration,
+            metavar="AGE",
+            help="maximum age of the oldest file that isn't on its remote yet, for example 15m",
+        )
+        parser.add_argument(
+            "--max-bytes",
+            type=parse_size,
+            metavar="SIZE",
+            help="maximum total size of files that aren't on their remote yet, for example 20G",
+        )
+        parser.add_argument(
+            "--max-failures",
+            type=int,
+            default=0,
+            metavar="NUMBER",
+            help="number of failed files to tolerate (default: 0)",
+        )
+
+    def run(self, options: dict[str, Any]) -> None:
+        tallies = status.tallies(exact=options["exact"])
+        report = _Report(
+            tallies=tallies,
+            backlogs=status.backlogs(),
+            failures=status.last_failures(),
+            activity=status.activity(),
+            troubles=[
+                *status.troubles(options["max_failures"], tallies),
+                *status.excesses(options["max_age"], options["max_bytes"]),
+            ],
+        )
+        if options["json"]:
+            self._print_json(report)
+        else:
+            self._print(report)
+        if options["check"] and report.troubles:
+            raise CommandError("\n".join(report.troubles), returncode=1)
+
+    def _print_json(self, report: _Report) -> None:
+        keys = ("alias", "name", "error")
+        answer = {
+            "files": [asdict(tally) for tally in report.tallies],
+            "hosts": [asdict(backlog) for backlog in report.backlogs],
+            "workers": asdict(report.activity),
+            "errors": [dict(zip(keys, failure, strict=True)) for failure in report.failures],
+            "troubles": report.troubles,
+        }
+        self.stdout.write(json.dumps(answer, default=datetime.isoformat))
+
+    def _print(self, report: _Report) -> None:
+        if not report.tallies:
+            self.stdout.write("The ledger is empty.")
+        for tally in report.tallies:
+            self.stdout.write(
+                f"{tally.alias:<24} {tally.state:<12} {_numbers(tally)}  {_since(tally)}"
+            )
+        for backlog in report.backlogs:
+            overdue = f"  due since {backlog.overdue:{TIME}}" if backlog.overdue else ""
+            self.stdout.write(f"only on {backlog.host:<29} {_numbers(backlog)}{overdue}")
+        if report.tallies:
+            self.stdout.write(_of_workers(report.activity))
+        for alias, name, error in report.failures:
+            self.stdout.write(f"{alias}: {one_line(name)}: {error}")
+        for trouble in report.troubles:
+            self.stdout.write(self.style.ERROR(trouble))
+
+
+def _numbers(files: status.Tally | status.Backlog) -> str:
+    return f"{files.files:>11,} {format_size(files.bytes):>12}"
+
+
+def _since(tally: status.Tally) -> str:
+    if tally.is_cut:
+        return "only the newest were counted; use --exact to count all"
+    return f"oldest {tally.oldest:{TIME}}"
+
+
+def _of_workers(activity: status.Activity) -> str:
+    now = [f"{activity.moving:,} in progress"]
+    if activity.silent:
+        now.append(f"{activity.silent:,} with an expired lease (worker may be dead)")
+    parts = [", ".join(now)]
+    if activity.last:
+        parts.append(f"last transfer at {activity.last:{TIME}}")
+    if activity.waiting_since:
+        parts.append(f"oldest unclaimed file due since {activity.waiting_since:{TIME}}")
+    return "; ".join(parts)

@@ -1,0 +1,182 @@
+"""``worker`` and ``sweep``: get due files transferred."""
+
+import gc
+import signal
+import threading
+from argparse import ArgumentParser, ArgumentTypeError
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from queue import Empty, SimpleQueue
+from typing import Any
+
+from django.core.management.base import CommandError
+from django.db import connections
+
+from ... import maintenance
+from ...ledger.aliases import known_storages
+from ...ledger.database import ledger
+from ...reporting.counts import counted
+from ...transfers.executor import Executor
+from .base import Verb
+from .selection import add_dry_run
+
+COLLECTIONS = (10_000, 20, 50)  # thresholds of the garbage collector in a worker
+
+
+class Worker(Verb):
+    name = "worker"
+    help = "upload due files until interrupted"
+
+    @classmethod
+    def add_arguments(cls, parser: ArgumentParser) -> None:
+        parser.add_argument(
+            "--threads",
+            type=int,
+            default=4,
+            help="number of files to process in parallel, per storage (default: 4)",
+        )
+        parser.add_argument(
+            "--poll",
+            type=float,
+            default=1,
+            help="seconds to wait before querying the ledger again when there is nothing to do "
+            "(default: 1)",
+        )
+        parser.add_argument(
+            "--until-empty", action="store_true", help="exit as soon as no file is due"
+        )
+        parser.add_argument(
+            "--metrics",
+            metavar="[ADDRESS:]PORT",
+            type=_address,
+            help="serve Prometheus metrics there; the IP address defaults to 127.0.0.1",
+        )
+
+    def run(self, options: dict[str, Any]) -> None:
+        is_pause = 0 < options["poll"] <= threading.TIMEOUT_MAX  # False for "nan"
+        if options["threads"] < 1 or not is_pause:
+            raise CommandError("--threads must be at least 1 and --poll must be greater than 0.")
+        with _Signals() as signals, _rare_collections():
+            if options["metrics"]:
+                self._serve_metrics(*options["metrics"])
+            self._transfer(options, signals)
+        self.stdout.write("Stopped.")
+
+    def _transfer(self, options: dict[str, Any], signals: "_Signals") -> None:
+        executor = Executor(options["threads"], options["poll"], _aliases)
+        executor.start()
+        is_empty = False
+        try:
+            self.stdout.write(f"Transferring files of {', '.join(_aliases()) or 'no storage'}.")
+            while not is_empty and not signals.wait(options["poll"]):
+                is_empty = options["until_empty"] and executor.is_idle() and not self.is_due()
+                connections.close_all()
+        except Exception:  # the ledger may be unreachable; running transfers are finished
+            executor.stop()
+            raise
+        # The executor may have claimed files since it was idle.
+        executor.stop(gives_back=not is_empty)
+
+    @staticmethod
+    def is_due() -> bool:
+        """Whether a file is due that this process can transfer."""
+        return ledger().due().workable_here().filter(alias__in=_aliases()).exists()
+
+    def _serve_metrics(self, address: str, port: int) -> None:
+        metrics = import_module("queued_storage.metrics")  # needs an optional library
+        metrics.install()
+        try:
+            server, _thread = metrics.serve(port, address)
+        except OSError as error:
+            raise CommandError(f"Metrics cannot be served at {address}:{port}: {error}") from error
+        self.stdout.write(f"Metrics at http://{address}:{server.server_port}/metrics.")
+
+
+class _Signals:
+    """Receives the signal to stop while it is entered; a second one ends the process.
+
+    Afterwards, the signals have their previous handlers again.
+    """
+
+    NUMBERS = (signal.SIGTERM, signal.SIGINT)
+
+    def __init__(self) -> None:
+        # A signal handler may run while its own thread waits here. No other primitive of
+        # threading is safe then.
+        self._received: SimpleQueue[int] = SimpleQueue()
+        self._is_stopping = False
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> "_Signals":
+        if threading.current_thread() is threading.main_thread():
+            for number in self.NUMBERS:
+                self._before[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(self, *args: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler or signal.SIG_DFL)
+
+    def _handle(self, number: int, frame: Any) -> None:
+        if self._is_stopping:
+            raise SystemExit(128 + number)
+        self._is_stopping = True
+        self._received.put(number)
+
+    def wait(self, seconds: float) -> bool:
+        """Wait for a signal; return whether there was one."""
+        try:
+            self._received.get(timeout=seconds)
+        except Empty:
+            return False
+        return True
+
+
+@contextmanager
+def _rare_collections() -> Iterator[None]:
+    """Let Python's garbage collector run less often, unless it is configured that way already.
+
+    Each resource of boto3 is an instance of a new class, which soon is garbage in a reference
+    cycle. With Python's own thresholds, these classes get old before they are collected, so each
+    collection examines everything that the clients of all threads hold, and takes up to half of a
+    worker's time.
+    """
+    before = gc.get_threshold()
+    if before[0]:  # otherwise the collector is off
+        gc.set_threshold(*map(max, before, COLLECTIONS))
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
+
+
+def _address(text: str) -> tuple[str, int]:
+    address, _colon, port = text.rpartition(":")
+    if not port.isdecimal() or int(port) > 65535:
+        raise ArgumentTypeError(f"{text!r} is not a valid [ADDRESS:]PORT")
+    return address.strip("[]") or "127.0.0.1", int(port)
+
+
+def _aliases() -> list[str]:
+    return sorted(storage.alias for storage in known_storages())
+
+
+class Sweep(Verb):
+    name = "sweep"
+    help = "enqueue every file that is due"
+
+    @classmethod
+    def add_arguments(cls, parser: ArgumentParser) -> None:
+        parser.add_argument("--storage", metavar="ALIAS", help="only files of this storage")
+        add_dry_run(parser)
+
+    def run(self, options: dict[str, Any]) -> None:
+        if options["dry_run"]:
+            due = ledger().due()
+            if options["storage"] is not None:
+                due = due.filter(alias=options["storage"])
+            self.stdout.write(counted(due.count(), "{} file is due.", "{} files are due."))
+            return
+        count = maintenance.sweep(options["storage"])
+        self.stdout.write(counted(count, "{} file was enqueued.", "{} files were enqueued."))

@@ -1,0 +1,1 @@
+"""What keeps a process safe when it forks."""

@@ -1,0 +1,66 @@
+"""What a transfer needs of the storage that a file belongs to."""
+
+from collections.abc import Callable
+from typing import NamedTuple, Protocol, cast
+
+from django.core.files.storage import Storage
+
+from ..ledger.aliases import storage_for
+from ..ledger.models import QueuedFile
+from ..tasks import Transfer
+from ..uploaders import Uploader
+
+
+class TransferParts(NamedTuple):
+    """What a storage is made of, looked up once for an attempt."""
+
+    local: Storage
+    remote: Storage
+    uploader: Uploader
+    task: Transfer
+    foreign_task: object | None
+
+
+class TransferringStorage(Protocol):
+    """A queued storage, as the code that transfers its files sees it.
+
+    Each access to an attribute may look it up again, so a caller takes it once.
+    ``ImproperlyConfigured`` is raised for what this process cannot make.
+    """
+
+    @property
+    def alias(self) -> str: ...
+
+    @property
+    def cache_prefix(self) -> str: ...
+
+    @property
+    def local(self) -> Storage: ...
+
+    @property
+    def remote(self) -> Storage: ...
+
+    @property
+    def uploader(self) -> Uploader: ...
+
+    @property
+    def foreign_task(self) -> object | None:
+        """An object with ``delay()`` that transfers files in its own way."""
+
+    def transfer_parts(self) -> TransferParts: ...
+
+    def call_foreign_task(self, name: str) -> object:
+        """Call the ``delay()`` of the foreign task."""
+
+
+# Returns the storage of an alias and a variant; raises ``UnknownAlias`` if there is none
+storage_of = cast(Callable[[str, str], TransferringStorage], storage_for)
+
+
+def sides_of(row: QueuedFile) -> list[Storage]:
+    """Return the local and the remote storage of a row, or nothing if one cannot be made."""
+    try:
+        storage = storage_of(row.alias, row.task)
+        return [storage.local, storage.remote]
+    except Exception:
+        return []

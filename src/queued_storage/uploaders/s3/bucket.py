@@ -1,0 +1,68 @@
+"""The keys, parameters and client that ``S3Storage.save()`` uses."""
+
+from typing import TYPE_CHECKING, Any, Protocol, TypedDict
+
+from boto3.s3.transfer import TransferConfig
+from storages.utils import clean_name
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+
+class S3Remote(Protocol):
+    """What is used of django-storages' ``S3Storage``."""
+
+    bucket_name: str
+    connection: Any
+    endpoint_url: str | None
+    location: str
+    region_name: str | None
+    session_profile: str | None
+    transfer_config: TransferConfig
+    verify: bool | str | None
+
+    def get_object_parameters(self, name: str) -> dict[str, Any]: ...
+
+    # S3Storage has no public methods for the key of a name and the parameters of save(). Computed
+    # here, they would differ from those of a subclass that overrides them.
+    def _normalize_name(self, name: str) -> str: ...
+    def _get_write_parameters(self, name: str, content: object = None) -> dict[str, Any]: ...
+
+
+class Place(TypedDict):
+    """The parameters that name an object."""
+
+    Bucket: str
+    Key: str
+
+
+class Bucket:
+    """The objects of one storage. Creating an instance is cheap."""
+
+    def __init__(self, storage: S3Remote) -> None:
+        self.storage = storage
+
+    @property
+    def name(self) -> str:
+        return self.storage.bucket_name
+
+    @property
+    def client(self) -> "S3Client":
+        """The client of this thread."""
+        client: S3Client = self.storage.connection.meta.client
+        return client
+
+    def key(self, name: str) -> str:
+        return self.storage._normalize_name(clean_name(name))
+
+    def place(self, name: str) -> Place:
+        return {"Bucket": self.name, "Key": self.key(name)}
+
+    def parameters(self, name: str, content: object = None) -> dict[str, Any]:
+        """Return the parameters that ``save()`` sends, except those that name the object."""
+        return self.storage._get_write_parameters(self.key(name), content)
+
+    def customer_key(self, name: str) -> dict[str, Any]:
+        """Return the parameters that reading requires if the project has its own key."""
+        parameters = self.storage.get_object_parameters(name)
+        return {key: value for key, value in parameters.items() if key.startswith("SSECustomer")}

@@ -1,0 +1,186 @@
+"""The filters, search, dates and counts of the change list."""
+
+import re
+from datetime import UTC, datetime
+
+import pytest
+from django.db import connection
+from django.test import Client
+from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
+from pytest_django import Settings
+
+from queued_storage.admin import overview
+from queued_storage.ledger.states import State
+from tests.admin.pages import LIST, add, listed, text_of
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ({"state": "failed"}, ["c.jpg"]),
+        ({"alias": "archive"}, ["b.jpg"]),
+        ({"host": "web-2"}, ["c.jpg", "b.jpg"]),
+        ({"is_local__exact": "0"}, ["b.jpg"]),
+        ({"saved_at__year": "2020"}, ["a.jpg"]),
+        ({"saved_at__year": "2021", "saved_at__month": "3", "saved_at__day": "4"}, ["b.jpg"]),
+        ({"state": "failed", "alias": "archive"}, []),
+    ],
+)
+def test_filters(viewer: Client, query: dict[str, str], expected: list[str]) -> None:
+    add(name="a.jpg", saved_at=datetime(2020, 5, 5, 12, tzinfo=UTC))
+    add(
+        name="b.jpg",
+        alias="archive",
+        host="web-2",
+        is_local=False,
+        saved_at=datetime(2021, 3, 4, 18, tzinfo=UTC),
+    )
+    add(name="c.jpg", state=State.FAILED, host="web-2")
+    assert listed(viewer, **query) == expected
+
+
+@pytest.mark.parametrize(
+    ("term", "expected"),
+    [
+        ("docs/a", ["docs/ab.txt", "docs/a.txt"]),
+        ("docs/a.txt", ["docs/a.txt"]),
+        ("a.txt", []),
+        ("*b.t", ["docs/ab.txt"]),
+        ("*", ["other/a%.txt", "docs/ab.txt", "docs/a.txt"]),
+        ("other/a%", ["other/a%.txt"]),
+        ("other/a_", []),
+        (" ", ["other/a%.txt", "docs/ab.txt", "docs/a.txt"]),
+    ],
+)
+def test_search(viewer: Client, term: str, expected: list[str]) -> None:
+    for name in ("docs/a.txt", "docs/ab.txt", "other/a%.txt"):
+        add(name=name)
+    assert listed(viewer, q=term) == expected
+
+
+def links(client: Client, **query: str) -> list[str]:
+    page = client.get(LIST, query).content.decode()
+    [found] = re.findall(r'<(?:nav|div)[^>]*class="[^"]*toplinks.*?</(?:nav|div)>', page, re.S)
+    return [text.strip() for text in re.findall(r"<a[^>]*>(.*?)</a>", found, re.S)]
+
+
+def test_the_date_hierarchy(viewer: Client, settings: Settings) -> None:
+    settings.TIME_ZONE = "UTC"
+    add(saved_at=datetime(2024, 6, 1, tzinfo=UTC))
+    years = [str(year) for year in range(2024, timezone.now().year + 1)]
+    assert links(viewer) == years
+    months = links(viewer, saved_at__year="2024")
+    assert (len(months), months[1], months[-1]) == (13, "January 2024", "December 2024")
+    days = links(viewer, saved_at__year="2024", saved_at__month="2")
+    assert (len(days), days[0], days[-1]) == (30, "&lsaquo; 2024", "February 29")
+    one = {"saved_at__year": "2024", "saved_at__month": "2", "saved_at__day": "29"}
+    assert links(viewer, **one) == ["&lsaquo; February 2024"]
+
+
+@pytest.mark.parametrize("query", ["saved_at__year=x", "saved_at__year=2024&saved_at__month=13"])
+def test_an_invalid_date_is_a_bad_request(viewer: Client, query: str) -> None:
+    assert viewer.get(f"{LIST}?{query}").status_code in (302, 400)
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        {"saved_at__year": "2024", "saved_at__day": "31"},
+        {"saved_at__month": "0"},
+        {"saved_at__month": "2", "saved_at__day": "31"},
+        {"saved_at__day": "99999999999999"},
+    ],
+)
+def test_a_part_of_a_date_finds_nothing(viewer: Client, query: dict[str, str]) -> None:
+    add()
+    assert listed(viewer, **query) == []
+
+
+# Many rows
+
+
+@pytest.mark.parametrize("name", ["alias", "host", "state"])
+def test_an_impossible_filter_value_finds_nothing(viewer: Client, name: str) -> None:
+    add()
+    assert listed(viewer, **{name: "a\0"}) == []
+
+
+def test_the_count_is_capped(viewer: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(overview, "LIMIT", 150)
+    add(150)
+    assert "150 queued files" in text_of(viewer, LIST)
+    add(1)
+    assert "150+ queued files" in text_of(viewer, LIST)
+    assert len(listed(viewer, p=2)) == 50
+
+
+def ledger_queries(client: Client, **query: str) -> list[str]:
+    with CaptureQueriesContext(connection) as queries:
+        assert client.get(LIST, query).status_code == 200
+    return [query["sql"] for query in queries if "queued_storage_queuedfile" in query["sql"]]
+
+
+def test_the_number_of_queries_is_constant(viewer: Client) -> None:
+    add(3)
+    few = ledger_queries(viewer)
+    add(300)
+    many = ledger_queries(viewer)
+    assert 0 < len(few) == len(many) <= 8
+
+
+def test_no_query_reads_the_whole_table(viewer: Client) -> None:
+    add(300)
+    queries = ledger_queries(viewer)
+    for query in queries:
+        assert "LIMIT" in query, query
+        assert "DISTINCT" not in query
+
+
+def plan(sql: str) -> list[str]:
+    with connection.cursor() as cursor:
+        cursor.execute(f"EXPLAIN QUERY PLAN {sql}")
+        return [entry[-1] for entry in cursor.fetchall()]
+
+
+@pytest.mark.parametrize(
+    ("query", "index"),
+    [
+        ({"state": "failed"}, "alias=? AND state=?"),
+        ({"state": "pending", "alias": "default"}, "alias=? AND state=?"),
+        ({"q": "docs/a"}, "alias=? AND name>? AND name<?"),
+    ],
+)
+def test_filters_and_search_use_an_index(viewer: Client, query: dict[str, str], index: str) -> None:
+    if connection.vendor != "sqlite":
+        pytest.skip("other databases choose by the number of rows")
+    add(300)
+    add(3, State.FAILED)
+    found = [sql for sql in ledger_queries(viewer, **query) if "checksum" in sql or "COUNT" in sql]
+    assert len(found) == 2  # the count and the page
+    for sql in found:
+        assert any(index in step for step in plan(sql)), (plan(sql), sql)
+
+
+@pytest.mark.parametrize("use_separator", [False, True])
+def test_counts_have_separators(
+    viewer: Client,
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    use_separator: bool,
+) -> None:
+    settings.USE_THOUSAND_SEPARATOR = use_separator
+    add(1200)
+    text = text_of(viewer, LIST)
+    assert "1,200 results" in text
+    assert "1,200 queued files" in text
+    monkeypatch.setattr(overview, "LIMIT", 1100)
+    assert "1,100+ queued files" in text_of(viewer, LIST)
+
+
+def test_the_local_copy_filter_has_a_title(viewer: Client) -> None:
+    add()
+    assert "By local copy" in text_of(viewer, LIST)

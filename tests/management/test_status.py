@@ -1,0 +1,77 @@
+import json
+from typing import Any
+
+import pytest
+from django.core.files.base import ContentFile
+from django.core.management import CommandError
+
+from queued_storage.ledger.database import ledger
+from queued_storage.ledger.states import State
+from queued_storage.models import QueuedFile
+from tests.support.command import run, save, transferred
+from tests.support.scripted import LONG_AGO
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+def test_status_of_an_empty_ledger() -> None:
+    assert run("status") == "The ledger is empty.\n"
+
+
+def test_status_shows_counts_sizes_and_errors(storage: Any) -> None:
+    storage.save("a.txt", ContentFile(b"x" * 2048))
+    name = storage.save("b.txt", ContentFile(b"b"))
+    QueuedFile.objects.filter(name=name).update(state=State.FAILED, last_error="no such bucket")
+    out = run("status")
+    assert [line.split()[:4] for line in out.splitlines()[:2]] == [
+        ["default", "failed", "1", "1"],
+        ["default", "pending", "1", "2.0"],
+    ]
+    assert "default: b.txt: no such bucket" in out
+
+
+def test_status_as_json(storage: Any) -> None:
+    storage.save("a.txt", ContentFile(b"abc"))
+    answer = json.loads(run("status", "--json"))
+    assert answer["troubles"] == []
+    assert answer["files"][0]["state"] == "pending"
+    assert answer["files"][0]["bytes"] == 3
+
+
+def test_status_check_sets_the_exit_code(storage: Any) -> None:
+    storage.save("a.txt", ContentFile(b"abc"))
+    run("status", "--check")
+    QueuedFile.objects.update(state=State.FAILED)
+    with pytest.raises(CommandError, match="failed") as caught:
+        run("status", "--check")
+    assert caught.value.returncode == 1
+
+
+def test_status_check_has_limits(storage: Any) -> None:
+    save(storage, "a.txt", "b.txt")
+    ledger().filter(name="a.txt").update(saved_at=LONG_AGO)
+    run("status", "--check")
+    run("status", "--check", "--max-age", "9999w", "--max-bytes", "2000")
+    with pytest.raises(CommandError, match="1 file has been pending") as caught:
+        run("status", "--check", "--max-age", "2h")
+    assert caught.value.returncode == 1
+    with pytest.raises(CommandError, match="2,000 bytes are pending"):
+        run("status", "--check", "--max-bytes", "1999")
+    ledger().update(state=State.FAILED, due_at=None)
+    with pytest.raises(CommandError, match="2 files"):
+        run("status", "--check", "--max-failures", "1")
+    run("status", "--check", "--max-failures", "2")
+
+
+def test_status_shows_the_workers(storage: Any) -> None:
+    transferred(storage, "done.txt")
+    save(storage, "waiting.txt", "moving.txt", "silent.txt")
+    for name in ("moving.txt", "silent.txt"):
+        assert ledger().claim(ledger().get(name=name).pk)
+    ledger().filter(name="silent.txt").update(due_at=LONG_AGO)
+    out = run("status")
+    assert "1 in progress, 1 with an expired lease (worker may be dead); last transfer at " in out
+    workers = json.loads(run("status", "--json"))["workers"]
+    assert (workers["moving"], workers["silent"]) == (1, 1)
+    assert workers["last"]
+    assert workers["waiting_since"]
