@@ -2,10 +2,8 @@
 
 from collections.abc import Iterable, Sequence
 
-from django.db import transaction
-
 from ..exceptions import TransferError, TransferTimeout
-from ..ledger.database import QueuedFileQuerySet, ledger
+from ..ledger.database import QueuedFileQuerySet, in_transaction, ledger
 from ..ledger.names import Name, StoredName
 from ..ledger.states import State
 from .results import wait_until
@@ -49,8 +47,7 @@ class Barrier:
         Raises ``TransferError`` once a file has failed, ``TransferTimeout`` after ``timeout``
         seconds.
         """
-        in_transaction = transaction.get_connection(ledger().db).in_atomic_block
-        if in_transaction and not self.is_over():
+        if in_transaction() and not self.is_over():
             raise TransferError(
                 "Files saved in this transaction are transferred after its commit; call wait() "
                 "after the transaction."

@@ -1,11 +1,9 @@
 """Deletes a file from both storages, as part of the transaction."""
 
-from collections.abc import Callable
 
-from django.db import transaction
 
 from ..files import localfiles
-from ..ledger.database import ledger, ledger_database
+from ..ledger.database import in_transaction, ledger, on_commit
 from ..ledger.names import Name, StoredName
 from ..ledger.states import Entry
 from ..queues.on_commit import enqueue_on_commit, require_commits
@@ -66,20 +64,11 @@ class DeletingStorage(ReadableStorage):
 
     def _finish_delete(self, entry: Entry, name: str) -> None:
         enqueue_on_commit(self.alias, self.queue_for(entry.host, is_local=entry.is_local), entry.pk)
-        in_transaction = transaction.get_connection(ledger_database()).in_atomic_block
-        on_commit(lambda: copies.drop_local(self, entry.pk, name), robust=in_transaction)
+        on_commit(lambda: copies.drop_local(self, entry.pk, name), robust=in_transaction())
 
     def _forget(self, name: str) -> None:
         """Make readers query the ledger for this file, before and after the commit."""
         routes = self._routes
         routes.forget(name)
-        if transaction.get_connection(ledger_database()).in_atomic_block:
+        if in_transaction():
             on_commit(lambda: routes.forget(name))
-
-
-def on_commit(action: Callable[[], object], *, robust: bool = True) -> None:
-    """Call a function after the commit; log its errors if ``robust``.
-
-    Django 5.2 requires a function for that, not a partial.
-    """
-    transaction.on_commit(action, using=ledger_database(), robust=robust)

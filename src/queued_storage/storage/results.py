@@ -6,10 +6,9 @@ import weakref
 from collections.abc import Callable
 
 from django.core.files.storage import Storage
-from django.db import transaction
 
 from ..exceptions import TransferError, TransferTimeout
-from ..ledger.database import ledger, ledger_database
+from ..ledger.database import in_transaction, ledger
 from ..ledger.models import QueuedFile
 from ..ledger.states import State
 
@@ -70,8 +69,7 @@ class TransferResult:
         ``TransferError`` with the reason; with ``propagate=False`` False is returned instead.
         ``TransferTimeout``, a ``TimeoutError``, is raised after ``timeout`` seconds.
         """
-        in_transaction = transaction.get_connection(ledger_database()).in_atomic_block
-        if in_transaction and not self._queued and not self.ready():
+        if in_transaction() and not self._queued and not self.ready():
             raise TransferError(
                 "The transfer starts after the transaction is committed; call get() after that."
             )

@@ -1,6 +1,5 @@
 """Keeps the claims of this process alive while their transfers make progress."""
 
-import os
 import threading
 import time
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from ..ledger.database import ledger
 from ..ledger.models import QueuedFile
 from ..reporting.logs import fields_of, logger
 from ..reporting.reasons import reason
+from ..runtime.forks import ForkSafeLock, after_fork
 
 BEAT_MAX = 2.0  # seconds: a running transfer learns within this time that it lost its lease
 
@@ -139,7 +139,7 @@ class _Heart(threading.Thread):
             logger.warning("A lease could not be renewed: %s", reason(error), extra=about)
 
 
-_lock = threading.Lock()
+_lock = ForkSafeLock()
 _heart: _Heart | None = None
 
 
@@ -159,12 +159,12 @@ _waiting: dict[tuple[int, str], Lease] = {}
 
 
 def _after_fork() -> None:
-    global _lock, _heart
-    _lock, _heart = threading.Lock(), None  # another thread may have held the old lock
+    global _heart
+    _heart = None
     _waiting.clear()  # these are the parent's
 
 
-os.register_at_fork(after_in_child=_after_fork)
+after_fork(_after_fork)
 
 
 def wait(row: QueuedFile) -> None:

@@ -32,6 +32,7 @@ from storages.backends.s3 import S3Storage
 
 from ...reporting.logs import logger
 from ...reporting.reasons import reason
+from ...runtime.forks import after_fork
 from .bucket import S3Remote
 from .checksums import SHA256
 from .small import SeenRequest, SmallObject
@@ -78,7 +79,7 @@ def _after_fork() -> None:
     _is_cut_off = "obstore" in sys.modules
 
 
-os.register_at_fork(after_in_child=_after_fork)
+after_fork(_after_fork)
 
 
 class Outcome(enum.Enum):

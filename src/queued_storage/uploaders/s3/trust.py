@@ -1,7 +1,5 @@
 """What an S3 server did in a test, so that not every file needs requests to find it out."""
 
-import os
-import threading
 import uuid
 from collections import Counter
 from dataclasses import dataclass
@@ -14,6 +12,7 @@ from django.core.files.storage import Storage
 from ...files.localfiles import UNFINISHED_PREFIX
 from ...reporting.logs import logger
 from ...reporting.reasons import reason
+from ...runtime.forks import ForkSafeLock
 from .bucket import Bucket, S3Remote
 from .checksums import ALGORITHMS, CRC32, sum_of
 
@@ -34,15 +33,7 @@ class Trust:
 NONE = Trust()
 _known: dict[Any, Trust] = {}
 _uploads: Counter[Any] = Counter()
-_lock = threading.Lock()
-
-
-def _after_fork() -> None:
-    global _lock
-    _lock = threading.Lock()  # another thread may have held the old one
-
-
-os.register_at_fork(after_in_child=_after_fork)
+_lock = ForkSafeLock()
 
 
 def trust_in(storage: S3Remote, algorithm: str = CRC32) -> Trust:
