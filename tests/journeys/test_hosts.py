@@ -527,7 +527,7 @@ def test_no_host_is_given_up_where_all_share_the_local_storage(saved: str) -> No
 
 
 def test_the_transfer_command_says_where_to_run_it(saved: str) -> None:
-    with being("two"), pytest.raises(CommandError, match="on the host 'one'"):
+    with being("two"), pytest.raises(CommandError, match="on host 'one'"):
         command("transfer", saved)
     with being("one"):
         assert "transferred" in command("transfer", saved)
