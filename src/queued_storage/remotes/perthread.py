@@ -5,7 +5,7 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from functools import lru_cache
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 from django.core.files.storage import Storage
 
@@ -33,6 +33,12 @@ def for_threads(storage: Storage) -> Storage:
 @lru_cache(100)
 def _has_one_connection(cls: type[Storage]) -> bool:
     return any(dotted_path(base) in ONE_CONNECTION for base in cls.__mro__)
+
+
+class Deconstructible(Protocol):
+    """A storage that tells with which arguments it was created."""
+
+    def deconstruct(self) -> tuple[str, tuple[Any, ...], dict[str, Any]]: ...
 
 
 class _Connected:
@@ -91,7 +97,7 @@ class PerThread(Storage):
     def _own(self) -> Any:
         connected = self._threads.connected
         if connected is None or not connected.is_ours():
-            _path, args, options = cast(Any, self.storage).deconstruct()
+            _path, args, options = cast(Deconstructible, self.storage).deconstruct()
             connected = _Connected(type(self.storage)(*args, **options))
             self._threads.connected = connected
         return connected.storage

@@ -1,7 +1,5 @@
 """Deletes a file from both storages, as part of the transaction."""
 
-
-
 from ..files import localfiles
 from ..ledger.database import in_transaction, ledger, on_commit
 from ..ledger.names import Name, StoredName

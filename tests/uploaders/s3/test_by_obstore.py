@@ -659,7 +659,7 @@ def test_obstore_in_parent_and_children(
     """A child may use it unless its parent has; so may the parent after a fork."""
     options = s3_server.options(s3_bucket)
     del options["client_config"]
-    command = [sys.executable, "-m", "tests.uploaders.s3.forking", json.dumps(options)]
+    command = [sys.executable, "-m", "tests.support.obstore_forks", json.dumps(options)]
     process = spawn(command, env=child_environment, stdout=PIPE, text=True)
     out, _none = process.communicate(timeout=60)
     assert json.loads(out) == {"early child": True, "parent": True, "late child": False}

@@ -22,12 +22,12 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 from urllib.request import getproxies
 from weakref import WeakKeyDictionary
 
 import botocore.session
 from botocore.exceptions import BotoCoreError
-from botocore.utils import percent_encode
 from storages.backends.s3 import S3Storage
 
 from ...reporting.logs import logger
@@ -141,7 +141,7 @@ class Substitute:
         """Return a sender of this kind, or None if obstore would send another request."""
         headers = request.plain_headers()
         scope = SCOPE.match(headers.get("authorization", ""))
-        suffix = f"/{percent_encode(what.key, safe='/~')}"
+        suffix = f"/{quote(what.key)}"
         if not scope or not request.url.endswith(suffix):
             return None
         kept = {

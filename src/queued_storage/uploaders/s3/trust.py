@@ -31,8 +31,9 @@ class Trust:
 
 
 NONE = Trust()
-_known: dict[Any, Trust] = {}
-_uploads: Counter[Any] = Counter()
+Key = tuple[str | None, ...]  # of a server, a bucket and an algorithm
+_known: dict[Key, Trust] = {}
+_uploads: Counter[Key] = Counter()
 _lock = ForkSafeLock()
 
 
@@ -69,7 +70,7 @@ def conditions_are_known(storage: S3Remote) -> bool:
     return any(known(storage, algorithm).conditions for algorithm in ALGORITHMS)
 
 
-def _place(storage: S3Remote, algorithm: str) -> tuple[str | None, ...]:
+def _place(storage: S3Remote, algorithm: str) -> Key:
     endpoint, region = storage.endpoint_url, storage.region_name
     return endpoint, region, storage.bucket_name, storage.location, algorithm
 

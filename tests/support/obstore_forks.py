@@ -1,4 +1,4 @@
-"""``python -m tests.uploaders.s3.forking OPTIONS``: which processes send files by obstore.
+"""``python -m tests.support.obstore_forks OPTIONS``: which processes send files by obstore.
 
 A process forks before it has loaded obstore, uses it, and forks again.
 """
