@@ -72,13 +72,16 @@ def databases() -> Iterator[list[str]]:
 
 @contextlib.contextmanager
 def queued_storage(**changes: Any) -> Iterator[None]:
-    """These values of QUEUED_STORAGE for the block: at once, as ``override_settings`` is not."""
+    """Use these values of QUEUED_STORAGE in the block, without the signal of a changed setting."""
+    from django.conf import settings
+
     from queued_storage import conf
 
-    values: Any = conf.settings.values
-    before = {key: values[key] for key in changes}
-    values.update(changes)
+    before = getattr(settings, "QUEUED_STORAGE", {})
+    settings.QUEUED_STORAGE = {**before, **changes}
+    conf.settings.reset()
     try:
         yield
     finally:
-        values.update(before)
+        settings.QUEUED_STORAGE = before
+        conf.settings.reset()

@@ -1,4 +1,4 @@
-"""Adapters that get a worker to look at some rows soon."""
+"""Adapters that notify workers of files that are due."""
 
 from .base import BaseQueue
 from .registry import get_queue
