@@ -10,6 +10,7 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from queued_storage.admin import overview
+from queued_storage.ledger import measures
 from queued_storage.ledger.states import State
 from queued_storage.models import QueuedFile
 
@@ -147,7 +148,7 @@ def test_aliases_and_hosts() -> None:
     add(3)
     add(2, alias="archive", host="web-2")
     add(2, alias="Archive", host="")
-    assert sorted(overview.aliases()) == ["Archive", "archive", "default"]
+    assert sorted(measures.aliases(overview.ALIASES)) == ["Archive", "archive", "default"]
     assert overview.hosts() == ["web-1", "web-2"]
 
 

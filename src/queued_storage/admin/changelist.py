@@ -11,6 +11,7 @@ from django.http import HttpRequest
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
+from ..ledger.measures import aliases
 from ..ledger.states import State
 from . import overview
 from .dates import DateHierarchy
@@ -52,7 +53,7 @@ class StateFilter(admin.SimpleListFilter):
         if not (state := self.value()):
             return queryset
         if state != State.TRANSFERRED:  # the index for these starts with the alias
-            queryset = queryset.filter(alias__in=overview.aliases())
+            queryset = queryset.filter(alias__in=aliases(overview.ALIASES))
         return _filtered(queryset, "state", state)
 
 
@@ -61,7 +62,7 @@ class StorageFilter(admin.SimpleListFilter):
     parameter_name = "alias"
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> Any:
-        return [(alias, alias) for alias in overview.aliases()]
+        return [(alias, alias) for alias in aliases(overview.ALIASES)]
 
     def queryset(self, request: HttpRequest, queryset: QuerySet) -> QuerySet:
         return _filtered(queryset, "alias", self.value())

@@ -21,6 +21,7 @@ from django.utils.translation import gettext_lazy as _
 
 from ..conf import settings
 from ..ledger.database import ledger
+from ..ledger.measures import aliases
 from ..ledger.models import QueuedFile
 from ..ledger.states import State
 from . import dashboard, overview, preview
@@ -115,7 +116,7 @@ class QueuedFileAdmin(FileActions):
             # range. On PostgreSQL that is true of the collation "C" only, and there it uses the
             # index for LIKE as well.
             starts = Q(name__gte=term, name__lt=term + LAST_CHARACTER)
-        return queryset.filter(starts, alias__in=overview.aliases()), False
+        return queryset.filter(starts, alias__in=aliases(overview.ALIASES)), False
 
     @admin.display(description=_("state"))
     def status(self, row: QueuedFile) -> SafeString:

@@ -15,6 +15,7 @@ from django.utils import timezone
 
 from ..ledger.aliases import known_storages
 from ..ledger.database import QueuedFileQuerySet, ledger
+from ..ledger.measures import aliases
 from ..ledger.sql.clock import DatabaseNow
 from ..ledger.states import State
 
@@ -112,7 +113,7 @@ def overview() -> Overview:
     found = Overview(timezone.now())
     known = {storage.alias for storage in known_storages()}
     hosts: dict[str, Share] = {}
-    for alias in aliases():
+    for alias in aliases(ALIASES):
         storage = Share(alias, alias in known)
         found.storages.append(storage)
         shares = _Shares(found.total, storage, hosts)
@@ -121,16 +122,6 @@ def overview() -> Overview:
         _count_transferred(alias, shares, found)
     found.hosts = [hosts[name] for name in sorted(hosts)]
     found.failed = _failed(found.newest_failures)
-    return found
-
-
-def aliases() -> list[str]:
-    """Return the aliases that have rows, with one step along the index for each."""
-    names = ledger().order_by("alias").values_list("alias", flat=True)
-    found: list[str] = []
-    last = ""
-    while len(found) < ALIASES and (last := names.filter(alias__gt=last).first() or ""):
-        found.append(last)
     return found
 
 

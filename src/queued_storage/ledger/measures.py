@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import islice
 from typing import Any, TypeVar
 
 from django.db import connections
@@ -100,9 +101,9 @@ def settled() -> list[Settled]:
     return [Settled(alias, files, size, here or 0) for alias, files, size, here in rows]
 
 
-def aliases() -> list[str]:
-    """Return every alias that has rows, with one index lookup per alias."""
-    return list(_aliases())
+def aliases(limit: int | None = None) -> list[str]:
+    """Return every alias that has rows, or the first ``limit``, with one index lookup per alias."""
+    return list(islice(_aliases(), limit))
 
 
 def _aliases() -> Iterator[str]:

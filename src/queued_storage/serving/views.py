@@ -77,7 +77,7 @@ def local_copy(request: HttpRequest, ticket: str) -> HttpResponse | FileResponse
     row = rows.exclude(state=State.DELETING).first()
     if row is None:
         raise Http404(NOT_ON_THIS_HOST)
-    storage: Any = storage_for(row.alias)
+    storage: ServedStorage = storage_for(row.alias)
     try:
         opened = storage.local.open(row.name)
     except FileNotFoundError as error:
