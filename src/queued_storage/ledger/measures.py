@@ -108,10 +108,9 @@ def aliases(limit: int | None = None) -> list[str]:
 
 def _aliases() -> Iterator[str]:
     rows = ledger().order_by("alias").values_list("alias", flat=True)
-    last = rows.first()
-    while last is not None:
+    last: str | None = ""
+    while last := rows.filter(alias__gt=last).first():
         yield last
-        last = rows.filter(alias__gt=last).first()
 
 
 def _host() -> Any:

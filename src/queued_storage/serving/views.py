@@ -1,6 +1,6 @@
 """The views that serve files from this project."""
 
-from typing import Any
+from typing import Any, cast
 
 from django.core import signing
 from django.http import (
@@ -77,7 +77,7 @@ def local_copy(request: HttpRequest, ticket: str) -> HttpResponse | FileResponse
     row = rows.exclude(state=State.DELETING).first()
     if row is None:
         raise Http404(NOT_ON_THIS_HOST)
-    storage: ServedStorage = storage_for(row.alias)
+    storage = cast(ServedStorage, storage_for(row.alias))
     try:
         opened = storage.local.open(row.name)
     except FileNotFoundError as error:
