@@ -80,7 +80,7 @@ def test_nothing_is_flushed_by_default(steps: list[str]) -> None:
 
 
 @pytest.mark.usefixtures("fsync")
-def test_a_save_is_on_the_disk_before_its_row_is_written(steps: list[str]) -> None:
+def test_save_is_flushed_before_its_row_is_written(steps: list[str]) -> None:
     """The bytes, the entry of the file, and those of the directories that lead to it."""
     make().save("docs/2024/a.txt", file())
     assert steps == [
@@ -95,7 +95,7 @@ def test_a_save_is_on_the_disk_before_its_row_is_written(steps: list[str]) -> No
 
 
 @pytest.mark.usefixtures("fsync")
-def test_an_upload_that_is_moved_into_place_is_flushed_too(steps: list[str]) -> None:
+def test_moved_upload_is_flushed_too(steps: list[str]) -> None:
     with TemporaryUploadedFile("a.txt", "text/plain", 5, None) as upload:
         upload.write(b"bytes")
         upload.seek(0)
@@ -111,7 +111,7 @@ def test_an_upload_that_is_moved_into_place_is_flushed_too(steps: list[str]) -> 
 
 
 @pytest.mark.usefixtures("fsync")
-def test_a_name_that_the_ledger_refuses_is_flushed_anew(steps: list[str]) -> None:
+def test_alternative_name_is_flushed_again(steps: list[str]) -> None:
     storage = make()
     storage.save("a.txt", file())
     disk().delete("a.txt")  # the file is on another host
@@ -122,7 +122,7 @@ def test_a_name_that_the_ledger_refuses_is_flushed_anew(steps: list[str]) -> Non
 
 
 @pytest.mark.usefixtures("fsync")
-def test_an_overwritten_file_is_flushed_before_and_after_it_takes_its_place(
+def test_overwritten_file_is_flushed_before_and_after_replacing(
     steps: list[str],
 ) -> None:
     storage = make()
@@ -148,7 +148,7 @@ class ContentAddressed(FileSystemStorage):
 
 
 @pytest.mark.usefixtures("fsync")
-def test_a_storage_that_names_files_itself_is_flushed(steps: list[str]) -> None:
+def test_storage_that_names_files_itself_is_flushed(steps: list[str]) -> None:
     storage = make(local=ContentAddressed(disk().location))
     assert storage.save("a.txt", file()) == "by-content/5d41402a.txt"
     assert steps == [
@@ -161,16 +161,14 @@ def test_a_storage_that_names_files_itself_is_flushed(steps: list[str]) -> None:
 
 
 @pytest.mark.usefixtures("fsync")
-def test_a_storage_without_paths_is_saved_to_as_ever() -> None:
+def test_storage_without_paths_still_saves() -> None:
     storage = make(local=InMemoryStorage())
     assert read(storage, storage.save("a.txt", file())) == b"bytes"
 
 
 @pytest.mark.usefixtures("fsync")
 @pytest.mark.parametrize("number", range(4))
-def test_a_disk_that_cannot_keep_it_fails_the_save(
-    number: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_flush_error_fails_the_save(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """EIO on the file, on its directory, or on one above."""
     left = number
 
@@ -190,7 +188,7 @@ def test_a_disk_that_cannot_keep_it_fails_the_save(
 
 
 @pytest.mark.usefixtures("fsync")
-def test_an_overwriting_that_the_disk_cannot_keep_changes_nothing(
+def test_flush_error_keeps_the_old_content(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def fail(descriptor: int) -> None:
@@ -209,7 +207,7 @@ def test_an_overwriting_that_the_disk_cannot_keep_changes_nothing(
 
 
 @pytest.mark.usefixtures("fsync")
-def test_a_directory_above_the_root_that_cannot_be_read_is_no_matter(
+def test_unreadable_parent_directory_is_ignored(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     real = os.open
@@ -234,7 +232,7 @@ storages["default"].save("docs/a.txt", ContentFile(b"bytes"))
 
 @pytest.mark.skipif(not shutil.which("strace"), reason="no strace")
 @pytest.mark.skipif(connection.vendor != "sqlite", reason="needs a commit that can be seen")
-def test_the_kernel_is_asked_in_this_order(
+def test_row_is_written_after_the_flush_system_calls(
     child_settings: Callable[..., dict[str, str]], tmp_path: Path
 ) -> None:
     """Not as Python tells it but as the kernel was called: the row comes last."""

@@ -335,7 +335,7 @@ def on_s3(settings: Settings, s3_options: dict[str, Any]) -> None:
 def in_bucket(on_s3: None, s3_client: Any, s3_bucket: str) -> Callable[[], dict[str, bytes]]:
     """The content of the bucket, which must not have unfinished uploads: they cost as much."""
 
-    def look() -> dict[str, bytes]:
+    def bucket_content() -> dict[str, bytes]:
         assert "Uploads" not in s3_client.list_multipart_uploads(Bucket=s3_bucket)
         found = s3_client.list_objects_v2(Bucket=s3_bucket).get("Contents", [])
         return {
@@ -343,7 +343,7 @@ def in_bucket(on_s3: None, s3_client: Any, s3_bucket: str) -> Callable[[], dict[
             for each in found
         }
 
-    return look
+    return bucket_content
 
 
 TO_S3 = pytest.mark.parametrize(

@@ -154,9 +154,9 @@ def save_often(meeting: Meeting, number: int) -> None:
             meeting.put("doomed", name)
         else:
             kept[name] = content
-        looked_at = random.choice(list(kept))
-        assert read(storage, looked_at).decode() == kept[looked_at]
-        assert storage.size(looked_at) == len(kept[looked_at])
+        chosen = random.choice(list(kept))
+        assert read(storage, chosen).decode() == kept[chosen]
+        assert storage.size(chosen) == len(kept[chosen])
     meeting.put("kept", kept)
 
 
@@ -173,7 +173,7 @@ def delete_transfer_and_sweep(meeting: Meeting) -> None:
 
 
 @pytest.mark.usefixtures("evicting")
-def test_the_same_name_is_saved_deleted_transferred_and_swept(
+def test_processes_save_and_delete_the_same_name(
     race: Callable[..., None], meeting: Meeting
 ) -> None:
     race(
@@ -214,9 +214,7 @@ def save_on_own_disk(meeting: Meeting, number: int) -> None:
     meeting.put("kept", kept)
 
 
-def test_the_same_name_is_saved_on_many_machines(
-    race: Callable[..., None], meeting: Meeting
-) -> None:
+def test_hosts_save_the_same_name(race: Callable[..., None], meeting: Meeting) -> None:
     race([(save_on_own_disk, number) for number in range(PROCESSES)])
     names = [name for kept in meeting.get("kept") for name in kept]
     assert len(names) == len(set(names)) == PROCESSES * ROUNDS
@@ -232,7 +230,7 @@ def run_in_any_order(meeting: Meeting, pks: list[int]) -> None:
     assert run_all(pks) == {}
 
 
-def test_many_workers_on_the_same_rows(race: Callable[..., None]) -> None:
+def test_workers_transfer_each_row_once(race: Callable[..., None]) -> None:
     storage: Any = storages["default"]
     for number in range(ROUNDS):
         storage.save(f"{number}.bin", ContentFile(b"content"))
@@ -244,7 +242,7 @@ def test_many_workers_on_the_same_rows(race: Callable[..., None]) -> None:
 
 
 @pytest.mark.skipif(connection.vendor == "sqlite", reason="it has one writer at a time")
-def test_a_long_transaction_on_one_file_holds_up_no_other() -> None:
+def test_long_transaction_blocks_no_other_file() -> None:
     storage: Any = storages["default"]
     name, other = [storage.save(each, ContentFile(b"content")) for each in ("a.bin", "b.bin")]
 
@@ -261,7 +259,7 @@ def test_a_long_transaction_on_one_file_holds_up_no_other() -> None:
 
 
 @pytest.mark.skipif(connection.vendor != "mysql", reason="only there it was otherwise")
-def test_a_claim_looks_at_its_own_row_alone() -> None:
+def test_claim_locks_only_its_own_row() -> None:
     """By the index of due_at it locked all due rows, and deadlocked with who deletes a file."""
     storage: Any = storages["default"]
     storage.save(SHARED, ContentFile(b"content"))
@@ -307,7 +305,7 @@ def in_two(meeting: Meeting, number: int) -> None:
 
 
 @pytest.mark.parametrize("again", [in_one, in_two])
-def test_a_name_is_deleted_and_saved_again(
+def test_name_is_deleted_and_saved_again(
     again: Callable[..., None], race: Callable[..., None], meeting: Meeting
 ) -> None:
     race([(again, number) for number in range(4)], beside=[(transfer_and_sweep,)] * 3)
@@ -356,7 +354,7 @@ def read_versions(meeting: Meeting) -> None:
 
 
 @pytest.mark.usefixtures("evicting")
-def test_new_content_wins_over_what_is_on_its_way(race: Callable[..., None]) -> None:
+def test_new_content_replaces_content_being_transferred(race: Callable[..., None]) -> None:
     storage: Any = storages["default"]
     assert storage.save(SHARED, ContentFile(content_of(0))) == SHARED
     race([(overwrite_often,)], beside=[(transfer_and_sweep,)] * 2 + [(read_versions,)] * 2)
@@ -367,7 +365,7 @@ def test_new_content_wins_over_what_is_on_its_way(race: Callable[..., None]) -> 
 
 
 @pytest.mark.one_database
-def test_new_content_wins_on_s3_too(
+def test_new_content_replaces_content_on_s3(
     race: Callable[..., None],
     settings: Settings,
     s3_options: dict[str, Any],
@@ -386,7 +384,7 @@ def test_new_content_wins_on_s3_too(
     assert version_of(read(storages["far"], SHARED)) == TURNS
 
 
-def test_a_reader_who_looked_before_new_content_came_gets_no_half_of_it() -> None:
+def test_read_during_overwrite_returns_whole_content() -> None:
     storage = make(task=TransferAndDelete())
     name = storage.save("a.txt", ContentFile(b"old"))
     storage.queue.deliver()
@@ -400,7 +398,7 @@ def test_a_reader_who_looked_before_new_content_came_gets_no_half_of_it() -> Non
     assert read(storage, name) == b"newer"
 
 
-def test_a_reader_who_looked_before_new_content_came_misses_nothing() -> None:
+def test_read_survives_removal_of_the_old_object() -> None:
     storage = make(task=TransferAndDelete())
     name = storage.save("a.txt", ContentFile(b"old"))
     storage.queue.deliver()
@@ -415,7 +413,7 @@ def test_a_reader_who_looked_before_new_content_came_misses_nothing() -> None:
 
 
 @pytest.mark.parametrize("delayed", [False, True])
-def test_new_content_that_comes_in_the_instant_of_the_claim(
+def test_new_content_saved_during_the_claim_wins(
     delayed: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     storage = make(delayed=delayed)
@@ -466,13 +464,13 @@ def read_in_turn(meeting: Meeting) -> None:
     while not meeting.is_over:
         for version in meeting.get("saved"):
             if version > seen:
-                look_at(storage, f"{version}.bin", version)
+                read_until_evicted(storage, f"{version}.bin", version)
                 seen = version
         if seen >= 0:
             assert version_of(read(storage, f"{seen}.bin")) == seen
 
 
-def look_at(storage: Any, name: str, version: int) -> None:
+def read_until_evicted(storage: Any, name: str, version: int) -> None:
     """Read until the file is on the remote, and once more."""
     is_last = False
     while not is_last:
@@ -489,7 +487,7 @@ def look_at(storage: Any, name: str, version: int) -> None:
 
 
 @pytest.mark.usefixtures("evicting")
-def test_a_reader_sees_a_file_whole_while_it_moves(race: Callable[..., None]) -> None:
+def test_readers_see_whole_files_during_transfers(race: Callable[..., None]) -> None:
     race([(save_in_turn,)], beside=[(transfer_and_sweep,)] * 2 + [(read_in_turn,)] * 3)
     assert len(settle()) == TURNS
     assert on_disk() == []

@@ -41,12 +41,14 @@ def threads() -> Iterator[ThreadQueue]:
 
 
 @pytest.fixture
-def soon(settings: Settings) -> None:
+def short_retry_delays(settings: Settings) -> None:
     settings.QUEUED_STORAGE = {"RETRY_DELAY": 0.2, "RETRY_MAX_DELAY": 0.5, "RETRIES": 1000}
 
 
 @pytest.fixture
-def storage(threads: ThreadQueue, soon: None, s3_proxy_options: dict[str, Any]) -> QueuedStorage:
+def storage(
+    threads: ThreadQueue, short_retry_delays: None, s3_proxy_options: dict[str, Any]
+) -> QueuedStorage:
     remote = {"BACKEND": "storages.backends.s3.S3Storage", "OPTIONS": s3_proxy_options}
     alias = f"recovery-{s3_proxy_options['bucket_name']}"  # the last test's may still exist
     return QueuedStorage("disk", remote, alias=alias, queue=threads)

@@ -128,7 +128,7 @@ def reconnected() -> None:
     connection.ensure_connection()
 
 
-def life(storage: Any, cutter: Cutter, name: str = "a.txt") -> None:
+def deliver_with(storage: Any, cutter: Cutter, name: str = "a.txt") -> None:
     """What workers do for a file until it is on the remote alone, and until it is gone."""
     with connection.execute_wrapper(cutter):
         storage.queue.deliver()
@@ -137,14 +137,14 @@ def life(storage: Any, cutter: Cutter, name: str = "a.txt") -> None:
 
 @is_server
 @pytest.mark.parametrize("before", [True, False], ids=["before", "after"])
-def test_a_worker_whose_connection_is_lost_at_any_statement_loses_nothing(before: bool) -> None:
+def test_worker_survives_lost_connection_at_any_statement(before: bool) -> None:
     """Each statement of a transfer with an eviction, and of a purge, in turn."""
     seen = []
     for number in range(100):
         storage = make(task=TransferAndDelete)
         name = storage.save("a.txt", file(b"precious"))
         cutter = Cutter(number, before=before)
-        life(storage, cutter)
+        deliver_with(storage, cutter)
         if found := storage.queued_file(name):
             assert read(storage, name) == b"precious"
             if found.state != State.TRANSFERRED or found.is_local:
@@ -159,7 +159,7 @@ def test_a_worker_whose_connection_is_lost_at_any_statement_loses_nothing(before
         assert read(storage, name) == b"precious"
 
         storage.delete(name)
-        life(storage, cutter)
+        deliver_with(storage, cutter)
         if storage.queued_file(name):
             make_due(storage, name)
             assert sweep(storage.alias) == 1
@@ -174,7 +174,7 @@ def test_a_worker_whose_connection_is_lost_at_any_statement_loses_nothing(before
 
 
 @is_server
-def test_a_write_of_a_worker_outlasts_a_lost_connection() -> None:
+def test_worker_repeats_a_write_after_lost_connection() -> None:
     """Without that, a transfer that takes longer than the server keeps idle connections is
     repeated for ever."""
     for number in range(100):
@@ -195,23 +195,23 @@ def test_a_write_of_a_worker_outlasts_a_lost_connection() -> None:
 
 @is_server
 @pytest.mark.parametrize("task", [Transfer, TransferAndDelete])
-def test_a_promotion_whose_answer_is_lost_is_told_all_the_same(task: type[Transfer]) -> None:
-    told: list[str] = []
+def test_promotion_with_lost_answer_is_signalled(task: type[Transfer]) -> None:
+    signals: list[str] = []
 
-    def hear(*, queued_file: QueuedFile, **_kwargs: object) -> None:
-        told.append(queued_file.name)
+    def record_signal(*, queued_file: QueuedFile, **_kwargs: object) -> None:
+        signals.append(queued_file.name)
 
     storage = make(task=task)
     name = storage.save("a.txt", file())
     promotion = Cutter(2, before=False, kind="UPDATE")  # after the claim and the name
-    file_transferred.connect(hear)
+    file_transferred.connect(record_signal)
     try:
         with connection.execute_wrapper(promotion):
             assert storage.queue.deliver() == {}
     finally:
-        file_transferred.disconnect(hear)
+        file_transferred.disconnect(record_signal)
     assert promotion.statement
-    assert told == [name]
+    assert signals == [name]
     assert (row(storage, name).state, row(storage, name).attempts) == (State.TRANSFERRED, 1)
     assert row(storage, name).due_at is None
     assert on_disk() == ([] if task is TransferAndDelete else [name])
@@ -219,36 +219,36 @@ def test_a_promotion_whose_answer_is_lost_is_told_all_the_same(task: type[Transf
 
 @is_server
 @pytest.mark.parametrize("retries", [0, 1])
-def test_a_failure_whose_answer_is_lost_is_told_all_the_same(
+def test_failure_with_lost_answer_is_signalled(
     retries: int, settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
     settings.QUEUED_STORAGE = settings.QUEUED_STORAGE | {"RETRIES": retries}
-    told: list[bool] = []
+    signals: list[bool] = []
 
-    def hear(*, will_retry: bool, **_kwargs: object) -> None:
-        told.append(will_retry)
+    def record_signal(*, will_retry: bool, **_kwargs: object) -> None:
+        signals.append(will_retry)
 
     storage = make()
     storage.remote.refuses = True
     name = storage.save("a.txt", file())
     pk = row(storage, name).pk
     end = Cutter(1, before=False, kind="UPDATE")  # after the claim
-    transfer_failed.connect(hear)
+    transfer_failed.connect(record_signal)
     try:
         with connection.execute_wrapper(end):
             errors = storage.queue.deliver()
     finally:
-        transfer_failed.disconnect(hear)
+        transfer_failed.disconnect(record_signal)
     assert end.statement
     assert list(errors) == [pk]
-    assert told == [bool(retries)]
+    assert signals == [bool(retries)]
     assert "failed: ConnectionError: The remote is away." in caplog.text
     found = row(storage, name)
     assert (found.state, len(found.failures)) == (["failed", "pending"][retries], 1)
 
 
 @is_server
-def test_a_delete_whose_answer_is_lost_is_carried_out_all_the_same() -> None:
+def test_delete_with_lost_answer_takes_effect() -> None:
     storage = make()
     name = storage.save("a.txt", file())
     storage.queue.deliver()
@@ -263,7 +263,7 @@ def test_a_delete_whose_answer_is_lost_is_carried_out_all_the_same() -> None:
 
 
 @is_server
-def test_the_rest_of_a_message_survives_a_lost_connection() -> None:
+def test_lost_connection_skips_one_file_of_a_message() -> None:
     storage = make()
     names = [storage.save(f"{number}.txt", file()) for number in range(4)]
     claim_of_the_second = 3  # after the first file's claim, name and promotion
@@ -278,7 +278,7 @@ def test_the_rest_of_a_message_survives_a_lost_connection() -> None:
 
 
 @is_server
-def test_a_claim_whose_answer_is_lost_is_made_again_after_its_lease() -> None:
+def test_claim_with_lost_answer_is_repeated_later() -> None:
     storage = make()
     name = storage.save("a.txt", file())
     with connection.execute_wrapper(Cutter(0, before=False, kind="UPDATE")):
@@ -293,7 +293,7 @@ def test_a_claim_whose_answer_is_lost_is_made_again_after_its_lease() -> None:
 @is_server
 @pytest.mark.parametrize("before", [True, False], ids=["before", "after"])
 @pytest.mark.parametrize("atomic", [True, False], ids=["in a transaction", "alone"])
-def test_a_save_whose_connection_is_lost_leaves_no_file(before: bool, atomic: bool) -> None:
+def test_save_with_lost_connection_leaves_no_file(before: bool, atomic: bool) -> None:
     storage = make()
     storage.alias  # noqa: B018
     with (
@@ -314,7 +314,7 @@ def test_a_save_whose_connection_is_lost_leaves_no_file(before: bool, atomic: bo
 
 
 @is_server
-def test_a_delete_whose_connection_is_lost_at_any_statement_can_be_repeated() -> None:
+def test_delete_with_lost_connection_can_be_repeated() -> None:
     for before in (True, False):
         for number in range(100):
             storage = make()
@@ -352,7 +352,7 @@ def test_nothing_is_repeated_inside_a_transaction() -> None:
 
 
 @is_server
-def test_a_commit_that_is_lost_transfers_nothing() -> None:
+def test_lost_commit_transfers_nothing() -> None:
     storage = make()
 
     def save_and_lose() -> None:
@@ -392,7 +392,7 @@ def locked(pk: int, seconds: float) -> Iterator[None]:
 
 
 @pytest.fixture
-def short_of_patience() -> Iterator[None]:
+def short_lock_timeout() -> Iterator[None]:
     """This thread's connections give up on a lock after a moment."""
     say = {
         "postgresql": "SET lock_timeout = '200ms'",
@@ -413,8 +413,8 @@ def short_of_patience() -> Iterator[None]:
     connection.close()
 
 
-@pytest.mark.usefixtures("short_of_patience")
-def test_a_lock_that_is_held_too_long_is_waited_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("short_lock_timeout")
+def test_worker_waits_again_for_a_lock(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(outages, "PAUSES", (0.3, 1))
     storage = make()
     name = storage.save("a.txt", file())
@@ -423,8 +423,8 @@ def test_a_lock_that_is_held_too_long_is_waited_for_again(monkeypatch: pytest.Mo
     assert (row(storage, name).state, row(storage, name).attempts) == (State.TRANSFERRED, 1)
 
 
-@pytest.mark.usefixtures("short_of_patience")
-def test_a_lock_that_is_held_for_long_delays_the_file_and_no_more() -> None:
+@pytest.mark.usefixtures("short_lock_timeout")
+def test_long_lock_only_delays_the_file() -> None:
     storage = make()
     name = storage.save("a.txt", file())
     with locked(row(storage, name).pk, 4 if connection.vendor == "mysql" else 1):
@@ -435,9 +435,9 @@ def test_a_lock_that_is_held_for_long_delays_the_file_and_no_more() -> None:
     assert row(storage, name).state == State.TRANSFERRED
 
 
-@pytest.mark.usefixtures("short_of_patience")
+@pytest.mark.usefixtures("short_lock_timeout")
 @pytest.mark.skipif(connection.vendor != "sqlite", reason="others lock rows, not the database")
-def test_a_save_into_a_locked_database_leaves_nothing() -> None:
+def test_save_into_a_locked_database_leaves_nothing() -> None:
     storage = make()
     other = storage.save("other.txt", file())
     with locked(row(storage, other).pk, 1), pytest.raises(OperationalError, match="locked"):
@@ -448,7 +448,7 @@ def test_a_save_into_a_locked_database_leaves_nothing() -> None:
 
 @pytest.mark.skipif(connection.vendor != "postgresql", reason="of PostgreSQL's isolation levels")
 @pytest.mark.parametrize("level", ["REPEATABLE READ", "SERIALIZABLE"])
-def test_a_serialization_failure_is_repeated(level: str) -> None:
+def test_statement_is_repeated_after_serialization_failure(level: str) -> None:
     storage = make()
     name = storage.save("a.txt", file())
     failures = []
@@ -472,7 +472,7 @@ def test_a_serialization_failure_is_repeated(level: str) -> None:
 
 
 @is_server
-def test_a_deadlock_of_two_transactions_is_its_owners_to_repeat() -> None:
+def test_deadlocked_transaction_can_be_repeated() -> None:
     """Two requests delete the same two files in opposite order."""
     storage = make()
     names = [storage.save(f"{number}.txt", file()) for number in range(2)]
@@ -513,7 +513,7 @@ def test_a_deadlock_of_two_transactions_is_its_owners_to_repeat() -> None:
 
 
 @pytest.mark.one_database
-def test_a_cache_that_goes_away_changes_no_answer(
+def test_cache_outage_changes_no_answer(
     redis_url: str, queue_name: str, settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
     where = services.address("redis")
@@ -558,7 +558,7 @@ def test_a_cache_that_goes_away_changes_no_answer(
 # The broker (for one that is down, see tests/queues/contracts.py)
 
 
-def test_a_broker_that_is_flushed_and_then_delivers_everything_twice(
+def test_flushed_broker_with_duplicates_transfers_files_once(
     redis_url: str, queue_name: str
 ) -> None:
     app = Celery("tests", broker=redis_url, set_as_current=False)
@@ -611,7 +611,7 @@ def step_clock(step: timedelta) -> None:
 
 
 @pytest.mark.one_database
-def test_no_time_in_the_ledger_is_a_hosts() -> None:
+def test_ledger_times_come_from_the_database() -> None:
     package = Path(queued_storage.__file__).parent
     reads_clock = re.compile(r"time\.time\(|time_ns|timezone\.now|localtime|datetime\.(utc)?now")
     deciding = [
@@ -626,7 +626,7 @@ def test_no_time_in_the_ledger_is_a_hosts() -> None:
 
 
 @steps
-def test_a_worker_whose_own_clock_is_wrong_is_a_good_worker(
+def test_worker_with_a_wrong_clock_transfers_files(
     step: timedelta, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     right = time.time
@@ -647,7 +647,7 @@ def test_a_worker_whose_own_clock_is_wrong_is_a_good_worker(
 
 
 @steps
-def test_the_databases_clock_steps_while_a_file_waits(step: timedelta) -> None:
+def test_database_clock_steps_before_a_transfer(step: timedelta) -> None:
     storage = make()
     name = storage.save("a.txt", file())
     step_clock(step)
@@ -663,9 +663,7 @@ def test_the_databases_clock_steps_while_a_file_waits(step: timedelta) -> None:
 
 @steps
 @pytest.mark.parametrize("task", [Step, Evict])
-def test_the_databases_clock_steps_while_a_file_is_transferred(
-    step: timedelta, task: type[Step]
-) -> None:
+def test_database_clock_steps_during_a_transfer(step: timedelta, task: type[Step]) -> None:
     """Forth, the lease seems to have ended, and two workers meet; back, it seems to be long."""
     results = []
 
@@ -732,7 +730,7 @@ WRITES: dict[str, Callable[[Any], str]] = {
 @pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
 @pytest.mark.parametrize("exists", [False, True], ids=["new", "known"])
 @pytest.mark.parametrize("fsync", [False, True], ids=["", "fsync"])
-def test_a_disk_that_is_full_at_each_write(
+def test_disk_full_at_any_write_leaves_nothing(
     tmpfs: Callable[[str], Path],
     settings: Settings,
     write: Callable[[Any], str],
@@ -766,7 +764,7 @@ def test_a_disk_that_is_full_at_each_write(
 
 @pytest.mark.one_database
 @pytest.mark.skipif(connection.vendor != "sqlite", reason="the disk of a server is its own")
-def test_a_ledger_whose_disk_is_full() -> None:
+def test_full_disk_of_the_ledger_loses_no_file() -> None:
     storage = make()
     storage.alias  # noqa: B018
     with connection.cursor() as cursor:
@@ -807,7 +805,7 @@ def scramble(name: str) -> None:
     Path(disk().path(name)).write_bytes(b"BYTES")
 
 
-HARMS: dict[str, tuple[Callable[[str], None], type[Exception], str]] = {
+DAMAGES: dict[str, tuple[Callable[[str], None], type[Exception], str]] = {
     "vanished": (vanish, LocalFileMissing, "does not exist"),
     "truncated": (truncate, LocalFileChanged, "has 3 bytes, but 5"),
     "changed": (scramble, LocalFileChanged, "has the checksum"),
@@ -815,21 +813,21 @@ HARMS: dict[str, tuple[Callable[[str], None], type[Exception], str]] = {
 
 
 @pytest.mark.one_database
-@pytest.mark.parametrize("harm", HARMS.values(), ids=HARMS)
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
 @pytest.mark.parametrize("when", ["before", "during"])
 @pytest.mark.parametrize("level", ["size", "checksum", "content"])
-def test_a_harmed_local_copy_is_parked_with_its_reason(
-    harm: tuple[Callable[[str], None], type[Exception], str],
+def test_damaged_local_copy_fails_with_its_reason(
+    damage: tuple[Callable[[str], None], type[Exception], str],
     when: str,
     level: str,
     settings: Settings,
 ) -> None:
     settings.QUEUED_STORAGE = {**settings.QUEUED_STORAGE, "VERIFY": level}
-    do_harm, kind, text = harm
-    storage = make(task=Evict(lambda name, *args: do_harm(name) if when == "during" else None))
+    do_damage, kind, text = damage
+    storage = make(task=Evict(lambda name, *args: do_damage(name) if when == "during" else None))
     name = storage.save("a.txt", file())
     if when == "before":
-        do_harm(name)
+        do_damage(name)
     storage.queue.deliver()
     if row(storage, name).state == State.PENDING:  # harmed after the look: seen by the next try
         work.run(make_due(storage, name))
@@ -846,7 +844,7 @@ def test_a_harmed_local_copy_is_parked_with_its_reason(
     assert read(storage.remote, name) == b"bytes"
 
 
-def test_a_worker_on_a_host_without_the_file_leaves_it_to_another_one(
+def test_worker_without_the_file_leaves_it_pending(
     monkeypatch: pytest.MonkeyPatch, settings: Settings
 ) -> None:
     storage = make(local=ScriptedStorage("disk"))
