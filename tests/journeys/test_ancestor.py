@@ -1,4 +1,4 @@
-"""What was written for the ancestor runs: first 0.3, then 0.4 to 0.8, then what both did."""
+"""Code written for the ancestor still works: first 0.3, then 0.4 to 0.8, then features of both."""
 
 import io
 import logging
@@ -51,7 +51,7 @@ State = QueuedFile.State
 
 
 class Mine(Transfer):
-    """The one of 0.3's page."""
+    """The example task from the documentation of 0.3."""
 
     def transfer(self, name: str, local: Storage, remote: Storage, **kwargs: Any) -> bool:
         result = super().transfer(name, local, remote, **kwargs)
@@ -69,7 +69,7 @@ class Undecided(Transfer):
 
 
 class Subclass(QueuedStorage):
-    """Class attributes, as 0.8 had them."""
+    """Sets its options as class attributes, which 0.8 supported."""
 
     local = DISK
     remote = DISK
@@ -90,7 +90,7 @@ def deliver(storage: QueuedStorage) -> dict[int, Exception]:
 
 
 def deliver_again(storage: QueuedStorage) -> None:
-    """What a sweep does when the next try has come."""
+    """Make pending files due and deliver them, as a sweep does."""
     QueuedFile.objects.filter(state=State.PENDING).update(due_at=datetime(2020, 1, 1, tzinfo=UTC))
     storage.queue.enqueue(list(QueuedFile.objects.values_list("pk", flat=True)))
     deliver(storage)
@@ -114,19 +114,19 @@ def far(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def kwargs(near: Path, far: Path) -> dict[str, Any]:
-    """The options of 0.3 for two places."""
+    """Return the options of 0.3 for two locations."""
     return {"local_kwargs": {"location": near}, "remote_kwargs": {"location": far}}
 
 
 @pytest.fixture
 def options(near: Path, far: Path) -> dict[str, Any]:
-    """Those of 0.8."""
+    """Return the options of 0.8 for two locations."""
     return {"local_options": {"location": near}, "remote_options": {"location": far}}
 
 
 @pytest.fixture
 def use(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any, Storage], None]:
-    """Have the file field of a model use a storage, as in ``FileField(storage=…)``."""
+    """Make the file field of a model use a storage, as ``FileField(storage=…)`` does."""
 
     def use(model: Any, storage: Storage) -> None:
         field = next(field for field in model._meta.fields if isinstance(field, FileField))
@@ -137,7 +137,7 @@ def use(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any, Storage], None]:
 
 @pytest.fixture
 def aws(settings: Settings, s3_options: dict[str, Any]) -> str:
-    """django-storages' settings for a bucket; its name."""
+    """Set django-storages' settings for a bucket and return the bucket's name."""
     settings.AWS_STORAGE_BUCKET_NAME = s3_options["bucket_name"]
     settings.AWS_S3_ACCESS_KEY_ID = s3_options["access_key"]
     settings.AWS_S3_SECRET_ACCESS_KEY = s3_options["secret_key"]
@@ -306,7 +306,7 @@ def test_0_3_custom_task_deletes_after_promotion(
     seen = []
 
     @receiver(file_transferred)
-    def look(name: str, queued_file: QueuedFile, **kwargs: Any) -> None:
+    def record(name: str, queued_file: QueuedFile, **kwargs: Any) -> None:
         seen.append(((near / name).exists(), queued_file.state))
 
     storage = DoubleFilesystemStorage(task=Mine, **kwargs)
@@ -408,7 +408,7 @@ def test_0_8_queued_ftp_storage(settings: Settings) -> None:
     settings.FTP_STORAGE_LOCATION = "ftp://user:password@ftp.example:21/"
     remote: Any = backends.QueuedFTPStorage().remote
     assert isinstance(remote.storage, import_string("storages.backends.ftp.FTPStorage"))
-    assert remote.location == settings.FTP_STORAGE_LOCATION  # as each thread's has it
+    assert remote.location == settings.FTP_STORAGE_LOCATION  # the same for each thread's connection
 
 
 @pytest.mark.parametrize("name", ["CouchDB", "Database", "MogileFS", "GridFS", "CloudFiles"])
@@ -467,7 +467,7 @@ def test_0_8_class_attributes_are_inherited() -> None:
     assert storage.remote.path("x").endswith("/elsewhere/x")
 
 
-# What both did
+# Features of both
 
 BOTH = pytest.mark.parametrize("version", ["0.3", "0.8"])
 
@@ -543,7 +543,7 @@ def test_settings_with_the_names_of_the_ancestor(
 
 @deconstructible
 class ByPosition(FileSystemStorage):
-    """A storage that somebody made by hand."""
+    """A custom storage whose arguments are passed by position."""
 
 
 @pytest.mark.parametrize(
@@ -575,14 +575,14 @@ def test_storage_is_serialized_in_migrations(make_storage: Callable[[], QueuedSt
     assert again.fingerprint() == storage.fingerprint()
     assert (again.delayed, type(again.task)) == (storage.delayed, type(storage.task))
     deconstruct = MigrationAutodetector(ProjectState(), ProjectState()).deep_deconstruct
-    assert deconstruct(again) == deconstruct(storage)  # so no further migration is made
+    assert deconstruct(again) == deconstruct(storage)  # so makemigrations finds no change
 
 
-# A task of one's own that is an object with delay()
+# A custom task: an object with delay()
 
 
 class AncestorTask:
-    """Works as the tasks of the ancestor did: with the storages that it makes itself."""
+    """Creates its own storages, as the tasks of the ancestor did."""
 
     def __init__(self, *, at_once: bool = False) -> None:
         self.at_once = at_once
@@ -693,7 +693,7 @@ def test_task_can_rebuild_the_storages(far: Path, version: str, kind: str) -> No
 
 
 class Opaque(Storage):
-    """Made with arguments that it does not tell."""
+    """Cannot be deconstructed, so its arguments are unknown."""
 
     def __init__(self, somewhere: str) -> None: ...
 
@@ -707,7 +707,7 @@ def test_task_cannot_rebuild_storage_with_unknown_arguments(version: str) -> Non
 
 @deconstructible
 class Starred(Loose):
-    """Takes its arguments without names."""
+    """Accepts only positional arguments."""
 
 
 def test_0_8_task_needs_arguments_by_keyword() -> None:
@@ -735,7 +735,7 @@ def test_task_uploads_later(make: Any, version: str) -> None:
     deliver(storage)
     assert state_of(storage, name) == State.PENDING
     task.work()
-    assert storage.using_local(name)  # until somebody has looked
+    assert storage.using_local(name)  # until the next attempt verifies the copy
     deliver_again(storage)
     assert state_of(storage, name) == State.TRANSFERRED
 
@@ -867,7 +867,7 @@ def test_object_without_delay_is_not_a_task(options: dict[str, Any]) -> None:
 
 
 def test_storages_of_one_alias_keep_their_tasks(tmp_path: Path) -> None:
-    """Two lines of 0.3's page side by side: the same places, but one frees the local copy."""
+    """Two storages, as in the documentation of 0.3: the same locations, but other tasks."""
     places = {
         "local_kwargs": {"location": tmp_path / "near"},
         "remote_kwargs": {"location": tmp_path / "far"},
@@ -875,17 +875,17 @@ def test_storages_of_one_alias_keep_their_tasks(tmp_path: Path) -> None:
     deleting = DoubleFilesystemStorage(task=TransferAndDelete, **places)
     keeping = DoubleFilesystemStorage(**places)
     assert deleting.alias == keeping.alias
-    freed, kept = (
+    deleted, kept = (
         deleting.save("a.txt", ContentFile(b"a")),
         keeping.save("b.txt", ContentFile(b"b")),
     )
     assert drain() == {}
-    assert (deleting.local.exists(freed), keeping.local.exists(kept)) == (False, True)
-    assert keeping.using_remote(freed)
+    assert (deleting.local.exists(deleted), keeping.local.exists(kept)) == (False, True)
+    assert keeping.using_remote(deleted)
 
 
 class RecordingTask:
-    """Tells what it was asked for."""
+    """Records the names that it was called with."""
 
     def __init__(self) -> None:
         self.asked: list[str] = []
@@ -895,7 +895,7 @@ class RecordingTask:
 
 
 def test_worker_calls_a_task_that_was_not_called(tmp_path: Path) -> None:
-    """The process died between the commit and delay()."""
+    """The process crashed between the commit and delay()."""
     task = RecordingTask()
     storage = DoubleFilesystemStorage(
         task=task,

@@ -1,4 +1,4 @@
-"""Whatever is handed in: a clear error, and nothing left behind."""
+"""Invalid input raises a clear error and leaves nothing behind."""
 
 import io
 import os
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 @pytest.fixture(autouse=True)
 def nothing_left_behind() -> Iterator[None]:
-    """Every test here ends with an empty disk and an empty ledger; one that saves cleans up."""
+    """Check that the disk and the ledger are empty; tests that save files must delete them."""
     yield
     assert on_disk() == []
     assert on_disk("far") == []
@@ -190,7 +190,7 @@ def test_delete_requires_a_name() -> None:
 
 
 class FailingContent(io.RawIOBase):
-    """Raises after some megabytes."""
+    """Raises an error after three megabytes."""
 
     def __init__(self, error: BaseException) -> None:
         self.error = error
@@ -209,7 +209,7 @@ class FailingContent(io.RawIOBase):
 @pytest.mark.parametrize("error", [OSError("cut"), RuntimeError("odd"), KeyboardInterrupt()])
 @pytest.mark.parametrize("name", ["a.txt", "docs/a.txt"])
 def test_failing_content_leaves_nothing_behind(error: BaseException, name: str) -> None:
-    """Django's FileSystemStorage leaves the part under the final name."""
+    """Django's FileSystemStorage leaves a partial file under the final name."""
     storage = make()
     with pytest.raises(type(error)) as caught:
         storage.save(name, FailingContent(error))
@@ -228,7 +228,7 @@ def test_failing_content_keeps_the_existing_file() -> None:
 
 
 class Stream:
-    """A source like a socket: it can be read once, and nothing else."""
+    """A source like a socket: it has no method but read()."""
 
     def __init__(self, data: bytes) -> None:
         self._source = io.BytesIO(data)
@@ -257,7 +257,7 @@ def test_content_that_cannot_seek_is_saved(make_source: Any, wrap: Callable[[Any
 
 
 class RacedStorage(ScriptedStorage):
-    """Somebody else takes each name between the look and the write, some times."""
+    """Another process takes the first free names between exists() and the write."""
 
     times = 2
 
@@ -294,7 +294,7 @@ def test_content_is_saved_when_its_name_is_taken(source: Any) -> None:
 
 
 class RenamingStorage(ScriptedStorage):
-    """Gives every file another name."""
+    """Renames every file."""
 
     def get_available_name(self, name: str, max_length: int | None = None) -> str:
         return f"2024/{name}.moved"
@@ -428,7 +428,7 @@ def test_full_disk_raises_and_keeps_existing_files(child_environment: dict[str, 
         [sys.executable, "-c", script], env=child_environment, capture_output=True, text=True
     )
     assert done.stderr == "", done.stderr
-    assert done.stdout.splitlines() == ["OSError 27"] * 3  # EFBIG, what a limit says
+    assert done.stdout.splitlines() == ["OSError 27"] * 3  # EFBIG: the file size limit
     assert on_disk() == ["small.txt"]
     assert QueuedFile.objects.get().name == "small.txt"
     assert read(storages["default"], "small.txt") == b"small"
@@ -438,7 +438,7 @@ def test_full_disk_raises_and_keeps_existing_files(child_environment: dict[str, 
 
 
 class FullStorage(ScriptedStorage):
-    """Writes a part under the name asked for, as Django's own does, then has no space left."""
+    """Writes a partial file, as Django's FileSystemStorage does, and then runs out of space."""
 
     def _save(self, name: str, content: Any) -> str:
         super()._save(name, ContentFile(b"part"))

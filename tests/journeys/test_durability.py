@@ -1,4 +1,4 @@
-"""What FSYNC has the disk keep, and when: before the row is written."""
+"""FSYNC flushes files and directories to disk before the row is written."""
 
 import errno
 import os
@@ -24,7 +24,7 @@ from tests.support.scripted import disk, file, make, on_disk, read, row
 pytestmark = [
     pytest.mark.django_db(transaction=True),
     pytest.mark.one_database,
-    pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what a descriptor opened"),
+    pytest.mark.skipif(sys.platform != "linux", reason="needs /proc/self/fd"),
 ]
 
 
@@ -34,7 +34,7 @@ def fsync(settings: Settings) -> None:
 
 
 def place(path: str | os.PathLike[str]) -> str:
-    """A path as the tests name it: below the directory of the tests, drafts by one name."""
+    """Return a path relative to the test directory, with one name for all drafts."""
     found = os.path.relpath(path, django_settings.DIRECTORY)
     directory, name = os.path.split(found)
     return os.path.join(directory, "DRAFT") if is_unfinished(name) else found
@@ -42,7 +42,7 @@ def place(path: str | os.PathLike[str]) -> str:
 
 @pytest.fixture
 def steps(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """What is flushed, linked, renamed and recorded, in its order."""
+    """Record every flush, link, rename and insert, in order."""
     seen: list[str] = []
     fsync, link, replace = os.fsync, os.link, os.replace
 
@@ -81,7 +81,7 @@ def test_nothing_is_flushed_by_default(steps: list[str]) -> None:
 
 @pytest.mark.usefixtures("fsync")
 def test_save_is_flushed_before_its_row_is_written(steps: list[str]) -> None:
-    """The bytes, the entry of the file, and those of the directories that lead to it."""
+    """Flush the content, the file's directory entry and those of all parent directories."""
     make().save("docs/2024/a.txt", file())
     assert steps == [
         "flush disk/docs/2024/DRAFT",
@@ -141,7 +141,7 @@ def test_overwritten_file_is_flushed_before_and_after_replacing(
 
 
 class ContentAddressed(FileSystemStorage):
-    """Names files by what is in them."""
+    """Names files by their content."""
 
     def get_available_name(self, name: str, max_length: int | None = None) -> str:
         return "by-content/5d41402a.txt"
@@ -169,7 +169,7 @@ def test_storage_without_paths_still_saves() -> None:
 @pytest.mark.usefixtures("fsync")
 @pytest.mark.parametrize("number", range(4))
 def test_flush_error_fails_the_save(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """EIO on the file, on its directory, or on one above."""
+    """Flushing the file, its directory or a parent directory raises EIO."""
     left = number
 
     def fail(descriptor: int) -> None:
@@ -231,11 +231,11 @@ storages["default"].save("docs/a.txt", ContentFile(b"bytes"))
 
 
 @pytest.mark.skipif(not shutil.which("strace"), reason="no strace")
-@pytest.mark.skipif(connection.vendor != "sqlite", reason="needs a commit that can be seen")
+@pytest.mark.skipif(connection.vendor != "sqlite", reason="needs a local database file")
 def test_row_is_written_after_the_flush_system_calls(
     child_settings: Callable[..., dict[str, str]], tmp_path: Path
 ) -> None:
-    """Not as Python tells it but as the kernel was called: the row comes last."""
+    """Trace the system calls themselves: the row is written last."""
     log = tmp_path / "log"
     calls = "trace=fsync,link,linkat,pwrite64"
     environment = child_settings(

@@ -1,6 +1,6 @@
-"""A remote that refuses, hangs, breaks off and lies, and which level of VERIFY finds what.
+"""Remotes that refuse, hang, abort or report false success, and the VERIFY levels that find it.
 
-``LIES`` is the table in docs/verification.md; a test holds the two together.
+A test compares ``LIES`` with the table in docs/verification.md.
 """
 
 import threading
@@ -36,17 +36,17 @@ CONTENT = b"every byte of it"
 DOCS = Path(__file__).parents[2] / "docs"
 LEVELS = ["size", "checksum", "content"]
 
-FOUND = "found"  # the file stays local, and a later try brings it there
-MISSED = "**missed**"  # it passes for transferred
+FOUND = "found"  # the file stays local, and a retry uploads it
+MISSED = "**missed**"  # the file is marked as transferred
 
 
 @dataclass(frozen=True)
 class Row:
-    """What a remote does that reports success, and the levels that find it."""
+    """A fault of a remote that reports success, and the levels that find it."""
 
     what: str
     fault: Fault
-    found: list[str]  # on any storage, which `fault` stands for
+    found: list[str]  # on any storage, where `fault` simulates it
     lie: Lie
     found_on_s3: list[str]
 
@@ -97,7 +97,7 @@ def liar(s3_server: S3Server) -> Iterator[LyingProxy]:
 
 
 def transfer(storage: Any, stop: Callable[[], object], read_remote: Callable[[str], bytes]) -> str:
-    """Try once against the fault, and again without it."""
+    """Transfer with the fault, and retry without it; return whether the fault was found."""
     name = storage.save("a.txt", file(CONTENT))
     storage.queue.deliver()
     found = row(storage, name)
@@ -166,7 +166,7 @@ def test_levels_find_faults_on_s3(
 
 
 def table() -> str:
-    """The table of the docs, of what the tests above show."""
+    """Return the table for the docs."""
     head = ["what the remote does"]
     head += [f"any storage, `{level}`" for level in LEVELS] + [f"S3, `{level}`" for level in LEVELS]
     lines = [head, ["---"] * len(head)]
@@ -180,7 +180,7 @@ def test_docs_list_what_each_level_finds() -> None:
     assert table() in (DOCS / "verification.md").read_text()
 
 
-# What fails openly
+# Errors that the remote reports
 
 
 @pytest.mark.parametrize(
@@ -196,7 +196,7 @@ def test_failed_transfer_to_s3_is_retried(
     s3_bucket: str,
     s3_client: BaseClient,
 ) -> None:
-    """The lost answer, and reads meanwhile, are in test_recovery."""
+    """Lost responses, and reads during an outage, are tested in test_recovery."""
     options = s3_proxy_options | {"client_config": s3_server.client_config(read_timeout=0.5)}
     storage = make(remote=S3Storage(**options), task=TransferAndDelete)
     s3_proxy.mode = mode
@@ -229,7 +229,7 @@ def test_slow_transfer_keeps_its_lease(
     s3_proxy: FaultProxy,
     s3_proxy_options: dict[str, Any],
 ) -> None:
-    """The transfer takes longer than a lease, and nobody else gets the file."""
+    """A transfer that takes longer than a lease is not claimed by another worker."""
     settings.QUEUED_STORAGE = {**settings.QUEUED_STORAGE, "LEASE": 1.5}
     storage = make(remote=S3Storage(**s3_proxy_options))
     data = CONTENT * 20_000
@@ -273,27 +273,27 @@ def test_another_worker_takes_over_a_hanging_transfer(settings: Settings) -> Non
     stuck = threading.Thread(target=attempt)
     stuck.start()
     assert remote.hanging.wait(10)
-    until(ledger().filter(pk=pk).due().exists)  # nobody renews the lease any more
+    until(ledger().filter(pk=pk).due().exists)  # the stalled worker does not renew its lease
     assert not ended
     other = threading.Thread(target=attempt)
-    other.start()  # it hangs as well, until the remote is back
+    other.start()  # it hangs as well, until the remote recovers
     until(lambda: row(storage, name).attempts == 2)
     remote.fault = None
     stuck.join(20)
     other.join(20)
-    if row(storage, name).state == State.PENDING:  # both found that they stood still too long
+    if row(storage, name).state == State.PENDING:  # both attempts exceeded STALL_TIMEOUT
         assert work.run(make_due(storage, name)) is None
     assert row(storage, name).state == State.TRANSFERRED
     assert remote.listdir("") == ([], ["a.txt"])
     assert read(remote, name) == CONTENT
 
 
-# Whose object
+# Objects of others
 
 
 @pytest.mark.parametrize("theirs", [b"somebody else's", CONTENT[::-1]], ids=["other", "same size"])
 def test_foreign_object_is_not_overwritten(theirs: bytes, level: str) -> None:
-    """The same on S3 is in test_uploaders."""
+    """The tests of the uploaders do the same on S3."""
     remote = FaultyStorage(InMemoryStorage())
     remote.save("a.txt", file(theirs))
     storage = make(remote=remote, task=TransferAndDelete)
@@ -343,7 +343,7 @@ def test_delete_is_retried_until_the_remote_accepts_it() -> None:
     storage.delete(name)
     remote.fault = Fault.REFUSE
     storage.queue.deliver()
-    for _time in range(10):  # more often than a transfer is
+    for _time in range(10):  # more often than a transfer is retried
         assert isinstance(work.run(make_due(storage, name)), ConnectionError)
     assert not storage.exists(name)
     assert row(storage, name).state == State.DELETING

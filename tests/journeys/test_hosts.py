@@ -1,4 +1,4 @@
-"""Hosts that share the database and the remote, each with a local disk of its own."""
+"""Hosts that share the database and the remote but have their own local disks."""
 
 import contextlib
 import io
@@ -43,7 +43,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 
 class NamedQueue(BaseQueue):
-    """Knows its name, and keeps messages for who asks for it by that name."""
+    """Keeps its name and its messages."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -61,7 +61,7 @@ def disk_of(host: str) -> Path:
 
 
 def host_settings(host: str, **changes: Any) -> dict[str, Any]:
-    """The settings of one host."""
+    """Return the settings of one host."""
     disk = django_settings.STORAGES["disk"]
     disk = disk | {"OPTIONS": disk["OPTIONS"] | {"location": disk_of(host)}}
     return {
@@ -77,7 +77,7 @@ def host_settings(host: str, **changes: Any) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def on_host(host: str, **changes: Any) -> Iterator[Any]:
-    """Be on a host; gives the default storage there."""
+    """Use the settings of a host; yield its default storage."""
     with override_settings(**host_settings(host, **changes)):
         yield storages["default"]
 
@@ -97,18 +97,18 @@ def on_disk(host: str) -> list[str]:
 
 
 def work() -> None:
-    """What a worker of this host does with everything that is due."""
+    """Process every due file, as a worker on this host."""
     run_all(list(ledger().due().order_by("pk").values_list("pk", flat=True)))
 
 
 @pytest.fixture
 def saved() -> str:
-    """The name of a file that the host "one" took, and that is not transferred yet."""
+    """Return the name of a pending file that was saved on the host "one"."""
     with on_host("one") as storage:
         return str(storage.save("a.txt", file()))
 
 
-# Work goes where the file is
+# Files are transferred by the host that has them
 
 
 def test_file_is_transferred_by_its_own_host(saved: str) -> None:
@@ -206,20 +206,20 @@ def test_unrecorded_local_file_is_not_read(saved: str) -> None:
 
 
 def test_reader_on_another_host_waits(saved: str, start: Callable[..., Any]) -> None:
-    looks: list[str] = []
+    statements: list[str] = []
 
-    def look(execute: Any, sql: str, *args: Any) -> Any:
-        looks.append(sql)
-        if len(looks) == 4:  # it waits already
+    def count(execute: Any, sql: str, *args: Any) -> Any:
+        statements.append(sql)
+        if len(statements) == 4:  # the reader is waiting
             start("one", work)
         return execute(sql, *args)
 
     with (
         on_host("two", OTHER_HOST="wait", OTHER_HOST_TIMEOUT=30) as storage,
-        connection.execute_wrapper(look),
+        connection.execute_wrapper(count),
     ):
         assert read(storage, saved) == b"bytes"
-    assert len(looks) > 4
+    assert len(statements) > 4
 
 
 def test_wait_for_another_host_times_out(saved: str) -> None:
@@ -239,7 +239,7 @@ def test_reader_does_not_wait_for_a_deleted_file(saved: str) -> None:
 
 @pytest.fixture
 def start(child_environment: dict[str, str]) -> Iterator[Callable[..., Any]]:
-    """Run a function in a process on a host."""
+    """Return a function that starts a process on a host."""
     with contextlib.ExitStack() as stack:
 
         def start(host: str, function: Callable[..., object], *args: Any, **changes: Any) -> Any:
@@ -250,7 +250,7 @@ def start(child_environment: dict[str, str]) -> Iterator[Callable[..., Any]]:
 
 
 def serve(port_file: Path) -> None:
-    """Be a web server of the project; says where in a file."""
+    """Run a web server of the project and write its port to a file."""
     with make_server("127.0.0.1", 0, get_wsgi_application(), handler_class=Quiet) as server:
         draft = port_file.with_suffix(".draft")
         draft.write_text(str(server.server_port))
@@ -260,12 +260,12 @@ def serve(port_file: Path) -> None:
 
 class Quiet(WSGIRequestHandler):
     def log_message(self, *args: Any) -> None:
-        """It is the test that tells."""
+        """Log nothing."""
 
 
 @pytest.fixture
 def host_one(start: Callable[..., Any], tmp_path: Path) -> Iterator[FaultProxy]:
-    """The way to the web server of the host "one"."""
+    """A proxy to the web server of the host "one"."""
     port_file = tmp_path / "port"
     start("one", serve, port_file)
     until(port_file.exists)
@@ -286,7 +286,7 @@ def test_reader_on_another_host_fetches_the_file(saved: str, host_one: FaultProx
             assert Path(path).read_bytes() == b"bytes"
         with storage.open(saved, "ab") as opened:
             opened.write(b" and more")
-        assert read(storage, saved) == b"bytes and more"  # it is here from now on
+        assert read(storage, saved) == b"bytes and more"  # the new content is stored on this host
         assert ledger().get().host == "two"
     assert len(host_one.requests) == 4
     assert on_disk("two") == [saved]
@@ -344,7 +344,7 @@ def stable_url_mode(settings: Settings) -> None:
     settings.STORAGES = settings.STORAGES | {"default": {**default, "OPTIONS": options}}
 
 
-def look(url: str) -> Any:
+def get(url: str) -> Any:
     response = Client().get(url)
     body = b"" if response.status_code == 302 else response.getvalue()
     return SimpleNamespace(status=response.status_code, headers=response.headers, body=body)
@@ -354,29 +354,29 @@ def test_stable_url_of_a_file_on_another_host(stable_url_mode: None) -> None:
     with on_host("one") as storage:
         name = storage.save("a.txt", file())
         url = storage.url(name)
-        assert look(url).body == b"bytes"
+        assert get(url).body == b"bytes"
     with on_host("two") as storage:
         assert storage.url(name) == url
         storages["disk"].save(name, file(b"not recorded"))
-        answer = look(url)
+        answer = get(url)
         assert (answer.status, answer.headers["Retry-After"]) == (503, "5")
     with on_host("one"):
         work()
     with on_host("two"):
-        assert look(url).headers["Location"] == f"https://far.example/{name}"
+        assert get(url).headers["Location"] == f"https://far.example/{name}"
 
 
 def test_stable_url_serves_a_fetched_file(
     stable_url_mode: None, saved: str, host_one: FaultProxy
 ) -> None:
     with fetching(host_one, OTHER_HOST_TIMEOUT=30) as storage:
-        answer = look(storage.url(saved))
+        answer = get(storage.url(saved))
         assert (answer.status, answer.body) == (200, b"bytes")
     with on_host("two", OTHER_HOST="fetch", HOST_URLS={"one": "http://127.0.0.1:1/"}) as storage:
-        assert look(storage.url(saved)).status == 503
+        assert get(storage.url(saved)).status == 503
 
 
-# The address of a local copy
+# URLs of local copies for other hosts
 
 
 def ask(ticket: str, host: str = "one") -> Any:
@@ -461,7 +461,7 @@ def test_new_content_from_another_host_wins(saved: str) -> None:
         assert read(storage, saved) == b"newer"
 
 
-# A host that is silent, or gone for good
+# A host that is down, or lost for good
 
 
 def test_status_names_the_host(saved: str) -> None:
@@ -508,7 +508,7 @@ def test_give_up_marks_lost_files_as_failed(saved: str) -> None:
         row = storage.queued_file(there)
         assert (row.is_local, row.evicted_at is None) == (False, False)
 
-    with on_host("one") as storage:  # it was found again
+    with on_host("one") as storage:  # the host is back
         assert read(storage, saved) == b"bytes"
         storage.transfer(saved)
         work()
@@ -548,12 +548,12 @@ def test_transfer_command_names_the_host(saved: str) -> None:
         (f"{DummyQueue.__module__}.DummyQueue", False),
         (f"{ImmediateQueue.__module__}.ImmediateQueue", True),
         ({**NAMED, "OPTIONS": {"name": "uploads"}}, True),
-        ({**NAMED, "OPTIONS": {}}, False),  # E006 says it
+        ({**NAMED, "OPTIONS": {}}, False),  # reported by E006
     ],
 )
 def test_w004_queue_is_not_per_host(queue: Any, is_warned: bool) -> None:
     with on_host("one", QUEUE=queue):
-        # Storages that other tests made may be known, too.
+        # The registry may contain storages of other tests.
         found = [m.id for m in checks.hosts_have_queues() if m.obj.alias == "default"]
     assert found == ["queued_storage.W004"] * is_warned
     with override_settings(QUEUED_STORAGE={"QUEUE": queue}):
@@ -569,9 +569,9 @@ def test_e009_fetching_without_host_urls() -> None:
         assert checks.hosts_have_urls() == []
 
 
-# Two hosts at work
+# Two hosts at the same time
 
-FILES = 500 if connection.vendor == "postgresql" else 100  # of each host
+FILES = 500 if connection.vendor == "postgresql" else 100  # for each host
 HOSTS = ["one", "two"]
 
 
@@ -587,19 +587,19 @@ def save_many(host: str) -> None:
 
 
 def delete_some(other: str) -> None:
-    """Every tenth file, those of the other host."""
+    """Delete every tenth file of the other host."""
     storage: Any = storages["default"]
     for number in range(0, FILES, 10):
         storage.delete(f"{other}/{number}.bin")
 
 
 def run_worker() -> None:
-    with open(os.devnull, "w") as nobody:
-        call_command("queued_storage", "worker", "--threads", "2", "--poll", "0.05", stdout=nobody)
+    with open(os.devnull, "w") as devnull:
+        call_command("queued_storage", "worker", "--threads", "2", "--poll", "0.05", stdout=devnull)
 
 
 class Host:
-    """Its worker is killed, and another one started, each time it has moved some more files."""
+    """Kills and restarts its worker each time after a random number of transfers."""
 
     def __init__(self, name: str, start: Callable[..., Any]) -> None:
         self.name = name
@@ -665,4 +665,4 @@ def test_two_hosts_transfer_despite_killed_workers(
     found = {str(path.relative_to(far)) for path in far.rglob("*") if path.is_file()}
     assert found == kept
     assert all((far / name).read_bytes() == content_of(name) for name in kept)
-    assert min(host.kills for host in hosts) > 1  # on a quick machine some are killed late
+    assert min(host.kills for host in hosts) > 1  # a fast machine kills fewer workers

@@ -1,4 +1,4 @@
-"""The first promise: no request waits for the remote."""
+"""The first guarantee: no request waits for the remote."""
 
 from collections.abc import Callable
 from typing import Any
@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.one_database]
 
 
 class UnreachableStorage(ScriptedStorage):
-    """A remote that raises for every call, and counts the calls."""
+    """A remote that counts its calls and raises an error for each."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -26,7 +26,7 @@ class UnreachableStorage(ScriptedStorage):
 
 
 def in_state(state: str) -> tuple[Any, str]:
-    """A storage whose remote is unreachable, and a file in this state, with a local copy."""
+    """Return a storage whose remote is unreachable, and the name of a local file in this state."""
     storage = make(remote=UnreachableStorage(), delayed=state == State.HELD)
     name = storage.save("docs/a.txt", file(b"here"))
     storage.remote.refuses = False
@@ -150,7 +150,7 @@ def test_ancestor_10_no_connection_to_an_unreachable_s3(
 
 
 def test_model_field_makes_no_remote_call(django_assert_num_queries: Callable[..., Any]) -> None:
-    """A model is created, displayed and deleted, with the default storage."""
+    """Create, display and delete a model instance that uses the default storage."""
     from django.core.files.storage import storages
 
     away = UnreachableStorage()

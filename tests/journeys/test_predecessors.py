@@ -1,7 +1,7 @@
-"""What went wrong in programs that did something like this, under the name of who had it.
+"""Regression tests for bugs known from similar packages. Each test starts with the package's name.
 
-Where another file's subject led to the same, it is there under its name: django-cleanup, Moodle's
-objectfs, Active Storage, rclone, django-storages, and the ancestor itself.
+Other files have further tests of this kind, for django-cleanup, Moodle's objectfs, Active Storage,
+rclone, django-storages and the ancestor.
 """
 
 import io
@@ -40,7 +40,7 @@ def refuse(name: str) -> None:
 
 
 def test_ancestor_1_plain_field_saves_and_migrates() -> None:
-    """`FileField.save` raised an AttributeError, and the storage could not be serialized."""
+    """`FileField.save()` raised AttributeError, and the storage could not be serialized."""
     document = Document()
     document.file.save("a.txt", ContentFile(b"bytes"))
     with Document.objects.get().file.open() as opened:
@@ -105,7 +105,7 @@ def test_active_storage_file_is_saved_before_enqueueing() -> None:
 
 def test_active_storage_file_goes_to_its_own_remote() -> None:
     default, other = storages["default"], make()
-    other.remote.refuses = True  # so that a wrong turn would show
+    other.remote.refuses = True  # so a call to the wrong remote raises an error
     name = default.save("a.txt", file())
     default.queue.deliver()
     other.remote.refuses = False
@@ -128,17 +128,17 @@ def test_delayed_paperclip_signal_follows_the_whole_upload() -> None:
     storage = make()
     seen: list[tuple[str, bytes]] = []
 
-    def look(name: str, remote: Any, queued_file: Any, **kwargs: Any) -> None:
+    def record(name: str, remote: Any, queued_file: Any, **kwargs: Any) -> None:
         seen.append((queued_file.state, read(remote, name)))
 
     name = storage.save("a.txt", file(b"x" * 200_000))
     during: list[bool] = []
     storage.remote.after["_save"] = lambda _name: during.append(storage.using_remote(name))
-    file_transferred.connect(look)
+    file_transferred.connect(record)
     try:
         storage.queue.deliver()
     finally:
-        file_transferred.disconnect(look)
+        file_transferred.disconnect(record)
     assert during == [False]
     assert seen == [(State.TRANSFERRED, b"x" * 200_000)]
 
@@ -174,7 +174,7 @@ def test_rclone_6696_pending_uploads_do_not_block_startup() -> None:
     ledger().update(attempts=3)
     try:
         with CaptureQueriesContext(connection) as queries:
-            storage.queue.enqueue([])  # starts the threads, which look for themselves
+            storage.queue.enqueue([])  # starts the threads, which poll the ledger
         assert len(queries) == 0
         storage.save("b.txt", file())
         assert read(storage, "b.txt") == b"bytes"
@@ -183,7 +183,7 @@ def test_rclone_6696_pending_uploads_do_not_block_startup() -> None:
 
 
 def test_juicefs_6161_eviction_spares_pending_content() -> None:
-    """Staged data was dropped with the cache."""
+    """Clearing the cache deleted data that had not been uploaded."""
     storage = make(task=TransferAndDelete)
     name = storage.save("a.txt", file(b"old"))
 
@@ -193,7 +193,7 @@ def test_juicefs_6161_eviction_spares_pending_content() -> None:
 
     storage.remote.after["_save"] = overwrite
     assert errands.evict(ledger().all()) == 0
-    storage.queue.deliver()  # and the newer content at once after it
+    storage.queue.deliver()  # and then, immediately, the newer content
     assert storage.remote.calls["_save"] == 2
     assert read(storage, name) == read(storage.remote, name) == b"newer"
     assert on_disk() == []
@@ -217,7 +217,7 @@ def test_juicefs_3143_delete_stops_the_upload() -> None:
 
 
 def test_drive_file_of_killed_worker_is_taken_over() -> None:
-    """Without a lease it stayed "processing" for ever, and the sweep took only untried rows."""
+    """Without a lease, the row stayed "processing": the sweep ignored rows with attempts."""
     storage = make()
     name = storage.save("a.txt", file())
     assert ledger().claim(row(storage, name).pk)
@@ -244,7 +244,7 @@ def test_drive_errors_of_any_library_are_caught(error: type[Exception]) -> None:
 
 
 class Stream(ContentFile):
-    """What comes from a socket."""
+    """Content that cannot seek, like that of a socket."""
 
     def seek(self, *args: Any) -> int:
         raise io.UnsupportedOperation("seek")
@@ -264,7 +264,7 @@ def test_django_storages_860_unseekable_content_is_transferred() -> None:
 def test_django_storages_aborted_write_is_not_published(
     is_known: bool,
 ) -> None:
-    """`S3Storage.open("wb")` publishes what it has so far."""
+    """`S3Storage.open("wb")` publishes the partial content."""
     storage = make()
     if is_known:
         storage.save("a.txt", file(b"old"))
@@ -343,7 +343,7 @@ def test_mastodon_33948_orphans_lists_first_and_spares_known(
 
 
 def test_ancestor_3_threads_find_files_without_a_broker() -> None:
-    """The embedded threads of any process look into the ledger by themselves."""
+    """The embedded threads of any process poll the ledger."""
     storage = make(queue=ThreadQueue(threads=1, poll=0.05))
     storage.queue.enqueue([])
     original, storage.queue.enqueue = storage.queue.enqueue, lambda pks: None

@@ -1,4 +1,4 @@
-"""Nothing secret leaves the process, and what comes in from outside does no harm."""
+"""Secrets do not leave the process, and untrusted input does no harm."""
 
 import logging
 import os
@@ -47,12 +47,12 @@ SECRETS = {
     "secret_key": "hunter2/with+signs=in/it",
     "security_token": "hunter2-session-token",
 }
-# Each secret as it is and as it stands in an address
+# Each secret, plain and URL-quoted
 SECRET_FORMS = [form for secret in SECRETS.values() for form in (secret, quote(secret, safe=""))]
 
 
 class LeakyStorage(S3Storage):
-    """Fails with all that it knows."""
+    """Raises an error whose message contains all secrets."""
 
     def _save(self, name: str, content: Any) -> str:
         signed = self.url(name)
@@ -90,7 +90,7 @@ def assert_clean(text: str) -> None:
 
 @pytest.mark.one_database
 def test_broker_holds_only_ids(redis_url: str, queue_name: str) -> None:
-    """All that Redis holds, whatever Celery calls it."""
+    """Check all keys and values in Redis, whatever their names."""
     app = Celery("tests", broker=redis_url, set_as_current=False)
     app.conf.broker_transport_options = {"global_keyprefix": f"{queue_name}:"}
     storage = queued(queue=CeleryQueue(app, queue=queue_name), alias="private-alias")
@@ -133,7 +133,7 @@ def test_task_table_holds_only_ids() -> None:
 
 @pytest.fixture
 def logged(caplog: pytest.LogCaptureFixture) -> Iterator[Any]:
-    """All that the package logs, tracebacks too."""
+    """Return a function that returns all log messages of the package, with tracebacks."""
     caplog.set_level(logging.DEBUG, "queued_storage")
 
     def text() -> str:
@@ -150,7 +150,7 @@ def in_ledger() -> str:
 
 
 def nested() -> Any:
-    """From disk to a queued storage whose remote keeps the secrets."""
+    """Return a storage whose remote is a queued storage with the secrets."""
     return make(
         remote=QueuedStorage(
             "disk",
@@ -208,13 +208,13 @@ def test_cache_error_is_logged_without_password(settings: Settings, logged: Any)
 
 
 class DeadCache:
-    """Raises what it is asked."""
+    """Raises an error for every call."""
 
     def __init__(self, *args: Any) -> None:
         pass
 
     def clear(self) -> None:
-        """After the test."""
+        """Do nothing; Django calls this after the test."""
 
     close = clear
 
@@ -297,7 +297,7 @@ def test_status_shows_no_secret(capsys: pytest.CaptureFixture[str]) -> None:
     assert_clean(shown)
 
 
-# Texts from outside
+# Untrusted text
 
 
 @pytest.mark.parametrize(
@@ -350,7 +350,7 @@ CLIENT_NAMES = {
 
 
 def received(name: str) -> UploadedFile:
-    """What Django makes of an upload whose client calls it so."""
+    """Return the upload that Django creates for this file name from a client."""
     body = (
         f"--limit\r\nContent-Disposition: form-data; name=file; filename*=UTF-8''{quote(name)}"
         "\r\nContent-Type: text/plain\r\n\r\nbytes\r\n--limit--\r\n"
@@ -377,7 +377,7 @@ def test_client_file_name_stays_in_its_directory(given: str, kept: str) -> None:
 
 @pytest.mark.one_database
 def test_upload_cannot_use_a_reserved_name() -> None:
-    """It would be hidden, and be removed with what dead processes have left."""
+    """Such a file would be hidden, and deleted like drafts of crashed processes."""
     name = ".queued-0123456789abcdef.txt"
     with pytest.raises(SuspiciousFileOperation):
         Document.objects.create(file=received(name))
@@ -391,7 +391,7 @@ def test_upload_cannot_use_a_reserved_name() -> None:
 
 @pytest.fixture
 def outside(tmp_path: Path) -> Iterator[Path]:
-    """A file that is not the storage's, and must stay as it is."""
+    """A file outside the storage, which must not change."""
     place = tmp_path / "outside"
     place.mkdir()
     victim = place / "victim.txt"
@@ -447,7 +447,7 @@ def test_delete_removes_only_the_link(outside: Path, known: bool) -> None:
 def test_eviction_removes_only_the_link(outside: Path) -> None:
     storage = make(task=TransferAndDelete)
     name = storage.save("a.txt", file(b"not yours"))
-    path = link(name, outside)  # the very bytes, so the transfer takes place
+    path = link(name, outside)  # the same content, so the file is transferred
     storage.queue.deliver()
     assert row(storage, name).evicted_at
     assert not path.is_symlink()
@@ -467,7 +467,7 @@ def test_link_to_other_content_is_not_transferred(outside: Path, content: bytes)
 
 @pytest.mark.one_database
 def test_local_path_of_a_link_is_a_file(outside: Path) -> None:
-    """A link to a relative place would lead nowhere from another directory."""
+    """A copied link with a relative target would be broken in another directory."""
     storage = make()
     name = storage.save("a.txt", file())
     other = storage.save("b.txt", file(b"other"))
@@ -481,7 +481,10 @@ def test_local_path_of_a_link_is_a_file(outside: Path) -> None:
 
 @pytest.mark.one_database
 def test_linked_directory_is_followed(tmp_path: Path) -> None:
-    """Larger disks are brought in so. Who may make links there, may read and write anyway."""
+    """Links to larger disks are common, and Django's FileSystemStorage follows them too.
+
+    A user who may create links in this directory may read and write its files anyway.
+    """
     elsewhere = tmp_path / "larger disk"
     elsewhere.mkdir()
     Path(disk().location).mkdir(exist_ok=True)

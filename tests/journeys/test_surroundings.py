@@ -1,4 +1,4 @@
-"""What surrounds the package fails: the database, the cache, the broker, the clock, the disk."""
+"""Failures of the environment: the database, the cache, the broker, the clock and the disk."""
 
 import contextlib
 import errno
@@ -59,7 +59,7 @@ LOST = (OperationalError, InterfaceError)
 
 
 class Evict(Step, TransferAndDelete):
-    """A Step that asks for eviction."""
+    """A Step that evicts the local copy."""
 
 
 is_server = pytest.mark.skipif(
@@ -78,7 +78,7 @@ def no_pauses(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def cut() -> None:
-    """Have the server end this thread's connection, as its administrator or a restart would."""
+    """Make the server close this thread's connection, as an administrator or a restart would."""
     if connection.vendor == "postgresql":
         ask = "SELECT pg_backend_pid()", "SELECT pg_terminate_backend({})"
     else:
@@ -88,7 +88,7 @@ def cut() -> None:
         (ident,) = cursor.fetchone()
     with contextlib.closing(connection.copy()) as other, other.cursor() as cursor:
         cursor.execute(ask[1].format(ident))
-    while True:  # until the server has done it
+    while True:  # until the server has closed it
         try:
             with connection.connection.cursor() as cursor:
                 cursor.execute("SELECT 1")
@@ -97,8 +97,10 @@ def cut() -> None:
 
 
 class Cutter:
-    """Cuts the connection around one statement on the ledger, the one with this number, or around
-    so many from there on."""
+    """Cuts the connection before or after the ledger statement with this number.
+
+    ``times`` is the number of consecutive statements at which it does so.
+    """
 
     def __init__(self, number: int, *, before: bool, kind: str = "", times: int = 1) -> None:
         self.left = number
@@ -118,7 +120,7 @@ class Cutter:
         if self.before:
             answer = execute(sql, params, many, context)
         with connection.wrap_database_errors:
-            connection.connection.cursor().execute("SELECT 1")  # the answer never came
+            connection.connection.cursor().execute("SELECT 1")  # fails: the answer is lost
         return answer
 
 
@@ -129,7 +131,7 @@ def reconnected() -> None:
 
 
 def deliver_with(storage: Any, cutter: Cutter, name: str = "a.txt") -> None:
-    """What workers do for a file until it is on the remote alone, and until it is gone."""
+    """Deliver all messages while the cutter watches the statements, and reconnect."""
     with connection.execute_wrapper(cutter):
         storage.queue.deliver()
     reconnected()
@@ -138,7 +140,7 @@ def deliver_with(storage: Any, cutter: Cutter, name: str = "a.txt") -> None:
 @is_server
 @pytest.mark.parametrize("before", [True, False], ids=["before", "after"])
 def test_worker_survives_lost_connection_at_any_statement(before: bool) -> None:
-    """Each statement of a transfer with an eviction, and of a purge, in turn."""
+    """Cut the connection at each statement of a transfer, an eviction and a delete in turn."""
     seen = []
     for number in range(100):
         storage = make(task=TransferAndDelete)
@@ -148,7 +150,7 @@ def test_worker_survives_lost_connection_at_any_statement(before: bool) -> None:
         if found := storage.queued_file(name):
             assert read(storage, name) == b"precious"
             if found.state != State.TRANSFERRED or found.is_local:
-                assert found.due_at is not None, cutter.statement  # somebody will look again
+                assert found.due_at is not None, cutter.statement  # so a worker retries it
                 make_due(storage, name)
                 storage.queue.messages.append([found.pk])
                 storage.queue.deliver()
@@ -175,8 +177,8 @@ def test_worker_survives_lost_connection_at_any_statement(before: bool) -> None:
 
 @is_server
 def test_worker_repeats_a_write_after_lost_connection() -> None:
-    """Without that, a transfer that takes longer than the server keeps idle connections is
-    repeated for ever."""
+    """Otherwise, a transfer that outlasts the server's timeout for idle connections would be
+    repeated forever."""
     for number in range(100):
         storage = make()
         name = storage.save("a.txt", file())
@@ -190,7 +192,7 @@ def test_worker_repeats_a_write_after_lost_connection() -> None:
         disk().delete(name)
         if not cutter.statement:
             break
-    assert number == 3  # claimed, named, promoted
+    assert number == 3  # the claim, the remote name and the promotion
 
 
 @is_server
@@ -203,7 +205,7 @@ def test_promotion_with_lost_answer_is_signalled(task: type[Transfer]) -> None:
 
     storage = make(task=task)
     name = storage.save("a.txt", file())
-    promotion = Cutter(2, before=False, kind="UPDATE")  # after the claim and the name
+    promotion = Cutter(2, before=False, kind="UPDATE")  # after the claim and the remote name
     file_transferred.connect(record_signal)
     try:
         with connection.execute_wrapper(promotion):
@@ -252,7 +254,7 @@ def test_delete_with_lost_answer_takes_effect() -> None:
     storage = make()
     name = storage.save("a.txt", file())
     storage.queue.deliver()
-    far = storage.url(name)  # which is in the cache from now on
+    far = storage.url(name)  # which also caches it
     with connection.execute_wrapper(Cutter(0, before=False, kind="UPDATE")):
         storage.delete(name)
     assert on_disk() == []
@@ -283,7 +285,7 @@ def test_claim_with_lost_answer_is_repeated_later() -> None:
     name = storage.save("a.txt", file())
     with connection.execute_wrapper(Cutter(0, before=False, kind="UPDATE")):
         assert storage.queue.deliver() == {}
-    if row(storage, name).state == State.TRANSFERRING:  # else the database was asked for the row
+    if row(storage, name).state == State.TRANSFERRING:  # otherwise it read the row again
         assert work.run(row(storage, name).pk) is None
         assert row(storage, name).state == State.TRANSFERRING
         assert work.run(make_due(storage, name)) is None
@@ -307,7 +309,7 @@ def test_save_with_lost_connection_leaves_no_file(before: bool, atomic: bool) ->
     storage.queue.deliver()
     if atomic or before:
         assert not QueuedFile.objects.exists()
-    else:  # the row was written, and nobody was told
+    else:  # the row was written, but no worker was notified
         assert isinstance(work.run(row(storage, "a.txt").pk), LocalFileMissing)
         assert row(storage, "a.txt").state == State.FAILED
     assert storage.save("b.txt", file()) == "b.txt"
@@ -372,7 +374,7 @@ def test_lost_commit_transfers_nothing() -> None:
 
 @contextlib.contextmanager
 def locked(pk: int, seconds: float) -> Iterator[None]:
-    """Somebody else holds the row, or the whole database, for some time."""
+    """Lock the row, on SQLite the whole database, in another thread for some seconds."""
     holds = threading.Event()
 
     def hold() -> None:
@@ -393,7 +395,7 @@ def locked(pk: int, seconds: float) -> Iterator[None]:
 
 @pytest.fixture
 def short_lock_timeout() -> Iterator[None]:
-    """This thread's connections give up on a lock after a moment."""
+    """Give this thread's connections a short lock timeout."""
     say = {
         "postgresql": "SET lock_timeout = '200ms'",
         "mysql": "SET SESSION innodb_lock_wait_timeout = 1",
@@ -446,7 +448,7 @@ def test_save_into_a_locked_database_leaves_nothing() -> None:
     assert storage.save("a.txt", file()) == "a.txt"
 
 
-@pytest.mark.skipif(connection.vendor != "postgresql", reason="of PostgreSQL's isolation levels")
+@pytest.mark.skipif(connection.vendor != "postgresql", reason="uses isolation levels of PostgreSQL")
 @pytest.mark.parametrize("level", ["REPEATABLE READ", "SERIALIZABLE"])
 def test_statement_is_repeated_after_serialization_failure(level: str) -> None:
     storage = make()
@@ -549,7 +551,7 @@ def test_cache_outage_changes_no_answer(
         assert time.monotonic() - started < SOON
         assert "The cache is not used: ConnectionError" in caplog.text
 
-        proxy.mode = Mode.OK  # what it remembers is from before the delete
+        proxy.mode = Mode.OK  # its entries are older than the delete
         assert not storage.exists(name)
         assert storage.save(name, file(b"new")) == name
         assert read(storage, name) == b"new"
@@ -576,7 +578,7 @@ def test_flushed_broker_with_duplicates_transfers_files_once(
         client.delete(*client.scan_iter(f"{queue_name}:*"))
     assert sent() == []
     assert sweep(storage.alias) == 5
-    assert sweep(storage.alias) == 5  # and told twice of them
+    assert sweep(storage.alias) == 5  # so each file is enqueued twice
     messages = sent() * 2
     pks = [row(storage, name).pk for name in names]
     assert messages == [pks] * 4
@@ -606,7 +608,7 @@ steps = pytest.mark.parametrize("step", [HOUR, -HOUR], ids=["forth", "back"])
 
 
 def step_clock(step: timedelta) -> None:
-    """For the rows, a step of the database's clock is the opposite step of all they hold."""
+    """Simulate a step of the database's clock by shifting all times in the rows the other way."""
     ledger().update(due_at=F("due_at") - step, saved_at=F("saved_at") - step)
 
 
@@ -635,11 +637,11 @@ def test_worker_with_a_wrong_clock_transfers_files(
     monkeypatch.setattr("django.utils.timezone.now", lambda: wrong() + step)
     left = []
 
-    def look(*args: Any) -> None:
+    def record_lease(*args: Any) -> None:
         expires = row(storage, name).lease_expires_at
         left.append((expires - wrong()).total_seconds())
 
-    storage = make(task=Step(look))
+    storage = make(task=Step(record_lease))
     name = storage.save("a.txt", file())
     assert storage.queue.deliver() == {}
     assert 50 < left[0] < 70
@@ -652,7 +654,7 @@ def test_database_clock_steps_before_a_transfer(step: timedelta) -> None:
     name = storage.save("a.txt", file())
     step_clock(step)
     storage.queue.deliver()
-    if step < timedelta(0):  # it waits until the clock is there again
+    if step < timedelta(0):  # the file is not due until the clock catches up
         assert row(storage, name).state == State.PENDING
         assert read(storage, name) == b"bytes"
         step_clock(-step)
@@ -664,7 +666,7 @@ def test_database_clock_steps_before_a_transfer(step: timedelta) -> None:
 @steps
 @pytest.mark.parametrize("task", [Step, Evict])
 def test_database_clock_steps_during_a_transfer(step: timedelta, task: type[Step]) -> None:
-    """Forth, the lease seems to have ended, and two workers meet; back, it seems to be long."""
+    """After a step forward, the lease seems expired and two workers meet; back, it seems long."""
     results = []
 
     def jump(name: str, local: Any, remote: Any) -> None:
@@ -688,12 +690,12 @@ def test_database_clock_steps_during_a_transfer(step: timedelta, task: type[Step
     assert not QueuedFile.objects.exists()
 
 
-# The local disk. A file size limit is met in test_bad_input
+# The local disk; test_bad_input tests a file size limit
 
 
 @pytest.fixture
 def tmpfs(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
-    """Mount a small file system of its own; what was mounted goes after the test."""
+    """Return a function that mounts a small file system, which is unmounted after the test."""
     with contextlib.ExitStack() as stack:
 
         def mount(options: str) -> Path:
@@ -737,7 +739,7 @@ def test_disk_full_at_any_write_leaves_nothing(
     exists: bool,
     fsync: bool,
 ) -> None:
-    """The directory, the draft, its bytes, its name: whichever does not fit, nothing is left."""
+    """The disk fills up at the directory, the draft, its content or its name."""
     settings.QUEUED_STORAGE = {**settings.QUEUED_STORAGE, "FSYNC": fsync}
     failures = 0
     for limit in [*(f"nr_inodes={count}" for count in range(1, 9)), "size=4k", "size=8k"]:
@@ -763,7 +765,7 @@ def test_disk_full_at_any_write_leaves_nothing(
 
 
 @pytest.mark.one_database
-@pytest.mark.skipif(connection.vendor != "sqlite", reason="the disk of a server is its own")
+@pytest.mark.skipif(connection.vendor != "sqlite", reason="a server has its own disk")
 def test_full_disk_of_the_ledger_loses_no_file() -> None:
     storage = make()
     storage.alias  # noqa: B018
@@ -780,7 +782,7 @@ def test_full_disk_of_the_ledger_loses_no_file() -> None:
             fill()
         names = list(QueuedFile.objects.values_list("name", flat=True))
         assert on_disk() == sorted(names)
-        storage.queue.deliver()  # what is written over needs no new page, or waits
+        storage.queue.deliver()  # an update needs no new page, or is retried
     finally:
         connection.close()
     for name in names:
@@ -790,7 +792,7 @@ def test_full_disk_of_the_ledger_loses_no_file() -> None:
     assert on_disk("far") == sorted(names)
 
 
-# The local copy; what a retry does about it is in transfers/test_copies
+# The local copy; its retries are tested in transfers/test_copies
 
 
 def vanish(name: str) -> None:
@@ -829,7 +831,7 @@ def test_damaged_local_copy_fails_with_its_reason(
     if when == "before":
         do_damage(name)
     storage.queue.deliver()
-    if row(storage, name).state == State.PENDING:  # harmed after the look: seen by the next try
+    if row(storage, name).state == State.PENDING:  # damaged after the check: found by the retry
         work.run(make_due(storage, name))
     found = row(storage, name)
     assert (found.state, found.verified, found.due_at) == (State.FAILED, "", None)

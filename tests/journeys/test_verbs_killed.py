@@ -1,4 +1,4 @@
-"""Verbs that are killed and run again; see tests/support/failpoints.py."""
+"""Verbs that are killed and then repeated; see tests/support/failpoints.py."""
 
 import os
 import signal
@@ -55,7 +55,7 @@ def transferred(storage: Any) -> None:
 
 
 def finish(storage: Any) -> None:
-    """Let all leases end, and process everything that is due."""
+    """Let all leases expire, and process every due file."""
     ledger().exclude(due_at=None).update(due_at=LONG_AGO)
     while sweep():
         assert storage.queue.deliver() == {}
