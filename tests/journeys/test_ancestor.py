@@ -1,4 +1,4 @@
-"""What was written for the ancestor runs: first 0.3, then 0.4 to 0.8, then what both did."""
+"""Code written for the ancestor still works: first 0.3, then 0.4 to 0.8, then features of both."""
 
 import io
 import logging
@@ -51,7 +51,7 @@ State = QueuedFile.State
 
 
 class Mine(Transfer):
-    """The one of 0.3's page."""
+    """The example task from the documentation of 0.3."""
 
     def transfer(self, name: str, local: Storage, remote: Storage, **kwargs: Any) -> bool:
         result = super().transfer(name, local, remote, **kwargs)
@@ -69,7 +69,7 @@ class Undecided(Transfer):
 
 
 class Subclass(QueuedStorage):
-    """Class attributes, as 0.8 had them."""
+    """Sets its options as class attributes, which 0.8 supported."""
 
     local = DISK
     remote = DISK
@@ -90,7 +90,7 @@ def deliver(storage: QueuedStorage) -> dict[int, Exception]:
 
 
 def deliver_again(storage: QueuedStorage) -> None:
-    """What a sweep does when the next try has come."""
+    """Make pending files due and deliver them, as a sweep does."""
     QueuedFile.objects.filter(state=State.PENDING).update(due_at=datetime(2020, 1, 1, tzinfo=UTC))
     storage.queue.enqueue(list(QueuedFile.objects.values_list("pk", flat=True)))
     deliver(storage)
@@ -114,19 +114,19 @@ def far(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def kwargs(near: Path, far: Path) -> dict[str, Any]:
-    """The options of 0.3 for two places."""
+    """Return the options of 0.3 for two locations."""
     return {"local_kwargs": {"location": near}, "remote_kwargs": {"location": far}}
 
 
 @pytest.fixture
 def options(near: Path, far: Path) -> dict[str, Any]:
-    """Those of 0.8."""
+    """Return the options of 0.8 for two locations."""
     return {"local_options": {"location": near}, "remote_options": {"location": far}}
 
 
 @pytest.fixture
 def use(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any, Storage], None]:
-    """Have the file field of a model use a storage, as in ``FileField(storage=…)``."""
+    """Make the file field of a model use a storage, as ``FileField(storage=…)`` does."""
 
     def use(model: Any, storage: Storage) -> None:
         field = next(field for field in model._meta.fields if isinstance(field, FileField))
@@ -137,7 +137,7 @@ def use(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any, Storage], None]:
 
 @pytest.fixture
 def aws(settings: Settings, s3_options: dict[str, Any]) -> str:
-    """django-storages' settings for a bucket; its name."""
+    """Set django-storages' settings for a bucket and return the bucket's name."""
     settings.AWS_STORAGE_BUCKET_NAME = s3_options["bucket_name"]
     settings.AWS_S3_ACCESS_KEY_ID = s3_options["access_key"]
     settings.AWS_S3_SECRET_ACCESS_KEY = s3_options["secret_key"]
@@ -157,7 +157,7 @@ def picture() -> ContentFile:
 # 0.3: queued_storage.backend
 
 
-def test_0_3_names_are_those_of_today_where_they_are_the_same() -> None:
+def test_0_3_names_are_the_current_classes() -> None:
     assert (Transfer, TransferAndDelete) == (tasks.Transfer, tasks.TransferAndDelete)
     assert RemoteFileField is QueuedFileField
 
@@ -193,18 +193,18 @@ def test_0_3_order_of_the_arguments(near: Path, far: Path) -> None:
     assert (storage.remote.path("x"), storage.remote.url("x")) == (str(far / "x"), "/f/x")
 
 
-def test_0_3_also_takes_the_options_of_today(kwargs: dict[str, Any]) -> None:
+def test_0_3_also_takes_the_current_options(kwargs: dict[str, Any]) -> None:
     storage = QueuedRemoteStorage(local=DISK, remote=DISK, alias="mine", unknown="absent", **kwargs)
     assert storage.alias == "mine"
     assert not storage.asks_for_unknown
 
 
-def test_0_3_without_a_remote_says_what_to_give() -> None:
+def test_0_3_remote_is_required() -> None:
     with pytest.raises(ImproperlyConfigured, match="QueuedRemoteStorage needs the option 'remote'"):
         QueuedRemoteStorage(DISK)
 
 
-def test_0_3_arguments_do_not_go_with_an_alias_of_storages() -> None:
+def test_0_3_arguments_cannot_configure_a_storages_alias() -> None:
     with pytest.raises(ImproperlyConfigured, match="set the options of 'disk' in STORAGES"):
         _ = QueuedRemoteStorage("disk", "far", local_args=("/x",)).local
 
@@ -245,7 +245,7 @@ class Loose(FileSystemStorage):
         ),
     ],
 )
-def test_0_3_arguments_tell_storages_apart_but_secrets_do_not(
+def test_0_3_fingerprint_depends_on_arguments_except_secrets(
     one: dict[str, Any], other: dict[str, Any], is_same: bool
 ) -> None:
     given = {"local": DISK, "remote": DISK}
@@ -300,13 +300,13 @@ def test_0_3_remote_file_field(use: Any, kwargs: dict[str, Any], far: Path) -> N
     assert (far / "papers/a.txt").exists()
 
 
-def test_0_3_own_task_frees_the_local_copy_only_after_promotion(
+def test_0_3_custom_task_deletes_after_promotion(
     kwargs: dict[str, Any], near: Path, far: Path
 ) -> None:
     seen = []
 
     @receiver(file_transferred)
-    def look(name: str, queued_file: QueuedFile, **kwargs: Any) -> None:
+    def record(name: str, queued_file: QueuedFile, **kwargs: Any) -> None:
         seen.append(((near / name).exists(), queued_file.state))
 
     storage = DoubleFilesystemStorage(task=Mine, **kwargs)
@@ -318,7 +318,7 @@ def test_0_3_own_task_frees_the_local_copy_only_after_promotion(
     assert read(storage, name) == b"text"
 
 
-def test_0_3_own_task_that_returns_false_is_tried_again(
+def test_0_3_custom_task_returning_false_is_retried(
     kwargs: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Undecided, "answers", [False, True])
@@ -331,7 +331,7 @@ def test_0_3_own_task_that_returns_false_is_tried_again(
 
 
 @pytest.mark.parametrize("answer", [None, 1, "yes"])
-def test_0_3_own_task_that_returns_anything_else_fails_with_a_value_error(
+def test_0_3_custom_task_must_return_a_boolean(
     kwargs: dict[str, Any], monkeypatch: pytest.MonkeyPatch, answer: Any
 ) -> None:
     monkeypatch.setattr(Undecided, "answers", [answer])
@@ -377,14 +377,14 @@ def test_0_8_all_options(options: dict[str, Any], near: Path, far: Path, by_posi
     assert (far / name).exists()
 
 
-def test_0_8_queued_file_system_storage_takes_a_remote(far: Path, settings: Settings) -> None:
+def test_0_8_queued_file_system_storage_with_remote(far: Path, settings: Settings) -> None:
     settings.MEDIA_ROOT = far.parent / "media"
     storage = backends.QueuedFileSystemStorage(remote=DISK, remote_options={"location": far})
     assert storage.local.path("x") == str(far.parent / "media" / "x")
     assert storage.remote.path("x") == str(far / "x")
 
 
-def test_0_8_queued_s3_boto_storage_is_for_s3(aws: str) -> None:
+def test_0_8_queued_s3_boto_storage_uses_s3(aws: str) -> None:
     storage = QueuedS3BotoStorage()
     assert isinstance(storage.remote, import_string(S3))
     assert storage.remote.bucket_name == aws
@@ -398,7 +398,7 @@ def test_0_8_queued_s3_boto_storage_is_for_s3(aws: str) -> None:
         ("QueuedSFTPStorage", "storages.backends.sftpstorage.SFTPStorage"),
     ],
 )
-def test_0_8_presets_stand_for_a_pair(preset: str, remote: str) -> None:
+def test_0_8_presets_set_local_and_remote(preset: str, remote: str) -> None:
     storage = getattr(backends, preset)()
     assert storage.sides.local.specification()[0] == DISK
     assert storage.sides.remote.specification()[0] == remote
@@ -408,11 +408,11 @@ def test_0_8_queued_ftp_storage(settings: Settings) -> None:
     settings.FTP_STORAGE_LOCATION = "ftp://user:password@ftp.example:21/"
     remote: Any = backends.QueuedFTPStorage().remote
     assert isinstance(remote.storage, import_string("storages.backends.ftp.FTPStorage"))
-    assert remote.location == settings.FTP_STORAGE_LOCATION  # as each thread's has it
+    assert remote.location == settings.FTP_STORAGE_LOCATION  # the same for each thread's connection
 
 
 @pytest.mark.parametrize("name", ["CouchDB", "Database", "MogileFS", "GridFS", "CloudFiles"])
-def test_0_8_preset_of_a_backend_that_is_gone_names_what_to_use(name: str) -> None:
+def test_0_8_removed_preset_names_a_replacement(name: str) -> None:
     with pytest.raises(ImproperlyConfigured, match=r"no longer has.*storages\.backends\.s3"):
         getattr(backends, f"Queued{name}Storage")()
 
@@ -449,14 +449,14 @@ def test_0_8_class_attributes() -> None:
     assert storage.cache_prefix == "sub"
 
 
-def test_0_8_the_constructor_wins_over_class_attributes(options: dict[str, Any]) -> None:
+def test_0_8_arguments_override_class_attributes(options: dict[str, Any]) -> None:
     storage = Subclass(**options, delayed=False, task=Transfer)
     assert storage.local.path("x") == str(options["local_options"]["location"] / "x")
     assert not storage.delayed
     assert type(storage.task) is Transfer
 
 
-def test_0_8_class_attributes_are_inherited_and_the_nearest_wins() -> None:
+def test_0_8_class_attributes_are_inherited() -> None:
     class Nearer(Subclass):
         delayed = False
         remote_options = {"location": "elsewhere"}
@@ -467,7 +467,7 @@ def test_0_8_class_attributes_are_inherited_and_the_nearest_wins() -> None:
     assert storage.remote.path("x").endswith("/elsewhere/x")
 
 
-# What both did
+# Features of both
 
 BOTH = pytest.mark.parametrize("version", ["0.3", "0.8"])
 
@@ -499,7 +499,7 @@ def test_file_field_save(use: Any, make: Any, far: Path, version: str) -> None:
 
 
 @BOTH
-def test_result_is_that_of_the_last_transfer_of_this_thread(make: Any, version: str) -> None:
+def test_result_is_the_threads_last_transfer(make: Any, version: str) -> None:
     storage = make(version)
     assert storage.result is None
     name = storage.save("a.txt", ContentFile(b"text"))
@@ -517,7 +517,7 @@ def test_result_is_that_of_the_last_transfer_of_this_thread(make: Any, version: 
 
 
 @BOTH
-def test_an_old_path_of_the_s3_storage_means_todays(
+def test_old_path_of_s3_storage_is_translated(
     make: Any, s3_options: dict[str, Any], version: str
 ) -> None:
     cls = QueuedRemoteStorage if version == "0.3" else QueuedStorage
@@ -543,7 +543,7 @@ def test_settings_with_the_names_of_the_ancestor(
 
 @deconstructible
 class ByPosition(FileSystemStorage):
-    """A storage that somebody made by hand."""
+    """A custom storage whose arguments are passed by position."""
 
 
 @pytest.mark.parametrize(
@@ -565,7 +565,7 @@ class ByPosition(FileSystemStorage):
         lambda: Subclass(alias="mine"),
     ],
 )
-def test_a_storage_goes_through_a_migration(make_storage: Callable[[], QueuedStorage]) -> None:
+def test_storage_is_serialized_in_migrations(make_storage: Callable[[], QueuedStorage]) -> None:
     storage = make_storage()
     code, imports = MigrationWriter.serialize(ImageField(storage=storage))
     names: dict[str, Any] = {}
@@ -575,14 +575,14 @@ def test_a_storage_goes_through_a_migration(make_storage: Callable[[], QueuedSto
     assert again.fingerprint() == storage.fingerprint()
     assert (again.delayed, type(again.task)) == (storage.delayed, type(storage.task))
     deconstruct = MigrationAutodetector(ProjectState(), ProjectState()).deep_deconstruct
-    assert deconstruct(again) == deconstruct(storage)  # so no further migration is made
+    assert deconstruct(again) == deconstruct(storage)  # so makemigrations finds no change
 
 
-# A task of one's own that is an object with delay()
+# A custom task: an object with delay()
 
 
 class AncestorTask:
-    """Works as the tasks of the ancestor did: with the storages that it makes itself."""
+    """Creates its own storages, as the tasks of the ancestor did."""
 
     def __init__(self, *, at_once: bool = False) -> None:
         self.at_once = at_once
@@ -595,20 +595,20 @@ class AncestorTask:
 
     def work(self) -> None:
         for args in self.calls:
-            self.carry(*args)
+            self.upload(*args)
 
-    def carry(self, *args: Any) -> None:
+    def upload(self, *args: Any) -> None:
         raise NotImplementedError
 
     @staticmethod
-    def move(name: str, local: Storage, remote: Storage, cache_key: str) -> None:
+    def copy(name: str, local: Storage, remote: Storage, cache_key: str) -> None:
         with local.open(name) as file:
             remote.save(name, file)
         cache.set(cache_key, True)
 
 
 class Task03(AncestorTask):
-    def carry(
+    def upload(
         self,
         name: str,
         local_class: Any,
@@ -621,11 +621,11 @@ class Task03(AncestorTask):
     ) -> None:
         local = local_class(*local_args, **local_kwargs)
         remote = remote_class(*remote_args, **remote_kwargs)
-        self.move(name, local, remote, cache_key)
+        self.copy(name, local, remote, cache_key)
 
 
 class Task08(AncestorTask):
-    def carry(
+    def upload(
         self,
         name: str,
         cache_key: str,
@@ -636,13 +636,13 @@ class Task08(AncestorTask):
     ) -> None:
         local = import_string(local_path)(**local_options)
         remote = import_string(remote_path)(**remote_options)
-        self.move(name, local, remote, cache_key)
+        self.copy(name, local, remote, cache_key)
 
 
 TASKS: dict[str, type[AncestorTask]] = {"0.3": Task03, "0.8": Task08}
 
 
-def test_0_3_what_a_task_is_called_with(near: Path, far: Path) -> None:
+def test_0_3_arguments_of_a_task(near: Path, far: Path) -> None:
     task = Task03()
     storage = QueuedRemoteStorage(
         DISK, ByPosition, "p", task, (near,), {"base_url": "/n/"}, (far,), {"base_url": "/f/"}
@@ -662,7 +662,7 @@ def test_0_3_what_a_task_is_called_with(near: Path, far: Path) -> None:
     ]
 
 
-def test_0_8_what_a_task_is_called_with(options: dict[str, Any]) -> None:
+def test_0_8_arguments_of_a_task(options: dict[str, Any]) -> None:
     task = Task08()
     storage = QueuedStorage(DISK, ByPosition, **options, task=task)
     name = storage.save("a.txt", ContentFile(b"text"))
@@ -670,13 +670,13 @@ def test_0_8_what_a_task_is_called_with(options: dict[str, Any]) -> None:
     assert task.calls == [(name, storage.get_cache_key(name), DISK, path, *options.values())]
 
 
-def test_0_8_a_task_gets_todays_path_for_an_old_one() -> None:
+def test_0_8_task_gets_the_current_path() -> None:
     assert QueuedStorage("disk", OLD_S3).foreign_arguments("x")[3] == S3
 
 
 @BOTH
 @pytest.mark.parametrize("kind", ["alias", "dict", "instance", "class"])
-def test_a_task_can_make_the_same_storages(far: Path, version: str, kind: str) -> None:
+def test_task_can_rebuild_the_storages(far: Path, version: str, kind: str) -> None:
     options = {"location": far, "base_url": "/f/"}
     remote: Any = {
         "alias": "far",
@@ -693,13 +693,13 @@ def test_a_task_can_make_the_same_storages(far: Path, version: str, kind: str) -
 
 
 class Opaque(Storage):
-    """Made with arguments that it does not tell."""
+    """Cannot be deconstructed, so its arguments are unknown."""
 
     def __init__(self, somewhere: str) -> None: ...
 
 
 @BOTH
-def test_a_task_cannot_make_a_storage_whose_arguments_nobody_knows(version: str) -> None:
+def test_task_cannot_rebuild_storage_with_unknown_arguments(version: str) -> None:
     cls = QueuedRemoteStorage if version == "0.3" else QueuedStorage
     with pytest.raises(ImproperlyConfigured, match=r"remote=.*Give its class or dotted path"):
         cls("disk", Opaque("x"), task=TASKS[version]()).foreign_arguments("x")
@@ -707,16 +707,16 @@ def test_a_task_cannot_make_a_storage_whose_arguments_nobody_knows(version: str)
 
 @deconstructible
 class Starred(Loose):
-    """Takes its arguments without names."""
+    """Accepts only positional arguments."""
 
 
-def test_0_8_a_task_cannot_be_given_arguments_without_a_name() -> None:
+def test_0_8_task_needs_arguments_by_keyword() -> None:
     with pytest.raises(ImproperlyConfigured, match="by keyword"):
         QueuedStorage("disk", Starred("/x"), task=Task08()).foreign_arguments("x")
 
 
 @BOTH
-def test_a_task_that_works_at_once(make: Any, far: Path, version: str) -> None:
+def test_task_uploads_immediately(make: Any, far: Path, version: str) -> None:
     storage = make(version, task=TASKS[version](at_once=True))
     name = storage.save("a.txt", ContentFile(b"text"))
     assert (far / name).read_bytes() == b"text"
@@ -728,20 +728,20 @@ def test_a_task_that_works_at_once(make: Any, far: Path, version: str) -> None:
 
 
 @BOTH
-def test_a_task_that_works_later(make: Any, version: str) -> None:
+def test_task_uploads_later(make: Any, version: str) -> None:
     task = TASKS[version]()
     storage = make(version, task=task)
     name = storage.save("a.txt", ContentFile(b"text"))
     deliver(storage)
     assert state_of(storage, name) == State.PENDING
     task.work()
-    assert storage.using_local(name)  # until somebody has looked
+    assert storage.using_local(name)  # until the next attempt verifies the copy
     deliver_again(storage)
     assert state_of(storage, name) == State.TRANSFERRED
 
 
 @BOTH
-def test_what_a_task_writes_to_the_cache_is_not_believed(make: Any, version: str) -> None:
+def test_cache_entry_of_a_task_is_ignored(make: Any, version: str) -> None:
     storage = make(version, task=TASKS[version]())
     name = storage.save("a.txt", ContentFile(b"text"))
     cache.set(storage.get_cache_key(name), True)
@@ -750,7 +750,7 @@ def test_what_a_task_writes_to_the_cache_is_not_believed(make: Any, version: str
 
 
 @BOTH
-def test_a_task_that_never_works_ends_failed(
+def test_file_fails_when_its_task_never_uploads(
     make: Any, settings: Settings, version: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     settings.QUEUED_STORAGE = settings.QUEUED_STORAGE | {"RETRIES": 2}
@@ -780,7 +780,7 @@ def test_transfer_calls_the_task_again(make: Any, version: str) -> None:
 
 
 @BOTH
-def test_a_task_is_called_after_the_commit(make: Any, version: str) -> None:
+def test_task_is_called_after_the_commit(make: Any, version: str) -> None:
     task = TASKS[version]()
     storage = make(version, task=task)
     with transaction.atomic():
@@ -794,7 +794,7 @@ def test_a_task_is_called_after_the_commit(make: Any, version: str) -> None:
 
 
 @BOTH
-def test_a_task_that_raises_does_not_fail_the_save(
+def test_failing_task_does_not_fail_the_save(
     make: Any, version: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     class Broken(AncestorTask):
@@ -809,7 +809,7 @@ def test_a_task_that_raises_does_not_fail_the_save(
 
 
 @BOTH
-def test_an_incomplete_copy_of_a_task_is_not_promoted(make: Any, far: Path, version: str) -> None:
+def test_incomplete_copy_of_a_task_is_not_promoted(make: Any, far: Path, version: str) -> None:
     storage = make(version, task=TASKS[version]())
     name = storage.save("a.txt", ContentFile(b"text"))
     far.mkdir()
@@ -820,7 +820,7 @@ def test_an_incomplete_copy_of_a_task_is_not_promoted(make: Any, far: Path, vers
 
 
 @BOTH
-def test_another_file_of_the_same_size_is_not_promoted(make: Any, far: Path, version: str) -> None:
+def test_other_file_of_same_size_is_not_promoted(make: Any, far: Path, version: str) -> None:
     storage = make(version, task=TASKS[version]())
     name = storage.save("a.txt", ContentFile(b"text"))
     far.mkdir()
@@ -832,7 +832,7 @@ def test_another_file_of_the_same_size_is_not_promoted(make: Any, far: Path, ver
 
 @BOTH
 @pytest.mark.parametrize("is_promoted", [True, False])
-def test_delete_removes_what_a_task_brought(
+def test_delete_removes_the_copy_of_a_task(
     make: Any, near: Path, far: Path, version: str, is_promoted: bool
 ) -> None:
     task = TASKS[version](at_once=True)
@@ -848,9 +848,7 @@ def test_delete_removes_what_a_task_brought(
 
 
 @BOTH
-def test_delete_leaves_another_file_of_the_same_name_alone(
-    make: Any, far: Path, version: str
-) -> None:
+def test_delete_keeps_another_file_of_that_name(make: Any, far: Path, version: str) -> None:
     storage = make(version, task=TASKS[version]())
     name = storage.save("a.txt", ContentFile(b"text"))
     far.mkdir()
@@ -861,15 +859,15 @@ def test_delete_leaves_another_file_of_the_same_name_alone(
     assert storage.queued_file(name) is None
 
 
-def test_an_object_without_delay_is_no_task(options: dict[str, Any]) -> None:
+def test_object_without_delay_is_not_a_task(options: dict[str, Any]) -> None:
     with pytest.raises(
         ImproperlyConfigured, match=r"neither a subclass.*nor an object with a delay"
     ):
         _ = QueuedStorage(DISK, DISK, **options, task=object()).task
 
 
-def test_two_storages_of_one_alias_keep_their_own_tasks(tmp_path: Path) -> None:
-    """Two lines of 0.3's page side by side: the same places, but one frees the local copy."""
+def test_storages_of_one_alias_keep_their_tasks(tmp_path: Path) -> None:
+    """Two storages, as in the documentation of 0.3: the same locations, but other tasks."""
     places = {
         "local_kwargs": {"location": tmp_path / "near"},
         "remote_kwargs": {"location": tmp_path / "far"},
@@ -877,17 +875,17 @@ def test_two_storages_of_one_alias_keep_their_own_tasks(tmp_path: Path) -> None:
     deleting = DoubleFilesystemStorage(task=TransferAndDelete, **places)
     keeping = DoubleFilesystemStorage(**places)
     assert deleting.alias == keeping.alias
-    freed, kept = (
+    deleted, kept = (
         deleting.save("a.txt", ContentFile(b"a")),
         keeping.save("b.txt", ContentFile(b"b")),
     )
     assert drain() == {}
-    assert (deleting.local.exists(freed), keeping.local.exists(kept)) == (False, True)
-    assert keeping.using_remote(freed)
+    assert (deleting.local.exists(deleted), keeping.local.exists(kept)) == (False, True)
+    assert keeping.using_remote(deleted)
 
 
-class Forgetful:
-    """Tells what it was asked for."""
+class RecordingTask:
+    """Records the names that it was called with."""
 
     def __init__(self) -> None:
         self.asked: list[str] = []
@@ -896,9 +894,9 @@ class Forgetful:
         self.asked.append(name)
 
 
-def test_a_task_that_was_never_told_is_told_by_the_worker(tmp_path: Path) -> None:
-    """The process died between the commit and delay()."""
-    task = Forgetful()
+def test_worker_calls_a_task_that_was_not_called(tmp_path: Path) -> None:
+    """The process crashed between the commit and delay()."""
+    task = RecordingTask()
     storage = DoubleFilesystemStorage(
         task=task,
         local_kwargs={"location": tmp_path / "near"},

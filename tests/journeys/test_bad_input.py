@@ -1,4 +1,4 @@
-"""Whatever is handed in: a clear error, and nothing left behind."""
+"""Invalid input raises a clear error and leaves nothing behind."""
 
 import io
 import os
@@ -29,14 +29,14 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 @pytest.fixture(autouse=True)
 def nothing_left_behind() -> Iterator[None]:
-    """Every test here ends with an empty disk and an empty ledger; one that saves cleans up."""
+    """Check that the disk and the ledger are empty; tests that save files must delete them."""
     yield
     assert on_disk() == []
     assert on_disk("far") == []
     assert not QueuedFile.objects.exists()
 
 
-def gone(storage: Any, name: str) -> None:
+def delete_and_deliver(storage: Any, name: str) -> None:
     storage.delete(name)
     storage.queue.deliver()
 
@@ -68,26 +68,26 @@ any_bad_name = pytest.mark.parametrize("name", BAD_NAMES.values(), ids=BAD_NAMES
 
 
 @any_bad_name
-def test_a_bad_name_is_not_saved(name: str) -> None:
+def test_bad_name_is_not_saved(name: str) -> None:
     with pytest.raises(SuspiciousFileOperation) as caught:
         make().save(name, file())
     assert len(str(caught.value)) > 20
 
 
 @any_bad_name
-def test_a_bad_name_of_the_content_is_not_saved(name: str) -> None:
+def test_bad_content_name_is_not_saved(name: str) -> None:
     with pytest.raises(SuspiciousFileOperation):
         make().save(None, file(name=name))
 
 
 @any_bad_name
-def test_a_bad_name_is_not_opened_for_writing(name: str) -> None:
+def test_bad_name_is_not_opened_for_writing(name: str) -> None:
     with pytest.raises(SuspiciousFileOperation):
         make().open(name, "wb")
 
 
 @any_bad_name
-def test_a_bad_name_has_no_row_and_no_wake_up(name: str) -> None:
+def test_bad_name_has_no_row_and_no_message(name: str) -> None:
     storage = make()
     assert storage.queued_file(name) is None
     with pytest.raises((FileNotFoundError, SuspiciousFileOperation)):
@@ -99,7 +99,7 @@ def test_a_bad_name_has_no_row_and_no_wake_up(name: str) -> None:
     "which",
     ["NUL", "long for the ledger", "long for the ledger in bytes", "no Unicode"],
 )
-def test_the_database_and_the_remote_are_not_asked_for_a_name_that_no_row_can_have(
+def test_impossible_name_makes_no_query_or_remote_call(
     which: str, django_assert_num_queries: Callable[..., Any]
 ) -> None:
     name = BAD_NAMES[which]
@@ -114,7 +114,7 @@ def test_the_database_and_the_remote_are_not_asked_for_a_name_that_no_row_can_ha
 
 
 @pytest.mark.parametrize("name", ["/etc/passwd", "../a.txt", "docs/../../a.txt"])
-def test_a_name_that_leads_out_is_not_read(name: str) -> None:
+def test_name_outside_the_root_is_not_read(name: str) -> None:
     storage = make()
     for read_it in (storage.open, storage.size, storage.exists, storage.url, storage.delete):
         try:
@@ -126,18 +126,18 @@ def test_a_name_that_leads_out_is_not_read(name: str) -> None:
 
 
 @pytest.mark.parametrize("content", [ContentFile(b"x"), io.BytesIO(b"x")], ids=["File", "BytesIO"])
-def test_content_without_a_name_needs_one(content: Any) -> None:
+def test_content_without_a_name_is_refused(content: Any) -> None:
     with pytest.raises(SuspiciousFileOperation, match="name"):
         make().save(None, content)
 
 
-def test_an_error_about_a_long_name_is_short() -> None:
+def test_error_about_a_long_name_is_short() -> None:
     with pytest.raises(InvalidName) as caught:
         make().save("x" * 100_000, file())
     assert len(str(caught.value)) < 500
 
 
-def test_the_longest_name_of_the_ledger_is_kept() -> None:
+def test_longest_name_of_the_ledger_is_kept() -> None:
     storage = make()
     name = "/".join(["d" * 99] * 7)
     assert len(name) == NAME_MAX_LENGTH - 1
@@ -145,43 +145,43 @@ def test_the_longest_name_of_the_ledger_is_kept() -> None:
     assert storage.save(name, file()) == name
     storage.queue.deliver()
     assert row(storage, name).is_remote
-    gone(storage, name)
+    delete_and_deliver(storage, name)
 
 
-def test_the_longest_component_of_a_file_system_is_kept() -> None:
+def test_longest_file_name_of_the_disk_is_kept() -> None:
     storage = make()
     name = "é" * 125 + ".text"
     assert len(name.encode()) == 255
     assert storage.save(name, file()) == name
     storage.queue.deliver()
     assert read(storage.remote, name) == b"bytes"
-    gone(storage, name)
+    delete_and_deliver(storage, name)
 
 
-def test_a_name_longer_than_the_field_is_shortened() -> None:
+def test_name_longer_than_the_field_is_shortened() -> None:
     document = Document()
     document.file.save("n" * 220 + ".txt", file())
     assert len(document.file.name) <= 200
     assert document.file.name.endswith(".txt")
-    gone(storages["default"], document.file.name)
+    delete_and_deliver(storages["default"], document.file.name)
 
 
 @pytest.mark.parametrize("name", ["docs/" + "n" * 50 + "/a.txt", "a." + "n" * 60])
-def test_a_name_that_cannot_be_shortened_to_the_fields_length_is_refused(name: str) -> None:
+def test_name_that_cannot_be_shortened_is_refused(name: str) -> None:
     with pytest.raises(SuspiciousFileOperation, match="max_length"):
         make().save(name, file(), max_length=20)
 
 
-def test_another_name_that_is_found_keeps_to_the_fields_length() -> None:
+def test_alternative_name_respects_max_length() -> None:
     storage = make()
     names = [storage.save("n" * 16 + ".txt", file(), max_length=20) for _time in range(5)]
     assert len(set(names)) == 5
     assert max(map(len, names)) <= 20
     for name in names:
-        gone(storage, name)
+        delete_and_deliver(storage, name)
 
 
-def test_a_delete_needs_a_name() -> None:
+def test_delete_requires_a_name() -> None:
     with pytest.raises(ValueError, match="name"):
         make().delete("")
 
@@ -189,8 +189,8 @@ def test_a_delete_needs_a_name() -> None:
 # Content
 
 
-class Breaks(io.RawIOBase):
-    """Raises after some megabytes."""
+class FailingContent(io.RawIOBase):
+    """Raises an error after three megabytes."""
 
     def __init__(self, error: BaseException) -> None:
         self.error = error
@@ -208,27 +208,27 @@ class Breaks(io.RawIOBase):
 
 @pytest.mark.parametrize("error", [OSError("cut"), RuntimeError("odd"), KeyboardInterrupt()])
 @pytest.mark.parametrize("name", ["a.txt", "docs/a.txt"])
-def test_content_that_breaks_leaves_nothing(error: BaseException, name: str) -> None:
-    """Django's FileSystemStorage leaves the part under the final name."""
+def test_failing_content_leaves_nothing_behind(error: BaseException, name: str) -> None:
+    """Django's FileSystemStorage leaves a partial file under the final name."""
     storage = make()
     with pytest.raises(type(error)) as caught:
-        storage.save(name, Breaks(error))
+        storage.save(name, FailingContent(error))
     assert caught.value is error
     assert storage.queue.messages == []
 
 
-def test_content_that_breaks_spares_the_file_of_that_name() -> None:
+def test_failing_content_keeps_the_existing_file() -> None:
     storage = make()
     storage.save("a.txt", file(b"whole"))
     with pytest.raises(OSError, match="cut"):
-        storage.save("a.txt", Breaks(OSError("cut")))
+        storage.save("a.txt", FailingContent(OSError("cut")))
     assert on_disk() == ["a.txt"]
     assert read(storage, "a.txt") == b"whole"
-    gone(storage, "a.txt")
+    delete_and_deliver(storage, "a.txt")
 
 
 class Stream:
-    """A source like a socket: it can be read once, and nothing else."""
+    """A source like a socket: it has no method but read()."""
 
     def __init__(self, data: bytes) -> None:
         self._source = io.BytesIO(data)
@@ -251,13 +251,13 @@ def test_content_that_cannot_seek_is_saved(make_source: Any, wrap: Callable[[Any
     assert read(storage, name) == b"read once" * 1000
     storage.queue.deliver()
     assert read(storage.remote, name) == b"read once" * 1000
-    gone(storage, name)
+    delete_and_deliver(storage, name)
     if make_source is pipe:
         source.close()
 
 
-class Unlucky(ScriptedStorage):
-    """Somebody else takes each name between the look and the write, some times."""
+class RacedStorage(ScriptedStorage):
+    """Another process takes the first free names between exists() and the write."""
 
     times = 2
 
@@ -277,8 +277,8 @@ def uploaded(data: bytes) -> TemporaryUploadedFile:
 
 
 @pytest.mark.parametrize("source", [Stream, pipe, uploaded, ContentFile])
-def test_content_survives_that_its_name_is_taken_at_the_last_moment(source: Any) -> None:
-    local = Unlucky("disk")
+def test_content_is_saved_when_its_name_is_taken(source: Any) -> None:
+    local = RacedStorage("disk")
     storage = make(local=local)
     Path(local.location).mkdir(exist_ok=True)
     content = source(b"ours" * 5000)
@@ -287,25 +287,25 @@ def test_content_survives_that_its_name_is_taken_at_the_last_moment(source: Any)
     assert read(storage, name) == b"ours" * 5000
     assert row(storage, name).size == 20_000
     content.close() if hasattr(content, "close") else None
-    gone(storage, name)
+    delete_and_deliver(storage, name)
     for other in on_disk():
         assert read(local, other) == b"somebody else's"
         local.delete(other)
 
 
-class Restless(ScriptedStorage):
-    """Gives every file another name."""
+class RenamingStorage(ScriptedStorage):
+    """Renames every file."""
 
     def get_available_name(self, name: str, max_length: int | None = None) -> str:
         return f"2024/{name}.moved"
 
 
-def test_a_local_storage_with_a_taste_for_names_leaves_no_draft() -> None:
-    storage = make(local=Restless("disk"))
+def test_renaming_local_storage_leaves_no_draft() -> None:
+    storage = make(local=RenamingStorage("disk"))
     name = storage.save("a.txt", file())
     assert name == "a.txt"
     assert on_disk() == ["a.txt"]
-    gone(storage, name)
+    delete_and_deliver(storage, name)
 
 
 def closed_file() -> Any:
@@ -327,7 +327,7 @@ def closed_upload() -> Any:
 
 
 @pytest.mark.parametrize("closed", [closed_file, closed_content, closed_upload])
-def test_a_closed_file_is_refused(closed: Callable[[], Any]) -> None:
+def test_closed_file_is_refused(closed: Callable[[], Any]) -> None:
     with pytest.raises(ValueError, match=r"'a\.txt' is closed"):
         make().save("a.txt", closed())
 
@@ -337,16 +337,16 @@ def test_text_is_saved_as_utf8() -> None:
     name = storage.save("a.txt", ContentFile("grün"))
     storage.queue.deliver()
     assert read(storage.remote, name) == "grün".encode()
-    gone(storage, name)
+    delete_and_deliver(storage, name)
 
 
 @pytest.mark.parametrize("content", [None, b"bytes", "text", 5, object()])
-def test_what_is_no_file_is_refused(content: Any) -> None:
+def test_content_that_is_not_a_file_is_refused(content: Any) -> None:
     with pytest.raises((AttributeError, TypeError, ValueError)):
         make().save("a.txt", content)
 
 
-def test_a_temporary_upload_that_is_gone_is_refused() -> None:
+def test_removed_temporary_upload_is_refused() -> None:
     upload = uploaded(b"x")
     upload.close()
     with pytest.raises((FileNotFoundError, ValueError)):
@@ -356,7 +356,7 @@ def test_a_temporary_upload_that_is_gone_is_refused() -> None:
 # The disk
 
 
-def test_a_file_in_the_place_of_the_directory() -> None:
+def test_writing_fails_when_the_root_is_a_file() -> None:
     place = Path(storages["disk"].location)
     place.write_text("not a directory")
     try:
@@ -372,22 +372,22 @@ def test_a_file_in_the_place_of_the_directory() -> None:
         place.unlink()
 
 
-def test_a_file_in_the_place_of_a_directory_inside() -> None:
+def test_saving_fails_when_a_subdirectory_is_a_file() -> None:
     storage = make()
     storage.save("docs", file(b"a file"))
     with pytest.raises(OSError, match="docs"):
         storage.save("docs/a.txt", file())
     assert on_disk() == ["docs"]
-    gone(storage, "docs")
+    delete_and_deliver(storage, "docs")
 
 
-def test_a_directory_in_the_place_of_the_file() -> None:
+def test_name_of_a_directory_is_not_used() -> None:
     storage = make()
     storage.save("docs/a.txt", file())
     name = storage.save("docs", file(b"beside"))
     assert name != "docs"
-    gone(storage, name)
-    gone(storage, "docs/a.txt")
+    delete_and_deliver(storage, name)
+    delete_and_deliver(storage, "docs/a.txt")
 
 
 FULL_DISK = """
@@ -420,7 +420,7 @@ def write(opened):
 """
 
 
-def test_a_full_disk(child_environment: dict[str, str]) -> None:
+def test_full_disk_raises_and_keeps_existing_files(child_environment: dict[str, str]) -> None:
     script = FULL_DISK.replace("\nfor save", "\nDEFINITION\nfor save")
     body, _definition, definition = script.partition("\ndef write")
     script = body.replace("DEFINITION", f"def write{definition}")
@@ -428,7 +428,7 @@ def test_a_full_disk(child_environment: dict[str, str]) -> None:
         [sys.executable, "-c", script], env=child_environment, capture_output=True, text=True
     )
     assert done.stderr == "", done.stderr
-    assert done.stdout.splitlines() == ["OSError 27"] * 3  # EFBIG, what a limit says
+    assert done.stdout.splitlines() == ["OSError 27"] * 3  # EFBIG: the file size limit
     assert on_disk() == ["small.txt"]
     assert QueuedFile.objects.get().name == "small.txt"
     assert read(storages["default"], "small.txt") == b"small"
@@ -438,19 +438,19 @@ def test_a_full_disk(child_environment: dict[str, str]) -> None:
 
 
 class FullStorage(ScriptedStorage):
-    """Writes a part under the name asked for, as Django's own does, then has no space left."""
+    """Writes a partial file, as Django's FileSystemStorage does, and then runs out of space."""
 
     def _save(self, name: str, content: Any) -> str:
         super()._save(name, ContentFile(b"part"))
         raise OSError(28, "No space left on device")
 
 
-def test_a_disk_that_is_full_halfway() -> None:
+def test_disk_full_during_the_write_leaves_nothing() -> None:
     with pytest.raises(OSError, match="No space"):
         make(local=FullStorage("disk")).save("docs/a.txt", file(b"whole"))
 
 
-def test_a_ledger_that_cannot_be_written(settings: Settings) -> None:
+def test_failing_insert_leaves_no_file(settings: Settings) -> None:
     storage = make()
 
     class Broken(DatabaseError):
@@ -468,7 +468,7 @@ def test_a_ledger_that_cannot_be_written(settings: Settings) -> None:
     assert storage.queue.messages == []
 
 
-def test_a_queue_that_cannot_be_told_costs_the_save_nothing(
+def test_failing_queue_does_not_fail_the_save(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     from queued_storage.queues.base import BaseQueue
@@ -524,7 +524,7 @@ def test_a_queue_that_cannot_be_told_costs_the_save_nothing(
         ({"task": "json.dumps"}, "task"),
     ],
 )
-def test_a_storage_that_cannot_be_made_says_why_before_anything_is_stored(
+def test_invalid_configuration_is_reported_before_saving(
     options: dict[str, Any], says: str
 ) -> None:
     with pytest.raises(ImproperlyConfigured) as caught:
@@ -532,7 +532,7 @@ def test_a_storage_that_cannot_be_made_says_why_before_anything_is_stored(
     assert says in str(caught.value)
 
 
-def test_wrong_options_of_a_side_are_named_before_anything_is_stored() -> None:
+def test_invalid_side_options_are_reported_before_saving() -> None:
     storage = make(
         remote="django.core.files.storage.FileSystemStorage", remote_options={"colour": "red"}
     )
@@ -540,11 +540,11 @@ def test_wrong_options_of_a_side_are_named_before_anything_is_stored() -> None:
         storage.save("a.txt", file())
 
 
-def test_a_save_that_fails_in_a_transaction_leaves_the_transaction_usable() -> None:
+def test_failed_save_leaves_the_transaction_usable() -> None:
     storage = make()
     with transaction.atomic():
         with pytest.raises(InvalidName):
             storage.save("a" * 300, file())
         name = storage.save("good.txt", file())
     assert row(storage, name).name == "good.txt"
-    gone(storage, name)
+    delete_and_deliver(storage, name)

@@ -41,4 +41,4 @@ services.spawn([sys.executable, "-c", "print('ready', flush=True); input()"], st
     parent = spawn([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert parent.stdout.readline() == "ready\n"
     os.kill(parent.pid, signal.SIGKILL)
-    assert parent.stdout.read() == ""  # the child holds this pipe, too: it is gone
+    assert parent.stdout.read() == ""  # the child had this pipe too: it has exited

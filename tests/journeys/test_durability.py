@@ -1,4 +1,4 @@
-"""What FSYNC has the disk keep, and when: before the row is written."""
+"""FSYNC flushes files and directories to disk before the row is written."""
 
 import errno
 import os
@@ -24,7 +24,7 @@ from tests.support.scripted import disk, file, make, on_disk, read, row
 pytestmark = [
     pytest.mark.django_db(transaction=True),
     pytest.mark.one_database,
-    pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what a descriptor opened"),
+    pytest.mark.skipif(sys.platform != "linux", reason="needs /proc/self/fd"),
 ]
 
 
@@ -34,7 +34,7 @@ def fsync(settings: Settings) -> None:
 
 
 def place(path: str | os.PathLike[str]) -> str:
-    """A path as the tests name it: below the directory of the tests, drafts by one name."""
+    """Return a path relative to the test directory, with one name for all drafts."""
     found = os.path.relpath(path, django_settings.DIRECTORY)
     directory, name = os.path.split(found)
     return os.path.join(directory, "DRAFT") if is_unfinished(name) else found
@@ -42,7 +42,7 @@ def place(path: str | os.PathLike[str]) -> str:
 
 @pytest.fixture
 def steps(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """What is flushed, linked, renamed and recorded, in its order."""
+    """Record every flush, link, rename and insert, in order."""
     seen: list[str] = []
     fsync, link, replace = os.fsync, os.link, os.replace
 
@@ -80,8 +80,8 @@ def test_nothing_is_flushed_by_default(steps: list[str]) -> None:
 
 
 @pytest.mark.usefixtures("fsync")
-def test_a_save_is_on_the_disk_before_its_row_is_written(steps: list[str]) -> None:
-    """The bytes, the entry of the file, and those of the directories that lead to it."""
+def test_save_is_flushed_before_its_row_is_written(steps: list[str]) -> None:
+    """Flush the content, the file's directory entry and those of all parent directories."""
     make().save("docs/2024/a.txt", file())
     assert steps == [
         "flush disk/docs/2024/DRAFT",
@@ -95,7 +95,7 @@ def test_a_save_is_on_the_disk_before_its_row_is_written(steps: list[str]) -> No
 
 
 @pytest.mark.usefixtures("fsync")
-def test_an_upload_that_is_moved_into_place_is_flushed_too(steps: list[str]) -> None:
+def test_moved_upload_is_flushed_too(steps: list[str]) -> None:
     with TemporaryUploadedFile("a.txt", "text/plain", 5, None) as upload:
         upload.write(b"bytes")
         upload.seek(0)
@@ -111,7 +111,7 @@ def test_an_upload_that_is_moved_into_place_is_flushed_too(steps: list[str]) -> 
 
 
 @pytest.mark.usefixtures("fsync")
-def test_a_name_that_the_ledger_refuses_is_flushed_anew(steps: list[str]) -> None:
+def test_alternative_name_is_flushed_again(steps: list[str]) -> None:
     storage = make()
     storage.save("a.txt", file())
     disk().delete("a.txt")  # the file is on another host
@@ -122,7 +122,7 @@ def test_a_name_that_the_ledger_refuses_is_flushed_anew(steps: list[str]) -> Non
 
 
 @pytest.mark.usefixtures("fsync")
-def test_an_overwritten_file_is_flushed_before_and_after_it_takes_its_place(
+def test_overwritten_file_is_flushed_before_and_after_replacing(
     steps: list[str],
 ) -> None:
     storage = make()
@@ -141,14 +141,14 @@ def test_an_overwritten_file_is_flushed_before_and_after_it_takes_its_place(
 
 
 class ContentAddressed(FileSystemStorage):
-    """Names files by what is in them."""
+    """Names files by their content."""
 
     def get_available_name(self, name: str, max_length: int | None = None) -> str:
         return "by-content/5d41402a.txt"
 
 
 @pytest.mark.usefixtures("fsync")
-def test_a_storage_that_names_files_itself_is_flushed(steps: list[str]) -> None:
+def test_storage_that_names_files_itself_is_flushed(steps: list[str]) -> None:
     storage = make(local=ContentAddressed(disk().location))
     assert storage.save("a.txt", file()) == "by-content/5d41402a.txt"
     assert steps == [
@@ -161,17 +161,15 @@ def test_a_storage_that_names_files_itself_is_flushed(steps: list[str]) -> None:
 
 
 @pytest.mark.usefixtures("fsync")
-def test_a_storage_without_paths_is_saved_to_as_ever() -> None:
+def test_storage_without_paths_still_saves() -> None:
     storage = make(local=InMemoryStorage())
     assert read(storage, storage.save("a.txt", file())) == b"bytes"
 
 
 @pytest.mark.usefixtures("fsync")
 @pytest.mark.parametrize("number", range(4))
-def test_a_disk_that_cannot_keep_it_fails_the_save(
-    number: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """EIO on the file, on its directory, or on one above."""
+def test_flush_error_fails_the_save(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Flushing the file, its directory or a parent directory raises EIO."""
     left = number
 
     def fail(descriptor: int) -> None:
@@ -190,7 +188,7 @@ def test_a_disk_that_cannot_keep_it_fails_the_save(
 
 
 @pytest.mark.usefixtures("fsync")
-def test_an_overwriting_that_the_disk_cannot_keep_changes_nothing(
+def test_flush_error_keeps_the_old_content(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def fail(descriptor: int) -> None:
@@ -209,7 +207,7 @@ def test_an_overwriting_that_the_disk_cannot_keep_changes_nothing(
 
 
 @pytest.mark.usefixtures("fsync")
-def test_a_directory_above_the_root_that_cannot_be_read_is_no_matter(
+def test_unreadable_parent_directory_is_ignored(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     real = os.open
@@ -233,11 +231,11 @@ storages["default"].save("docs/a.txt", ContentFile(b"bytes"))
 
 
 @pytest.mark.skipif(not shutil.which("strace"), reason="no strace")
-@pytest.mark.skipif(connection.vendor != "sqlite", reason="needs a commit that can be seen")
-def test_the_kernel_is_asked_in_this_order(
+@pytest.mark.skipif(connection.vendor != "sqlite", reason="needs a local database file")
+def test_row_is_written_after_the_flush_system_calls(
     child_settings: Callable[..., dict[str, str]], tmp_path: Path
 ) -> None:
-    """Not as Python tells it but as the kernel was called: the row comes last."""
+    """Trace the system calls themselves: the row is written last."""
     log = tmp_path / "log"
     calls = "trace=fsync,link,linkat,pwrite64"
     environment = child_settings(

@@ -1,6 +1,6 @@
-"""A remote that refuses, hangs, breaks off and lies, and which level of VERIFY finds what.
+"""Remotes that refuse, hang, abort or report false success, and the VERIFY levels that find it.
 
-``LIES`` is the table in docs/verification.md; a test holds the two together.
+A test compares ``LIES`` with the table in docs/verification.md.
 """
 
 import threading
@@ -36,17 +36,17 @@ CONTENT = b"every byte of it"
 DOCS = Path(__file__).parents[2] / "docs"
 LEVELS = ["size", "checksum", "content"]
 
-FOUND = "found"  # the file stays local, and a later try brings it there
-MISSED = "**missed**"  # it passes for transferred
+FOUND = "found"  # the file stays local, and a retry uploads it
+MISSED = "**missed**"  # the file is marked as transferred
 
 
 @dataclass(frozen=True)
 class Row:
-    """What a remote does that reports success, and the levels that find it."""
+    """A fault of a remote that reports success, and the levels that find it."""
 
     what: str
     fault: Fault
-    found: list[str]  # on any storage, which `fault` stands for
+    found: list[str]  # on any storage, where `fault` simulates it
     lie: Lie
     found_on_s3: list[str]
 
@@ -96,14 +96,14 @@ def liar(s3_server: S3Server) -> Iterator[LyingProxy]:
         yield proxy
 
 
-def transfer(storage: Any, stop: Callable[[], object], look: Callable[[str], bytes]) -> str:
-    """Try once against the fault, and again without it."""
+def transfer(storage: Any, stop: Callable[[], object], read_remote: Callable[[str], bytes]) -> str:
+    """Transfer with the fault, and retry without it; return whether the fault was found."""
     name = storage.save("a.txt", file(CONTENT))
     storage.queue.deliver()
     found = row(storage, name)
     if found.state == State.TRANSFERRED:
         stop()
-        assert look(found.remote_name) != CONTENT
+        assert read_remote(found.remote_name) != CONTENT
         return MISSED
     assert (found.state, found.verified, found.is_local) == (State.PENDING, "", True)
     assert found.last_error
@@ -112,7 +112,7 @@ def transfer(storage: Any, stop: Callable[[], object], look: Callable[[str], byt
     assert work.run(make_due(storage, name)) is None
     found = row(storage, name)
     assert found.state == State.TRANSFERRED
-    assert look(found.remote_name) == CONTENT
+    assert read_remote(found.remote_name) == CONTENT
     assert on_disk() == []
     return FOUND
 
@@ -122,7 +122,7 @@ def expected(found: list[str], level: str) -> str:
 
 
 @pytest.mark.parametrize("lie", LIES, ids=str)
-def test_what_is_found_on_any_storage(lie: Row, level: str) -> None:
+def test_levels_find_faults_on_any_storage(lie: Row, level: str) -> None:
     remote = FaultyStorage(InMemoryStorage(), fault=lie.fault)
     storage = make(remote=remote, task=TransferAndDelete)
 
@@ -136,7 +136,7 @@ def test_what_is_found_on_any_storage(lie: Row, level: str) -> None:
 
 @pytest.mark.parametrize("asks_once", [False, True], ids=["asked each time", "asked once"])
 @pytest.mark.parametrize("lie", LIES, ids=str)
-def test_what_is_found_on_s3(
+def test_levels_find_faults_on_s3(
     lie: Row,
     asks_once: bool,
     level: str,
@@ -155,18 +155,18 @@ def test_what_is_found_on_s3(
     def stop() -> None:
         liar.lie = None
 
-    def look(name: str) -> bytes:
+    def read_remote(name: str) -> bytes:
         body: bytes = s3_client.get_object(Bucket=s3_bucket, Key=name)["Body"].read()
         return body
 
-    assert transfer(storage, stop, look) == expected(lie.found_on_s3, level)
+    assert transfer(storage, stop, read_remote) == expected(lie.found_on_s3, level)
     listing = s3_client.list_objects_v2(Bucket=s3_bucket)["Contents"]
     names = [each["Key"] for each in listing if not localfiles.is_unfinished(each["Key"])]
     assert [name for name in names if not name.endswith(".misplaced")] == ["a.txt"]
 
 
 def table() -> str:
-    """The table of the docs, of what the tests above show."""
+    """Return the table for the docs."""
     head = ["what the remote does"]
     head += [f"any storage, `{level}`" for level in LEVELS] + [f"S3, `{level}`" for level in LEVELS]
     lines = [head, ["---"] * len(head)]
@@ -176,18 +176,18 @@ def table() -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
-def test_the_docs_say_which_level_finds_what() -> None:
+def test_docs_list_what_each_level_finds() -> None:
     assert table() in (DOCS / "verification.md").read_text()
 
 
-# What fails openly
+# Errors that the remote reports
 
 
 @pytest.mark.parametrize(
     "mode",
     [Mode.REFUSE, Mode.HANG, Mode.RESET_MID_BODY, Mode.STATUS_500, Mode.STATUS_503],
 )
-def test_s3_that_fails_is_tried_again(
+def test_failed_transfer_to_s3_is_retried(
     mode: Mode,
     level: str,
     s3_proxy: FaultProxy,
@@ -196,7 +196,7 @@ def test_s3_that_fails_is_tried_again(
     s3_bucket: str,
     s3_client: BaseClient,
 ) -> None:
-    """The lost answer, and reads meanwhile, are in test_recovery."""
+    """Lost responses, and reads during an outage, are tested in test_recovery."""
     options = s3_proxy_options | {"client_config": s3_server.client_config(read_timeout=0.5)}
     storage = make(remote=S3Storage(**options), task=TransferAndDelete)
     s3_proxy.mode = mode
@@ -204,16 +204,16 @@ def test_s3_that_fails_is_tried_again(
     def stop() -> None:
         s3_proxy.mode = Mode.OK
 
-    def look(name: str) -> bytes:
+    def read_remote(name: str) -> bytes:
         body: bytes = s3_client.get_object(Bucket=s3_bucket, Key=name)["Body"].read()
         return body
 
-    assert transfer(storage, stop, look) == FOUND
+    assert transfer(storage, stop, read_remote) == FOUND
     assert row(storage, "a.txt").verified == level
 
 
 @pytest.mark.parametrize("fault", [Fault.REFUSE, Fault.HALFWAY])
-def test_any_storage_that_fails_is_tried_again(fault: Fault, level: str) -> None:
+def test_failed_transfer_to_any_storage_is_retried(fault: Fault, level: str) -> None:
     remote = FaultyStorage(InMemoryStorage(), fault=fault)
     storage = make(remote=remote, task=TransferAndDelete)
 
@@ -224,12 +224,12 @@ def test_any_storage_that_fails_is_tried_again(fault: Fault, level: str) -> None
     assert remote.listdir("") == ([], ["a.txt"])
 
 
-def test_a_slow_drip_keeps_its_lease(
+def test_slow_transfer_keeps_its_lease(
     settings: Settings,
     s3_proxy: FaultProxy,
     s3_proxy_options: dict[str, Any],
 ) -> None:
-    """The transfer takes longer than a lease, and nobody else gets the file."""
+    """A transfer that takes longer than a lease is not claimed by another worker."""
     settings.QUEUED_STORAGE = {**settings.QUEUED_STORAGE, "LEASE": 1.5}
     storage = make(remote=S3Storage(**s3_proxy_options))
     data = CONTENT * 20_000
@@ -240,17 +240,17 @@ def test_a_slow_drip_keeps_its_lease(
     others: list[Exception | None] = []
     is_over = threading.Event()
 
-    def meddle() -> None:
+    def run_other_worker() -> None:
         while not is_over.wait(0.1):
             others.append(work.run(row(storage, name).pk))
         connections.close_all()
 
-    meddler = threading.Thread(target=meddle)
-    meddler.start()
+    other_worker = threading.Thread(target=run_other_worker)
+    other_worker.start()
     errors = storage.queue.deliver()
     took = time.monotonic() - started
     is_over.set()
-    meddler.join()
+    other_worker.join()
     s3_proxy.mode = Mode.OK
     assert errors == {}
     assert took > 1.5
@@ -258,7 +258,7 @@ def test_a_slow_drip_keeps_its_lease(
     assert read(storage.remote, name) == data
 
 
-def test_a_remote_that_hangs_for_ever_is_left_to_another_worker(settings: Settings) -> None:
+def test_another_worker_takes_over_a_hanging_transfer(settings: Settings) -> None:
     settings.QUEUED_STORAGE = {**settings.QUEUED_STORAGE, "LEASE": 0.4, "STALL_TIMEOUT": 0.4}
     remote = FaultyStorage(InMemoryStorage(), fault=Fault.HANG)
     storage = make(remote=remote)
@@ -273,27 +273,27 @@ def test_a_remote_that_hangs_for_ever_is_left_to_another_worker(settings: Settin
     stuck = threading.Thread(target=attempt)
     stuck.start()
     assert remote.hanging.wait(10)
-    until(ledger().filter(pk=pk).due().exists)  # nobody renews the lease any more
+    until(ledger().filter(pk=pk).due().exists)  # the stalled worker does not renew its lease
     assert not ended
     other = threading.Thread(target=attempt)
-    other.start()  # it hangs as well, until the remote is back
+    other.start()  # it hangs as well, until the remote recovers
     until(lambda: row(storage, name).attempts == 2)
     remote.fault = None
     stuck.join(20)
     other.join(20)
-    if row(storage, name).state == State.PENDING:  # both found that they stood still too long
+    if row(storage, name).state == State.PENDING:  # both attempts exceeded STALL_TIMEOUT
         assert work.run(make_due(storage, name)) is None
     assert row(storage, name).state == State.TRANSFERRED
     assert remote.listdir("") == ([], ["a.txt"])
     assert read(remote, name) == CONTENT
 
 
-# Whose object
+# Objects of others
 
 
 @pytest.mark.parametrize("theirs", [b"somebody else's", CONTENT[::-1]], ids=["other", "same size"])
-def test_a_foreign_object_stays(theirs: bytes, level: str) -> None:
-    """The same on S3 is in test_uploaders."""
+def test_foreign_object_is_not_overwritten(theirs: bytes, level: str) -> None:
+    """The tests of the uploaders do the same on S3."""
     remote = FaultyStorage(InMemoryStorage())
     remote.save("a.txt", file(theirs))
     storage = make(remote=remote, task=TransferAndDelete)
@@ -308,7 +308,7 @@ def test_a_foreign_object_stays(theirs: bytes, level: str) -> None:
 
 
 @pytest.mark.parametrize("fault", [Fault.REFUSE, Fault.HALFWAY, Fault.TRUNCATE, Fault.LOSE])
-def test_a_foreign_object_outlives_every_retry(fault: Fault) -> None:
+def test_retries_do_not_overwrite_a_foreign_object(fault: Fault) -> None:
     remote = FaultyStorage(InMemoryStorage())
     remote.save("a.txt", file(b"somebody else's"))
     storage = make(remote=remote)
@@ -324,7 +324,7 @@ def test_a_foreign_object_outlives_every_retry(fault: Fault) -> None:
 
 
 @pytest.mark.parametrize("fault", [Fault.RENAME, Fault.FLIP])
-def test_a_delete_finds_what_a_faulty_transfer_left(fault: Fault) -> None:
+def test_delete_removes_objects_of_a_faulty_transfer(fault: Fault) -> None:
     remote = FaultyStorage(InMemoryStorage(), fault=fault)
     storage = make(remote=remote)
     name = storage.save("a.txt", file(CONTENT))
@@ -335,7 +335,7 @@ def test_a_delete_finds_what_a_faulty_transfer_left(fault: Fault) -> None:
     assert remote.listdir("") == ([], [])
 
 
-def test_a_delete_that_the_remote_refuses_is_tried_until_it_is_done() -> None:
+def test_delete_is_retried_until_the_remote_accepts_it() -> None:
     remote = FaultyStorage(InMemoryStorage())
     storage = make(remote=remote)
     name = storage.save("a.txt", file(CONTENT))
@@ -343,7 +343,7 @@ def test_a_delete_that_the_remote_refuses_is_tried_until_it_is_done() -> None:
     storage.delete(name)
     remote.fault = Fault.REFUSE
     storage.queue.deliver()
-    for _time in range(10):  # more often than a transfer is
+    for _time in range(10):  # more often than a transfer is retried
         assert isinstance(work.run(make_due(storage, name)), ConnectionError)
     assert not storage.exists(name)
     assert row(storage, name).state == State.DELETING

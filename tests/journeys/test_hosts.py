@@ -1,4 +1,4 @@
-"""Hosts that share the database and the remote, each with a local disk of its own."""
+"""Hosts that share the database and the remote but have their own local disks."""
 
 import contextlib
 import io
@@ -43,7 +43,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 
 class NamedQueue(BaseQueue):
-    """Knows its name, and keeps messages for who asks for it by that name."""
+    """Keeps its name and its messages."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -60,8 +60,8 @@ def disk_of(host: str) -> Path:
     return Path(django_settings.DIRECTORY) / "disk" / host
 
 
-def on(host: str, **changes: Any) -> dict[str, Any]:
-    """The settings of one host."""
+def host_settings(host: str, **changes: Any) -> dict[str, Any]:
+    """Return the settings of one host."""
     disk = django_settings.STORAGES["disk"]
     disk = disk | {"OPTIONS": disk["OPTIONS"] | {"location": disk_of(host)}}
     return {
@@ -76,9 +76,9 @@ def on(host: str, **changes: Any) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def being(host: str, **changes: Any) -> Iterator[Any]:
-    """Be on a host; gives the default storage there."""
-    with override_settings(**on(host, **changes)):
+def on_host(host: str, **changes: Any) -> Iterator[Any]:
+    """Use the settings of a host; yield its default storage."""
+    with override_settings(**host_settings(host, **changes)):
         yield storages["default"]
 
 
@@ -97,41 +97,43 @@ def on_disk(host: str) -> list[str]:
 
 
 def work() -> None:
-    """What a worker of this host does with everything that is due."""
+    """Process every due file, as a worker on this host."""
     run_all(list(ledger().due().order_by("pk").values_list("pk", flat=True)))
 
 
 @pytest.fixture
 def saved() -> str:
-    """The name of a file that the host "one" took, and that is not transferred yet."""
-    with being("one") as storage:
+    """Return the name of a pending file that was saved on the host "one"."""
+    with on_host("one") as storage:
         return str(storage.save("a.txt", file()))
 
 
-# Work goes where the file is
+# Files are transferred by the host that has them
 
 
-def test_a_file_is_transferred_by_its_own_host(saved: str) -> None:
-    with being("two"):
+def test_file_is_transferred_by_its_own_host(saved: str) -> None:
+    with on_host("two"):
         work()
         assert ledger().claim_due(9, ["default"]) == []
         assert ledger().get().attempts == 0
-    with being("one") as storage:
+    with on_host("one") as storage:
         work()
         assert storage.using_remote(saved)
 
 
-def test_any_host_works_on_any_file_where_all_share_the_local_storage(saved: str) -> None:
-    with override_settings(QUEUED_STORAGE={**on("two")["QUEUED_STORAGE"], "LOCAL_PER_HOST": False}):
+def test_any_host_transfers_files_of_shared_storage(saved: str) -> None:
+    with override_settings(
+        QUEUED_STORAGE={**host_settings("two")["QUEUED_STORAGE"], "LOCAL_PER_HOST": False}
+    ):
         assert [row.name for row in ledger().claim_due(9, ["default"])] == [saved]
 
 
-def test_the_queue_of_its_host_is_told() -> None:
-    with being("one", QUEUE=NAMED) as storage:
+def test_queue_of_its_host_is_notified() -> None:
+    with on_host("one", QUEUE=NAMED) as storage:
         storage.save("a.txt", file())
         assert storage.queue.name == "uploads-one"
         [[pk]] = storage.queue.messages
-    with being("two", QUEUE=NAMED) as storage:
+    with on_host("two", QUEUE=NAMED) as storage:
         storage.save("b.txt", file())
         ledger().update(due_at=LONG_AGO)
         assert sweep() == 2
@@ -148,12 +150,12 @@ def test_the_queue_of_its_host_is_told() -> None:
         assert len(storage.queue.messages) == 2
 
 
-def test_what_needs_no_local_copy_is_anybodys_work() -> None:
-    with being("one", QUEUE=NAMED) as storage:
+def test_any_host_deletes_files_without_local_copy() -> None:
+    with on_host("one", QUEUE=NAMED) as storage:
         name = storage.save("a.txt", file())
         work()
     ledger().update(is_local=False)
-    with being("two", QUEUE=NAMED) as storage:
+    with on_host("two", QUEUE=NAMED) as storage:
         storage.delete(name)
         assert len(storage.queue.messages) == 1
         work()
@@ -161,8 +163,8 @@ def test_what_needs_no_local_copy_is_anybodys_work() -> None:
     assert not ledger().exists()
 
 
-def test_one_queue_for_all_hosts_where_they_share_the_local_storage() -> None:
-    queue = {**on("one", QUEUE=NAMED)["QUEUED_STORAGE"], "LOCAL_PER_HOST": False}
+def test_hosts_with_shared_storage_use_one_queue() -> None:
+    queue = {**host_settings("one", QUEUE=NAMED)["QUEUED_STORAGE"], "LOCAL_PER_HOST": False}
     with override_settings(QUEUED_STORAGE=queue):
         storage: Any = storages["default"]
         assert storage.queue_for("another") is storage.queue
@@ -172,8 +174,8 @@ def test_one_queue_for_all_hosts_where_they_share_the_local_storage() -> None:
 # Readers on another host
 
 
-def test_a_reader_elsewhere_is_told_where_the_file_is(saved: str) -> None:
-    with being("two") as storage:
+def test_reader_on_another_host_gets_file_elsewhere(saved: str) -> None:
+    with on_host("two") as storage:
         with pytest.raises(FileElsewhere, match="on host 'one'") as caught:
             storage.open(saved)
         assert caught.value.host == "one"
@@ -183,53 +185,53 @@ def test_a_reader_elsewhere_is_told_where_the_file_is(saved: str) -> None:
         assert storage.get_modified_time(saved) == ledger().get().saved_at
         with pytest.raises(NotImplementedError):
             storage.path(saved)
-    with being("one") as storage:
+    with on_host("one") as storage:
         work()
-    with being("two") as storage:
+    with on_host("two") as storage:
         assert read(storage, saved) == b"bytes"
         assert storage.url(saved) == f"https://far.example/{saved}"
 
 
-def test_a_file_of_the_same_name_on_this_disk_is_no_copy(saved: str) -> None:
-    with being("two") as storage:
+def test_unrecorded_local_file_is_not_read(saved: str) -> None:
+    with on_host("two") as storage:
         storages["disk"].save(saved, file(b"not recorded"))
         with pytest.raises(FileElsewhere):
             storage.open(saved)
         assert storage.size(saved) == 5
-    with being("one"):
+    with on_host("one"):
         work()
-    with being("two") as storage:
+    with on_host("two") as storage:
         assert read(storage, saved) == b"bytes"
         assert storage.save(saved, file(b"more")) != saved
 
 
-def test_a_reader_elsewhere_waits(saved: str, start: Callable[..., Any]) -> None:
-    looks: list[str] = []
+def test_reader_on_another_host_waits(saved: str, start: Callable[..., Any]) -> None:
+    statements: list[str] = []
 
-    def look(execute: Any, sql: str, *args: Any) -> Any:
-        looks.append(sql)
-        if len(looks) == 4:  # it waits already
+    def count(execute: Any, sql: str, *args: Any) -> Any:
+        statements.append(sql)
+        if len(statements) == 4:  # the reader is waiting
             start("one", work)
         return execute(sql, *args)
 
     with (
-        being("two", OTHER_HOST="wait", OTHER_HOST_TIMEOUT=30) as storage,
-        connection.execute_wrapper(look),
+        on_host("two", OTHER_HOST="wait", OTHER_HOST_TIMEOUT=30) as storage,
+        connection.execute_wrapper(count),
     ):
         assert read(storage, saved) == b"bytes"
-    assert len(looks) > 4
+    assert len(statements) > 4
 
 
-def test_a_reader_elsewhere_does_not_wait_for_ever(saved: str) -> None:
+def test_wait_for_another_host_times_out(saved: str) -> None:
     with (
-        being("two", OTHER_HOST="wait", OTHER_HOST_TIMEOUT=0.05) as storage,
+        on_host("two", OTHER_HOST="wait", OTHER_HOST_TIMEOUT=0.05) as storage,
         pytest.raises(FileElsewhere, match=r"not transferred within 0\.05 seconds"),
     ):
         storage.open(saved)
 
 
-def test_a_reader_elsewhere_does_not_wait_for_what_is_deleted(saved: str) -> None:
-    with being("two", OTHER_HOST="wait", OTHER_HOST_TIMEOUT=60) as storage:
+def test_reader_does_not_wait_for_a_deleted_file(saved: str) -> None:
+    with on_host("two", OTHER_HOST="wait", OTHER_HOST_TIMEOUT=60) as storage:
         storage.delete(saved)
         with pytest.raises(FileNotFoundError, match="deleted"):
             storage.open(saved)
@@ -237,46 +239,46 @@ def test_a_reader_elsewhere_does_not_wait_for_what_is_deleted(saved: str) -> Non
 
 @pytest.fixture
 def start(child_environment: dict[str, str]) -> Iterator[Callable[..., Any]]:
-    """Run a function in a process on a host."""
+    """Return a function that starts a process on a host."""
     with contextlib.ExitStack() as stack:
 
         def start(host: str, function: Callable[..., object], *args: Any, **changes: Any) -> Any:
-            there = SimpleNamespace(**on(host, **changes))
+            there = SimpleNamespace(**host_settings(host, **changes))
             return stack.enter_context(forks(child_environment, there)).start(function, *args)
 
         yield start
 
 
-def serve(told: Path) -> None:
-    """Be a web server of the project; says where in a file."""
+def serve(port_file: Path) -> None:
+    """Run a web server of the project and write its port to a file."""
     with make_server("127.0.0.1", 0, get_wsgi_application(), handler_class=Quiet) as server:
-        draft = told.with_suffix(".draft")
+        draft = port_file.with_suffix(".draft")
         draft.write_text(str(server.server_port))
-        draft.rename(told)
+        draft.rename(port_file)
         server.serve_forever()
 
 
 class Quiet(WSGIRequestHandler):
     def log_message(self, *args: Any) -> None:
-        """It is the test that tells."""
+        """Log nothing."""
 
 
 @pytest.fixture
 def host_one(start: Callable[..., Any], tmp_path: Path) -> Iterator[FaultProxy]:
-    """The way to the web server of the host "one"."""
-    told = tmp_path / "port"
-    start("one", serve, told)
-    until(told.exists)
-    with FaultProxy(int(told.read_text())) as proxy:
+    """A proxy to the web server of the host "one"."""
+    port_file = tmp_path / "port"
+    start("one", serve, port_file)
+    until(port_file.exists)
+    with FaultProxy(int(port_file.read_text())) as proxy:
         yield proxy
 
 
 def fetching(host_one: FaultProxy, **changes: Any) -> Any:
     urls = {"one": f"{host_one.endpoint_url}/queued/"}
-    return being("two", **{"OTHER_HOST": "fetch", "HOST_URLS": urls, **changes})
+    return on_host("two", **{"OTHER_HOST": "fetch", "HOST_URLS": urls, **changes})
 
 
-def test_a_reader_elsewhere_fetches_it(saved: str, host_one: FaultProxy) -> None:
+def test_reader_on_another_host_fetches_the_file(saved: str, host_one: FaultProxy) -> None:
     with fetching(host_one) as storage:
         assert read(storage, saved) == b"bytes"
         assert read(storage, saved, "r") == "bytes"
@@ -284,14 +286,14 @@ def test_a_reader_elsewhere_fetches_it(saved: str, host_one: FaultProxy) -> None
             assert Path(path).read_bytes() == b"bytes"
         with storage.open(saved, "ab") as opened:
             opened.write(b" and more")
-        assert read(storage, saved) == b"bytes and more"  # it is here from now on
+        assert read(storage, saved) == b"bytes and more"  # the new content is stored on this host
         assert ledger().get().host == "two"
     assert len(host_one.requests) == 4
     assert on_disk("two") == [saved]
 
 
 @pytest.mark.parametrize("mode", [Mode.REFUSE, Mode.STATUS_500, Mode.RESET_MID_BODY, Mode.HANG])
-def test_a_host_that_cannot_send_it(mode: Mode, saved: str, host_one: FaultProxy) -> None:
+def test_failing_host_raises_file_elsewhere(mode: Mode, saved: str, host_one: FaultProxy) -> None:
     host_one.mode = mode
     with fetching(host_one, OTHER_HOST_TIMEOUT=0.5) as storage:
         with pytest.raises(FileElsewhere, match="It could not be downloaded") as caught:
@@ -300,7 +302,7 @@ def test_a_host_that_cannot_send_it(mode: Mode, saved: str, host_one: FaultProxy
     assert caught.value.host == "one"
 
 
-def test_what_a_host_sends_must_be_what_was_saved(saved: str, host_one: FaultProxy) -> None:
+def test_fetched_content_must_match_the_ledger(saved: str, host_one: FaultProxy) -> None:
     (disk_of("one") / saved).write_bytes(b"spoil")
     with (
         fetching(host_one) as storage,
@@ -309,26 +311,26 @@ def test_what_a_host_sends_must_be_what_was_saved(saved: str, host_one: FaultPro
         storage.open(saved)
 
 
-def test_a_host_without_an_address(saved: str) -> None:
+def test_host_without_url_raises_file_elsewhere(saved: str) -> None:
     urls = {"three": "http://three.example/"}
     with (
-        being("two", OTHER_HOST="fetch", HOST_URLS=urls) as storage,
+        on_host("two", OTHER_HOST="fetch", HOST_URLS=urls) as storage,
         pytest.raises(FileElsewhere, match="HOST_URLS has no URL of 'one'"),
     ):
         storage.open(saved)
 
 
-def test_a_file_that_is_transferred_while_it_is_fetched(
+def test_file_transferred_during_fetch_is_read_from_remote(
     saved: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def transfer_first(*args: Any) -> Any:
-        with being("one"):
+        with on_host("one"):
             work()
         return fetch(*args)
 
     fetch = peers.fetch
     monkeypatch.setattr(peers, "fetch", transfer_first)
-    with being("two", OTHER_HOST="fetch") as storage:
+    with on_host("two", OTHER_HOST="fetch") as storage:
         assert read(storage, saved) == b"bytes"
 
 
@@ -336,56 +338,56 @@ def test_a_file_that_is_transferred_while_it_is_fetched(
 
 
 @pytest.fixture
-def addresses_stay(settings: Settings) -> None:
+def stable_url_mode(settings: Settings) -> None:
     default = settings.STORAGES["default"]
     options = {**default["OPTIONS"], "url_mode": "stable"}
     settings.STORAGES = settings.STORAGES | {"default": {**default, "OPTIONS": options}}
 
 
-def look(url: str) -> Any:
+def get(url: str) -> Any:
     response = Client().get(url)
     body = b"" if response.status_code == 302 else response.getvalue()
     return SimpleNamespace(status=response.status_code, headers=response.headers, body=body)
 
 
-def test_a_stable_address_of_a_file_elsewhere(addresses_stay: None) -> None:
-    with being("one") as storage:
+def test_stable_url_of_a_file_on_another_host(stable_url_mode: None) -> None:
+    with on_host("one") as storage:
         name = storage.save("a.txt", file())
         url = storage.url(name)
-        assert look(url).body == b"bytes"
-    with being("two") as storage:
+        assert get(url).body == b"bytes"
+    with on_host("two") as storage:
         assert storage.url(name) == url
         storages["disk"].save(name, file(b"not recorded"))
-        answer = look(url)
+        answer = get(url)
         assert (answer.status, answer.headers["Retry-After"]) == (503, "5")
-    with being("one"):
+    with on_host("one"):
         work()
-    with being("two"):
-        assert look(url).headers["Location"] == f"https://far.example/{name}"
+    with on_host("two"):
+        assert get(url).headers["Location"] == f"https://far.example/{name}"
 
 
-def test_a_stable_address_of_a_file_that_is_fetched_from_elsewhere(
-    addresses_stay: None, saved: str, host_one: FaultProxy
+def test_stable_url_serves_a_fetched_file(
+    stable_url_mode: None, saved: str, host_one: FaultProxy
 ) -> None:
     with fetching(host_one, OTHER_HOST_TIMEOUT=30) as storage:
-        answer = look(storage.url(saved))
+        answer = get(storage.url(saved))
         assert (answer.status, answer.body) == (200, b"bytes")
-    with being("two", OTHER_HOST="fetch", HOST_URLS={"one": "http://127.0.0.1:1/"}) as storage:
-        assert look(storage.url(saved)).status == 503
+    with on_host("two", OTHER_HOST="fetch", HOST_URLS={"one": "http://127.0.0.1:1/"}) as storage:
+        assert get(storage.url(saved)).status == 503
 
 
-# The address of a local copy
+# URLs of local copies for other hosts
 
 
 def ask(ticket: str, host: str = "one") -> Any:
-    with being(host):
+    with on_host(host):
         response = Client().get(f"/queued/{peers.PATH}{ticket}")
         return SimpleNamespace(
             status_code=response.status_code, headers=response.headers, body=response.getvalue()
         )
 
 
-def test_a_ticket_is_for_one_content_of_one_file(saved: str) -> None:
+def test_ticket_is_valid_for_one_generation(saved: str) -> None:
     ticket = peers.ticket_for(ledger().get())
     answer = ask(ticket)
     assert (answer.status_code, answer.body) == (200, b"bytes")
@@ -398,29 +400,29 @@ def test_a_ticket_is_for_one_content_of_one_file(saved: str) -> None:
     assert ask(ticket).status_code == 404
 
 
-def test_a_ticket_that_nobody_gave_out(saved: str) -> None:
+def test_forged_ticket_is_refused(saved: str) -> None:
     ticket = peers.ticket_for(ledger().get())
     assert ask("made up").status_code == 403
     assert ask(ticket[:-1] + ("a" if ticket[-1] != "a" else "b")).status_code == 403
     assert ask(signing.dumps([ledger().get().pk, 1])).status_code == 403
-    with being("one"):
+    with on_host("one"):
         assert Client().post(f"/queued/{peers.PATH}{ticket}").status_code == 405
 
 
-def test_a_ticket_grows_old(saved: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ticket_expires(saved: str, monkeypatch: pytest.MonkeyPatch) -> None:
     ticket = peers.ticket_for(ledger().get())
     monkeypatch.setattr(peers, "TICKET_AGE", -1)
     assert ask(ticket).status_code == 403
 
 
 @pytest.mark.parametrize("state", [State.DELETING, State.TRANSFERRED])
-def test_a_ticket_for_what_is_gone(state: State, saved: str) -> None:
+def test_ticket_for_a_removed_copy_is_not_found(state: State, saved: str) -> None:
     ticket = peers.ticket_for(ledger().get())
     ledger().update(state=state, is_local=state == State.DELETING)
     assert ask(ticket).status_code == 404
 
 
-def test_a_ticket_for_a_file_that_is_missing(saved: str) -> None:
+def test_ticket_for_a_missing_file_is_not_found(saved: str) -> None:
     ticket = peers.ticket_for(ledger().get())
     (disk_of("one") / saved).unlink()
     assert ask(ticket).status_code == 404
@@ -429,41 +431,41 @@ def test_a_ticket_for_a_file_that_is_missing(saved: str) -> None:
 # Deletes and new content
 
 
-def test_a_delete_from_elsewhere_removes_the_copy_where_it_is(saved: str) -> None:
-    with being("two") as storage:
+def test_delete_removes_the_copy_on_its_own_host(saved: str) -> None:
+    with on_host("two") as storage:
         storages["disk"].save(saved, file(b"not recorded"))
         storage.delete(saved)
         assert not storage.exists(saved)
         work()
         assert on_disk("two") == [saved]
     assert on_disk("one") == [saved]
-    with being("one"):
+    with on_host("one"):
         work()
     assert on_disk("one") == []
     assert not ledger().exists()
 
 
-def test_new_content_from_elsewhere(saved: str) -> None:
-    with being("two") as storage:
+def test_new_content_from_another_host_wins(saved: str) -> None:
+    with on_host("two") as storage:
         with storage.open(saved, "wb") as opened:
             opened.write(b"newer")
         assert read(storage, saved) == b"newer"
-    with being("one") as storage:
+    with on_host("one") as storage:
         with pytest.raises(FileElsewhere):
             storage.open(saved)
         work()
-    with being("two") as storage:
+    with on_host("two") as storage:
         work()
         assert read(storages["far"], saved) == b"newer"
-    with being("one") as storage:
+    with on_host("one") as storage:
         assert read(storage, saved) == b"newer"
 
 
-# A host that is silent, or gone for good
+# A host that is down, or lost for good
 
 
 def test_status_names_the_host(saved: str) -> None:
-    with being("two"):
+    with on_host("two"):
         (backlog,) = backlogs()
         assert (backlog.host, backlog.files, backlog.bytes) == ("one", 1, 5)
         assert backlog.overdue == ledger().get().due_at
@@ -473,7 +475,9 @@ def test_status_names_the_host(saved: str) -> None:
         (trouble,) = troubles()
         assert "1 file on the host 'one' has been due for an hour" in trouble
         assert "give-up one" in trouble
-    with override_settings(QUEUED_STORAGE={**on("two")["QUEUED_STORAGE"], "LOCAL_PER_HOST": False}):
+    with override_settings(
+        QUEUED_STORAGE={**host_settings("two")["QUEUED_STORAGE"], "LOCAL_PER_HOST": False}
+    ):
         assert backlogs() == troubles() == []
 
 
@@ -483,12 +487,12 @@ def command(*args: str) -> str:
     return out.getvalue()
 
 
-def test_a_host_is_given_up(saved: str) -> None:
-    with being("one") as storage:
+def test_give_up_marks_lost_files_as_failed(saved: str) -> None:
+    with on_host("one") as storage:
         there = storage.save("there.txt", file())
         run_all([storage.queued_file(there).pk])
         deleted = storage.save("deleted.txt", file())
-    with being("two") as storage:
+    with on_host("two") as storage:
         here = storage.save("here.txt", file())
         storage.delete(deleted)
         assert command("give-up", "one", "--dry-run") == "3 files would be given up.\n"
@@ -504,32 +508,32 @@ def test_a_host_is_given_up(saved: str) -> None:
         row = storage.queued_file(there)
         assert (row.is_local, row.evicted_at is None) == (False, False)
 
-    with being("one") as storage:  # it was found again
+    with on_host("one") as storage:  # the host is back
         assert read(storage, saved) == b"bytes"
         storage.transfer(saved)
         work()
         assert storage.using_remote(saved)
 
 
-def test_a_host_that_lives_is_not_given_up(saved: str) -> None:
-    with being("one"):
+def test_running_host_is_not_given_up(saved: str) -> None:
+    with on_host("one"):
         assert ledger().claim(ledger().get().pk)
         with pytest.raises(CommandError, match="is the host that runs this command"):
             command("give-up", "one")
-    with being("two"):
+    with on_host("two"):
         assert "a worker on the host 'one' is running" in command("give-up", "one")
         assert ledger().get().state == State.TRANSFERRING
 
 
-def test_no_host_is_given_up_where_all_share_the_local_storage(saved: str) -> None:
+def test_give_up_requires_local_per_host(saved: str) -> None:
     with pytest.raises(CommandError, match="LOCAL_PER_HOST"):
         command("give-up", "one")
 
 
-def test_the_transfer_command_says_where_to_run_it(saved: str) -> None:
-    with being("two"), pytest.raises(CommandError, match="on host 'one'"):
+def test_transfer_command_names_the_host(saved: str) -> None:
+    with on_host("two"), pytest.raises(CommandError, match="on host 'one'"):
         command("transfer", saved)
-    with being("one"):
+    with on_host("one"):
         assert "transferred" in command("transfer", saved)
 
 
@@ -544,30 +548,30 @@ def test_the_transfer_command_says_where_to_run_it(saved: str) -> None:
         (f"{DummyQueue.__module__}.DummyQueue", False),
         (f"{ImmediateQueue.__module__}.ImmediateQueue", True),
         ({**NAMED, "OPTIONS": {"name": "uploads"}}, True),
-        ({**NAMED, "OPTIONS": {}}, False),  # E006 says it
+        ({**NAMED, "OPTIONS": {}}, False),  # reported by E006
     ],
 )
-def test_w004_a_queue_for_workers_of_any_host(queue: Any, is_warned: bool) -> None:
-    with being("one", QUEUE=queue):
-        # Storages that other tests made may be known, too.
+def test_w004_queue_is_not_per_host(queue: Any, is_warned: bool) -> None:
+    with on_host("one", QUEUE=queue):
+        # The registry may contain storages of other tests.
         found = [m.id for m in checks.hosts_have_queues() if m.obj.alias == "default"]
     assert found == ["queued_storage.W004"] * is_warned
     with override_settings(QUEUED_STORAGE={"QUEUE": queue}):
         assert checks.hosts_have_queues() == []
 
 
-def test_e009_nobody_to_fetch_from() -> None:
-    with being("one", OTHER_HOST="fetch"):
+def test_e009_fetching_without_host_urls() -> None:
+    with on_host("one", OTHER_HOST="fetch"):
         assert [message.id for message in checks.hosts_have_urls()] == ["queued_storage.E009"]
-    with being("one", OTHER_HOST="fetch", HOST_URLS={"two": "http://two.example/"}):
+    with on_host("one", OTHER_HOST="fetch", HOST_URLS={"two": "http://two.example/"}):
         assert checks.hosts_have_urls() == []
-    with being("one"):
+    with on_host("one"):
         assert checks.hosts_have_urls() == []
 
 
-# Two hosts at work
+# Two hosts at the same time
 
-FILES = 500 if connection.vendor == "postgresql" else 100  # of each host
+FILES = 500 if connection.vendor == "postgresql" else 100  # for each host
 HOSTS = ["one", "two"]
 
 
@@ -583,25 +587,25 @@ def save_many(host: str) -> None:
 
 
 def delete_some(other: str) -> None:
-    """Every tenth file, those of the other host."""
+    """Delete every tenth file of the other host."""
     storage: Any = storages["default"]
     for number in range(0, FILES, 10):
         storage.delete(f"{other}/{number}.bin")
 
 
-def be_a_worker() -> None:
-    with open(os.devnull, "w") as nobody:
-        call_command("queued_storage", "worker", "--threads", "2", "--poll", "0.05", stdout=nobody)
+def run_worker() -> None:
+    with open(os.devnull, "w") as devnull:
+        call_command("queued_storage", "worker", "--threads", "2", "--poll", "0.05", stdout=devnull)
 
 
 class Host:
-    """Its worker is killed, and another one started, each time it has moved some more files."""
+    """Kills and restarts its worker each time after a random number of transfers."""
 
     def __init__(self, name: str, start: Callable[..., Any]) -> None:
         self.name = name
         self.kills = 0
         self._start = partial(start, name, LEASE=1)
-        self._worker = self._start(be_a_worker)
+        self._worker = self._start(run_worker)
         self._next = self._some_more()
 
     def run(self, function: Callable[..., object], *args: Any) -> Any:
@@ -613,7 +617,7 @@ class Host:
         self._worker.kill()
         self._worker.join()
         self.kills += 1
-        self._worker = self._start(be_a_worker)
+        self._worker = self._start(run_worker)
         self._next = self._moved() + self._some_more()
 
     def _moved(self) -> int:
@@ -625,7 +629,7 @@ class Host:
 
 
 @pytest.mark.timeout(400)
-def test_two_hosts_move_their_files_while_their_workers_are_killed(
+def test_two_hosts_transfer_despite_killed_workers(
     start: Callable[..., Any], settings: Settings
 ) -> None:
     default = settings.STORAGES["default"]
@@ -661,4 +665,4 @@ def test_two_hosts_move_their_files_while_their_workers_are_killed(
     found = {str(path.relative_to(far)) for path in far.rglob("*") if path.is_file()}
     assert found == kept
     assert all((far / name).read_bytes() == content_of(name) for name in kept)
-    assert min(host.kills for host in hosts) > 1  # on a quick machine some are killed late
+    assert min(host.kills for host in hosts) > 1  # a fast machine kills fewer workers

@@ -1,4 +1,4 @@
-"""Workers that are killed or frozen at each point of their work; see support/failpoints.py."""
+"""Workers that are killed or frozen at each step; see tests/support/failpoints.py."""
 
 import os
 import signal
@@ -185,7 +185,7 @@ def test_another_worker_finishes_the_delete(
 
 
 class Frozen:
-    """A worker that stands still at a point until it is thawed."""
+    """A worker that is stopped at a fail point until it is thawed."""
 
     def __init__(self, process: Any, point: FailPoint) -> None:
         self.process = process
@@ -197,7 +197,7 @@ class Frozen:
         until(lambda: process_state(self.process.pid) == "T")
 
     def thaw(self) -> None:
-        """Let it continue, and end."""
+        """Let the worker continue and exit."""
         self.point.release()
         os.kill(self.process.pid, signal.SIGTERM)  # a worker ends after its current file
         os.kill(self.process.pid, signal.SIGCONT)
@@ -224,7 +224,7 @@ def freeze_worker(
 
 
 def everything() -> Any:
-    """Return the ledger, and every file with its inode and time."""
+    """Return all rows, and all files with inode, modification time and content."""
     files = [path for path in Path(django_settings.DIRECTORY).glob("[df]*/**/*") if path.is_file()]
     return list(ledger().order_by("pk").values()), {
         path: (path.stat().st_ino, path.stat().st_mtime_ns, path.read_bytes()) for path in files
@@ -232,7 +232,7 @@ def everything() -> Any:
 
 
 def nothing(name: str) -> None:
-    """Only let another worker finish."""
+    """Do nothing; another worker finishes the transfer."""
 
 
 def overwrite(name: str) -> None:
@@ -241,7 +241,7 @@ def overwrite(name: str) -> None:
 
 
 def delete_and_save(name: str) -> None:
-    """Give the name, on the remote too, to a newer file."""
+    """Delete the file, also on the remote, and save a newer one under its name."""
     storage: Any = storages["default"]
     storage.delete(name)
     finish()
@@ -326,16 +326,16 @@ PART = TransferConfig().multipart_chunksize
 
 @pytest.fixture
 def on_s3(settings: Settings, s3_options: dict[str, Any]) -> None:
-    options = s3_options | {"client_config": None}  # it cannot be passed to another process
+    options = s3_options | {"client_config": None}  # it cannot be passed to other processes
     far = {"BACKEND": "storages.backends.s3.S3Storage", "OPTIONS": options}
     settings.STORAGES = settings.STORAGES | {"far": far}
 
 
 @pytest.fixture
 def in_bucket(on_s3: None, s3_client: Any, s3_bucket: str) -> Callable[[], dict[str, bytes]]:
-    """The content of the bucket, which must not have unfinished uploads: they cost as much."""
+    """Return the objects in the bucket; unfinished uploads, which are billed, are an error."""
 
-    def look() -> dict[str, bytes]:
+    def bucket_content() -> dict[str, bytes]:
         assert "Uploads" not in s3_client.list_multipart_uploads(Bucket=s3_bucket)
         found = s3_client.list_objects_v2(Bucket=s3_bucket).get("Contents", [])
         return {
@@ -343,7 +343,7 @@ def in_bucket(on_s3: None, s3_client: Any, s3_bucket: str) -> Callable[[], dict[
             for each in found
         }
 
-    return look
+    return bucket_content
 
 
 TO_S3 = pytest.mark.parametrize(
@@ -406,8 +406,8 @@ def test_a_zombie_uploads_nothing_old_to_s3(
     freeze_worker: Callable[[str], Frozen],
     settings: Settings,
 ) -> None:
-    """It still has bytes of a request to send. A request cannot be stopped once its last byte was
-    sent, or read from the local copy."""
+    """The zombie has not sent its whole request yet. Once the last byte has been sent, or read from
+    the local copy, a request cannot be stopped."""
     settings.QUEUED_STORAGE = settings.QUEUED_STORAGE | {"LEASE": 1}
     name = storages["default"].save("docs/a.bin", ContentFile(bytes(size)))
     zombie = freeze_worker(point)
@@ -420,7 +420,7 @@ def test_a_zombie_uploads_nothing_old_to_s3(
     assert (everything(), in_bucket()) == settled
 
 
-# The process that saved, with its embedded threads
+# Killed in the embedded threads of the process that saved
 
 THREADS = {
     "BACKEND": "queued_storage.queues.threads.ThreadQueue",
@@ -446,7 +446,7 @@ def save_delete_and_go_on(name: str, content: bytes) -> None:
 def kill_application(
     fork: Callable[..., Any], fail_point: Callable[[str], FailPoint], settings: Settings
 ) -> Callable[..., None]:
-    """Run a function of a process with embedded threads until the fail point kills it."""
+    """Run a function in a process with embedded threads until the fail point kills it."""
 
     def kill(point: str, function: Callable[..., None], *args: Any) -> None:
         ours = settings.QUEUED_STORAGE
@@ -515,7 +515,7 @@ def start_celery(
     spawn: Callable[..., subprocess.Popen[Any]],
     settings: Settings,
 ) -> Iterator[Callable[[dict[str, Any]], subprocess.Popen[Any]]]:
-    """Publish to Celery from now on, and start its workers."""
+    """Make Celery the queue; return a function that starts its workers."""
     own_keys = {"global_keyprefix": f"{queue_name}:"}
     celery = Celery("tests", broker=redis_url, set_as_current=False)
     celery.conf.broker_transport_options = own_keys

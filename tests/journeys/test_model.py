@@ -1,17 +1,19 @@
-"""A plain model of what a user may see, held against the package after every step.
+"""Compare the package with a simple model of what users may see, after every step.
 
-Hypothesis makes up the steps: users save, overwrite, read and delete, in transactions that are
-kept or rolled back; messages are lost, doubled and delivered in any order; workers are paused, told
-to end and killed at any of their calls of the database or a storage, their leases end, and who was
-taken for dead goes on; the remote fails in its ways, the cache is flushed. Everybody goes step by
-step (see tests/support/stepped.py), so what happens is the same in each run.
+Hypothesis chooses the steps. Users save, overwrite, read and delete files, in transactions that are
+committed or rolled back. Messages are lost, repeated and reordered. Workers are paused, stopped or
+killed at any call to the database or a storage; their leases expire, and paused workers continue
+after that. The remote fails in several ways, and the cache is cleared. Users and workers run one
+step at a time (see tests/support/stepped.py), so every run is reproducible.
 
-After every step each file reads as its own bytes, no deleted one is back, what is promoted is whole
-on the remote, and no object there is unknown to the ledger. In the end all is let to settle, and
-nothing may be left over. The only exceptions are those that docs/guarantees.md names: what a worker
-without its claim writes to the remote in a call that it had begun, an object that a remote
-called as it likes and that nobody lived to write down, what a killed process leaves in the middle
-of a save or of an overwriting, the local file of a save that was rolled back.
+After every step, each file has its own content, deleted files do not exist, promoted files are
+complete on the remote, and the ledger knows every object there. At the end, all files are processed
+and nothing may be left over. docs/guarantees.md lists the only exceptions:
+
+- what a worker without a claim writes to the remote in a call that it had already begun;
+- an object that the remote renamed, if the worker crashed before it recorded the name;
+- what a killed process leaves in the middle of a save or an overwrite;
+- the local file of a save that was rolled back.
 
 QUEUED_STORAGE_TEST_MODEL_EXAMPLES is the number of runs of up to 50 steps each.
 """
@@ -89,8 +91,8 @@ PROFILE = hypothesis_settings(
     report_multiple_bugs=False,
     derandomize="QUEUED_STORAGE_TEST_MODEL_EXAMPLES" not in os.environ,
     database=None,
-    deadline=None,  # a machine with much to do is no fault of the package
-    suppress_health_check=list(HealthCheck),  # each example is a long story on a real database
+    deadline=None,  # a busy machine must not fail the test
+    suppress_health_check=list(HealthCheck),  # each example is slow, as it uses a real database
 )
 EVENTS = [
     "reach_next_tries",
@@ -104,19 +106,19 @@ EVENTS = [
 ]
 STOPS = ["UPDATE", "BEGIN", "DELETE", "local delete", "local deleted", "remote save"]
 STOPS += ["remote half saved", "remote saved", "remote open", "remote delete", "remote deleted"]
-USER_STEPS = 10  # more than most deeds of a user have
+USER_STEPS = 10  # more than most actions of a user take
 WORK_STEPS = 18
 
 
 class SteppedQueuedStorage(QueuedStorage):
-    """Makes up names that are the same in every run."""
+    """Generates alternative names that are the same in every run."""
 
     def get_alternative_name(self, file_root: str, file_ext: str) -> str:
         return self.local.get_alternative_name(file_root, file_ext)
 
 
 class Bench:
-    """The storages, which serve all runs one after the other."""
+    """The storages, which are reused by all runs."""
 
     def __init__(self, pool: Any) -> None:
         base = Path(django_settings.DIRECTORY) / "model"
@@ -161,14 +163,14 @@ class Known:
 
 
 @dataclass
-class Deed:
-    """What somebody is about to do to one file, once."""
+class Action:
+    """One pending change to one file by a user or a worker."""
 
-    kind: str  # "save", "write", "delete"; another one, or "", for who changes no file
+    kind: str  # "save", "write", "delete"; any other if no file changes
     name: str = ""
     data: bytes = b""
     is_done: bool = False
-    seen: list[bytes | None] = field(default_factory=list)  # what the file was meanwhile
+    seen: list[bytes | None] = field(default_factory=list)  # contents of the file meanwhile
     faults: set[Fault | None] = field(default_factory=set)
 
 
@@ -181,7 +183,7 @@ class Model(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.actors: dict[Actor, Deed] = {}
+        self.actors: dict[Actor, Action] = {}
 
     @initialize(
         kind=st.sampled_from(Kind),
@@ -201,22 +203,22 @@ class Model(RuleBasedStateMachine):
         self.files: dict[str, Known] = {}
         self.tombstones: dict[str, int] = {}
         self.strays: dict[str, bytes] = {}  # local files without a row
-        self.foreign: dict[str, bytes] = {}  # objects on the remote that others made
+        self.foreign: dict[str, bytes] = {}  # objects on the remote that the package did not upload
         self.torn: dict[str, bytes] = {}  # put in place by a process that died before the commit
-        self.squatters: dict[str, bytes] = {}  # left under the name of a freed file
+        self.squatters: dict[str, bytes] = {}  # left under the name of an evicted file
         self.drafts: set[str] = set()  # left by processes that died
         self.tainted: set[str] = set()  # objects that a worker without its claim has changed
-        self.orphans: set[str] = set()  # that the remote named, and nobody lived to tell
+        self.orphans: set[str] = set()  # renamed by the remote, and not recorded before a crash
         self.target = ""
         self.names = list(NAMES)
         self.checked: dict[str, Any] = {}
         self.saved: list[tuple[str, bytes]] = []
         self.contents = count()
-        self.is_steered = False  # by who frees local copies and brings them back
+        self.is_steered = False  # by evicting or restoring local copies
 
     @rule(data=st.data())
     def turn(self, data: st.DataObject) -> None:
-        """One rule for all, since Hypothesis leaves out most of many in each run."""
+        """Use a single rule, because Hypothesis skips most rules in each run if there are many."""
         turns = ["use", "happen"]
         if len(self.actors) < ACTORS_MAX:
             turns += ["begin", "work", "work"]
@@ -232,41 +234,41 @@ class Model(RuleBasedStateMachine):
     # What users do
 
     def use(self, data: st.DataObject) -> None:
-        """A user does something, in one go."""
-        deeds = ["save", "write", "delete", "transfer", "transact", "steer"]
-        self.draw_and_do(data, "deed", deeds)
+        """Let a user do something without interruption."""
+        actions = ["save", "write", "delete", "transfer", "transact", "steer"]
+        self.draw_and_do(data, "action", actions)
 
     def save(self, data: st.DataObject) -> None:
-        deed = Deed("save", data=self.some_bytes(data))
+        action = Action("save", data=self.some_bytes(data))
         storage = self.some_storage(data)
-        self.do(deed, partial(self.saves, storage, self.some_name(data), deed))
+        self.do(action, partial(self.save_file, storage, self.some_name(data), action))
 
     def write(self, data: st.DataObject) -> None:
-        deed = Deed("write", self.some_name(data), self.some_bytes(data))
+        action = Action("write", self.some_name(data), self.some_bytes(data))
         with contextlib.suppress(NameUnavailable):
-            self.do(deed, partial(self.writes, self.some_storage(data), deed))
+            self.do(action, partial(self.write_file, self.some_storage(data), action))
             return
-        assert deed.name in self.tombstones
+        assert action.name in self.tombstones
 
     def delete(self, data: st.DataObject) -> None:
-        deed = Deed("delete", self.some_name(data))
-        self.do(deed, partial(self.bench.storage.delete, deed.name))
+        action = Action("delete", self.some_name(data))
+        self.do(action, partial(self.bench.storage.delete, action.name))
 
     def transfer(self, data: st.DataObject) -> None:
         if self.files:
             name = data.draw(st.sampled_from(sorted(self.files)), "name")
-            self.do(Deed(""), partial(self.bench.storage.transfer, name))
+            self.do(Action(""), partial(self.bench.storage.transfer, name))
 
     def steer(self, data: st.DataObject) -> None:
         verb = data.draw(st.sampled_from([steering.retry, steering.cancel]), "verb")
-        self.do(Deed(""), partial(verb, ledger().named(ALIAS, self.some_name(data))))
+        self.do(Action(""), partial(verb, ledger().named(ALIAS, self.some_name(data))))
 
     def transact(self, data: st.DataObject) -> None:
-        """Some saves and deletes, of which some or all are rolled back."""
+        """Save and delete files, and roll back some or all of it."""
         with self.atomic(data.draw(st.booleans(), "keep all")):
             for _turn in range(data.draw(st.integers(1, 3), "turns")):
                 with self.atomic(data.draw(st.booleans(), "keep")):
-                    self.draw_and_do(data, "deed", ["save", "delete"])
+                    self.draw_and_do(data, "action", ["save", "delete"])
         self.absorb_tombstones(self.rows(), None)
 
     @contextlib.contextmanager
@@ -280,38 +282,40 @@ class Model(RuleBasedStateMachine):
             self.files, self.torn = files, torn
             self.strays.update(self.saved[saved:])
 
-    # Users and workers step by step
+    # Users and workers, one step at a time
 
     def begin(self, data: st.DataObject) -> None:
-        """A user does something, and is paused or dies on the way."""
+        """Let a user do something, which may be paused or killed at any step."""
         kinds = ["save", "write", "delete", "read", "url", "evict", "restore"]
-        kind = data.draw(st.sampled_from(kinds), "deed")
+        kind = data.draw(st.sampled_from(kinds), "action")
         name = self.some_name(data)
-        busy = {deed.name for deed in self.actors.values() if deed.kind in ("write", "delete")}
+        busy = {
+            action.name for action in self.actors.values() if action.kind in ("write", "delete")
+        }
         storage = self.some_storage(data)
-        deed = Deed("")
+        action = Action("")
         if kind == "save":
-            deed = Deed("save", data=self.some_bytes(data))
-            work: Callable[[], Any] = partial(self.saves, storage, name, deed)
+            action = Action("save", data=self.some_bytes(data))
+            work: Callable[[], Any] = partial(self.save_file, storage, name, action)
         elif kind == "write" and name not in busy:
-            deed = Deed("write", name, self.some_bytes(data))
-            work = partial(self.writes, storage, deed)
+            action = Action("write", name, self.some_bytes(data))
+            work = partial(self.write_file, storage, action)
         elif kind == "delete" and name not in busy:
-            deed = Deed("delete", name)
+            action = Action("delete", name)
             work = partial(storage.delete, name)
         elif kind == "url":
             work = partial(storage.url, name)
         elif kind in {"evict", "restore"}:
             self.is_steered = True
-            deed = Deed(kind)
+            action = Action(kind)
             work = partial(getattr(errands, kind), ledger().named(ALIAS, name))
         else:
-            deed = Deed("read", name)
-            work = partial(self.reads, storage, name)
-        self.enter(f"{kind} {name}", work, deed, *self.some_way(data, USER_STEPS))
+            action = Action("read", name)
+            work = partial(self.read_file, storage, name)
+        self.enter(f"{kind} {name}", work, action, *self.some_way(data, USER_STEPS))
 
     def work(self, data: st.DataObject) -> None:
-        """A worker gets a message, which may come again, or looks for itself."""
+        """Let a worker process a message, which may be delivered again, or poll the ledger."""
         if not self.due_now():
             self.reach_next_tries(data)
         if not self.due_now():
@@ -321,12 +325,12 @@ class Model(RuleBasedStateMachine):
         some = messages if data.draw(st.integers(0, 7), "any message") == 7 else useful
         message = data.draw(st.sampled_from([*some, None]), "message")
         if message is None:
-            work: Callable[[], Any] = self.looks
+            work: Callable[[], Any] = self.poll
         else:
             work = partial(run_all, message)
             if not data.draw(st.sampled_from([False, False, False, True]), "again"):
                 messages.remove(message)
-        self.enter(f"work on {message}", work, Deed(""), *self.some_way(data, WORK_STEPS))
+        self.enter(f"work on {message}", work, Action(""), *self.some_way(data, WORK_STEPS))
 
     def resume(self, data: st.DataObject) -> None:
         if self.actors:
@@ -335,23 +339,23 @@ class Model(RuleBasedStateMachine):
             self.go(actors[number], *self.some_way(data, WORK_STEPS))
 
     def disturb(self, data: st.DataObject) -> None:
-        """Something happens to the very file that a paused worker has, before it goes on."""
+        """Change the file that a paused worker has claimed, before that worker continues."""
         workers = [actor for actor in self.actors if actor.claim]
         actor = workers[data.draw(st.integers(0, len(workers) - 1), "actor")]
         self.target = actor.claim.lease.row.name if actor.claim else ""
-        self.draw_and_do(data, "deed", ["write", "delete", "take_over"])
+        self.draw_and_do(data, "action", ["write", "delete", "take_over"])
         self.target = ""
         if data.draw(st.booleans(), "resume"):
             self.go(actor, *self.some_way(data, WORK_STEPS))
 
     def take_over(self, data: st.DataObject) -> None:
-        """The lease ends, and another worker does all there is to do for the file."""
+        """Let the lease expire, and let another worker finish the file."""
         rows = ledger().named(ALIAS, self.target)
         rows.filter(due_at__isnull=False).update(due_at=LONG_AGO)
         if len(self.actors) < ACTORS_MAX and (row := rows.first()):
-            self.enter(f"take over {row.pk}", partial(run_all, [row.pk]), Deed(""))
+            self.enter(f"take over {row.pk}", partial(run_all, [row.pk]), Action(""))
 
-    # What happens to everybody
+    # Events that affect all
 
     def happen(self, data: st.DataObject) -> None:
         self.draw_and_do(data, "event", self.events)
@@ -380,25 +384,25 @@ class Model(RuleBasedStateMachine):
     def break_remote(self, data: st.DataObject) -> None:
         fault = data.draw(st.sampled_from(FAULTS), "fault")
         if fault == Fault.RENAME and self.kind != Kind.RENAMES:
-            return  # who renames does not overwrite
+            return  # a remote that renames does not overwrite
         self.bench.remote.fault = fault
-        for deed in self.actors.values():
-            deed.faults.add(fault)
+        for action in self.actors.values():
+            action.faults.add(fault)
 
     def put_foreign_object(self, data: st.DataObject) -> None:
         name = self.some_name(data)
         known = {row.remote_name for row in self.rows().values()}
-        # An actor may be between its look at the remote and its upload.
+        # An actor may be between its check of the remote and its upload.
         if not self.actors and name not in known | self.bench.far.content().keys():
             self.foreign[name] = self.some_bytes(data)
             self.bench.far.save(name, ContentFile(self.foreign[name]))
 
-    # How it is done
+    # Helpers
 
     def some_name(self, data: st.DataObject) -> str:
         if self.target:
             return self.target
-        busy = [deed.name for deed in self.actors.values() if deed.name]
+        busy = [action.name for action in self.actors.values() if action.name]
         busy += [claim.lease.row.name for actor in self.actors for claim in actor.claims]
         if busy and data.draw(st.booleans(), "busy"):
             return data.draw(st.sampled_from(list(dict.fromkeys(busy))), "name")
@@ -417,56 +421,56 @@ class Model(RuleBasedStateMachine):
         return self.bench.storages[evicts, delayed]
 
     def some_way(self, data: st.DataObject, steps: int) -> tuple[float | str, Fate]:
-        """How far somebody goes, and what happens there."""
+        """Choose how far an actor runs, and its fate at that point."""
         way = data.draw(st.sampled_from(["to the end", "so many steps", "until"]), "way")
         if way == "to the end":
             return math.inf, Fate.PAUSE
         kinds = st.integers(0, steps) if way == "so many steps" else st.sampled_from(STOPS)
         return data.draw(kinds, way), data.draw(self.fates, "fate")
 
-    def saves(self, storage: Any, name: str, deed: Deed) -> str:
-        name = storage.save(name, ContentFile(deed.data))
+    def save_file(self, storage: Any, name: str, action: Action) -> str:
+        name = storage.save(name, ContentFile(action.data))
         if name not in self.names:
             self.names.append(name)
         return name
 
     @staticmethod
-    def writes(storage: Any, deed: Deed) -> None:
-        with storage.open(deed.name, "wb") as file:
+    def write_file(storage: Any, action: Action) -> None:
+        with storage.open(action.name, "wb") as file:
             step("write")
-            file.write(deed.data)
+            file.write(action.data)
 
     @staticmethod
-    def reads(storage: Any, name: str) -> bytes:
+    def read_file(storage: Any, name: str) -> bytes:
         with storage.open(name) as file:
             step("read")
             return bytes(file.read())
 
     @staticmethod
-    def looks() -> None:
+    def poll() -> None:
         for row in ledger().claim_due(1, [ALIAS]):
             run_claimed(row)
 
-    def do(self, deed: Deed, act: Callable[[], Any]) -> None:
-        """Do it in one go; no request waits for the remote."""
+    def do(self, action: Action, act: Callable[[], Any]) -> None:
+        """Act without interruption, and check that the remote is not called."""
         calls = self.bench.remote.calls.copy()
         answer = act()
         assert self.bench.remote.calls == calls
-        self.absorb(deed)
-        self.require_done(deed, answer)
+        self.absorb(action)
+        self.require_done(action, answer)
 
     def enter(
         self,
         what: str,
         work: Callable[[], Any],
-        deed: Deed,
+        action: Action,
         way: float | str = math.inf,
         fate: Fate = Fate.PAUSE,
     ) -> None:
         actor = Actor(self.bench.pool, what, work)
-        deed.faults.add(self.bench.remote.fault)
-        self.actors[actor] = deed
-        self.notice(deed)
+        action.faults.add(self.bench.remote.fault)
+        self.actors[actor] = action
+        self.notice(action)
         self.go(actor, way, fate)
 
     def go(self, actor: Actor, way: float | str, fate: Fate) -> None:
@@ -475,41 +479,41 @@ class Model(RuleBasedStateMachine):
             claim.is_lost |= claim.lease.row.lease_token not in tokens
         actor.go(way, fate)
         note(f"        {actor}")
-        deed = self.actors[actor]
-        self.absorb(deed)
+        action = self.actors[actor]
+        self.absorb(action)
         if actor.is_over:
             del self.actors[actor]
             self.orphans |= actor.renamed | actor.told
-            self.leave(actor, deed)
+            self.leave(actor, action)
 
-    def leave(self, actor: Actor, deed: Deed) -> None:
+    def leave(self, actor: Actor, action: Action) -> None:
         if actor.is_dead:
             assert isinstance(actor.error, Dead), actor.error
-            self.after_death(actor, deed)
+            self.after_death(actor, action)
         elif isinstance(actor.error, SystemExit):
-            self.after_death(actor, deed)  # it may have come while something was cleaned up
+            self.after_death(actor, action)  # it may have been raised during a cleanup
         elif actor.error is None:
-            self.require_done(deed, actor.answer)
-        elif deed.kind == "read":
-            is_gone = isinstance(actor.error, FileNotFoundError) and None in deed.seen
-            is_away = isinstance(actor.error, ConnectionError) and Fault.REFUSE in deed.faults
+            self.require_done(action, actor.answer)
+        elif action.kind == "read":
+            is_gone = isinstance(actor.error, FileNotFoundError) and None in action.seen
+            is_away = isinstance(actor.error, ConnectionError) and Fault.REFUSE in action.faults
             assert is_gone or is_away, actor.error
         elif not isinstance(actor.error, NameUnavailable):
             raise actor.error
 
-    def require_done(self, deed: Deed, answer: Any) -> None:
-        match deed.kind:
+    def require_done(self, action: Action, answer: Any) -> None:
+        match action.kind:
             case "save":
-                assert deed.is_done
-                assert answer == deed.name
+                assert action.is_done
+                assert answer == action.name
             case "write":
-                assert deed.is_done
+                assert action.is_done
             case "delete":
-                assert deed.is_done or deed.name not in self.files or None in deed.seen
+                assert action.is_done or action.name not in self.files or None in action.seen
             case "read":
-                assert answer in deed.seen
+                assert answer in action.seen
 
-    # What it comes to
+    # The state of the model
 
     def rows(self) -> dict[str, QueuedFile]:
         return {row.name: row for row in ledger().filter(alias=ALIAS)}
@@ -520,8 +524,8 @@ class Model(RuleBasedStateMachine):
     def due(self) -> Any:
         return ledger().filter(alias=ALIAS, due_at__isnull=False)
 
-    def absorb(self, deed: Deed) -> None:
-        """Let the model follow the one change that this deed may have made, and no other."""
+    def absorb(self, action: Action) -> None:
+        """Apply the only change that this action may have made to the model."""
         rows = self.rows()
         was = {name: (file.pk, file.generation) for name, file in self.files.items()}
         now = {
@@ -532,28 +536,28 @@ class Model(RuleBasedStateMachine):
         changed = [name for name in {**was, **now} if was.get(name) != now.get(name)]
         if changed:
             [name] = changed
-            assert deed.kind in {"save", "write", "delete"}, f"{deed} changed {name}"
-            assert not deed.is_done, f"{deed} takes place twice"
-            deed.is_done = True
-            if deed.kind == "delete":
-                assert (name, name in now) == (deed.name, False)
+            assert action.kind in {"save", "write", "delete"}, f"{action} changed {name}"
+            assert not action.is_done, f"{action} takes place twice"
+            action.is_done = True
+            if action.kind == "delete":
+                assert (name, name in now) == (action.name, False)
                 del self.files[name]
             else:
-                assert deed.kind == "save" or name == deed.name
-                assert deed.kind == "write" or name not in was
-                deed.name = name
-                self.saved.append((name, deed.data))
-                self.files[name] = Known(deed.data, *now[name])
+                assert action.kind == "save" or name == action.name
+                assert action.kind == "write" or name not in was
+                action.name = name
+                self.saved.append((name, action.data))
+                self.files[name] = Known(action.data, *now[name])
                 self.strays.pop(name, None)
             self.torn.pop(name, None)
-        self.absorb_tombstones(rows, deed)
+        self.absorb_tombstones(rows, action)
 
-    def absorb_tombstones(self, rows: dict[str, QueuedFile], deed: Deed | None) -> None:
+    def absorb_tombstones(self, rows: dict[str, QueuedFile], action: Action | None) -> None:
         in_transaction = transaction.get_connection().in_atomic_block
         tombstones = {n: row.pk for n, row in rows.items() if row.state == State.DELETING}
         for name in tombstones:
             if tombstones[name] != self.tombstones.get(name) and not in_transaction:
-                assert not deed or (deed.kind, deed.name) == ("delete", name)
+                assert not action or (action.kind, action.name) == ("delete", name)
                 self.strays.pop(name, None)
                 if rows[name].remote_name == name:
                     self.foreign.pop(name, None)
@@ -561,7 +565,7 @@ class Model(RuleBasedStateMachine):
             for name in self.tombstones.keys() - tombstones.keys() & self.squatters.keys():
                 self.strays.setdefault(name, self.squatters.pop(name))
             for name in self.tombstones.keys() - tombstones.keys() & self.strays.keys():
-                if name not in self.bench.near.content():  # it went with the deleted file
+                if name not in self.bench.near.content():  # it was removed with the deleted file
                     del self.strays[name]
             self.tombstones = tombstones
         for name, row in rows.items():
@@ -569,23 +573,23 @@ class Model(RuleBasedStateMachine):
                 assert row.remote_name == name, f"{name} takes over a foreign object"
                 assert self.foreign.pop(name) == self.files[name].data
 
-    def after_death(self, actor: Actor, deed: Deed) -> None:
-        """What the process has left locally, if it died between the disk and the ledger."""
+    def after_death(self, actor: Actor, action: Action) -> None:
+        """Note local files left by a process that died between the disk and the ledger."""
         near = self.bench.near.content()
         self.drafts |= actor.drafts
-        if deed.kind == "restore":  # it may have been in place, but not yet in the ledger
+        if action.kind == "restore":  # it may be in place but not recorded
             for name, row in self.rows().items():
                 if name in near and name in self.files and not row.is_local:
                     self.squatters.setdefault(name, near[name])
-        if deed.is_done or deed.kind not in {"save", "write"}:
+        if action.is_done or action.kind not in {"save", "write"}:
             return
-        if deed.kind == "write" and deed.name in self.files:
-            if near.get(deed.name) == deed.data:
-                self.torn[deed.name] = deed.data
+        if action.kind == "write" and action.name in self.files:
+            if near.get(action.name) == action.data:
+                self.torn[action.name] = action.data
             return
         rows = self.rows()
         for name, data in near.items():
-            if name in self.drafts or data != deed.data:
+            if name in self.drafts or data != action.data:
                 continue
             if name not in self.files:
                 self.strays.setdefault(name, data)
@@ -593,14 +597,14 @@ class Model(RuleBasedStateMachine):
                 self.squatters[name] = data
 
     def on_change(self, name: str, is_claimed: bool) -> None:
-        """Told before an object on the remote is changed."""
+        """Note a change of an object on the remote; called before it happens."""
         if is_claimed:
             self.tainted.discard(name)
         else:
             self.tainted.add(name)
 
     def value(self, name: str) -> bytes | None:
-        """What a reader must get; None for a file that is not there."""
+        """Return what a reader must get, or None if the file does not exist."""
         if name in self.files:
             return self.files[name].data
         if name in self.tombstones:
@@ -608,23 +612,27 @@ class Model(RuleBasedStateMachine):
         return self.strays.get(name, self.foreign.get(name))
 
     def coming(self) -> list[bytes]:
-        """What is on its way into the ledger."""
-        deeds = self.actors.values()
-        return [deed.data for deed in deeds if deed.kind in {"save", "write"} and not deed.is_done]
+        """Return the contents that are being saved and are not in the ledger yet."""
+        actions = self.actors.values()
+        return [
+            action.data
+            for action in actions
+            if action.kind in {"save", "write"} and not action.is_done
+        ]
 
-    def notice(self, deed: Deed) -> None:
-        if deed.name:
-            deed.seen.append(self.value(deed.name))
-            if deed.name not in self.files and deed.name not in self.tombstones:
-                deed.seen += self.coming()  # its row is being written at the moment
-                deed.seen.append(self.bench.far.content().get(deed.name))  # another file's
+    def notice(self, action: Action) -> None:
+        if action.name:
+            action.seen.append(self.value(action.name))
+            if action.name not in self.files and action.name not in self.tombstones:
+                action.seen += self.coming()  # its row may be written at this moment
+                action.seen.append(self.bench.far.content().get(action.name))  # of another file
 
-    # What must hold
+    # Invariants
 
     @invariant()
     def check(self) -> None:
-        for deed in self.actors.values():
-            self.notice(deed)
+        for action in self.actors.values():
+            self.notice(action)
         rows = self.rows()
         near, far = self.bench.near.content(), self.bench.far.content()
         self.check_local(rows, near)
@@ -636,13 +644,15 @@ class Model(RuleBasedStateMachine):
 
     def check_local(self, rows: dict[str, QueuedFile], near: dict[str, bytes]) -> None:
         coming = self.coming()
-        is_written = any(deed.kind in {"save", "write", "restore"} for deed in self.actors.values())
+        is_written = any(
+            action.kind in {"save", "write", "restore"} for action in self.actors.values()
+        )
         for name, data in near.items():
             if is_unfinished(name):
                 assert is_written or name in self.drafts, f"{name} is left over"
             elif name in self.files:
                 allowed = [self.files[name].data, self.torn.get(name)]
-                if not rows[name].is_local:  # others may try the name, until the ledger refuses it
+                if not rows[name].is_local:  # saves may use the name until the insert
                     allowed += [*coming, self.squatters.get(name)]
                 assert data in allowed, f"{name} is wrong"
             elif name not in rows and data not in coming:
@@ -663,7 +673,7 @@ class Model(RuleBasedStateMachine):
     def check_file(
         self, name: str, row: QueuedFile | None, near: dict[str, bytes], far: dict[str, bytes]
     ) -> None:
-        """Ask all that a user may ask, if anything that counts has changed since the last time."""
+        """Check all answers about a file, if anything relevant changed since the last check."""
         value = self.value(name)
         cached = cache.get(self.bench.storage.get_cache_key(name))
         state = row and (row.pk, row.generation, row.state, row.is_local, row.remote_name)
@@ -678,7 +688,7 @@ class Model(RuleBasedStateMachine):
     ) -> None:
         storage = self.bench.storage
         if row is None and value is None and (is_near or is_far):
-            return  # what the remote calls another file; or it is being saved at the moment
+            return  # the object of another file, or a save in progress
         if value is None:
             assert not storage.exists(name), f"{name} is back"
             with pytest.raises(FileNotFoundError):
@@ -688,9 +698,9 @@ class Model(RuleBasedStateMachine):
         if not is_near and row and row.remote_name in self.tainted:
             return
         expected = [value, self.torn.get(name, value)]
-        if row is None:  # what is being saved here is visible before its row is
+        if row is None:  # a save in progress is visible before its row
             expected += self.coming()
-        assert self.reads(storage, name) in expected, f"{name} is wrong"
+        assert self.read_file(storage, name) in expected, f"{name} is wrong"
         assert storage.size(name) in [len(data) for data in expected]
         if row:
             is_remote = row.state == State.TRANSFERRED
@@ -717,7 +727,7 @@ class Model(RuleBasedStateMachine):
             if not self.due().update(due_at=LONG_AGO):
                 break
             drain(self.bench.storage)
-            self.absorb(Deed(""))
+            self.absorb(Action(""))
             self.check()
         rows = self.rows()
         assert not self.due(), f"It never settles: {list(self.due())}"
@@ -745,13 +755,15 @@ class Model(RuleBasedStateMachine):
 
 @pytest.mark.one_database
 @pytest.mark.timeout(0)
-@pytest.mark.filterwarnings("ignore::ResourceWarning")  # who is killed closes nothing
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # killed actors close no files
 @pytest.mark.django_db(transaction=True)
-def test_all_that_a_user_may_see(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_users_always_see_their_own_files(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     settings.QUEUED_STORAGE = {**settings.QUEUED_STORAGE, "VERIFY": "content", "RETRIES": 1}
     monkeypatch.setattr(leases, "keep", keep)
-    monkeypatch.setattr(routes, "PER_PROCESS_TIMEOUT", 3600)  # so that no answer hangs on the clock
+    monkeypatch.setattr(routes, "PER_PROCESS_TIMEOUT", 3600)  # no answer depends on the clock
     with stage() as pool:
         Model.bench = Bench(pool)
         run_state_machine_as_test(Model, settings=PROFILE)
-    gc.collect()  # what was not closed is complained of here, not in the next test
+    gc.collect()  # emit ResourceWarnings here and not in the next test

@@ -1,4 +1,4 @@
-"""The first promise: no request waits for the remote."""
+"""The first guarantee: no request waits for the remote."""
 
 from collections.abc import Callable
 from typing import Any
@@ -17,8 +17,8 @@ from tests.support.testapp.models import Document
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.one_database]
 
 
-class AwayStorage(ScriptedStorage):
-    """A remote that raises for every call, and counts the calls."""
+class UnreachableStorage(ScriptedStorage):
+    """A remote that counts its calls and raises an error for each."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -26,8 +26,8 @@ class AwayStorage(ScriptedStorage):
 
 
 def in_state(state: str) -> tuple[Any, str]:
-    """A storage whose remote is unreachable, and a file in this state, with a local copy."""
-    storage = make(remote=AwayStorage(), delayed=state == State.HELD)
+    """Return a storage whose remote is unreachable, and the name of a local file in this state."""
+    storage = make(remote=UnreachableStorage(), delayed=state == State.HELD)
     name = storage.save("docs/a.txt", file(b"here"))
     storage.remote.refuses = False
     if state == State.FAILED:
@@ -42,7 +42,7 @@ def in_state(state: str) -> tuple[Any, str]:
     return storage, name
 
 
-QUESTIONS: dict[str, Callable[[Any, str], Any]] = {
+OPERATIONS: dict[str, Callable[[Any, str], Any]] = {
     "save": lambda storage, name: storage.save("new.txt", file()),
     "save under a taken name": lambda storage, name: storage.save(name, file()),
     "delete": lambda storage, name: storage.delete(name),
@@ -70,11 +70,11 @@ QUESTIONS: dict[str, Callable[[Any, str], Any]] = {
 }
 
 
-@pytest.mark.parametrize("question", QUESTIONS.values(), ids=QUESTIONS)
+@pytest.mark.parametrize("operation", OPERATIONS.values(), ids=OPERATIONS)
 @pytest.mark.parametrize("state", sorted(set(State.values) - {State.DELETING}))
-def test_the_remote_is_not_asked(state: str, question: Callable[[Any, str], Any]) -> None:
+def test_remote_is_not_called(state: str, operation: Callable[[Any, str], Any]) -> None:
     storage, name = in_state(state)
-    question(storage, name)
+    operation(storage, name)
     assert storage.remote.calls == {}
 
 
@@ -82,11 +82,11 @@ KNOWN = ["save under a taken name", "delete", "exists", "url", "urls", "size", "
          "created", "using_remote", "queued_file", "rewrite"]  # fmt: skip
 
 
-@pytest.mark.parametrize("question", KNOWN)
-def test_an_evicted_file_needs_no_remote_call(question: str) -> None:
+@pytest.mark.parametrize("operation", KNOWN)
+def test_evicted_file_needs_no_remote_call(operation: str) -> None:
     storage, name = in_state(State.TRANSFERRED)
     FileSystemStorage.delete(storage.local, name)
-    QUESTIONS[question](storage, name)
+    OPERATIONS[operation](storage, name)
     assert storage.remote.calls == {}
 
 
@@ -95,7 +95,7 @@ URL_MODES = ["direct", "signed", "stable"]
 
 @pytest.mark.parametrize("url_mode", URL_MODES)
 @pytest.mark.parametrize("mode", [Mode.REFUSE, Mode.HANG, Mode.STATUS_500])
-def test_a_url_of_an_unreachable_s3(
+def test_url_needs_no_connection_to_s3(
     s3_proxy_options: dict[str, Any], s3_proxy: FaultProxy, url_mode: str, mode: Mode, client: Any
 ) -> None:
     """The view sends the file before the transfer, and redirects after it."""
@@ -114,7 +114,7 @@ def test_a_url_of_an_unreachable_s3(
     assert s3_proxy.requests == []
 
 
-def test_all_operations_in_one_transaction() -> None:
+def test_operations_in_one_transaction_call_no_remote() -> None:
     storage, name = in_state(State.TRANSFERRED)
     with transaction.atomic():
         other = storage.save("b.txt", file())
@@ -123,8 +123,8 @@ def test_all_operations_in_one_transaction() -> None:
     assert storage.remote.calls == {}
 
 
-def test_an_unknown_name_is_asked_of_the_remote() -> None:
-    storage = make(remote=AwayStorage())
+def test_unknown_name_is_looked_up_on_the_remote() -> None:
+    storage = make(remote=UnreachableStorage())
     with pytest.raises(ConnectionError):
         storage.exists("unknown.txt")
     assert storage.remote.calls == {"exists": 1}
@@ -141,7 +141,7 @@ def test_ancestor_10_no_connection_to_an_unreachable_s3(
     storage.queue.deliver()
     s3_proxy.requests.clear()
     s3_proxy.mode = mode
-    for ask in QUESTIONS.values():
+    for ask in OPERATIONS.values():
         if not storage.exists(known):
             known = storage.save("known.txt", file())
         ask(storage, known)
@@ -149,11 +149,11 @@ def test_ancestor_10_no_connection_to_an_unreachable_s3(
     assert s3_proxy.requests == []
 
 
-def test_a_model_field_makes_no_remote_call(django_assert_num_queries: Callable[..., Any]) -> None:
-    """A model is created, displayed and deleted, with the default storage."""
+def test_model_field_makes_no_remote_call(django_assert_num_queries: Callable[..., Any]) -> None:
+    """Create, display and delete a model instance that uses the default storage."""
     from django.core.files.storage import storages
 
-    away = AwayStorage()
+    away = UnreachableStorage()
     storage: Any = storages["default"]
     remote = storage.sides.remote
     given, remote.given = remote.given, away

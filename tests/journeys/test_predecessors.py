@@ -1,7 +1,7 @@
-"""What went wrong in programs that did something like this, under the name of who had it.
+"""Regression tests for bugs known from similar packages. Each test starts with the package's name.
 
-Where another file's subject led to the same, it is there under its name: django-cleanup, Moodle's
-objectfs, Active Storage, rclone, django-storages, and the ancestor itself.
+Other files have further tests of this kind, for django-cleanup, Moodle's objectfs, Active Storage,
+rclone, django-storages and the ancestor.
 """
 
 import io
@@ -39,8 +39,8 @@ def refuse(name: str) -> None:
     raise ConnectionError("The remote is away.")
 
 
-def test_ancestor_1_a_plain_field_saves_and_its_storage_is_written_into_a_migration() -> None:
-    """`FileField.save` raised an AttributeError, and the storage could not be serialized."""
+def test_ancestor_1_plain_field_saves_and_migrates() -> None:
+    """`FileField.save()` raised AttributeError, and the storage could not be serialized."""
     document = Document()
     document.file.save("a.txt", ContentFile(b"bytes"))
     with Document.objects.get().file.open() as opened:
@@ -52,7 +52,7 @@ def test_ancestor_1_a_plain_field_saves_and_its_storage_is_written_into_a_migrat
 
 
 @pytest.mark.parametrize("last_first", [False, True])
-def test_django_resto_a_retry_out_of_order_loses_no_data(last_first: bool) -> None:
+def test_django_resto_late_retry_loses_no_data(last_first: bool) -> None:
     storage = make()
     name = storage.save("a.txt", file(b"old"))
     storage.remote.before["_save"] = refuse
@@ -69,7 +69,7 @@ def test_django_resto_a_retry_out_of_order_loses_no_data(last_first: bool) -> No
     assert on_disk("far") == [name]
 
 
-def test_shrine_a_file_deleted_while_it_is_promoted_leaves_nothing_on_the_remote() -> None:
+def test_shrine_delete_during_promotion_leaves_no_object() -> None:
     storage = make()
     name = storage.save("a.txt", file())
     storage.remote.after["_save"] = lambda _name: storage.delete(name)
@@ -81,7 +81,7 @@ def test_shrine_a_file_deleted_while_it_is_promoted_leaves_nothing_on_the_remote
     assert on_disk("far") == on_disk() == []
 
 
-def test_shrine_a_clearance_by_age_spares_what_was_never_promoted() -> None:
+def test_shrine_eviction_spares_pending_files() -> None:
     storage = make()
     pending, settled = (storage.save(name, file()) for name in ("pending.txt", "settled.txt"))
     assert work.run(row(storage, settled).pk) is None
@@ -89,7 +89,7 @@ def test_shrine_a_clearance_by_age_spares_what_was_never_promoted() -> None:
     assert on_disk() == [pending]
 
 
-def test_active_storage_the_bytes_are_there_before_the_job_runs() -> None:
+def test_active_storage_file_is_saved_before_enqueueing() -> None:
     storage = make()
     seen: list[bytes] = []
     enqueue = storage.queue.enqueue
@@ -103,9 +103,9 @@ def test_active_storage_the_bytes_are_there_before_the_job_runs() -> None:
     assert seen == [b"bytes"]
 
 
-def test_active_storage_a_file_goes_to_the_remote_of_its_own_storage() -> None:
+def test_active_storage_file_goes_to_its_own_remote() -> None:
     default, other = storages["default"], make()
-    other.remote.refuses = True  # so that a wrong turn would show
+    other.remote.refuses = True  # so a call to the wrong remote raises an error
     name = default.save("a.txt", file())
     default.queue.deliver()
     other.remote.refuses = False
@@ -113,7 +113,7 @@ def test_active_storage_a_file_goes_to_the_remote_of_its_own_storage() -> None:
     assert other.remote.calls["_save"] == 0
 
 
-def test_carrierwave_backgrounder_saving_another_field_forgets_no_pending_file() -> None:
+def test_carrierwave_backgrounder_saving_other_fields_keeps_pending_file() -> None:
     document = Document.objects.create(file=ContentFile(b"bytes", "a.txt"))
     Document.objects.get().save()
     document.save()
@@ -124,26 +124,26 @@ def test_carrierwave_backgrounder_saving_another_field_forgets_no_pending_file()
     assert read(storages["far"], document.file.name) == b"bytes"
 
 
-def test_delayed_paperclip_done_is_said_when_every_byte_is_there() -> None:
+def test_delayed_paperclip_signal_follows_the_whole_upload() -> None:
     storage = make()
     seen: list[tuple[str, bytes]] = []
 
-    def look(name: str, remote: Any, queued_file: Any, **kwargs: Any) -> None:
+    def record(name: str, remote: Any, queued_file: Any, **kwargs: Any) -> None:
         seen.append((queued_file.state, read(remote, name)))
 
     name = storage.save("a.txt", file(b"x" * 200_000))
     during: list[bool] = []
     storage.remote.after["_save"] = lambda _name: during.append(storage.using_remote(name))
-    file_transferred.connect(look)
+    file_transferred.connect(record)
     try:
         storage.queue.deliver()
     finally:
-        file_transferred.disconnect(look)
+        file_transferred.disconnect(record)
     assert during == [False]
     assert seen == [(State.TRANSFERRED, b"x" * 200_000)]
 
 
-def test_rclone_2382_a_file_is_kept_when_its_retries_are_used_up() -> None:
+def test_rclone_2382_failed_file_is_kept() -> None:
     storage = make()
     storage.remote.refuses = True
     name = storage.save("a.txt", file())
@@ -158,7 +158,7 @@ def test_rclone_2382_a_file_is_kept_when_its_retries_are_used_up() -> None:
     assert read(storage.remote, name) == b"bytes"
 
 
-def test_rclone_7309_what_a_process_had_in_memory_when_it_ended_is_in_the_ledger() -> None:
+def test_rclone_7309_lost_message_is_found_by_sweep() -> None:
     storage = make()
     name = storage.save("a.txt", file())
     storage.queue.messages.clear()
@@ -167,14 +167,14 @@ def test_rclone_7309_what_a_process_had_in_memory_when_it_ended_is_in_the_ledger
     assert read(storage.remote, name) == b"bytes"
 
 
-def test_rclone_6696_pending_uploads_do_not_keep_a_process_from_starting() -> None:
+def test_rclone_6696_pending_uploads_do_not_block_startup() -> None:
     storage = make(queue=ThreadQueue(threads=2, poll=0.05))
     storage.remote.refuses = True
     storage.save("a.txt", file())
     ledger().update(attempts=3)
     try:
         with CaptureQueriesContext(connection) as queries:
-            storage.queue.enqueue([])  # starts the threads, which look for themselves
+            storage.queue.enqueue([])  # starts the threads, which poll the ledger
         assert len(queries) == 0
         storage.save("b.txt", file())
         assert read(storage, "b.txt") == b"bytes"
@@ -182,8 +182,8 @@ def test_rclone_6696_pending_uploads_do_not_keep_a_process_from_starting() -> No
         assert storage.queue.stop(30)
 
 
-def test_juicefs_6161_eviction_spares_what_is_not_uploaded_yet() -> None:
-    """Staged data was dropped with the cache."""
+def test_juicefs_6161_eviction_spares_pending_content() -> None:
+    """Clearing the cache deleted data that had not been uploaded."""
     storage = make(task=TransferAndDelete)
     name = storage.save("a.txt", file(b"old"))
 
@@ -193,13 +193,13 @@ def test_juicefs_6161_eviction_spares_what_is_not_uploaded_yet() -> None:
 
     storage.remote.after["_save"] = overwrite
     assert errands.evict(ledger().all()) == 0
-    storage.queue.deliver()  # and the newer content at once after it
+    storage.queue.deliver()  # and then, immediately, the newer content
     assert storage.remote.calls["_save"] == 2
     assert read(storage, name) == read(storage.remote, name) == b"newer"
     assert on_disk() == []
 
 
-def test_juicefs_3143_an_upload_stops_when_its_file_is_deleted() -> None:
+def test_juicefs_3143_delete_stops_the_upload() -> None:
     class Slow(Transfer):
         def transfer(self, name: str, local: Any, remote: Any, **kwargs: Any) -> bool:
             with local.open(name) as content:
@@ -216,8 +216,8 @@ def test_juicefs_3143_an_upload_stops_when_its_file_is_deleted() -> None:
     assert storage.remote.calls["_save"] == 0
 
 
-def test_drive_a_killed_worker_s_file_is_taken_over_though_it_was_tried() -> None:
-    """Without a lease it stayed "processing" for ever, and the sweep took only untried rows."""
+def test_drive_file_of_killed_worker_is_taken_over() -> None:
+    """Without a lease, the row stayed "processing": the sweep ignored rows with attempts."""
     storage = make()
     name = storage.save("a.txt", file())
     assert ledger().claim(row(storage, name).pk)
@@ -231,7 +231,7 @@ def test_drive_a_killed_worker_s_file_is_taken_over_though_it_was_tried() -> Non
 
 
 @pytest.mark.parametrize("error", [KeyError, OSError, RuntimeError, TransferError, MemoryError])
-def test_drive_the_errors_of_any_library_are_caught(error: type[Exception]) -> None:
+def test_drive_errors_of_any_library_are_caught(error: type[Exception]) -> None:
     def fail(name: str) -> None:
         raise error("odd")
 
@@ -244,7 +244,7 @@ def test_drive_the_errors_of_any_library_are_caught(error: type[Exception]) -> N
 
 
 class Stream(ContentFile):
-    """What comes from a socket."""
+    """Content that cannot seek, like that of a socket."""
 
     def seek(self, *args: Any) -> int:
         raise io.UnsupportedOperation("seek")
@@ -253,7 +253,7 @@ class Stream(ContentFile):
         return False
 
 
-def test_django_storages_860_what_cannot_seek_is_saved_and_transferred() -> None:
+def test_django_storages_860_unseekable_content_is_transferred() -> None:
     storage = make()
     name = storage.save("a.txt", Stream(b"stream"))
     storage.queue.deliver()
@@ -261,10 +261,10 @@ def test_django_storages_860_what_cannot_seek_is_saved_and_transferred() -> None
 
 
 @pytest.mark.parametrize("is_known", [True, False])
-def test_django_storages_a_file_being_written_that_raises_halfway_is_not_published(
+def test_django_storages_aborted_write_is_not_published(
     is_known: bool,
 ) -> None:
-    """`S3Storage.open("wb")` publishes what it has so far."""
+    """`S3Storage.open("wb")` publishes the partial content."""
     storage = make()
     if is_known:
         storage.save("a.txt", file(b"old"))
@@ -284,7 +284,7 @@ def test_django_storages_a_file_being_written_that_raises_halfway_is_not_publish
         assert read(storage, "a.txt") == read(storage.remote, "a.txt") == b"old"
 
 
-def test_django_a_source_that_raises_leaves_no_partial_file() -> None:
+def test_django_failing_source_leaves_no_partial_file() -> None:
     class Broken(ContentFile):
         def chunks(self, chunk_size: int | None = None) -> Any:
             yield b"half"
@@ -297,7 +297,7 @@ def test_django_a_source_that_raises_leaves_no_partial_file() -> None:
     assert not storage.exists("a.txt")
 
 
-def test_django_a_name_with_nul_is_refused_with_a_reason() -> None:
+def test_django_name_with_nul_is_refused() -> None:
     with pytest.raises(SuspiciousFileOperation, match="NUL"):
         make().save("a\0.txt", file())
 
@@ -312,7 +312,7 @@ QUESTIONS: list[Callable[[Any, str], Any]] = [
 
 @pytest.mark.parametrize("question", QUESTIONS)
 @pytest.mark.parametrize("is_evicted", [True, False])
-def test_easy_thumbnails_254_a_page_full_of_pictures_asks_the_remote_nothing(
+def test_easy_thumbnails_254_page_makes_no_remote_call(
     question: Callable[[Any, str], Any], is_evicted: bool
 ) -> None:
     storage = make(task=TransferAndDelete if is_evicted else Transfer)
@@ -326,7 +326,7 @@ def test_easy_thumbnails_254_a_page_full_of_pictures_asks_the_remote_nothing(
     assert storage.remote.calls.total() == 0
 
 
-def test_mastodon_33948_a_cleaner_lists_first_and_spares_what_is_known(
+def test_mastodon_33948_orphans_lists_first_and_spares_known(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     storage: Any = storages["default"]
@@ -342,14 +342,14 @@ def test_mastodon_33948_a_cleaner_lists_first_and_spares_what_is_known(
     assert on_disk("far") == [document.file.name]
 
 
-def test_ancestor_3_a_flushed_broker_costs_no_file_even_without_a_sweep() -> None:
-    """The embedded threads of any process look into the ledger by themselves."""
+def test_ancestor_3_threads_find_files_without_a_broker() -> None:
+    """The embedded threads of any process poll the ledger."""
     storage = make(queue=ThreadQueue(threads=1, poll=0.05))
     storage.queue.enqueue([])
-    told, storage.queue.enqueue = storage.queue.enqueue, lambda pks: None
+    original, storage.queue.enqueue = storage.queue.enqueue, lambda pks: None
     try:
         name = storage.save("a.txt", file())
         until(lambda: storage.using_remote(name))
     finally:
-        storage.queue.enqueue = told
+        storage.queue.enqueue = original
         assert storage.queue.stop(30)

@@ -1,8 +1,8 @@
-"""Many processes on the same files at the same time.
+"""Many processes that use the same files at the same time.
 
-QUEUED_STORAGE_TEST_ROUNDS says how often each of them does its work: 40 times, unless more is
-asked for. ``QUEUED_STORAGE_TEST_ROUNDS=1000 pytest --timeout 3600 tests/journeys/test_races.py``
-takes ten minutes or so on each database.
+QUEUED_STORAGE_TEST_ROUNDS is the number of rounds of each process (default: 40).
+``QUEUED_STORAGE_TEST_ROUNDS=1000 pytest --timeout 3600 tests/journeys/test_races.py`` takes about
+ten minutes on each database.
 """
 
 import json
@@ -36,13 +36,13 @@ from tests.support.waiting import until
 pytestmark = pytest.mark.django_db(transaction=True)
 
 ROUNDS = int(os.environ.get("QUEUED_STORAGE_TEST_ROUNDS", "40"))
-TURNS = ROUNDS // 2  # where each takes more than a save
+TURNS = ROUNDS // 2  # for rounds that do more than one save
 PROCESSES = 8
 SHARED = "docs/same.bin"
 
 
 class Meeting:
-    """A directory where the processes of a test meet."""
+    """A directory through which the processes of a test communicate."""
 
     def __init__(self, place: Path) -> None:
         self.place = place
@@ -61,7 +61,7 @@ class Meeting:
         return (self.place / "over").exists()
 
     def put(self, kind: str, data: Any) -> None:
-        """Lay something down, as a whole."""
+        """Publish a value atomically."""
         draft = self.place / f"draft-{os.getpid()}-{random.getrandbits(64)}"
         draft.write_text(json.dumps(data))
         draft.rename(self.place / draft.name.replace("draft", kind))
@@ -70,7 +70,7 @@ class Meeting:
         return [json.loads(path.read_text()) for path in self.place.glob(f"{kind}-*")]
 
     def take(self, kind: str) -> Iterator[Any]:
-        """Pick up things, each of which one process gets."""
+        """Take values; each is given to one process only."""
         for path in self.place.glob(f"{kind}-*"):
             taken = path.with_name(f"taken-{path.name}")
             try:
@@ -89,7 +89,7 @@ def meeting(tmp_path: Path) -> Meeting:
 def race(
     child_environment: dict[str, str], settings: Settings, meeting: Meeting
 ) -> Iterator[Callable[..., None]]:
-    """Run a function in many processes, and other ones beside them until those have ended."""
+    """Run functions in many processes, and others in the background until these have ended."""
 
     def run(runners: list[tuple[Any, ...]], beside: list[tuple[Any, ...]] | None = None) -> None:
         running = [children.start(function, meeting, *args) for function, *args in runners]
@@ -105,7 +105,7 @@ def race(
 
 @pytest.fixture
 def evicting(settings: Settings) -> None:
-    """The default storage frees local copies."""
+    """The default storage evicts local copies."""
     default = settings.STORAGES["default"]
     options = default["OPTIONS"] | {"task": "queued_storage.tasks.TransferAndDelete"}
     settings.STORAGES = settings.STORAGES | {"default": default | {"OPTIONS": options}}
@@ -117,7 +117,7 @@ def read(storage: Any, name: str) -> bytes:
 
 
 def transfer_and_sweep(meeting: Meeting) -> None:
-    """Work on whatever is due, as long as the others go on."""
+    """Process every due file until the race is over."""
     meeting.wait_for_the_others()
     storage: Any = storages["default"]
     while not meeting.is_over:
@@ -126,8 +126,10 @@ def transfer_and_sweep(meeting: Meeting) -> None:
 
 
 def settle() -> dict[str, str]:
-    """Do what is left to do; returns every file's name on the remote. Nobody's lease is waited
-    for: who has nothing to do any more holds none."""
+    """Process all files that are left; return the remote name of every file.
+
+    There is no lease to wait for: processes that have ended hold none.
+    """
     storage: Any = storages["default"]
     while sweep():
         assert storage.queue.deliver() == {}
@@ -142,7 +144,7 @@ def settle() -> dict[str, str]:
 
 
 def save_often(meeting: Meeting, number: int) -> None:
-    """Save, read what is kept, and hand every other file to who deletes it."""
+    """Save files, read those that are kept, and mark every other one for deletion."""
     meeting.wait_for_the_others()
     storage: Any = storages["default"]
     kept = {}
@@ -154,9 +156,9 @@ def save_often(meeting: Meeting, number: int) -> None:
             meeting.put("doomed", name)
         else:
             kept[name] = content
-        looked_at = random.choice(list(kept))
-        assert read(storage, looked_at).decode() == kept[looked_at]
-        assert storage.size(looked_at) == len(kept[looked_at])
+        chosen = random.choice(list(kept))
+        assert read(storage, chosen).decode() == kept[chosen]
+        assert storage.size(chosen) == len(kept[chosen])
     meeting.put("kept", kept)
 
 
@@ -165,7 +167,7 @@ def delete_transfer_and_sweep(meeting: Meeting) -> None:
     storage: Any = storages["default"]
     is_over = False
     while not is_over:
-        is_over = meeting.is_over  # and what was put before that is found once more
+        is_over = meeting.is_over  # one more pass, for values put before the end
         for name in meeting.take("doomed"):
             storage.delete(name)
         sweep()
@@ -173,7 +175,7 @@ def delete_transfer_and_sweep(meeting: Meeting) -> None:
 
 
 @pytest.mark.usefixtures("evicting")
-def test_the_same_name_is_saved_deleted_transferred_and_swept(
+def test_processes_save_and_delete_the_same_name(
     race: Callable[..., None], meeting: Meeting
 ) -> None:
     race(
@@ -192,8 +194,7 @@ def test_the_same_name_is_saved_deleted_transferred_and_swept(
 
 
 def save_on_own_disk(meeting: Meeting, number: int) -> None:
-    """As on a machine that shares the database and no disk: the ledger alone tells what is
-    taken."""
+    """Save as on a host with its own disk, where only the ledger shows which names are taken."""
     local = {
         "BACKEND": "django.core.files.storage.FileSystemStorage",
         "OPTIONS": {"location": str(meeting.place / f"host-{number}")},
@@ -214,16 +215,14 @@ def save_on_own_disk(meeting: Meeting, number: int) -> None:
     meeting.put("kept", kept)
 
 
-def test_the_same_name_is_saved_on_many_machines(
-    race: Callable[..., None], meeting: Meeting
-) -> None:
+def test_hosts_save_the_same_name(race: Callable[..., None], meeting: Meeting) -> None:
     race([(save_on_own_disk, number) for number in range(PROCESSES)])
     names = [name for kept in meeting.get("kept") for name in kept]
     assert len(names) == len(set(names)) == PROCESSES * ROUNDS
     assert set(ledger().values_list("name", flat=True)) == set(names)
 
 
-# Workers on the same rows
+# Workers that process the same rows
 
 
 def run_in_any_order(meeting: Meeting, pks: list[int]) -> None:
@@ -232,7 +231,7 @@ def run_in_any_order(meeting: Meeting, pks: list[int]) -> None:
     assert run_all(pks) == {}
 
 
-def test_many_workers_on_the_same_rows(race: Callable[..., None]) -> None:
+def test_workers_transfer_each_row_once(race: Callable[..., None]) -> None:
     storage: Any = storages["default"]
     for number in range(ROUNDS):
         storage.save(f"{number}.bin", ContentFile(b"content"))
@@ -243,8 +242,8 @@ def test_many_workers_on_the_same_rows(race: Callable[..., None]) -> None:
     assert on_disk("far") == sorted(f"{number}.bin" for number in range(ROUNDS))
 
 
-@pytest.mark.skipif(connection.vendor == "sqlite", reason="it has one writer at a time")
-def test_a_long_transaction_on_one_file_holds_up_no_other() -> None:
+@pytest.mark.skipif(connection.vendor == "sqlite", reason="SQLite has one writer at a time")
+def test_long_transaction_blocks_no_other_file() -> None:
     storage: Any = storages["default"]
     name, other = [storage.save(each, ContentFile(b"content")) for each in ("a.bin", "b.bin")]
 
@@ -260,9 +259,9 @@ def test_a_long_transaction_on_one_file_holds_up_no_other() -> None:
     assert storage.using_remote(other)
 
 
-@pytest.mark.skipif(connection.vendor != "mysql", reason="only there it was otherwise")
-def test_a_claim_looks_at_its_own_row_alone() -> None:
-    """By the index of due_at it locked all due rows, and deadlocked with who deletes a file."""
+@pytest.mark.skipif(connection.vendor != "mysql", reason="the bug was specific to MySQL")
+def test_claim_locks_only_its_own_row() -> None:
+    """Using the index on due_at, a claim locked all due rows and deadlocked with deletes."""
     storage: Any = storages["default"]
     storage.save(SHARED, ContentFile(b"content"))
     (row,) = ledger().all()
@@ -307,7 +306,7 @@ def in_two(meeting: Meeting, number: int) -> None:
 
 
 @pytest.mark.parametrize("again", [in_one, in_two])
-def test_a_name_is_deleted_and_saved_again(
+def test_name_is_deleted_and_saved_again(
     again: Callable[..., None], race: Callable[..., None], meeting: Meeting
 ) -> None:
     race([(again, number) for number in range(4)], beside=[(transfer_and_sweep,)] * 3)
@@ -318,7 +317,7 @@ def test_a_name_is_deleted_and_saved_again(
     assert {name: read(storages["far"], name).decode() for name in last} == last
 
 
-# Readers, who must see a whole file
+# Readers, which must see whole files
 
 
 def content_of(version: int) -> bytes:
@@ -326,7 +325,7 @@ def content_of(version: int) -> bytes:
 
 
 def version_of(content: bytes) -> int:
-    """The version that these bytes are, all of them."""
+    """Return the version of this content, which must be complete."""
     version = int(content[:6])
     assert content == content_of(version), f"not the whole of version {version}"
     return version
@@ -338,12 +337,12 @@ def overwrite_often(meeting: Meeting) -> None:
     for version in range(1, TURNS + 1):
         with storage.open(SHARED, "wb") as file:
             file.write(content_of(version))
-        if version % 3 == 0:  # else it may be on its way, or not even that
+        if version % 3 == 0:  # otherwise it may be transferring or still pending
             storage.wait(timeout=30)
 
 
 def read_versions(meeting: Meeting) -> None:
-    """What was seen once is never older afterwards."""
+    """Read the file repeatedly; its version must never decrease."""
     meeting.wait_for_the_others()
     storage: Any = storages["default"]
     seen = 0
@@ -356,7 +355,7 @@ def read_versions(meeting: Meeting) -> None:
 
 
 @pytest.mark.usefixtures("evicting")
-def test_new_content_wins_over_what_is_on_its_way(race: Callable[..., None]) -> None:
+def test_new_content_replaces_content_being_transferred(race: Callable[..., None]) -> None:
     storage: Any = storages["default"]
     assert storage.save(SHARED, ContentFile(content_of(0))) == SHARED
     race([(overwrite_often,)], beside=[(transfer_and_sweep,)] * 2 + [(read_versions,)] * 2)
@@ -367,14 +366,14 @@ def test_new_content_wins_over_what_is_on_its_way(race: Callable[..., None]) -> 
 
 
 @pytest.mark.one_database
-def test_new_content_wins_on_s3_too(
+def test_new_content_replaces_content_on_s3(
     race: Callable[..., None],
     settings: Settings,
     s3_options: dict[str, Any],
     s3_client: Any,
     s3_bucket: str,
 ) -> None:
-    options = s3_options | {"client_config": None}  # another process cannot be given one
+    options = s3_options | {"client_config": None}  # it cannot be passed to another process
     far = {"BACKEND": "storages.backends.s3.S3Storage", "OPTIONS": options}
     settings.STORAGES = settings.STORAGES | {"far": far}
     storage: Any = storages["default"]
@@ -386,7 +385,7 @@ def test_new_content_wins_on_s3_too(
     assert version_of(read(storages["far"], SHARED)) == TURNS
 
 
-def test_a_reader_who_looked_before_new_content_came_gets_no_half_of_it() -> None:
+def test_read_during_overwrite_returns_whole_content() -> None:
     storage = make(task=TransferAndDelete())
     name = storage.save("a.txt", ContentFile(b"old"))
     storage.queue.deliver()
@@ -394,13 +393,13 @@ def test_a_reader_who_looked_before_new_content_came_gets_no_half_of_it() -> Non
     def overwrite(_name: str) -> None:
         with storage.open(name, "wb") as file:
             file.write(b"newer")
-        Path(storage.remote.path(name)).write_bytes(b"new")  # a worker is halfway
+        Path(storage.remote.path(name)).write_bytes(b"new")  # a worker has uploaded half of it
 
     storage.remote.before["_open"] = overwrite
     assert read(storage, name) == b"newer"
 
 
-def test_a_reader_who_looked_before_new_content_came_misses_nothing() -> None:
+def test_read_survives_removal_of_the_old_object() -> None:
     storage = make(task=TransferAndDelete())
     name = storage.save("a.txt", ContentFile(b"old"))
     storage.queue.deliver()
@@ -408,14 +407,14 @@ def test_a_reader_who_looked_before_new_content_came_misses_nothing() -> None:
     def overwrite(_name: str) -> None:
         with storage.open(name, "wb") as file:
             file.write(b"newer")
-        storage.remote.delete(name)  # a worker has made room
+        storage.remote.delete(name)  # a worker has deleted the old object
 
     storage.remote.before["_open"] = overwrite
     assert read(storage, name) == b"newer"
 
 
 @pytest.mark.parametrize("delayed", [False, True])
-def test_new_content_that_comes_in_the_instant_of_the_claim(
+def test_new_content_saved_during_the_claim_wins(
     delayed: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     storage = make(delayed=delayed)
@@ -444,8 +443,7 @@ def test_new_content_that_comes_in_the_instant_of_the_claim(
 
 
 def save_in_turn(meeting: Meeting) -> None:
-    """Have one file after the other transferred, evicted, restored and evicted again under the eyes
-    of the readers."""
+    """Transfer, evict, restore and evict again one file after the other while others read them."""
     meeting.wait_for_the_others()
     storage: Any = storages["default"]
     for version in range(TURNS):
@@ -466,14 +464,14 @@ def read_in_turn(meeting: Meeting) -> None:
     while not meeting.is_over:
         for version in meeting.get("saved"):
             if version > seen:
-                look_at(storage, f"{version}.bin", version)
+                read_until_evicted(storage, f"{version}.bin", version)
                 seen = version
         if seen >= 0:
             assert version_of(read(storage, f"{seen}.bin")) == seen
 
 
-def look_at(storage: Any, name: str, version: int) -> None:
-    """Read until the file is on the remote, and once more."""
+def read_until_evicted(storage: Any, name: str, version: int) -> None:
+    """Read the file until it is evicted, and once more."""
     is_last = False
     while not is_last:
         is_last = is_evicted(storage, name)
@@ -489,7 +487,7 @@ def look_at(storage: Any, name: str, version: int) -> None:
 
 
 @pytest.mark.usefixtures("evicting")
-def test_a_reader_sees_a_file_whole_while_it_moves(race: Callable[..., None]) -> None:
+def test_readers_see_whole_files_during_transfers(race: Callable[..., None]) -> None:
     race([(save_in_turn,)], beside=[(transfer_and_sweep,)] * 2 + [(read_in_turn,)] * 3)
     assert len(settle()) == TURNS
     assert on_disk() == []

@@ -1,4 +1,4 @@
-"""Every file reaches the remote by itself, through faults and crashes."""
+"""Every file is transferred eventually, despite faults and crashes."""
 
 import os
 import signal
@@ -41,14 +41,16 @@ def threads() -> Iterator[ThreadQueue]:
 
 
 @pytest.fixture
-def soon(settings: Settings) -> None:
+def short_retry_delays(settings: Settings) -> None:
     settings.QUEUED_STORAGE = {"RETRY_DELAY": 0.2, "RETRY_MAX_DELAY": 0.5, "RETRIES": 1000}
 
 
 @pytest.fixture
-def storage(threads: ThreadQueue, soon: None, s3_proxy_options: dict[str, Any]) -> QueuedStorage:
+def storage(
+    threads: ThreadQueue, short_retry_delays: None, s3_proxy_options: dict[str, Any]
+) -> QueuedStorage:
     remote = {"BACKEND": "storages.backends.s3.S3Storage", "OPTIONS": s3_proxy_options}
-    alias = f"recovery-{s3_proxy_options['bucket_name']}"  # the last test's may still exist
+    alias = f"recovery-{s3_proxy_options['bucket_name']}"  # other tests' may still exist
     return QueuedStorage("disk", remote, alias=alias, queue=threads)
 
 
@@ -180,9 +182,9 @@ def test_file_survives_crash_during_transfer(
 
     other = [*WORKER, "--until-empty", "--poll", "0.1"]
     assert spawn(other, env=child_environment).wait(30) == 0
-    assert QueuedFile.objects.get().state == State.TRANSFERRING  # its lease still stands
+    assert QueuedFile.objects.get().state == State.TRANSFERRING  # its lease has not expired
 
-    QueuedFile.objects.update(due_at=row.saved_at)  # the lease ends
+    QueuedFile.objects.update(due_at=row.saved_at)  # the lease expires
     assert spawn(other, env=child_environment).wait(30) == 0
     row = QueuedFile.objects.get()
     assert (row.state, row.remote_name, row.attempts) == (State.TRANSFERRED, name, 2)

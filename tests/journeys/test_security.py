@@ -1,4 +1,4 @@
-"""Nothing secret leaves the process, and what comes in from outside does no harm."""
+"""Secrets do not leave the process, and untrusted input does no harm."""
 
 import logging
 import os
@@ -47,12 +47,12 @@ SECRETS = {
     "secret_key": "hunter2/with+signs=in/it",
     "security_token": "hunter2-session-token",
 }
-# Each secret as it is and as it stands in an address
-TOLD = [form for secret in SECRETS.values() for form in (secret, quote(secret, safe=""))]
+# Each secret, plain and URL-quoted
+SECRET_FORMS = [form for secret in SECRETS.values() for form in (secret, quote(secret, safe=""))]
 
 
-class Talkative(S3Storage):
-    """Fails with all that it knows."""
+class LeakyStorage(S3Storage):
+    """Raises an error whose message contains all secrets."""
 
     def _save(self, name: str, content: Any) -> str:
         signed = self.url(name)
@@ -71,7 +71,7 @@ GENERIC = "queued_storage.uploaders.generic.GenericUploader"
 
 def remote() -> Storage:
     options = {"bucket_name": "bucket", "region_name": "eu-west-1", **SECRETS}
-    return Talkative(**options, endpoint_url="http://127.0.0.1:9")
+    return LeakyStorage(**options, endpoint_url="http://127.0.0.1:9")
 
 
 def queued(**options: Any) -> Any:
@@ -79,7 +79,7 @@ def queued(**options: Any) -> Any:
 
 
 def assert_clean(text: str) -> None:
-    for secret in TOLD:
+    for secret in SECRET_FORMS:
         assert secret not in text, f"{secret} is in: {text}"
     assert "Signature=" not in text
     assert "hunter2" not in text
@@ -89,8 +89,8 @@ def assert_clean(text: str) -> None:
 
 
 @pytest.mark.one_database
-def test_nothing_but_ids_is_in_the_broker(redis_url: str, queue_name: str) -> None:
-    """All that Redis holds, whatever Celery calls it."""
+def test_broker_holds_only_ids(redis_url: str, queue_name: str) -> None:
+    """Check all keys and values in Redis, whatever their names."""
     app = Celery("tests", broker=redis_url, set_as_current=False)
     app.conf.broker_transport_options = {"global_keyprefix": f"{queue_name}:"}
     storage = queued(queue=CeleryQueue(app, queue=queue_name), alias="private-alias")
@@ -117,7 +117,7 @@ def test_nothing_but_ids_is_in_the_broker(redis_url: str, queue_name: str) -> No
         assert word not in text
 
 
-def test_nothing_but_ids_is_in_the_task_table() -> None:
+def test_task_table_holds_only_ids() -> None:
     storage = queued(queue=DjangoTasksQueue(), alias="private-alias")
     storage.save("private-name.txt", file(b"private content"))
     with connection.cursor() as cursor:
@@ -133,7 +133,7 @@ def test_nothing_but_ids_is_in_the_task_table() -> None:
 
 @pytest.fixture
 def logged(caplog: pytest.LogCaptureFixture) -> Iterator[Any]:
-    """All that the package logs, tracebacks too."""
+    """Return a function that returns all log messages of the package, with tracebacks."""
     caplog.set_level(logging.DEBUG, "queued_storage")
 
     def text() -> str:
@@ -150,11 +150,11 @@ def in_ledger() -> str:
 
 
 def nested() -> Any:
-    """From disk to a queued storage whose remote keeps the secrets."""
+    """Return a storage whose remote is a queued storage with the secrets."""
     return make(
         remote=QueuedStorage(
             "disk",
-            f"{__name__}.Talkative",
+            f"{__name__}.LeakyStorage",
             remote_options={"bucket_name": "bucket", "region_name": "eu-west-1", **SECRETS},
             queue=DummyQueue(),
             alias=f"inner-{uuid.uuid4().hex[:8]}",
@@ -162,7 +162,7 @@ def nested() -> Any:
     )
 
 
-def test_the_ledger_and_the_logs_hold_no_secret(logged: Any) -> None:
+def test_ledger_and_logs_hold_no_secret(logged: Any) -> None:
     storage = queued()
     name = storage.save("a.txt", file())
     storage.queue.deliver()
@@ -172,23 +172,23 @@ def test_the_ledger_and_the_logs_hold_no_secret(logged: Any) -> None:
 
 
 @pytest.mark.one_database
-def test_a_storage_in_a_storage_keeps_its_secrets() -> None:
+def test_nested_storage_keeps_its_secrets() -> None:
     wrapped = FaultyStorage(remote())
     error = OSError(f"{SECRETS['secret_key']} and {SECRETS['access_key']}")
     assert_clean(reason(error, disk(), wrapped))
     assert_clean(reason(error, disk(), nested().remote))
-    spec = {"BACKEND": f"{__name__}.Talkative", "OPTIONS": dict(SECRETS)}
+    spec = {"BACKEND": f"{__name__}.LeakyStorage", "OPTIONS": dict(SECRETS)}
     assert_clean(reason(error, QueuedStorage("disk", spec, alias="spec")))
 
 
 @pytest.mark.one_database
-def test_a_storage_that_holds_itself_is_no_trap() -> None:
+def test_storage_that_refers_to_itself_is_handled() -> None:
     storage = FileSystemStorage()
     storage.__dict__["friend"] = {"of": [storage], "secret": "hunter2"}
     assert reason(OSError("hunter2"), storage) == "OSError: …"
 
 
-def test_a_broker_that_cannot_be_told_is_logged_without_its_password(logged: Any) -> None:
+def test_broker_error_is_logged_without_password(logged: Any) -> None:
     class Dead(BaseQueue):
         def enqueue(self, pks: list[int]) -> None:
             raise ConnectionError("redis://:hunter2@broker:6379 does not answer")
@@ -199,9 +199,7 @@ def test_a_broker_that_cannot_be_told_is_logged_without_its_password(logged: Any
     assert_clean(logged())
 
 
-def test_a_cache_that_is_out_of_order_is_logged_without_its_password(
-    settings: Settings, logged: Any
-) -> None:
+def test_cache_error_is_logged_without_password(settings: Settings, logged: Any) -> None:
     settings.CACHES = {"default": {"BACKEND": f"{__name__}.DeadCache"}}
     storage = make()
     storage.url(storage.save("a.txt", file()))
@@ -210,13 +208,13 @@ def test_a_cache_that_is_out_of_order_is_logged_without_its_password(
 
 
 class DeadCache:
-    """Raises what it is asked."""
+    """Raises an error for every call."""
 
     def __init__(self, *args: Any) -> None:
         pass
 
     def clear(self) -> None:
-        """After the test."""
+        """Do nothing; Django calls this after the test."""
 
     close = clear
 
@@ -224,7 +222,7 @@ class DeadCache:
         raise ConnectionError("redis://:hunter2@cache:6379 does not answer")
 
 
-def test_a_database_that_is_away_is_logged_without_its_password(
+def test_database_error_is_logged_without_password(
     logged: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     storage = make()
@@ -241,7 +239,7 @@ def test_a_database_that_is_away_is_logged_without_its_password(
 
 
 @pytest.mark.one_database
-def test_no_repr_tells_a_secret() -> None:
+def test_repr_contains_no_secret() -> None:
     storage = queued(task=TransferAndDelete)
     name = storage.save("a.txt", file())
     found = row(storage, name)
@@ -256,7 +254,7 @@ def test_no_repr_tells_a_secret() -> None:
 
 
 @pytest.mark.one_database
-def test_an_error_about_the_configuration_tells_no_secret() -> None:
+def test_configuration_error_contains_no_secret() -> None:
     specs = [
         {"BACKEND": "queued_storage.queues.dummy.DummyQueue", "OPTIONS": {"password": "hunter2"}},
         {"BACKEND": "queued_storage.queues.dummy.DummyQueue", "PASSWORD": "hunter2"},
@@ -277,7 +275,7 @@ def test_an_error_about_the_configuration_tells_no_secret() -> None:
 
 
 @pytest.mark.one_database
-def test_the_cache_holds_no_secret_and_no_signed_url() -> None:
+def test_cache_holds_no_secret_or_signed_url() -> None:
     storage = queued(remote=ScriptedStorage())
     name = storage.save("a.txt", file())
     storage.queue.deliver()
@@ -299,7 +297,7 @@ def test_status_shows_no_secret(capsys: pytest.CaptureFixture[str]) -> None:
     assert_clean(shown)
 
 
-# Texts from outside
+# Untrusted text
 
 
 @pytest.mark.parametrize(
@@ -307,7 +305,7 @@ def test_status_shows_no_secret(capsys: pytest.CaptureFixture[str]) -> None:
     ["\udcff lone surrogate", "NUL \0", "\x1b[31m red", "😀" * 3000, "\r\nERROR forged"],
     ids=["surrogate", "NUL", "escape", "long", "lines"],
 )
-def test_whatever_an_error_says_the_file_is_tried_again(text: str) -> None:
+def test_file_is_retried_after_any_error_message(text: str) -> None:
     class Odd(ScriptedStorage):
         def _save(self, name: str, content: Any) -> str:
             raise OSError(text)
@@ -321,7 +319,7 @@ def test_whatever_an_error_says_the_file_is_tried_again(text: str) -> None:
 
 
 @pytest.mark.one_database
-def test_an_error_that_cannot_be_shown_is_an_error_all_the_same() -> None:
+def test_error_whose_str_fails_is_recorded() -> None:
     class Mute(Exception):
         def __str__(self) -> str:
             raise RuntimeError("no words")
@@ -337,7 +335,7 @@ def test_an_error_that_cannot_be_shown_is_an_error_all_the_same() -> None:
     assert row(storage, name).last_error == "Mute"
 
 
-CLIENTS_NAMES = {
+CLIENT_NAMES = {
     "../../../etc/passwd": "docs/passwd",
     "..\\..\\boot.ini": "docs/boot.ini",
     "C:\\Users\\me\\a.txt": "docs/a.txt",
@@ -352,7 +350,7 @@ CLIENTS_NAMES = {
 
 
 def received(name: str) -> UploadedFile:
-    """What Django makes of an upload whose client calls it so."""
+    """Return the upload that Django creates for this file name from a client."""
     body = (
         f"--limit\r\nContent-Disposition: form-data; name=file; filename*=UTF-8''{quote(name)}"
         "\r\nContent-Type: text/plain\r\n\r\nbytes\r\n--limit--\r\n"
@@ -364,8 +362,8 @@ def received(name: str) -> UploadedFile:
 
 
 @pytest.mark.one_database
-@pytest.mark.parametrize(("given", "kept"), CLIENTS_NAMES.items(), ids=range(len(CLIENTS_NAMES)))
-def test_the_name_that_a_client_gives_its_upload_stays_in_its_place(given: str, kept: str) -> None:
+@pytest.mark.parametrize(("given", "kept"), CLIENT_NAMES.items(), ids=range(len(CLIENT_NAMES)))
+def test_client_file_name_stays_in_its_directory(given: str, kept: str) -> None:
     storage: Any = storages["default"]
     document = Document.objects.create(file=received(given))
     assert document.file.name == kept
@@ -378,8 +376,8 @@ def test_the_name_that_a_client_gives_its_upload_stays_in_its_place(given: str, 
 
 
 @pytest.mark.one_database
-def test_no_upload_passes_for_an_unfinished_file() -> None:
-    """It would be hidden, and be removed with what dead processes have left."""
+def test_upload_cannot_use_a_reserved_name() -> None:
+    """Such a file would be hidden, and deleted like drafts of crashed processes."""
     name = ".queued-0123456789abcdef.txt"
     with pytest.raises(SuspiciousFileOperation):
         Document.objects.create(file=received(name))
@@ -393,7 +391,7 @@ def test_no_upload_passes_for_an_unfinished_file() -> None:
 
 @pytest.fixture
 def outside(tmp_path: Path) -> Iterator[Path]:
-    """A file that is not the storage's, and must stay as it is."""
+    """A file outside the storage, which must not change."""
     place = tmp_path / "outside"
     place.mkdir()
     victim = place / "victim.txt"
@@ -414,7 +412,7 @@ def link(name: str, target: Path) -> Path:
 
 @pytest.mark.one_database
 @pytest.mark.parametrize("dangling", [False, True], ids=["", "dangling"])
-def test_a_save_does_not_write_through_a_link(outside: Path, dangling: bool) -> None:
+def test_save_does_not_write_through_a_link(outside: Path, dangling: bool) -> None:
     storage = make()
     link("a.txt", outside.with_name("nothing.txt") if dangling else outside)
     name = storage.save("a.txt", file())
@@ -424,7 +422,7 @@ def test_a_save_does_not_write_through_a_link(outside: Path, dangling: bool) -> 
 
 @pytest.mark.one_database
 @pytest.mark.parametrize("mode", ["wb", "ab", "r+b"])
-def test_opening_for_writing_replaces_a_link_and_not_its_target(outside: Path, mode: str) -> None:
+def test_opening_for_writing_replaces_only_the_link(outside: Path, mode: str) -> None:
     storage = make()
     name = storage.save("a.txt", file())
     path = link(name, outside)
@@ -436,7 +434,7 @@ def test_opening_for_writing_replaces_a_link_and_not_its_target(outside: Path, m
 
 @pytest.mark.one_database
 @pytest.mark.parametrize("known", [True, False], ids=["", "without a row"])
-def test_a_delete_removes_a_link_and_not_its_target(outside: Path, known: bool) -> None:
+def test_delete_removes_only_the_link(outside: Path, known: bool) -> None:
     storage = make()
     name = storage.save("a.txt", file()) if known else "a.txt"
     path = link(name, outside)
@@ -446,10 +444,10 @@ def test_a_delete_removes_a_link_and_not_its_target(outside: Path, known: bool) 
 
 
 @pytest.mark.one_database
-def test_an_eviction_removes_a_link_and_not_its_target(outside: Path) -> None:
+def test_eviction_removes_only_the_link(outside: Path) -> None:
     storage = make(task=TransferAndDelete)
     name = storage.save("a.txt", file(b"not yours"))
-    path = link(name, outside)  # the very bytes, so the transfer takes place
+    path = link(name, outside)  # the same content, so the file is transferred
     storage.queue.deliver()
     assert row(storage, name).evicted_at
     assert not path.is_symlink()
@@ -457,7 +455,7 @@ def test_an_eviction_removes_a_link_and_not_its_target(outside: Path) -> None:
 
 @pytest.mark.one_database
 @pytest.mark.parametrize("content", [b"other siz", b"another size"], ids=["bytes", "size"])
-def test_what_a_link_leads_to_is_not_taken_for_the_file(outside: Path, content: bytes) -> None:
+def test_link_to_other_content_is_not_transferred(outside: Path, content: bytes) -> None:
     storage = make()
     name = storage.save("a.txt", file(content))
     link(name, outside)
@@ -469,7 +467,7 @@ def test_what_a_link_leads_to_is_not_taken_for_the_file(outside: Path, content: 
 
 @pytest.mark.one_database
 def test_local_path_of_a_link_is_a_file(outside: Path) -> None:
-    """A link to a relative place would lead nowhere from another directory."""
+    """A copied link with a relative target would be broken in another directory."""
     storage = make()
     name = storage.save("a.txt", file())
     other = storage.save("b.txt", file(b"other"))
@@ -482,8 +480,11 @@ def test_local_path_of_a_link_is_a_file(outside: Path) -> None:
 
 
 @pytest.mark.one_database
-def test_a_directory_that_is_a_link_is_followed_as_djangos_storage_does(tmp_path: Path) -> None:
-    """Larger disks are brought in so. Who may make links there, may read and write anyway."""
+def test_linked_directory_is_followed(tmp_path: Path) -> None:
+    """Links to larger disks are common, and Django's FileSystemStorage follows them too.
+
+    A user who may create links in this directory may read and write its files anyway.
+    """
     elsewhere = tmp_path / "larger disk"
     elsewhere.mkdir()
     Path(disk().location).mkdir(exist_ok=True)

@@ -1,4 +1,4 @@
-"""What surrounds the package fails: the database, the cache, the broker, the clock, the disk."""
+"""Failures of the environment: the database, the cache, the broker, the clock and the disk."""
 
 import contextlib
 import errno
@@ -59,7 +59,7 @@ LOST = (OperationalError, InterfaceError)
 
 
 class Evict(Step, TransferAndDelete):
-    """A Step that asks for eviction."""
+    """A Step that evicts the local copy."""
 
 
 is_server = pytest.mark.skipif(
@@ -78,7 +78,7 @@ def no_pauses(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def cut() -> None:
-    """Have the server end this thread's connection, as its administrator or a restart would."""
+    """Make the server close this thread's connection, as an administrator or a restart would."""
     if connection.vendor == "postgresql":
         ask = "SELECT pg_backend_pid()", "SELECT pg_terminate_backend({})"
     else:
@@ -88,7 +88,7 @@ def cut() -> None:
         (ident,) = cursor.fetchone()
     with contextlib.closing(connection.copy()) as other, other.cursor() as cursor:
         cursor.execute(ask[1].format(ident))
-    while True:  # until the server has done it
+    while True:  # until the server has closed it
         try:
             with connection.connection.cursor() as cursor:
                 cursor.execute("SELECT 1")
@@ -97,8 +97,10 @@ def cut() -> None:
 
 
 class Cutter:
-    """Cuts the connection around one statement on the ledger, the one with this number, or around
-    so many from there on."""
+    """Cuts the connection before or after the ledger statement with this number.
+
+    ``times`` is the number of consecutive statements at which it does so.
+    """
 
     def __init__(self, number: int, *, before: bool, kind: str = "", times: int = 1) -> None:
         self.left = number
@@ -118,7 +120,7 @@ class Cutter:
         if self.before:
             answer = execute(sql, params, many, context)
         with connection.wrap_database_errors:
-            connection.connection.cursor().execute("SELECT 1")  # the answer never came
+            connection.connection.cursor().execute("SELECT 1")  # fails: the answer is lost
         return answer
 
 
@@ -128,8 +130,8 @@ def reconnected() -> None:
     connection.ensure_connection()
 
 
-def life(storage: Any, cutter: Cutter, name: str = "a.txt") -> None:
-    """What workers do for a file until it is on the remote alone, and until it is gone."""
+def deliver_with(storage: Any, cutter: Cutter, name: str = "a.txt") -> None:
+    """Deliver all messages while the cutter watches the statements, and reconnect."""
     with connection.execute_wrapper(cutter):
         storage.queue.deliver()
     reconnected()
@@ -137,18 +139,18 @@ def life(storage: Any, cutter: Cutter, name: str = "a.txt") -> None:
 
 @is_server
 @pytest.mark.parametrize("before", [True, False], ids=["before", "after"])
-def test_a_worker_whose_connection_is_lost_at_any_statement_loses_nothing(before: bool) -> None:
-    """Each statement of a transfer with an eviction, and of a purge, in turn."""
+def test_worker_survives_lost_connection_at_any_statement(before: bool) -> None:
+    """Cut the connection at each statement of a transfer, an eviction and a delete in turn."""
     seen = []
     for number in range(100):
         storage = make(task=TransferAndDelete)
         name = storage.save("a.txt", file(b"precious"))
         cutter = Cutter(number, before=before)
-        life(storage, cutter)
+        deliver_with(storage, cutter)
         if found := storage.queued_file(name):
             assert read(storage, name) == b"precious"
             if found.state != State.TRANSFERRED or found.is_local:
-                assert found.due_at is not None, cutter.statement  # somebody will look again
+                assert found.due_at is not None, cutter.statement  # so a worker retries it
                 make_due(storage, name)
                 storage.queue.messages.append([found.pk])
                 storage.queue.deliver()
@@ -159,7 +161,7 @@ def test_a_worker_whose_connection_is_lost_at_any_statement_loses_nothing(before
         assert read(storage, name) == b"precious"
 
         storage.delete(name)
-        life(storage, cutter)
+        deliver_with(storage, cutter)
         if storage.queued_file(name):
             make_due(storage, name)
             assert sweep(storage.alias) == 1
@@ -174,9 +176,9 @@ def test_a_worker_whose_connection_is_lost_at_any_statement_loses_nothing(before
 
 
 @is_server
-def test_a_write_of_a_worker_outlasts_a_lost_connection() -> None:
-    """Without that, a transfer that takes longer than the server keeps idle connections is
-    repeated for ever."""
+def test_worker_repeats_a_write_after_lost_connection() -> None:
+    """Otherwise, a transfer that outlasts the server's timeout for idle connections would be
+    repeated forever."""
     for number in range(100):
         storage = make()
         name = storage.save("a.txt", file())
@@ -190,28 +192,28 @@ def test_a_write_of_a_worker_outlasts_a_lost_connection() -> None:
         disk().delete(name)
         if not cutter.statement:
             break
-    assert number == 3  # claimed, named, promoted
+    assert number == 3  # the claim, the remote name and the promotion
 
 
 @is_server
 @pytest.mark.parametrize("task", [Transfer, TransferAndDelete])
-def test_a_promotion_whose_answer_is_lost_is_told_all_the_same(task: type[Transfer]) -> None:
-    told: list[str] = []
+def test_promotion_with_lost_answer_is_signalled(task: type[Transfer]) -> None:
+    signals: list[str] = []
 
-    def hear(*, queued_file: QueuedFile, **_kwargs: object) -> None:
-        told.append(queued_file.name)
+    def record_signal(*, queued_file: QueuedFile, **_kwargs: object) -> None:
+        signals.append(queued_file.name)
 
     storage = make(task=task)
     name = storage.save("a.txt", file())
-    promotion = Cutter(2, before=False, kind="UPDATE")  # after the claim and the name
-    file_transferred.connect(hear)
+    promotion = Cutter(2, before=False, kind="UPDATE")  # after the claim and the remote name
+    file_transferred.connect(record_signal)
     try:
         with connection.execute_wrapper(promotion):
             assert storage.queue.deliver() == {}
     finally:
-        file_transferred.disconnect(hear)
+        file_transferred.disconnect(record_signal)
     assert promotion.statement
-    assert told == [name]
+    assert signals == [name]
     assert (row(storage, name).state, row(storage, name).attempts) == (State.TRANSFERRED, 1)
     assert row(storage, name).due_at is None
     assert on_disk() == ([] if task is TransferAndDelete else [name])
@@ -219,40 +221,40 @@ def test_a_promotion_whose_answer_is_lost_is_told_all_the_same(task: type[Transf
 
 @is_server
 @pytest.mark.parametrize("retries", [0, 1])
-def test_a_failure_whose_answer_is_lost_is_told_all_the_same(
+def test_failure_with_lost_answer_is_signalled(
     retries: int, settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
     settings.QUEUED_STORAGE = settings.QUEUED_STORAGE | {"RETRIES": retries}
-    told: list[bool] = []
+    signals: list[bool] = []
 
-    def hear(*, will_retry: bool, **_kwargs: object) -> None:
-        told.append(will_retry)
+    def record_signal(*, will_retry: bool, **_kwargs: object) -> None:
+        signals.append(will_retry)
 
     storage = make()
     storage.remote.refuses = True
     name = storage.save("a.txt", file())
     pk = row(storage, name).pk
     end = Cutter(1, before=False, kind="UPDATE")  # after the claim
-    transfer_failed.connect(hear)
+    transfer_failed.connect(record_signal)
     try:
         with connection.execute_wrapper(end):
             errors = storage.queue.deliver()
     finally:
-        transfer_failed.disconnect(hear)
+        transfer_failed.disconnect(record_signal)
     assert end.statement
     assert list(errors) == [pk]
-    assert told == [bool(retries)]
+    assert signals == [bool(retries)]
     assert "failed: ConnectionError: The remote is away." in caplog.text
     found = row(storage, name)
     assert (found.state, len(found.failures)) == (["failed", "pending"][retries], 1)
 
 
 @is_server
-def test_a_delete_whose_answer_is_lost_is_carried_out_all_the_same() -> None:
+def test_delete_with_lost_answer_takes_effect() -> None:
     storage = make()
     name = storage.save("a.txt", file())
     storage.queue.deliver()
-    far = storage.url(name)  # which is in the cache from now on
+    far = storage.url(name)  # which also caches it
     with connection.execute_wrapper(Cutter(0, before=False, kind="UPDATE")):
         storage.delete(name)
     assert on_disk() == []
@@ -263,7 +265,7 @@ def test_a_delete_whose_answer_is_lost_is_carried_out_all_the_same() -> None:
 
 
 @is_server
-def test_the_rest_of_a_message_survives_a_lost_connection() -> None:
+def test_lost_connection_skips_one_file_of_a_message() -> None:
     storage = make()
     names = [storage.save(f"{number}.txt", file()) for number in range(4)]
     claim_of_the_second = 3  # after the first file's claim, name and promotion
@@ -278,12 +280,12 @@ def test_the_rest_of_a_message_survives_a_lost_connection() -> None:
 
 
 @is_server
-def test_a_claim_whose_answer_is_lost_is_made_again_after_its_lease() -> None:
+def test_claim_with_lost_answer_is_repeated_later() -> None:
     storage = make()
     name = storage.save("a.txt", file())
     with connection.execute_wrapper(Cutter(0, before=False, kind="UPDATE")):
         assert storage.queue.deliver() == {}
-    if row(storage, name).state == State.TRANSFERRING:  # else the database was asked for the row
+    if row(storage, name).state == State.TRANSFERRING:  # otherwise it read the row again
         assert work.run(row(storage, name).pk) is None
         assert row(storage, name).state == State.TRANSFERRING
         assert work.run(make_due(storage, name)) is None
@@ -293,7 +295,7 @@ def test_a_claim_whose_answer_is_lost_is_made_again_after_its_lease() -> None:
 @is_server
 @pytest.mark.parametrize("before", [True, False], ids=["before", "after"])
 @pytest.mark.parametrize("atomic", [True, False], ids=["in a transaction", "alone"])
-def test_a_save_whose_connection_is_lost_leaves_no_file(before: bool, atomic: bool) -> None:
+def test_save_with_lost_connection_leaves_no_file(before: bool, atomic: bool) -> None:
     storage = make()
     storage.alias  # noqa: B018
     with (
@@ -307,14 +309,14 @@ def test_a_save_whose_connection_is_lost_leaves_no_file(before: bool, atomic: bo
     storage.queue.deliver()
     if atomic or before:
         assert not QueuedFile.objects.exists()
-    else:  # the row was written, and nobody was told
+    else:  # the row was written, but no worker was notified
         assert isinstance(work.run(row(storage, "a.txt").pk), LocalFileMissing)
         assert row(storage, "a.txt").state == State.FAILED
     assert storage.save("b.txt", file()) == "b.txt"
 
 
 @is_server
-def test_a_delete_whose_connection_is_lost_at_any_statement_can_be_repeated() -> None:
+def test_delete_with_lost_connection_can_be_repeated() -> None:
     for before in (True, False):
         for number in range(100):
             storage = make()
@@ -352,7 +354,7 @@ def test_nothing_is_repeated_inside_a_transaction() -> None:
 
 
 @is_server
-def test_a_commit_that_is_lost_transfers_nothing() -> None:
+def test_lost_commit_transfers_nothing() -> None:
     storage = make()
 
     def save_and_lose() -> None:
@@ -372,7 +374,7 @@ def test_a_commit_that_is_lost_transfers_nothing() -> None:
 
 @contextlib.contextmanager
 def locked(pk: int, seconds: float) -> Iterator[None]:
-    """Somebody else holds the row, or the whole database, for some time."""
+    """Lock the row, on SQLite the whole database, in another thread for some seconds."""
     holds = threading.Event()
 
     def hold() -> None:
@@ -392,8 +394,8 @@ def locked(pk: int, seconds: float) -> Iterator[None]:
 
 
 @pytest.fixture
-def short_of_patience() -> Iterator[None]:
-    """This thread's connections give up on a lock after a moment."""
+def short_lock_timeout() -> Iterator[None]:
+    """Give this thread's connections a short lock timeout."""
     say = {
         "postgresql": "SET lock_timeout = '200ms'",
         "mysql": "SET SESSION innodb_lock_wait_timeout = 1",
@@ -413,8 +415,8 @@ def short_of_patience() -> Iterator[None]:
     connection.close()
 
 
-@pytest.mark.usefixtures("short_of_patience")
-def test_a_lock_that_is_held_too_long_is_waited_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("short_lock_timeout")
+def test_worker_waits_again_for_a_lock(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(outages, "PAUSES", (0.3, 1))
     storage = make()
     name = storage.save("a.txt", file())
@@ -423,8 +425,8 @@ def test_a_lock_that_is_held_too_long_is_waited_for_again(monkeypatch: pytest.Mo
     assert (row(storage, name).state, row(storage, name).attempts) == (State.TRANSFERRED, 1)
 
 
-@pytest.mark.usefixtures("short_of_patience")
-def test_a_lock_that_is_held_for_long_delays_the_file_and_no_more() -> None:
+@pytest.mark.usefixtures("short_lock_timeout")
+def test_long_lock_only_delays_the_file() -> None:
     storage = make()
     name = storage.save("a.txt", file())
     with locked(row(storage, name).pk, 4 if connection.vendor == "mysql" else 1):
@@ -435,9 +437,9 @@ def test_a_lock_that_is_held_for_long_delays_the_file_and_no_more() -> None:
     assert row(storage, name).state == State.TRANSFERRED
 
 
-@pytest.mark.usefixtures("short_of_patience")
+@pytest.mark.usefixtures("short_lock_timeout")
 @pytest.mark.skipif(connection.vendor != "sqlite", reason="others lock rows, not the database")
-def test_a_save_into_a_locked_database_leaves_nothing() -> None:
+def test_save_into_a_locked_database_leaves_nothing() -> None:
     storage = make()
     other = storage.save("other.txt", file())
     with locked(row(storage, other).pk, 1), pytest.raises(OperationalError, match="locked"):
@@ -446,9 +448,9 @@ def test_a_save_into_a_locked_database_leaves_nothing() -> None:
     assert storage.save("a.txt", file()) == "a.txt"
 
 
-@pytest.mark.skipif(connection.vendor != "postgresql", reason="of PostgreSQL's isolation levels")
+@pytest.mark.skipif(connection.vendor != "postgresql", reason="uses isolation levels of PostgreSQL")
 @pytest.mark.parametrize("level", ["REPEATABLE READ", "SERIALIZABLE"])
-def test_a_serialization_failure_is_repeated(level: str) -> None:
+def test_statement_is_repeated_after_serialization_failure(level: str) -> None:
     storage = make()
     name = storage.save("a.txt", file())
     failures = []
@@ -472,7 +474,7 @@ def test_a_serialization_failure_is_repeated(level: str) -> None:
 
 
 @is_server
-def test_a_deadlock_of_two_transactions_is_its_owners_to_repeat() -> None:
+def test_deadlocked_transaction_can_be_repeated() -> None:
     """Two requests delete the same two files in opposite order."""
     storage = make()
     names = [storage.save(f"{number}.txt", file()) for number in range(2)]
@@ -513,7 +515,7 @@ def test_a_deadlock_of_two_transactions_is_its_owners_to_repeat() -> None:
 
 
 @pytest.mark.one_database
-def test_a_cache_that_goes_away_changes_no_answer(
+def test_cache_outage_changes_no_answer(
     redis_url: str, queue_name: str, settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
     where = services.address("redis")
@@ -549,7 +551,7 @@ def test_a_cache_that_goes_away_changes_no_answer(
         assert time.monotonic() - started < SOON
         assert "The cache is not used: ConnectionError" in caplog.text
 
-        proxy.mode = Mode.OK  # what it remembers is from before the delete
+        proxy.mode = Mode.OK  # its entries are older than the delete
         assert not storage.exists(name)
         assert storage.save(name, file(b"new")) == name
         assert read(storage, name) == b"new"
@@ -558,7 +560,7 @@ def test_a_cache_that_goes_away_changes_no_answer(
 # The broker (for one that is down, see tests/queues/contracts.py)
 
 
-def test_a_broker_that_is_flushed_and_then_delivers_everything_twice(
+def test_flushed_broker_with_duplicates_transfers_files_once(
     redis_url: str, queue_name: str
 ) -> None:
     app = Celery("tests", broker=redis_url, set_as_current=False)
@@ -576,7 +578,7 @@ def test_a_broker_that_is_flushed_and_then_delivers_everything_twice(
         client.delete(*client.scan_iter(f"{queue_name}:*"))
     assert sent() == []
     assert sweep(storage.alias) == 5
-    assert sweep(storage.alias) == 5  # and told twice of them
+    assert sweep(storage.alias) == 5  # so each file is enqueued twice
     messages = sent() * 2
     pks = [row(storage, name).pk for name in names]
     assert messages == [pks] * 4
@@ -606,12 +608,12 @@ steps = pytest.mark.parametrize("step", [HOUR, -HOUR], ids=["forth", "back"])
 
 
 def step_clock(step: timedelta) -> None:
-    """For the rows, a step of the database's clock is the opposite step of all they hold."""
+    """Simulate a step of the database's clock by shifting all times in the rows the other way."""
     ledger().update(due_at=F("due_at") - step, saved_at=F("saved_at") - step)
 
 
 @pytest.mark.one_database
-def test_no_time_in_the_ledger_is_a_hosts() -> None:
+def test_ledger_times_come_from_the_database() -> None:
     package = Path(queued_storage.__file__).parent
     reads_clock = re.compile(r"time\.time\(|time_ns|timezone\.now|localtime|datetime\.(utc)?now")
     deciding = [
@@ -626,7 +628,7 @@ def test_no_time_in_the_ledger_is_a_hosts() -> None:
 
 
 @steps
-def test_a_worker_whose_own_clock_is_wrong_is_a_good_worker(
+def test_worker_with_a_wrong_clock_transfers_files(
     step: timedelta, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     right = time.time
@@ -635,11 +637,11 @@ def test_a_worker_whose_own_clock_is_wrong_is_a_good_worker(
     monkeypatch.setattr("django.utils.timezone.now", lambda: wrong() + step)
     left = []
 
-    def look(*args: Any) -> None:
+    def record_lease(*args: Any) -> None:
         expires = row(storage, name).lease_expires_at
         left.append((expires - wrong()).total_seconds())
 
-    storage = make(task=Step(look))
+    storage = make(task=Step(record_lease))
     name = storage.save("a.txt", file())
     assert storage.queue.deliver() == {}
     assert 50 < left[0] < 70
@@ -647,12 +649,12 @@ def test_a_worker_whose_own_clock_is_wrong_is_a_good_worker(
 
 
 @steps
-def test_the_databases_clock_steps_while_a_file_waits(step: timedelta) -> None:
+def test_database_clock_steps_before_a_transfer(step: timedelta) -> None:
     storage = make()
     name = storage.save("a.txt", file())
     step_clock(step)
     storage.queue.deliver()
-    if step < timedelta(0):  # it waits until the clock is there again
+    if step < timedelta(0):  # the file is not due until the clock catches up
         assert row(storage, name).state == State.PENDING
         assert read(storage, name) == b"bytes"
         step_clock(-step)
@@ -663,10 +665,8 @@ def test_the_databases_clock_steps_while_a_file_waits(step: timedelta) -> None:
 
 @steps
 @pytest.mark.parametrize("task", [Step, Evict])
-def test_the_databases_clock_steps_while_a_file_is_transferred(
-    step: timedelta, task: type[Step]
-) -> None:
-    """Forth, the lease seems to have ended, and two workers meet; back, it seems to be long."""
+def test_database_clock_steps_during_a_transfer(step: timedelta, task: type[Step]) -> None:
+    """After a step forward, the lease seems expired and two workers meet; back, it seems long."""
     results = []
 
     def jump(name: str, local: Any, remote: Any) -> None:
@@ -690,12 +690,12 @@ def test_the_databases_clock_steps_while_a_file_is_transferred(
     assert not QueuedFile.objects.exists()
 
 
-# The local disk. A file size limit is met in test_bad_input
+# The local disk; test_bad_input tests a file size limit
 
 
 @pytest.fixture
 def tmpfs(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
-    """Mount a small file system of its own; what was mounted goes after the test."""
+    """Return a function that mounts a small file system, which is unmounted after the test."""
     with contextlib.ExitStack() as stack:
 
         def mount(options: str) -> Path:
@@ -732,14 +732,14 @@ WRITES: dict[str, Callable[[Any], str]] = {
 @pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
 @pytest.mark.parametrize("exists", [False, True], ids=["new", "known"])
 @pytest.mark.parametrize("fsync", [False, True], ids=["", "fsync"])
-def test_a_disk_that_is_full_at_each_write(
+def test_disk_full_at_any_write_leaves_nothing(
     tmpfs: Callable[[str], Path],
     settings: Settings,
     write: Callable[[Any], str],
     exists: bool,
     fsync: bool,
 ) -> None:
-    """The directory, the draft, its bytes, its name: whichever does not fit, nothing is left."""
+    """The disk fills up at the directory, the draft, its content or its name."""
     settings.QUEUED_STORAGE = {**settings.QUEUED_STORAGE, "FSYNC": fsync}
     failures = 0
     for limit in [*(f"nr_inodes={count}" for count in range(1, 9)), "size=4k", "size=8k"]:
@@ -765,8 +765,8 @@ def test_a_disk_that_is_full_at_each_write(
 
 
 @pytest.mark.one_database
-@pytest.mark.skipif(connection.vendor != "sqlite", reason="the disk of a server is its own")
-def test_a_ledger_whose_disk_is_full() -> None:
+@pytest.mark.skipif(connection.vendor != "sqlite", reason="a server has its own disk")
+def test_full_disk_of_the_ledger_loses_no_file() -> None:
     storage = make()
     storage.alias  # noqa: B018
     with connection.cursor() as cursor:
@@ -782,7 +782,7 @@ def test_a_ledger_whose_disk_is_full() -> None:
             fill()
         names = list(QueuedFile.objects.values_list("name", flat=True))
         assert on_disk() == sorted(names)
-        storage.queue.deliver()  # what is written over needs no new page, or waits
+        storage.queue.deliver()  # an update needs no new page, or is retried
     finally:
         connection.close()
     for name in names:
@@ -792,7 +792,7 @@ def test_a_ledger_whose_disk_is_full() -> None:
     assert on_disk("far") == sorted(names)
 
 
-# The local copy; what a retry does about it is in transfers/test_copies
+# The local copy; its retries are tested in transfers/test_copies
 
 
 def vanish(name: str) -> None:
@@ -807,7 +807,7 @@ def scramble(name: str) -> None:
     Path(disk().path(name)).write_bytes(b"BYTES")
 
 
-HARMS: dict[str, tuple[Callable[[str], None], type[Exception], str]] = {
+DAMAGES: dict[str, tuple[Callable[[str], None], type[Exception], str]] = {
     "vanished": (vanish, LocalFileMissing, "does not exist"),
     "truncated": (truncate, LocalFileChanged, "has 3 bytes, but 5"),
     "changed": (scramble, LocalFileChanged, "has the checksum"),
@@ -815,23 +815,23 @@ HARMS: dict[str, tuple[Callable[[str], None], type[Exception], str]] = {
 
 
 @pytest.mark.one_database
-@pytest.mark.parametrize("harm", HARMS.values(), ids=HARMS)
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
 @pytest.mark.parametrize("when", ["before", "during"])
 @pytest.mark.parametrize("level", ["size", "checksum", "content"])
-def test_a_harmed_local_copy_is_parked_with_its_reason(
-    harm: tuple[Callable[[str], None], type[Exception], str],
+def test_damaged_local_copy_fails_with_its_reason(
+    damage: tuple[Callable[[str], None], type[Exception], str],
     when: str,
     level: str,
     settings: Settings,
 ) -> None:
     settings.QUEUED_STORAGE = {**settings.QUEUED_STORAGE, "VERIFY": level}
-    do_harm, kind, text = harm
-    storage = make(task=Evict(lambda name, *args: do_harm(name) if when == "during" else None))
+    do_damage, kind, text = damage
+    storage = make(task=Evict(lambda name, *args: do_damage(name) if when == "during" else None))
     name = storage.save("a.txt", file())
     if when == "before":
-        do_harm(name)
+        do_damage(name)
     storage.queue.deliver()
-    if row(storage, name).state == State.PENDING:  # harmed after the look: seen by the next try
+    if row(storage, name).state == State.PENDING:  # damaged after the check: found by the retry
         work.run(make_due(storage, name))
     found = row(storage, name)
     assert (found.state, found.verified, found.due_at) == (State.FAILED, "", None)
@@ -846,7 +846,7 @@ def test_a_harmed_local_copy_is_parked_with_its_reason(
     assert read(storage.remote, name) == b"bytes"
 
 
-def test_a_worker_on_a_host_without_the_file_leaves_it_to_another_one(
+def test_worker_without_the_file_leaves_it_pending(
     monkeypatch: pytest.MonkeyPatch, settings: Settings
 ) -> None:
     storage = make(local=ScriptedStorage("disk"))

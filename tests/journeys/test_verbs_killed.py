@@ -1,4 +1,4 @@
-"""Verbs that are killed and run again; see tests/support/failpoints.py."""
+"""Verbs that are killed and then repeated; see tests/support/failpoints.py."""
 
 import os
 import signal
@@ -55,7 +55,7 @@ def transferred(storage: Any) -> None:
 
 
 def finish(storage: Any) -> None:
-    """Let all leases end, and process everything that is due."""
+    """Let all leases expire, and process every due file."""
     ledger().exclude(due_at=None).update(due_at=LONG_AGO)
     while sweep():
         assert storage.queue.deliver() == {}
@@ -70,7 +70,7 @@ def require_whole(storage: Any) -> None:
     call("verify", "--content")
 
 
-def test_retry(kill: Callable[..., None], storage: Any) -> None:
+def test_killed_retry_can_be_repeated(kill: Callable[..., None], storage: Any) -> None:
     transferred(storage)
     ledger().update(state=State.FAILED, due_at=None)
     kill("retried", "retry", "--all")
@@ -79,7 +79,7 @@ def test_retry(kill: Callable[..., None], storage: Any) -> None:
     require_whole(storage)
 
 
-def test_cancel(kill: Callable[..., None], storage: Any) -> None:
+def test_killed_cancel_can_be_repeated(kill: Callable[..., None], storage: Any) -> None:
     for name in NAMES:
         storage.save(name, file())
     kill("cancelled", "cancel", "--all")
@@ -88,7 +88,7 @@ def test_cancel(kill: Callable[..., None], storage: Any) -> None:
 
 
 @pytest.mark.parametrize("point", ["evicting", "local copy freed", "second claimed"])
-def test_evict(point: str, kill: Callable[..., None], storage: Any) -> None:
+def test_killed_evict_can_be_repeated(point: str, kill: Callable[..., None], storage: Any) -> None:
     transferred(storage)
     kill(point, "evict", "--all")
     assert [read(storage, name) for name in NAMES] == [b"bytes"] * 3
@@ -99,7 +99,9 @@ def test_evict(point: str, kill: Callable[..., None], storage: Any) -> None:
 
 
 @pytest.mark.parametrize("point", ["put in place", "restored", "second claimed"])
-def test_restore(point: str, kill: Callable[..., None], storage: Any) -> None:
+def test_killed_restore_can_be_repeated(
+    point: str, kill: Callable[..., None], storage: Any
+) -> None:
     transferred(storage)
     call("evict", "--all")
     kill(point, "restore", "--all")
@@ -116,7 +118,7 @@ def test_restore(point: str, kill: Callable[..., None], storage: Any) -> None:
     assert on_disk() == NAMES
 
 
-def test_reconcile(kill: Callable[..., None], storage: Any) -> None:
+def test_killed_reconcile_can_be_repeated(kill: Callable[..., None], storage: Any) -> None:
     transferred(storage)
     for name in NAMES:
         storages["far"].delete(name)
@@ -125,7 +127,7 @@ def test_reconcile(kill: Callable[..., None], storage: Any) -> None:
     require_whole(storage)
 
 
-def test_orphans(kill: Callable[..., None], storage: Any) -> None:
+def test_killed_orphans_can_be_repeated(kill: Callable[..., None], storage: Any) -> None:
     transferred(storage)
     for number in range(3):
         name = storages["far"].save(f"orphan-{number}.txt", file())
@@ -139,7 +141,9 @@ def test_orphans(kill: Callable[..., None], storage: Any) -> None:
 
 
 @pytest.mark.parametrize("verb", ["adopt", "backfill"])
-def test_adopt_and_backfill(verb: str, kill: Callable[..., None], storage: Any) -> None:
+def test_killed_adopt_or_backfill_can_be_repeated(
+    verb: str, kill: Callable[..., None], storage: Any
+) -> None:
     for name in NAMES:
         storages["far" if verb == "adopt" else "disk"].save(name, file())
     command = [verb, "--storage", "default", "--under", "."]
@@ -149,7 +153,7 @@ def test_adopt_and_backfill(verb: str, kill: Callable[..., None], storage: Any) 
     require_whole(storage)
 
 
-def test_flush(kill: Callable[..., None], storage: Any) -> None:
+def test_killed_flush_can_be_repeated(kill: Callable[..., None], storage: Any) -> None:
     for name in NAMES:
         storage.save(name, file())
     kill("retried", "flush")
@@ -159,7 +163,7 @@ def test_flush(kill: Callable[..., None], storage: Any) -> None:
     require_whole(storage)
 
 
-def test_prune(kill: Callable[..., None], storage: Any) -> None:
+def test_killed_prune_can_be_repeated(kill: Callable[..., None], storage: Any) -> None:
     transferred(storage)
     for name in NAMES[:2]:
         storages["disk"].delete(name)
