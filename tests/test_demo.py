@@ -43,7 +43,7 @@ def run_once(environment, *program, **changes):
     )
 
 
-def test_all_pictures_reach_s3_unchanged(environment, tmp_path):
+def test_all_images_reach_s3_unchanged(environment, tmp_path):
     done = run_once(environment)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "refused" in done.stdout
@@ -54,13 +54,13 @@ def test_all_pictures_reach_s3_unchanged(environment, tmp_path):
     assert not list(tmp_path.glob("queued-storage-demo-*"))
 
 
-def test_says_what_is_not_on_s3_in_time(environment):
+def test_reports_files_missing_on_s3_at_the_deadline(environment):
     done = run_once(environment, DEMO_DEADLINE="0")
     assert done.returncode == 1
     assert "ERROR: 3 of 3 files were not transferred within 0 s." in done.stdout
 
 
-def test_says_which_bytes_differ(environment):
+def test_reports_which_bytes_differ(environment):
     done = run_once(environment, "-c", BREAK_ONE)
     assert done.returncode == 1
     assert "ERROR: 1024-KB.bmp on S3 differs from the uploaded file." in done.stdout

@@ -117,7 +117,7 @@ def literal(cell: str) -> Any:
 # Settings
 
 
-def test_every_setting_has_its_default_and_no_other_is_named() -> None:
+def test_every_setting_is_documented_with_its_default() -> None:
     settings = table(page("settings"), "key")
     assert {key: literal(cells[0]) for key, cells in settings.items()} == {
         key: option.default for key, option in OPTIONS.items()
@@ -170,7 +170,7 @@ def test_numbers_that_the_pages_repeat() -> None:
 # Remotes
 
 
-def test_every_check_of_a_remote_and_what_it_means() -> None:
+def test_every_check_of_a_remote_is_explained() -> None:
     checks_ = [*contract.CHECKS, contract.CLEAN_UP]
     assert list(table(page("remotes"), "check")) == checks_
     meanings = re.search(r"^What the checks mean:$(.*?)^## ", page("remotes"), re.M | re.S)
@@ -180,7 +180,7 @@ def test_every_check_of_a_remote_and_what_it_means() -> None:
     assert sorted(named) == sorted(checks_)
 
 
-def test_the_emulator_of_azure_is_that_of_the_makefile() -> None:
+def test_azure_emulator_matches_the_makefile() -> None:
     [version] = re.findall(r"azurite@(\S+)", (ROOT / "Makefile").read_text())
     assert f"Azurite {version}" in page("remotes")
 
@@ -568,7 +568,7 @@ LAYERS = [
 ]
 
 
-def test_every_wing_has_its_sentence() -> None:
+def test_every_package_has_a_description() -> None:
     wings = {
         path.parent.name: (ast.get_docstring(ast.parse(path.read_text())) or "").replace("``", "`")
         for path in PACKAGE.glob("*/__init__.py")
@@ -580,7 +580,7 @@ def test_every_wing_has_its_sentence() -> None:
     assert set(wings) <= set(LAYERS)
 
 
-def test_every_public_module_has_its_sentence() -> None:
+def test_every_public_module_has_a_description() -> None:
     rooms = table(page("architecture"), "module")
     assert all(cells[0].endswith(".") for cells in rooms.values())
     there = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__"} | {"migrations"}
@@ -597,7 +597,7 @@ SPANS = {*table(section("monitoring", "Traces"), "span")}
 SPANS |= {*table(section("monitoring", "Traces"), "attribute")}
 
 
-def test_dotted_paths_lead_somewhere() -> None:
+def test_dotted_paths_exist() -> None:
     found = {path for text in texts().values() for path in PATH.findall(text)}
     for path in found:
         if not NO_PATH.fullmatch(path) and path not in SPANS:
@@ -689,7 +689,7 @@ def python_blocks() -> list[Any]:
 
 
 @pytest.mark.parametrize("source", python_blocks())
-def test_examples_compile_and_import_what_there_is(source: str) -> None:
+def test_examples_compile_and_import_existing_names(source: str) -> None:
     compile(source, "<docs>", "exec")
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.ImportFrom) and str(node.module).startswith("queued_storage"):
@@ -705,7 +705,7 @@ def test_make_targets() -> None:
 
 
 @pytest.mark.parametrize("file", [*(f"docs/{name}.md" for name in PAGES), "README.md"])
-def test_links_lead_to_files(file: str) -> None:
+def test_links_point_to_files(file: str) -> None:
     for target in re.findall(r"\]\(([^)#]+)[^)]*\)", (ROOT / file).read_text()):
         if "://" not in target:
             assert ((ROOT / file).parent / target).exists(), target
@@ -762,7 +762,7 @@ def first_settings(name: str) -> dict[str, Any]:
 
 @pytest.mark.django_db
 @pytest.mark.parametrize("name", ["quickstart", "README"])
-def test_the_first_settings_make_a_working_storage(
+def test_first_settings_create_a_working_storage(
     name: str, settings: Settings, tmp_path: Path
 ) -> None:
     given = first_settings(name)
@@ -784,7 +784,7 @@ def directory(path: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", ["quickstart", "README"])
-def test_the_s3_of_the_first_settings_can_be_made(name: str) -> None:
+def test_s3_storage_of_the_first_settings_works(name: str) -> None:
     s3 = first_settings(name)["STORAGES"]["s3"]
     import_string(s3["BACKEND"])(**s3["OPTIONS"])
 
@@ -840,7 +840,7 @@ exec(
 TestDequeQueue = _adapter["TestDequeQueue"]
 
 
-def test_each_promise_names_the_tests_behind_it() -> None:
+def test_each_guarantee_names_its_tests() -> None:
     promises = re.split(r"^## \d\. ", page("guarantees"), flags=re.M)[1:]
     assert len(promises) == 8
     for promise in promises:

@@ -45,7 +45,7 @@ FOR_WORKERS = {"attempt", "executor", "lanes", "leases", "naming", "proxies", "r
 FOR_OTHERS = {"queued_storage.admin", "queued_storage.serving.peers", "storages.backends.s3"}
 
 
-def test_a_check_imports_no_library_of_a_queue_or_a_cloud_and_nothing_for_workers() -> None:
+def test_check_imports_no_optional_or_worker_modules() -> None:
     answer = subprocess.run(
         [sys.executable, "-c", CODE], check=True, stdout=subprocess.PIPE, text=True, timeout=100
     )

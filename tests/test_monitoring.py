@@ -69,7 +69,7 @@ def test_every_metric_is_on_the_dashboard() -> None:
     }
 
 
-def test_gauges_are_not_added_up() -> None:
+def test_gauges_are_not_summed() -> None:
     """Each process gives the same ones."""
     for expression in EXPRESSIONS:
         for name in re.findall(r"sum(?: by \([^()]*\) )?\((queued_storage_\w+)", expression):

@@ -132,7 +132,7 @@ def test_transfer_failed_for_good(
     assert kwargs["queued_file"].state == State.FAILED
 
 
-def test_transfer_failed_where_no_retry_helps(storage: QueuedStorage, seen: list[Any]) -> None:
+def test_transfer_failed_with_a_permanent_error(storage: QueuedStorage, seen: list[Any]) -> None:
     storage.local.delete(save(storage))
     drain(storage)
     ((_signal, kwargs),) = seen

@@ -30,7 +30,7 @@ def renamed(value: Any) -> Any:
 
 
 @pytest.mark.parametrize("split", [False, True])
-def test_the_schema_is_that_of_djangos_fields(split: bool) -> None:
+def test_schema_matches_djangos_fields(split: bool) -> None:
     spectacular_settings.apply_patches({"COMPONENT_SPLIT_REQUEST": split})
     try:
         ours, theirs = schema_of(Papers), schema_of(Letters)

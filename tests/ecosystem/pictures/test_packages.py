@@ -40,7 +40,7 @@ def test_easy_thumbnails_needs_unknown_names_to_be_absent(s3_server: S3Server) -
             site.page("easy", 50)
 
 
-def test_easy_thumbnails_makes_one_anew_after_the_old_one_is_gone(
+def test_easy_thumbnails_recreates_a_thumbnail_after_deleting_it(
     s3_server: S3Server, django_capture_on_commit_callbacks: Callable[..., Any]
 ) -> None:
     with site_on(s3_server, KEEPS) as site:
@@ -65,7 +65,7 @@ def test_easy_thumbnails_makes_one_anew_after_the_old_one_is_gone(
 
 
 @pytest.mark.parametrize(("task", "is_told"), [(KEEPS, False), (PLAIN, True)])
-def test_wagtails_task_is_told_the_options_of_the_storage(
+def test_wagtails_task_receives_the_storage_options(
     s3_server: S3Server, task: str, is_told: bool
 ) -> None:
     with site_on(s3_server, task):
@@ -73,7 +73,7 @@ def test_wagtails_task_is_told_the_options_of_the_storage(
         assert (S3Server.SECRET_KEY in told) is is_told
 
 
-def test_the_docs_name_these_versions() -> None:
+def test_docs_list_the_tested_versions() -> None:
     text = " ".join((DOCS / "pictures.md").read_text().split())
     for package in ("Pillow", "easy-thumbnails", "sorl-thumbnail", "django-imagekit", "Wagtail"):
         assert f"{package} {version(package)}" in text

@@ -194,7 +194,7 @@ def life_with_eviction(life: Life) -> dict[str, int]:
 
 
 @pytest.mark.parametrize("package", PACKAGES, ids=lambda package: package.kind)
-def test_the_docs_have_the_requests_that_are_counted(
+def test_docs_list_the_counted_requests(
     package: Package,
     s3_server: S3Server,
     collection: Collection,

@@ -46,7 +46,7 @@ def names_on(make: Make) -> list[str]:
         return []
 
 
-def test_the_report_is_that_of_the_docs(remote: tuple[str, Make]) -> None:
+def test_report_matches_the_docs(remote: tuple[str, Make]) -> None:
     name, make = remote
     findings = list(check_remote(make()))
     if os.environ.get("QUEUED_STORAGE_TEST_WRITE_DOCS") == "1":
@@ -57,7 +57,7 @@ def test_the_report_is_that_of_the_docs(remote: tuple[str, Make]) -> None:
 
 
 @pytest.mark.parametrize("size", REPORTS)
-def test_the_way_of_a_file(remote: tuple[str, Make], tmp_path: Path, size: str) -> None:
+def test_save_overwrite_and_delete(remote: tuple[str, Make], tmp_path: Path, size: str) -> None:
     label, make = remote
     storage = queued(make, tmp_path)
     content = REPORTS[size]
@@ -96,7 +96,7 @@ def test_names_and_evicted_files(remote: tuple[str, Make], tmp_path: Path, name:
     assert not remote_storage.exists(name)
 
 
-def test_an_object_of_somebody_else_stays(remote: tuple[str, Make], tmp_path: Path) -> None:
+def test_foreign_object_is_kept(remote: tuple[str, Make], tmp_path: Path) -> None:
     _label, make = remote
     theirs = make().save("shared/a.bin", ContentFile(b"theirs"))
     storage = queued(make, tmp_path)
