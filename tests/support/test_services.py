@@ -25,7 +25,7 @@ BODY = bytes(range(256)) * 4096  # 1 MiB
 
 @pytest.fixture
 def through(s3_server, s3_proxy):
-    """A client that goes through the proxy and is quick to give up."""
+    """Return a client that uses the proxy and has short timeouts."""
     with contextlib.closing(s3_server.client(s3_proxy.endpoint_url, read_timeout=0.5)) as client:
         yield client
 
@@ -40,7 +40,7 @@ def put(through, s3_bucket):
 
 @pytest.fixture
 def stored(s3_client, s3_bucket):
-    """What the server itself holds, by key."""
+    """Return the objects on the server by key."""
 
     def stored():
         listed = s3_client.list_objects_v2(Bucket=s3_bucket).get("Contents", [])

@@ -29,7 +29,7 @@ def send(admin: Client, address: str, **fields: Any) -> Any:
 
 
 def shown_link(admin: Client, instance: Any) -> str:
-    """Where the widget says that the file is."""
+    """Return the URL that the widget links to."""
     html = admin.get(page(type(instance), instance)).content.decode()
     return re.search(r'Currently: <a href="(.*?)"', html)[1]
 

@@ -1,4 +1,4 @@
-"""With django-cleanup, which deletes replaced and deleted files after the commit."""
+"""django-cleanup, which deletes replaced and deleted files after the commit."""
 
 from typing import Any
 
@@ -174,7 +174,7 @@ def test_failed_local_delete_is_logged_and_retried(
 
 @BOTH
 def test_shared_file_is_deleted_with_the_first_row(model: Any) -> None:
-    """As with any storage: django-cleanup counts no references."""
+    """As with any storage, django-cleanup does not count references."""
     draft = make(model)
     other = model.objects.create(file=draft.file.name)
     draft.delete()
@@ -186,7 +186,7 @@ def test_shared_file_is_deleted_with_the_first_row(model: Any) -> None:
 
 @BOTH
 def test_overwriting_a_name_does_not_cancel_its_delete(model: Any) -> None:
-    """The limit: whoever overwrites a name in place has no new file for django-cleanup."""
+    """A known limit: django-cleanup does not notice a file that is overwritten in place."""
     draft = make(model)
     with transaction.atomic():
         draft.delete()
@@ -211,7 +211,7 @@ def test_file_without_a_row_is_deleted_everywhere(model: Any, storage: QueuedSto
 def test_unadopted_remote_file_does_not_reserve_its_name(
     model: Any, storage: QueuedStorage
 ) -> None:
-    """Else its name is free for a new file, which django-cleanup then takes for the old one."""
+    """A known limit: a new file takes the name, and django-cleanup then deletes the new file."""
     storage.remote.save(NAME, ContentFile(b"old"))
     draft = model.objects.create(file=NAME)
     with transaction.atomic():
@@ -237,11 +237,11 @@ def test_adopted_file_reserves_its_name_until_deleted(model: Any, storage: Queue
 
 
 def test_process_killed_after_commit_leaves_the_file(storage: QueuedStorage) -> None:
-    """The limit: django-cleanup deletes after the commit, and keeps no note of what it meant to."""
+    """A known limit: django-cleanup deletes after the commit and does not record that it will."""
     draft = make(Draft)
     with transaction.atomic():
         draft.delete()
-        connection.run_on_commit.clear()  # what a dead process does not run
+        connection.run_on_commit.clear()  # a killed process does not run its callbacks
     assert drain() == {}
     assert not Draft.objects.exists()
     assert files("far") == {NAME: b"old"}
@@ -250,7 +250,7 @@ def test_process_killed_after_commit_leaves_the_file(storage: QueuedStorage) -> 
 
 
 def test_delete_in_the_transaction_survives_a_killed_process() -> None:
-    """The remedy: a tombstone is written with the model's DELETE."""
+    """The solution: the same transaction writes a tombstone and deletes the model."""
     paper = Paper.objects.create(file=upload("a.txt", b"old"))
     drain()
     with transaction.atomic():

@@ -67,7 +67,7 @@ def test_loading_over_existing_rows(model: Any, path: Path) -> None:
 
 
 def without_a_ledger() -> None:
-    """As in a new database, beside the files of the old one."""
+    """Delete all rows, as in a new database next to existing files."""
     QueuedFile.objects.all().delete()
 
 
@@ -130,7 +130,7 @@ def test_dump_that_includes_the_ledger(path: Path, stage: str, far: FaultyStorag
 
 
 def shown(row: dict[str, Any]) -> dict[str, Any]:
-    """As JSON has it: times to the millisecond."""
+    """Return the row as JSON contains it, with times truncated to milliseconds."""
     times = {name: value for name, value in row.items() if hasattr(value, "microsecond")}
     cut = {
         name: value.replace(microsecond=value.microsecond // 1000 * 1000)

@@ -144,7 +144,7 @@ def test_temporary_file_of_an_upload_is_moved(model: Any, disk: Path) -> None:
 def test_failed_request_after_save_transfers_nothing(
     client: Client, far: FaultyStorage, upload_handler: str
 ) -> None:
-    """With ATOMIC_REQUESTS. The local file stays, as it does with Django's own storage."""
+    """With ATOMIC_REQUESTS, the local file remains, as with Django's own storage."""
     client.raise_request_exception = False
     assert client.post("/upload-and-fail/", {"file": upload()}).status_code == 500
     assert not Paper.objects.exists()

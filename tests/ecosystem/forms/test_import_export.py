@@ -1,4 +1,4 @@
-"""With django-import-export."""
+"""django-import-export."""
 
 import re
 from typing import Any
@@ -73,7 +73,7 @@ def test_import_of_names_without_a_row(model: Any, side: str, storage: QueuedSto
 
 
 def test_import_accepts_names_without_a_file(storage: QueuedStorage) -> None:
-    """Nothing in an import looks for files, whatever the storage."""
+    """With any storage, an import does not check whether files exist."""
     load(Paper, {"id": "", "author": "Ada", "file": "papers/no.txt", "scan": ""})
     assert not storage.exists(Paper.objects.get().file.name)
 
@@ -112,11 +112,11 @@ def test_import_with_an_error_deletes_nothing(model: Any) -> None:
     assert files("far") == {"drafts/a.txt": b"old"}
 
 
-# Through the admin, whose import has two steps
+# The admin, whose import has two steps
 
 
 def admin_import(admin: Client, *, between: Any = lambda: None) -> None:
-    """Upload a CSV, look at what it would do, and confirm."""
+    """Upload a CSV, read the preview, and confirm the import."""
     csv = b"id,author,file,scan\n,Ada,papers/a.txt,\n"
     sent = {"import_file": SimpleUploadedFile("p.csv", csv, "text/csv"), "format": "0"}
     html = admin.post("/admin/library/paper/import/", sent).content.decode()
@@ -136,8 +136,8 @@ def test_admin_import_does_not_call_the_storage(admin: Client, far: FaultyStorag
 
 
 def test_admin_import_with_media_storage(admin: Client, settings: Any, far: FaultyStorage) -> None:
-    """MediaStorage makes a storage of its own from STORAGES; its files have the same alias, so a
-    worker anywhere carries them, and carries out their delete."""
+    """MediaStorage creates its own storage from STORAGES. Its files have the same alias, so any
+    worker uploads and deletes them."""
     settings.IMPORT_EXPORT_TMP_STORAGE_CLASS = MediaStorage
     seen: list[QueuedFile] = []
 

@@ -1,4 +1,4 @@
-"""What models and their managers do with files."""
+"""Files of models and managers."""
 
 import copy
 import io
@@ -75,7 +75,7 @@ def test_bulk_create_sends_one_message_for_all(model: Any) -> None:
 
 
 def test_bulk_create_saves_files_of_ignored_rows() -> None:
-    """Django saves the files before it knows; such a file is an orphan with any storage."""
+    """Django saves the files before it knows of the conflict, so they are orphans."""
     Note.objects.create(file=upload("a.txt"), code="one")
     Note.objects.bulk_create([Note(file=upload("b.txt"), code="one")], ignore_conflicts=True)
     assert Note.objects.count() == 1
@@ -84,7 +84,7 @@ def test_bulk_create_saves_files_of_ignored_rows() -> None:
 
 @BOTH
 def test_bulk_update_saves_no_files(model: Any) -> None:
-    """Django writes their names only, with any storage: save the file first."""
+    """With any storage, Django writes only the names. Save the file first."""
     paper = model.objects.create(file=upload("a.txt", b"old"))
     paper.file = upload("b.txt", b"new")
     model.objects.bulk_update([paper], ["file"])
@@ -118,7 +118,7 @@ def test_save_false_and_rollback_transfer_nothing(model: Any) -> None:
 
 @BOTH
 def test_save_false_transfers_without_saving_the_model(model: Any) -> None:
-    """The ledger knows the file, no model does: who saves it, owns it."""
+    """The file has a row in the ledger although no model refers to it."""
     paper = model()
     paper.file.save("a.txt", ContentFile(b"text"), save=False)
     drain()
@@ -159,7 +159,7 @@ def test_failed_insert_in_a_transaction_transfers_nothing() -> None:
 
 
 def test_failed_insert_without_a_transaction_transfers_the_file() -> None:
-    """The file was saved, in a transaction of its own: as with any storage it stays."""
+    """The file was saved and committed before, so it remains, as with any storage."""
     note = clashing_note()
     with pytest.raises(IntegrityError):
         note.save()
@@ -184,7 +184,7 @@ def test_copied_model_shares_the_file(model: Any) -> None:
 
 @BOTH
 def test_deleting_a_shared_file_deletes_it_for_both(model: Any) -> None:
-    """As with any storage: nobody counts who names a file."""
+    """As with any storage, references to a file are not counted."""
     one = model.objects.create(file=upload())
     two = model.objects.create(file=one.file.name)
     drain()
@@ -226,7 +226,7 @@ def test_copied_and_pickled_models_keep_their_file(model: Any, duplicate: Any) -
     assert read(paper.file) == b"text"
 
 
-# Files that others close
+# Closing files after saving
 
 
 def closed_by_others() -> list[Any]:
@@ -352,7 +352,7 @@ def test_file_opened_and_closed_by_with(tmp_path: Any) -> None:
 
 
 def test_assigning_a_name_does_not_move_the_file(storage: Any) -> None:
-    """Assigning a name moves nothing: it names another file."""
+    """The model then refers to another file, as with Django's own storage."""
     paper = Paper.objects.create(file=upload())
     paper.file.name = "papers/other.txt"
     paper.save()

@@ -1,4 +1,4 @@
-"""docs/forms.md: its examples are run, and its versions are those of the test run."""
+"""The examples and versions in docs/forms.md."""
 
 import ast
 import re
@@ -24,7 +24,7 @@ BOTH = pytest.mark.parametrize("model", [Paper, Letter], ids=["our fields", "Dja
 
 
 def example(word: str, **names: Any) -> dict[str, Any]:
-    """What the example with this word defines."""
+    """Run the example that contains this word, and return the names that it defines."""
     [source] = [source for source in EXAMPLES if word in source]
     exec(compile(source, "docs/forms.md", "exec"), names)
     return names

@@ -52,7 +52,7 @@ def test_raw_upload(client: Client, far: FaultyStorage) -> None:
 
 
 def test_upload_larger_than_the_memory_limit(api: APIClient) -> None:
-    """With Django's default handlers: it goes through a temporary file."""
+    """Django's default upload handlers write it to a temporary file."""
     large = bytes(range(256)) * 12_000  # 3 MB
     api.post(place(Paper), {"file": upload("a.txt", large)})
     row = QueuedFile.objects.get()
@@ -126,7 +126,7 @@ def test_duplicate_value_of_a_unique_field_saves_nothing(api: APIClient) -> None
 def test_error_after_save_transfers_nothing(
     api: APIClient, far: FaultyStorage, upload_handler: str
 ) -> None:
-    """With ATOMIC_REQUESTS. The local file stays, as it does with Django's own storage."""
+    """With ATOMIC_REQUESTS, the local file remains, as with Django's own storage."""
     answer = api.post("/api/failing/", {"file": upload()})
     assert answer.status_code == 400
     assert not Paper.objects.exists()

@@ -1,4 +1,4 @@
-"""What the docs say of each package beside the figures."""
+"""The statements of the docs about each package, apart from the request counts."""
 
 import json
 import os
@@ -46,22 +46,22 @@ def test_easy_thumbnails_recreates_a_thumbnail_after_deleting_it(
     with site_on(s3_server, KEEPS) as site:
         original = Easy.objects.create(image=picture(1)).image.name
         [url] = site.page("easy", 50)
-        site.carry()
+        site.transfer()
         [thumbnail] = site.local_names() - {original}
         os.utime(site.media / thumbnail, (0, 0))  # older than its original
 
         with django_capture_on_commit_callbacks(execute=True):
             [between] = site.page("easy", 50)
         assert between == url
-        assert thumbnail not in site.local_names()  # what was made anew has another name
+        assert thumbnail not in site.local_names()  # the recreated thumbnail has another name
 
-        site.carry()
+        site.transfer()
         [again] = site.page("easy", 50)
         assert again == url
         assert site.width_of(again) == 50
-        site.carry()
+        site.transfer()
         assert thumbnail in site.local_names() & site.remote_names()
-        assert len(site.remote_names()) == 3  # the one between is left
+        assert len(site.remote_names()) == 3  # the recreated one remains
 
 
 @pytest.mark.parametrize(("task", "is_told"), [(KEEPS, False), (PLAIN, True)])

@@ -1,4 +1,4 @@
-"""What is particular about one backend, and what it does without us."""
+"""How individual backends behave, with and without this package."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,7 +23,7 @@ LARGE = 200_000
 
 
 def as_it_is(storage: Any) -> dict[str, Finding]:
-    """The findings on the storage itself, apart from what we put between."""
+    """Return the findings about the storage itself, with the generic uploader."""
     findings = check_remote(storage, GenericUploader(storage), large=LARGE)
     return {found.check: found for found in findings}
 
@@ -45,7 +45,7 @@ class TestFTP:
         findings = as_it_is(ftp_server())
         assert not findings["retry"].is_problem
         assert "testing existence" in findings["interrupted upload"].details
-        assert findings["delete"].is_problem  # and all that comes later
+        assert findings["delete"].is_problem  # and so do all later checks
 
     def test_size_fails_next_to_a_name_with_spaces(self, ftp_server: Make) -> None:
         storage = ftp_server()
@@ -80,7 +80,7 @@ class TestFTP:
     def test_failed_read_does_not_misplace_later_files(
         self, ftp_server: Make, tmp_path: Path
     ) -> None:
-        """The backend stays in the directory where it failed, and stores from there on."""
+        """The backend stays in the directory of the failed read and saves relative to it."""
         plain: Any = ftp_server()
         plain.save("one/a.bin", ContentFile(b"a"))
         with pytest.raises(Exception, match="Error reading"), plain.open("one/none.bin") as file:
@@ -135,7 +135,7 @@ class TestAzure:
         storage = queued(azurite, tmp_path)
         azurite().save("a.bin", ContentFile(b"theirs"))
         name = storage.save("a.bin", ContentFile(b"ours"))
-        answers = iter([False, False])  # to us, and to the backend's own save()
+        answers = iter([False, False])  # for the uploader, and for the backend's own save()
         real = storage.remote.exists
         with mock.patch.object(
             storage.remote, "exists", lambda name: next(answers, None) or real(name)

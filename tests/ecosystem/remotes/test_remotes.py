@@ -1,4 +1,4 @@
-"""Every remote: what the contract finds, and the way of a file there and back."""
+"""Every remote: the report of the contract, and the life cycle of a file."""
 
 import itertools
 import os
@@ -19,7 +19,7 @@ from tests.ecosystem.remotes.servers import Make
 
 NUMBERS = itertools.count()
 REPORTS = {"small": b"first", "large": os.urandom(9 * 2**20)}
-# Of names with spaces: what is not to be found again on some remotes without our uploader
+# Some remotes cannot find names with spaces again without the uploader of this package.
 NAMES = ("plain.bin", "two words/three more words.bin", "Größe/猫.bin")
 
 
@@ -39,10 +39,10 @@ def read(storage: Any, name: str) -> bytes:
 
 
 def names_on(make: Make) -> list[str]:
-    """As another process sees the remote."""
+    """Return the names on the remote as another process sees them."""
     try:
         return sorted(uploader_for(make()).names())
-    except FileNotFoundError:  # of a disk on which nothing was saved yet
+    except FileNotFoundError:  # the directory does not exist until the first save
         return []
 
 
