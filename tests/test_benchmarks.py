@@ -1,4 +1,4 @@
-"""The benchmarks' page against the run that it tells of."""
+"""The page of the benchmarks matches the results of its run."""
 
 import json
 import re

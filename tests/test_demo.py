@@ -10,7 +10,7 @@ import pytest
 from tests.support import services
 from tests.support.waiting import until
 
-pytestmark = pytest.mark.one_database  # the demo has its own
+pytestmark = pytest.mark.one_database  # the demo has its own database
 EXAMPLE = Path(__file__).parent.parent / "example"
 SIZES = {"10-KB.bmp": "10.0 KB", "1024-KB.bmp": "1.0 MB", "5120-KB.bmp": "5.0 MB"}
 BREAK_ONE = """
@@ -77,7 +77,7 @@ def test_no_process_outlives_the_demo(environment, tmp_path, death):
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        # Whoever runs the tests in the background has them ignore it, and their children too.
+        # A test run in the background ignores SIGINT, and its children inherit that.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as demo:
         try:
@@ -96,7 +96,7 @@ def commands_with(text):
     for file in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             command = file.read_text(errors="replace")
-        except OSError:  # it has ended
+        except OSError:  # the process has ended
             continue
         if text in command:
             found.append(command)

@@ -1,6 +1,6 @@
-"""The docs against the code, both ways: what is missing in a page, and what is there no more.
+"""The docs match the code: they describe everything that exists, and nothing else.
 
-A table of a page is looked up by the name in its first header cell, or by its heading.
+Tables are looked up by the text of their first header cell, or by their heading.
 """
 
 import argparse
@@ -62,7 +62,7 @@ def page(name: str) -> str:
 
 
 def texts() -> dict[str, str]:
-    """All that is to be held against the code, by name."""
+    """Return the text of all pages that are compared with the code, by name."""
     return {name: page(name) for name in PAGES} | {"README": (ROOT / "README.md").read_text()}
 
 
@@ -75,7 +75,7 @@ def prose(text: str) -> str:
 
 
 def section(name: str, heading: str) -> str:
-    """What stands under a heading, up to the next one of its level or above."""
+    """Return the text under a heading, up to the next heading of its level or above."""
     text = page(name)
     [start] = re.finditer(rf"^(#+) {re.escape(heading)}$", text, re.M)
     end = re.search(rf"^#{{1,{len(start[1])}}} ", text[start.end() :], re.M)
@@ -83,14 +83,14 @@ def section(name: str, heading: str) -> str:
 
 
 def tables(text: str) -> Iterator[list[list[str]]]:
-    """The rows of each table as lists of cells, the header first."""
+    """Yield the rows of each table as lists of cells, starting with the header."""
     for table in re.findall(r"(?:^\|.*\|\n)+", text + "\n", re.M):
         rows = [line.strip("|").split("|") for line in table.splitlines()]
         yield [[cell.strip() for cell in row] for row in rows[:1] + rows[2:]]
 
 
 def table(text: str, header: str) -> dict[str, list[str]]:
-    """The other cells of each row by the code in the first one."""
+    """Return the other cells of each row by the code in the first cell."""
     [found] = [rows for rows in tables(text) if rows[0][0].startswith(header)]
     return {code(row[0]): row[1:] for row in found[1:]}
 
@@ -101,12 +101,12 @@ def code(cell: str) -> str:
 
 
 def flat(text: str) -> str:
-    """Without line breaks, to look for a phrase in."""
+    """Return the text without line breaks, to search for phrases."""
     return " ".join(text.split())
 
 
 def words(text: str) -> set[str]:
-    """All that is set in code font outside of blocks."""
+    """Return all text in code font outside of code blocks."""
     return set(CODE.findall(prose(text)))
 
 
@@ -351,7 +351,7 @@ DJANGO_OPTIONS = BaseCommand().create_parser("manage.py", "any")._option_string_
 
 
 def arguments(verb: str) -> dict[str, Any]:
-    """The default of each, apart from those that every command of Django's has."""
+    """Return the default of each argument, except those that all Django commands have."""
     return {
         name: action.default
         for action in VERBS[verb]._actions
@@ -389,7 +389,7 @@ def test_commands_in_the_pages_can_be_run() -> None:
 
 
 def shown(text: str) -> str:
-    """Code only: blocks that are no Python, and words in code font."""
+    """Return only code: blocks that are not Python, and words in code font."""
     return "\n".join([*blocks(text, ""), *words(text)])
 
 
@@ -421,7 +421,10 @@ def test_every_signal() -> None:
 
 
 def queue_classes() -> dict[str, list[str]]:
-    """Every adapter's dotted path and options, read, since its library may not be here."""
+    """Return the options of each adapter by dotted path.
+
+    They are read from the source, because the library may not be installed.
+    """
     found = {}
     for path in sorted((PACKAGE / "queues").glob("*.py")):
         for node in ast.parse(path.read_text()).body:
@@ -486,7 +489,7 @@ def test_the_oldest_versions() -> None:
 
 
 def labels_in(header: str) -> dict[str, set[str]]:
-    """The labels of each metric in the table with this header."""
+    """Return the labels of each metric in the table with this header."""
     return {
         name: set(CODE.findall(cells[0]))
         for name, cells in table(section("monitoring", "Metrics"), header).items()
@@ -588,7 +591,7 @@ def test_every_public_module_has_a_description() -> None:
     assert set(rooms) == there
 
 
-# Whatever is in code font
+# Text in code font
 
 
 PATH = re.compile(r"""(?<![\w./-])queued_storage(?:\.\w+)+""")
@@ -618,7 +621,7 @@ def is_file(path: str) -> bool:
 
 
 def is_defined(path: str) -> bool:
-    """Read, where the library that the module is for is not here."""
+    """Read the source of the module, because its library may not be installed."""
     module, _dot, name = path.rpartition(".")
     if not is_file(module):
         return False
@@ -626,11 +629,11 @@ def is_defined(path: str) -> bool:
     return name in {getattr(node, "name", None) for node in body}
 
 
-# Of SQL, of Django's options, a file
+# SQL, options of Django, a file
 OTHER_CAPITALS = {"BACKEND", "CONTRIBUTING", "FULL", "IMMEDIATE", "LOCKED", "NORMAL", "OPTIONS"}
 OTHER_CAPITALS |= {"CONN_MAX_AGE", "INSERT", "QUEUES", "SKIP", "TASKS", "UPDATE"}
 OTHER_CAPITALS |= {"ASCII", "ATOMIC_REQUESTS", "HEAD", "SIGINT", "SIGTERM"}
-# Of the engines
+# Task queues and databases
 OTHER_CAPITALS |= {"ALT_CLUSTERS", "COMMIT_MODE", "DEFAULT_TIMEOUT", "Q_CLUSTER", "RQ_QUEUES"}
 OTHER_CAPITALS |= {
     "ADDRESS",
@@ -642,7 +645,7 @@ OTHER_CAPITALS |= {
     "WARNING",
 }
 OTHER_CAPITALS |= {f"DJANGO_SUPERUSER_{name}" for name in ("EMAIL", "PASSWORD", "USERNAME")}
-OTHER_CAPITALS |= {"HEADER", "LOCATION", "MAX_BYTES", "ROOT"}  # of dicts in our settings
+OTHER_CAPITALS |= {"HEADER", "LOCATION", "MAX_BYTES", "ROOT"}  # keys of dictionaries in settings
 OTHER_CAPITALS |= {"UPLOADED_FILES_USE_URL"}
 OTHER_CAPITALS |= {"ECOSYSTEM_SUITES", "WAGTAILDOCS_SERVE_METHOD"}
 OTHER_CAPITALS |= {"HUEY", "PROCRASTINATE_DATABASE_ALIAS", "Q_CLUSTER_NAME", "RUNNING"}
@@ -674,7 +677,7 @@ def test_keys_of_the_settings_dict_in_examples() -> None:
 
 
 def test_calls_in_code_font_are_known() -> None:
-    """Of the pages about our own methods; others speak of Django's and Celery's, too."""
+    """Only for pages without methods of Django or Celery."""
     for name in ("storages", "guarantees", "fields"):
         for call in re.findall(r"`(\w+)\(", prose(page(name))):
             assert hasattr(QueuedStorage, call) or hasattr(TransferResult, call), f"{name}: {call}"
@@ -717,7 +720,7 @@ def test_every_page_is_in_the_contents() -> None:
     assert sorted([*listed, "index"]) == PAGES
 
 
-# The tutorial, whose steps are those of example/adoption.py
+# The tutorial, which has the steps of example/adoption.py
 
 
 def test_the_tutorial_has_the_steps_of_the_script() -> None:
@@ -745,7 +748,7 @@ def test_the_tutorial_has_the_files_of_the_script() -> None:
     assert len(pieces) == 4
 
 
-# Examples that are run
+# Examples that run as tests
 
 
 def names_of(source: str) -> dict[str, Any]:
@@ -790,7 +793,7 @@ def test_s3_storage_of_the_first_settings_works(name: str) -> None:
 
 
 def examples_to_run(name: str, **settings: Any) -> dict[str, Any]:
-    """The test cases of a page, for pytest to collect, under its settings."""
+    """Return the test cases of a page, with its settings, for pytest to collect."""
     found: dict[str, Any] = {}
     for source in blocks(page(name), "python"):
         given = names_of(source) if "TestCase" in source or "BaseQueue" in source else {}
@@ -801,7 +804,7 @@ def examples_to_run(name: str, **settings: Any) -> dict[str, Any]:
 
 
 def settings_in(name: str, setting: str) -> Any:
-    """The first value that a page's examples give a setting."""
+    """Return the first value of a setting in the examples of a page."""
     for source in blocks(page(name), "python"):
         for node in ast.parse(source).body:
             if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == setting:

@@ -63,7 +63,7 @@ def connect() -> Iterator[Callable[[str, Callable[..., None]], None]]:
 
 @pytest.fixture
 def seen(connect: Any) -> list[tuple[str, dict[str, Any]]]:
-    """Every signal that was sent, with its arguments."""
+    """The names and arguments of all signals that were sent."""
     found: list[tuple[str, dict[str, Any]]] = []
     for name in NAMES:
         connect(name, recorder(name, found))

@@ -127,7 +127,7 @@ def _hold(report: Path) -> None:
         deadline = time.monotonic() + AWAIT_RELEASE
         while not report.with_suffix(".released").exists():
             if time.monotonic() > deadline:
-                sys.exit("nobody released the process")
+                sys.exit("the process was not released")
             time.sleep(0.01)
 
 

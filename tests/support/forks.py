@@ -41,9 +41,8 @@ class Forks:
         if point:
             changes["FAIL_POINT"] = point.setting(hold=hold)
         child = _context.Process(target=_run, args=(changes, function, args))
-        with mock.patch.dict(
-            os.environ, self._environment
-        ):  # for the server, if this call starts it
+        # The first call starts the server with this environment.
+        with mock.patch.dict(os.environ, self._environment):
             child.start()
         self._children.append(child)
         return child

@@ -23,7 +23,7 @@ class Lie(enum.StrEnum):
     FLIP_AND_FORGET = "flip_and_forget"  # the same, and no checksum is returned
     MISPLACE = "misplace"  # the object is stored under another name
     HIDE = "hide"  # the object is stored, but HEAD and GET do not find it yet
-    GARBLE = "garble"  # one bit is changed; the server responds itself
+    GARBLE = "garble"  # one bit is changed on the way; the response is the server's own
 
 
 def flipped(body: bytes) -> bytes:

@@ -293,7 +293,7 @@ class S3Server:
             "master.telemetry": "false",
             "s3.port.iceberg": 0,
             "s3.port.lance": 0,
-            # Relative to its working directory, since paths of sockets are limited to about 100 bytes.
+            # Relative, because the path of a socket is limited to about 100 bytes.
             "filer.localSocket": "filer.sock",
             "s3.localSocket": "s3.sock",
             "volume.max": 1000,  # each bucket uses at least one volume

@@ -56,9 +56,7 @@ class Actor:
         self.is_over = False
         self.answer: Any = None
         self.error: BaseException | None = None
-        self.claims: list[
-            Claim
-        ] = []  # the innermost is last, because a follow-up runs inside the first
+        self.claims: list[Claim] = []  # the innermost is last: follow-ups are nested
         self.trail: list[str] = []
         self.drafts: set[str] = set()  # local names of unfinished files
         self.asked = ""  # the requested name of an object
