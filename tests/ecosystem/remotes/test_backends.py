@@ -45,7 +45,7 @@ class TestFTP:
         findings = as_it_is(ftp_server())
         assert not findings["retry"].is_problem
         assert "testing existence" in findings["interrupted upload"].details
-        assert findings["delete"].is_problem  # and so do all later checks
+        assert findings["delete"].is_problem  # as are all later checks
 
     def test_size_fails_next_to_a_name_with_spaces(self, ftp_server: Make) -> None:
         storage = ftp_server()
