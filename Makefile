@@ -1,13 +1,13 @@
-# Needs python3 (3.11 or newer) and make. Django 6 needs Python 3.12; older ones get Django 5.2.
+# Requires make and Python 3.11 or newer. Python 3.12 and newer use Django 6, older ones Django 5.2.
 PYTHON ?= python3
 VENV ?= .venv
 DJANGO := $(shell $(PYTHON) -c 'import sys; print("django61" if sys.version_info >= (3, 12) else "django52")' 2>/dev/null || echo django52)
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 INSTALL := -m pip install --quiet --disable-pip-version-check
-# Test processes side by side; 0 runs all in one, for a debugger.
+# The number of parallel test processes. With 0, all tests run in one process, for a debugger.
 WORKERS ?= 3
-# Empty: the tests run without a look at what they cover, and in less time.
+# If empty, the tests run faster, without measuring coverage.
 COVERAGE ?= yes
 
 .NOTPARALLEL:
@@ -15,17 +15,17 @@ COVERAGE ?= yes
 	constraints ecosystem-constraints clean
 
 help:
-	@echo "make demo     the demonstration (ONCE=1: run through once and end)"
-	@echo "make adoption a Wagtail site moves to S3, in a real browser (needs chromium and chromedriver)"
-	@echo "make quick    for every commit: lint, types and the core tests on SQLite, in under two minutes"
-	@echo "make test     all that must hold: lint, types, imports, migrations, docs, pytest"
-	@echo "make pytest   the tests alone, on every database that answers (PYTEST_ARGS='-k name')"
-	@echo "make lint | types | imports | migrations | docs    one check alone"
-	@echo "make ecosystem  the tests with packages that a storage meets (ECOSYSTEM_SUITES='forms')"
-	@echo "make long     the model and the races, for much longer"
-	@echo "make bench    the benchmarks (BENCH_ARGS=--quick: only see whether they run)"
-	@echo "make constraints    resolve the pinned versions in constraints/ anew"
-	@echo "make clean    remove environments, caches and build output"
+	@echo "make demo     run the demo (ONCE=1: run it once, without a browser, and exit)"
+	@echo "make adoption move a Wagtail site to S3 in a real browser (requires chromium and chromedriver)"
+	@echo "make quick    run lint, types and the core tests on SQLite before a commit, in under two minutes"
+	@echo "make test     run all checks: lint, types, imports, migrations, docs, pytest"
+	@echo "make pytest   run only the tests, on every available database (PYTEST_ARGS='-k name')"
+	@echo "make lint | types | imports | migrations | docs    run a single check"
+	@echo "make ecosystem  run the tests with third-party packages (ECOSYSTEM_SUITES='forms')"
+	@echo "make long     run the model and race tests for much longer"
+	@echo "make bench    run the benchmarks (BENCH_ARGS=--quick: only check that they run)"
+	@echo "make constraints    update the pinned versions in constraints/"
+	@echo "make clean    delete environments, caches and build output"
 
 install: $(STAMP)
 
@@ -43,12 +43,12 @@ $(STAMP): pyproject.toml constraints/$(DJANGO).txt
 demo: $(STAMP)
 	ONCE=$(ONCE) $(BIN)/python example/demo.py
 
-# Packages that a storage meets: each folder of tests/ecosystem has settings of its own.
+# Tests with third-party packages. Each directory of tests/ecosystem has its own settings.
 ECOSYSTEM := .venv-ecosystem
 ECOSYSTEM_SUITES ?= $(notdir $(patsubst %/settings.py,%,$(wildcard tests/ecosystem/*/settings.py)))
 ECOSYSTEM_PACKAGES := --editable '.[s3]' --group ecosystem
 
-# The emulator of Azure's blobs, for the suite 'remotes'. Without npm, its tests are skipped.
+# The emulator of Azure Blob Storage for the suite 'remotes'. Without npm, its tests are skipped.
 AZURITE := azurite@3.37.0
 
 ecosystem: $(ECOSYSTEM)/.installed $(if $(filter remotes,$(ECOSYSTEM_SUITES)),$(ECOSYSTEM)/node/.installed)
@@ -74,7 +74,7 @@ $(ECOSYSTEM)/node/.installed: $(ECOSYSTEM)/.installed
 
 test: lint types imports migrations docs pytest
 
-# The core: no browsers, brokers, object stores, killed processes or benchmarks.
+# The core tests, without browsers, brokers, object stores, killed processes and benchmarks.
 QUICK_TESTS := $(addprefix tests/,files ledger management operations reporting storage transfers \
 	test_checks.py test_conf.py test_fields.py test_health.py test_maintenance.py test_signals.py \
 	test_testing.py)
@@ -102,10 +102,10 @@ docs: $(STAMP)
 	@if [ -f docs/conf.py ]; then $(BIN)/python -m sphinx -W --keep-going -q docs docs/_build/html; \
 	else echo "No docs/conf.py, no docs to build."; fi
 
-# DATABASES='mariadb sqlite' chooses; the last of them runs also what is for one database only, and the coverage report
-# under its tests is that of all.
-# With ONCE_MORE=1, as in CI, what failed runs again, alone: a machine that is busy with other things can make any
-# time-out too short. Who fails twice has failed; who does not is in the output with its traceback.
+# DATABASES='mariadb sqlite' selects the databases. Tests that need only one database run on the last one, whose coverage
+# report includes all databases.
+# With ONCE_MORE=1, as in CI, failed tests run again in a single process, because any timeout can be too short on a busy
+# machine. A test that fails twice counts as failed. The traceback of the first failure is in the output.
 pytest: $(STAMP)
 	@$(BIN)/coverage erase
 	@databases="$(DATABASES)"; \
@@ -138,7 +138,7 @@ $(VENV)/.bench-installed: $(STAMP)
 	$(BIN)/python $(INSTALL) --constraint constraints/$(DJANGO).txt --group bench
 	@touch $@
 
-# Writes the file for PYTHON's Django. Use the oldest Python of each, the newer ones can follow:
+# Writes the file for the Django version of PYTHON. Use the oldest Python of each, so that it also works on newer ones:
 # make constraints PYTHON=python3.11, make constraints PYTHON=python3.12
 constraints:
 	rm -rf .venv-constraints

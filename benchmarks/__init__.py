@@ -1,4 +1,4 @@
-"""What this package costs and carries, beside others at the same work: see ``make bench``."""
+"""Benchmarks that compare this package with others. See ``make bench``."""
 
-# Each is a module here with a function rows(), and runs in a process of its own.
+# Each group is a module with a function rows() and runs in its own process.
 GROUPS = ("imports", "saves", "looks", "reading", "claims", "passes", "verbs", "workers", "large")

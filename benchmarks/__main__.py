@@ -1,7 +1,7 @@
-"""``make bench``: every row of the table, ours and others' in the same run on the same work.
+"""``make bench``: measure all rows of the table, which compare this package with others.
 
-Each group runs in a process of its own, so that no two share settings or memory. A row that misses
-its goal is no error; a group that does not run to its end is one.
+Each group runs in its own process, so that groups share neither settings nor memory. A row that
+misses its goal is not an error. A group that does not complete is an error.
 """
 
 import argparse
@@ -51,7 +51,7 @@ def main() -> int:
 
 
 def run(name: str, quick: bool) -> Iterator[Row]:
-    """The rows of a group, as its process finds them."""
+    """Yield the rows of a group while its process measures them."""
     command = [sys.executable, "-m", "benchmarks.group", name, "--json"]
     if quick:
         command.append("--quick")
@@ -67,7 +67,7 @@ def run(name: str, quick: bool) -> Iterator[Row]:
 
 
 def write(path: Path, rows: list[Row]) -> None:
-    """Keep rows of groups that did not run this time, and draw what is known then."""
+    """Write the rows, keep those of groups that did not run, and draw the plots."""
     known = (
         {row["key"]: row for row in json.loads(path.read_text())["rows"]} if path.exists() else {}
     )

@@ -1,6 +1,8 @@
-"""django-queued-storage 0.8 at the work of ``workers.py``: both its web process, which is this
-module run as a program, and the app of its Celery worker. They run in an environment of their own,
-with Python 3.10."""
+"""django-queued-storage 0.8 with the workload of ``workers.py``.
+
+This module is both its web process, when run as a program, and the app of its Celery worker. They
+run in a separate environment with Python 3.10.
+"""
 
 import ctypes
 import json
@@ -40,7 +42,7 @@ from queued_storage.backends import QueuedStorage  # noqa: E402  # reads them wh
 app = Celery("ancestor", broker=SPEC["redis"], set_as_current=True)
 app.conf.update(
     imports=["queued_storage.tasks"],
-    # All that it keeps in Redis has this name in its key.
+    # All of its keys in Redis contain this name.
     task_default_queue=SPEC["name"],
     worker_enable_remote_control=False,
     broker_transport_options={
@@ -53,13 +55,13 @@ app.set_default()
 
 @worker_process_init.connect
 def end_with_parent(**kwargs: Any) -> None:
-    """Celery's children would outlive a run that is killed, and never rest."""
+    """Otherwise, Celery's children would keep running after the benchmark is killed."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
 
 def carry(storage: Any, prefix: str, files: int, size: int) -> float:
-    """The seconds from the first message to the last file that is known to be on the remote."""
+    """Return the seconds from the first message until all files are known to be on the remote."""
     content = ContentFile(os.urandom(size))
     names = [storage.local.save(f"{prefix}/{number}", content) for number in range(files)]
     keys = [storage.get_cache_key(name) for name in names]

@@ -1,5 +1,8 @@
-"""What uploads files to S3. Each context starts its threads and sessions, and returns a function
-that uploads a number of files of a size and returns the seconds that it took."""
+"""Programs and libraries that upload files to S3.
+
+Each context manager starts its threads and sessions. It yields a function that uploads a number of
+files of a given size and returns the seconds that this took.
+"""
 
 import contextlib
 import io
@@ -25,15 +28,15 @@ from tests.support.services import kill_group, spawn, url
 from .peers import AncestorMissing, S3Server, ancestor_python, program, why_missing
 from .worker import storage_of
 
-Upload = Callable[[int, int], float]  # from files, and bytes of each, to seconds
+Upload = Callable[[int, int], float]  # from the number of files and their size in bytes to seconds
 Send = Callable[[str, bytes], object]
 
-LOOK = 0.05  # seconds between queries whether all files are transferred; not part of the result
+LOOK = 0.05  # seconds between checks for the last transfer; not part of the result
 
 
 @dataclass(frozen=True)
 class Place:
-    """The bucket that all of them upload to, and the directory of the files."""
+    """The bucket of all uploads, and the directory of the files."""
 
     server: S3Server
     endpoint_url: str  # of the server, or of a proxy in front of it
@@ -44,7 +47,7 @@ class Place:
         return uuid.uuid4().hex[:8]
 
     def remote(self) -> dict[str, Any]:
-        """The options of ``S3Storage`` that JSON can contain."""
+        """Return the options of ``S3Storage`` that JSON can represent."""
         options = self.server.options(self.bucket_name, self.endpoint_url)
         del options["client_config"]
         return options
@@ -58,14 +61,14 @@ def data(size: int) -> bytes:
     return os.urandom(size)
 
 
-# Ours
+# This package
 
 
 @dataclass(frozen=True)
 class Way:
     """How a queued storage uploads its files."""
 
-    uploader: str | None = None  # the one for S3Storage
+    uploader: str | None = None  # None: the one for S3Storage
     remote: dict[str, Any] = field(default_factory=dict)  # options of S3Storage
     proof: str = "checksum"  # the level that the ledger contains for each file
 
@@ -76,7 +79,7 @@ GENERIC = Way("queued_storage.uploaders.generic.GenericUploader", proof="size")
 
 
 class Worker:
-    """``manage.py queued_storage worker`` in a process of its own, and its ledger."""
+    """``manage.py queued_storage worker`` in a separate process, and its ledger."""
 
     def __init__(self, place: Place, width: int, way: Way) -> None:
         from queued_storage.ledger.database import ledger
@@ -141,7 +144,7 @@ class Worker:
             if (error := errors.first()) or self.process.poll() is not None:
                 raise RuntimeError(f"The worker does not finish: {error}")
             time.sleep(look)
-        self.process.send_signal(signal.SIGSTOP)  # its queries would slow down the next one
+        self.process.send_signal(signal.SIGSTOP)  # its queries would slow down the next measurement
         return self.rows.aggregate(last=Max("transferred_at"))["last"].timestamp() - started
 
     def proofs(self) -> set[str]:
@@ -160,7 +163,7 @@ def worker(place: Place, width: int, way: Way) -> Iterator[Upload]:
 
 @contextlib.contextmanager
 def put_object(place: Place, width: int) -> Iterator[Upload]:
-    """boto3's ``put_object()`` in threads that share a client."""
+    """Call boto3's ``put_object()`` in threads that share a client."""
     client = place.client(max_pool_connections=width)
 
     def send(name: str, content: bytes) -> None:
@@ -172,7 +175,7 @@ def put_object(place: Place, width: int) -> Iterator[Upload]:
 
 @contextlib.contextmanager
 def save_and_size(place: Place, width: int) -> Iterator[Upload]:
-    """The requests of the generic uploader, and no more."""
+    """Send only the requests of the generic uploader."""
     from django.core.files.base import ContentFile
     from storages.backends.s3 import S3Storage
 
@@ -215,8 +218,10 @@ def _in_threads(place: Place, width: int, send: Send) -> Iterator[Upload]:
 
 @contextlib.contextmanager
 def copying(place: Place, width: int, tool: str) -> Iterator[Upload]:
-    """A program that copies a directory. It starts anew in each turn, so the time for a single file
-    is subtracted."""
+    """Upload with a program that copies a directory.
+
+    Each turn starts the program anew, so the time for a single file is subtracted.
+    """
     alone = statistics.median(_copy(place, width, tool, 1, 10_000) for _once in range(3))
     yield lambda files, size: max(_copy(place, width, tool, files, size) - alone, 1e-3)
 

@@ -1,4 +1,4 @@
-"""How quickly workers take work from the ledger, and whether they share it evenly."""
+"""How quickly workers claim files, and whether they share them evenly."""
 
 import multiprocessing
 import statistics
@@ -14,8 +14,8 @@ from .rows import Options, Row
 BATCH = 10
 GOALS = {"default": ("SQLite", 8000), "postgres": ("PostgreSQL", 3000)}
 WORKERS = 4
-EVEN = 0.5  # of the average share, for the one with the least
-WORK = 0.01  # seconds that a worker is busy with a batch before it wants the next one
+EVEN = 0.5  # minimum share of each worker, relative to the average
+WORK = 0.01  # seconds that a worker is busy with a batch before its next claim
 
 
 def rows(options: Options) -> Iterator[Row]:
@@ -101,8 +101,11 @@ def _claim_all(work: float = 0) -> int:
 
 
 def _claim_together() -> list[int]:
-    """What each of several processes gets that begin at the same time, and do some work between
-    two claims: without any, whoever had SQLite's lock would be the next one to have it."""
+    """Return the number of files that each of several concurrent processes claims.
+
+    They work between two claims. Without that, the process that holds SQLite's lock would usually
+    get it again.
+    """
     from django.db import connections
 
     connections.close_all()

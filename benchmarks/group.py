@@ -1,4 +1,4 @@
-"""``python -m benchmarks.group NAME``: one group in this process, a row a line as it is found."""
+"""``python -m benchmarks.group NAME``: run one group, and print one row per line."""
 
 import argparse
 import dataclasses
@@ -25,7 +25,7 @@ def main() -> None:
 
 
 def line(row: Row) -> str:
-    """The row for people to read."""
+    """Return the row as text for the terminal."""
     bound = "at most" if row.is_at_most else "at least"
     found = "not measured" if row.ratio is None else f"{row.ratio:,.2f} {row.unit}"
     verdict = "met" if row.is_met else "MISSED" if row.ratio is not None else ""

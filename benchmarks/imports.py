@@ -1,4 +1,4 @@
-"""What the app adds to the start of every command."""
+"""How much the app adds to the start of every command."""
 
 import os
 import resource
@@ -61,7 +61,7 @@ def rows(options: Options) -> Iterator[Row]:
 
 
 def _spent() -> float:
-    """The processor time of the processes that have ended."""
+    """Return the processor time of all child processes that have ended."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
 
@@ -71,8 +71,8 @@ def _check(place: Path, settings: str) -> None:
     environment = os.environ | {
         "DJANGO_SETTINGS_MODULE": settings,
         "PYTHONPATH": str(place),
-        # All modules are compiled once, as an installation does, whether or not it may be written
-        # beside the sources.
+        # Compile all modules once, as an installation does, even if the directory of the sources
+        # is not writable.
         "PYTHONPYCACHEPREFIX": str(place / "compiled"),
         "PYTHONDONTWRITEBYTECODE": "",
     }

@@ -18,9 +18,9 @@ from .rows import Options, Row, peak, peak_of
 
 MIB = 1 << 20
 NAMES = ("worker", "upload_file", "S3Storage.save")
-WARM = 2 * MIB  # of a file that is sent before, by the same calls
+WARM = 2 * MIB  # the size of a file that is uploaded first in the same way
 CONCURRENCY = 8
-Found = dict[str, list[tuple[float, float]]]  # seconds, and MiB that a process has grown by
+Found = dict[str, list[tuple[float, float]]]  # seconds, and the memory growth of the process in MiB
 
 
 def rows(options: Options) -> Iterator[Row]:
@@ -59,7 +59,7 @@ def _measure(server: S3Server, options: Options, size: int) -> Found:
     _write(path, size)
     found: Found = {name: [] for name in NAMES}
     for number in range(1 if options.quick else 3):
-        for name in NAMES[: 2 if number else 3]:  # the last one for its memory only
+        for name in NAMES[: 2 if number else 3]:  # the last one is only measured for its memory
             with bucket(server) as bucket_name:
                 place = Place(server, server.endpoint_url, bucket_name, options.directory)
                 by = _by_worker if name == "worker" else _in_child
@@ -101,7 +101,7 @@ def main(name: str, path: str, remote: str) -> None:
     warm, fresh = (Path(path).with_name(part) for part in ("warm", "fresh"))
     _write(warm, WARM)
     send(str(warm))
-    shutil.copyfile(path, fresh)  # one that was just written, as a worker's is
+    shutil.copyfile(path, fresh)  # a recently written file, as a worker uploads
     os.sync()
     before, started = peak(), time.perf_counter()
     send(str(fresh))

@@ -1,4 +1,4 @@
-"""What it costs to ask for URLs."""
+"""The cost of url()."""
 
 import statistics
 import time
@@ -80,7 +80,7 @@ class Looks:
         return list(rows.values_list("name", flat=True))
 
     def look_up(self, alias: str, name: str) -> Any:
-        """What a project without this package would have to ask."""
+        """Run the query that a project without this package would need."""
         return self.ledger.filter(alias=alias, name=name).values_list("state", "remote_name").get()
 
     def local(self) -> Row:
@@ -116,7 +116,7 @@ class Looks:
         )
 
     def transferred(self) -> Iterator[Row]:
-        """In the cache already, and against the same cache."""
+        """Compare files that are already in the cache with a lookup in the same cache."""
         for cache_name, label in (("default", "in-process cache"), ("redis", "Redis cache")):
             for alias, remote in (("signed", self.signed), ("domain", self.domain)):
                 kind = "signed URL" if alias == "signed" else "custom domain"
@@ -143,7 +143,7 @@ class Looks:
 
         def plain(number: int) -> None:
             name = names[number % PAGE]
-            # A thread has a cache of its own, so each request looks it up.
+            # Each thread has its own connection to the cache, so each request looks it up.
             remote.url(self.caches[cache].get(f"plain-{name}"))
 
         def queued(number: int) -> None:
@@ -178,7 +178,7 @@ class Looks:
 
         storage, names = self.storages["signed"], self.names_of("signed")
         for name in names:
-            storage.url(name)  # into the cache
+            storage.url(name)  # fill the cache
         storage.urls(names)
         with CaptureQueriesContext(connection) as captured:
             storage.urls(names)
@@ -197,8 +197,11 @@ class Looks:
         }
 
     def _beyond_the_remote(self, storage: Any, names: list[str]) -> float:
-        """The seconds of one page that its remote has no part in. The remote's own, which are many
-        more, differ from page to page by as much as these are."""
+        """Return the seconds of one page without the time of the remote.
+
+        The time of the remote is much longer, and it varies from page to page by as much as the
+        rest takes.
+        """
         url = self.signed.url
         inside = 0.0
 

@@ -1,4 +1,4 @@
-"""What the passes over the ledger cost as it grows."""
+"""The cost of queries over the whole ledger as it grows."""
 
 import io
 from collections.abc import Callable, Iterator

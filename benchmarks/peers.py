@@ -1,4 +1,4 @@
-"""Who does the same work beside us: servers, programs, and the ancestor in its own environment."""
+"""What the comparisons need: servers, programs, and django-queued-storage 0.8."""
 
 import contextlib
 import os
@@ -25,18 +25,20 @@ ANCESTOR = HERE.parent / ".venv-ancestor"
 
 @contextlib.contextmanager
 def bucket(server: S3Server) -> Iterator[str]:
-    """The name of a new bucket."""
+    """Yield the name of a new bucket."""
     name = f"bench-{uuid.uuid4().hex[:12]}"
     with contextlib.closing(server.client()) as client:
         client.create_bucket(Bucket=name)
         yield name
-        client.delete_bucket(Bucket=name)  # this server does not mind what is in it
+        client.delete_bucket(Bucket=name)  # SeaweedFS also deletes buckets that are not empty
 
 
 @contextlib.contextmanager
 def far(server: S3Server, milliseconds: float) -> Iterator[str]:
-    """The address of the server, that much further away. What that takes is taken elsewhere than
-    in this process, whose threads may be measured."""
+    """Yield the URL of the server with additional latency.
+
+    The proxy runs in another process, because the threads of this process may be measured.
+    """
     if not milliseconds:
         yield server.endpoint_url
         return
@@ -50,17 +52,17 @@ def far(server: S3Server, milliseconds: float) -> Iterator[str]:
 
 
 def program(name: str) -> str | None:
-    """Where ``rclone`` or ``s5cmd`` is: beside this Python, else on the PATH."""
+    """Return the path of ``rclone`` or ``s5cmd``, next to this Python or on the PATH."""
     places = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     return shutil.which(name, path=places)
 
 
 class AncestorMissing(RuntimeError):
-    """There is no environment for the ancestor, and why."""
+    """The environment of django-queued-storage 0.8 is missing. The message is the reason."""
 
 
 def ancestor_python(may_install: bool = True) -> str:
-    """The Python of an environment with django-queued-storage 0.8, which is made the first time."""
+    """Return the Python of an environment with version 0.8. The first call creates it."""
     python = ANCESTOR / "bin" / "python"
     done = ANCESTOR / ".installed"
     if not done.exists() and not may_install:
@@ -84,15 +86,16 @@ def _python_310() -> str:
     for candidate in ["python3.10", *map(str, sorted(pyenv.glob("3.10*/bin/python3.10")))]:
         test = [candidate, "-c", "import sys, venv; sys.exit(sys.version_info[:2] != (3, 10))"]
         with contextlib.suppress(OSError):
-            if subprocess.run(test, capture_output=True).returncode == 0:  # a shim may not work
+            # A shim of pyenv may exist although it does not work.
+            if subprocess.run(test, capture_output=True).returncode == 0:
                 return candidate
     raise AncestorMissing("it needs Python 3.10, which is not here")
 
 
 class DelayProxy:
-    """Makes a server far away: a round trip takes ``milliseconds`` more, half of it each way.
+    """A proxy that adds ``milliseconds`` to each round trip, half of it each way.
 
-    So does a new connection. ``connections`` counts them.
+    It also delays each new connection. ``connections`` counts them.
     """
 
     def __init__(self, port: int, milliseconds: float) -> None:
@@ -134,7 +137,7 @@ class DelayProxy:
 
 
 class _Stream:
-    """One direction of a connection: a thread reads, another one writes what is old enough."""
+    """One direction of a connection. One thread reads, and another one writes after the delay."""
 
     def __init__(self, source: socket.socket, target: socket.socket, delay: float) -> None:
         self._source = source

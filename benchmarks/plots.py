@@ -1,4 +1,4 @@
-"""Draws what the docs show of a run."""
+"""Draw the plots of the docs."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -8,14 +8,14 @@ import matplotlib
 from matplotlib import pyplot
 
 matplotlib.use("svg")
-matplotlib.rcParams["svg.hashsalt"] = "benchmarks"  # the same rows make the same file
+matplotlib.rcParams["svg.hashsalt"] = "benchmarks"  # the same rows create the same file
 matplotlib.rcParams["svg.fonttype"] = "none"
 
 Rows = Mapping[str, Mapping[str, Any]]
 
 
 def draw(rows: Rows, place: Path) -> None:
-    """Draw what these rows have the figures for."""
+    """Draw all plots for which these rows contain data."""
     for name, plot in PLOTS.items():
         figure, axes = pyplot.subplots(figsize=(7, 3.6), layout="constrained")
         try:

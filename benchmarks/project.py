@@ -1,4 +1,4 @@
-"""The Django project that a group works in."""
+"""The Django project of a group."""
 
 import contextlib
 import os
@@ -14,7 +14,7 @@ from tests.support import services
 
 
 def configure(directory: Path, postgres: bool = False, **changes: Any) -> None:
-    """Set Django up with a database in ``directory``, and maybe PostgreSQL beside it."""
+    """Set Django up with a database in ``directory``, and PostgreSQL if ``postgres`` is true."""
     databases: dict[str, Any] = {"default": _sqlite(directory)}
     if postgres:
         databases["postgres"] = _postgres()
@@ -58,7 +58,7 @@ def _postgres() -> dict[str, Any]:
 
 @contextlib.contextmanager
 def databases() -> Iterator[list[str]]:
-    """The tables in every database, which go afterwards."""
+    """Create the tables in every database, and drop them afterwards."""
     from django.db import connections
 
     for alias in connections:

@@ -1,4 +1,4 @@
-"""The memory that it takes to read a large file back."""
+"""The memory that is needed to read a large file from the remote."""
 
 import contextlib
 import hashlib
@@ -41,7 +41,7 @@ def rows(options: Options) -> Iterator[Row]:
 
 
 def _fill(server: S3Server, name: str, size: int) -> str:
-    """A large object, of pieces that differ; returns its digest."""
+    """Create a large object of different pieces. Return its digest."""
     piece = os.urandom(PIECE)
     digest = hashlib.sha256()
 
@@ -75,7 +75,7 @@ def main(reader: str, endpoint: str, bucket: str, place: str) -> None:
     with databases():
         storage = _storage(reader, endpoint, bucket, Path(place))
         with storage.open("small.bin") as small:
-            small.read()  # what every first answer needs
+            small.read()  # allocates what the first response needs
         before = peak()
         digest = hashlib.sha256()
         with storage.open("large.bin") as file:

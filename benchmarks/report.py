@@ -1,4 +1,4 @@
-"""``python -m benchmarks.report``: the docs page and its plots, from the rows of a run."""
+"""``python -m benchmarks.report``: write the docs page and its plots from the rows of a run."""
 
 import json
 import sys
@@ -11,7 +11,7 @@ from .rows import Row
 DOCS = Path(__file__).parent.parent / "docs"
 ROWS = DOCS / "_static" / "benchmarks.json"
 PAGE = DOCS / "benchmarks.md"
-NOTES = Path(__file__).parent / "notes.md"  # what the figures do not say themselves
+NOTES = Path(__file__).parent / "notes.md"  # explanations of the results
 INTRODUCTION = """\
 # Benchmarks
 
@@ -110,13 +110,13 @@ def _reasons(rows: list[Row]) -> Iterator[str]:
 
 
 def _known_reason(key: str) -> str:
-    """What is told of the row itself, or of all rows whose key begins so."""
+    """Return the reason of the row itself, or of the longest prefix of its key."""
     parts = key.split(".")
     known = (REASONS.get(".".join(parts[:count])) for count in range(len(parts), 0, -1))
     return next(filter(None, known), "Not profiled yet.")
 
 
-# What is known of rows that may miss their goal, by the key or how it begins
+# Reasons why rows may miss their goal, by their key or a prefix of it
 REASONS: dict[str, str] = {
     "imports": "Almost half of this time is one full run of Python's garbage collector, which "
     "creating the app's classes triggers. The rest is spread over its modules.",
@@ -166,7 +166,7 @@ def _plots(rows: list[Row]) -> Iterator[str]:
             yield f"![{title}](_static/benchmark-{name}.svg)\n\n"
 
 
-# The file's name, what it shows, and the rows that have it in their details
+# The name of the file, its title, and the rows whose details it shows
 PLOTS = {
     "saves": ("Duration of save() by file size", ("saves.large",)),
     "looks": ("Duration of url() of one file", ("looks.local",)),

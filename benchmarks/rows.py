@@ -1,4 +1,4 @@
-"""A row of the table, and how it comes to its figure."""
+"""A row of the table, and how it is measured."""
 
 import contextlib
 import resource
@@ -12,17 +12,20 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Row:
-    """One figure with its goal; mostly a ratio of medians of one run, ours and another's by
-    turns, since the machine's own speed changes from minute to minute."""
+    """One result and its goal.
+
+    It is usually a ratio of two medians, measured in turns, because the speed of the machine
+    changes from minute to minute.
+    """
 
     key: str
     what: str
     goal: float
-    is_at_most: bool  # whether the goal is a limit, or to be reached
+    is_at_most: bool  # whether the goal is a maximum or a minimum
     ratio: float | None  # None: not measured
     unit: str = "x"  # or "ms", "µs", "MiB", "rows/s"
-    details: dict[str, Any] = field(default_factory=dict)  # what it comes from, and what is drawn
-    reason: str = ""  # why it misses its goal, or was not measured
+    details: dict[str, Any] = field(default_factory=dict)  # underlying values and plot data
+    reason: str = ""  # why it misses its goal or was not measured
 
     @property
     def is_met(self) -> bool:
@@ -35,8 +38,8 @@ class Row:
 class Options:
     """How to run a group."""
 
-    quick: bool  # few rounds and small sizes, which only show that it runs
-    directory: Path  # for files of its own, removed afterwards
+    quick: bool  # few rounds and small sizes, only to check that it runs
+    directory: Path  # for its own files, deleted afterwards
 
     def rounds(self, number: int) -> int:
         return min(number, 3) if self.quick else number
@@ -47,7 +50,7 @@ def by_turns(
     rounds: int,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, float]:
-    """The median seconds of each piece of work, done by turns, in both orders."""
+    """Return the median seconds of each function, called in turns and in both orders."""
     times: dict[str, list[float]] = {name: [] for name in works}
     turns = list(works.items())
     for number in range(rounds):
@@ -64,14 +67,14 @@ def milliseconds(seconds: Mapping[str, float]) -> dict[str, float]:
 
 
 def peak() -> float:
-    """The most memory that this process had, in MiB."""
+    """Return the peak memory of this process in MiB."""
     with contextlib.suppress(OSError):
         return peak_of("self")
-    # Elsewhere this may be what the parent had.
+    # On other systems, this may include the memory of the parent.
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def peak_of(process: int | str) -> float:
-    """The same of another process, on Linux."""
+    """Return the peak memory of another process in MiB. This requires Linux."""
     status = Path(f"/proc/{process}/status").read_text()
     return int(status.partition("VmHWM:")[2].split()[0]) / 1024

@@ -1,4 +1,4 @@
-"""What a save costs in a request."""
+"""The cost of a save in a request."""
 
 import os
 import shutil
@@ -41,7 +41,7 @@ def rows(options: Options) -> Iterator[Row]:
 
 
 class Saving:
-    """Ours and Django's own storage, in one directory."""
+    """QueuedStorage and Django's own storage in one directory."""
 
     def __init__(self, options: Options) -> None:
         from django.core.files.base import ContentFile
@@ -68,7 +68,7 @@ class Saving:
     # The two sides
 
     def save_plainly(self, database: str, data: bytes, names: list[str]) -> None:
-        """What a project does that has its files on the disk, and a model with a file."""
+        """Save as a project with files on disk and a model with a file does."""
         with self.atomic(using=database):
             for name in names:
                 saved = self.plain.save(name, self.content(data))
@@ -109,7 +109,7 @@ class Saving:
 
     def in_database(self, database: str) -> Iterator[Row]:
         name = NAMES[database]
-        self.compare(self.quiet, database, FEW, 20)  # warm
+        self.compare(self.quiet, database, FEW, 20)  # warm up
         found = self.compare(self.quiet, database, FEW, 400)
         yield self._row_without(name, ratio(found), milliseconds(found))
         celery, missing = self._with_celery()
@@ -167,7 +167,7 @@ class Saving:
         return self.make("celery", queue="queued_storage.queues.celery.CeleryQueue"), ""
 
     def python_cost(self) -> Row:
-        """All of a save that is neither in a query nor in the local storage's own save."""
+        """Measure a save without its queries and without the local storage's own save."""
         from django.db import connection
 
         data = os.urandom(FEW)
@@ -183,7 +183,7 @@ class Saving:
 
         storage = self.make("costs")
         local = storage.local
-        local._save = partial(timed, local._save)  # behind save()
+        local._save = partial(timed, local._save)  # called by save()
         times = []
         for number in range(self.options.rounds(500)):
             content = self.content(data)
@@ -205,7 +205,7 @@ class Saving:
 
     def large(self) -> Row:
         size = FEW if self.options.quick else MANY
-        # When the system writes 100 MB to the disk is its own affair, and takes what time it takes.
+        # Compare processor time, because the time to write 100 MB to disk varies too much.
         processor = partial(self.compare, self.quiet, "default", size, 15, clock=thread_time)
         found = processor()
         with mock.patch("queued_storage.files.streams._crc32", return_value=zlib.crc32):
@@ -230,9 +230,9 @@ class Saving:
         )
 
     def flushed(self) -> Row:
-        """No goal was set; so that nobody is surprised."""
+        """Measure the cost of FSYNC, so that users know it."""
         data, run = os.urandom(FEW), uuid4().hex
-        os.sync()  # what other rows have written is not this one's to wait for
+        os.sync()  # the writes of other rows must not be measured
 
         def save(number: int, fsync: bool) -> None:
             with queued_storage(FSYNC=fsync):

@@ -1,6 +1,6 @@
-"""Time and memory of the verbs on very many files.
+"""Time and memory of the verbs with many files.
 
-The memory is by how much the process has grown at its peak, since before the first verb.
+The memory is the peak growth of the process since before the first verb.
 """
 
 import contextlib
@@ -15,11 +15,11 @@ from .project import configure
 from .rows import Options, Row, peak
 
 FILES = 20_000
-COPIES = 1000  # that are evicted and restored
+COPIES = 1000  # files that are evicted and restored
 
 
 class Nowhere(io.TextIOBase):
-    """Keeps nothing of what is printed."""
+    """A stream that discards its input."""
 
     def write(self, text: str) -> int:
         return len(text)
@@ -66,7 +66,7 @@ def run(directory: Path, files: int, copies: int) -> tuple[dict[str, int], float
     def timed(*command: str, count: int = files) -> None:
         queue: Any = storage.queue
         started = time.perf_counter()
-        with contextlib.suppress(CommandError):  # which tells what was found
+        with contextlib.suppress(CommandError):  # raised if the verb finds problems
             call_command("queued_storage", *command, stdout=Nowhere(), stderr=Nowhere())
         speeds[" ".join(command)] = round(count / (time.perf_counter() - started))
         queue.messages.clear()

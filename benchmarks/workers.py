@@ -15,11 +15,11 @@ from .project import configure, databases
 from .rows import Options, Row
 
 SMALL = 10_000  # bytes
-LARGE = 1_000_000  # almost the most that is sent in one request
+LARGE = 1_000_000  # close to the maximum for a single request
 WIDTHS = (1, 2, 4, 8, 16, 32)
 DISTANCES = (0, 30)  # milliseconds
-SECONDS = 1.5  # that each takes in a turn, approximately
-Rates = dict[str, float]  # files a second of each
+SECONDS = 1.5  # approximate duration of each turn
+Rates = dict[str, float]  # files per second of each
 
 CARRIERS: dict[str, Callable[[Place, int], AbstractContextManager[Upload]]] = {
     "plain": partial(carriers.worker, way=carriers.PLAIN),
@@ -31,7 +31,7 @@ CARRIERS: dict[str, Callable[[Place, int], AbstractContextManager[Upload]]] = {
     "s5cmd": partial(carriers.copying, tool="s5cmd"),
     "ancestor": carriers.ancestor,
 }
-CONTESTS = (  # those that take turns
+CONTESTS = (  # each line is measured in turns
     ("plain", "fast", "put_object", "ancestor", "rclone", "s5cmd"),
     ("generic", "save and size"),
 )
@@ -140,7 +140,7 @@ def _enough(few: int, upload: Upload, size: int) -> int:
 
 
 def _reasons(options: Options) -> dict[str, str]:
-    """Why some cannot take part."""
+    """Return why some cannot be measured."""
     found = {tool: f"{tool} is not installed" for tool in ("rclone", "s5cmd") if not program(tool)}
     if not find_spec("obstore"):
         found["fast"] = "obstore is not installed"

@@ -256,7 +256,7 @@ class Adoption:
             raise
         finally:
             assert process.stdin
-            process.stdin.close()  # which makes the supervisor kill it
+            process.stdin.close()  # the supervisor then kills it
             process.wait()
 
     def start_s3(self) -> None:

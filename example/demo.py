@@ -27,7 +27,7 @@ def main() -> int:
     try:
         with site() as url:
             if os.environ.get("ONCE", "") not in ("", "0"):
-                import once  # which reads the site's settings
+                import once  # reads the settings of the site
 
                 return once.run(url)
             return wait_for_ctrl_c(url)

@@ -24,7 +24,7 @@ from django.template.defaultfilters import filesizeformat
 import s3server
 
 SIZES = os.environ.get("DEMO_SIZES", "10 100 1024 5120 51200")  # in KB
-TRANSFERRED = "Transferred"  # as the page shows it
+TRANSFERRED = "Transferred"  # as shown on the page
 DEADLINE = float(os.environ.get("DEMO_DEADLINE", "120"))  # seconds for all transfers
 
 
@@ -174,7 +174,7 @@ class Site:
         self._url = url
         self._cookies = CookieJar()
         self._opener = build_opener(HTTPCookieProcessor(self._cookies))
-        self._opener.open(url).close()  # which sets the CSRF cookie
+        self._opener.open(url).close()  # sets the CSRF cookie
 
     def get(self, url: str) -> Iterator[bytes]:
         try:

@@ -113,7 +113,7 @@ class S3Server:
 
     def _kill(self) -> None:
         if self._process is not None and self._process.stdin is not None:
-            self._process.stdin.close()  # which makes the supervisor kill it
+            self._process.stdin.close()  # the supervisor then kills it
             self._process.wait()
             self._process = None
         for port in self._ports.values():

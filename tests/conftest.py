@@ -25,7 +25,8 @@ ROOT = Path(__file__).parent.parent
 
 
 def pytest_configure() -> None:
-    shutil.rmtree(settings.DIRECTORY, ignore_errors=True)  # of a dead run with our process id
+    # An earlier run with the same process id may have left the directory.
+    shutil.rmtree(settings.DIRECTORY, ignore_errors=True)
     Path(settings.DIRECTORY).mkdir(mode=0o700)
 
 
@@ -35,7 +36,7 @@ def pytest_unconfigure() -> None:
 
 @pytest.fixture(autouse=True)
 def clean_slate() -> Iterator[None]:
-    """No test finds files, cache entries or inline storages of another one."""
+    """Isolate the files, cache entries and inline storages of each test."""
     yield
     registry.reset()  # the alias of a field's storage may be from a test with other STORAGES
     cache.clear()
@@ -52,7 +53,7 @@ def s3_server() -> Iterator[S3Server]:
 
 @pytest.fixture
 def s3_client(s3_server: S3Server) -> Iterator[BaseClient]:
-    """A boto3 client that goes straight to the server."""
+    """A boto3 client that connects to the server directly."""
     client = s3_server.client()
     yield client
     client.close()
@@ -60,7 +61,7 @@ def s3_client(s3_server: S3Server) -> Iterator[BaseClient]:
 
 @pytest.fixture
 def asked_soon(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A server of S3 is asked what it does at the first upload, and is not known before."""
+    """Probe the S3 server at the first upload, and forget earlier results."""
     from queued_storage.uploaders.s3 import trust  # needs the models
 
     monkeypatch.setattr(trust, "PROBE_AFTER", 1)
@@ -71,7 +72,7 @@ def asked_soon(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture
 def s3_bucket(s3_server: S3Server, s3_client: BaseClient) -> Iterator[str]:
-    """The name of a bucket that only this test has. A test may leave the server stopped."""
+    """The name of a bucket for this test only. A test may leave the server stopped."""
     name = f"bucket-{uuid.uuid4().hex}"
     if s3_server.process is None:
         s3_server.start()
@@ -79,7 +80,7 @@ def s3_bucket(s3_server: S3Server, s3_client: BaseClient) -> Iterator[str]:
     yield name
     if s3_server.process is None:
         s3_server.start()
-    s3_client.delete_bucket(Bucket=name)  # this server does not mind what is in it
+    s3_client.delete_bucket(Bucket=name)  # SeaweedFS also deletes buckets that are not empty
 
 
 @pytest.fixture
@@ -90,7 +91,7 @@ def s3_options(s3_server: S3Server, s3_bucket: str) -> dict[str, Any]:
 
 @pytest.fixture
 def s3_proxy(s3_server: S3Server) -> Iterator[FaultProxy]:
-    """A proxy in front of the S3 server; it behaves until its `mode` is set."""
+    """A proxy in front of the S3 server without faults until its `mode` is set."""
     with FaultProxy(s3_server.port) as proxy:
         yield proxy
 
@@ -103,13 +104,13 @@ def s3_proxy_options(s3_server: S3Server, s3_proxy: FaultProxy, s3_bucket: str) 
 
 @pytest.fixture
 def queue_name() -> str:
-    """A name for queues, key prefixes and consumers that only this test has."""
+    """A unique name for the queues, key prefixes and consumers of this test."""
     return f"queued-storage-{uuid.uuid4().hex}"
 
 
 @pytest.fixture
 def redis_url(queue_name: str) -> Iterator[str]:
-    """Redis; the keys that contain `queue_name` go after the test."""
+    """The URL of Redis. The keys that contain `queue_name` are deleted after the test."""
     services.require("redis")
     yield services.url("redis")
     with redis.Redis.from_url(services.url("redis")) as client:
@@ -119,7 +120,7 @@ def redis_url(queue_name: str) -> Iterator[str]:
 
 @pytest.fixture
 def amqp_url(queue_name: str) -> Iterator[str]:
-    """RabbitMQ; the queue and the exchange of the name `queue_name` go after the test."""
+    """The URL of RabbitMQ. The queue and exchange `queue_name` are deleted after the test."""
     services.require("rabbitmq")
     yield services.url("rabbitmq")
     with kombu.Connection(services.url("rabbitmq")) as broker, broker.channel() as channel:
@@ -129,7 +130,7 @@ def amqp_url(queue_name: str) -> Iterator[str]:
 
 @pytest.fixture
 def child_environment(transactional_db: None) -> dict[str, str]:
-    """What a process needs to work on this test's database and directories, as os.environ."""
+    """The environment of a process that uses the database and directories of this test."""
     return os.environ | {
         "DJANGO_SETTINGS_MODULE": "tests.settings",
         "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'src'}",
@@ -140,7 +141,7 @@ def child_environment(transactional_db: None) -> dict[str, str]:
 
 @pytest.fixture
 def child_settings(child_environment: dict[str, str]) -> Callable[..., dict[str, str]]:
-    """The same, with some settings changed."""
+    """Return the same environment with some settings changed."""
 
     def environment(**changes: Any) -> dict[str, str]:
         return child_environment | {
@@ -153,7 +154,7 @@ def child_settings(child_environment: dict[str, str]) -> Callable[..., dict[str,
 
 @pytest.fixture
 def spawn() -> Iterator[Callable[..., subprocess.Popen[Any]]]:
-    """Start processes, with the arguments of Popen; they and their children end with the test."""
+    """Start processes with the arguments of Popen, and kill them and their children afterwards."""
     with contextlib.ExitStack() as stack:
 
         def start(args: list[str], **options: Any) -> subprocess.Popen[Any]:

@@ -1,5 +1,8 @@
-"""Settings of the tests. A child process of a test gets the test's own database and directory
-through the environment (see the fixture `child_environment`)."""
+"""Settings of the tests.
+
+A child process gets the database and the directory of its test from the environment. See the
+fixture `child_environment`.
+"""
 
 import os
 import tempfile
@@ -11,7 +14,7 @@ from tests.support import services
 
 DATABASE = os.environ.get("QUEUED_STORAGE_TEST_DATABASE", "sqlite")
 DATABASE_NAME = os.environ.get("QUEUED_STORAGE_TEST_DATABASE_NAME")
-# The test run makes and removes it (tests/conftest.py); other users of these settings need none.
+# tests/conftest.py creates and deletes it. Other users of these settings do not need it.
 DIRECTORY = os.environ.get(
     "QUEUED_STORAGE_TEST_DIRECTORY", f"{tempfile.gettempdir()}/queued-storage-{os.getpid()}"
 )
@@ -45,7 +48,7 @@ elif DATABASE in ("postgres", "mariadb"):
             "PORT": address.port,
             "USER": unquote(address.username or ""),
             "PASSWORD": unquote(address.password or ""),
-            # One for each run, so that runs beside each other do not meet.
+            # One database for each run, so that parallel runs do not share it.
             "TEST": {"NAME": f"test_queued_storage_{os.getpid()}"},
         }
     }
@@ -54,7 +57,7 @@ elif DATABASE in ("postgres", "mariadb"):
 else:
     raise ValueError(f"QUEUED_STORAGE_TEST_DATABASE={DATABASE}: sqlite, postgres or mariadb")
 
-PROCRASTINATE = DATABASE == "postgres" and find_spec("procrastinate")  # works on no other
+PROCRASTINATE = DATABASE == "postgres" and find_spec("procrastinate")  # requires PostgreSQL
 
 SECRET_KEY = "only for tests"
 USE_TZ = True
@@ -116,5 +119,5 @@ CACHES = {"default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"
 QUEUED_STORAGE = {"QUEUE": "queued_storage.queues.dummy.DummyQueue"}
 if find_spec("django_tasks_db"):
     TASKS = {"default": {"BACKEND": "django_tasks_db.DatabaseBackend"}}
-MIGRATION_MODULES = {"django_q": None}  # its tables at once, not in twenty steps
+MIGRATION_MODULES = {"django_q": None}  # creates its tables in one step instead of twenty
 Q_CLUSTER = {"name": "tests", "timeout": 60, "retry": 90, "log_level": "WARNING"}

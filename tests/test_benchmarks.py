@@ -1,4 +1,4 @@
-"""The benchmarks' page against the run that it tells of."""
+"""The page of the benchmarks matches the results of its run."""
 
 import json
 import re
@@ -11,19 +11,19 @@ from benchmarks.rows import Row
 pytestmark = pytest.mark.one_database
 
 
-def test_the_page_is_that_of_the_rows() -> None:
+def test_page_matches_the_rows() -> None:
     found = json.loads(report.ROWS.read_text())
     assert report.PAGE.read_text() == report.page(found), "python -m benchmarks.report"
 
 
-def test_each_plot_of_the_page_is_there() -> None:
+def test_each_plot_of_the_page_exists() -> None:
     plots = re.findall(r"\((_static/[^)]+)\)", report.PAGE.read_text())
     assert plots
     for plot in plots:
         assert (report.DOCS / plot).is_file(), plot
 
 
-def test_each_plot_of_the_page_is_drawn_by_somebody() -> None:
+def test_each_plot_of_the_page_is_generated() -> None:
     drawing = (Path(report.__file__).parent / "plots.py").read_text()
     for name in report.PLOTS:
         assert f'    "{name}": ' in drawing, name
@@ -35,7 +35,7 @@ def test_each_group_is_a_module() -> None:
         assert "def rows(" in (place / f"{group}.py").read_text(), group
 
 
-def test_a_reason_is_told_of_all_rows_whose_key_begins_so() -> None:
+def test_reason_applies_to_rows_with_its_prefix() -> None:
     row = Row("workers.s5cmd.8.30ms", "far", goal=2, is_at_most=False, ratio=1)
     found = {"run": {"date": "", "cores": 2, "versions": {}}, "rows": [vars(row)]}
     assert f"far\n: {report.REASONS['workers.s5cmd']}" in report.page(found)

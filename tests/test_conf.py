@@ -14,7 +14,7 @@ pytestmark = pytest.mark.one_database
 
 BASE = {"QUEUE": "queued_storage.queues.dummy.DummyQueue"}
 
-# Every key with a value that is allowed and not the default
+# Each key with a valid value that is not the default
 GOOD = {
     "QUEUE": ["queued_storage.queues.immediate.ImmediateQueue", {"BACKEND": "x"}, object()],
     "RETRIES": [0, 9],

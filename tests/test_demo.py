@@ -10,7 +10,7 @@ import pytest
 from tests.support import services
 from tests.support.waiting import until
 
-pytestmark = pytest.mark.one_database  # the demo has its own
+pytestmark = pytest.mark.one_database  # the demo has its own database
 EXAMPLE = Path(__file__).parent.parent / "example"
 SIZES = {"10-KB.bmp": "10.0 KB", "1024-KB.bmp": "1.0 MB", "5120-KB.bmp": "5.0 MB"}
 BREAK_ONE = """
@@ -43,7 +43,7 @@ def run_once(environment, *program, **changes):
     )
 
 
-def test_all_pictures_reach_s3_unchanged(environment, tmp_path):
+def test_all_images_reach_s3_unchanged(environment, tmp_path):
     done = run_once(environment)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "refused" in done.stdout
@@ -54,13 +54,13 @@ def test_all_pictures_reach_s3_unchanged(environment, tmp_path):
     assert not list(tmp_path.glob("queued-storage-demo-*"))
 
 
-def test_says_what_is_not_on_s3_in_time(environment):
+def test_reports_files_missing_on_s3_at_the_deadline(environment):
     done = run_once(environment, DEMO_DEADLINE="0")
     assert done.returncode == 1
     assert "ERROR: 3 of 3 files were not transferred within 0 s." in done.stdout
 
 
-def test_says_which_bytes_differ(environment):
+def test_reports_which_bytes_differ(environment):
     done = run_once(environment, "-c", BREAK_ONE)
     assert done.returncode == 1
     assert "ERROR: 1024-KB.bmp on S3 differs from the uploaded file." in done.stdout
@@ -77,7 +77,7 @@ def test_no_process_outlives_the_demo(environment, tmp_path, death):
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        # Whoever runs the tests in the background has them ignore it, and their children too.
+        # A test run in the background ignores SIGINT, and its children inherit that.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as demo:
         try:
@@ -96,7 +96,7 @@ def commands_with(text):
     for file in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             command = file.read_text(errors="replace")
-        except OSError:  # it has ended
+        except OSError:  # the process has ended
             continue
         if text in command:
             found.append(command)

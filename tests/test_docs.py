@@ -1,6 +1,6 @@
-"""The docs against the code, both ways: what is missing in a page, and what is there no more.
+"""The docs match the code: they describe everything that exists, and nothing else.
 
-A table of a page is looked up by the name in its first header cell, or by its heading.
+Tables are looked up by the text of their first header cell, or by their heading.
 """
 
 import argparse
@@ -62,7 +62,7 @@ def page(name: str) -> str:
 
 
 def texts() -> dict[str, str]:
-    """All that is to be held against the code, by name."""
+    """Return the text of all pages that are compared with the code, by name."""
     return {name: page(name) for name in PAGES} | {"README": (ROOT / "README.md").read_text()}
 
 
@@ -75,7 +75,7 @@ def prose(text: str) -> str:
 
 
 def section(name: str, heading: str) -> str:
-    """What stands under a heading, up to the next one of its level or above."""
+    """Return the text under a heading, up to the next heading of its level or above."""
     text = page(name)
     [start] = re.finditer(rf"^(#+) {re.escape(heading)}$", text, re.M)
     end = re.search(rf"^#{{1,{len(start[1])}}} ", text[start.end() :], re.M)
@@ -83,14 +83,14 @@ def section(name: str, heading: str) -> str:
 
 
 def tables(text: str) -> Iterator[list[list[str]]]:
-    """The rows of each table as lists of cells, the header first."""
+    """Yield the rows of each table as lists of cells, starting with the header."""
     for table in re.findall(r"(?:^\|.*\|\n)+", text + "\n", re.M):
         rows = [line.strip("|").split("|") for line in table.splitlines()]
         yield [[cell.strip() for cell in row] for row in rows[:1] + rows[2:]]
 
 
 def table(text: str, header: str) -> dict[str, list[str]]:
-    """The other cells of each row by the code in the first one."""
+    """Return the other cells of each row by the code in the first cell."""
     [found] = [rows for rows in tables(text) if rows[0][0].startswith(header)]
     return {code(row[0]): row[1:] for row in found[1:]}
 
@@ -101,12 +101,12 @@ def code(cell: str) -> str:
 
 
 def flat(text: str) -> str:
-    """Without line breaks, to look for a phrase in."""
+    """Return the text without line breaks, to search for phrases."""
     return " ".join(text.split())
 
 
 def words(text: str) -> set[str]:
-    """All that is set in code font outside of blocks."""
+    """Return all text in code font outside of code blocks."""
     return set(CODE.findall(prose(text)))
 
 
@@ -117,7 +117,7 @@ def literal(cell: str) -> Any:
 # Settings
 
 
-def test_every_setting_has_its_default_and_no_other_is_named() -> None:
+def test_every_setting_is_documented_with_its_default() -> None:
     settings = table(page("settings"), "key")
     assert {key: literal(cells[0]) for key, cells in settings.items()} == {
         key: option.default for key, option in OPTIONS.items()
@@ -170,7 +170,7 @@ def test_numbers_that_the_pages_repeat() -> None:
 # Remotes
 
 
-def test_every_check_of_a_remote_and_what_it_means() -> None:
+def test_every_check_of_a_remote_is_explained() -> None:
     checks_ = [*contract.CHECKS, contract.CLEAN_UP]
     assert list(table(page("remotes"), "check")) == checks_
     meanings = re.search(r"^What the checks mean:$(.*?)^## ", page("remotes"), re.M | re.S)
@@ -180,7 +180,7 @@ def test_every_check_of_a_remote_and_what_it_means() -> None:
     assert sorted(named) == sorted(checks_)
 
 
-def test_the_emulator_of_azure_is_that_of_the_makefile() -> None:
+def test_azure_emulator_matches_the_makefile() -> None:
     [version] = re.findall(r"azurite@(\S+)", (ROOT / "Makefile").read_text())
     assert f"Azurite {version}" in page("remotes")
 
@@ -351,7 +351,7 @@ DJANGO_OPTIONS = BaseCommand().create_parser("manage.py", "any")._option_string_
 
 
 def arguments(verb: str) -> dict[str, Any]:
-    """The default of each, apart from those that every command of Django's has."""
+    """Return the default of each argument, except those that all Django commands have."""
     return {
         name: action.default
         for action in VERBS[verb]._actions
@@ -389,7 +389,7 @@ def test_commands_in_the_pages_can_be_run() -> None:
 
 
 def shown(text: str) -> str:
-    """Code only: blocks that are no Python, and words in code font."""
+    """Return only code: blocks that are not Python, and words in code font."""
     return "\n".join([*blocks(text, ""), *words(text)])
 
 
@@ -421,7 +421,10 @@ def test_every_signal() -> None:
 
 
 def queue_classes() -> dict[str, list[str]]:
-    """Every adapter's dotted path and options, read, since its library may not be here."""
+    """Return the options of each adapter by dotted path.
+
+    They are read from the source, because the library may not be installed.
+    """
     found = {}
     for path in sorted((PACKAGE / "queues").glob("*.py")):
         for node in ast.parse(path.read_text()).body:
@@ -486,7 +489,7 @@ def test_the_oldest_versions() -> None:
 
 
 def labels_in(header: str) -> dict[str, set[str]]:
-    """The labels of each metric in the table with this header."""
+    """Return the labels of each metric in the table with this header."""
     return {
         name: set(CODE.findall(cells[0]))
         for name, cells in table(section("monitoring", "Metrics"), header).items()
@@ -568,7 +571,7 @@ LAYERS = [
 ]
 
 
-def test_every_wing_has_its_sentence() -> None:
+def test_every_package_has_a_description() -> None:
     wings = {
         path.parent.name: (ast.get_docstring(ast.parse(path.read_text())) or "").replace("``", "`")
         for path in PACKAGE.glob("*/__init__.py")
@@ -580,7 +583,7 @@ def test_every_wing_has_its_sentence() -> None:
     assert set(wings) <= set(LAYERS)
 
 
-def test_every_public_module_has_its_sentence() -> None:
+def test_every_public_module_has_a_description() -> None:
     rooms = table(page("architecture"), "module")
     assert all(cells[0].endswith(".") for cells in rooms.values())
     there = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__"} | {"migrations"}
@@ -588,7 +591,7 @@ def test_every_public_module_has_its_sentence() -> None:
     assert set(rooms) == there
 
 
-# Whatever is in code font
+# Text in code font
 
 
 PATH = re.compile(r"""(?<![\w./-])queued_storage(?:\.\w+)+""")
@@ -597,7 +600,7 @@ SPANS = {*table(section("monitoring", "Traces"), "span")}
 SPANS |= {*table(section("monitoring", "Traces"), "attribute")}
 
 
-def test_dotted_paths_lead_somewhere() -> None:
+def test_dotted_paths_exist() -> None:
     found = {path for text in texts().values() for path in PATH.findall(text)}
     for path in found:
         if not NO_PATH.fullmatch(path) and path not in SPANS:
@@ -618,7 +621,7 @@ def is_file(path: str) -> bool:
 
 
 def is_defined(path: str) -> bool:
-    """Read, where the library that the module is for is not here."""
+    """Read the source of the module, because its library may not be installed."""
     module, _dot, name = path.rpartition(".")
     if not is_file(module):
         return False
@@ -626,11 +629,11 @@ def is_defined(path: str) -> bool:
     return name in {getattr(node, "name", None) for node in body}
 
 
-# Of SQL, of Django's options, a file
+# SQL, options of Django, a file
 OTHER_CAPITALS = {"BACKEND", "CONTRIBUTING", "FULL", "IMMEDIATE", "LOCKED", "NORMAL", "OPTIONS"}
 OTHER_CAPITALS |= {"CONN_MAX_AGE", "INSERT", "QUEUES", "SKIP", "TASKS", "UPDATE"}
 OTHER_CAPITALS |= {"ASCII", "ATOMIC_REQUESTS", "HEAD", "SIGINT", "SIGTERM"}
-# Of the engines
+# Task queues and databases
 OTHER_CAPITALS |= {"ALT_CLUSTERS", "COMMIT_MODE", "DEFAULT_TIMEOUT", "Q_CLUSTER", "RQ_QUEUES"}
 OTHER_CAPITALS |= {
     "ADDRESS",
@@ -642,7 +645,7 @@ OTHER_CAPITALS |= {
     "WARNING",
 }
 OTHER_CAPITALS |= {f"DJANGO_SUPERUSER_{name}" for name in ("EMAIL", "PASSWORD", "USERNAME")}
-OTHER_CAPITALS |= {"HEADER", "LOCATION", "MAX_BYTES", "ROOT"}  # of dicts in our settings
+OTHER_CAPITALS |= {"HEADER", "LOCATION", "MAX_BYTES", "ROOT"}  # keys of dictionaries in settings
 OTHER_CAPITALS |= {"UPLOADED_FILES_USE_URL"}
 OTHER_CAPITALS |= {"ECOSYSTEM_SUITES", "WAGTAILDOCS_SERVE_METHOD"}
 OTHER_CAPITALS |= {"HUEY", "PROCRASTINATE_DATABASE_ALIAS", "Q_CLUSTER_NAME", "RUNNING"}
@@ -674,7 +677,7 @@ def test_keys_of_the_settings_dict_in_examples() -> None:
 
 
 def test_calls_in_code_font_are_known() -> None:
-    """Of the pages about our own methods; others speak of Django's and Celery's, too."""
+    """Only for pages without methods of Django or Celery."""
     for name in ("storages", "guarantees", "fields"):
         for call in re.findall(r"`(\w+)\(", prose(page(name))):
             assert hasattr(QueuedStorage, call) or hasattr(TransferResult, call), f"{name}: {call}"
@@ -689,7 +692,7 @@ def python_blocks() -> list[Any]:
 
 
 @pytest.mark.parametrize("source", python_blocks())
-def test_examples_compile_and_import_what_there_is(source: str) -> None:
+def test_examples_compile_and_import_existing_names(source: str) -> None:
     compile(source, "<docs>", "exec")
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.ImportFrom) and str(node.module).startswith("queued_storage"):
@@ -705,7 +708,7 @@ def test_make_targets() -> None:
 
 
 @pytest.mark.parametrize("file", [*(f"docs/{name}.md" for name in PAGES), "README.md"])
-def test_links_lead_to_files(file: str) -> None:
+def test_links_point_to_files(file: str) -> None:
     for target in re.findall(r"\]\(([^)#]+)[^)]*\)", (ROOT / file).read_text()):
         if "://" not in target:
             assert ((ROOT / file).parent / target).exists(), target
@@ -717,7 +720,7 @@ def test_every_page_is_in_the_contents() -> None:
     assert sorted([*listed, "index"]) == PAGES
 
 
-# The tutorial, whose steps are those of example/adoption.py
+# The tutorial, which has the steps of example/adoption.py
 
 
 def test_the_tutorial_has_the_steps_of_the_script() -> None:
@@ -745,7 +748,7 @@ def test_the_tutorial_has_the_files_of_the_script() -> None:
     assert len(pieces) == 4
 
 
-# Examples that are run
+# Examples that run as tests
 
 
 def names_of(source: str) -> dict[str, Any]:
@@ -762,7 +765,7 @@ def first_settings(name: str) -> dict[str, Any]:
 
 @pytest.mark.django_db
 @pytest.mark.parametrize("name", ["quickstart", "README"])
-def test_the_first_settings_make_a_working_storage(
+def test_first_settings_create_a_working_storage(
     name: str, settings: Settings, tmp_path: Path
 ) -> None:
     given = first_settings(name)
@@ -784,13 +787,13 @@ def directory(path: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", ["quickstart", "README"])
-def test_the_s3_of_the_first_settings_can_be_made(name: str) -> None:
+def test_s3_storage_of_the_first_settings_works(name: str) -> None:
     s3 = first_settings(name)["STORAGES"]["s3"]
     import_string(s3["BACKEND"])(**s3["OPTIONS"])
 
 
 def examples_to_run(name: str, **settings: Any) -> dict[str, Any]:
-    """The test cases of a page, for pytest to collect, under its settings."""
+    """Return the test cases of a page, with its settings, for pytest to collect."""
     found: dict[str, Any] = {}
     for source in blocks(page(name), "python"):
         given = names_of(source) if "TestCase" in source or "BaseQueue" in source else {}
@@ -801,7 +804,7 @@ def examples_to_run(name: str, **settings: Any) -> dict[str, Any]:
 
 
 def settings_in(name: str, setting: str) -> Any:
-    """The first value that a page's examples give a setting."""
+    """Return the first value of a setting in the examples of a page."""
     for source in blocks(page(name), "python"):
         for node in ast.parse(source).body:
             if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == setting:
@@ -840,7 +843,7 @@ exec(
 TestDequeQueue = _adapter["TestDequeQueue"]
 
 
-def test_each_promise_names_the_tests_behind_it() -> None:
+def test_each_guarantee_names_its_tests() -> None:
     promises = re.split(r"^## \d\. ", page("guarantees"), flags=re.M)[1:]
     assert len(promises) == 8
     for promise in promises:

@@ -1,4 +1,4 @@
-"""What the app brings along into every command."""
+"""The modules that the app imports in every command."""
 
 import json
 import subprocess
@@ -8,7 +8,7 @@ import pytest
 
 pytestmark = pytest.mark.one_database
 
-# Checks a project whose files go to S3, and prints which modules that took.
+# Checks a project that uploads to S3, and prints the imported modules.
 CODE = """
 import json, sys
 import django
@@ -40,12 +40,12 @@ print(json.dumps(sorted(sys.modules)))
 HEAVY = {"boto3", "botocore", "s3transfer", "obstore", "google", "azure", "paramiko"}
 HEAVY |= {"celery", "kombu", "dramatiq", "rq", "redis", "huey", "procrastinate", "django_q"}
 HEAVY |= {"django_tasks", "prometheus_client", "opentelemetry", "matplotlib"}
-# Of our own, and what they bring along
+# Modules of this package, and modules that they import
 FOR_WORKERS = {"attempt", "executor", "lanes", "leases", "naming", "proxies", "removal", "work"}
 FOR_OTHERS = {"queued_storage.admin", "queued_storage.serving.peers", "storages.backends.s3"}
 
 
-def test_a_check_imports_no_library_of_a_queue_or_a_cloud_and_nothing_for_workers() -> None:
+def test_check_imports_no_optional_or_worker_modules() -> None:
     answer = subprocess.run(
         [sys.executable, "-c", CODE], check=True, stdout=subprocess.PIPE, text=True, timeout=100
     )

@@ -1,4 +1,4 @@
-"""Words that a Django developer would have to translate, and what to write in their place."""
+"""Words that the docs and messages avoid, and the terms to use instead."""
 
 import ast
 import re
@@ -38,7 +38,7 @@ def test_page_uses_the_terms_of_the_field(page: Path) -> None:
 
 def test_no_page_calls_a_url_an_address() -> None:
     for page in PAGES:
-        # Code has sockets; prose may name the address of a host, or of a mailbox.
+        # Code may contain socket addresses. Prose may mention IP and e-mail addresses.
         prose = re.sub(r"`[^`]*`", "", page.read_text())
         found = re.findall(r"(\S+)\s+address(?:es)?\b", prose, re.I)
         assert {word.lower() for word in found} <= {"ip", "e-mail", "email"}, page.stem
@@ -61,7 +61,7 @@ def found_in(text: str) -> Iterator[str]:
 
 
 def texts_of(path: Path) -> Iterator[tuple[int, str]]:
-    """The string literals of a module, docstrings among them."""
+    """Yield the line and text of all string literals of a module, including docstrings."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
             yield node.lineno, node.value

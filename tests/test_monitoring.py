@@ -1,4 +1,4 @@
-"""The dashboard and the alert rules that the docs give out."""
+"""The dashboard and the alert rules in the docs."""
 
 import json
 import os
@@ -23,7 +23,7 @@ RULES = yaml.safe_load(ALERTS.read_text())["groups"][0]["rules"]
 
 
 def exported() -> dict[str, set[str]]:
-    """The labels of each sample that a scrape may hold, by its name."""
+    """Return the labels of each sample that a scrape can contain, by name."""
     from prometheus_client import CollectorRegistry
 
     from queued_storage import metrics
@@ -69,8 +69,8 @@ def test_every_metric_is_on_the_dashboard() -> None:
     }
 
 
-def test_gauges_are_not_added_up() -> None:
-    """Each process gives the same ones."""
+def test_gauges_are_not_summed() -> None:
+    """Each process exports the same values."""
     for expression in EXPRESSIONS:
         for name in re.findall(r"sum(?: by \([^()]*\) )?\((queued_storage_\w+)", expression):
             assert name.endswith("_total")
@@ -117,12 +117,12 @@ def test_every_alert_has_a_description() -> None:
         assert rule["annotations"]["description"].endswith(".")
 
 
-# As Prometheus reads them
+# The files as Prometheus reads them
 
 
 @pytest.fixture
 def promtool(tmp_path: Path) -> Any:
-    """Runs promtool on files beside a copy of the rules."""
+    """Run promtool in a directory with a copy of the rules."""
     path = os.environ.get("PROMTOOL") or shutil.which("promtool")
     if not path:
         pytest.skip("promtool is not installed")

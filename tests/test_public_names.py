@@ -1,4 +1,4 @@
-"""Every name that users import or write into settings, under the path that the docs give it."""
+"""Names that users import or use in settings are available under their documented paths."""
 
 from importlib import import_module
 

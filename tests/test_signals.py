@@ -63,7 +63,7 @@ def connect() -> Iterator[Callable[[str, Callable[..., None]], None]]:
 
 @pytest.fixture
 def seen(connect: Any) -> list[tuple[str, dict[str, Any]]]:
-    """Every signal that was sent, with its arguments."""
+    """The names and arguments of all signals that were sent."""
     found: list[tuple[str, dict[str, Any]]] = []
     for name in NAMES:
         connect(name, recorder(name, found))
@@ -132,7 +132,7 @@ def test_transfer_failed_for_good(
     assert kwargs["queued_file"].state == State.FAILED
 
 
-def test_transfer_failed_where_no_retry_helps(storage: QueuedStorage, seen: list[Any]) -> None:
+def test_transfer_failed_with_a_permanent_error(storage: QueuedStorage, seen: list[Any]) -> None:
     storage.local.delete(save(storage))
     drain(storage)
     ((_signal, kwargs),) = seen

@@ -147,7 +147,7 @@ def test_drain_ends_when_work_never_does(
 def test_a_transfer_inside_a_transaction_outlives_its_beats(
     storage: QueuedStorage, remote: FaultyStorage, settings: Settings
 ) -> None:
-    """The row is not committed, so a renewal on another connection would not find it."""
+    """A renewal on another connection cannot find the uncommitted row."""
     settings.QUEUED_STORAGE = {"LEASE": 0.3}
     remote.fault = Fault.SLOW
     remote.delay = 0.4
@@ -170,7 +170,7 @@ def test_incomplete_upload_is_retried(settings: Settings, checksum: str) -> None
 
 
 class HalfStorage(InMemoryStorage):
-    """Stores only the first half and reports success."""
+    """A storage that saves only the first half and reports success."""
 
     def save(self, name: Any, content: Any, max_length: int | None = None) -> str:
         return super().save(name, ContentFile(content.read(5)), max_length)

@@ -16,7 +16,7 @@ from tests.support.scripted import file, row
 
 
 def evicted(storage: Any, name: str = "a.txt", data: bytes = b"bytes") -> str:
-    """Save, transfer and evict a file; return its name."""
+    """Save, transfer and evict a file. Return its name."""
     saved: str = storage.save(name, file(data))
     storage.queue.deliver()
     storage.local.delete(saved)
@@ -45,7 +45,7 @@ def rolled_back() -> Any:
 
 
 def elsewhere(action: Callable[[], object]) -> None:
-    """Do something in another transaction."""
+    """Call the action in another thread, and so in another transaction."""
 
     def act() -> None:
         action()

@@ -11,14 +11,14 @@ from tests.support.scripted import file
 
 
 def run(*arguments: str) -> str:
-    """The output of a verb, with its errors."""
+    """Return the output of a verb, including its errors."""
     out = StringIO()
     call_command("queued_storage", *arguments, stdout=out, stderr=out)
     return out.getvalue()
 
 
 def on_default(verb: str, *arguments: str) -> str:
-    """The output of a verb for the storage "default"; other tests may have created storages."""
+    """Return the output of a verb for "default" only. Other tests may have created storages."""
     return run(verb, *arguments, "--storage", "default")
 
 

@@ -14,5 +14,5 @@ from queued_storage.maintenance import sweep  # noqa: E402  # needs Django
 
 @dramatiq.actor(queue_name=settings.QUEUED_STORAGE["QUEUE"]["OPTIONS"]["queue_name"])
 def sweep_files() -> None:
-    """For a scheduler."""
+    """Sweep from a scheduler."""
     sweep()

@@ -1,7 +1,7 @@
-"""Named points in the life of a file at which a process of a test dies or is held.
+"""Named points in the life cycle of a file at which a process of a test is killed or held.
 
-A child is told of one by forks.py, or through its settings: an app that wraps functions of the
-package. The first process that gets to the point acts; all later ones pass.
+A child gets the point from forks.py or from its settings, and this app wraps functions of the
+package. Only the first process that reaches the point is killed or held.
 """
 
 import os
@@ -19,13 +19,13 @@ from django.conf import settings
 
 AWAIT_RELEASE = 60  # seconds
 
-# Where a point lies: before or after the Nth call of a function
+# The place of a point: before or after the Nth call of a function
 BEFORE, AFTER = "before", "after"
 _LEDGER = "queued_storage.ledger.database:QueuedFileQuerySet"
 _DELETE = "django.core.files.storage:FileSystemStorage.delete"
 POINTS: dict[str, tuple[str, str, int]] = {
     # A transfer
-    "claiming": (f"{_LEDGER}._take", AFTER, 1),  # the claim is not yet committed everywhere
+    "claiming": (f"{_LEDGER}._take", AFTER, 1),  # not committed on every database
     "claimed": ("queued_storage.transfers.work:run_claimed", BEFORE, 1),
     "reserved": (f"{_LEDGER}.reserve_remote_name", AFTER, 1),
     "copying": ("queued_storage.transfers.proxies:WatchedFile.read", AFTER, 3),
@@ -33,7 +33,7 @@ POINTS: dict[str, tuple[str, str, int]] = {
         "queued_storage.transfers.proxies:WatchedFile.read",
         AFTER,
         1,
-    ),  # a small file, at once
+    ),  # a small file, in one read
     "sending parts to S3": ("queued_storage.transfers.proxies:WatchedFile.read", AFTER, 2),
     "written": ("queued_storage.uploaders.generic:GenericUploader.upload", AFTER, 1),
     "written to S3": ("queued_storage.uploaders.s3.uploader:S3Uploader._upload", AFTER, 1),
@@ -43,19 +43,19 @@ POINTS: dict[str, tuple[str, str, int]] = {
     "evicting": (f"{_LEDGER}.mark_evicted", AFTER, 1),  # not committed
     "local copy freed": (_DELETE, AFTER, 1),  # not committed
     "evicted": ("queued_storage.transfers.copies:free_local", AFTER, 1),
-    # A delete, as its caller does it
+    # A delete in the process of its caller
     "buried": ("queued_storage.transfers.copies:drop_local", BEFORE, 1),
-    # A purge of a file that is on both sides
+    # A purge of a file with both copies
     "purging": ("queued_storage.transfers.removal:_Purge.run", BEFORE, 1),
     "remote copy removed": ("queued_storage.transfers.copies:drop_local", BEFORE, 1),
     "dropping": (f"{_LEDGER}.mark_local_dropped", AFTER, 1),  # not committed
     "local copy removed": (_DELETE, AFTER, 2),  # not committed
     "both removed": (f"{_LEDGER}.remove_tombstone", BEFORE, 1),
     "purged": (f"{_LEDGER}.remove_tombstone", AFTER, 1),
-    # What a save does in the process of its caller
+    # A save in the process of its caller
     "saved locally": (f"{_LEDGER}.record", BEFORE, 1),
     "recorded": (f"{_LEDGER}.record", AFTER, 1),
-    # What an operator asks for
+    # The verbs of the command
     "retried": (f"{_LEDGER}.retry", AFTER, 1),  # not committed
     "cancelled": (f"{_LEDGER}.cancel", AFTER, 1),
     "second claimed": (f"{_LEDGER}.claim_settled", AFTER, 2),
@@ -72,7 +72,7 @@ POINTS: dict[str, tuple[str, str, int]] = {
 
 
 class FailPoint:
-    """What the test knows of the point: whether a process got there, and which one."""
+    """The point as the test sees it: whether a process reached it, and which one."""
 
     def __init__(self, name: str, report: Path) -> None:
         self.name = name
@@ -87,16 +87,16 @@ class FailPoint:
         return int(self.report.read_text())
 
     def release(self) -> None:
-        """Let a held process go on."""
+        """Let a held process continue."""
         self.report.with_suffix(".released").touch()
 
     def setting(self, *, hold: bool = False) -> dict[str, Any]:
-        """What a child is to be given as the setting FAIL_POINT."""
+        """Return the value of the setting FAIL_POINT for a child."""
         return {"name": self.name, "report": str(self.report), "hold": hold}
 
 
 class FailPoints(AppConfig):
-    """For a child that has this app and the setting."""
+    """The app for a child with the setting FAIL_POINT."""
 
     name = "tests.support.failpoints"
 
@@ -117,9 +117,9 @@ def _die(report: Path) -> None:
 
 
 def _hold(report: Path) -> None:
-    """Wait for the release, while the leases of this process are not renewed.
+    """Wait for the release. Meanwhile, the leases of this process are not renewed.
 
-    The test may stop the process meanwhile, and nobody is stopped in the midst of a statement.
+    Without the lock, the test could stop the process while it executes a statement.
     """
     with _no_beat:
         if not _is_first(report):
@@ -127,7 +127,7 @@ def _hold(report: Path) -> None:
         deadline = time.monotonic() + AWAIT_RELEASE
         while not report.with_suffix(".released").exists():
             if time.monotonic() > deadline:
-                sys.exit("nobody released the process")
+                sys.exit("the process was not released")
             time.sleep(0.01)
 
 

@@ -1,4 +1,4 @@
-"""A TCP proxy in front of an HTTP server that misbehaves as it is told."""
+"""A TCP proxy in front of an HTTP server that simulates faults."""
 
 import asyncio
 import enum
@@ -15,15 +15,15 @@ METHODS = (b"DELETE ", b"GET ", b"HEAD ", b"POST ", b"PUT ")
 
 class Mode(enum.StrEnum):
     OK = "ok"
-    REFUSE = "refuse"  # nobody listens; open connections are cut
-    HANG = "hang"  # connections are accepted and nothing moves; they are cut when this mode ends
+    REFUSE = "refuse"  # the port is closed; open connections are cut
+    HANG = "hang"  # connections are accepted but not forwarded; they are cut when the mode ends
     RESET_MID_BODY = "reset_mid_body"  # cut after `stops_after` bytes of bodies, either way; what
-    # the other end has not read by then is lost to it
-    HANG_MID_BODY = "hang_mid_body"  # nothing moves after as many; cut when this mode ends
-    LOSE_ANSWER = "lose_answer"  # the server does as asked, and the client never learns of it
+    # the other end has not read by then is lost
+    HANG_MID_BODY = "hang_mid_body"  # not forwarded after as many bytes; cut when the mode ends
+    LOSE_ANSWER = "lose_answer"  # the server handles the request; the client gets no response
     STATUS_500 = "status_500"
     STATUS_503 = "status_503"
-    SLOW = "slow"  # every chunk, of 16 KiB at most, waits `delay` seconds, either way
+    SLOW = "slow"  # each chunk of at most 16 KiB is delayed by `delay` seconds, either way
 
 
 HANGING = {Mode.HANG, Mode.HANG_MID_BODY}
@@ -31,13 +31,13 @@ STATUS = {Mode.STATUS_500: b"500 Internal Server Error", Mode.STATUS_503: b"503 
 
 
 class Cut(Exception):
-    """The connection is to be reset."""
+    """Raised to reset the connection."""
 
 
 class FaultProxy:
-    """Enter it with `with`; set `mode` at any time, also while requests are under way.
+    """A context manager whose `mode` can be set at any time, also during requests.
 
-    `requests` lists what was asked for, as "PUT /bucket/key", whatever became of it.
+    `requests` lists all requests, such as "PUT /bucket/key", including those that failed.
     """
 
     def __init__(self, target_port: int) -> None:
@@ -47,7 +47,7 @@ class FaultProxy:
         self.stops_after = 1
         self.requests: list[str] = []
         self._mode = Mode.OK
-        self._bodies = 0  # bytes of bodies met since the mode was set
+        self._bodies = 0  # bytes of bodies forwarded since the mode was set
         self._connections: set[asyncio.Task[Any]] = set()
         self._server: asyncio.Server | None = None
         self._loop = asyncio.new_event_loop()
@@ -73,7 +73,7 @@ class FaultProxy:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        for _round in range(2):  # a connection may just have been accepted
+        for _round in range(2):  # a connection may have been accepted in between
             self._call(self._set_mode(Mode.REFUSE))
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
@@ -82,7 +82,7 @@ class FaultProxy:
     def _call(self, coroutine: Coroutine[Any, Any, None]) -> None:
         asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(timeout=10)
 
-    # All below runs in the proxy's own thread.
+    # All methods below run in the proxy's own thread.
 
     async def _set_mode(self, mode: Mode) -> None:
         before, self._mode = self._mode, mode
@@ -106,7 +106,7 @@ class FaultProxy:
         task = asyncio.create_task(self._serve(reader, writer))
         self._connections.add(task)
         task.add_done_callback(self._connections.discard)
-        # A task that is cancelled before its first step closes nothing itself.
+        # A task that is cancelled before its first step does not close its connection.
         task.add_done_callback(lambda _task: writer.close())
 
     async def _serve(self, reader: StreamReader, writer: StreamWriter) -> None:
@@ -131,7 +131,7 @@ class FaultProxy:
                 end.close()
 
     async def _connected(self) -> tuple[StreamReader, StreamWriter]:
-        """To be cancelled at any time: a connection that is made by then is closed."""
+        """Connect to the server. If this is cancelled, close the connection."""
         connecting = asyncio.create_task(asyncio.open_connection("127.0.0.1", self.target_port))
         try:
             return await asyncio.shield(connecting)
@@ -154,7 +154,7 @@ class FaultProxy:
                 )
                 client.write_eof()
                 while await reader.read(CHUNK):
-                    pass  # take the rest of the request, or the client sees a reset, no answer
+                    pass  # otherwise the client gets a reset instead of the response
                 return
             await self._carry(chunk, begins, server)
 
@@ -186,7 +186,7 @@ class FaultProxy:
 
 
 def reset(writer: StreamWriter) -> None:
-    """Close with a TCP reset, so that nobody takes what was sent for complete."""
+    """Close with a TCP reset, so that the other end does not consider the data complete."""
     linger = struct.pack("ii", 1, 0)
     writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
     writer.transport.abort()

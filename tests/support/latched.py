@@ -1,4 +1,4 @@
-"""A remote in another process that stops in the middle of a save, until it is let go."""
+"""A remote in another process that pauses in the middle of a save."""
 
 import os
 import time
@@ -9,7 +9,10 @@ from django.core.files.storage import FileSystemStorage
 
 
 class LatchedStorage(FileSystemStorage):
-    """Writes half of a file, puts its process id into `latch`, and goes on once that is gone."""
+    """A storage that writes half of a file and its process id to the file `latch`.
+
+    It writes the other half after `latch` is deleted.
+    """
 
     def __init__(self, latch: str, **options: Any) -> None:
         super().__init__(**options)

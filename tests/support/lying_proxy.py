@@ -1,4 +1,4 @@
-"""A proxy in front of the S3 server that says one thing and does another."""
+"""A proxy in front of the S3 server whose responses are wrong."""
 
 import enum
 import http.client
@@ -14,16 +14,16 @@ EMPTY_ETAG = '"d41d8cd98f00b204e9800998ecf8427e"'
 
 
 class Lie(enum.StrEnum):
-    """What becomes of a PUT that is answered with 200."""
+    """The effect of a PUT, although the response is 200."""
 
     LOSE = "lose"  # nothing is stored
-    TRUNCATE = "truncate"  # the first half is
-    FLIP = "flip"  # one bit is another
-    FLIP_AND_ECHO = "flip_and_echo"  # the same, and the checksum it was told is repeated
-    FLIP_AND_FORGET = "flip_and_forget"  # the same, and no checksum is kept
-    MISPLACE = "misplace"  # it is stored under another name
-    HIDE = "hide"  # it is stored, and HEAD and GET do not find it yet
-    GARBLE = "garble"  # one bit is another on the way to the server, which answers for itself
+    TRUNCATE = "truncate"  # only the first half is stored
+    FLIP = "flip"  # one bit is changed
+    FLIP_AND_ECHO = "flip_and_echo"  # the same, and the client's checksum is returned
+    FLIP_AND_FORGET = "flip_and_forget"  # the same, and no checksum is returned
+    MISPLACE = "misplace"  # the object is stored under another name
+    HIDE = "hide"  # the object is stored, but HEAD and GET do not find it yet
+    GARBLE = "garble"  # one bit is changed on the way; the response is the server's own
 
 
 def flipped(body: bytes) -> bytes:
@@ -32,13 +32,13 @@ def flipped(body: bytes) -> bytes:
 
 
 class LyingProxy:
-    """Enter it with `with`; it is honest while `lie` is None."""
+    """A context manager that forwards requests unchanged while `lie` is None."""
 
     def __init__(self, server: S3Server) -> None:
         self.server = server
         self.lie: Lie | None = None
         self.requests: list[tuple[str, str]] = []  # method and path
-        self.told: dict[str, str] = {}  # the checksum that came with a path
+        self.told: dict[str, str] = {}  # the client's checksum of each path
         self._listener = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
         self._listener.proxy = self  # type: ignore[attr-defined]
         self._thread = threading.Thread(
@@ -59,7 +59,7 @@ class LyingProxy:
         self._listener.server_close()
 
     def store(self, path: str, body: bytes) -> None:
-        """Store something else; the server computes the checksum of what it gets."""
+        """Store other content. The server computes its checksum."""
         _, bucket, key = path.split("/", 2)
         client: Any = self.server.client()
         client.put_object(Bucket=bucket, Key=key, Body=body, ChecksumAlgorithm="CRC32")
@@ -67,7 +67,7 @@ class LyingProxy:
 
 
 class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"  # or boto3 waits for a "100 Continue" that never comes
+    protocol_version = "HTTP/1.1"  # otherwise boto3 waits for a "100 Continue"
 
     def log_message(self, *args: Any) -> None:
         pass

@@ -1,6 +1,6 @@
-"""``python -m tests.support.obstore_forks OPTIONS``: which processes send files by obstore.
+"""``python -m tests.support.obstore_forks OPTIONS``: print which processes upload with obstore.
 
-A process forks before it has loaded obstore, uses it, and forks again.
+The process forks before it loads obstore, uses obstore, and forks again.
 """
 
 import json

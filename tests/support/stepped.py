@@ -1,5 +1,7 @@
-"""Actors that go step by step, as somebody outside lets them: they can be paused, told to end, or
-killed at each of their calls of the database and of the two storages."""
+"""Threads that a test runs step by step.
+
+They can be paused, stopped or killed at each call of the database and of the two storages.
+"""
 
 import contextlib
 import enum
@@ -25,28 +27,28 @@ _mine = threading.local()
 
 
 class Dead(BaseException):
-    """Raised at every further step of a killed actor, so that nothing it still tries is done."""
+    """Raised at every further step of a killed actor, so that it has no more effect."""
 
 
 class Fate(enum.StrEnum):
-    """What becomes of an actor after the steps it was given."""
+    """What happens to an actor after its steps."""
 
     PAUSE = "pause"
-    DIE = "die"  # as by SIGKILL, also in the middle of a transaction
-    STOP = "stop"  # SystemExit: it may still clean up
+    DIE = "die"  # as with SIGKILL, also in the middle of a transaction
+    STOP = "stop"  # as with SystemExit: it can still clean up
 
 
 class Claim:
-    """A claim of an actor's, and how much that actor knows of its loss."""
+    """A claim of an actor, and whether the actor knows that it lost the claim."""
 
     def __init__(self, lease: Lease) -> None:
         self.lease = lease
-        self.is_lost = False  # the row is under another token, or gone
+        self.is_lost = False  # the row has another token or does not exist
         self.is_told = False  # the ledger has refused a change since then
 
 
 class Actor:
-    """Does ``work`` in a thread of its own, while everybody else waits."""
+    """Run ``work`` in a separate thread while all other actors wait."""
 
     def __init__(self, pool: ThreadPoolExecutor, what: str, work: Callable[[], Any]) -> None:
         self.what = what
@@ -54,14 +56,13 @@ class Actor:
         self.is_over = False
         self.answer: Any = None
         self.error: BaseException | None = None
-        self.claims: list[Claim] = []  # the innermost last: a follow-up runs inside the first
+        self.claims: list[Claim] = []  # the innermost is last: follow-ups are nested
         self.trail: list[str] = []
-        self.drafts: set[str] = set()  # local names that it made for bytes nobody may see yet
-        self.asked = ""  # the name it wants an object to have
-        self.renamed: set[str] = (
-            set()
-        )  # what the remote calls objects instead, while it is not told
-        self.told: set[str] = set()  # the same until it has written that down
+        self.drafts: set[str] = set()  # local names of unfinished files
+        self.asked = ""  # the requested name of an object
+        # Names that the remote chose instead and that the actor does not know yet
+        self.renamed: set[str] = set()
+        self.told: set[str] = set()  # names that it knows but has not written to the ledger
         self._work = work
         self._left: float = 0
         self._until = ""
@@ -74,7 +75,7 @@ class Actor:
         return f"<{self.what}: {', '.join(self.trail)}>"
 
     def go(self, way: float | str = math.inf, fate: Fate = Fate.PAUSE) -> None:
-        """Take so many steps, or go on until the next one of this kind."""
+        """Run a number of steps, or run until the next step of a kind."""
         self._left, self._until = (math.inf, way) if isinstance(way, str) else (way, "")
         self._fate = fate
         self._may_go.release()
@@ -121,7 +122,7 @@ class Actor:
                 self._left, self._until = math.inf, ""
                 self.trail.append(f"stopped before {what}")
                 raise SystemExit
-            elif connection.in_atomic_block:  # holds locks that others would wait for
+            elif connection.in_atomic_block:  # it holds locks that other actors need
                 break
             else:
                 was_here = True
@@ -134,7 +135,7 @@ class Actor:
         self.trail.append(what)
 
     def changes_remote(self, name: str) -> bool:
-        """Note that it changes an object; whether it has the claim to do so."""
+        """Check a change of an object. Return whether the actor still has its claim."""
         assert self.claim, f"{self} works on the remote without a claim."
         if self.claim.is_lost:
             assert not self.claim.is_told, f"{self} knew that its claim is lost."
@@ -146,14 +147,14 @@ def me() -> Actor | None:
 
 
 def step(what: str) -> None:
-    """One step of the actor whose thread this is, if it is one's."""
+    """Run one step of the current thread's actor, if it has one."""
     if actor := me():
         actor.step(what)
 
 
 @contextlib.contextmanager
 def keep(row: Any) -> Iterator[Lease]:
-    """Stands in for ``leases.keep``: the heart beats only when it is told to."""
+    """Replace ``leases.keep``, and renew leases only when a test does so."""
     lease = Lease(row)
     actor = me()
     if actor:
@@ -167,7 +168,7 @@ def keep(row: Any) -> Iterator[Lease]:
 
 @contextlib.contextmanager
 def stage() -> Iterator[ThreadPoolExecutor]:
-    """Threads for actors, each with its connection to the database."""
+    """Yield a pool of threads for actors. Each thread has its own database connection."""
     pool = ThreadPoolExecutor(ACTORS_MAX, "actor")
     try:
         yield pool
@@ -184,7 +185,7 @@ def stage() -> Iterator[ThreadPoolExecutor]:
 
 
 class SteppedStorage(FileSystemStorage):
-    """Files in a directory, each call a step."""
+    """A storage in a directory. Each call is a step."""
 
     side = "local"
     numbers = count()
@@ -219,27 +220,27 @@ class SteppedStorage(FileSystemStorage):
         super().delete(name)
 
     def content(self) -> dict[str, bytes]:
-        """All files with their bytes, hidden ones too. It is no step."""
+        """Return the content of all files, including hidden ones. This is not a step."""
         base = Path(self.location)
         found = (path for path in base.rglob("*") if path.is_file())
         return {path.relative_to(base).as_posix(): path.read_bytes() for path in found}
 
 
 class Kind(enum.StrEnum):
-    """What a remote does with a name that is taken."""
+    """What a remote does if the name already exists."""
 
-    RENAMES = "renames"  # it takes another one; what is half written can be seen
-    OVERWRITES = "overwrites"  # as object stores do, at one instant
+    RENAMES = "renames"  # it chooses another name; unfinished files are visible
+    OVERWRITES = "overwrites"  # atomically, as object stores do
     REPLACES = "replaces"  # the same, and the uploader relies on it
 
 
 class SteppedRemote(SteppedStorage):
-    """The same far away. It writes in two halves."""
+    """A remote that writes each file in two halves."""
 
     side = "remote"
     numbers = count(1000)
     kind = Kind.RENAMES
-    on_change: Callable[[str, bool], None]  # told of each change of an object, before it
+    on_change: Callable[[str, bool], None]  # called before each change of an object
 
     def get_available_name(self, name: str, max_length: int | None = None) -> str:
         if self.kind == Kind.RENAMES:
@@ -294,7 +295,7 @@ class SteppedRemote(SteppedStorage):
 
 
 class SteppedUploader(GenericUploader):
-    """Relies on the remote's replacing where it does."""
+    """An uploader that relies on overwriting if the remote supports it."""
 
     @property
     def replaces(self) -> bool:  # type: ignore[override]
@@ -312,7 +313,7 @@ class SteppedUploader(GenericUploader):
 
 
 class SteppedQueue(DummyQueue):
-    """Collects messages; to take one is a step."""
+    """A queue that collects messages. Adding a message is a step."""
 
     def enqueue(self, pks: list[int]) -> None:
         step("enqueue")

@@ -25,7 +25,7 @@ BODY = bytes(range(256)) * 4096  # 1 MiB
 
 @pytest.fixture
 def through(s3_server, s3_proxy):
-    """A client that goes through the proxy and is quick to give up."""
+    """Return a client that uses the proxy and has short timeouts."""
     with contextlib.closing(s3_server.client(s3_proxy.endpoint_url, read_timeout=0.5)) as client:
         yield client
 
@@ -40,7 +40,7 @@ def put(through, s3_bucket):
 
 @pytest.fixture
 def stored(s3_client, s3_bucket):
-    """What the server itself holds, by key."""
+    """Return the objects on the server by key."""
 
     def stored():
         listed = s3_client.list_objects_v2(Bucket=s3_bucket).get("Contents", [])
@@ -66,7 +66,7 @@ def test_server_checks_signatures(s3_server, s3_bucket):
         S3Storage(**options).save("a", ContentFile(b"a"))
 
 
-def test_server_keeps_data_and_port_when_it_is_killed_or_restarted(tmp_path):
+def test_server_keeps_data_and_port_after_restart(tmp_path):
     services.require("s3")
     with S3Server() as server, contextlib.closing(server.client()) as client:
         port = server.port
@@ -83,7 +83,7 @@ def test_server_keeps_data_and_port_when_it_is_killed_or_restarted(tmp_path):
     assert not server.directory.exists()
 
 
-def test_server_that_cannot_start_says_why(monkeypatch):
+def test_server_that_cannot_start_reports_the_error(monkeypatch):
     services.require("s3")
     server = S3Server()
     monkeypatch.setitem(server.ports, "s3", -1)
@@ -92,14 +92,14 @@ def test_server_that_cannot_start_says_why(monkeypatch):
     assert not server.directory.exists()
 
 
-def test_proxy_passes_requests_on_and_lists_them(s3_proxy, s3_bucket, put, stored, through):
+def test_proxy_forwards_and_records_requests(s3_proxy, s3_bucket, put, stored, through):
     put()
     assert stored() == {"key": BODY}
     assert through.get_object(Bucket=s3_bucket, Key="key")["Body"].read() == BODY
     assert s3_proxy.requests == [f"PUT /{s3_bucket}/key", f"GET /{s3_bucket}/key"]
 
 
-def test_proxy_refuses_and_comes_back_on_its_port(s3_proxy, put, stored):
+def test_proxy_refuses_connections_and_resumes_on_its_port(s3_proxy, put, stored):
     put("before")
     s3_proxy.mode = Mode.REFUSE
     with pytest.raises(EndpointConnectionError):
@@ -109,7 +109,7 @@ def test_proxy_refuses_and_comes_back_on_its_port(s3_proxy, put, stored):
     assert stored().keys() == {"before", "after"}
 
 
-def test_proxy_hangs_and_drops_what_hung(s3_proxy, put, stored):
+def test_proxy_hangs_and_drops_hanging_connections(s3_proxy, put, stored):
     s3_proxy.mode = "hang"
     with pytest.raises(ReadTimeoutError):
         put("hung")
@@ -137,7 +137,7 @@ def test_proxy_resets_in_the_middle_of_a_download(s3_proxy, s3_bucket, put, thro
         body.read()
 
 
-def test_proxy_loses_the_answer_of_a_put_that_happened(s3_proxy, put, stored):
+def test_proxy_drops_the_response_after_a_put(s3_proxy, put, stored):
     s3_proxy.mode = Mode.LOSE_ANSWER
     with pytest.raises(ConnectionClosedError):
         put()
@@ -145,7 +145,7 @@ def test_proxy_loses_the_answer_of_a_put_that_happened(s3_proxy, put, stored):
 
 
 @pytest.mark.parametrize(("mode", "status"), [(Mode.STATUS_500, 500), (Mode.STATUS_503, 503)])
-def test_proxy_answers_with_a_status(s3_proxy, put, stored, mode, status):
+def test_proxy_responds_with_a_status(s3_proxy, put, stored, mode, status):
     s3_proxy.mode = mode
     with pytest.raises(ClientError) as caught:
         put()
@@ -163,7 +163,7 @@ def test_proxy_is_slow(s3_proxy, put, stored):
     assert stored() == {"key": BODY[: 128 * 1024]}
 
 
-def test_redis_and_rabbitmq_answer(redis_url, amqp_url, queue_name):
+def test_redis_and_rabbitmq_respond(redis_url, amqp_url, queue_name):
     with redis.Redis.from_url(redis_url) as client:
         client.set(queue_name, "x")
         assert client.get(queue_name) == b"x"
@@ -177,7 +177,7 @@ def test_redis_and_rabbitmq_answer(redis_url, amqp_url, queue_name):
 @pytest.mark.parametrize(
     ("required", "error"), [("", unittest.SkipTest), ("1", services.ServiceMissing)]
 )
-def test_a_missing_service_skips_or_fails(monkeypatch, required, error):
+def test_missing_service_skips_or_fails(monkeypatch, required, error):
     [port] = services.free_ports(1)
     monkeypatch.setenv("QUEUED_STORAGE_TEST_REDIS", f"redis://127.0.0.1:{port}/0")
     monkeypatch.setenv("QUEUED_STORAGE_TEST_REQUIRE_SERVICES", required)

@@ -1,4 +1,4 @@
-"""What a project whose types are checked writes; `make types` checks this file, nothing runs it."""
+"""Code of a project with type annotations. `make types` checks this file. It is never run."""
 
 from typing import Any, assert_type
 

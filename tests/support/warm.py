@@ -1,4 +1,4 @@
-"""Imported by the server of forks.py alone: sets Django up, once for all its forks."""
+"""Set Django up once for all forks. Only the server in forks.py imports this module."""
 
 import django
 

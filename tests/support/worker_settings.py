@@ -1,4 +1,4 @@
-"""Settings of a child process: those of the tests, and what its test hands down as JSON."""
+"""Settings of a child process: those of the tests, changed by JSON in its environment."""
 
 import json
 import os

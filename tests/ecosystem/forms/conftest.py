@@ -17,7 +17,8 @@ from queued_storage.testing import FaultyStorage
 
 
 def pytest_configure() -> None:
-    shutil.rmtree(settings.BASE, ignore_errors=True)  # of a dead run with our process id
+    # An earlier run with the same process id may have left the directory.
+    shutil.rmtree(settings.BASE, ignore_errors=True)
     (settings.BASE / "uploads").mkdir(mode=0o700, parents=True)
 
 
@@ -27,7 +28,7 @@ def pytest_unconfigure() -> None:
 
 @pytest.fixture(autouse=True)
 def clean_slate(transactional_db: None) -> Iterator[None]:
-    """Commits are real, and no test finds files or counts of another one."""
+    """Isolate the files and call counts of each test, which commits for real."""
     yield
     cache.clear()
     for directory in ("disk", "far"):
@@ -44,7 +45,7 @@ def storage() -> QueuedStorage:
 
 @pytest.fixture
 def far(storage: QueuedStorage) -> FaultyStorage:
-    """The remote; ``calls`` counts what it was asked."""
+    """The remote. ``calls`` counts the calls of its methods."""
     return storage.remote
 
 
@@ -68,6 +69,6 @@ def png() -> bytes:
 
 @pytest.fixture(params=["MemoryFileUploadHandler", "TemporaryFileUploadHandler"])
 def upload_handler(request: Any, settings: Any) -> str:
-    """Django's two ways to keep an upload until it is saved."""
+    """Django's two upload handlers: in memory and in a temporary file."""
     settings.FILE_UPLOAD_HANDLERS = [f"django.core.files.uploadhandler.{request.param}"]
     return request.param

@@ -1,4 +1,4 @@
-"""What the tests look at: the files on both sides."""
+"""Helpers for the files on both sides."""
 
 import io
 import json
@@ -18,14 +18,14 @@ def upload(name: str = "a.txt", content: bytes = b"text") -> SimpleUploadedFile:
 
 
 def files(side: str) -> dict[str, bytes]:
-    """All files on "disk" or "far" by name, drafts included."""
+    """Return the content of all files on "disk" or "far" by name, including drafts."""
     root: Path = settings.BASE / side
     found = (path for path in root.rglob("*") if path.is_file())
     return {path.relative_to(root).as_posix(): path.read_bytes() for path in found}
 
 
 def orphans(side: str) -> list[str]:
-    """What the verb of this name lists, made as if all files were old."""
+    """Return the names that ``orphans`` lists, after backdating all files."""
     lines = io.StringIO()
     for path in (path for path in (settings.BASE / DIRECTORIES[side]).rglob("*") if path.is_file()):
         os.utime(path, (0, 0))
@@ -34,11 +34,11 @@ def orphans(side: str) -> list[str]:
 
 
 def evict() -> None:
-    """Free the local copies of all that is transferred."""
+    """Evict the local copies of all transferred files."""
     call_command("queued_storage", "evict", "--all", verbosity=0, stderr=io.StringIO())
     assert files("disk") == {}
 
 
 def state(file: Any) -> str:
-    """The state in the ledger of a model's file."""
+    """Return the state of a model's file in the ledger."""
     return file.storage.queued_file(file.name).state

@@ -1,10 +1,10 @@
-"""Settings of the tests with forms and APIs."""
+"""Settings of the tests of forms and APIs."""
 
 import os
 import tempfile
 from pathlib import Path
 
-# conftest.py makes and removes it.
+# conftest.py creates and deletes this directory.
 BASE = Path(tempfile.gettempdir()) / f"queued-storage-forms-{os.getpid()}"
 
 DATABASES = {
@@ -72,7 +72,7 @@ STORAGES = {
         "BACKEND": "django.core.files.storage.FileSystemStorage",
         "OPTIONS": {"location": BASE / "disk", "base_url": "/media/"},
     },
-    # A directory that counts what it is asked
+    # A directory that counts the calls of its methods
     "far": {
         "BACKEND": "queued_storage.testing.FaultyStorage",
         "OPTIONS": {

@@ -29,13 +29,13 @@ def send(admin: Client, address: str, **fields: Any) -> Any:
 
 
 def shown_link(admin: Client, instance: Any) -> str:
-    """Where the widget says that the file is."""
+    """Return the URL that the widget links to."""
     html = admin.get(page(type(instance), instance)).content.decode()
     return re.search(r'Currently: <a href="(.*?)"', html)[1]
 
 
 @BOTH
-def test_an_upload_is_saved_at_once_and_transferred_later(
+def test_upload_is_saved_immediately_and_transferred_later(
     model: Any, admin: Client, far: FaultyStorage, upload_handler: str
 ) -> None:
     answer = send(admin, page(model), file=upload("a.txt", b"of the admin"))
@@ -50,7 +50,7 @@ def test_an_upload_is_saved_at_once_and_transferred_later(
 
 
 @BOTH
-def test_an_upload_while_the_remote_is_down(model: Any, admin: Client, far: FaultyStorage) -> None:
+def test_upload_while_the_remote_is_down(model: Any, admin: Client, far: FaultyStorage) -> None:
     far.fault = Fault.REFUSE
     assert send(admin, page(model), file=upload()).status_code == 302
     paper = model.objects.get()
@@ -59,7 +59,7 @@ def test_an_upload_while_the_remote_is_down(model: Any, admin: Client, far: Faul
 
 
 @BOTH
-def test_a_picture_is_saved_under_the_name_that_a_callable_gives(
+def test_image_name_from_a_callable(
     model: Any, admin: Client, far: FaultyStorage, png: bytes
 ) -> None:
     send(admin, page(model), scan=upload("a.png", png))
@@ -73,16 +73,14 @@ def test_a_picture_is_saved_under_the_name_that_a_callable_gives(
 
 
 @BOTH
-def test_the_widget_links_the_local_copy_and_then_the_remote_one(model: Any, admin: Client) -> None:
+def test_widget_links_to_local_then_remote_copy(model: Any, admin: Client) -> None:
     paper = model.objects.create(file=upload())
     assert shown_link(admin, paper) == "/media/papers/a.txt"
     drain()
     assert shown_link(admin, paper) == "https://far.example/papers/a.txt"
 
 
-def test_the_list_links_each_file_without_asking_the_remote(
-    admin: Client, far: FaultyStorage
-) -> None:
+def test_list_links_files_without_calling_the_remote(admin: Client, far: FaultyStorage) -> None:
     Paper.objects.create(file=upload("a.txt"))
     drain()
     Paper.objects.create(file=upload("b.txt"))
@@ -93,7 +91,7 @@ def test_the_list_links_each_file_without_asking_the_remote(
     assert not far.calls
 
 
-def test_the_list_looks_a_waiting_file_up_and_remembers_a_transferred_one(
+def test_list_queries_pending_and_caches_transferred_files(
     admin: Client,
 ) -> None:
     def queries_of_the_ledger() -> int:
@@ -110,7 +108,7 @@ def test_the_list_looks_a_waiting_file_up_and_remembers_a_transferred_one(
 
 
 @BOTH
-def test_a_form_with_an_error_elsewhere_leaves_nothing_behind(
+def test_error_in_another_field_saves_nothing(
     model: Any, admin: Client, upload_handler: str
 ) -> None:
     answer = send(admin, page(model), author="", file=upload())
@@ -120,7 +118,7 @@ def test_a_form_with_an_error_elsewhere_leaves_nothing_behind(
 
 
 @BOTH
-def test_a_change_without_a_file_keeps_the_old_one(model: Any, admin: Client) -> None:
+def test_change_without_a_file_keeps_the_old(model: Any, admin: Client) -> None:
     paper = model.objects.create(file=upload())
     drain()
     send(admin, page(model, paper), author="Bob")
@@ -130,7 +128,7 @@ def test_a_change_without_a_file_keeps_the_old_one(model: Any, admin: Client) ->
 
 
 @BOTH
-def test_a_new_upload_of_the_same_name_is_another_file(model: Any, admin: Client) -> None:
+def test_second_upload_gets_a_different_name(model: Any, admin: Client) -> None:
     paper = model.objects.create(file=upload("a.txt", b"old"))
     drain()
     send(admin, page(model, paper), file=upload("a.txt", b"new"))
@@ -168,7 +166,7 @@ def test_clearing_with_django_cleanup_deletes_both_copies(
 
 
 @pytest.mark.parametrize("model", [Paper, Letter, Draft])
-def test_to_clear_and_upload_at_once_is_an_error_that_keeps_the_old_file(
+def test_clearing_and_uploading_together_is_an_error(
     model: Any, admin: Client, upload_handler: str
 ) -> None:
     paper = model.objects.create(file=upload("a.txt", b"old"))
@@ -183,13 +181,13 @@ def test_to_clear_and_upload_at_once_is_an_error_that_keeps_the_old_file(
     assert QueuedFile.objects.get().name == before
 
 
-def test_a_name_that_is_too_long_is_refused_by_the_form(admin: Client) -> None:
+def test_form_rejects_a_name_over_max_length(admin: Client) -> None:
     answer = admin.post(page(Note), {"file": upload(f"{'n' * 40}.txt")})
     assert "has at most 30 characters" in answer.content.decode()
     assert files("disk") == {}
 
 
-def test_an_upload_goes_to_s3_and_is_linked_there(admin: Client, settings: Any) -> None:
+def test_upload_to_s3_is_linked_there(admin: Client, settings: Any) -> None:
     with S3Server() as server:
         client = server.client()
         client.create_bucket(Bucket="media")
@@ -211,9 +209,7 @@ def test_an_upload_goes_to_s3_and_is_linked_there(admin: Client, settings: Any) 
         client.close()
 
 
-def test_an_upload_that_is_deleted_with_its_model_stays_without_a_package(
-    admin: Client, disk: Path
-) -> None:
+def test_deleting_a_model_keeps_its_file(admin: Client, disk: Path) -> None:
     paper = Paper.objects.create(file=upload())
     drain()
     admin.post(f"/admin/library/paper/{paper.pk}/delete/", {"post": "yes"})

@@ -1,4 +1,4 @@
-"""With django-cleanup, which deletes replaced and deleted files after the commit."""
+"""django-cleanup, which deletes replaced and deleted files after the commit."""
 
 from typing import Any
 
@@ -32,7 +32,7 @@ STAGES = pytest.mark.parametrize("is_transferred", [False, True], ids=["pending"
 
 @BOTH
 @STAGES
-def test_a_replaced_file_goes_with_the_commit(
+def test_replaced_file_is_deleted_on_commit(
     model: Any, is_transferred: bool, far: FaultyStorage
 ) -> None:
     draft = make(model, is_transferred=is_transferred)
@@ -51,7 +51,7 @@ def test_a_replaced_file_goes_with_the_commit(
 
 @BOTH
 @STAGES
-def test_a_deleted_file_goes_with_the_commit(
+def test_file_of_deleted_model_is_deleted_on_commit(
     model: Any, is_transferred: bool, far: FaultyStorage
 ) -> None:
     draft = make(model, is_transferred=is_transferred)
@@ -68,7 +68,7 @@ def test_a_deleted_file_goes_with_the_commit(
 
 @BOTH
 @STAGES
-def test_a_change_that_is_rolled_back_keeps_the_old_file(model: Any, is_transferred: bool) -> None:
+def test_rolled_back_change_keeps_the_old_file(model: Any, is_transferred: bool) -> None:
     draft = make(model, is_transferred=is_transferred)
     with transaction.atomic():
         draft.file = upload("b.txt", b"new")
@@ -83,7 +83,7 @@ def test_a_change_that_is_rolled_back_keeps_the_old_file(model: Any, is_transfer
 
 
 @BOTH
-def test_a_delete_that_is_rolled_back_keeps_the_file(model: Any) -> None:
+def test_rolled_back_delete_keeps_the_file(model: Any) -> None:
     draft = make(model)
     with transaction.atomic():
         draft.delete()
@@ -95,9 +95,7 @@ def test_a_delete_that_is_rolled_back_keeps_the_file(model: Any) -> None:
 
 @BOTH
 @pytest.mark.parametrize("stage", ["pending", "transferred", "evicted"])
-def test_a_name_created_again_in_the_same_transaction_is_not_deleted(
-    model: Any, stage: str
-) -> None:
+def test_name_recreated_in_the_transaction_is_kept(model: Any, stage: str) -> None:
     draft = make(model, is_transferred=stage != "pending")
     if stage == "evicted":
         evict()
@@ -114,7 +112,7 @@ def test_a_name_created_again_in_the_same_transaction_is_not_deleted(
 
 
 @BOTH
-def test_a_name_deleted_by_hand_and_created_again_is_not_deleted(model: Any) -> None:
+def test_name_deleted_explicitly_and_recreated_is_kept(model: Any) -> None:
     draft = make(model)
     with transaction.atomic():
         draft.file.delete(save=False)
@@ -127,7 +125,7 @@ def test_a_name_deleted_by_hand_and_created_again_is_not_deleted(model: Any) -> 
 
 
 @BOTH
-def test_a_file_replaced_twice_in_one_transaction(model: Any) -> None:
+def test_file_replaced_twice_in_one_transaction(model: Any) -> None:
     draft = make(model)
     with transaction.atomic():
         for content in (b"second", b"third"):
@@ -140,7 +138,7 @@ def test_a_file_replaced_twice_in_one_transaction(model: Any) -> None:
 
 
 @BOTH
-def test_a_deletion_ends_when_a_remote_that_was_down_is_back(
+def test_delete_completes_after_the_remote_is_available_again(
     model: Any, far: FaultyStorage
 ) -> None:
     draft = make(model)
@@ -156,7 +154,7 @@ def test_a_deletion_ends_when_a_remote_that_was_down_is_back(
 
 
 @BOTH
-def test_a_local_copy_that_cannot_be_removed_is_logged_and_tried_again(
+def test_failed_local_delete_is_logged_and_retried(
     model: Any, settings: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     disk = {"BACKEND": "queued_storage.testing.FaultyStorage"}
@@ -175,8 +173,8 @@ def test_a_local_copy_that_cannot_be_removed_is_logged_and_tried_again(
 
 
 @BOTH
-def test_a_file_that_two_rows_share_goes_with_the_first(model: Any) -> None:
-    """As with any storage: django-cleanup counts no references."""
+def test_shared_file_is_deleted_with_the_first_row(model: Any) -> None:
+    """As with any storage, django-cleanup does not count references."""
     draft = make(model)
     other = model.objects.create(file=draft.file.name)
     draft.delete()
@@ -187,8 +185,8 @@ def test_a_file_that_two_rows_share_goes_with_the_first(model: Any) -> None:
 
 
 @BOTH
-def test_a_name_that_is_overwritten_after_its_delete_was_asked_for_goes_too(model: Any) -> None:
-    """The limit: whoever overwrites a name in place has no new file for django-cleanup."""
+def test_overwriting_a_name_does_not_cancel_its_delete(model: Any) -> None:
+    """A known limit: django-cleanup does not notice a file that is overwritten in place."""
     draft = make(model)
     with transaction.atomic():
         draft.delete()
@@ -199,7 +197,7 @@ def test_a_name_that_is_overwritten_after_its_delete_was_asked_for_goes_too(mode
 
 
 @BOTH
-def test_a_file_before_the_ledger_goes_from_both_sides(model: Any, storage: QueuedStorage) -> None:
+def test_file_without_a_row_is_deleted_everywhere(model: Any, storage: QueuedStorage) -> None:
     for side in (storage.local, storage.remote):
         side.save(NAME, ContentFile(b"old"))
     draft = model.objects.create(file=NAME)
@@ -210,10 +208,10 @@ def test_a_file_before_the_ledger_goes_from_both_sides(model: Any, storage: Queu
 
 
 @BOTH
-def test_a_file_that_only_the_remote_has_is_to_be_adopted_first(
+def test_unadopted_remote_file_does_not_reserve_its_name(
     model: Any, storage: QueuedStorage
 ) -> None:
-    """Else its name is free for a new file, which django-cleanup then takes for the old one."""
+    """A known limit: a new file takes the name, and django-cleanup then deletes the new file."""
     storage.remote.save(NAME, ContentFile(b"old"))
     draft = model.objects.create(file=NAME)
     with transaction.atomic():
@@ -226,9 +224,7 @@ def test_a_file_that_only_the_remote_has_is_to_be_adopted_first(
 
 
 @BOTH
-def test_a_file_that_was_adopted_keeps_its_name_until_it_is_gone(
-    model: Any, storage: QueuedStorage
-) -> None:
+def test_adopted_file_reserves_its_name_until_deleted(model: Any, storage: QueuedStorage) -> None:
     storage.remote.save(NAME, ContentFile(b"old"))
     draft = model.objects.create(file=NAME)
     call_command("queued_storage", "adopt", verbosity=0)
@@ -240,12 +236,12 @@ def test_a_file_that_was_adopted_keeps_its_name_until_it_is_gone(
     assert files("disk") == files("far") == {made.file.name: b"new"}
 
 
-def test_a_process_that_dies_after_the_commit_leaves_the_file(storage: QueuedStorage) -> None:
-    """The limit: django-cleanup deletes after the commit, and keeps no note of what it meant to."""
+def test_process_killed_after_commit_leaves_the_file(storage: QueuedStorage) -> None:
+    """A known limit: django-cleanup deletes after the commit and does not record that it will."""
     draft = make(Draft)
     with transaction.atomic():
         draft.delete()
-        connection.run_on_commit.clear()  # what a dead process does not run
+        connection.run_on_commit.clear()  # a killed process does not run its callbacks
     assert drain() == {}
     assert not Draft.objects.exists()
     assert files("far") == {NAME: b"old"}
@@ -253,8 +249,8 @@ def test_a_process_that_dies_after_the_commit_leaves_the_file(storage: QueuedSto
         assert NAME not in orphans(side)
 
 
-def test_a_delete_in_the_transaction_outlives_such_a_process() -> None:
-    """The remedy: a tombstone is written with the model's DELETE."""
+def test_delete_in_the_transaction_survives_a_killed_process() -> None:
+    """The solution: the same transaction writes a tombstone and deletes the model."""
     paper = Paper.objects.create(file=upload("a.txt", b"old"))
     drain()
     with transaction.atomic():

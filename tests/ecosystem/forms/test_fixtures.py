@@ -38,7 +38,7 @@ def path(tmp_path: Path) -> Path:
 
 
 @BOTH
-def test_a_dump_has_the_name_and_loading_it_touches_no_file(
+def test_dump_has_names_and_loading_touches_no_file(
     model: Any, path: Path, far: FaultyStorage
 ) -> None:
     model.objects.create(file=upload())
@@ -55,7 +55,7 @@ def test_a_dump_has_the_name_and_loading_it_touches_no_file(
 
 
 @BOTH
-def test_loaded_over_rows_that_are_there(model: Any, path: Path) -> None:
+def test_loading_over_existing_rows(model: Any, path: Path) -> None:
     paper = model.objects.create(file=upload("a.txt", b"old"))
     dump(path, "library")
     paper.file = upload("b.txt", b"new")
@@ -67,12 +67,12 @@ def test_loaded_over_rows_that_are_there(model: Any, path: Path) -> None:
 
 
 def without_a_ledger() -> None:
-    """As in a new database, beside the files of the old one."""
+    """Delete all rows, as in a new database next to existing files."""
     QueuedFile.objects.all().delete()
 
 
 @BOTH
-def test_files_on_the_disk_and_an_empty_ledger(model: Any, path: Path) -> None:
+def test_loading_local_files_with_an_empty_ledger(model: Any, path: Path) -> None:
     model.objects.create(file=upload())
     dump(path, "library")
     model.objects.all().delete()
@@ -90,7 +90,7 @@ def test_files_on_the_disk_and_an_empty_ledger(model: Any, path: Path) -> None:
 
 
 @BOTH
-def test_files_on_the_remote_and_an_empty_ledger(
+def test_loading_remote_files_with_an_empty_ledger(
     model: Any, path: Path, storage: QueuedStorage, far: FaultyStorage
 ) -> None:
     model.objects.create(file=upload())
@@ -112,7 +112,7 @@ def test_files_on_the_remote_and_an_empty_ledger(
 
 
 @pytest.mark.parametrize("stage", ["pending", "transferred"])
-def test_a_dump_of_the_ledger_too(path: Path, stage: str, far: FaultyStorage) -> None:
+def test_dump_that_includes_the_ledger(path: Path, stage: str, far: FaultyStorage) -> None:
     Paper.objects.create(file=upload())
     if stage == "transferred":
         drain()
@@ -130,7 +130,7 @@ def test_a_dump_of_the_ledger_too(path: Path, stage: str, far: FaultyStorage) ->
 
 
 def shown(row: dict[str, Any]) -> dict[str, Any]:
-    """As JSON has it: times to the millisecond."""
+    """Return the row as JSON contains it, with times truncated to milliseconds."""
     times = {name: value for name, value in row.items() if hasattr(value, "microsecond")}
     cut = {
         name: value.replace(microsecond=value.microsecond // 1000 * 1000)
@@ -139,7 +139,7 @@ def shown(row: dict[str, Any]) -> dict[str, Any]:
     return row | cut
 
 
-def test_a_name_without_a_file_is_loaded_and_found_missing(path: Path) -> None:
+def test_loading_a_name_without_a_file(path: Path) -> None:
     path.write_text(json.dumps([{"model": "library.paper", "fields": {"file": "papers/no.txt"}}]))
     load(path)
     paper = Paper.objects.get()
@@ -149,7 +149,7 @@ def test_a_name_without_a_file_is_loaded_and_found_missing(path: Path) -> None:
 
 
 @pytest.mark.parametrize("model", [Draft, Memo])
-def test_loading_lets_django_cleanup_delete_nothing(model: Any, path: Path) -> None:
+def test_loading_does_not_trigger_django_cleanup(model: Any, path: Path) -> None:
     draft = model.objects.create(file=upload("a.txt", b"old"))
     dump(path, "library")
     draft.file = "drafts/a.txt"

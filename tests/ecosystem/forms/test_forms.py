@@ -36,9 +36,7 @@ def test_our_fields_have_djangos_form_fields() -> None:
 
 
 @BOTH
-def test_commit_false_saves_no_file_before_the_model_is_saved(
-    model: Any, far: FaultyStorage
-) -> None:
+def test_commit_false_delays_the_file_until_model_save(model: Any, far: FaultyStorage) -> None:
     form = form_of(model, file=upload())
     assert form.is_valid(), form.errors
     paper = form.save(commit=False)
@@ -51,7 +49,7 @@ def test_commit_false_saves_no_file_before_the_model_is_saved(
 
 
 @BOTH
-def test_a_form_that_is_not_valid_saves_nothing(model: Any, png: bytes) -> None:
+def test_invalid_form_saves_nothing(model: Any, png: bytes) -> None:
     form = form_of(model, file=upload(), scan=upload("a.png", png[:20]))
     assert list(form.errors) == ["scan"]
     assert files("disk") == {}
@@ -59,7 +57,7 @@ def test_a_form_that_is_not_valid_saves_nothing(model: Any, png: bytes) -> None:
 
 
 @BOTH
-def test_a_picture_in_a_form(model: Any, png: bytes) -> None:
+def test_image_in_a_form(model: Any, png: bytes) -> None:
     form = form_of(model, scan=SimpleUploadedFile("a.png", png, "image/png"))
     assert form.is_valid(), form.errors
     paper = form.save()
@@ -69,7 +67,7 @@ def test_a_picture_in_a_form(model: Any, png: bytes) -> None:
 
 
 @BOTH
-def test_the_widget_is_rendered_where_the_file_is(model: Any) -> None:
+def test_widget_links_to_the_current_copy(model: Any) -> None:
     paper = form_of(model, file=upload()).save()
     assert 'href="/media/papers/a.txt"' in form_of(model, instance=paper).as_p()
     drain()
@@ -77,7 +75,7 @@ def test_the_widget_is_rendered_where_the_file_is(model: Any) -> None:
 
 
 @BOTH
-def test_a_form_with_a_new_file_keeps_the_old_one_on_the_remote(model: Any) -> None:
+def test_form_with_a_new_file_keeps_the_old(model: Any) -> None:
     paper = form_of(model, file=upload("a.txt", b"old")).save()
     drain()
     form_of(model, instance=paper, file=upload("b.txt", b"new")).save()
@@ -86,7 +84,7 @@ def test_a_form_with_a_new_file_keeps_the_old_one_on_the_remote(model: Any) -> N
 
 
 @BOTH
-def test_clearing_with_an_instance_that_is_not_saved_changes_nothing(model: Any) -> None:
+def test_clearing_without_saving_changes_nothing(model: Any) -> None:
     paper = form_of(model, file=upload()).save()
     form = modelform_factory(model, fields=["file"])({"file-clear": "on"}, instance=paper)
     assert form.is_valid(), form.errors
@@ -96,7 +94,7 @@ def test_clearing_with_an_instance_that_is_not_saved_changes_nothing(model: Any)
     assert again.file.storage.exists("papers/a.txt")
 
 
-def test_full_clean_asks_no_storage(far: FaultyStorage) -> None:
+def test_full_clean_does_not_call_the_storage(far: FaultyStorage) -> None:
     note = Note(file=upload("a.txt"))
     note.full_clean()
     with pytest.raises(ValidationError, match="File extension"):
@@ -111,7 +109,7 @@ def test_full_clean_asks_no_storage(far: FaultyStorage) -> None:
     assert not far.calls
 
 
-def test_a_long_name_is_cut_to_the_length_of_the_field() -> None:
+def test_long_name_is_truncated_to_max_length() -> None:
     first, second = (
         Note.objects.create(file=ContentFile(content, f"{'n' * 40}.txt"))
         for content in (b"first", b"second")
@@ -124,7 +122,7 @@ def test_a_long_name_is_cut_to_the_length_of_the_field() -> None:
     assert files("far") == {first.file.name: b"first", second.file.name: b"second"}
 
 
-def test_a_name_that_cannot_be_cut_leaves_nothing_behind() -> None:
+def test_name_that_cannot_be_truncated_saves_nothing() -> None:
     with pytest.raises(SuspiciousFileOperation, match="max_length"):
         Note.objects.create(file=ContentFile(b"text", f"a.{'x' * 40}"))
     assert files("disk") == {}
@@ -132,9 +130,7 @@ def test_a_name_that_cannot_be_cut_leaves_nothing_behind() -> None:
 
 
 @BOTH
-def test_an_upload_that_was_kept_in_a_temporary_file_is_moved_not_copied(
-    model: Any, disk: Path
-) -> None:
+def test_temporary_file_of_an_upload_is_moved(model: Any, disk: Path) -> None:
     with TemporaryUploadedFile("a.txt", "text/plain", 4, None) as uploaded:
         uploaded.write(b"text")
         uploaded.seek(0)
@@ -145,10 +141,10 @@ def test_an_upload_that_was_kept_in_a_temporary_file_is_moved_not_copied(
     assert files("far") == {"papers/a.txt": b"text"}
 
 
-def test_a_request_that_fails_after_the_save_leaves_nothing_to_be_transferred(
+def test_failed_request_after_save_transfers_nothing(
     client: Client, far: FaultyStorage, upload_handler: str
 ) -> None:
-    """With ATOMIC_REQUESTS. The local file stays, as it does with Django's own storage."""
+    """With ATOMIC_REQUESTS, the local file remains, as with Django's own storage."""
     client.raise_request_exception = False
     assert client.post("/upload-and-fail/", {"file": upload()}).status_code == 500
     assert not Paper.objects.exists()
@@ -160,7 +156,7 @@ def test_a_request_that_fails_after_the_save_leaves_nothing_to_be_transferred(
     assert orphans("local") == ["papers/a.txt"]
 
 
-def test_what_a_rolled_back_request_left_does_not_harm_the_next_upload(client: Client) -> None:
+def test_upload_succeeds_after_a_rolled_back_request(client: Client) -> None:
     client.raise_request_exception = False
     client.post("/upload-and-fail/", {"file": upload("a.txt", b"failed")})
     paper = Paper.objects.create(file=upload("a.txt", b"saved"))
@@ -169,7 +165,7 @@ def test_what_a_rolled_back_request_left_does_not_harm_the_next_upload(client: C
 
 
 @pytest.mark.parametrize("stage", ["pending", "transferred", "evicted"])
-def test_a_file_that_is_sent_is_closed_after_the_response(rf: RequestFactory, stage: str) -> None:
+def test_file_response_closes_the_file(rf: RequestFactory, stage: str) -> None:
     paper = Paper.objects.create(file=upload())
     if stage != "pending":
         drain()
@@ -184,7 +180,7 @@ def test_a_file_that_is_sent_is_closed_after_the_response(rf: RequestFactory, st
     assert 'filename="a.txt"' in response["Content-Disposition"]
 
 
-def test_a_nested_transaction_that_fails_takes_its_upload_back(far: FaultyStorage) -> None:
+def test_failed_nested_transaction_rolls_back_its_upload(far: FaultyStorage) -> None:
     with transaction.atomic():
         form_of(Paper, file=upload("a.txt", b"stays")).save()
         with transaction.atomic():
@@ -211,7 +207,7 @@ def failing_save() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("not_atomic", "failing_save")
-def test_the_admin_opens_a_transaction_by_itself(admin: Client) -> None:
+def test_admin_opens_a_transaction(admin: Client) -> None:
     admin.raise_request_exception = False
     sent = {"author": "Ada", "file": upload()}
     assert admin.post("/admin/library/paper/add/", sent).status_code == 500
@@ -221,7 +217,7 @@ def test_the_admin_opens_a_transaction_by_itself(admin: Client) -> None:
 
 
 @pytest.mark.usefixtures("not_atomic")
-def test_a_view_without_a_transaction_leaves_what_it_saved(client: Client) -> None:
+def test_view_without_a_transaction_keeps_its_file(client: Client) -> None:
     assert client.post("/api/failing/", {"file": upload()}).status_code == 400
     assert drain() == {}
     assert files("far") == {"papers/a.txt": b"text"}

@@ -1,4 +1,4 @@
-"""With django-import-export."""
+"""django-import-export."""
 
 import re
 from typing import Any
@@ -34,7 +34,7 @@ def load(model: Any, *rows: dict[str, Any]) -> Any:
 
 
 @BOTH
-def test_an_export_has_the_names_before_and_after(model: Any, far: FaultyStorage) -> None:
+def test_export_has_names_before_and_after_the_transfer(model: Any, far: FaultyStorage) -> None:
     model.objects.create(file=upload())
     [before] = export(model)
     assert (before["file"], before["scan"]) == ("papers/a.txt", "")
@@ -46,7 +46,7 @@ def test_an_export_has_the_names_before_and_after(model: Any, far: FaultyStorage
 
 
 @BOTH
-def test_an_import_of_an_export_names_the_same_files(model: Any, far: FaultyStorage) -> None:
+def test_importing_an_export_keeps_the_file_names(model: Any, far: FaultyStorage) -> None:
     model.objects.create(file=upload())
     drain()
     rows = export(model)
@@ -62,9 +62,7 @@ def test_an_import_of_an_export_names_the_same_files(model: Any, far: FaultyStor
 
 @BOTH
 @pytest.mark.parametrize("side", ["local", "remote"])
-def test_an_import_of_names_that_the_ledger_does_not_know(
-    model: Any, side: str, storage: QueuedStorage
-) -> None:
+def test_import_of_names_without_a_row(model: Any, side: str, storage: QueuedStorage) -> None:
     getattr(storage, side).save("papers/old.txt", upload("old.txt", b"old"))
     load(model, {"id": "", "author": "Ada", "file": "papers/old.txt", "scan": ""})
     paper = model.objects.get()
@@ -74,13 +72,13 @@ def test_an_import_of_names_that_the_ledger_does_not_know(
         assert file.read() == b"old"
 
 
-def test_an_import_of_a_name_without_a_file_is_not_noticed(storage: QueuedStorage) -> None:
-    """Nothing in an import looks for files, whatever the storage."""
+def test_import_accepts_names_without_a_file(storage: QueuedStorage) -> None:
+    """With any storage, an import does not check whether files exist."""
     load(Paper, {"id": "", "author": "Ada", "file": "papers/no.txt", "scan": ""})
     assert not storage.exists(Paper.objects.get().file.name)
 
 
-def test_a_dry_run_changes_nothing(storage: QueuedStorage) -> None:
+def test_dry_run_changes_nothing(storage: QueuedStorage) -> None:
     paper = Paper.objects.create(file=upload())
     rows = [{"id": paper.pk, "author": "Ada", "file": "papers/b.txt", "scan": ""}]
     dataset = tablib.Dataset(*[list(row.values()) for row in rows], headers=list(rows[0]))
@@ -90,7 +88,7 @@ def test_a_dry_run_changes_nothing(storage: QueuedStorage) -> None:
 
 
 @pytest.mark.parametrize("model", [Draft, Memo], ids=["our field", "Django's field"])
-def test_an_import_that_names_another_file_has_django_cleanup_delete_the_old_one(
+def test_import_of_another_name_deletes_the_old_file(
     model: Any,
 ) -> None:
     draft = model.objects.create(file=upload("a.txt", b"old"))
@@ -102,7 +100,7 @@ def test_an_import_that_names_another_file_has_django_cleanup_delete_the_old_one
 
 
 @pytest.mark.parametrize("model", [Draft, Memo], ids=["our field", "Django's field"])
-def test_an_import_with_an_error_deletes_nothing(model: Any) -> None:
+def test_import_with_an_error_deletes_nothing(model: Any) -> None:
     draft = model.objects.create(file=upload("a.txt", b"old"))
     drain()
     rows = [[draft.pk, "x", "drafts/other.txt"], ["no number", "y", ""]]
@@ -114,11 +112,11 @@ def test_an_import_with_an_error_deletes_nothing(model: Any) -> None:
     assert files("far") == {"drafts/a.txt": b"old"}
 
 
-# Through the admin, whose import has two steps
+# The admin, whose import has two steps
 
 
 def admin_import(admin: Client, *, between: Any = lambda: None) -> None:
-    """Upload a CSV, look at what it would do, and confirm."""
+    """Upload a CSV, read the preview, and confirm the import."""
     csv = b"id,author,file,scan\n,Ada,papers/a.txt,\n"
     sent = {"import_file": SimpleUploadedFile("p.csv", csv, "text/csv"), "format": "0"}
     html = admin.post("/admin/library/paper/import/", sent).content.decode()
@@ -129,7 +127,7 @@ def admin_import(admin: Client, *, between: Any = lambda: None) -> None:
     assert "Import finished" in answer.content.decode()
 
 
-def test_an_import_in_the_admin_touches_no_storage(admin: Client, far: FaultyStorage) -> None:
+def test_admin_import_does_not_call_the_storage(admin: Client, far: FaultyStorage) -> None:
     Letter.objects.create(file=upload())
     admin_import(admin)
     assert Paper.objects.get().file.url == "/media/papers/a.txt"
@@ -137,11 +135,9 @@ def test_an_import_in_the_admin_touches_no_storage(admin: Client, far: FaultySto
     assert not far.calls
 
 
-def test_an_import_in_the_admin_that_is_kept_in_the_queued_storage(
-    admin: Client, settings: Any, far: FaultyStorage
-) -> None:
-    """MediaStorage makes a storage of its own from STORAGES; its files have the same alias, so a
-    worker anywhere carries them, and carries out their delete."""
+def test_admin_import_with_media_storage(admin: Client, settings: Any, far: FaultyStorage) -> None:
+    """MediaStorage creates its own storage from STORAGES. Its files have the same alias, so any
+    worker uploads and deletes them."""
     settings.IMPORT_EXPORT_TMP_STORAGE_CLASS = MediaStorage
     seen: list[QueuedFile] = []
 
@@ -159,7 +155,7 @@ def test_an_import_in_the_admin_that_is_kept_in_the_queued_storage(
     assert not QueuedFile.objects.exists()
 
 
-def test_an_import_in_the_admin_that_is_kept_in_a_storage_of_its_own(
+def test_admin_import_with_a_separate_storage(
     admin: Client, settings: Any, far: FaultyStorage
 ) -> None:
     settings.IMPORT_EXPORT_TMP_STORAGE_CLASS = MediaStorage
@@ -173,7 +169,7 @@ def test_an_import_in_the_admin_that_is_kept_in_a_storage_of_its_own(
     assert not far.calls
 
 
-def test_an_export_in_the_admin(admin: Client, far: FaultyStorage) -> None:
+def test_admin_export(admin: Client, far: FaultyStorage) -> None:
     paper = Paper.objects.create(file=upload())
     drain()
     far.calls.clear()

@@ -1,4 +1,4 @@
-"""What models and their managers do with files."""
+"""Files of models and managers."""
 
 import copy
 import io
@@ -46,7 +46,7 @@ def test_bulk_create_saves_the_files(model: Any, far: FaultyStorage) -> None:
 
 
 @BOTH
-def test_bulk_create_of_files_that_are_saved_already_saves_them_once(model: Any) -> None:
+def test_bulk_create_does_not_save_saved_files_again(model: Any) -> None:
     papers = [model(), model()]
     for paper in papers:
         paper.file.save("a.txt", ContentFile(b"text"), save=False)
@@ -56,7 +56,7 @@ def test_bulk_create_of_files_that_are_saved_already_saves_them_once(model: Any)
 
 
 @BOTH
-def test_bulk_create_that_is_rolled_back_transfers_nothing(model: Any) -> None:
+def test_rolled_back_bulk_create_transfers_nothing(model: Any) -> None:
     with transaction.atomic():
         model.objects.bulk_create([model(file=upload(f"{name}.txt")) for name in "ab"])
         transaction.set_rollback(True)
@@ -74,8 +74,8 @@ def test_bulk_create_sends_one_message_for_all(model: Any) -> None:
     queue.messages.clear()
 
 
-def test_bulk_create_saves_the_file_of_a_row_that_it_ignores() -> None:
-    """Django saves the files before it knows; such a file is an orphan with any storage."""
+def test_bulk_create_saves_files_of_ignored_rows() -> None:
+    """Django saves the files before it knows of the conflict, so they are orphans."""
     Note.objects.create(file=upload("a.txt"), code="one")
     Note.objects.bulk_create([Note(file=upload("b.txt"), code="one")], ignore_conflicts=True)
     assert Note.objects.count() == 1
@@ -84,7 +84,7 @@ def test_bulk_create_saves_the_file_of_a_row_that_it_ignores() -> None:
 
 @BOTH
 def test_bulk_update_saves_no_files(model: Any) -> None:
-    """Django writes their names only, with any storage: save the file first."""
+    """With any storage, Django writes only the names. Save the file first."""
     paper = model.objects.create(file=upload("a.txt", b"old"))
     paper.file = upload("b.txt", b"new")
     model.objects.bulk_update([paper], ["file"])
@@ -93,7 +93,7 @@ def test_bulk_update_saves_no_files(model: Any) -> None:
 
 
 @BOTH
-def test_bulk_update_of_a_file_that_is_saved(model: Any) -> None:
+def test_bulk_update_of_a_saved_file(model: Any) -> None:
     paper = model.objects.create(file=upload("a.txt", b"old"))
     paper.file.save("b.txt", ContentFile(b"new"), save=False)
     model.objects.bulk_update([paper], ["file"])
@@ -105,7 +105,7 @@ def test_bulk_update_of_a_file_that_is_saved(model: Any) -> None:
 
 
 @BOTH
-def test_save_false_and_a_rollback_leave_nothing_to_be_transferred(model: Any) -> None:
+def test_save_false_and_rollback_transfer_nothing(model: Any) -> None:
     paper = model()
     with transaction.atomic():
         paper.file.save("a.txt", ContentFile(b"text"), save=False)
@@ -117,8 +117,8 @@ def test_save_false_and_a_rollback_leave_nothing_to_be_transferred(model: Any) -
 
 
 @BOTH
-def test_save_false_of_a_model_that_is_never_saved_is_transferred(model: Any) -> None:
-    """The ledger knows the file, no model does: who saves it, owns it."""
+def test_save_false_transfers_without_saving_the_model(model: Any) -> None:
+    """The file has a row in the ledger although no model refers to it."""
     paper = model()
     paper.file.save("a.txt", ContentFile(b"text"), save=False)
     drain()
@@ -129,7 +129,7 @@ def test_save_false_of_a_model_that_is_never_saved_is_transferred(model: Any) ->
 
 
 @BOTH
-def test_save_of_another_field_sends_nothing(model: Any, far: FaultyStorage) -> None:
+def test_saving_another_field_transfers_nothing(model: Any, far: FaultyStorage) -> None:
     paper = model.objects.create(file=upload())
     drain()
     far.calls.clear()
@@ -149,7 +149,7 @@ def clashing_note() -> Note:
     return Note(code="one", file=upload("late.txt"))
 
 
-def test_in_a_transaction_the_file_of_a_model_that_fails_is_not_transferred() -> None:
+def test_failed_insert_in_a_transaction_transfers_nothing() -> None:
     note = clashing_note()
     with pytest.raises(IntegrityError), transaction.atomic():
         note.save()
@@ -158,8 +158,8 @@ def test_in_a_transaction_the_file_of_a_model_that_fails_is_not_transferred() ->
     assert not QueuedFile.objects.exists()
 
 
-def test_without_a_transaction_it_is() -> None:
-    """The file was saved, in a transaction of its own: as with any storage it stays."""
+def test_failed_insert_without_a_transaction_transfers_the_file() -> None:
+    """The file was saved and committed before, so it remains, as with any storage."""
     note = clashing_note()
     with pytest.raises(IntegrityError):
         note.save()
@@ -171,7 +171,7 @@ def test_without_a_transaction_it_is() -> None:
 
 
 @BOTH
-def test_a_copied_model_shares_the_file(model: Any) -> None:
+def test_copied_model_shares_the_file(model: Any) -> None:
     paper = model.objects.create(file=upload())
     paper.pk = None
     paper.save()
@@ -184,7 +184,7 @@ def test_a_copied_model_shares_the_file(model: Any) -> None:
 
 @BOTH
 def test_deleting_a_shared_file_deletes_it_for_both(model: Any) -> None:
-    """As with any storage: nobody counts who names a file."""
+    """As with any storage, references to a file are not counted."""
     one = model.objects.create(file=upload())
     two = model.objects.create(file=one.file.name)
     drain()
@@ -200,7 +200,7 @@ def test_deleting_a_shared_file_deletes_it_for_both(model: Any) -> None:
 
 @BOTH
 @pytest.mark.parametrize("stage", ["pending", "evicted"])
-def test_a_copy_with_a_file_of_its_own(model: Any, stage: str) -> None:
+def test_copy_with_a_separate_file(model: Any, stage: str) -> None:
     one = model.objects.create(file=upload())
     if stage == "evicted":
         drain()
@@ -217,7 +217,7 @@ def test_a_copy_with_a_file_of_its_own(model: Any, stage: str) -> None:
 @pytest.mark.parametrize(
     "duplicate", [copy.copy, copy.deepcopy, lambda o: pickle.loads(pickle.dumps(o))]
 )
-def test_copied_and_pickled_models_know_their_file(model: Any, duplicate: Any) -> None:
+def test_copied_and_pickled_models_keep_their_file(model: Any, duplicate: Any) -> None:
     model.objects.create(file=upload())
     paper = duplicate(model.objects.get())
     assert paper.file.url == "/media/papers/a.txt"
@@ -226,7 +226,7 @@ def test_copied_and_pickled_models_know_their_file(model: Any, duplicate: Any) -
     assert read(paper.file) == b"text"
 
 
-# Files that others close
+# Closing files after saving
 
 
 def closed_by_others() -> list[Any]:
@@ -246,7 +246,7 @@ CLOSED = pytest.mark.parametrize("make", closed_by_others())
 
 @BOTH
 @CLOSED
-def test_a_file_that_is_closed_after_the_save_is_transferred(model: Any, make: Any) -> None:
+def test_file_closed_after_save_is_transferred(model: Any, make: Any) -> None:
     content = make()
     model.objects.create(file=content)
     content.close()
@@ -257,7 +257,7 @@ def test_a_file_that_is_closed_after_the_save_is_transferred(model: Any, make: A
 
 @BOTH
 @CLOSED
-def test_the_model_that_saved_a_file_reads_what_is_stored(model: Any, make: Any) -> None:
+def test_model_reads_the_stored_file_after_save(model: Any, make: Any) -> None:
     content = make()
     paper = model.objects.create(file=content)
     if isinstance(content, ContentFile):
@@ -269,7 +269,7 @@ def test_the_model_that_saved_a_file_reads_what_is_stored(model: Any, make: Any)
 
 @BOTH
 @CLOSED
-def test_the_save_leaves_open_what_it_was_given(model: Any, make: Any) -> None:
+def test_save_leaves_the_given_file_open(model: Any, make: Any) -> None:
     content = make()
     model.objects.create(file=content)
     content.seek(0)
@@ -278,7 +278,7 @@ def test_the_save_leaves_open_what_it_was_given(model: Any, make: Any) -> None:
 
 @BOTH
 @CLOSED
-def test_a_file_that_is_closed_before_the_save_is_refused(model: Any, make: Any) -> None:
+def test_file_closed_before_save_is_rejected(model: Any, make: Any) -> None:
     content = make()
     if isinstance(content, ContentFile):
         content.file.close()  # its own close() does nothing
@@ -290,7 +290,7 @@ def test_a_file_that_is_closed_before_the_save_is_refused(model: Any, make: Any)
 
 
 @BOTH
-def test_a_file_that_was_read_already_is_saved_whole(model: Any) -> None:
+def test_file_read_before_save_is_saved_completely(model: Any) -> None:
     content = upload()
     content.read()
     model.objects.create(file=content)
@@ -298,7 +298,7 @@ def test_a_file_that_was_read_already_is_saved_whole(model: Any) -> None:
 
 
 @BOTH
-def test_a_model_that_was_closed_can_be_opened_again(model: Any) -> None:
+def test_closed_model_file_can_be_reopened(model: Any) -> None:
     paper = model.objects.create(file=upload())
     with paper.file.open() as file:
         assert file.read() == b"text"
@@ -311,7 +311,7 @@ def test_a_model_that_was_closed_can_be_opened_again(model: Any) -> None:
 
 
 @BOTH
-def test_the_file_of_an_open_model_can_be_transferred_and_freed(model: Any) -> None:
+def test_open_model_file_can_be_transferred_and_evicted(model: Any) -> None:
     model.objects.create(file=upload())
     paper = model.objects.get()
     with paper.file.open() as file:
@@ -323,7 +323,7 @@ def test_the_file_of_an_open_model_can_be_transferred_and_freed(model: Any) -> N
 
 
 @BOTH
-def test_the_file_of_one_model_given_to_another_is_copied(model: Any) -> None:
+def test_saving_the_file_of_another_model_copies_it(model: Any) -> None:
     one = model.objects.create(file=upload())
     two = model()
     with one.file.open():
@@ -334,14 +334,14 @@ def test_the_file_of_one_model_given_to_another_is_copied(model: Any) -> None:
 
 
 @BOTH
-def test_the_file_object_of_one_model_assigned_to_another_is_shared(model: Any) -> None:
+def test_assigning_the_file_of_another_model_shares_it(model: Any) -> None:
     one = model.objects.create(file=upload())
     two = model.objects.create(file=one.file)
     assert two.file.name == one.file.name
     assert QueuedFile.objects.count() == 1
 
 
-def test_a_file_opened_from_the_disk_and_closed_by_with(tmp_path: Any) -> None:
+def test_file_opened_and_closed_by_with(tmp_path: Any) -> None:
     path = tmp_path / "source.txt"
     path.write_bytes(b"text")
     with path.open("rb") as source:
@@ -351,8 +351,8 @@ def test_a_file_opened_from_the_disk_and_closed_by_with(tmp_path: Any) -> None:
     assert read(Paper.objects.get().file) == b"text"
 
 
-def test_a_rename_of_the_file_in_a_model_is_djangos_own(storage: Any) -> None:
-    """Assigning a name moves nothing: it names another file."""
+def test_assigning_a_name_does_not_move_the_file(storage: Any) -> None:
+    """The model then refers to another file, as with Django's own storage."""
     paper = Paper.objects.create(file=upload())
     paper.file.name = "papers/other.txt"
     paper.save()

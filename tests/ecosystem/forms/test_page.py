@@ -1,4 +1,4 @@
-"""docs/forms.md: its examples are run, and its versions are those of the test run."""
+"""The examples and versions in docs/forms.md."""
 
 import ast
 import re
@@ -24,13 +24,13 @@ BOTH = pytest.mark.parametrize("model", [Paper, Letter], ids=["our fields", "Dja
 
 
 def example(word: str, **names: Any) -> dict[str, Any]:
-    """What the example with this word defines."""
+    """Run the example that contains this word, and return the names that it defines."""
     [source] = [source for source in EXAMPLES if word in source]
     exec(compile(source, "docs/forms.md", "exec"), names)
     return names
 
 
-def test_the_versions_are_those_of_this_run() -> None:
+def test_versions_match_the_installed_packages() -> None:
     rows = dict(re.findall(r"^\| ([\w-]+) \| ([\d.]+) \|$", PAGE, re.M))
     assert len(rows) == 5
     for package, written in rows.items():
@@ -39,7 +39,7 @@ def test_the_versions_are_those_of_this_run() -> None:
 
 
 @BOTH
-def test_the_receiver_deletes_the_file_with_the_model(model: Any) -> None:
+def test_receiver_deletes_the_file_with_the_model(model: Any) -> None:
     names = example("post_delete", Paper=model)
     try:
         paper = model.objects.create(file=upload())
@@ -60,7 +60,7 @@ def test_the_receiver_deletes_the_file_with_the_model(model: Any) -> None:
 
 
 @BOTH
-def test_the_copy_has_a_file_of_its_own(model: Any) -> None:
+def test_duplicate_copies_the_file(model: Any) -> None:
     one = model.objects.create(file=upload())
     two = example("def duplicate", Paper=model)["duplicate"](one)
     assert two.file.name.startswith("papers/a_")
@@ -79,12 +79,12 @@ def test_files_are_saved_before_a_bulk_update(model: Any) -> None:
 
 
 @BOTH
-def test_the_serializer_tells_the_name(model: Any) -> None:
+def test_serializer_returns_the_name(model: Any) -> None:
     serializer = example("ModelSerializer", Paper=model)["PaperSerializer"]
     assert serializer(model.objects.create(file=upload())).data["file"] == "papers/a.txt"
 
 
-def test_the_settings_of_import_export(settings: Any, tmp_path: Path, admin: Client) -> None:
+def test_settings_of_import_export(settings: Any, tmp_path: Path, admin: Client) -> None:
     names = example("IMPORT_EXPORT_TMP_STORAGE_CLASS")
     own = names["STORAGES"]["import_export"]
     own["OPTIONS"]["location"] = tmp_path
@@ -97,7 +97,7 @@ def test_the_settings_of_import_export(settings: Any, tmp_path: Path, admin: Cli
     assert files("disk") == {}
 
 
-def test_the_settings_of_the_tests_are_those_of_the_page() -> None:
+def test_settings_match_the_page() -> None:
     [source] = [source for source in EXAMPLES if "DATABASES" in source]
     [assignment] = ast.parse(source).body
     shown = ast.literal_eval(assignment.value)["default"]

@@ -28,7 +28,7 @@ def place(model: Any, instance: Any = None) -> str:
 
 
 @BOTH
-def test_a_multipart_upload(
+def test_multipart_upload(
     model: Any, api: APIClient, far: FaultyStorage, upload_handler: str, png: bytes
 ) -> None:
     answer = api.post(place(model), {"file": upload(), "scan": upload("a.png", png)})
@@ -41,7 +41,7 @@ def test_a_multipart_upload(
     assert files("far") == files("disk")
 
 
-def test_a_raw_upload(client: Client, far: FaultyStorage) -> None:
+def test_raw_upload(client: Client, far: FaultyStorage) -> None:
     answer = client.put("/raw/a.txt", b"text", content_type="text/plain")
     assert answer.status_code == 201
     assert answer.json()["file"] == "/media/papers/a.txt"
@@ -51,8 +51,8 @@ def test_a_raw_upload(client: Client, far: FaultyStorage) -> None:
     assert files("far") == {"papers/a.txt": b"text"}
 
 
-def test_an_upload_that_is_too_large_for_the_memory(api: APIClient) -> None:
-    """With Django's default handlers: it goes through a temporary file."""
+def test_upload_larger_than_the_memory_limit(api: APIClient) -> None:
+    """Django's default upload handlers write it to a temporary file."""
     large = bytes(range(256)) * 12_000  # 3 MB
     api.post(place(Paper), {"file": upload("a.txt", large)})
     row = QueuedFile.objects.get()
@@ -62,7 +62,7 @@ def test_an_upload_that_is_too_large_for_the_memory(api: APIClient) -> None:
 
 
 @BOTH
-def test_the_address_in_the_answer_follows_the_file(model: Any, api: APIClient) -> None:
+def test_url_in_the_response_follows_the_file(model: Any, api: APIClient) -> None:
     answer = api.post(place(model), {"file": upload()})
     assert answer.json()["file"] == "http://testserver/media/papers/a.txt"
     drain()
@@ -71,7 +71,7 @@ def test_the_address_in_the_answer_follows_the_file(model: Any, api: APIClient) 
     assert paper["scan"] is None
 
 
-def test_use_url_false_gives_the_name_before_and_after(api: APIClient) -> None:
+def test_use_url_false_always_returns_the_name(api: APIClient) -> None:
     answer = api.post(place(Note), {"file": upload()})
     assert answer.json()["file"] == "notes/a.txt"
     drain()
@@ -79,7 +79,7 @@ def test_use_url_false_gives_the_name_before_and_after(api: APIClient) -> None:
     assert note["file"] == "notes/a.txt"
 
 
-def test_the_setting_of_rest_framework_gives_the_name_too(api: APIClient, settings: Any) -> None:
+def test_uploaded_files_use_url_setting_returns_the_name(api: APIClient, settings: Any) -> None:
     settings.REST_FRAMEWORK = settings.REST_FRAMEWORK | {"UPLOADED_FILES_USE_URL": False}
     assert api.post(place(Paper), {"file": upload()}).json()["file"] == "papers/a.txt"
 
@@ -95,7 +95,7 @@ def test_the_setting_of_rest_framework_gives_the_name_too(api: APIClient, settin
         (Note, {"file": (f"{'n' * 40}.txt", b"too long a name")}, "file"),
     ],
 )
-def test_a_failed_validation_leaves_nothing_behind(
+def test_failed_validation_saves_nothing(
     api: APIClient, upload_handler: str, model: Any, fields: dict[str, Any], field: str
 ) -> None:
     given = {
@@ -107,14 +107,14 @@ def test_a_failed_validation_leaves_nothing_behind(
     assert (files("disk"), QueuedFile.objects.count(), model.objects.count()) == ({}, 0, 0)
 
 
-def test_a_text_in_place_of_a_file_is_refused(api: APIClient) -> None:
+def test_string_instead_of_a_file_is_rejected(api: APIClient) -> None:
     Paper.objects.create(file=upload())
     answer = api.post(place(Paper), {"file": "papers/a.txt"}, format="json")
     assert (answer.status_code, list(answer.json())) == (400, ["file"])
     assert Paper.objects.count() == 1
 
 
-def test_a_unique_field_that_is_taken_leaves_nothing_behind(api: APIClient) -> None:
+def test_duplicate_value_of_a_unique_field_saves_nothing(api: APIClient) -> None:
     assert api.post(place(Note), {"file": upload(), "code": "one"}).status_code == 201
     before = files("disk")
     answer = api.post(place(Note), {"file": upload("b.txt"), "code": "one"})
@@ -123,10 +123,10 @@ def test_a_unique_field_that_is_taken_leaves_nothing_behind(api: APIClient) -> N
     assert QueuedFile.objects.count() == 1
 
 
-def test_an_error_after_the_save_leaves_nothing_to_be_transferred(
+def test_error_after_save_transfers_nothing(
     api: APIClient, far: FaultyStorage, upload_handler: str
 ) -> None:
-    """With ATOMIC_REQUESTS. The local file stays, as it does with Django's own storage."""
+    """With ATOMIC_REQUESTS, the local file remains, as with Django's own storage."""
     answer = api.post("/api/failing/", {"file": upload()})
     assert answer.status_code == 400
     assert not Paper.objects.exists()
@@ -136,7 +136,7 @@ def test_an_error_after_the_save_leaves_nothing_to_be_transferred(
     assert not far.calls
 
 
-def test_an_upload_with_patch_replaces_the_file(api: APIClient) -> None:
+def test_patch_with_a_file_replaces_the_old(api: APIClient) -> None:
     paper = Paper.objects.create(file=upload("a.txt", b"old"))
     drain()
     answer = api.patch(place(Paper, paper), {"file": upload("b.txt", b"new")})
@@ -145,7 +145,7 @@ def test_an_upload_with_patch_replaces_the_file(api: APIClient) -> None:
     assert files("far") == {"papers/a.txt": b"old", "papers/b.txt": b"new"}
 
 
-def test_a_patch_without_the_file_keeps_it(api: APIClient) -> None:
+def test_patch_without_a_file_keeps_the_old(api: APIClient) -> None:
     paper = Paper.objects.create(file=upload())
     drain()
     answer = api.patch(place(Paper, paper), {"author": "Ada"})
@@ -153,7 +153,7 @@ def test_a_patch_without_the_file_keeps_it(api: APIClient) -> None:
     assert QueuedFile.objects.count() == 1
 
 
-def test_a_delete_with_django_cleanup_takes_both_copies(api: APIClient, far: FaultyStorage) -> None:
+def test_delete_with_django_cleanup_deletes_both_copies(api: APIClient, far: FaultyStorage) -> None:
     draft = Draft.objects.create(file=upload())
     drain()
     far.calls.clear()
@@ -164,7 +164,7 @@ def test_a_delete_with_django_cleanup_takes_both_copies(api: APIClient, far: Fau
     assert files("far") == {}
 
 
-def test_addresses_on_s3(api: APIClient, settings: Any) -> None:
+def test_urls_on_s3(api: APIClient, settings: Any) -> None:
     with S3Server() as server:
         client = server.client()
         client.create_bucket(Bucket="media")

@@ -10,7 +10,7 @@ from .library.api import Letters, Papers
 
 
 def schema_of(viewset: Any) -> Any:
-    """The schema of an API that consists of this view."""
+    """Return the schema of an API that consists of this view."""
     router = SimpleRouter()
     router.register("things", viewset, basename="things")
     schema = SchemaGenerator(patterns=router.urls).get_schema(request=None, public=True)
@@ -19,7 +19,7 @@ def schema_of(viewset: Any) -> Any:
 
 
 def renamed(value: Any) -> Any:
-    """Letters are called papers."""
+    """Rename letters to papers in a schema."""
     if isinstance(value, dict):
         return {renamed(key): renamed(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -30,7 +30,7 @@ def renamed(value: Any) -> Any:
 
 
 @pytest.mark.parametrize("split", [False, True])
-def test_the_schema_is_that_of_djangos_fields(split: bool) -> None:
+def test_schema_matches_djangos_fields(split: bool) -> None:
     spectacular_settings.apply_patches({"COMPONENT_SPLIT_REQUEST": split})
     try:
         ours, theirs = schema_of(Papers), schema_of(Letters)

@@ -8,7 +8,7 @@ from wagtail.models import Collection
 from tests.support import services
 from tests.support.services import S3Server
 
-# What Wagtail and django-storages leave for the garbage collector to close
+# Files that Wagtail and django-storages leave for the garbage collector to close
 LEFT_OPEN = ["Unclosed file <tempfile.SpooledTemporaryFile", "unclosed file <_io.FileIO name="]
 
 
@@ -31,5 +31,5 @@ def s3_server() -> Iterator[S3Server]:
 
 @pytest.fixture
 def collection(db: None) -> Collection:
-    """Wagtail's root, which goes when the browser's test empties the tables."""
+    """Wagtail's root collection. The browser's test deletes it when it flushes the tables."""
     return Collection.get_first_root_node() or Collection.add_root(name="Root")

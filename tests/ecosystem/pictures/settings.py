@@ -1,4 +1,4 @@
-"""Django with the packages that make pictures of pictures."""
+"""Settings of a project with packages that create thumbnails."""
 
 import os
 import tempfile
@@ -54,7 +54,7 @@ TEMPLATES = [
                 "django.contrib.auth.context_processors.auth",
                 "django.contrib.messages.context_processors.messages",
             ],
-            # Both packages call their tags so.
+            # Both packages call their tag library "thumbnail".
             "libraries": {
                 "easy_thumbnail": "easy_thumbnails.templatetags.thumbnail",
                 "sorl_thumbnail": "sorl.thumbnail.templatetags.thumbnail",
@@ -66,7 +66,7 @@ DATABASES = {
     "default": {
         "ENGINE": "django.db.backends.sqlite3",
         "NAME": DIRECTORY / "db.sqlite3",
-        # A file, since the browser's server writes to it from threads of its own.
+        # A file, because the live server writes to it from other threads.
         "TEST": {"NAME": DIRECTORY / "test.sqlite3"},
         "OPTIONS": {
             "transaction_mode": "IMMEDIATE",
@@ -75,17 +75,17 @@ DATABASES = {
         },
     }
 }
-# Wagtail's are hundreds of steps to the same tables.
+# Wagtail's migrations have hundreds of steps and create the same tables.
 UNMIGRATED = "core admin users docs images sites search"
 MIGRATION_MODULES = {f"wagtail{part}": None for part in UNMIGRATED.split()}
 CACHES = {"default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}}
 
-# The tests put S3 there.
+# The tests replace the default storage with S3.
 STORAGES = {
     "default": {"BACKEND": "django.core.files.storage.InMemoryStorage"},
     "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"},
 }
-# Nothing is carried before the test says so.
+# Files are transferred only when a test does so.
 QUEUED_STORAGE = {"QUEUE": "queued_storage.queues.dummy.DummyQueue"}
 
 THUMBNAIL_DEBUG = True  # of both packages: an error is raised

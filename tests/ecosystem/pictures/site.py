@@ -1,4 +1,4 @@
-"""A site on a storage of its own, and what it asks of S3, counted on the way there."""
+"""A site with its own storage, and a count of the requests that it sends to S3."""
 
 import contextlib
 import html
@@ -27,11 +27,11 @@ from tests.support.services import S3Server
 
 PLAIN = "plain S3Storage"
 KEEPS = "queued_storage.tasks.Transfer"
-FREES = "queued_storage.tasks.TransferAndDelete"
+EVICTS = "queued_storage.tasks.TransferAndDelete"
 
 
 class Site:
-    """The settings are in force inside ``with site_on(...)``."""
+    """A site whose settings apply inside ``with site_on(...)``."""
 
     def __init__(self, s3: BaseClient, proxy: FaultProxy, bucket: str, media: Path) -> None:
         self.s3, self.proxy, self.bucket, self.media = s3, proxy, bucket, media
@@ -46,7 +46,7 @@ class Site:
         self.counts[step] = len(self.proxy.requests) - before
 
     def page(self, kind: str, width: int) -> list[str]:
-        """The addresses of the pictures on a page."""
+        """Return the URLs of the images on a page."""
         response = self.client.get(f"/gallery/{kind}/{width}/")
         assert response.status_code == 200
         return [html.unescape(url) for url in re.findall(r'src="(.*?)"', response.text)]
@@ -56,15 +56,15 @@ class Site:
         return {path.relative_to(self.media).as_posix() for path in files}
 
     def remote_names(self) -> set[str]:
-        """Straight from the server."""
+        """Return the keys of the bucket, read from the server directly."""
         found = self.s3.list_objects_v2(Bucket=self.bucket).get("Contents", [])
         return {each["Key"] for each in found}
 
-    def carry(self) -> None:
+    def transfer(self) -> None:
         assert drain(timeout=60) == {}
 
     def width_of(self, url: str) -> int:
-        """The width of what a browser would show."""
+        """Return the width of the image that a browser would show."""
         if url.startswith(settings.MEDIA_URL):
             content = (self.media / url.removeprefix(settings.MEDIA_URL)).read_bytes()
         else:
@@ -77,7 +77,7 @@ class Site:
 
 @contextlib.contextmanager
 def site_on(server: S3Server, task: str, **options: Any) -> Iterator[Site]:
-    """A site on plain S3Storage, or on a QueuedStorage that runs this task."""
+    """Yield a site with a plain S3Storage, or with a QueuedStorage that runs this task."""
     with contextlib.ExitStack() as stack:
         media = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pictures-")))
         proxy = stack.enter_context(FaultProxy(server.port))
@@ -96,7 +96,7 @@ def site_on(server: S3Server, task: str, **options: Any) -> Iterator[Site]:
 
 
 def settings_for(options: dict[str, Any], media: Path, task: str) -> dict[str, Any]:
-    client_config = options.pop("client_config")  # Wagtail's tasks take the options as JSON
+    client_config = options.pop("client_config")  # Wagtail's tasks serialize the options as JSON
     s3 = {"BACKEND": "storages.backends.s3.S3Storage", "OPTIONS": options}
     queued = {
         "BACKEND": "queued_storage.backends.QueuedStorage",
@@ -115,13 +115,13 @@ def settings_for(options: dict[str, Any], media: Path, task: str) -> dict[str, A
 
 
 def forget_storages() -> None:
-    """Django's own storages follow the settings; sorl-thumbnail keeps the first it meets."""
+    """Make sorl-thumbnail look up its storage again. Django's own storages follow the settings."""
     sorl.storage._wrapped = empty
     get_or_create_storage.cache_clear()
 
 
 def picture(number: int, width: int = 100) -> SimpleUploadedFile:
-    """A picture that no other number has."""
+    """Return an image that differs for each number."""
     file = io.BytesIO()
     Pillow.new("RGB", (width, width * 3 // 4), (number * 20 % 256, 90, 160)).save(file, "JPEG")
     return SimpleUploadedFile(f"picture-{number}.jpg", file.getvalue(), "image/jpeg")

@@ -1,4 +1,4 @@
-"""Wagtail's admin in a real browser, while S3 answers and while it does not."""
+"""Wagtail's admin in a real browser, while S3 is available and while it is not."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.timeout(400)]
 
 
 class Browser:
-    """Chromium without a screen, on the pages of the admin."""
+    """A headless Chromium that visits the pages of the admin."""
 
     def __init__(self, driver: Any, address: str, uploads: Path) -> None:
         self.driver, self.address, self.uploads = driver, address, uploads
@@ -47,7 +47,7 @@ class Browser:
         self.press("main form [type=submit]", f"/admin/{kind}/")
 
     def pictures(self) -> dict[str, int]:
-        """What the list of images shows: addresses, and how wide a picture came from each."""
+        """Return the URL and the loaded width of each image in the list of images."""
         self.open("/admin/images/")
         found = {}
         for image in self.driver.find_elements(By.CSS_SELECTOR, "main img"):
@@ -92,7 +92,7 @@ def test_images_and_documents_in_the_admin(
         s3 = site.proxy.endpoint_url
         browser.log_in("admin", "password")
 
-        # While S3 answers
+        # While S3 is available
         browser.upload("images", "first.jpg", picture(1, width=300).read())
         browser.upload("documents", "first.txt", b"The first document")
         [(url, width)] = browser.pictures().items()
@@ -100,20 +100,20 @@ def test_images_and_documents_in_the_admin(
         assert width > 0
         assert "first.txt" in browser.text("/admin/documents/")
         assert site.proxy.requests == []
-        site.carry()
+        site.transfer()
         [(url, width)] = browser.pictures().items()
         assert url.startswith(s3)
         assert width > 0
 
-        # While it does not
+        # While S3 is not available
         first_image, first_document = Image.objects.get(), Document.objects.get()
         site.proxy.mode = Mode.REFUSE
         browser.upload("images", "second.jpg", picture(2, width=300).read())
         browser.upload("documents", "second.txt", b"The second document")
         shown = browser.pictures()
         assert sorted((url.startswith(s3), width > 0) for url, width in shown.items()) == [
-            (False, True),  # the second one comes from here
-            (True, False),  # and the first one is where no browser gets at it
+            (False, True),  # the second image is served by the site
+            (True, False),  # the first one is on S3, which the browser cannot reach
         ]
         browser.delete("images", first_image.pk)
         browser.delete("documents", first_document.pk)
@@ -124,12 +124,12 @@ def test_images_and_documents_in_the_admin(
         assert "second.txt" in browser.text("/admin/documents/")
         assert not any("first" in name for name in site.local_names())
 
-        # When it is back
+        # After S3 is available again
         site.proxy.mode = Mode.OK
-        site.carry()
+        site.transfer()
         assert site.remote_names() == site.local_names()
         assert all("second" in name for name in site.remote_names())
         browser.delete("images", Image.objects.get().pk)
         browser.delete("documents", Document.objects.get().pk)
-        site.carry()
+        site.transfer()
         assert site.remote_names() == site.local_names() == set()

@@ -1,4 +1,4 @@
-"""What the docs say of each package beside the figures."""
+"""The statements of the docs about each package, apart from the request counts."""
 
 import json
 import os
@@ -40,32 +40,32 @@ def test_easy_thumbnails_needs_unknown_names_to_be_absent(s3_server: S3Server) -
             site.page("easy", 50)
 
 
-def test_easy_thumbnails_makes_one_anew_after_the_old_one_is_gone(
+def test_easy_thumbnails_recreates_a_thumbnail_after_deleting_it(
     s3_server: S3Server, django_capture_on_commit_callbacks: Callable[..., Any]
 ) -> None:
     with site_on(s3_server, KEEPS) as site:
         original = Easy.objects.create(image=picture(1)).image.name
         [url] = site.page("easy", 50)
-        site.carry()
+        site.transfer()
         [thumbnail] = site.local_names() - {original}
         os.utime(site.media / thumbnail, (0, 0))  # older than its original
 
         with django_capture_on_commit_callbacks(execute=True):
             [between] = site.page("easy", 50)
         assert between == url
-        assert thumbnail not in site.local_names()  # what was made anew has another name
+        assert thumbnail not in site.local_names()  # the recreated thumbnail has another name
 
-        site.carry()
+        site.transfer()
         [again] = site.page("easy", 50)
         assert again == url
         assert site.width_of(again) == 50
-        site.carry()
+        site.transfer()
         assert thumbnail in site.local_names() & site.remote_names()
-        assert len(site.remote_names()) == 3  # the one between is left
+        assert len(site.remote_names()) == 3  # the recreated one remains
 
 
 @pytest.mark.parametrize(("task", "is_told"), [(KEEPS, False), (PLAIN, True)])
-def test_wagtails_task_is_told_the_options_of_the_storage(
+def test_wagtails_task_receives_the_storage_options(
     s3_server: S3Server, task: str, is_told: bool
 ) -> None:
     with site_on(s3_server, task):
@@ -73,7 +73,7 @@ def test_wagtails_task_is_told_the_options_of_the_storage(
         assert (S3Server.SECRET_KEY in told) is is_told
 
 
-def test_the_docs_name_these_versions() -> None:
+def test_docs_list_the_tested_versions() -> None:
     text = " ".join((DOCS / "pictures.md").read_text().split())
     for package in ("Pillow", "easy-thumbnails", "sorl-thumbnail", "django-imagekit", "Wagtail"):
         assert f"{package} {version(package)}" in text

@@ -1,4 +1,4 @@
-"""What a page with pictures asks of S3; docs/pictures.md has these figures."""
+"""The number of requests to S3 for a page with images, as listed in docs/pictures.md."""
 
 import re
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from wagtail.models import Collection
 from tests.support.services import S3Server
 
 from .gallery.models import Easy, Kit, Measured, Plain, Sorl
-from .site import FREES, KEEPS, PLAIN, Site, picture, site_on
+from .site import EVICTS, KEEPS, PLAIN, Site, picture, site_on
 
 pytestmark = [pytest.mark.django_db, pytest.mark.timeout(400)]
 
@@ -36,7 +36,7 @@ DELETE = "deleting everything"
 
 @dataclass(frozen=True)
 class Package:
-    """How one uploads and deletes with it; ``table`` is the heading of its table in the docs."""
+    """How to upload and delete with a package. ``table`` is the heading of its table."""
 
     kind: str
     table: str
@@ -77,7 +77,7 @@ def delete_with_sorl(site: Site) -> None:
 
 
 def delete_with_imagekit(site: Site) -> None:
-    """Which leaves the thumbnails to who uses it."""
+    """Delete the thumbnails explicitly, because django-imagekit does not."""
     for each in Kit.objects.all():
         for thumbnail in (each.small, each.large):
             thumbnail.storage.delete(thumbnail.name)
@@ -110,7 +110,7 @@ PACKAGES = [
 
 
 class Life:
-    """Of five pictures on one site."""
+    """The steps from upload to deletion of five images on one site."""
 
     def __init__(self, site: Site, package: Package, commit: Callable[..., Any]) -> None:
         self.site, self.package, self.commit = site, package, commit
@@ -135,7 +135,7 @@ class Life:
             self.package.delete(self.site)
 
     def over(self) -> dict[str, int]:
-        self.site.carry()
+        self.site.transfer()
         assert self.site.remote_names() == set()
         assert self.site.local_names() == set()
         return self.site.counts
@@ -164,13 +164,13 @@ def life_with_local_copies(life: Life) -> dict[str, int]:
         life.show(AGAIN, at="/media/")
     life.show_cold(COLD, at="/media/")
     before = site.local_names()
-    site.carry()
+    site.transfer()
     assert site.local_names() == site.remote_names() == before
     life.show_cold(KEPT, at=site.proxy.endpoint_url)
     if life.package.makes_thumbnails:
         life.show(OTHER_KEPT, width=80, at="/media/")
         assert len(site.local_names()) == len(before) + PICTURES
-        site.carry()
+        site.transfer()
     life.delete()
     return life.over()
 
@@ -180,21 +180,21 @@ def life_with_eviction(life: Life) -> dict[str, int]:
     life.upload()
     life.show(FIRST, at="/media/")
     before = site.local_names()
-    site.carry()
+    site.transfer()
     assert (site.local_names(), site.remote_names()) == (set(), before)
     life.show_cold(EVICTED, at=site.proxy.endpoint_url)
     assert site.local_names() == set()
     if life.package.makes_thumbnails:
         life.show(OTHER_EVICTED, width=80, at="/media/")
         assert len(site.local_names()) == PICTURES
-        site.carry()
+        site.transfer()
         assert site.local_names() == set()
     life.delete()
     return life.over()
 
 
 @pytest.mark.parametrize("package", PACKAGES, ids=lambda package: package.kind)
-def test_the_docs_have_the_requests_that_are_counted(
+def test_docs_list_the_counted_requests(
     package: Package,
     s3_server: S3Server,
     collection: Collection,
@@ -207,7 +207,7 @@ def test_the_docs_have_the_requests_that_are_counted(
             return life(Life(site, package, django_capture_on_commit_callbacks))
 
     plain = lived(PLAIN, life_on_plain_s3)
-    queued, keeping = lived(FREES, life_with_eviction), lived(KEEPS, life_with_local_copies)
+    queued, keeping = lived(EVICTS, life_with_eviction), lived(KEEPS, life_with_local_copies)
     assert all(queued[step] == keeping[step] for step in queued.keys() & keeping.keys())
     queued |= keeping
     counted = {step: (queued[step], plain[step]) for step in plain}

@@ -7,17 +7,17 @@ from tests.ecosystem.remotes.servers import SERVERS, Make
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    # The backends of django-storages leave it to the collector to close their connections.
+    # The backends of django-storages leave their connections to the garbage collector.
     config.addinivalue_line("filterwarnings", "ignore:unclosed <socket:ResourceWarning")
 
 
 @pytest.fixture(scope="module", params=SERVERS)
 def remote(request: pytest.FixtureRequest) -> Iterator[tuple[str, Make]]:
-    """Each remote in turn: its name, and what makes a storage of it."""
+    """Each remote in turn: its name, and a function that creates a storage of it."""
     with SERVERS[request.param]() as make:
         yield request.param, make
 
 
 @pytest.fixture(autouse=True)
 def _ledger(transactional_db: Any) -> None:
-    """Threads and queues see what the test has committed."""
+    """Commit for real, so that threads and queues see the rows of the test."""

@@ -1,4 +1,4 @@
-"""A remote that chooses names as Dropbox does where it is asked to (``autorename``)."""
+"""A remote that renames files as Dropbox does with ``autorename``."""
 
 import itertools
 from pathlib import PurePosixPath
@@ -10,12 +10,14 @@ from django.utils import timezone
 
 
 class NotFound(Exception):
-    """As Dropbox's ``ApiError``, which is no ``FileNotFoundError``."""
+    """An error like Dropbox's ``ApiError``, which is not a ``FileNotFoundError``."""
 
 
 class RenamingStorage(Storage):
-    """Knows no difference between upper and lower case, never overwrites, and calls the second
-    file of a name "name (1)". What is not there cannot be deleted."""
+    """A storage that ignores case, never overwrites, and renames the second file to "name (1)".
+
+    Deleting a file that does not exist raises an error.
+    """
 
     def __init__(self) -> None:
         self._files: dict[str, tuple[str, bytes, Any]] = {}

@@ -1,4 +1,4 @@
-"""The table of docs/remotes.md: what the contract found out about each remote."""
+"""The table in docs/remotes.md with the result of each check for each remote."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -19,7 +19,7 @@ COLUMNS = {
 
 
 def cells(findings: Iterable[Finding]) -> dict[str, str]:
-    """The column of one remote."""
+    """Return the cells of the column of one remote, by check."""
     return {
         found.check: f"**{found.outcome}**" if found.is_problem else found.outcome
         for found in findings
@@ -31,7 +31,7 @@ def documented(remote: str) -> dict[str, str]:
 
 
 def write(remote: str, findings: Iterable[Finding]) -> None:
-    """Put the column of one remote into the page."""
+    """Write the column of one remote to the page."""
     table = {check: _read().get(check, {}) for check in (*CHECKS, CLEAN_UP)}
     for check, cell in cells(findings).items():
         table[check][remote] = cell
@@ -53,7 +53,7 @@ def _read() -> dict[str, dict[str, str]]:
 
 
 def _parts() -> tuple[list[str], list[str], list[str]]:
-    """The lines before the table, of it, and after it."""
+    """Return the lines before the table, the lines of the table, and the lines after it."""
     lines = PAGE.read_text().splitlines()
     start = next(number for number, line in enumerate(lines) if line.startswith("| check "))
     end = next(number for number in range(start, len(lines)) if not lines[number].startswith("|"))

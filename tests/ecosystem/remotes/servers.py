@@ -1,4 +1,4 @@
-"""Real servers on free loopback ports, each with a storage of django-storages that talks to it."""
+"""Real servers on free loopback ports, each with a storage of django-storages that uses it."""
 
 import contextlib
 import getpass
@@ -23,9 +23,9 @@ from tests.support.services import S3Server, ServiceMissing, free_ports, is_free
 BIN = Path(sys.executable).parent
 AZURITE = BIN.parent / "node" / "node_modules" / ".bin" / "azurite-blob"
 SSHD = shutil.which("sshd", path=f"/usr/sbin:/usr/local/sbin:{os.environ.get('PATH', '')}")
-TIMEOUT = 60  # seconds until a server answers
+TIMEOUT = 60  # seconds for a server to start
 
-Make = Callable[[], Storage]  # another storage of the same place, as another process has it
+Make = Callable[[], Storage]  # creates another storage of the same files, as another process does
 
 
 def missing(message: str) -> Exception:
@@ -36,7 +36,7 @@ def missing(message: str) -> Exception:
 
 @contextlib.contextmanager
 def running(args: list[Any], port: int, directory: Path, **environment: str) -> Iterator[None]:
-    """A server from when it takes connections until the end of the block."""
+    """Run a server until the end of the block, which starts once it accepts connections."""
     with (directory / "log").open("wb") as log:
         process = spawn(
             [str(arg) for arg in args],
@@ -112,7 +112,7 @@ def azure() -> Iterator[Make]:
     if not AZURITE.exists():
         raise missing("no Azurite: make ecosystem installs it where there is npm")
     [port] = free_ports(1)
-    # The account of every Azurite, which its documentation gives
+    # The default account of Azurite, as documented
     key = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
     connection = (
         f"DefaultEndpointsProtocol=http;AccountName=devstoreaccount1;AccountKey={key};"
@@ -147,7 +147,7 @@ def google() -> Iterator[Make]:
 
 
 def signing_credentials() -> Any:
-    """They sign addresses, and are shown to nobody: an emulator asks for none."""
+    """Return credentials that only sign URLs. The emulator does not check any."""
     from cryptography.hazmat.primitives import hashes
     from cryptography.hazmat.primitives.asymmetric import padding, rsa
     from google.auth.credentials import AnonymousCredentials, Signing
@@ -183,7 +183,7 @@ def sftp() -> Iterator[Make]:
             f"Subsystem sftp internal-sftp\n"
         )
         if os.geteuid() == 0:
-            Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)  # sshd wants it
+            Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)  # sshd requires it
         (directory / "files").mkdir()
         with running([SSHD, "-D", "-e", "-f", directory / "config"], port, directory):
             login = {"username": getpass.getuser(), "pkey": key, "port": port, "timeout": TIMEOUT}

@@ -1,4 +1,4 @@
-"""Settings of the suite: a ledger in SQLite; each test makes its storages."""
+"""Settings with a ledger in SQLite. Each test creates its own storages."""
 
 SECRET_KEY = "only for tests"
 USE_TZ = True

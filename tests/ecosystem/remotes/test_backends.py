@@ -1,4 +1,4 @@
-"""What is particular about one backend, and what it does without us."""
+"""How individual backends behave, with and without this package."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,7 +23,7 @@ LARGE = 200_000
 
 
 def as_it_is(storage: Any) -> dict[str, Finding]:
-    """The findings on the storage itself, apart from what we put between."""
+    """Return the findings about the storage itself, with the generic uploader."""
     findings = check_remote(storage, GenericUploader(storage), large=LARGE)
     return {found.check: found for found in findings}
 
@@ -41,13 +41,13 @@ def azurite() -> Iterator[Make]:
 
 
 class TestFTP:
-    def test_a_cut_off_upload_spoils_the_connection(self, ftp_server: Make) -> None:
+    def test_interrupted_upload_breaks_the_connection(self, ftp_server: Make) -> None:
         findings = as_it_is(ftp_server())
         assert not findings["retry"].is_problem
         assert "testing existence" in findings["interrupted upload"].details
-        assert findings["delete"].is_problem  # and all that comes later
+        assert findings["delete"].is_problem  # as are all later checks
 
-    def test_a_name_with_a_space_spoils_the_directory(self, ftp_server: Make) -> None:
+    def test_size_fails_next_to_a_name_with_spaces(self, ftp_server: Make) -> None:
         storage = ftp_server()
         storage.save("spoiled/a.bin", ContentFile(b"a"))
         assert storage.size("spoiled/a.bin") == 1
@@ -60,7 +60,7 @@ class TestFTP:
         sent.read()
         assert uploader.verify("spoiled/a.bin", sent.content, "checksum") == "size"
 
-    def test_a_foreign_file_in_such_a_directory_is_in_nobodys_way(
+    def test_foreign_file_in_the_same_directory_is_kept(
         self, ftp_server: Make, tmp_path: Path
     ) -> None:
         for name in ("foreign/a.bin", "foreign/b c.bin"):
@@ -77,8 +77,10 @@ class TestFTP:
             assert storage.queue.deliver() == {}
         assert read(ftp_server(), "foreign/a.bin") == b"theirs"
 
-    def test_a_failed_read_moves_no_later_file(self, ftp_server: Make, tmp_path: Path) -> None:
-        """The backend stays in the directory where it failed, and stores from there on."""
+    def test_failed_read_does_not_misplace_later_files(
+        self, ftp_server: Make, tmp_path: Path
+    ) -> None:
+        """The backend stays in the directory of the failed read and saves relative to it."""
         plain: Any = ftp_server()
         plain.save("one/a.bin", ContentFile(b"a"))
         with pytest.raises(Exception, match="Error reading"), plain.open("one/none.bin") as file:
@@ -97,23 +99,21 @@ class TestFTP:
         assert storage.queue.deliver() == {}
         assert read(ftp_server(), "three/c.bin") == b"c"
 
-    def test_the_option_to_overwrite_is_a_problem(self) -> None:
+    def test_allow_overwrite_is_a_problem(self) -> None:
         with ftp(allow_overwrite=True) as make:
             findings = {found.check: found for found in check_remote(make(), large=LARGE)}
         assert findings["exists"].outcome == "returns False for a stored file"
 
 
 class TestSFTP:
-    def test_two_threads_on_the_backend_wait_for_ever(
-        self, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_two_threads_on_the_backend_deadlock(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(trial, "THREADS_TIMEOUT", 5)
         monkeypatch.setattr(contract, "ROUNDS", 50)
         with sftp() as make:
             found = as_it_is(make())["concurrent uploads"]
         assert found.is_problem
 
-    def test_a_connection_is_closed_with_its_thread(self) -> None:
+    def test_connection_is_closed_when_its_thread_ends(self) -> None:
         kept: list[Any] = []
 
         def look(storage: Any) -> None:
@@ -131,11 +131,11 @@ class TestSFTP:
 
 
 class TestAzure:
-    def test_a_name_that_is_taken_in_the_last_instant(self, azurite: Make, tmp_path: Path) -> None:
+    def test_name_taken_just_before_the_upload(self, azurite: Make, tmp_path: Path) -> None:
         storage = queued(azurite, tmp_path)
         azurite().save("a.bin", ContentFile(b"theirs"))
         name = storage.save("a.bin", ContentFile(b"ours"))
-        answers = iter([False, False])  # to us, and to the backend's own save()
+        answers = iter([False, False])  # for the uploader, and for the backend's own save()
         real = storage.remote.exists
         with mock.patch.object(
             storage.remote, "exists", lambda name: next(answers, None) or real(name)
@@ -155,7 +155,7 @@ class TestAzure:
         assert list(uploader.names("deep")) == ["deep/er/b.bin"]
         assert storage.exists("deep/er/b.bin")
 
-    def test_the_last_one_wins_with_the_option_to_overwrite(self, azurite: Make) -> None:
+    def test_last_upload_wins_with_overwrite_files(self, azurite: Make) -> None:
         storage: Any = azurite()
         storage.overwrite_files = True
         findings = {found.check: found for found in check_remote(storage, large=LARGE)}

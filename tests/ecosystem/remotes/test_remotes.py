@@ -1,4 +1,4 @@
-"""Every remote: what the contract finds, and the way of a file there and back."""
+"""Every remote: the report of the contract, and the life cycle of a file."""
 
 import itertools
 import os
@@ -19,7 +19,7 @@ from tests.ecosystem.remotes.servers import Make
 
 NUMBERS = itertools.count()
 REPORTS = {"small": b"first", "large": os.urandom(9 * 2**20)}
-# Of names with spaces: what is not to be found again on some remotes without our uploader
+# Some remotes cannot find names with spaces again without the uploader of this package.
 NAMES = ("plain.bin", "two words/three more words.bin", "Größe/猫.bin")
 
 
@@ -39,14 +39,14 @@ def read(storage: Any, name: str) -> bytes:
 
 
 def names_on(make: Make) -> list[str]:
-    """As another process sees the remote."""
+    """Return the names on the remote as another process sees them."""
     try:
         return sorted(uploader_for(make()).names())
-    except FileNotFoundError:  # of a disk on which nothing was saved yet
+    except FileNotFoundError:  # the directory does not exist until the first save
         return []
 
 
-def test_the_report_is_that_of_the_docs(remote: tuple[str, Make]) -> None:
+def test_report_matches_the_docs(remote: tuple[str, Make]) -> None:
     name, make = remote
     findings = list(check_remote(make()))
     if os.environ.get("QUEUED_STORAGE_TEST_WRITE_DOCS") == "1":
@@ -57,7 +57,7 @@ def test_the_report_is_that_of_the_docs(remote: tuple[str, Make]) -> None:
 
 
 @pytest.mark.parametrize("size", REPORTS)
-def test_the_way_of_a_file(remote: tuple[str, Make], tmp_path: Path, size: str) -> None:
+def test_save_overwrite_and_delete(remote: tuple[str, Make], tmp_path: Path, size: str) -> None:
     label, make = remote
     storage = queued(make, tmp_path)
     content = REPORTS[size]
@@ -96,7 +96,7 @@ def test_names_and_evicted_files(remote: tuple[str, Make], tmp_path: Path, name:
     assert not remote_storage.exists(name)
 
 
-def test_an_object_of_somebody_else_stays(remote: tuple[str, Make], tmp_path: Path) -> None:
+def test_foreign_object_is_kept(remote: tuple[str, Make], tmp_path: Path) -> None:
     _label, make = remote
     theirs = make().save("shared/a.bin", ContentFile(b"theirs"))
     storage = queued(make, tmp_path)

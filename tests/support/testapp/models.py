@@ -9,7 +9,7 @@ def chosen_storage() -> Storage:
 
 
 class Document(models.Model):
-    """A plain field of Django's on the default storage."""
+    """A model with Django's own field on the default storage."""
 
     file = models.FileField(upload_to="docs", max_length=200)
 
@@ -25,7 +25,7 @@ class Photo(models.Model):
 
 
 class Paper(models.Model):
-    """A storage that is chosen at run time."""
+    """A model whose storage is a callable."""
 
     file = QueuedFileField(upload_to="papers", storage=chosen_storage)
 

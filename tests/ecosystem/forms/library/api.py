@@ -21,7 +21,7 @@ class LetterSerializer(serializers.ModelSerializer):
 
 
 class NoteSerializer(serializers.ModelSerializer):
-    """Tells the name instead of the address."""
+    """A serializer that returns the name instead of the URL."""
 
     class Meta:
         model = Note
@@ -56,7 +56,7 @@ class Drafts(viewsets.ModelViewSet):
 
 
 class RawUpload(views.APIView):
-    """Takes the body of the request as the file."""
+    """A view that saves the body of the request as the file."""
 
     parser_classes = [FileUploadParser]
 
@@ -66,7 +66,7 @@ class RawUpload(views.APIView):
 
 
 class FailingPapers(Papers):
-    """Fails after the save, as a view may."""
+    """A view that fails after the save."""
 
     def perform_create(self, serializer: Any) -> None:
         serializer.save()

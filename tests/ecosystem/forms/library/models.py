@@ -10,7 +10,7 @@ def by_author(instance: models.Model, file_name: str) -> str:
 
 
 class Paper(models.Model):
-    """With our fields."""
+    """A model with the fields of this package."""
 
     author = models.CharField(max_length=50, default="nobody")
     file = QueuedFileField(upload_to="papers", blank=True)
@@ -21,7 +21,7 @@ class Paper(models.Model):
 
 
 class Letter(models.Model):
-    """The same with Django's own."""
+    """The same model with Django's own fields."""
 
     author = models.CharField(max_length=50, default="nobody")
     file = models.FileField(upload_to="papers", blank=True)
@@ -32,7 +32,7 @@ class Letter(models.Model):
 
 
 class Note(models.Model):
-    """Short names of few kinds."""
+    """A model that limits the length and the extension of its file names."""
 
     file = QueuedFileField(
         upload_to="notes", max_length=30, validators=[FileExtensionValidator(["txt"])]
@@ -45,7 +45,7 @@ class Note(models.Model):
 
 @cleanup.select
 class Draft(models.Model):
-    """Its files are django-cleanup's to delete."""
+    """A model whose files django-cleanup deletes."""
 
     title = models.CharField(max_length=50, default="nothing")
     file = QueuedFileField(upload_to="drafts", blank=True)
@@ -56,7 +56,7 @@ class Draft(models.Model):
 
 @cleanup.select
 class Memo(models.Model):
-    """The same with Django's own field."""
+    """The same model with Django's own field."""
 
     title = models.CharField(max_length=50, default="nothing")
     file = models.FileField(upload_to="drafts", blank=True)

@@ -1,4 +1,4 @@
-"""A picture as each package has it."""
+"""A model with an image field for each package."""
 
 from django.db import models
 from easy_thumbnails.fields import ThumbnailerImageField

@@ -15,6 +15,6 @@ MODELS = {
 
 
 def page(request: HttpRequest, kind: str, width: int) -> HttpResponse:
-    """All pictures of a kind, as thumbnails of this width."""
+    """Show all images of a kind as thumbnails of this width."""
     context = {"pictures": MODELS[kind].objects.order_by("pk"), "width": width}
     return render(request, f"gallery/{kind}.html", context)
