@@ -9,6 +9,7 @@ from django.core.management import call_command
 from django.db import connection, transaction
 
 from queued_storage.backends import QueuedStorage
+from queued_storage.ledger.database import ledger
 from queued_storage.models import QueuedFile
 from queued_storage.testing import Fault, FaultyStorage, drain
 
@@ -148,7 +149,7 @@ def test_delete_completes_after_the_remote_is_available_again(
     assert len(drain()) == 1
     assert not default_storage.exists(NAME)
     far.fault = None
-    QueuedFile.objects.all().retry()
+    ledger().retry()
     assert drain() == {}
     assert files("far") == {}
 

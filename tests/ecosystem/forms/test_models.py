@@ -283,7 +283,7 @@ def test_file_closed_before_save_is_rejected(model: Any, make: Any) -> None:
     if isinstance(content, ContentFile):
         content.file.close()  # its own close() does nothing
     content.close()
-    with pytest.raises(ValueError, match="is closed; open it before it is saved"):
+    with pytest.raises(ValueError, match="is closed; open it before saving it"):
         model.objects.create(file=content)
     assert files("disk") == {}
     assert not QueuedFile.objects.exists()
