@@ -76,45 +76,53 @@ DIFFERENCES = {
 }
 
 
+def _permission(name: str) -> Callable[[Any, HttpRequest], bool]:
+    """Return the method by which Django's admin asks for the permission of an action."""
+
+    def has_permission(self: Any, request: HttpRequest) -> bool:
+        return request.user.has_perm(f"queued_storage.{name}_queuedfile")
+
+    return has_permission
+
+
 class FileActions(admin.ModelAdmin):
     """Each action requires the permission of its name, ``retry_queuedfile`` for ``retry``."""
 
     actions = ("retry", "transfer", "cancel", "evict", "restore", "verify")
 
-    def get_actions(self, request: HttpRequest) -> dict[str, Any]:
-        return {
-            name: action
-            for name, action in super().get_actions(request).items()
-            if name not in FileActions.actions
-            or request.user.has_perm(f"queued_storage.{name}_queuedfile")
-        }
+    has_retry_permission = _permission("retry")
+    has_transfer_permission = _permission("transfer")
+    has_cancel_permission = _permission("cancel")
+    has_evict_permission = _permission("evict")
+    has_restore_permission = _permission("restore")
+    has_verify_permission = _permission("verify")
 
-    @admin.action(description=_("Retry selected files"))
+    @admin.action(permissions=["retry"], description=_("Retry selected files"))
     def retry(self, request: HttpRequest, rows: QueuedFileQuerySet) -> None:
         if _is_in_limit(request, rows):
             _run(request, rows, steering.retry, RETRY)
 
-    @admin.action(description=_("Transfer selected files now"))
+    @admin.action(permissions=["transfer"], description=_("Transfer selected files now"))
     def transfer(self, request: HttpRequest, rows: QueuedFileQuerySet) -> None:
         if _is_in_limit(request, rows):
             _run(request, rows, steering.transfer, TRANSFER)
 
-    @admin.action(description=_("Cancel transfers of selected files"))
+    @admin.action(permissions=["cancel"], description=_("Cancel transfers of selected files"))
     def cancel(self, request: HttpRequest, rows: QueuedFileQuerySet) -> None:
         if _is_in_limit(request, rows):
             _run(request, rows, steering.cancel, CANCEL)
 
-    @admin.action(description=_("Evict local copies of selected files"))
+    @admin.action(permissions=["evict"], description=_("Evict local copies of selected files"))
     def evict(self, request: HttpRequest, rows: QueuedFileQuerySet) -> None:
         if _is_in_remote_limit(request, rows):
             _run(request, rows, errands.evict, EVICT)
 
-    @admin.action(description=_("Restore selected files to local storage"))
+    @admin.action(permissions=["restore"], description=_("Restore selected files to local storage"))
     def restore(self, request: HttpRequest, rows: QueuedFileQuerySet) -> None:
         if _is_in_remote_limit(request, rows):
             _run(request, rows, errands.restore, RESTORE)
 
-    @admin.action(description=_("Verify both copies of selected files"))
+    @admin.action(permissions=["verify"], description=_("Verify both copies of selected files"))
     def verify(self, request: HttpRequest, rows: QueuedFileQuerySet) -> None:
         if not _is_in_remote_limit(request, rows):
             return
