@@ -117,7 +117,7 @@ pytest: $(STAMP)
 		coverage="$(if $(COVERAGE),--cov --cov-append --cov-report=$$report)"; \
 		export QUEUED_STORAGE_TEST_DATABASE=$$database; \
 		echo "== pytest on $$database, $(DJANGO)"; \
-		$(BIN)/python -m pytest -n $(WORKERS) -m "$$marked" \
+		$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "$$marked" \
 			$$coverage $(PYTEST_ARGS) || { \
 			[ -n "$(ONCE_MORE)" ] || exit 1; \
 			echo "== once more, alone, what failed on $$database, $(DJANGO)"; \
