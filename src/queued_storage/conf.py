@@ -6,8 +6,7 @@ import os
 import re
 import socket
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from django.conf import settings as django_settings
 from django.core.exceptions import ImproperlyConfigured
@@ -20,8 +19,7 @@ OTHER_HOST_WAYS = ("error", "wait", "fetch")
 HOST_MAX_LENGTH = 255  # of the ledger's column
 
 
-@dataclass(frozen=True)
-class Rule:
+class Rule(NamedTuple):
     """What a value must be: in words, as in "LEASE must be …", and as a test."""
 
     expected: str
@@ -105,8 +103,7 @@ READ_CACHE = Rule(
 )
 
 
-@dataclass(frozen=True)
-class Option:
+class Option(NamedTuple):
     """One key of the setting: its default, its rule, and its flat names in earlier versions."""
 
     default: Any
@@ -355,7 +352,7 @@ def _name_and_value(key: str, option: Option, given: Mapping[str, Any]) -> tuple
 
 
 def _nearest(key: object) -> str:
-    return difflib.get_close_matches(str(key).upper(), OPTIONS, n=1, cutoff=0)[0]
+    return str(difflib.get_close_matches(str(key).upper(), list(OPTIONS), n=1, cutoff=0)[0])
 
 
 def _on_setting_changed(*, setting: str, **kwargs: Any) -> None:

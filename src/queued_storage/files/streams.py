@@ -2,9 +2,8 @@
 
 import io
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from functools import cache
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from django.core.files import File
 from django.core.files.storage import Storage
@@ -79,8 +78,7 @@ class PiecewiseFile(File):
         return data
 
 
-@dataclass(frozen=True)
-class Saved:
+class Saved(NamedTuple):
     """A file of this machine that holds the bytes to be sent."""
 
     path: str

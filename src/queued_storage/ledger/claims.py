@@ -3,9 +3,8 @@
 import contextlib
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
 from enum import Enum, auto
-from typing import Any
+from typing import Any, NamedTuple
 
 from django.db import connections, models, transaction
 from django.db.models import Case, F, Q, Value, When
@@ -367,8 +366,7 @@ def _promote_text(rows: Claims, count: int) -> Text:
 # Promotions of several threads in one statement
 
 
-@dataclass(frozen=True, slots=True)
-class _Promotion:
+class _Promotion(NamedTuple):
     database: str
     claim: Claim
     verified: str

@@ -1,9 +1,8 @@
 """Which texts can be names of files."""
 
 import posixpath
-from dataclasses import dataclass
 from os import PathLike
-from typing import NoReturn, Self
+from typing import NamedTuple, NoReturn, Self
 
 from ..exceptions import InvalidName
 from .models import NAME_MAX_BYTES, NAME_MAX_LENGTH
@@ -15,8 +14,7 @@ LEADS_OUT = "it leads out of the storage; use a relative name without '..'"
 Name = str | PathLike[str]
 
 
-@dataclass(frozen=True, slots=True)
-class StoredName:
+class StoredName(NamedTuple):
     """The name of a file, validated once for one operation."""
 
     text: str  # in its one spelling

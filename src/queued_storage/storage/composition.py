@@ -2,9 +2,8 @@
 
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from django.core.exceptions import ImproperlyConfigured
 from django.core.files.storage import Storage
@@ -30,8 +29,7 @@ DEFAULT_TASK = "queued_storage.tasks.Transfer"
 URL_MODES = ("direct", "signed", "stable", "proxied")
 
 
-@dataclass(frozen=True, slots=True)
-class Parts:
+class Parts(NamedTuple):
     """What one operation uses, looked up once: settings may be overridden before the next one.
 
     Making these shows what is configured wrongly before anything is done.

@@ -5,9 +5,8 @@ import os
 import posixpath
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from django.core.files import File
 from django.core.files.storage import Storage
@@ -20,8 +19,7 @@ from .locating import LocatingStorage
 from .opening import NOT_THERE, Opening, is_still_local, local_file_missing, require_living
 
 
-@dataclass(frozen=True)
-class Fact:
+class Fact(NamedTuple):
     """Something that storages and, mostly, the ledger know of a file."""
 
     method: str  # of a storage

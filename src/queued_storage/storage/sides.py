@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from django.core.exceptions import ImproperlyConfigured
 from django.core.files.storage import Storage, storages
@@ -133,8 +133,7 @@ class Side:
             ) from error
 
 
-@dataclass(frozen=True)
-class Sides:
+class Sides(NamedTuple):
     """The two storages behind one."""
 
     local: Side

@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from django.core.files import File
 from django.db import transaction
@@ -19,8 +19,7 @@ from .parts import TransferringStorage
 # The remote copy
 
 
-@dataclass(frozen=True)
-class Upload:
+class Upload(NamedTuple):
     """A remote copy: its name there, and the bytes that it must have."""
 
     remote_name: str
