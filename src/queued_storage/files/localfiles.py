@@ -110,7 +110,7 @@ class NewFile(ABC):
 
         Only after ``take()`` returned None, which it never does for a storage without paths.
         """
-        raise NotImplementedError
+        raise NotImplementedError  # a storage without paths never gets here
 
     @abstractmethod
     def give_up_name(self) -> None:
@@ -231,6 +231,7 @@ def _write(storage: Storage, draft: str, content: File) -> str:
     """Save the draft without checking its random name, which ``save()`` would do."""
     is_plain = type(storage).save is _SAVE and type(storage).get_available_name is _AVAILABLE
     if is_plain and "save" not in vars(storage):
+        # Django documents _save() for authors of storages; its stubs leave it out.
         return str(storage._save(draft, content))  # type: ignore[attr-defined]
     return storage.save(draft, content)
 

@@ -62,7 +62,7 @@ class AliasedStorage(Storage):
 
     def _construction(self) -> Construction:
         """How the storage was made, as its class is decorated with ``deconstructible``."""
-        raise NotImplementedError
+        raise NotImplementedError  # for the same reason
 
     def fingerprint(self) -> str:
         text = json.dumps(self.configuration(), sort_keys=True, default=repr)
