@@ -42,13 +42,19 @@ def drain(storage: Storage | None = None, *, timeout: float = 60) -> dict[int, E
     aliases = [each.alias for each in chosen]
     deadline = time.monotonic() + timeout
     errors: dict[int, Exception] = {}
-    while aliases and (rows := ledger().claim_due(1, aliases)):
-        error = run_claimed(rows[0])
+    while aliases and (row := _due_row(aliases)):
+        error = run_claimed(row)
         if error:
-            errors[rows[0].pk] = error
+            errors[row.pk] = error
         if time.monotonic() > deadline:
             raise TransferTimeout(f"Files are still due after {timeout} seconds.")
     return errors
+
+
+def _due_row(aliases: list[str]) -> QueuedFile | None:
+    for row in ledger().claim_due(1, aliases):
+        return row
+    return ledger().claim_suspect(ledger().filter(alias__in=aliases).suspects())
 
 
 class Fault(enum.StrEnum):

@@ -65,6 +65,12 @@ class ThreadQueue(BaseQueue):
             executor, self._executor = self._executor, None
         return executor is None or self._pid != os.getpid() or executor.stop(timeout)
 
+    def _end_process(self) -> None:
+        """Wait for the files of this process, then return the others to the ledger."""
+        executor = self._executor
+        if not self.stop(self._exit_wait) and executor:
+            executor.let_go()
+
     def _started(self) -> "Executor":
         from ..transfers.executor import Executor  # only when there is work
 
@@ -75,7 +81,7 @@ class ThreadQueue(BaseQueue):
                 self._executor = Executor(self._threads, self._poll, self._aliases)
                 self._executor.start()
                 self._pid = os.getpid()
-                atexit.register(self.stop, self._exit_wait)
+                atexit.register(self._end_process)
             return self._executor
 
     def _aliases(self) -> list[str]:

@@ -17,6 +17,7 @@ from ... import maintenance
 from ...ledger.aliases import known_storages
 from ...ledger.database import ledger
 from ...reporting.counts import counted
+from ...runtime import ending, hung
 from ...transfers.executor import Executor
 from .base import Verb
 from .selection import add_dry_run
@@ -44,6 +45,13 @@ class Worker(Verb):
             "(default: 1)",
         )
         parser.add_argument(
+            "--exit-wait",
+            type=float,
+            default=20,
+            help="seconds that transfers in progress may take after a signal; then they are "
+            "returned to the ledger (default: 20)",
+        )
+        parser.add_argument(
             "--until-empty", action="store_true", help="exit as soon as no file is due"
         )
         parser.add_argument(
@@ -57,6 +65,8 @@ class Worker(Verb):
         is_pause = 0 < options["poll"] <= threading.TIMEOUT_MAX  # False for "nan"
         if options["threads"] < 1 or not is_pause:
             raise CommandError("--threads must be at least 1 and --poll must be greater than 0.")
+        if not 0 <= options["exit_wait"] <= threading.TIMEOUT_MAX:
+            raise CommandError("--exit-wait must be a number of seconds, 0 or more.")
         with _Signals() as signals, _rare_collections():
             if options["metrics"]:
                 self._serve_metrics(*options["metrics"])
@@ -69,14 +79,27 @@ class Worker(Verb):
         is_empty = False
         try:
             self.stdout.write(f"Transferring files of {', '.join(_aliases()) or 'no storage'}.")
-            while not is_empty and not signals.wait(options["poll"]):
+            while not (is_empty or executor.is_exhausted or signals.wait(options["poll"])):
                 is_empty = options["until_empty"] and executor.is_idle() and not self.is_due()
                 connections.close_all()
         except Exception:  # the ledger may be unreachable; running transfers are finished
-            executor.stop()
+            self._stop(executor, options["exit_wait"])
             raise
         # The executor may have claimed files since it was idle.
-        executor.stop(gives_back=not is_empty)
+        self._stop(executor, None if is_empty else options["exit_wait"], gives_back=not is_empty)
+        if executor.is_exhausted:
+            raise CommandError(
+                "Too many threads hang. The log names their files. Restart the worker.",
+                returncode=1,
+            )
+
+    @staticmethod
+    def _stop(executor: Executor, timeout: float | None, *, gives_back: bool = True) -> None:
+        has_ended = executor.stop(timeout, gives_back=gives_back)
+        if not has_ended:
+            executor.let_go()
+        if not has_ended or hung.count():
+            ending.require_end()
 
     @staticmethod
     def is_due() -> bool:
