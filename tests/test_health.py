@@ -71,6 +71,15 @@ def test_failed_files_are_not_pending(pending: Any) -> None:
     assert check(Limits(max_failed=1)).is_well
 
 
+def test_stalled_files(pending: Any) -> None:
+    assert check(Limits(max_stalled=0)).is_well
+    ledger().update(last_error="TransferStalled: No byte moved for 600 seconds.")
+    assert check(Limits(max_stalled=0)).problems == ("1 transfer hangs; the limit is 0.",)
+    assert check(Limits(max_stalled=1)).is_well
+    ledger().update(state=State.FAILED)
+    assert check(Limits(max_stalled=0)).is_well
+
+
 def test_overdue_files(pending: Any) -> None:
     assert check(Limits(max_overdue=0)).is_well
     ledger().update(due_at=DatabaseNow() - timedelta(seconds=30))

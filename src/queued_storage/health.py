@@ -17,6 +17,7 @@ from .ledger.states import State
 from .reporting.counts import counted
 from .reporting.logs import logger
 from .reporting.reasons import reason
+from .runtime import hung
 
 TIMEOUT = 3.0  # seconds that the ledger may take to respond
 
@@ -30,6 +31,7 @@ class Limits:
         None  # seconds that a file has been due without a worker processing it
     )
     max_failed: int | None = None  # failed files
+    max_stalled: int | None = None  # files whose last attempt hung
     max_pending: int | None = None  # pending and transferring files
     max_pending_bytes: int | None = None  # the size of these files
 
@@ -71,10 +73,16 @@ def _problems(limits: Limits) -> list[str]:
         ledger().exists()
         return []
     overdue = measures.overdue() if limits.max_overdue is not None else []
-    return _exceeded(limits, measures.unsettled(), overdue)
+    stalled = sum(measures.stalled().values()) if limits.max_stalled is not None else 0
+    found = _exceeded(limits, measures.unsettled(), overdue, stalled)
+    if hung.are_too_many():
+        found.append("Too many threads of this process hang. Restart it.")
+    return found
 
 
-def _exceeded(limits: Limits, rows: list[Unsettled], overdue: list[Overdue]) -> list[str]:
+def _exceeded(
+    limits: Limits, rows: list[Unsettled], overdue: list[Overdue], stalled: int
+) -> list[str]:
     pending = [row for row in rows if row.state in (State.PENDING, State.TRANSFERRING)]
     age = max((row.age for row in pending), default=0)
     due_for = max((row.age for row in overdue), default=0)
@@ -89,6 +97,11 @@ def _exceeded(limits: Limits, rows: list[Unsettled], overdue: list[Overdue]) -> 
             f"A file has been due for {due_for:,.0f} seconds without a worker processing it",
         ),
         (failed, limits.max_failed, counted(failed, "{} file has failed", "{} files have failed")),
+        (
+            stalled,
+            limits.max_stalled,
+            counted(stalled, "{} transfer hangs", "{} transfers hang"),
+        ),
         (files, limits.max_pending, counted(files, "{} file is pending", "{} files are pending")),
         (
             size,

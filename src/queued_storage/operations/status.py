@@ -7,15 +7,18 @@ from typing import Any
 from django.db.models import Count, F, Min, Q, Sum
 
 from ..conf import settings
+from ..ledger import measures
 from ..ledger.aliases import known_storages
 from ..ledger.database import ledger
 from ..ledger.measures import UNSETTLED, aliases
 from ..ledger.sql.clock import DatabaseNow, seconds_from_now
 from ..ledger.states import State
 from ..reporting.counts import counted
+from ..reporting.reasons import one_line
 
 LIMIT = 10_000  # transferred files of a storage that are counted unless all must be
 EVER = 1_000_000_000  # seconds, longer than any file has been due
+SHOWN = 5  # files that killed their worker
 IDLE_AFTER = 3600  # seconds that the files of a host may be due without a worker processing them
 
 
@@ -146,6 +149,9 @@ def troubles(max_failures: int = 0, found: list[Tally] | None = None) -> list[st
     return [
         *_failures(found, max_failures),
         *_stuck_deletes(found),
+        *_stalled(),
+        *_expired(),
+        *_deadly(),
         *_idle_hosts(),
         *_unknown_aliases(found),
     ]
@@ -173,6 +179,41 @@ def _stuck_deletes(found: list[Tally]) -> list[str]:
         counted(count, "{} deleted file", "{} deleted files")
         + " cannot be removed from the remote. The deletes are retried without limit. Run "
         "'manage.py queued_storage status' to see the reasons."
+    ]
+
+
+def _stalled() -> list[str]:
+    return [
+        counted(count, "{} transfer", "{} transfers")
+        + f" of {alias!r} made no progress for STALL_TIMEOUT, and {counted(count, 'is', 'are')} "
+        f"retried. Find out why the remote hangs, or increase the setting."
+        for alias, count in measures.stalled().items()
+    ]
+
+
+def _expired() -> list[str]:
+    """Files that no worker has taken over although their lease has expired."""
+    expired = ledger().filter(alias__in=aliases()).suspects()
+    count = expired.filter(due_at__lte=seconds_from_now(-settings.lease)).count()
+    if not count:
+        return []
+    return [
+        counted(count, "{} file is", "{} files are")
+        + " in progress under an expired lease, and no worker has taken "
+        + counted(count, "it", "them")
+        + " over. The worker died, or a transaction of the database locks the row. Start a worker."
+    ]
+
+
+def _deadly() -> list[str]:
+    """Files whose worker died while it processed nothing else."""
+    in_progress = ledger().filter(alias__in=aliases(), state=State.TRANSFERRING)
+    names = list(in_progress.deadly().values_list("name", "attempts")[:SHOWN])
+    return [
+        f"The worker died during {counted(attempts - 1, '{} attempt', '{} attempts')} to transfer "
+        f"{one_line(name)!r}, while it processed nothing else. Look for a crash, or for a lack of "
+        f"memory."
+        for name, attempts in names
     ]
 
 
