@@ -9,8 +9,8 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.files.storage import FileSystemStorage, storages
 from pytest_django import Settings
 
-from queued_storage import checks
 from queued_storage.backends import QueuedStorage
+from queued_storage.checks import registration
 
 pytestmark = pytest.mark.one_database
 
@@ -115,7 +115,7 @@ def test_missing_library_names_the_extra(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with_default(settings, remote="storages.backends.s3.S3Storage")
-    monkeypatch.setattr(checks, "find_spec", lambda module: None)
+    monkeypatch.setattr(registration, "find_spec", lambda module: None)
     assert "pip install 'django-queued-storage[s3]'" in messages("E004")
 
 
