@@ -1,6 +1,7 @@
 """Actions on the files of the change list."""
 
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,12 +12,12 @@ from queued_storage.admin import actions
 from queued_storage.ledger.states import State
 from queued_storage.models import QueuedFile
 from tests.admin.pages import LIST, add, run, staff
-from tests.support.scripted import file, row
+from tests.support.scripted import file, read, row
 
 pytestmark = pytest.mark.django_db
 committing = pytest.mark.django_db(transaction=True)  # runs the callbacks of a commit
 
-ACTIONS = ["retry", "transfer", "cancel", "evict", "restore", "verify"]
+ACTIONS = ["retry", "transfer", "cancel", "evict", "restore", "verify", "accept_local"]
 
 
 @pytest.fixture
@@ -99,6 +100,20 @@ def test_verify(operator: Client, storage: Any) -> None:
     assert finding.startswith("The remote copy of a.txt is missing. ")
 
 
+@committing
+def test_accept_local(operator: Client, storage: Any) -> None:
+    first, second = (storage.save(name, file()) for name in ("a.txt", "b.txt"))
+    storage.queue.deliver()
+    Path(storage.local.path(first)).write_bytes(b"changed in place")
+    Path(storage.local.path(second)).unlink()
+    pks = [row(storage, first).pk, row(storage, second).pk]
+    done, error = run(operator, "accept_local", pks)
+    assert done == "1 changed local copy will be transferred."
+    assert error.startswith("The local copy of b.txt (default) was not accepted.")
+    assert storage.queue.deliver() == {}
+    assert read(storage.remote, first) == b"changed in place"
+
+
 def test_an_action_on_all_results(operator: Client, storage: Any) -> None:
     add(120, State.FAILED)
     add(1, State.HELD)
@@ -127,6 +142,7 @@ def test_an_action_on_too_much_is_refused(
         ("cancel", "None of the selected files has a transfer to cancel."),
         ("evict", "No local copy was evicted."),
         ("restore", "No file was restored to local storage."),
+        ("accept_local", "None of the selected files has a local copy that was changed."),
     ],
 )
 def test_an_action_that_changes_nothing(operator: Client, action: str, text: str) -> None:

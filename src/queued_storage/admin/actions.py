@@ -11,13 +11,13 @@ from django.utils.translation import gettext, ngettext, ngettext_lazy
 from django.utils.translation import gettext_lazy as _
 
 from ..ledger.database import QueuedFileQuerySet
-from ..operations import comparison, errands, steering
+from ..operations import acceptance, comparison, errands, steering
 from ..operations.comparison import Kind
 from ..operations.passes import Step
 from .formats import Number
 
 MAX_ROWS = 10_000  # for an action that only changes the ledger
-MAX_FILES = 100  # for an action that calls the remote during the request
+MAX_FILES = 100  # for an action that calls the remote, or reads files, during the request
 MAX_BYTES = 100 * 1024 * 1024  # for the same
 MAX_ERRORS = 10  # shown on the page
 
@@ -65,6 +65,15 @@ RESTORE = Texts(
     _("No file was restored to local storage."),
     _("%(name)s was not restored. %(error)s"),
 )
+ACCEPT = Texts(
+    ngettext_lazy(
+        "%(count)s changed local copy will be transferred.",
+        "%(count)s changed local copies will be transferred.",
+        "count",
+    ),
+    _("None of the selected files has a local copy that was changed."),
+    _("The local copy of %(name)s was not accepted. %(error)s"),
+)
 DIFFERENCES = {
     ("local", Kind.MISSING): _("The local copy of %(name)s is missing. %(details)s"),
     ("local", Kind.EXTRA): _("%(name)s has an unexpected local copy. %(details)s"),
@@ -88,7 +97,7 @@ def _permission(name: str) -> Callable[[Any, HttpRequest], bool]:
 class FileActions(admin.ModelAdmin):
     """Each action requires the permission of its name, ``retry_queuedfile`` for ``retry``."""
 
-    actions = ("retry", "transfer", "cancel", "evict", "restore", "verify")
+    actions = ("retry", "transfer", "cancel", "evict", "restore", "verify", "accept_local")
 
     has_retry_permission = _permission("retry")
     has_transfer_permission = _permission("transfer")
@@ -96,6 +105,7 @@ class FileActions(admin.ModelAdmin):
     has_evict_permission = _permission("evict")
     has_restore_permission = _permission("restore")
     has_verify_permission = _permission("verify")
+    has_accept_local_permission = _permission("accept_local")
 
     @admin.action(permissions=["retry"], description=_("Retry selected files"))
     def retry(self, request: HttpRequest, rows: QueuedFileQuerySet) -> None:
@@ -137,6 +147,11 @@ class FileActions(admin.ModelAdmin):
             ],
         )
 
+    @admin.action(permissions=["accept_local"], description=_("Accept changed local copies"))
+    def accept_local(self, request: HttpRequest, rows: QueuedFileQuerySet) -> None:
+        if _is_in_remote_limit(request, rows):
+            _run(request, rows, acceptance.accept_local, ACCEPT)
+
 
 def _is_in_limit(request: HttpRequest, rows: QueuedFileQuerySet) -> bool:
     """Whether the request can change the rows within a reasonable time; otherwise say so."""
@@ -147,7 +162,7 @@ def _is_in_limit(request: HttpRequest, rows: QueuedFileQuerySet) -> bool:
 
 
 def _is_in_remote_limit(request: HttpRequest, rows: QueuedFileQuerySet) -> bool:
-    """The same for an action that calls the remote for each file."""
+    """The same for an action that calls the remote, or reads bytes, for each file."""
     sizes = rows.order_by().values_list("size", flat=True)[: MAX_FILES + 1]
     found: dict[str, Any] = sizes.aggregate(files=Count("size"), bytes=Sum("size", default=0))
     if found["files"] <= MAX_FILES and found["bytes"] <= MAX_BYTES:
