@@ -1,6 +1,7 @@
 """Actions on the files of the change list."""
 
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,12 +14,12 @@ from queued_storage.ledger.jobs import JobState, jobs
 from queued_storage.ledger.states import State
 from queued_storage.models import QueuedFile
 from tests.admin.pages import LIST, add, run, staff
-from tests.support.scripted import file, row
+from tests.support.scripted import file, read, row
 
 pytestmark = pytest.mark.django_db
 committing = pytest.mark.django_db(transaction=True)  # runs the callbacks of a commit
 
-ACTIONS = ["retry", "transfer", "cancel", "evict", "restore", "verify"]
+ACTIONS = ["retry", "transfer", "cancel", "evict", "restore", "verify", "accept_local"]
 
 
 @pytest.fixture
@@ -118,7 +119,7 @@ def test_without_the_table_of_jobs_users_are_told(
 ) -> None:
     monkeypatch.setattr(actions, "are_available", lambda: False)
     [entry] = add()
-    for action in ("evict", "restore", "verify"):
+    for action in ("evict", "restore", "verify", "accept_local"):
         shown = run(operator, action, [entry.pk])
         assert shown == ["Nothing was changed: run manage.py migrate first."]
 
@@ -157,6 +158,24 @@ def test_an_action_that_changes_nothing_is_not_logged(operator: Client) -> None:
     assert not LogEntry.objects.exclude(change_message="Retry requested.").exists()
 
 
+@committing
+def test_accept_local(operator: Client, storage: Any) -> None:
+    first, second = (storage.save(name, file()) for name in ("a.txt", "b.txt"))
+    storage.queue.deliver()
+    Path(storage.local.path(first)).write_bytes(b"changed in place")
+    Path(storage.local.path(second)).unlink()
+    pks = [row(storage, first).pk, row(storage, second).pk]
+    [done] = run(operator, "accept_local", pks)
+    assert done == "A worker will accept the local copies of 2 files if they were changed."
+    assert storage.queue.deliver() == {}
+    job = jobs().get()
+    assert (job.succeeded, job.failed) == (1, 1)
+    [problem] = job.findings or []
+    assert "b.txt" in problem["name"]
+    assert storage.queue.deliver() == {}
+    assert read(storage.remote, first) == b"changed in place"
+
+
 def test_an_action_on_all_results(operator: Client, storage: Any) -> None:
     add(120, State.FAILED)
     add(1, State.HELD)
@@ -184,6 +203,7 @@ def test_an_action_on_too_much_is_refused(
         ("evict", "None of the selected files has a local copy that can be evicted."),
         ("restore", "None of the selected files can be restored to local storage."),
         ("verify", "None of the selected files can be verified."),
+        ("accept_local", "None of the selected files has a local copy."),
     ],
 )
 def test_an_action_that_changes_nothing(operator: Client, action: str, text: str) -> None:

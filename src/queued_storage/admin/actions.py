@@ -79,6 +79,15 @@ VERIFY = Texts(
     _("None of the selected files can be verified."),
     _("Verification requested."),
 )
+ACCEPT_LOCAL = Texts(
+    ngettext_lazy(
+        "A worker will accept the local copy of %(count)s file if it was changed.",
+        "A worker will accept the local copies of %(count)s files if they were changed.",
+        "count",
+    ),
+    _("None of the selected files has a local copy."),
+    _("Acceptance of changed local copies requested."),
+)
 
 
 def _permission(name: str) -> Callable[[Any, HttpRequest], bool]:
@@ -93,7 +102,7 @@ def _permission(name: str) -> Callable[[Any, HttpRequest], bool]:
 class FileActions(admin.ModelAdmin):
     """Each action requires the permission of its name, ``retry_queuedfile`` for ``retry``."""
 
-    actions = ("retry", "transfer", "cancel", "evict", "restore", "verify")
+    actions = ("retry", "transfer", "cancel", "evict", "restore", "verify", "accept_local")
 
     has_retry_permission = _permission("retry")
     has_transfer_permission = _permission("transfer")
@@ -101,6 +110,7 @@ class FileActions(admin.ModelAdmin):
     has_evict_permission = _permission("evict")
     has_restore_permission = _permission("restore")
     has_verify_permission = _permission("verify")
+    has_accept_local_permission = _permission("accept_local")
 
     @admin.action(permissions=["retry"], description=_("Retry selected files"))
     def retry(self, request: HttpRequest, rows: QueuedFileQuerySet) -> None:
@@ -149,6 +159,10 @@ class FileActions(admin.ModelAdmin):
         url = url_of(self.admin_site, request, found)
         link = format_html(' <a href="{}">{}</a>', url, gettext("Show the progress")) if url else ""
         messages.success(request, format_html("{}{}", text, link))
+
+    @admin.action(permissions=["accept_local"], description=_("Accept changed local copies"))
+    def accept_local(self, request: HttpRequest, rows: QueuedFileQuerySet) -> None:
+        self._request_job(request, rows, Action.ACCEPT_LOCAL, ACCEPT_LOCAL)
 
 
 def _is_in_limit(request: HttpRequest, rows: QueuedFileQuerySet, limit: int) -> bool:

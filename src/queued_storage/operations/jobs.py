@@ -14,8 +14,8 @@ from ..ledger.states import State
 from ..queues.jobs import notify
 from ..reporting.logs import logger
 from ..reporting.reasons import reason
-from . import comparison, errands
-from .passes import never
+from . import acceptance, comparison, errands
+from .passes import Step, never
 from .storages import OperableStorage
 
 MAX_ATTEMPTS = 3  # for one file, if workers die or the ledger is away while they process it
@@ -30,6 +30,8 @@ def applicable(action: str, rows: QueuedFileQuerySet) -> QueuedFileQuerySet:
     """Those of the rows that the action is for, on any host."""
     if action == Action.VERIFY:
         return rows.exclude(state=State.DELETING)
+    if action == Action.ACCEPT_LOCAL:
+        return rows.exclude(state=State.DELETING).filter(is_local=True)
     return rows.filter(state=State.TRANSFERRED, is_local=action == Action.EVICT)
 
 
@@ -55,7 +57,7 @@ def request(action: str, rows: QueuedFileQuerySet, requested_by: str = "") -> li
 def _host_for(action: str, host: str) -> str:
     if not settings.local_per_host:
         return ""
-    return host if action == Action.EVICT else settings.host
+    return host if action in (Action.EVICT, Action.ACCEPT_LOCAL) else settings.host
 
 
 def _enqueue(job: Job) -> None:
@@ -158,8 +160,16 @@ def _verify(pk: int) -> Result:
     return found, not found
 
 
+def _accept_local(pk: int) -> Result:
+    steps: list[Step] = []
+    accepted = acceptance.accept_local(ledger().filter(pk=pk), steps.append)
+    found = [{"name": step.name, "error": step.error} for step in steps if step.error]
+    return found, bool(accepted)
+
+
 _STEPS: dict[str, Callable[[int], Result]] = {
     Action.EVICT: _evict,
     Action.RESTORE: _restore,
     Action.VERIFY: _verify,
+    Action.ACCEPT_LOCAL: _accept_local,
 }

@@ -12,11 +12,13 @@ from django.db import transaction
 from ..conf import settings
 from ..exceptions import LeaseLost, VerificationError
 from ..files import localfiles
+from ..files.stamps import Stamp
 from ..files.streams import MeasuredFile, checksum_of
 from ..ledger.database import ledger, ledger_database
 from ..ledger.models import QueuedFile
 from ..ledger.states import Content
 from ..uploaders import Uploader
+from . import intact
 from .parts import TransferringStorage
 
 # The remote copy
@@ -105,15 +107,17 @@ def has_same_bytes(
 # The local copy
 
 
-def free_local(storage: TransferringStorage, row: QueuedFile) -> None:
+def free_local(storage: TransferringStorage, row: QueuedFile, seen: Stamp | None) -> None:
     """Delete the local copy, while the row is locked against new content.
 
-    ``ImproperlyConfigured`` is raised if that would delete the remote copy too.
+    ``seen`` is its stamp when it was compared; None if it did not exist. ``ImproperlyConfigured``
+    is raised if that would delete the remote copy too.
     """
     require_other_file(storage, row)
     with transaction.atomic(using=ledger_database()):
         if not ledger().mark_evicted(row):
             raise LeaseLost(f"{row} was changed before its local copy could be evicted.")
+        intact.require_unchanged(storage, row, seen)
         storage.local.delete(row.name)
 
 
