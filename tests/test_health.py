@@ -145,7 +145,7 @@ def test_ledger_that_raises(client: Client, monkeypatch: pytest.MonkeyPatch, log
             'connection to server at "db.internal", user "app": postgres://app:hush@db.internal/x'
         )
 
-    monkeypatch.setattr(health, "ledger", refuse)
+    monkeypatch.setattr(health.schema, "probe", refuse)
     answer = client.get(URL)
     assert answer.status_code == 503
     assert answer.json()["problems"] == ["The ledger cannot be queried (OperationalError)."]
@@ -156,11 +156,7 @@ def test_ledger_that_raises(client: Client, monkeypatch: pytest.MonkeyPatch, log
 def test_ledger_that_hangs(client: Client, monkeypatch: pytest.MonkeyPatch, logged: Any) -> None:
     released = threading.Event()
 
-    class Hanging:
-        def exists(self) -> bool:
-            return released.wait(30)
-
-    monkeypatch.setattr(health, "ledger", Hanging)
+    monkeypatch.setattr(health.schema, "probe", lambda: released.wait(30))
     monkeypatch.setattr(check, "__defaults__", (Limits(), 0.05))
     try:
         answer = client.get(URL)
@@ -187,13 +183,12 @@ def test_view_is_exempt_from_atomic_requests(client: Client, settings: Any) -> N
     connection.settings_dict["ATOMIC_REQUESTS"] = True
     seen: list[bool] = []
 
-    def ask() -> Any:
+    def ask() -> None:
         seen.append(connection.in_atomic_block)
-        return ledger()
 
     try:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(health, "ledger", ask)
+            patch.setattr(health.schema, "probe", ask)
             assert client.get(URL).status_code == 200
     finally:
         connection.settings_dict["ATOMIC_REQUESTS"] = False

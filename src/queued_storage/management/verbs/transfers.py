@@ -169,5 +169,12 @@ class Flush(RepeatableVerb):
                 f"{files} failed. Run 'manage.py queued_storage status' to see the reasons.",
                 returncode=1,
             )
+        if unknown := rows.in_unknown_state().count():
+            files = counted(unknown, "{} file is", "{} files are")
+            raise CommandError(
+                f"{files} in a state that this version of queued_storage does not know. Run "
+                f"'manage.py queued_storage status' to see the states.",
+                returncode=1,
+            )
         if not left:
             self.stdout.write("All files are on the remote, except for held files.")

@@ -18,7 +18,7 @@ from ...ledger.aliases import known_storages
 from ...ledger.database import ledger
 from ...reporting.counts import counted
 from ...transfers.executor import Executor
-from .base import Verb
+from .base import Verb, require_ledger
 from .selection import add_dry_run
 
 COLLECTIONS = (10_000, 20, 50)  # thresholds of the garbage collector in a worker
@@ -27,6 +27,7 @@ COLLECTIONS = (10_000, 20, 50)  # thresholds of the garbage collector in a worke
 class Worker(Verb):
     name = "worker"
     help = "upload due files until interrupted"
+    needs_ledger = False  # waits for the migrations
 
     @classmethod
     def add_arguments(cls, parser: ArgumentParser) -> None:
@@ -57,6 +58,8 @@ class Worker(Verb):
         is_pause = 0 < options["poll"] <= threading.TIMEOUT_MAX  # False for "nan"
         if options["threads"] < 1 or not is_pause:
             raise CommandError("--threads must be at least 1 and --poll must be greater than 0.")
+        if options["until_empty"]:
+            require_ledger()
         with _Signals() as signals, _rare_collections():
             if options["metrics"]:
                 self._serve_metrics(*options["metrics"])
@@ -81,7 +84,7 @@ class Worker(Verb):
     @staticmethod
     def is_due() -> bool:
         """Whether a file is due that this process can transfer."""
-        return ledger().due().workable_here().filter(alias__in=_aliases()).exists()
+        return ledger().due().claimable().workable_here().filter(alias__in=_aliases()).exists()
 
     def _serve_metrics(self, address: str, port: int) -> None:
         metrics = import_module("queued_storage.metrics")  # needs an optional library
