@@ -170,11 +170,13 @@ class Flush(RepeatableVerb):
                 returncode=1,
             )
         if unknown := rows.in_unknown_state().count():
-            files = counted(unknown, "{} file is", "{} files are")
-            raise CommandError(
-                f"{files} in a state that this version of queued_storage does not know. Run "
-                f"'manage.py queued_storage status' to see the states.",
-                returncode=1,
+            text = (
+                counted(unknown, "{} file is", "{} files are")
+                + " in a state that this version of queued_storage does not know. Run "
+                "'manage.py queued_storage status' to see the states."
             )
-        if not left:
+            if waited:
+                raise CommandError(text, returncode=1)
+            self.stdout.write(text)
+        elif not left:
             self.stdout.write("All files are on the remote, except for held files.")
