@@ -1,17 +1,17 @@
 """The health check of the ledger, in Python and over HTTP."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from django.db import connections, transaction
 from django.http import HttpRequest, HttpResponse, HttpResponseBadRequest, JsonResponse
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
 
-from .ledger import measures
-from .ledger.database import ledger
+from .ledger import measures, schema
 from .ledger.measures import Overdue, Unsettled
 from .ledger.states import State
 from .reporting.counts import counted
@@ -20,6 +20,7 @@ from .reporting.reasons import reason
 from .runtime import hung
 
 TIMEOUT = 3.0  # seconds that the ledger may take to respond
+OUTDATED = "The ledger's tables are older than this version. Run 'manage.py migrate'."
 
 
 @dataclass(frozen=True)
@@ -63,14 +64,23 @@ def check(limits: Limits = NO_LIMITS, timeout: float = TIMEOUT) -> Health:
         logger.error("%s", error)
         return Health(False, (str(error),))
     except Exception as error:
+        if problem := _explanation(error, timeout):
+            logger.error("%s", problem)
+            return Health(False, (OUTDATED,))
         # The messages of database drivers name hosts and users, so they are only logged.
         logger.error("The ledger cannot be queried: %s", reason(error))
         return Health(False, (f"The ledger cannot be queried ({type(error).__name__}).",))
 
 
+def _explanation(error: Exception, timeout: float) -> str:
+    with suppress(TimeoutError):
+        return measures.in_time(partial(schema.explanation, error), timeout)
+    return ""
+
+
 def _problems(limits: Limits) -> list[str]:
+    schema.probe()
     if limits == NO_LIMITS:
-        ledger().exists()
         return []
     overdue = measures.overdue() if limits.max_overdue is not None else []
     stalled = sum(measures.stalled().values()) if limits.max_stalled is not None else 0
@@ -116,11 +126,15 @@ def _exceeded(
     ]
 
 
-View = Callable[[HttpRequest], HttpResponse]
+View = TypeVar("View", bound=Callable[..., Any])
 
 
 def outside_transactions(view: View) -> View:
-    """Exempt a view from ``ATOMIC_REQUESTS``: without a database, it could not be called."""
+    """Exempt a view from ``ATOMIC_REQUESTS``.
+
+    Without a database, the view could not be called. A view that waits for a remote would hold
+    locks, or on SQLite all other writes, for as long.
+    """
     for database in connections:
         transaction.non_atomic_requests(database)(view)
     return view

@@ -17,7 +17,9 @@ from .sql.clock import DatabaseNow, seconds_from_now
 from .sql.group_commit import GroupCommit
 from .sql.outages import outlast
 from .sql.statements import Parameter, Text, returns_rows, select_text, statement, update_text
-from .states import CLAIM_COLUMNS, Claim, Content, State
+from .states import CLAIM_COLUMNS, CLAIMABLE, Claim, Content, State
+
+Aliases = Collection[str]
 
 
 class Moment(Enum):
@@ -44,16 +46,11 @@ class Claims(Rows):
         return next(iter(self._take([pk], [])), None)
 
     def claim_due(
-        self,
-        limit: int,
-        aliases: Collection[str],
-        trying: Collection[str] = (),
-        without: Collection[int] = (),
+        self, limit: int, aliases: Aliases, trying: Aliases = (), without: Collection[int] = ()
     ) -> list[QueuedFile]:
         """Claim up to ``limit`` due rows of ``aliases``, those first that have been due longest.
 
-        New files of the aliases in ``trying`` are marked as ``mark_tried()`` does. Suspects are for
-        ``claim_suspect()``, and the keys in ``without`` for nobody.
+        New files of ``trying`` are marked as ``mark_tried()`` does. Suspects are left out.
         """
         if not aliases:
             return []
@@ -259,12 +256,16 @@ class Claims(Rows):
         return self.filter(pk=row.pk, lease_token=row.lease_token)._release_claims()
 
     def _release_claims(self, **columns: Any) -> int:
-        # A row that is TRANSFERRED under a lease waits for its eviction.
-        unfinished = [State.PENDING, State.TRANSFERRING, State.TRANSFERRED, State.DELETING]
+        # A row that is TRANSFERRED under a lease waits for its eviction. Only a newer version knows
+        # when a row in a state of its own is due.
         back = When(state=State.TRANSFERRING, then=Value(State.PENDING))
         return self.update(
             **columns,
-            due_at=Case(When(state__in=unfinished, then=DatabaseNow()), default=None),
+            due_at=Case(
+                When(state__in=CLAIMABLE, then=DatabaseNow()),
+                When(state__in=[State.HELD, State.FAILED], then=Value(None)),
+                default=F("due_at"),
+            ),
             state=Case(back, default=F("state")),
             lease_token="",
         )
@@ -310,7 +311,7 @@ def _claimed_text(rows: Claims, *form: tuple[str, Moment | None]) -> Text:
 
 
 def _due_text(rows: Claims, limit: int, aliases: Collection[str]) -> Text:
-    due = rows.due().exclude(state=State.TRANSFERRING).of_aliases(aliases)
+    due = rows.due().of_aliases(aliases).claimable().exclude(state=State.TRANSFERRING)
     due = due.workable_here().order_by("due_at")
     return select_text(due._unlocked_keys()[:limit])
 
@@ -324,7 +325,8 @@ def take_text(
 ) -> Text:
     """No index helps with the condition. MariaDB would sometimes use that of ``due_at`` instead of
     the primary key, lock every due row, and end the transactions of others by a deadlock."""
-    is_due = Case(When(due_at__lte=DatabaseNow(), then=Value(True)), default=Value(False))
+    is_work = Q(due_at__lte=DatabaseNow(), state__in=CLAIMABLE)
+    is_due = Case(When(is_work, then=Value(True)), default=Value(False))
     rows = rows.filter(pk__in=_numbered_keys(count)).workable_here()
     starts = When(state=State.PENDING, then=Value(State.TRANSFERRING))
     token = _parameter("lease_token", "token")

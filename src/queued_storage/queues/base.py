@@ -44,6 +44,15 @@ class BaseQueue(ABC):
 
 # For workers
 
+# Jobs are above the queues, so their functions are reached by name.
+RUN_JOB = "queued_storage.operations.jobs.run"
+RUN_SLICE = "queued_storage.operations.jobs.run_slice"
+
+
+def message_of_job(pk: int) -> int:
+    """Return the id that stands for a job in a message. Processes that know no jobs ignore it."""
+    return -pk
+
 
 def run_all(pks: Iterable[int]) -> dict[int, Exception]:
     """Process the files of a message.
@@ -60,7 +69,10 @@ def run_all(pks: Iterable[int]) -> dict[int, Exception]:
     left = []
     for pk in pks:
         with _failures_of(pk, errors):
-            was_claimed, error = work.run_new(pk)
+            if pk < 0:
+                was_claimed, error = True, import_string(RUN_SLICE)(-pk)
+            else:
+                was_claimed, error = work.run_new(pk)
             if error:
                 errors[pk] = error
             if not was_claimed:

@@ -11,6 +11,7 @@ from django.db import connections, transaction
 
 from ..conf import settings
 from ..exceptions import LeaseLost, TransferStalled
+from ..files.stamps import Stamp
 from ..ledger.database import ledger
 from ..ledger.models import QueuedFile
 from ..reporting.counts import counted
@@ -36,6 +37,7 @@ class Lease:
         self.sent = 0  # bytes
         self.on_stall: Callable[[], object] | None = None  # records the failure in the ledger
         self.thread = threading.get_ident()  # that does the work
+        self.intact: Stamp | None = None  # of the local copy, if all its bytes were compared
         self._duration = settings.lease  # seconds
         self._moved_at = self._renewed_at = time.monotonic()
 
