@@ -26,6 +26,8 @@ from .maintenance import sweep
 from .operations.contract import check_remote
 from .operations.jobs import run_due
 from .queues import BaseQueue
+from .queues.threads import stop_all
+from .reporting.logs import logger
 from .transfers.work import run_claimed
 
 ENQUEUE_MAX = 1.5  # seconds that enqueue() may take, even if the broker is down
@@ -52,6 +54,29 @@ def drain(storage: Storage | None = None, *, timeout: float = 60) -> dict[int, E
             raise TransferTimeout(f"Files are still due after {timeout} seconds.")
     run_due(aliases, lambda: time.monotonic() > deadline)
     return errors
+
+
+def stop_threads(timeout: float | None = 10) -> bool:
+    """Stop the threads of ``ThreadQueue``; return whether they ended within ``timeout`` seconds.
+
+    They end after the files that they are processing. The next commit starts new ones.
+    """
+    return stop_all(timeout)
+
+
+class QueuedStorageRunnerMixin:
+    """Stops the threads of ``ThreadQueue`` before the test databases are deleted.
+
+    Make it the first base of your ``TEST_RUNNER``.
+    """
+
+    def teardown_databases(self, *args: Any, **kwargs: Any) -> None:
+        if not stop_threads():
+            logger.warning(
+                "A file is still being processed, so the test database may be in use. "
+                "Does a FaultyStorage hang? Reset its fault at the end of the test."
+            )
+        super().teardown_databases(*args, **kwargs)  # type: ignore[misc]
 
 
 class Fault(enum.StrEnum):
