@@ -7,6 +7,7 @@ from functools import cached_property
 
 from ..conf import settings
 from ..exceptions import VerificationError
+from ..files import successors
 from ..files.streams import checksum_of
 from ..ledger.database import QueuedFileQuerySet, ledger
 from ..ledger.models import QueuedFile
@@ -88,7 +89,8 @@ class _Comparison:
         row, local = self.row, self.storage.local
         if not is_reachable_from_here(row.host) and row.is_local:
             return None
-        exists = local.exists(row.name)
+        name = successors.current_name(local, row.name, row)
+        exists = local.exists(name)
         if not row.is_local:
             is_extra = exists and not of_other_storages(self.storage, [row.name])
             details = "A local file exists, but the ledger has no local copy."
@@ -96,10 +98,10 @@ class _Comparison:
         if not exists:
             details = f"The file was saved on the host {row.host!r}."
             return self._difference("local", Kind.MISSING, details)
-        if (size := local.size(row.name)) != row.size and not is_copy(self.storage, row):
+        if (size := local.size(name)) != row.size and not is_copy(self.storage, row):
             return self._different(f"{size:,} bytes", f"{row.size:,}")
         if self.content and row.checksum:
-            with local.open(row.name) as file:
+            with local.open(name) as file:
                 found = str(checksum_of(file.chunks()))
             if found != row.checksum:
                 return self._different(f"the checksum {found}", row.checksum)

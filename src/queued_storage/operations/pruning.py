@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 
+from ..files import successors
 from ..ledger.database import QueuedFileQuerySet, ledger
 from ..ledger.models import QueuedFile
 from ..reporting.reasons import reason
@@ -39,7 +40,7 @@ def prune(
 
 def _is_lost(row: QueuedFile) -> bool:
     storage = storage_of(row)
-    if storage.local.exists(row.name):
+    if storage.local.exists(successors.current_name(storage.local, row.name, row)):
         return False
     return not storage.remote.exists(row.remote_name or row.name)
 

@@ -62,7 +62,7 @@ class DeletingStorage(ReadableStorage):
 
     def _finish_delete(self, entry: Entry, name: str) -> None:
         enqueue_on_commit(self.alias, self.queue_for(entry.host, is_local=entry.is_local), entry.pk)
-        on_commit(lambda: copies.drop_local(self, entry.pk, name), robust=in_transaction())
+        on_commit(lambda: copies.drop_local(self, name, entry), robust=in_transaction())
 
     def _forget(self, name: str) -> None:
         """Make readers query the ledger for this file, before and after the commit."""

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from django.core.files import File
 from django.core.files.storage import Storage
 
-from ..files import localfiles, readcache
+from ..files import localfiles, readcache, successors
 from ..files.reopening import unwrapped
 from ..ledger.names import Name, StoredName
 from ..ledger.states import Entry
@@ -98,7 +98,9 @@ class ReadableStorage(LocatingStorage):
         recorded = fact.from_ledger(entry)
         if entry.is_here:
             with contextlib.suppress(*NOT_THERE):
-                found = fact.from_storage(self.local, name)
+                found = fact.from_storage(
+                    self.local, successors.current_name(self.local, name, entry)
+                )
                 if found == recorded or is_still_local(self, name, entry):
                     return found
         if recorded is not None:
@@ -124,7 +126,8 @@ class ReadableStorage(LocatingStorage):
             raise NotImplementedError(
                 f"{stored.text!r} does not have a local copy; use local_path() or open()."
             )
-        return path
+        current = successors.current_name(self.local, stored.text, entry)
+        return path if current == stored.text else self.local.path(current)
 
     @contextlib.contextmanager
     def local_path(self, name: Name) -> Iterator[str]:

@@ -2,7 +2,7 @@
 
 import contextlib
 import mimetypes
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
@@ -12,13 +12,15 @@ from django.core.files.storage import Storage
 from django.db import transaction
 from django.utils.deconstruct import deconstructible
 
+from ..conf import settings
 from ..exceptions import NameUnavailable
-from ..files import localfiles
+from ..files import localfiles, successors
+from ..files.localfiles import NewFile
 from ..files.reopening import StoredFile
 from ..files.streams import MeasuredFile, content_of
 from ..files.writing import WritableFile, is_for_writing
 from ..ledger.aliases import keeps_its_key
-from ..ledger.database import ledger
+from ..ledger.database import in_transaction, ledger
 from ..ledger.names import Name, StoredName, tidy
 from ..ledger.states import Content, Entry
 from ..queues import BaseQueue
@@ -28,6 +30,8 @@ from .barrier import Barrier
 from .composition import Parts
 from .deleting import DeletingStorage
 from .results import TransferResult, last_results
+
+PUBLISH_MAX = 20  # times that other processes may be faster with the same name
 
 
 @keeps_its_key
@@ -77,8 +81,7 @@ class QueuedStorage(DeletingStorage):
     def open(self, name: Name, mode: str = "rb") -> File:
         """Open a file: the local copy if there is one, else the remote one.
 
-        A file opened for writing becomes visible, as a whole, when it is closed. That is not part
-        of a transaction. Raises ``FileNotFoundError`` for a file that does not exist.
+        A file opened for writing becomes visible, as a whole, when it is closed. Raises ``FileNotFoundError`` for a file that does not exist.
         """
         if is_for_writing(mode):
             opened = self._open_for_writing(name, mode)
@@ -118,11 +121,20 @@ class QueuedStorage(DeletingStorage):
 
     def is_name_available(self, name: str, max_length: int | None = None) -> bool:
         """Return whether a new file may try this name: it is short enough, and no local copy has
-        it.
+        it but one that this transaction deletes.
 
         The ledger decides about names on other hosts and on the remote, when the row is written.
         """
-        return _is_available(self.local, name, max_length)
+        if max_length and len(name) > max_length:
+            return False
+        return not self.local.exists(name) or self._is_deleted_here(name)
+
+    def _is_deleted_here(self, name: str) -> bool:
+        """Return whether the local copy of this name goes when the transaction is committed."""
+        if not in_transaction() or not localfiles.has_paths(self.local):
+            return False
+        entry = self._entry(StoredName.of(name))
+        return bool(entry and entry.is_deleted and entry.is_here)
 
     def get_valid_name(self, name: str) -> str:
         return self.local.get_valid_name(name)
@@ -138,25 +150,96 @@ class QueuedStorage(DeletingStorage):
         # A movable file is not read.
         is_moved = hasattr(content, "temporary_file_path") and localfiles.moves_files(local)
         with localfiles.new_file(local, name, content if is_moved else measured) as file:
+
+            def details() -> Content:
+                found = measured.content
+                if is_moved:
+                    return replace(found, size=local.size(file.readable_name), checksum="")
+                if file.size in {None, found.size}:
+                    return found
+                # The local storage changes content; this is what readers get.
+                return replace(
+                    content_of(local, file.readable_name), content_type=found.content_type
+                )
+
             for _try in range(localfiles.MAX_NAMES):
-                if taken := file.take(name):
+                taken = file.take(name)
+                if taken:
                     name = taken if taken == name else tidy(taken)
-                    details = measured.content
-                    if is_moved:
-                        details = replace(details, size=local.size(name), checksum="")
-                    elif file.size not in {None, details.size}:
-                        # The local storage changes content; this is what readers get.
-                        details = replace(
-                            content_of(local, name), content_type=details.content_type
-                        )
-                    pk = _record(parts, name, details)
+                    pk = _record(parts, name, details())
                     if pk is not None:
                         return name, pk
-                name = self._other_name(local, name, max_length)
+                pk = self._take_over(parts, name, file, details, is_taken=bool(taken))
+                if pk is not None:
+                    return name, pk
+                refused, name = name, self._other_name(local, name, max_length)
+                if name == refused:
+                    raise NameUnavailable(
+                        f"{type(self).__name__}.get_available_name() chose {name!r}, which is "
+                        f"used by another file, or by one that is still being deleted. Choose "
+                        f"another name, or write the file with open(name, 'wb')."
+                    )
             raise FileExistsError(f"No free name was found for {name!r}.")
 
+    def _take_over(
+        self,
+        parts: Parts,
+        name: str,
+        file: NewFile,
+        details: Callable[[], Content],
+        *,
+        is_taken: bool,
+    ) -> int | None:
+        """Let a deleted file of this name have the new content; None if there is none.
+
+        A worker may still delete the old copies: it compares the generation first, and the new one
+        is transferred only after it let go of the row.
+        """
+        entry = parts.rows.latest_entry(parts.alias, name)
+        if entry is None:  # a worker has just finished the delete
+            return _record(parts, name, details()) if is_taken else None
+        if not entry.is_deleted or (entry.is_local and not entry.is_here):
+            return None
+        if file.can_wait:
+            content = details()
+            if not content.checksum:
+                content = replace(
+                    content_of(parts.local, file.readable_name), content_type=content.content_type
+                )
+            is_done = self._begin(parts, name, entry, content, file.wait_as)
+        elif is_taken and not entry.is_local:
+            is_done = bool(self._start(parts, entry, details()))
+        else:
+            is_done = False
+        return entry.pk if is_done else None
+
+    def _begin(
+        self,
+        parts: Parts,
+        name: str,
+        entry: Entry,
+        content: Content,
+        place: Callable[[str], None],
+    ) -> bool:
+        """Begin the next generation of a recorded file; return False if the row has changed."""
+        version = successors.NextVersion(entry.pk, entry.generation + 1, content.checksum)
+        is_done = successors.begin(
+            parts.local,
+            name,
+            version,
+            lambda: self._start(parts, entry, content),
+            place,
+            parts.rows,
+        )
+        if is_done:
+            self._forget(name)
+        return is_done
+
+    def _start(self, parts: Parts, entry: Entry, content: Content) -> int:
+        return parts.rows.overwrite(entry, content, held=parts.held, task=parts.variant)
+
     def _other_name(self, local: Storage, name: str, max_length: int | None) -> str:
-        if self._names_as_django and _is_available(local, name, max_length):
+        if self._names_as_django and self.is_name_available(name, max_length):
             return name  # as Django would answer, after taking the name apart
         other = self.get_available_name(name, max_length=max_length)
         return other if other == name else _new_name(other, local)
@@ -182,40 +265,52 @@ class QueuedStorage(DeletingStorage):
     def _open_for_writing(self, name: Name, mode: str) -> File:
         parts = self._parts()
         stored = StoredName.new(name, on_file_system=localfiles.has_paths(parts.local))
-        _require_not_deleted(stored.text, self._entry(stored))
+        entry = self._entry(stored)
         exists = ("x" in mode or "a" in mode) and self.exists(stored.text)
         if "x" in mode and exists:
             raise FileExistsError(f"{stored.text!r} already exists.")
-        publish = partial(self._publish, stored)
+        publish = partial(self._publish, stored, entry)
         with contextlib.ExitStack() as stack:
             existing = None
             if "r" in mode or ("a" in mode and exists):
                 existing = stack.enter_context(self._open_for_reading(stored, "rb"))
             return WritableFile(parts.local, stored.text, mode, existing, publish)
 
-    def _publish(self, name: StoredName, draft: str, content: Content) -> None:
+    def _publish(
+        self, name: StoredName, opened: Entry | None, draft: str, content: Content
+    ) -> None:
         """Let a finished draft be the file: a new one, or a new generation of a known one."""
         parts = self._parts()
         kind = mimetypes.guess_type(name.text)[0] or ""
         content = replace(content, content_type=kind)
-        with transaction.atomic(using=parts.rows.db):
-            # The row is locked from here on, so no eviction can remove the new content.
-            if not self._overwrite(parts, name.text, content):
-                # Another process deletes the file, or has just saved it.
-                _require_not_deleted(name.text, parts.rows.latest_entry(parts.alias, name.text))
-                self._overwrite(parts, name.text, content)
-            localfiles.replace(parts.local, draft, name.text)
-            self._forget(name.text)
-            entry = self._entry(name)
-            if entry and not parts.held:
-                self._announce(parts, entry.pk, name.text, self.queue_for(entry.host))
+        for _try in range(PUBLISH_MAX):
+            entry = parts.rows.latest_entry(parts.alias, name.text)
+            if entry is None:
+                pk = self._publish_new(parts, name.text, draft, content)
+            else:
+                _require_not_deleted(name.text, entry, opened)
+                place = partial(localfiles.replace, parts.local, draft)
+                is_done = self._begin(parts, name.text, entry, content, place)
+                pk = entry.pk if is_done else None
+            if pk is not None:
+                self._forget(name.text)
+                if not parts.held:
+                    self._announce(parts, pk, name.text, self.queue_for(settings.host))
+                return
+        raise NameUnavailable(f"{name.text!r} is changed by other processes all the time.")
 
-    def _overwrite(self, parts: Parts, name: str, content: Content) -> bool:
-        """Give the file's row new content, or insert the row; return whether either was done."""
+    def _publish_new(self, parts: Parts, name: str, draft: str, content: Content) -> int | None:
+        """Record the file and put it in place; a file without a row that was there is back after a
+        failure."""
         details: dict[str, Any] = {"held": parts.held, "task": parts.variant}
-        if parts.rows.overwrite(parts.alias, name, content, **details):
-            return True
-        return parts.rows.record(parts.alias, name, content, **details) is not None
+        with (
+            localfiles.replacing(parts.local, draft, name) as put_in_place,
+            transaction.atomic(using=parts.rows.db),
+        ):
+            pk = parts.rows.record(parts.alias, name, content, **details)
+            if pk is not None:
+                put_in_place()
+        return pk
 
     # Transferring
 
@@ -263,11 +358,6 @@ def _new_name(name: Name | None, local: Storage) -> str:
     return StoredName.new(name, on_file_system=localfiles.has_paths(local)).text
 
 
-def _is_available(local: Storage, name: str, max_length: int | None) -> bool:
-    is_short_enough = not max_length or len(name) <= max_length
-    return is_short_enough and not local.exists(name)
-
-
 def _record(parts: Parts, name: str, content: Content) -> int | None:
     kind = content.content_type
     # Headers do not allow unprintable types, and PostgreSQL does not allow NUL.
@@ -277,9 +367,12 @@ def _record(parts: Parts, name: str, content: Content) -> int | None:
     return parts.rows.record(parts.alias, name, content, held=parts.held, task=parts.variant)
 
 
-def _require_not_deleted(name: str, entry: Entry | None) -> None:
-    if entry and entry.is_deleted:
+def _require_not_deleted(name: str, entry: Entry, opened: Entry | None) -> None:
+    """Refuse to write a deleted file, unless it was deleted before it was opened."""
+    was_there = opened is not None and not opened.is_deleted
+    is_elsewhere = entry.is_local and not entry.is_here
+    if entry.is_deleted and (was_there or is_elsewhere):
         raise NameUnavailable(
-            f"{name!r} is being deleted; the name is free once the remote copy is gone. Use "
-            f"another name, or save(), which chooses one."
+            f"{name!r} was deleted while it was written, or its copy on another host is still "
+            f"being deleted. Use another name, or save(), which chooses one."
         )
