@@ -2,7 +2,7 @@
 
 The local copy keeps the old bytes until the transaction is committed, so a rollback finds them.
 Where the new ones wait follows from the row. So every reader finds the bytes of the row that it
-sees, whether the transaction is its own, was committed, or was never heard of again.
+sees, whether the transaction is its own, was committed, or ended with a crash.
 """
 
 import os

@@ -1,42 +1,34 @@
 """``QueuedStorage``, the storage that projects configure."""
 
-import contextlib
-import mimetypes
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
 
 from django.core.files import File
 from django.core.files.storage import Storage
-from django.db import transaction
 from django.utils.deconstruct import deconstructible
 
-from ..conf import settings
 from ..exceptions import NameUnavailable
-from ..files import localfiles, successors
-from ..files.localfiles import NewFile
+from ..files import localfiles
 from ..files.reopening import StoredFile
 from ..files.streams import MeasuredFile, content_of
-from ..files.writing import WritableFile, is_for_writing
+from ..files.writing import is_for_writing
 from ..ledger.aliases import keeps_its_key
-from ..ledger.database import in_transaction, ledger
+from ..ledger.database import in_transaction
 from ..ledger.names import Name, StoredName, tidy
-from ..ledger.states import Content, Entry
-from ..queues import BaseQueue
-from ..queues.on_commit import enqueue_on_commit, require_commits
+from ..ledger.states import Content
+from ..queues.on_commit import require_commits
 from ..reporting.spans import span
 from .barrier import Barrier
 from .composition import Parts
-from .deleting import DeletingStorage
+from .renewing import RenewingStorage, Saved, content_type_of, new_name
 from .results import TransferResult, last_results
-
-PUBLISH_MAX = 20  # times that other processes may be faster with the same name
 
 
 @keeps_its_key
 @deconstructible(path="queued_storage.backends.QueuedStorage")
-class QueuedStorage(DeletingStorage):
+class QueuedStorage(RenewingStorage):
     """A storage that saves files to ``local`` and has a queue upload them to ``remote``.
 
     ``local`` and ``remote`` take an alias of ``STORAGES``, a dotted path (with ``local_options``
@@ -81,7 +73,8 @@ class QueuedStorage(DeletingStorage):
     def open(self, name: Name, mode: str = "rb") -> File:
         """Open a file: the local copy if there is one, else the remote one.
 
-        A file opened for writing becomes visible, as a whole, when it is closed. Raises ``FileNotFoundError`` for a file that does not exist.
+        A file opened for writing becomes visible, as a whole, when it is closed. Raises
+        ``FileNotFoundError`` for a file that does not exist.
         """
         if is_for_writing(mode):
             opened = self._open_for_writing(name, mode)
@@ -102,22 +95,21 @@ class QueuedStorage(DeletingStorage):
         if not parts.held:
             require_commits(parts.rows.db)
         given = getattr(content, "name", None) if name is None else name
-        wanted = _new_name(given, parts.local)
+        wanted = new_name(given, parts.local)
         if not hasattr(content, "chunks"):
             content = File(content, wanted)
         with span("save", storage=parts.alias) as saving:
             try:
-                saved, pk = self._store(parts, wanted, content, max_length)
+                saved = self._store(parts, wanted, content, max_length)
             except ValueError as error:
                 if getattr(content, "closed", False):
                     raise ValueError(
                         f"The file given for {wanted!r} is closed; open it before saving it."
                     ) from error
                 raise
-            saving.note(file=pk)
-        if not parts.held:
-            self._announce(parts, pk, saved, parts.queue)
-        return saved
+            saving.note(file=saved.pk)
+        self._announce_or_hold(parts, saved, parts.queue)
+        return saved.name
 
     def is_name_available(self, name: str, max_length: int | None = None) -> bool:
         """Return whether a new file may try this name: it is short enough, and no local copy has
@@ -139,9 +131,7 @@ class QueuedStorage(DeletingStorage):
     def get_valid_name(self, name: str) -> str:
         return self.local.get_valid_name(name)
 
-    def _store(
-        self, parts: Parts, name: str, content: File, max_length: int | None
-    ) -> tuple[str, int]:
+    def _store(self, parts: Parts, name: str, content: File, max_length: int | None) -> Saved:
         """Write the file and its row, under the first name that neither the local storage nor the
         ledger refuses."""
         local = parts.local
@@ -153,25 +143,22 @@ class QueuedStorage(DeletingStorage):
 
             def details() -> Content:
                 found = measured.content
+                kind = content_type_of(found, name)
                 if is_moved:
-                    return replace(found, size=local.size(file.readable_name), checksum="")
-                if file.size in {None, found.size}:
-                    return found
-                # The local storage changes content; this is what readers get.
-                return replace(
-                    content_of(local, file.readable_name), content_type=found.content_type
-                )
+                    found = Content(local.size(file.readable_name), "")
+                elif file.size not in {None, found.size}:
+                    # The local storage changes content; this is what readers get.
+                    found = content_of(local, file.readable_name)
+                return replace(found, content_type=kind)
 
             for _try in range(localfiles.MAX_NAMES):
                 taken = file.take(name)
                 if taken:
                     name = taken if taken == name else tidy(taken)
-                    pk = _record(parts, name, details())
-                    if pk is not None:
-                        return name, pk
-                pk = self._take_over(parts, name, file, details, is_taken=bool(taken))
-                if pk is not None:
-                    return name, pk
+                    if saved := self._record_new(parts, name, details()):
+                        return saved
+                if saved := self._take_over(parts, name, file, details, is_taken=bool(taken)):
+                    return saved
                 refused, name = name, self._other_name(local, name, max_length)
                 if name == refused:
                     raise NameUnavailable(
@@ -181,68 +168,11 @@ class QueuedStorage(DeletingStorage):
                     )
             raise FileExistsError(f"No free name was found for {name!r}.")
 
-    def _take_over(
-        self,
-        parts: Parts,
-        name: str,
-        file: NewFile,
-        details: Callable[[], Content],
-        *,
-        is_taken: bool,
-    ) -> int | None:
-        """Let a deleted file of this name have the new content; None if there is none.
-
-        A worker may still delete the old copies: it compares the generation first, and the new one
-        is transferred only after it let go of the row.
-        """
-        entry = parts.rows.latest_entry(parts.alias, name)
-        if entry is None:  # a worker has just finished the delete
-            return _record(parts, name, details()) if is_taken else None
-        if not entry.is_deleted or (entry.is_local and not entry.is_here):
-            return None
-        if file.can_wait:
-            content = details()
-            if not content.checksum:
-                content = replace(
-                    content_of(parts.local, file.readable_name), content_type=content.content_type
-                )
-            is_done = self._begin(parts, name, entry, content, file.wait_as)
-        elif is_taken and not entry.is_local:
-            is_done = bool(self._start(parts, entry, details()))
-        else:
-            is_done = False
-        return entry.pk if is_done else None
-
-    def _begin(
-        self,
-        parts: Parts,
-        name: str,
-        entry: Entry,
-        content: Content,
-        place: Callable[[str], None],
-    ) -> bool:
-        """Begin the next generation of a recorded file; return False if the row has changed."""
-        version = successors.NextVersion(entry.pk, entry.generation + 1, content.checksum)
-        is_done = successors.begin(
-            parts.local,
-            name,
-            version,
-            lambda: self._start(parts, entry, content),
-            place,
-            parts.rows,
-        )
-        if is_done:
-            self._forget(name)
-        return is_done
-
-    def _start(self, parts: Parts, entry: Entry, content: Content) -> int:
-        return parts.rows.overwrite(entry, content, held=parts.held, task=parts.variant)
-
     def _other_name(self, local: Storage, name: str, max_length: int | None) -> str:
         if self._names_as_django and self.is_name_available(name, max_length):
             return name  # as Django would answer, after taking the name apart
         other = self.get_available_name(name, max_length=max_length)
-        return other if other == name else _new_name(other, local)
+        return other if other == name else new_name(other, local)
 
     @property
     def _names_as_django(self) -> bool:
@@ -252,65 +182,6 @@ class QueuedStorage(DeletingStorage):
             cls.get_available_name is Storage.get_available_name
             and cls.is_name_available is QueuedStorage.is_name_available
         )
-
-    def _announce(self, parts: Parts, pk: int, name: str, queue: BaseQueue) -> TransferResult:
-        """Have the queue, or a foreign task, notified after the commit."""
-        result = last_results.new(self, pk)
-        first = partial(self._notify_foreign_task, pk, name) if parts.foreign_task else None
-        enqueue_on_commit(parts.alias, queue, pk, result, first=first, database=parts.rows.db)
-        return result
-
-    # Writing to an open file
-
-    def _open_for_writing(self, name: Name, mode: str) -> File:
-        parts = self._parts()
-        stored = StoredName.new(name, on_file_system=localfiles.has_paths(parts.local))
-        entry = self._entry(stored)
-        exists = ("x" in mode or "a" in mode) and self.exists(stored.text)
-        if "x" in mode and exists:
-            raise FileExistsError(f"{stored.text!r} already exists.")
-        publish = partial(self._publish, stored, entry)
-        with contextlib.ExitStack() as stack:
-            existing = None
-            if "r" in mode or ("a" in mode and exists):
-                existing = stack.enter_context(self._open_for_reading(stored, "rb"))
-            return WritableFile(parts.local, stored.text, mode, existing, publish)
-
-    def _publish(
-        self, name: StoredName, opened: Entry | None, draft: str, content: Content
-    ) -> None:
-        """Let a finished draft be the file: a new one, or a new generation of a known one."""
-        parts = self._parts()
-        kind = mimetypes.guess_type(name.text)[0] or ""
-        content = replace(content, content_type=kind)
-        for _try in range(PUBLISH_MAX):
-            entry = parts.rows.latest_entry(parts.alias, name.text)
-            if entry is None:
-                pk = self._publish_new(parts, name.text, draft, content)
-            else:
-                _require_not_deleted(name.text, entry, opened)
-                place = partial(localfiles.replace, parts.local, draft)
-                is_done = self._begin(parts, name.text, entry, content, place)
-                pk = entry.pk if is_done else None
-            if pk is not None:
-                self._forget(name.text)
-                if not parts.held:
-                    self._announce(parts, pk, name.text, self.queue_for(settings.host))
-                return
-        raise NameUnavailable(f"{name.text!r} is changed by other processes all the time.")
-
-    def _publish_new(self, parts: Parts, name: str, draft: str, content: Content) -> int | None:
-        """Record the file and put it in place; a file without a row that was there is back after a
-        failure."""
-        details: dict[str, Any] = {"held": parts.held, "task": parts.variant}
-        with (
-            localfiles.replacing(parts.local, draft, name) as put_in_place,
-            transaction.atomic(using=parts.rows.db),
-        ):
-            pk = parts.rows.record(parts.alias, name, content, **details)
-            if pk is not None:
-                put_in_place()
-        return pk
 
     # Transferring
 
@@ -331,7 +202,8 @@ class QueuedStorage(DeletingStorage):
         if entry is None or entry.is_deleted:
             raise FileNotFoundError(f"The ledger has no file {stored.text!r} of {self.alias!r}.")
         if parts.rows.filter(pk=entry.pk).make_due():
-            return self._announce(parts, entry.pk, stored.text, self.queue_for(entry.host))
+            saved = Saved(stored.text, entry.pk)
+            return self._announce(parts, saved, self.queue_for(entry.host))
         result = last_results.new(self, entry.pk)
         result.enqueued(None)  # the transfer is running or done
         return result
@@ -347,32 +219,3 @@ class QueuedStorage(DeletingStorage):
             Barrier.for_all(self.alias).wait(timeout)
         else:
             Barrier.for_names(self.alias, names).wait(timeout)
-
-    def _notify_foreign_task(self, pk: int, name: str) -> None:
-        if ledger().named(self.alias, name).filter(pk=pk).exists():  # else it was rolled back
-            self.call_foreign_task(name)
-            ledger().mark_task_called(pk)
-
-
-def _new_name(name: Name | None, local: Storage) -> str:
-    return StoredName.new(name, on_file_system=localfiles.has_paths(local)).text
-
-
-def _record(parts: Parts, name: str, content: Content) -> int | None:
-    kind = content.content_type
-    # Headers do not allow unprintable types, and PostgreSQL does not allow NUL.
-    if not kind or not kind.isprintable():
-        kind = mimetypes.guess_type(name)[0] or ""
-    content = Content(content.size, content.checksum, kind[:255])
-    return parts.rows.record(parts.alias, name, content, held=parts.held, task=parts.variant)
-
-
-def _require_not_deleted(name: str, entry: Entry, opened: Entry | None) -> None:
-    """Refuse to write a deleted file, unless it was deleted before it was opened."""
-    was_there = opened is not None and not opened.is_deleted
-    is_elsewhere = entry.is_local and not entry.is_here
-    if entry.is_deleted and (was_there or is_elsewhere):
-        raise NameUnavailable(
-            f"{name!r} was deleted while it was written, or its copy on another host is still "
-            f"being deleted. Use another name, or save(), which chooses one."
-        )
