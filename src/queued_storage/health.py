@@ -1,6 +1,7 @@
 """The health check of the ledger, in Python and over HTTP."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any, TypeVar
@@ -10,8 +11,7 @@ from django.http import HttpRequest, HttpResponse, HttpResponseBadRequest, JsonR
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
 
-from .ledger import measures
-from .ledger.database import ledger
+from .ledger import measures, schema
 from .ledger.measures import Overdue, Unsettled
 from .ledger.states import State
 from .reporting.counts import counted
@@ -19,6 +19,7 @@ from .reporting.logs import logger
 from .reporting.reasons import reason
 
 TIMEOUT = 3.0  # seconds that the ledger may take to respond
+OUTDATED = "The ledger's tables are older than this version. Run 'manage.py migrate'."
 
 
 @dataclass(frozen=True)
@@ -61,14 +62,23 @@ def check(limits: Limits = NO_LIMITS, timeout: float = TIMEOUT) -> Health:
         logger.error("%s", error)
         return Health(False, (str(error),))
     except Exception as error:
+        if problem := _explanation(error, timeout):
+            logger.error("%s", problem)
+            return Health(False, (OUTDATED,))
         # The messages of database drivers name hosts and users, so they are only logged.
         logger.error("The ledger cannot be queried: %s", reason(error))
         return Health(False, (f"The ledger cannot be queried ({type(error).__name__}).",))
 
 
+def _explanation(error: Exception, timeout: float) -> str:
+    with suppress(TimeoutError):
+        return measures.in_time(partial(schema.explanation, error), timeout)
+    return ""
+
+
 def _problems(limits: Limits) -> list[str]:
+    schema.probe()
     if limits == NO_LIMITS:
-        ledger().exists()
         return []
     overdue = measures.overdue() if limits.max_overdue is not None else []
     return _exceeded(limits, measures.unsettled(), overdue)

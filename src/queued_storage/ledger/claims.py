@@ -17,7 +17,7 @@ from .sql.clock import DatabaseNow, seconds_from_now
 from .sql.group_commit import GroupCommit
 from .sql.outages import outlast
 from .sql.statements import Parameter, Text, returns_rows, select_text, statement, update_text
-from .states import CLAIM_COLUMNS, Claim, Content, State
+from .states import CLAIM_COLUMNS, CLAIMABLE, Claim, Content, State
 
 
 class Moment(Enum):
@@ -260,12 +260,16 @@ class Claims(Rows):
         )
 
     def _release_claims(self, **columns: Any) -> int:
-        # A row that is TRANSFERRED under a lease waits for its eviction.
-        unfinished = [State.PENDING, State.TRANSFERRING, State.TRANSFERRED, State.DELETING]
+        # A row that is TRANSFERRED under a lease waits for its eviction. Only a newer version knows
+        # when a row in a state of its own is due.
         back = When(state=State.TRANSFERRING, then=Value(State.PENDING))
         return self.update(
             **columns,
-            due_at=Case(When(state__in=unfinished, then=DatabaseNow()), default=None),
+            due_at=Case(
+                When(state__in=CLAIMABLE, then=DatabaseNow()),
+                When(state__in=[State.HELD, State.FAILED], then=Value(None)),
+                default=F("due_at"),
+            ),
             state=Case(back, default=F("state")),
             lease_token="",
         )
@@ -311,14 +315,15 @@ def _claimed_text(rows: Claims, *form: tuple[str, Moment | None]) -> Text:
 
 
 def _due_text(rows: Claims, limit: int, aliases: Collection[str]) -> Text:
-    due = rows.due().of_aliases(aliases).workable_here().order_by("due_at")
+    due = rows.due().of_aliases(aliases).claimable().workable_here().order_by("due_at")
     return select_text(due._unlocked_keys()[:limit])
 
 
 def _take_text(rows: Claims, count: int, trying: Collection[str]) -> Text:
     """No index helps with the condition. MariaDB would sometimes use that of ``due_at`` instead of
     the primary key, lock every due row, and end the transactions of others by a deadlock."""
-    is_due = Case(When(due_at__lte=DatabaseNow(), then=Value(True)), default=Value(False))
+    is_work = Q(due_at__lte=DatabaseNow(), state__in=CLAIMABLE)
+    is_due = Case(When(is_work, then=Value(True)), default=Value(False))
     rows = rows.filter(pk__in=_numbered_keys(count)).workable_here()
     starts = When(state=State.PENDING, then=Value(State.TRANSFERRING))
     token = _parameter("lease_token", "token")

@@ -65,7 +65,8 @@ def unsettled() -> list[Unsettled]:
     stuck = Count("pk", filter=Q(state=State.DELETING, attempts__gt=settings.retries))
     rows: Any = (
         ledger()
-        .filter(alias__in=aliases(), state__in=UNSETTLED)
+        .filter(alias__in=aliases())
+        .unsettled()
         .values_list("alias", "state", _host())
         .annotate(Count("pk"), Sum("size"), Min("saved_at"), now=_NOW, stuck=stuck)
         .order_by("alias", "state")

@@ -5,7 +5,7 @@ from datetime import datetime
 from functools import lru_cache
 from typing import Any
 
-from django.db import connections
+from django.db import IntegrityError, connections
 from django.db.models import F, Q
 
 from ..conf import settings
@@ -24,6 +24,8 @@ _TIMES = dict.fromkeys(State, ()) | {
 _AT_FIRST = dict.fromkeys(["unconfirmed", "lease_token", "last_error"], "''")
 _AT_FIRST |= dict.fromkeys(["attempts", "sent"], "0")
 _AT_FIRST |= {"generation": "1", "failures": "'[]'"}
+
+MYSQL_DUPLICATE = 1062  # the error code of a value that a unique index has already
 
 
 class Records(Rows):
@@ -124,7 +126,12 @@ class Records(Rows):
         now = now_in_sql(connection)
         sql = _insert_statement(self.db, self.model._meta.db_table, tuple(values), times, now)
         with connection.cursor() as cursor:
-            cursor.execute(sql, list(values.values()))
+            try:
+                cursor.execute(sql, list(values.values()))
+            except IntegrityError as error:
+                if connection.vendor == "mysql" and error.args[0] == MYSQL_DUPLICATE:
+                    return None  # only the statement was rolled back, not the transaction
+                raise
             if connection.vendor == "postgresql":
                 row = cursor.fetchone()
                 return row[0] if row else None
@@ -201,14 +208,14 @@ class Records(Rows):
 def _insert_statement(
     database: str, table: str, columns: tuple[str, ...], times: tuple[str, ...], now: str
 ) -> str:
-    """Return an INSERT that does nothing if the name is taken."""
+    """Return an INSERT that does nothing if the name is taken; on MySQL, it fails."""
     connection = connections[database]
     quote = connection.ops.quote_name
     places = dict.fromkeys(columns, "%s") | dict.fromkeys(times, now) | _AT_FIRST
     into = f"INTO {quote(table)} ({', '.join(map(quote, places))})"
     values = f"VALUES ({', '.join(places.values())})"
-    if connection.vendor == "mysql":
-        return f"INSERT IGNORE {into} {values}"
+    if connection.vendor == "mysql":  # INSERT IGNORE would store a value for what it must refuse
+        return f"INSERT {into} {values}"
     statement = f"INSERT {into} {values} ON CONFLICT DO NOTHING"
     if connection.vendor == "postgresql":
         return f"{statement} RETURNING {quote('id')}"

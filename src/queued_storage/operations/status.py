@@ -12,7 +12,7 @@ from ..ledger.database import ledger
 from ..ledger.jobs import Job, are_available, jobs
 from ..ledger.measures import UNSETTLED, aliases
 from ..ledger.sql.clock import DatabaseNow, seconds_from_now
-from ..ledger.states import State
+from ..ledger.states import KNOWN, State
 from ..reporting.counts import counted
 
 LIMIT = 10_000  # transferred files of a storage that are counted unless all must be
@@ -43,10 +43,10 @@ def tallies(*, exact: bool = True) -> list[Tally]:
     found: list[Tally] = []
     for alias in aliases():
         rows = ledger().filter(alias=alias)
-        unsettled = rows.filter(state__in=UNSETTLED).values_list("state").order_by("state")
-        for state, *numbers in unsettled.annotate(**_NUMBERS):
-            files, size, oldest = numbers
-            found.append(Tally(alias, state, files, size, oldest, alias in known))
+        for part in (rows.filter(state__in=UNSETTLED), rows.in_unknown_state()):
+            by_state = part.values_list("state").order_by("state").annotate(**_NUMBERS)
+            for state, files, size, oldest in by_state:
+                found.append(Tally(alias, state, files, size, oldest, alias in known))
         transferred = rows.filter(state=State.TRANSFERRED)
         counted_rows = transferred.order_by("-transferred_at")[: None if exact else LIMIT]
         files, size, oldest = counted_rows.aggregate(**_NUMBERS).values()
@@ -150,6 +150,7 @@ def troubles(max_failures: int = 0, found: list[Tally] | None = None) -> list[st
         *_idle_hosts(),
         *_idle_jobs(),
         *_unknown_aliases(found),
+        *_unknown_states(found),
     ]
 
 
@@ -228,12 +229,23 @@ def unfinished_jobs() -> list[Job]:
     return list(jobs().unfinished().defer("pks").order_by("pk"))
 
 
+def _unknown_states(found: list[Tally]) -> list[str]:
+    return [
+        counted(tally.files, "{} file of", "{} files of")
+        + f" {tally.alias!r} {counted(tally.files, 'is', 'are')} in the state {tally.state!r}, "
+        f"which this version of queued_storage does not know. Its workers leave such files alone. "
+        f"Upgrade all processes to the version that wrote the state."
+        for tally in found
+        if tally.state not in KNOWN
+    ]
+
+
 def last_failures(limit: int = 10) -> list[tuple[str, str, str]]:
     """The alias, name and error of the newest files whose last attempt failed.
 
     Transferred files are included if something is due for them, such as their eviction.
     """
-    unsettled = ledger().filter(alias__in=aliases(), state__in=UNSETTLED)
+    unsettled = ledger().filter(alias__in=aliases()).unsettled()
     # With "is not NULL", SQLite would read all rows.
     due = ledger().filter(due_at__gt=seconds_from_now(-EVER))
     found: set[tuple[int, str, str, str]] = set()

@@ -6,7 +6,7 @@ from ..exceptions import TransferError, TransferTimeout
 from ..ledger.database import QueuedFileQuerySet, in_transaction, ledger
 from ..ledger.names import Name, StoredName
 from ..ledger.states import State
-from .results import wait_until
+from .results import unknown_state, wait_until
 
 BULK = 500  # names in one query
 UNDER_WAY = (State.PENDING, State.TRANSFERRING)
@@ -69,3 +69,5 @@ class Barrier:
             raise TransferError(f"{failed}: {failed.last_error}")
         if self._held_is_error and (held := group.filter(state=State.HELD).first()):
             raise TransferError(f"{held} is held until transfer() is called for it.")
+        if unknown := group.in_unknown_state().first():
+            raise TransferError(unknown_state(unknown))

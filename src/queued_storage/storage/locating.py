@@ -50,7 +50,7 @@ class LocatingStorage(ComposedStorage):
         if remembered := self._routes.remote_name(name.text):
             return remembered
         entry = self._entry(name)
-        if entry and entry.is_promoted:
+        if entry and entry.is_transferred:
             self._routes.remember(name.text, entry.remote_name)
         return entry
 

@@ -10,7 +10,7 @@ from django.core.files.storage import Storage
 from ..exceptions import TransferError, TransferTimeout
 from ..ledger.database import in_transaction, ledger
 from ..ledger.models import QueuedFile
-from ..ledger.states import State
+from ..ledger.states import KNOWN, State
 
 _POLL_MAX = 0.5  # seconds between two queries of the ledger
 
@@ -90,7 +90,16 @@ def _why(row: QueuedFile | None) -> str:
         return "The file was deleted."
     if row.state == State.HELD:
         return "The transfer was cancelled; the file is held until transfer() is called for it."
+    if row.state not in KNOWN:
+        return unknown_state(row)
     return row.last_error
+
+
+def unknown_state(row: QueuedFile) -> str:
+    return (
+        f"{row} is in the state {row.state!r}, which this version of queued_storage does not know. "
+        f"Only processes of the version that wrote the state can transfer the file."
+    )
 
 
 class LastResults:

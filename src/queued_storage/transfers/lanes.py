@@ -9,6 +9,7 @@ from functools import partial
 
 from django.db import close_old_connections, connections
 
+from ..ledger import schema
 from ..ledger.models import QueuedFile
 from ..reporting.logs import logger
 from . import leases, work
@@ -160,8 +161,9 @@ def guarded(action: Callable[[], object], pk: int | None = None) -> object:
     try:
         return action()
     # A task may raise SystemExit. If the ledger is out of reach, rows stay due and leases expire.
-    except BaseException:
-        logger.exception("A file could not be processed.", extra={"queued_file": pk})
+    except BaseException as error:
+        if not schema.is_explained(error):
+            logger.exception("A file could not be processed.", extra={"queued_file": pk})
         with suppress(Exception):
             close_old_connections()
         return None

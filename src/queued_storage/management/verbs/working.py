@@ -20,7 +20,7 @@ from ...ledger.jobs import are_available, jobs
 from ...queues.jobs import JobThreads
 from ...reporting.counts import counted
 from ...transfers.executor import Executor
-from .base import Verb
+from .base import Verb, require_ledger
 from .selection import add_dry_run
 from .typos import require_alias
 
@@ -31,6 +31,7 @@ COLLECTIONS = (10_000, 20, 50)  # thresholds of the garbage collector in a worke
 class Worker(Verb):
     name = "worker"
     help = "upload due files until interrupted"
+    needs_ledger = False  # waits for the migrations
 
     @classmethod
     def add_arguments(cls, parser: ArgumentParser) -> None:
@@ -61,6 +62,8 @@ class Worker(Verb):
         is_pause = 0 < options["poll"] <= threading.TIMEOUT_MAX  # False for "nan"
         if options["threads"] < 1 or not is_pause:
             raise CommandError("--threads must be at least 1 and --poll must be greater than 0.")
+        if options["until_empty"]:
+            require_ledger()
         with _Signals() as signals, _rare_collections():
             if options["metrics"]:
                 self._serve_metrics(*options["metrics"])
@@ -98,7 +101,8 @@ class Worker(Verb):
     def is_due() -> bool:
         """Whether a file or a job is due that this process can process."""
         aliases = _aliases()
-        is_due = ledger().due().workable_here().filter(alias__in=aliases).exists()
+        rows = ledger().due().claimable().workable_here()
+        is_due = rows.filter(alias__in=aliases).exists()
         return is_due or (are_available() and bool(jobs().due_keys(aliases)))
 
     def _serve_metrics(self, address: str, port: int) -> None:
