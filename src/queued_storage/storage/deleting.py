@@ -6,12 +6,14 @@ from ..ledger.names import Name, StoredName
 from ..ledger.states import Entry
 from ..queues.on_commit import enqueue_on_commit, require_commits
 from ..transfers import copies
+from .advising import advised
 from .reading import ReadableStorage
 
 
 class DeletingStorage(ReadableStorage):
     """The part of a queued storage that deletes files."""
 
+    @advised
     def delete(self, name: Name) -> None:
         """Delete a file, as part of the transaction: both copies go after the commit.
 

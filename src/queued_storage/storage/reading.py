@@ -15,6 +15,7 @@ from ..files import localfiles, readcache, successors
 from ..files.reopening import unwrapped
 from ..ledger.names import Name, StoredName
 from ..ledger.states import Entry
+from .advising import advised
 from .listing import Listing
 from .locating import LocatingStorage
 from .opening import NOT_THERE, Opening, is_still_local, local_file_missing, require_living
@@ -43,6 +44,7 @@ _MODIFIED = Fact("get_modified_time", "saved_at")
 class ReadableStorage(LocatingStorage):
     """The half of a queued storage that changes nothing."""
 
+    @advised
     def exists(self, name: Name) -> bool:
         """Return whether the file exists.
 
@@ -62,16 +64,20 @@ class ReadableStorage(LocatingStorage):
 
     # Facts
 
+    @advised
     def size(self, name: Name) -> int:
         """Return the size in bytes: the local copy's, or the one in the ledger."""
         return int(self._fact(name, _SIZE))
 
+    @advised
     def get_accessed_time(self, name: Name) -> datetime:
         return self._time(name, _ACCESSED)
 
+    @advised
     def get_created_time(self, name: Name) -> datetime:
         return self._time(name, _CREATED)
 
+    @advised
     def get_modified_time(self, name: Name) -> datetime:
         return self._time(name, _MODIFIED)
 
@@ -111,6 +117,7 @@ class ReadableStorage(LocatingStorage):
 
     # Paths
 
+    @advised
     def path(self, name: Name) -> str:
         """Return the path of the local copy.
 
@@ -173,6 +180,7 @@ class ReadableStorage(LocatingStorage):
         is_its_own = entry is None or entry.is_here
         return os.path.realpath(self.local.path(name.text)) if is_its_own else None
 
+    @advised
     def listdir(self, path: Name) -> tuple[list[str], list[str]]:
         """List the directories and files of both storages; asks the remote."""
         return Listing(self.alias, path).read(self.local, self.remote)

@@ -20,15 +20,17 @@ from ..ledger.names import Name, StoredName, tidy
 from ..ledger.states import Content
 from ..queues.on_commit import require_commits
 from ..reporting.spans import span
+from .advising import advised
 from .barrier import Barrier
 from .composition import Parts
-from .renewing import RenewingStorage, Saved, content_type_of, new_name
+from .coroutines import AsyncStorage
+from .renewing import Saved, content_type_of, new_name
 from .results import TransferResult, last_results
 
 
 @keeps_its_key
 @deconstructible(path="queued_storage.backends.QueuedStorage")
-class QueuedStorage(RenewingStorage):
+class QueuedStorage(AsyncStorage):
     """A storage that saves files to ``local`` and has a queue upload them to ``remote``.
 
     ``local`` and ``remote`` take an alias of ``STORAGES``, a dotted path (with ``local_options``
@@ -70,6 +72,7 @@ class QueuedStorage(RenewingStorage):
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._given_alias or self._alias or ''}>"
 
+    @advised
     def open(self, name: Name, mode: str = "rb") -> File:
         """Open a file: the local copy if there is one, else the remote one.
 
@@ -84,6 +87,7 @@ class QueuedStorage(RenewingStorage):
 
     # Saving
 
+    @advised
     def save(self, name: Name | None, content: Any, max_length: int | None = None) -> str:
         """Save a new file locally and record it; return its name.
 
@@ -190,6 +194,7 @@ class QueuedStorage(RenewingStorage):
         """The result of the last ``save()`` or ``transfer()`` of this thread."""
         return last_results.get(self)
 
+    @advised
     def transfer(self, name: Name) -> TransferResult:
         """Queue the file for transfer now and reset its retry count.
 
@@ -208,6 +213,7 @@ class QueuedStorage(RenewingStorage):
         result.enqueued(None)  # the transfer is running or done
         return result
 
+    @advised
     def wait(self, names: Iterable[Name] | None = None, timeout: float | None = None) -> None:
         """Block until all files saved before the call, or ``names``, are on the remote.
 
@@ -215,7 +221,4 @@ class QueuedStorage(RenewingStorage):
         ``TransferError`` as soon as one of the files has failed, ``TransferTimeout`` after
         ``timeout`` seconds.
         """
-        if names is None:
-            Barrier.for_all(self.alias).wait(timeout)
-        else:
-            Barrier.for_names(self.alias, names).wait(timeout)
+        Barrier.of(self.alias, names).wait(timeout)
