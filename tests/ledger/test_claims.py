@@ -28,6 +28,7 @@ from tests.support.rows import (
     claimed,
     is_about,
     new_row,
+    overwrite,
     past,
     snapshot,
 )
@@ -504,5 +505,5 @@ def test_failures_are_kept_until_new_content() -> None:
     assert again is not None
     ledger().promote(again, "a.txt", OLD, "size", evict=False)
     assert [failure["error"] for failure in ledger().get(pk=row.pk).failures] == ["not yet"]
-    ledger().overwrite("one", "a.txt", NEW, held=False)
+    overwrite()
     assert ledger().get(pk=row.pk).failures == []

@@ -6,7 +6,7 @@ from functools import lru_cache
 from typing import Any
 
 from django.db import IntegrityError, connections
-from django.db.models import F
+from django.db.models import F, Q
 
 from ..conf import settings
 from .models import QueuedFile
@@ -137,32 +137,47 @@ class Records(Rows):
                 return row[0] if row else None
             return cursor.lastrowid if cursor.rowcount == 1 else None
 
-    def overwrite(
-        self, alias: str, name: str, content: Content, *, held: bool, task: str = ""
-    ) -> int:
-        """Start a new generation of a known file, which makes claims on the old one void."""
-        return (
-            self.named(alias, name)
-            .exclude(state=State.DELETING)
-            .update(
-                due_at=None if held else when_unclaimed(),
-                state=State.HELD if held else State.PENDING,
-                generation=F("generation") + 1,
-                task=task,
-                is_local=True,
-                size=content.size,
-                checksum=content.checksum,
-                content_type=content.content_type,
-                verified="",
-                attempts=0,
-                host=settings.host,
-                last_error="",
-                saved_at=DatabaseNow(),
-                transferred_at=None,
-                evicted_at=None,
-                failures=[],
-            )
+    def overwrite(self, entry: Entry, content: Content, *, held: bool, task: str = "") -> int:
+        """Start the generation after that of ``entry``, which makes claims on the old one void.
+
+        A worker that has the claim may still write to the remote or delete there. Until it lets go
+        of the row, or its lease has certainly ended, no other worker claims the new generation.
+        """
+        same = self.filter(pk=entry.pk, generation=entry.generation, is_local=entry.is_local)
+        deleted = Q(state=State.DELETING)
+        remote_name = {"remote_name": ""} if self._is_name_of_another(entry) else {}
+        return same.filter(deleted if entry.is_deleted else ~deleted).update(
+            **remote_name,
+            due_at=None if held else when_unclaimed(),
+            state=State.HELD if held else State.PENDING,
+            generation=F("generation") + 1,
+            task=task,
+            is_local=True,
+            size=content.size,
+            checksum=content.checksum,
+            content_type=content.content_type,
+            verified="",
+            attempts=0,
+            host=settings.host,
+            last_error="",
+            saved_at=DatabaseNow(),
+            transferred_at=None,
+            evicted_at=None,
+            failures=[],
         )
+
+    def _is_name_of_another(self, entry: Entry) -> bool:
+        """Whether a tombstone of a name that had no row has the remote name of another file."""
+        was_saved = bool(entry.size or entry.checksum)
+        if not entry.is_deleted or was_saved or not entry.remote_name:
+            return False
+        return self.exclude(pk=entry.pk).with_remote_name(entry.remote_name).exists()
+
+    def lock_generation(self, pk: int, generation: int) -> int:
+        """Lock a row until the end of the transaction, unless it has another generation or its
+        file was deleted."""
+        same = self.filter(pk=pk, generation=generation).exclude(state=State.DELETING)
+        return same.update(generation=generation)
 
     def make_due(self) -> int:
         """Make these files due now and reset their retry count."""
@@ -183,9 +198,9 @@ class Records(Rows):
         """Turn a row into a tombstone, unless it has changed in the meantime."""
         return self.under_claim(Claim.of(row)).filter(is_local=row.is_local).mark_deleting()
 
-    def mark_local_dropped(self, pk: int) -> int:
+    def mark_local_dropped(self, pk: int, generation: int) -> int:
         """Record that the local copy of a tombstone, on this host, is gone."""
-        rows = self.filter(pk=pk, state=State.DELETING, is_local=True)
+        rows = self.filter(pk=pk, generation=generation, state=State.DELETING, is_local=True)
         return rows.workable_here().update(is_local=False)
 
 

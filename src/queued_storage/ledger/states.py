@@ -76,6 +76,8 @@ class Entry:
     size: int
     saved_at: datetime
     host: str
+    generation: int
+    checksum: str
 
     @property
     def is_here(self) -> bool:

@@ -15,6 +15,7 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
 
 from ..exceptions import UnknownAlias
+from ..files import successors
 from ..files.localfiles import is_unfinished
 from ..health import outside_transactions
 from ..ledger.aliases import storage_for
@@ -82,7 +83,7 @@ def local_copy(request: HttpRequest, ticket: str) -> HttpResponse | FileResponse
         raise Http404(NOT_ON_THIS_HOST)
     storage = cast(ServedStorage, storage_for(row.alias))
     try:
-        opened = storage.local.open(row.name)
+        opened = storage.local.open(successors.current_name(storage.local, row.name, row))
     except FileNotFoundError as error:
         raise Http404(NOT_ON_THIS_HOST) from error
     return FileResponse(

@@ -20,6 +20,13 @@ class Barrier:
         self._held_is_error = held_is_error  # else held files are not waited for
 
     @classmethod
+    def of(cls, alias: str, names: Iterable[Name] | None) -> "Barrier":
+        """Wait for these files, or for all that the storage has now."""
+        barrier = cls.for_all(alias) if names is None else cls.for_names(alias, names)
+        barrier.require_commit()
+        return barrier
+
+    @classmethod
     def for_all(cls, alias: str) -> "Barrier":
         """Wait for all files that the storage has now, but not for held ones."""
         files = ledger().filter(alias=alias)
@@ -47,15 +54,15 @@ class Barrier:
         Raises ``TransferError`` once a file has failed, ``TransferTimeout`` after ``timeout``
         seconds.
         """
+        if not wait_until(self.is_over, timeout):
+            raise too_late(timeout)
+
+    def require_commit(self) -> None:
+        """Raise ``TransferError`` if the transfers begin only after this transaction."""
         if in_transaction() and not self.is_over():
             raise TransferError(
                 "Files saved in this transaction are transferred after its commit; call wait() "
                 "after the transaction."
-            )
-        if not wait_until(self.is_over, timeout):
-            raise TransferTimeout(
-                f"The files were not transferred within {timeout:g} seconds; the transfers "
-                f"continue."
             )
 
     def is_over(self) -> bool:
@@ -71,3 +78,9 @@ class Barrier:
             raise TransferError(f"{held} is held until transfer() is called for it.")
         if unknown := group.in_unknown_state().first():
             raise TransferError(unknown_state(unknown))
+
+
+def too_late(timeout: float | None) -> TransferTimeout:
+    return TransferTimeout(
+        f"The files were not transferred within {timeout or 0:g} seconds; the transfers continue."
+    )

@@ -3,7 +3,7 @@
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from django.core.files.storage import Storage
 
@@ -17,15 +17,20 @@ _POLL_MAX = 0.5  # seconds between two queries of the ledger
 
 def wait_until(is_over: Callable[[], bool], timeout: float | None) -> bool:
     """Ask again and again, at growing intervals; return False after ``timeout`` seconds."""
+    for pause in pauses(timeout):
+        if is_over():
+            return True
+        time.sleep(pause)
+    return is_over()
+
+
+def pauses(timeout: float | None) -> Iterator[float]:
+    """Yield the seconds to wait until the next question, until ``timeout`` seconds have passed."""
     deadline = None if timeout is None else time.monotonic() + timeout
     pause = 0.005
-    while not is_over():
-        left = pause if deadline is None else deadline - time.monotonic()
-        if left <= 0:
-            return False
-        time.sleep(min(pause, left))
+    while (left := pause if deadline is None else deadline - time.monotonic()) > 0:
+        yield min(pause, left)
         pause = min(pause * 1.5, _POLL_MAX)
-    return True
 
 
 class TransferResult:
