@@ -630,7 +630,16 @@ def is_defined(path: str) -> bool:
 
 
 # SQL, options of Django, a file
-OTHER_CAPITALS = {"BACKEND", "CONTRIBUTING", "FULL", "IMMEDIATE", "LOCKED", "NORMAL", "OPTIONS"}
+OTHER_CAPITALS = {
+    "BACKEND",
+    "BASE_DIR",
+    "CONTRIBUTING",
+    "FULL",
+    "IMMEDIATE",
+    "LOCKED",
+    "NORMAL",
+    "OPTIONS",
+}
 OTHER_CAPITALS |= {"CONN_MAX_AGE", "INSERT", "QUEUES", "SKIP", "TASKS", "UPDATE"}
 OTHER_CAPITALS |= {"ASCII", "ATOMIC_REQUESTS", "HEAD", "SIGINT", "SIGTERM"}
 # Task queues and databases
