@@ -30,14 +30,12 @@ def test_sweep_enqueues(storage: Any) -> None:
     storage.queue.messages.clear()
     assert run("sweep") == "1 file was enqueued.\n"
     assert len(storage.queue.messages) == 1
-    assert run("sweep", "--storage", "other") == "0 files were enqueued.\n"
 
 
 def test_sweep_dry_run_only_counts(storage: Any) -> None:
     storage.save("a.txt", ContentFile(b"abc"))
     storage.queue.messages.clear()
     assert run("sweep", "--dry-run") == "1 file is due.\n"
-    assert run("sweep", "--dry-run", "--storage", "other") == "0 files are due.\n"
     assert storage.queue.messages == []
 
 

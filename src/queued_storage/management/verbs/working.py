@@ -20,6 +20,7 @@ from ...reporting.counts import counted
 from ...transfers.executor import Executor
 from .base import Verb
 from .selection import add_dry_run
+from .typos import require_alias
 
 COLLECTIONS = (10_000, 20, 50)  # thresholds of the garbage collector in a worker
 
@@ -172,6 +173,7 @@ class Sweep(Verb):
         add_dry_run(parser)
 
     def run(self, options: dict[str, Any]) -> None:
+        require_alias(options["storage"])
         if options["dry_run"]:
             due = ledger().due()
             if options["storage"] is not None:
