@@ -64,6 +64,7 @@ class Entry:
     size: int
     saved_at: datetime
     host: str
+    generation: int
 
     @property
     def is_here(self) -> bool:
