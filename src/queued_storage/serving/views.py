@@ -42,16 +42,20 @@ def file(request: HttpRequest, alias: str, name: str) -> HttpResponseBase:
     stored = StoredName.of(name)
     if stored.text != name or not stored.can_be_recorded or is_unfinished(name):
         raise Http404(NOT_FOUND)
-    seconds = None
+    seconds = version = None
     is_signed = links.is_signed(request.GET)
     if is_signed:
         try:
             seconds = links.seconds_left(storage.alias, name, request.GET)
+            version = links.version_in(request.GET)
         except signing.BadSignature:
             return HttpResponseForbidden("This link is invalid or has expired.")
     elif not storage.has_stable_urls:
         raise Http404(NOT_FOUND)
-    return Delivery(request, storage, name, is_signed=is_signed, seconds=seconds).response()
+    delivery = Delivery(
+        request, storage, name, is_signed=is_signed, version=version, seconds=seconds
+    )
+    return delivery.response()
 
 
 def _storage(alias: str) -> ServedStorage:

@@ -88,17 +88,19 @@ class LocatingStorage(ComposedStorage):
         found = self._entry_for_url(stored)
         if isinstance(found, str):
             return self.remote.url(found, **kwargs)
-        return self._url_on(*self._route(stored, found), **kwargs)
+        return self._url_on(found, *self._route(stored, found), **kwargs)
 
     def stable_url(self, name: Name, expire: float | None = None) -> str:
         """Return a URL that stays the same while the file moves; requires ``queued_storage.urls``.
 
         The URL is signed if it expires, after ``expire`` seconds, and if the project does not
-        serve the files of this storage publicly.
+        serve the files of this storage publicly. A signed URL is for this file only, not for a
+        later one of the same name, nor for later content.
         """
         if expire is None and self.has_stable_urls:
             return links.public(self.alias, tidy(name))
-        return links.signed(self.alias, tidy(name), expire)
+        stored = StoredName.of(name)
+        return links.signed(self.alias, stored.text, expire, _version_of(self._entry(stored)))
 
     def urls(self, names: Iterable[Name]) -> dict[str, str]:
         """Return the URLs of many files, by name, with one query for all of them."""
@@ -112,8 +114,9 @@ class LocatingStorage(ComposedStorage):
             for start in range(0, len(asked), BULK):
                 found.update(ledger().entries(self.alias, asked[start : start + BULK]))
         return {
-            name: self._url_on(*self._route(stored, found.get(stored.text)))
+            name: self._url_on(entry, *self._route(stored, entry))
             for name, stored in given.items()
+            for entry in (found.get(stored.text),)
         }
 
     def _entry_for_url(self, name: StoredName) -> Entry | str | None:
@@ -123,11 +126,15 @@ class LocatingStorage(ComposedStorage):
         except NO_ANSWER:
             return None
 
-    def _url_on(self, storage: Storage, name: str, **kwargs: Any) -> str:
+    def _url_on(self, found: Entry | str | None, storage: Storage, name: str, **kwargs: Any) -> str:
         if storage is self.remote:
             # Some storages accept more arguments; S3Storage accepts an expiry.
             return storage.url(name, **kwargs)
         if self.url_mode != "signed" or not StoredName.of(name).can_be_recorded:
             return storage.url(name)
         lifetime = kwargs.get("expire") or lifetime_of(self.remote) or settings.url_max_age
-        return links.signed(self.alias, name, lifetime)
+        return links.signed(self.alias, name, lifetime, _version_of(found))
+
+
+def _version_of(found: Entry | str | None) -> links.Version | None:
+    return links.Version(found.pk, found.generation) if isinstance(found, Entry) else None
