@@ -7,7 +7,6 @@ from datetime import datetime
 
 from django.core.files.storage import Storage
 from django.db import transaction
-from django.utils import timezone
 
 from ..files import localfiles
 from ..files.streams import checksum_of
@@ -178,8 +177,8 @@ def _content(name: str, size: int, checksum: str = "") -> Content:
     return Content(size, checksum, (mimetypes.guess_type(name)[0] or "")[:255])
 
 
-def _modified(storage: Storage, name: str) -> datetime:
+def _modified(storage: Storage, name: str) -> datetime | None:
     try:
         return storage.get_modified_time(name)
     except NotImplementedError:  # Django does not require a storage to support times
-        return timezone.now()
+        return None
