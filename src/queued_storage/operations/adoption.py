@@ -81,8 +81,9 @@ class _Recording(ABC):
 
 class _Backfill(_Recording):
     def record_batch(self, names: Sequence[str]) -> list[Step]:
+        others = self._of_others(names)
+        # SQLite may refuse to write in a transaction that has only read before.
         with transaction.atomic(using=ledger_database()):
-            others = self._of_others(names)
             return [self._record(name, is_of_other=name in others) for name in names]
 
     def _record(self, name: str, *, is_of_other: bool) -> Step:
