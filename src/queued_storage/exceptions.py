@@ -50,7 +50,8 @@ class FileElsewhere(LocalFileMissing):
 class LocalFileChanged(TransferError):
     """The local copy differs from what was saved.
 
-    Put the original bytes back and retry the file, or save the new bytes through the storage.
+    Put the original bytes back and retry the file, or accept the new ones with
+    ``manage.py queued_storage accept-local``.
     """
 
 

@@ -116,7 +116,7 @@ VERBS = [
     ["verify"],
     ["reconcile", "--repair", "missing-remote"],
     ["sweep"],
-    ["prune", "--all"],
+    ["prune", "--all", "--yes"],
     ["status"],
     ["status", "--json"],
 ]

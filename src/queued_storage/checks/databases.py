@@ -41,8 +41,10 @@ SQLITE_OPTIONS = {
 @check
 def sqlite_transactions_wait() -> Iterator[CheckMessage]:
     database = ledger_database()
-    connection: Any = connections[database] if database in connections else None
-    if connection is None or connection.vendor != "sqlite" or connection.is_in_memory_db():
+    if database not in connections:
+        return
+    connection: Any = connections[database]
+    if connection.vendor != "sqlite" or connection.is_in_memory_db():
         return
     mode = connection.settings_dict["OPTIONS"].get("transaction_mode")
     if str(mode or "DEFERRED").upper() == "DEFERRED":

@@ -78,6 +78,7 @@ class QueuedFile(models.Model):
             ("evict_queuedfile", _("Can evict local copies")),
             ("restore_queuedfile", _("Can restore files to local storage")),
             ("verify_queuedfile", _("Can verify copies")),
+            ("accept_local_queuedfile", _("Can accept changed local copies")),
         ]
         constraints = [
             models.UniqueConstraint(fields=["alias", "name"], name="queued_storage_name_unique")

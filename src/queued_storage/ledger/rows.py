@@ -112,8 +112,13 @@ class Rows(models.QuerySet[QueuedFile]):
         return self.filter(is_evicted | Q(state__in=[State.PENDING, State.TRANSFERRING]))
 
     def evictable(self) -> Self:
-        """Transferred files without pending work that have a local copy on this host."""
-        return self.filter(state=State.TRANSFERRED, due_at=None, is_local=True).workable_here()
+        """Transferred files with a local copy on this host that no worker is evicting."""
+        unclaimed = self.filter(state=State.TRANSFERRED, lease_token="", is_local=True)
+        return unclaimed.workable_here()
+
+    def with_local_copy_here(self) -> Self:
+        """Living files with a local copy that this host can read."""
+        return self.exclude(state=State.DELETING).filter(is_local=True).workable_here()
 
     def restorable(self) -> Self:
         """Transferred files without pending work that have no local copy."""

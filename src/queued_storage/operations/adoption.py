@@ -11,7 +11,7 @@ from django.db import transaction
 from ..files import localfiles
 from ..files.streams import checksum_of
 from ..ledger.database import ledger, ledger_database
-from ..ledger.names import can_be_recorded
+from ..ledger.names import StoredName, tidy
 from ..ledger.states import Content
 from ..queues.on_commit import enqueue_on_commit
 from ..reporting.reasons import reason
@@ -57,7 +57,7 @@ class _Recording(ABC):
     def run(self, names: Iterable[str], report: Report) -> int:
         count = 0
         for batch in passes.batched(names, passes.BATCH):
-            steps = self.record_batch(self._without_row(batch))
+            steps = [*self.record_batch(self._without_row(batch)), *_refused(batch)]
             count += sum(not step.error for step in steps)
             for step in steps:
                 report(step)
@@ -71,7 +71,11 @@ class _Recording(ABC):
 
     def _without_row(self, names: list[str]) -> list[str]:
         """Those that can be recorded and have no row, without duplicates."""
-        recordable = [name for name in dict.fromkeys(names) if _is_recordable(name)]
+        recordable = [
+            name
+            for name in dict.fromkeys(names)
+            if not _problem_of(name) and not localfiles.is_unfinished(name)
+        ]
         known = ledger().entries(self.storage.alias, recordable)
         return [name for name in recordable if name not in known]
 
@@ -170,8 +174,19 @@ class _Adoption(_Recording):
             return str(checksum_of(file.chunks()))
 
 
-def _is_recordable(name: str) -> bool:
-    return can_be_recorded(name) and not localfiles.is_unfinished(name)
+def _refused(names: Iterable[str]) -> list[Step]:
+    """A step for each file that cannot be recorded because of its name."""
+    problems = {name: _problem_of(name) for name in names}
+    return [Step(1, 0, problem, name) for name, problem in problems.items() if problem]
+
+
+def _problem_of(name: str) -> str:
+    """Why the ledger cannot have this name of a file; "" if it can."""
+    if problem := StoredName.of(name).problem:
+        return f"The ledger cannot have this name: {problem}."
+    if name != tidy(name):
+        return f"A queued storage reads this name as {tidy(name)!r}. Rename the file."
+    return ""
 
 
 def _content(name: str, size: int, checksum: str = "") -> Content:

@@ -4,14 +4,14 @@ from collections.abc import Collection, Iterator
 
 from django.db import transaction
 
-from ..exceptions import LeaseLost, LocalFileMissing
+from ..exceptions import LeaseLost, LocalFileChanged, LocalFileMissing
+from ..files.stamps import Stamp, read_unchanging, stamp_of
 from ..ledger.database import QueuedFileQuerySet, ledger, ledger_database
 from ..ledger.models import QueuedFile
 from ..ledger.states import is_reachable_from_here
 from ..queues.on_commit import enqueue_on_commit
 from ..storage.routes import Routes
-from ..transfers import copies
-from ..transfers.copies import is_copy
+from ..transfers import attempt, copies, intact
 from ..transfers.leases import Lease
 from .comparison import Difference, verify
 from .errands import RESTORE, Errand
@@ -50,20 +50,22 @@ def _forget_local(storage: OperableStorage, row: QueuedFile, lease: Lease) -> No
     """Record that there is no local copy."""
     if not row.is_local or storage.local.exists(row.name):
         raise LeaseLost(f"{row} has its local copy.")
-    _evict_after_check(storage, row, lease, "checksum")
+    _evict_after_check(storage, row, lease, "checksum", None)
 
 
 def _drop_local(storage: OperableStorage, row: QueuedFile, lease: Lease) -> None:
-    """Delete the local copy after reading every byte of the remote one."""
+    """Delete the local copy, whatever it is, after reading every byte of the remote one."""
     if not row.is_local or not is_reachable_from_here(row.host):
         raise LeaseLost(f"{row} has no local copy on this host.")
-    _evict_after_check(storage, row, lease, "content")
+    _evict_after_check(storage, row, lease, "content", stamp_of(storage.local, row.name))
 
 
-def _evict_after_check(storage: OperableStorage, row: QueuedFile, lease: Lease, level: str) -> None:
+def _evict_after_check(
+    storage: OperableStorage, row: QueuedFile, lease: Lease, level: str, seen: Stamp | None
+) -> None:
     copies.verify_remote(storage, row, level, lease.progress)
     lease.confirm()
-    copies.free_local(storage, row)
+    copies.free_local(storage, row, seen)
 
 
 def _drop_extra(storage: OperableStorage, row: QueuedFile, lease: Lease) -> None:
@@ -72,26 +74,35 @@ def _drop_extra(storage: OperableStorage, row: QueuedFile, lease: Lease) -> None
         raise LeaseLost(f"{row} already has a local copy.")
     if of_other_storages(storage, [row.name]):
         raise FileExistsError(f"The local file {row.name!r} belongs to another storage.")
-    if not is_copy(storage, row):
+    found, seen = read_unchanging(storage.local, row.name, lease.progress)
+    if (found.size, found.checksum) != (row.size, row.checksum):
         raise FileExistsError(
             f"The local file {row.name!r} has different bytes. Compare the two copies, and delete "
             f"the local file if you don't need it."
         )
     copies.verify_remote(storage, row, "checksum", lease.progress)
+    copies.require_other_file(storage, row)
     lease.confirm()
     with transaction.atomic(using=ledger_database()):  # locks the row against a restore
         if not ledger().settle(row):
             raise LeaseLost(f"{row} was changed in the meantime.")
+        intact.require_unchanged(storage, row, seen)
         storage.local.delete(row.name)
 
 
 def _transfer_again(storage: OperableStorage, row: QueuedFile, lease: Lease) -> None:
     """Transfer the local copy again, overwriting the remote one."""
-    if not row.is_local or not is_reachable_from_here(row.host) or not is_copy(storage, row):
-        raise LocalFileMissing(f"This host has no intact local copy of {row.name!r}.")
+    if not row.is_local or not is_reachable_from_here(row.host):
+        raise LocalFileMissing(f"This host has no local copy of {row.name!r}.")
+    found, _seen = read_unchanging(storage.local, row.name, lease.progress)
+    if intact.is_changed(storage.local, row, found):
+        raise LocalFileChanged(
+            f"The local copy of {row.name!r} was changed, so it is not what the remote had. "
+            f"{attempt.ADVICE}"
+        )
     routes = Routes(row.alias, storage.cache_prefix)
     routes.forget(row.name)
-    if not ledger().retransfer(row):
+    if not ledger().retransfer(row, found):
         raise LeaseLost(f"{row} was changed in the meantime.")
     routes.forget(row.name)
     enqueue_on_commit(row.alias, storage.queue_for(row.host), row.pk)

@@ -2,18 +2,19 @@
 
 import contextlib
 import mimetypes
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
 
 from django.core.files import File
 from django.core.files.storage import Storage
-from django.db import transaction
+from django.db import connections, transaction
 from django.utils.deconstruct import deconstructible
 
 from ..exceptions import NameUnavailable
 from ..files import localfiles
+from ..files.reopening import StoredFile
 from ..files.streams import MeasuredFile, content_of
 from ..files.writing import WritableFile, is_for_writing
 from ..ledger.aliases import keeps_its_key
@@ -23,6 +24,7 @@ from ..ledger.states import Content, Entry
 from ..queues import BaseQueue
 from ..queues.on_commit import enqueue_on_commit, require_commits
 from ..reporting.spans import span
+from . import recheck
 from .barrier import Barrier
 from .composition import Parts
 from .deleting import DeletingStorage
@@ -80,8 +82,10 @@ class QueuedStorage(DeletingStorage):
         of a transaction. Raises ``FileNotFoundError`` for a file that does not exist.
         """
         if is_for_writing(mode):
-            return self._open_for_writing(name, mode)
-        return self._open_for_reading(StoredName.of(name), mode)
+            opened = self._open_for_writing(name, mode)
+        else:
+            opened = self._open_for_reading(StoredName.of(name), mode)
+        return StoredFile(opened, partial(self.open, name))
 
     # Saving
 
@@ -101,7 +105,7 @@ class QueuedStorage(DeletingStorage):
             content = File(content, wanted)
         with span("save", storage=parts.alias) as saving:
             try:
-                saved, pk = self._store(parts, wanted, content, max_length)
+                saved, pk, check = self._store(parts, wanted, content, max_length)
             except ValueError as error:
                 if getattr(content, "closed", False):
                     raise ValueError(
@@ -109,8 +113,7 @@ class QueuedStorage(DeletingStorage):
                     ) from error
                 raise
             saving.note(file=pk)
-        if not parts.held:
-            self._announce(parts, pk, saved, parts.queue)
+        self._announce_or_hold(parts, pk, saved, parts.queue, check)
         return saved
 
     def is_name_available(self, name: str, max_length: int | None = None) -> bool:
@@ -126,9 +129,9 @@ class QueuedStorage(DeletingStorage):
 
     def _store(
         self, parts: Parts, name: str, content: File, max_length: int | None
-    ) -> tuple[str, int]:
+    ) -> tuple[str, int, Callable[[], None] | None]:
         """Write the file and its row, under the first name that neither the local storage nor the
-        ledger refuses."""
+        ledger refuses. Also return what is to be checked when the transaction is committed."""
         local = parts.local
         name = self._other_name(local, name, max_length)
         measured = MeasuredFile(content, name)
@@ -146,9 +149,10 @@ class QueuedStorage(DeletingStorage):
                         details = replace(
                             content_of(local, name), content_type=details.content_type
                         )
+                    details = replace(details, content_type=_type_of(details, name))
                     pk = _record(parts, name, details)
                     if pk is not None:
-                        return name, pk
+                        return name, pk, self._check_of(parts, name, details)
                 name = self._other_name(local, name, max_length)
             raise FileExistsError(f"No free name was found for {name!r}.")
 
@@ -167,10 +171,52 @@ class QueuedStorage(DeletingStorage):
             and cls.is_name_available is QueuedStorage.is_name_available
         )
 
-    def _announce(self, parts: Parts, pk: int, name: str, queue: BaseQueue) -> TransferResult:
-        """Have the queue, or a foreign task, notified after the commit."""
+    def _check_of(self, parts: Parts, name: str, written: Content) -> Callable[[], None] | None:
+        """Return what is to be done at the commit: record what was written to the file since.
+
+        Without a transaction the file is transferred at once, so there is nothing to wait for.
+        """
+        if not connections[parts.rows.db].in_atomic_block:
+            return None
+        return recheck.of_file(
+            parts.local, name, partial(self._record_changes, parts, name, written)
+        )
+
+    def _record_changes(self, parts: Parts, name: str, written: Content, found: Content) -> None:
+        """Record other bytes, unless the row has got new content since."""
+        if (found.size, found.checksum) == (written.size, written.checksum):
+            return
+        found = replace(found, content_type=written.content_type)
+        rows = parts.rows.filter(size=written.size, checksum=written.checksum, is_local=True)
+        rows.overwrite(parts.alias, name, found, held=parts.held, task=parts.variant)
+        self._forget(name)
+
+    def _announce_or_hold(
+        self,
+        parts: Parts,
+        pk: int,
+        name: str,
+        queue: BaseQueue,
+        check: Callable[[], None] | None,
+    ) -> None:
+        if not parts.held:
+            self._announce(parts, pk, name, queue, check)
+        elif check:
+            transaction.on_commit(check, using=parts.rows.db, robust=True)
+
+    def _announce(
+        self,
+        parts: Parts,
+        pk: int,
+        name: str,
+        queue: BaseQueue,
+        check: Callable[[], None] | None = None,
+    ) -> TransferResult:
+        """Have the queue, or a foreign task, notified after the commit, and after the check."""
         result = last_results.new(self, pk)
-        first = partial(self._notify_foreign_task, pk, name) if parts.foreign_task else None
+        first = check
+        if parts.foreign_task:
+            first = partial(self._notify_foreign_task, pk, name, check)
         enqueue_on_commit(parts.alias, queue, pk, result, first=first, database=parts.rows.db)
         return result
 
@@ -204,8 +250,10 @@ class QueuedStorage(DeletingStorage):
             localfiles.replace(parts.local, draft, name.text)
             self._forget(name.text)
             entry = self._entry(name)
-            if entry and not parts.held:
-                self._announce(parts, entry.pk, name.text, self.queue_for(entry.host))
+            if entry:
+                check = self._check_of(parts, name.text, content)
+                queue = self.queue_for(entry.host)
+                self._announce_or_hold(parts, entry.pk, name.text, queue, check)
 
     def _overwrite(self, parts: Parts, name: str, content: Content) -> bool:
         """Give the file's row new content, or insert the row; return whether either was done."""
@@ -250,7 +298,9 @@ class QueuedStorage(DeletingStorage):
         else:
             Barrier.for_names(self.alias, names).wait(timeout)
 
-    def _notify_foreign_task(self, pk: int, name: str) -> None:
+    def _notify_foreign_task(self, pk: int, name: str, check: Callable[[], None] | None) -> None:
+        if check:
+            check()
         if ledger().named(self.alias, name).filter(pk=pk).exists():  # else it was rolled back
             self.call_foreign_task(name)
             ledger().mark_task_called(pk)
@@ -265,12 +315,15 @@ def _is_available(local: Storage, name: str, max_length: int | None) -> bool:
     return is_short_enough and not local.exists(name)
 
 
-def _record(parts: Parts, name: str, content: Content) -> int | None:
+def _type_of(content: Content, name: str) -> str:
     kind = content.content_type
     # Headers do not allow unprintable types, and PostgreSQL does not allow NUL.
     if not kind or not kind.isprintable():
         kind = mimetypes.guess_type(name)[0] or ""
-    content = Content(content.size, content.checksum, kind[:255])
+    return kind[:255]
+
+
+def _record(parts: Parts, name: str, content: Content) -> int | None:
     return parts.rows.record(parts.alias, name, content, held=parts.held, task=parts.variant)
 
 

@@ -10,6 +10,7 @@ from django.db import connections, transaction
 
 from ..conf import settings
 from ..exceptions import LeaseLost, TransferError
+from ..files.stamps import Stamp
 from ..ledger.database import ledger
 from ..ledger.models import QueuedFile
 from ..reporting.logs import fields_of, logger
@@ -29,6 +30,7 @@ class Lease:
         self.stalled = False
         self.waits = False  # for a thread; no byte can move until then
         self.sent = 0  # bytes
+        self.intact: Stamp | None = None  # of the local copy, if all its bytes were compared
         self._duration = settings.lease  # seconds
         self._moved_at = self._renewed_at = time.monotonic()
         self._thread = threading.get_ident()

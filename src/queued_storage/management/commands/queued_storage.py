@@ -3,7 +3,8 @@
 from argparse import ArgumentParser
 from typing import Any
 
-from django.core.management.base import BaseCommand
+from django.core.exceptions import ImproperlyConfigured
+from django.core.management.base import BaseCommand, CommandError
 
 from ..verbs import VERBS, Verb
 from ..verbs.base import require_ledger
@@ -22,4 +23,7 @@ class Command(BaseCommand):
     def handle(self, *args: Any, verb_class: type[Verb], **options: Any) -> None:
         if verb_class.needs_ledger:
             require_ledger()
-        verb_class(self.stdout, self.stderr, self.style).execute(options)
+        try:
+            verb_class(self.stdout, self.stderr, self.style).execute(options)
+        except ImproperlyConfigured as error:
+            raise CommandError(str(error)) from error
