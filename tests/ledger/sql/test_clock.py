@@ -21,7 +21,7 @@ from queued_storage.ledger.sql.clock import (
 )
 from queued_storage.models import QueuedFile
 from queued_storage.testing import drain
-from tests.admin.pages import LIST, staff
+from tests.admin.pages import LIST, listed, staff
 from tests.support.clocks import database_at, host_ahead, zones
 from tests.support.command import run
 from tests.support.rows import OLD, new_row
@@ -241,3 +241,15 @@ def test_hours_that_come_twice_are_told_apart(berlin: None) -> None:
         ledger().update(saved_at=found)
         assert in_utc(QueuedFile.objects.get().saved_at) == moment
         assert seconds_between(found, found) == 0
+
+
+def test_the_days_of_the_admin_are_those_of_django(zone: dict[str, Any]) -> None:
+    new_row()
+    new_row("b.txt")
+    today = timezone.localdate(database_time("default"))
+    begin = datetime(today.year, today.month, today.day, 0, 0, 1)
+    for name, time in (("a.txt", begin), ("b.txt", begin - timedelta(seconds=2))):
+        moment = timezone.make_aware(time) if zone.get("use_tz", True) else time
+        ledger().filter(name=name).update(saved_at=moment)
+    day = {f"saved_at__{part}": getattr(today, part) for part in ("year", "month", "day")}
+    assert listed(staff("view_queuedfile"), **day) == ["a.txt"]
