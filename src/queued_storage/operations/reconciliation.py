@@ -1,6 +1,7 @@
 """Repair differences between the ledger and the copies of its files."""
 
 from collections.abc import Collection, Iterator
+from typing import Protocol
 
 from django.db import transaction
 
@@ -13,6 +14,7 @@ from ..queues.on_commit import enqueue_on_commit
 from ..storage.routes import Routes
 from ..transfers import attempt, copies, intact
 from ..transfers.leases import Lease
+from . import promotion
 from .comparison import Difference, verify
 from .errands import RESTORE, Errand
 from .passes import Report, ignore
@@ -107,9 +109,24 @@ def _transfer_again(storage: OperableStorage, row: QueuedFile, lease: Lease) -> 
     enqueue_on_commit(row.alias, storage.queue_for(row.host), row.pk)
 
 
-# The errands that repair a difference, by its kind and side
-REPAIRS: dict[str, tuple[Errand, ...]] = {
-    "missing-local": (Errand(_forget_local),),
+class Repair(Protocol):
+    def run(self, pk: int) -> str:
+        """Repair one file; return why that failed, or an empty string."""
+
+
+class MissingLocal:
+    """Has reads use the remote copy, after a look at it."""
+
+    def run(self, pk: int) -> str:
+        row = ledger().filter(pk=pk).first()
+        if row and row.state in promotion.UNTRANSFERRED:
+            return promotion.promote(row)
+        return Errand(_forget_local).run(pk)
+
+
+# What repairs a difference, by its kind and side
+REPAIRS: dict[str, tuple[Repair, ...]] = {
+    "missing-local": (MissingLocal(),),
     "different-local": (Errand(_drop_local), RESTORE),
     "extra-local": (Errand(_drop_extra),),
     "missing-remote": (Errand(_transfer_again),),
