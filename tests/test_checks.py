@@ -9,8 +9,8 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.files.storage import FileSystemStorage, storages
 from pytest_django import Settings
 
-from queued_storage import checks
 from queued_storage.backends import QueuedStorage
+from queued_storage.checks import registration
 
 pytestmark = pytest.mark.one_database
 
@@ -115,7 +115,7 @@ def test_missing_library_names_the_extra(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with_default(settings, remote="storages.backends.s3.S3Storage")
-    monkeypatch.setattr(checks, "find_spec", lambda module: None)
+    monkeypatch.setattr(registration, "find_spec", lambda module: None)
     assert "pip install 'django-queued-storage[s3]'" in messages("E004")
 
 
@@ -136,6 +136,74 @@ def test_local_and_remote_in_the_same_bucket(settings: Settings) -> None:
     s3 = {"BACKEND": "storages.backends.s3.S3Storage", "OPTIONS": {"bucket_name": "media"}}
     with_default(settings, local=s3, remote=s3)
     assert "same location" in messages("E005")
+
+
+MEMORY = "django.core.files.storage.InMemoryStorage"
+
+
+def test_two_memories_are_two_places(settings: Settings) -> None:
+    with_default(settings, local=MEMORY, remote=MEMORY)
+    assert ids() == set()
+    settings.STORAGES = settings.STORAGES | {"one": {"BACKEND": MEMORY}}
+    with_default(settings, local="one", remote="one")
+    assert ids() == {"queued_storage.E005"}
+
+
+@pytest.mark.parametrize("how", ["subclass", "link"])
+def test_other_way_to_the_same_directory(settings: Settings, how: str, tmp_path: Path) -> None:
+    class Sub(FileSystemStorage):
+        pass
+
+    disk = Path(settings.STORAGES["disk"]["OPTIONS"]["location"])
+    disk.mkdir(exist_ok=True)
+    (tmp_path / "link").symlink_to(disk)
+    ways = {"subclass": Sub(disk), "link": FileSystemStorage(tmp_path / "link")}
+    with_default(settings, remote=ways[how])
+    assert ids() == {"queued_storage.E005"}
+
+
+def test_same_bucket_with_differing_options(settings: Settings) -> None:
+    here = s3(location="a/", region_name="eu-west-1", querystring_auth=False)
+    with_default(settings, local=here, remote=s3(location="a", access_key="k", secret_key="s"))
+    assert ids() == {"queued_storage.E005"}
+    with_default(settings, local=here, remote=s3(location="b", querystring_auth=False))
+    assert ids() == set()
+
+
+def test_storage_that_is_its_own_remote(settings: Settings) -> None:
+    with_default(settings, remote="default")
+    assert ids() == {"queued_storage.E005"}
+    assert "leads back" in messages("E005")
+
+
+def test_two_storages_in_a_circle(settings: Settings) -> None:
+    with_default(settings, remote="other")
+    other = {"BACKEND": QUEUED, "OPTIONS": {"local": "far", "remote": "default"}}
+    settings.STORAGES = settings.STORAGES | {"other": other}
+    assert ids() == {"queued_storage.E005"}
+    assert "default: " in messages("E005")
+    assert "other: " in messages("E005")
+
+
+@pytest.mark.parametrize("is_shared", [True, False])
+def test_tiers(settings: Settings, is_shared: bool, tmp_path: Path) -> None:
+    with_default(settings, remote="tier")
+    local = "disk" if is_shared else outside(tmp_path)
+    tier = {"BACKEND": QUEUED, "OPTIONS": {"local": local, "remote": "far"}}
+    settings.STORAGES = settings.STORAGES | {"tier": tier}
+    assert ids() == ({"queued_storage.E005"} if is_shared else set())
+    assert "tier: " not in messages("E005")
+
+
+@pytest.mark.parametrize("outer", ["local", "remote"])
+def test_side_inside_the_other(settings: Settings, outer: str, tmp_path: Path) -> None:
+    inner = "remote" if outer == "local" else "local"
+    sides: dict[str, Any] = {
+        outer: FileSystemStorage(tmp_path),
+        inner: FileSystemStorage(tmp_path / "deep" / "deeper", base_url="https://far.example/"),
+    }
+    with_default(settings, **sides)
+    assert ids() == {"queued_storage.E014"}
 
 
 def test_queue_that_cannot_be_imported(settings: Settings) -> None:

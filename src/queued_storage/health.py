@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from django.db import connections, transaction
 from django.http import HttpRequest, HttpResponse, HttpResponseBadRequest, JsonResponse
@@ -103,11 +103,15 @@ def _exceeded(limits: Limits, rows: list[Unsettled], overdue: list[Overdue]) -> 
     ]
 
 
-View = Callable[[HttpRequest], HttpResponse]
+View = TypeVar("View", bound=Callable[..., Any])
 
 
 def outside_transactions(view: View) -> View:
-    """Exempt a view from ``ATOMIC_REQUESTS``: without a database, it could not be called."""
+    """Exempt a view from ``ATOMIC_REQUESTS``.
+
+    Without a database, the view could not be called. A view that waits for a remote would hold
+    locks, or on SQLite all other writes, for as long.
+    """
     for database in connections:
         transaction.non_atomic_requests(database)(view)
     return view

@@ -24,6 +24,7 @@ from .ledger.models import QueuedFile
 from .ledger.states import State
 from .maintenance import sweep
 from .operations.contract import check_remote
+from .operations.jobs import run_due
 from .queues import BaseQueue
 from .transfers.work import run_claimed
 
@@ -33,7 +34,8 @@ ENQUEUE_MAX = 1.5  # seconds that enqueue() may take, even if the broker is down
 def drain(storage: Storage | None = None, *, timeout: float = 60) -> dict[int, Exception]:
     """Process every due file synchronously, regardless of the configured queue.
 
-    With ``storage``, only its files are processed. Nothing has to be committed, so this works
+    Jobs that were requested in the admin are processed too. With ``storage``, only its files are
+    processed. Nothing has to be committed, so this works
     inside ``TestCase``. Return the exceptions of failed attempts
     by the row's id. Retries that are due later are not waited for. ``TransferTimeout`` is raised
     if files are still due after ``timeout`` seconds.
@@ -48,6 +50,7 @@ def drain(storage: Storage | None = None, *, timeout: float = 60) -> dict[int, E
             errors[rows[0].pk] = error
         if time.monotonic() > deadline:
             raise TransferTimeout(f"Files are still due after {timeout} seconds.")
+    run_due(aliases, lambda: time.monotonic() > deadline)
     return errors
 
 

@@ -19,8 +19,10 @@ from queued_storage.models import QueuedFile
 from queued_storage.operations import errands
 from tests.support.scripted import LONG_AGO, file, on_disk, read, row
 from tests.support.testapp.models import Document
+from tests.test_docs import verbs
 
 pytestmark = pytest.mark.django_db(transaction=True)
+VERBS = verbs()
 PAGE = Path(__file__).parents[2] / "docs" / "disasters.md"
 
 
@@ -41,6 +43,9 @@ def run_all(storage: Any, title: str, block: int = 0) -> dict[str, str]:
     """Run the commands; return the output of each verb, the last one of its name."""
     outputs, outcomes = {}, set()
     for arguments in commands(title, block):
+        parser = VERBS[arguments[0]]
+        if "--yes" in parser._option_string_actions:
+            arguments = [*arguments, "--yes"]
         out = StringIO()
         try:
             call_command("queued_storage", *arguments, stdout=out, stderr=out)

@@ -338,7 +338,7 @@ def test_mastodon_33948_orphans_lists_first_and_spares_known(
     call_command("queued_storage", "orphans", "remote", "--storage", "default")
     assert "orphan.txt" in capsys.readouterr().out
     assert on_disk("far") == [document.file.name, "orphan.txt"]
-    call_command("queued_storage", "orphans", "remote", "--storage", "default", "--delete")
+    call_command("queued_storage", "orphans", "remote", "--storage", "default", "--delete", "--yes")
     assert on_disk("far") == [document.file.name]
 
 

@@ -11,6 +11,9 @@ from pytest_django import Settings
 
 from queued_storage.backends import QueuedStorage
 from queued_storage.exceptions import InvalidQueue
+from queued_storage.ledger.database import ledger
+from queued_storage.ledger.jobs import Action, JobState, jobs
+from queued_storage.operations.jobs import request
 from queued_storage.queues import get_queue
 from queued_storage.queues.threads import ThreadQueue
 from queued_storage.transfers import leases
@@ -96,3 +99,15 @@ def test_threads_end_when_settings_change(settings: Settings) -> None:
         storage.wait(timeout=60)
     settings.QUEUED_STORAGE = {"QUEUE": "queued_storage.queues.dummy.DummyQueue"}
     until(lambda: not set(threads()) - set(before))
+
+
+@pytest.mark.django_db(transaction=True)
+def test_threads_carry_out_jobs(settings: Settings) -> None:
+    settings.QUEUED_STORAGE = {"QUEUE": "queued_storage.queues.threads.ThreadQueue"}
+    storage = QueuedStorage("disk", "far", alias="threads-jobs")
+    storage.save("a.txt", ContentFile(b"a"))
+    storage.wait(timeout=60)
+    [job] = request(Action.EVICT, ledger().filter(alias="threads-jobs"))
+    until(lambda: jobs().get(pk=job.pk).state == JobState.DONE)
+    assert not storage.local.exists("a.txt")
+    assert storage.queue.stop(30)

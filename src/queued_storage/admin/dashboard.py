@@ -14,6 +14,7 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
 
 from ..ledger.states import State
+from . import jobs
 from .formats import FILES, SIZE, AtLeast, Number, age
 from .overview import MINUTES, SHOWN, Failed, Overview, Pile, Running, Share, overview
 
@@ -26,7 +27,7 @@ def page(request: HttpRequest, site: AdminSite) -> HttpResponse:
     """The whole page, which is complete without JavaScript."""
     context = {
         **site.each_context(request),
-        **_context(site),
+        **_context(request, site),
         "title": gettext("Live dashboard"),
         "seconds": SECONDS,
     }
@@ -37,10 +38,12 @@ def page(request: HttpRequest, site: AdminSite) -> HttpResponse:
 @never_cache
 def numbers(request: HttpRequest, site: AdminSite) -> HttpResponse:
     """The part of the page that its script replaces."""
-    return TemplateResponse(request, "queued_storage/dashboard_numbers.html", _context(site))
+    return TemplateResponse(
+        request, "queued_storage/dashboard_numbers.html", _context(request, site)
+    )
 
 
-def _context(site: AdminSite) -> dict[str, Any]:
+def _context(request: HttpRequest, site: AdminSite) -> dict[str, Any]:
     found = overview()
     urls = _Urls(site)
     storages = [_line(share, found, urls.changelist(alias=share.name)) for share in found.storages]
@@ -52,6 +55,7 @@ def _context(site: AdminSite) -> dict[str, Any]:
         "plots": _plots(found),
         "running": [_running(row, urls) for row in found.running],
         "failed": [_failed(row, urls) for row in found.failed],
+        "jobs": jobs.lines(request, site),
         "groups": [
             (gettext("Storages"), gettext("Storage"), storages),
             (gettext("Hosts"), gettext("Host"), hosts),

@@ -20,6 +20,7 @@ from django.utils.timesince import timesince
 from django.utils.translation import gettext_lazy as _
 
 from ..conf import settings
+from ..health import outside_transactions
 from ..ledger.database import ledger
 from ..ledger.measures import aliases
 from ..ledger.models import QueuedFile
@@ -206,7 +207,8 @@ class QueuedFileAdmin(FileActions):
         ]
 
     def _path(self, route: str, view: Callable[..., Any], name: str) -> URLPattern:
-        view = self.admin_site.admin_view(view)
+        # A preview may call a remote: where local copies are, or for a URL.
+        view = outside_transactions(self.admin_site.admin_view(view))
         return path(route, view, name=f"queued_storage_queuedfile_{name}")
 
     def _require_view(self, request: HttpRequest) -> None:

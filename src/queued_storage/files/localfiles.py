@@ -15,6 +15,7 @@ from django.core.files.storage import FileSystemStorage, Storage
 from ..conf import settings
 from ..ledger.names import RESERVED_PREFIX, is_reserved
 from .flushing import flush_directories, flush_file
+from .reopening import StoredFile
 
 UNFINISHED_PREFIX = RESERVED_PREFIX
 MAX_NAMES = 100  # names that a new file tries
@@ -43,7 +44,7 @@ def moves_files(storage: Storage) -> bool:
 
 def is_as_on_disk(file: File) -> bool:
     """Return whether reading an open file of a storage with paths returns the bytes on the disk."""
-    return type(file) is File and isinstance(file.file, io.BufferedReader)
+    return type(file) in (File, StoredFile) and isinstance(file.file, io.BufferedReader)
 
 
 def is_directory(storage: Storage, name: str) -> bool:

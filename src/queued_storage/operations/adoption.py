@@ -13,7 +13,7 @@ from ..files import localfiles
 from ..files.streams import checksum_of
 from ..ledger.database import ledger, ledger_database
 from ..ledger.models import QueuedFile
-from ..ledger.names import can_be_recorded
+from ..ledger.names import StoredName, tidy
 from ..ledger.states import Content, Entry
 from ..queues.on_commit import enqueue_on_commit
 from ..reporting.reasons import reason
@@ -60,10 +60,10 @@ class _Recording(ABC):
     def run(self, names: Iterable[str], report: Report) -> int:
         count = 0
         for batch in passes.batched(names, passes.BATCH):
-            recordable = [name for name in dict.fromkeys(batch) if _is_recordable(name)]
+            recordable = _recordable(batch)
             known = ledger().entries(self.storage.alias, recordable)
             steps = self.record_batch([name for name in recordable if name not in known])
-            steps += self.examine_known(known.values())
+            steps += [*self.examine_known(known.values()), *_refused(batch)]
             count += sum(not step.error for step in steps)
             for step in steps:
                 report(step)
@@ -189,8 +189,28 @@ class _Adoption(_Recording):
             return str(checksum_of(file.chunks()))
 
 
-def _is_recordable(name: str) -> bool:
-    return can_be_recorded(name) and not localfiles.is_unfinished(name)
+def _recordable(names: Iterable[str]) -> list[str]:
+    """Those that can be recorded, without duplicates."""
+    return [
+        name
+        for name in dict.fromkeys(names)
+        if not _problem_of(name) and not localfiles.is_unfinished(name)
+    ]
+
+
+def _refused(names: Iterable[str]) -> list[Step]:
+    """A step for each file that cannot be recorded because of its name."""
+    problems = {name: _problem_of(name) for name in names}
+    return [Step(1, 0, problem, name) for name, problem in problems.items() if problem]
+
+
+def _problem_of(name: str) -> str:
+    """Why the ledger cannot have this name of a file; "" if it can."""
+    if problem := StoredName.of(name).problem:
+        return f"The ledger cannot have this name: {problem}."
+    if name != tidy(name):
+        return f"A queued storage reads this name as {tidy(name)!r}. Rename the file."
+    return ""
 
 
 def _content(name: str, size: int, checksum: str = "") -> Content:

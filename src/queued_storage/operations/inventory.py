@@ -1,6 +1,6 @@
 """Files that the ledger does not know."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -80,16 +80,31 @@ class Orphan:
     modified: datetime
 
 
+def names_of(storage: OperableStorage, side: str, under: str = "") -> Iterator[str]:
+    """The names of all files on one side of a storage, or in one of its directories."""
+    if side == "local":
+        return names_on(storage.local, under)
+    return map(str, storage.uploader.names(under))
+
+
 def orphans(
-    storage: OperableStorage, side: str, older_than: timedelta, under: str = ""
+    storage: OperableStorage,
+    side: str,
+    older_than: timedelta,
+    under: str = "",
+    report: Callable[[str], object] = lambda name: None,
 ) -> Iterator[Orphan]:
     """The orphans on one side of a storage, including unfinished files of processes that died.
 
-    ``older_than`` leaves out files that are being saved right now.
+    ``older_than`` leaves out files that are being saved right now. ``report`` is called with each
+    name that the ledger cannot have, such as one that is not valid UTF-8: such a file cannot be
+    looked up, so it is not an orphan.
     """
     place: Storage = getattr(storage, side)
-    names = names_on(place, under) if side == "local" else storage.uploader.names(under)
-    for batch in batched(names, NAMES):
+    for batch in batched(names_of(storage, side, under), NAMES):
+        for name in batch:
+            if not can_be_recorded(name):
+                report(name)
         for name in unknown(batch):
             if (orphan := _examine(place, side, name)) and _is_old(orphan, older_than):
                 yield orphan

@@ -83,6 +83,7 @@ def _drop_extra(storage: OperableStorage, row: QueuedFile, lease: Lease) -> None
             f"the local file if you don't need it."
         )
     copies.verify_remote(storage, row, "checksum", lease.progress)
+    copies.require_other_file(storage, row)
     lease.confirm()
     with transaction.atomic(using=ledger_database()):  # locks the row against a restore
         if not ledger().settle(row):

@@ -9,6 +9,7 @@ from django.db.models import Count, F, Min, Q, Sum
 from ..conf import settings
 from ..ledger.aliases import known_storages
 from ..ledger.database import ledger
+from ..ledger.jobs import Job, are_available, jobs
 from ..ledger.measures import UNSETTLED, aliases
 from ..ledger.sql.clock import DatabaseNow, seconds_from_now
 from ..ledger.states import State
@@ -147,6 +148,7 @@ def troubles(max_failures: int = 0, found: list[Tally] | None = None) -> list[st
         *_failures(found, max_failures),
         *_stuck_deletes(found),
         *_idle_hosts(),
+        *_idle_jobs(),
         *_unknown_aliases(found),
     ]
 
@@ -197,12 +199,33 @@ def _idle_hosts() -> list[str]:
     ]
 
 
+def _idle_jobs() -> list[str]:
+    """Jobs that have been due for a long time."""
+    if not are_available():
+        return []
+    idle = jobs().filter(due_at__lte=seconds_from_now(-IDLE_AFTER)).count()
+    if not idle:
+        return []
+    return [
+        counted(idle, "{} job has", "{} jobs have")
+        + " been due for an hour, and no worker has processed any of the files. Start a worker, or "
+        "cancel the job in the admin."
+    ]
+
+
 def _unknown_aliases(found: list[Tally]) -> list[str]:
     return [
         f"No storage has the alias {alias!r}, so its files cannot be transferred. Name the storage "
         f"in STORAGES, or make sure that the module that creates it is imported."
         for alias in sorted({tally.alias for tally in found if not tally.is_claimed})
     ]
+
+
+def unfinished_jobs() -> list[Job]:
+    """The actions on many files that are pending or running, the oldest first."""
+    if not are_available():
+        return []
+    return list(jobs().unfinished().defer("pks").order_by("pk"))
 
 
 def last_failures(limit: int = 10) -> list[tuple[str, str, str]]:

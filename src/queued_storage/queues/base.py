@@ -44,6 +44,15 @@ class BaseQueue(ABC):
 
 # For workers
 
+# Jobs are above the queues, so their functions are reached by name.
+RUN_JOB = "queued_storage.operations.jobs.run"
+RUN_SLICE = "queued_storage.operations.jobs.run_slice"
+
+
+def message_of_job(pk: int) -> int:
+    """Return the id that stands for a job in a message. Processes that know no jobs ignore it."""
+    return -pk
+
 
 def run_all(pks: Iterable[int]) -> dict[int, Exception]:
     """Process the files of a message.
@@ -56,7 +65,7 @@ def run_all(pks: Iterable[int]) -> dict[int, Exception]:
     errors = {}
     for pk in pks:
         try:
-            error = work.run(pk)
+            error = work.run(pk) if pk > 0 else import_string(RUN_SLICE)(-pk)
         except Exception as failure:  # the ledger is unavailable: the lease will expire
             logger.exception("File %s could not be processed.", pk, extra={"queued_file": pk})
             error = failure

@@ -3,6 +3,7 @@
 import atexit
 import os
 import threading
+import time
 from typing import TYPE_CHECKING, Protocol, cast
 
 from django.core.exceptions import ImproperlyConfigured
@@ -11,6 +12,7 @@ from ..exceptions import InvalidQueue
 from ..ledger.aliases import known_storages
 from ..runtime.forks import ForkSafeLock
 from .base import BaseQueue
+from .jobs import JobThreads
 
 if TYPE_CHECKING:
     from ..transfers.executor import Executor
@@ -47,11 +49,14 @@ class ThreadQueue(BaseQueue):
         self._threads = threads
         self._poll = poll
         self._exit_wait = exit_wait
-        self._executor: Executor | None = None
+        self._running: tuple[Executor, JobThreads] | None = None
         self._pid = 0
 
     def enqueue(self, pks: list[int]) -> None:
-        self._started().notify(pks)
+        executor, job_threads = self._started()
+        executor.notify([pk for pk in pks if pk > 0])
+        if any(pk < 0 for pk in pks):
+            job_threads.notify()
 
     def retire(self) -> None:
         self.stop(0)
@@ -62,21 +67,29 @@ class ThreadQueue(BaseQueue):
         The next file that is enqueued starts new ones.
         """
         with _lock:
-            executor, self._executor = self._executor, None
-        return executor is None or self._pid != os.getpid() or executor.stop(timeout)
+            threads, self._running = self._running, None
+        if threads is None or self._pid != os.getpid():
+            return True
+        executor, job_threads = threads
+        job_threads.ask_to_stop()
+        started = time.monotonic()
+        has_stopped = executor.stop(timeout)
+        left = None if timeout is None else max(timeout - (time.monotonic() - started), 0)
+        return job_threads.stop(left) and has_stopped
 
-    def _started(self) -> "Executor":
+    def _started(self) -> "tuple[Executor, JobThreads]":
         from ..transfers.executor import Executor  # only when there is work
 
         with _lock:
-            if (
-                self._executor is None or self._pid != os.getpid()
-            ):  # a fork has no threads of its parent
-                self._executor = Executor(self._threads, self._poll, self._aliases)
-                self._executor.start()
+            if self._running is None or self._pid != os.getpid():  # a fork has no threads yet
+                executor = Executor(self._threads, self._poll, self._aliases)
+                job_threads = JobThreads(self._poll, self._aliases)
+                self._running = executor, job_threads
+                executor.start()
+                job_threads.start()
                 self._pid = os.getpid()
                 atexit.register(self.stop, self._exit_wait)
-            return self._executor
+            return self._running
 
     def _aliases(self) -> list[str]:
         storages = cast("list[_Storage]", known_storages())

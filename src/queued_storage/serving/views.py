@@ -16,6 +16,7 @@ from django.views.decorators.http import require_safe
 
 from ..exceptions import UnknownAlias
 from ..files.localfiles import is_unfinished
+from ..health import outside_transactions
 from ..ledger.aliases import storage_for
 from ..ledger.database import ledger
 from ..ledger.names import StoredName
@@ -28,6 +29,7 @@ NOT_ON_THIS_HOST = "The file is not on this host."
 
 
 @require_safe
+@outside_transactions  # the remote may be slow
 def file(request: HttpRequest, alias: str, name: str) -> HttpResponseBase:
     """Serve a file at a stable URL: from here until it is on the remote, and from there
     afterwards.
@@ -64,6 +66,7 @@ def _storage(alias: str) -> ServedStorage:
 
 @require_safe
 @never_cache
+@outside_transactions  # so may be the network, where local copies are not on a disk
 def local_copy(request: HttpRequest, ticket: str) -> HttpResponse | FileResponse:
     """Send the local copy that a ticket of ``peers.ticket_for()`` names to its holder.
 

@@ -21,6 +21,7 @@ from ..transfers.parts import TransferParts
 from ..uploaders import Uploader, uploader_for
 from . import foreign
 from .foreign import ForeignTask
+from .places import clash_of
 from .routes import Routes, routes_of
 from .sides import Sides
 
@@ -220,6 +221,14 @@ class ComposedStorage(AliasedStorage):
             task=task if isinstance(task, Transfer) else Transfer(),
             foreign_task=None if isinstance(task, Transfer) else task,
         )
+
+    def require_two_places(self) -> None:
+        """Raise ``ImproperlyConfigured`` if the two sides lead to one place.
+
+        A copy there is no second copy: evicting the local file would delete the only one.
+        """
+        if clash := clash_of(self.sides):
+            raise ImproperlyConfigured(f"{self.alias}: {clash.reason}")
 
     def _parts(self) -> Parts:
         task = self._task()

@@ -12,6 +12,7 @@ from django.core.files import File
 from django.core.files.storage import Storage
 
 from ..files import localfiles, readcache
+from ..files.reopening import unwrapped
 from ..ledger.names import Name, StoredName
 from ..ledger.states import Entry
 from .listing import Listing
@@ -133,7 +134,9 @@ class ReadableStorage(LocatingStorage):
         remote is downloaded to a temporary file, or to the read cache.
         """
         stored = StoredName.of(name)
-        with self.open(stored.text) as file, _directory_for(file) as directory:
+        with self.open(stored.text) as opened, contextlib.ExitStack() as stack:
+            file = unwrapped(opened)
+            directory = stack.enter_context(_directory_for(file))
             path = os.path.join(directory, posixpath.basename(stored.text))
             if not self._link(stored, file, path):
                 with open(path, "wb") as copy:

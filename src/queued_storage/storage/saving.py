@@ -14,6 +14,7 @@ from django.utils.deconstruct import deconstructible
 
 from ..exceptions import NameUnavailable
 from ..files import localfiles
+from ..files.reopening import StoredFile
 from ..files.streams import MeasuredFile, content_of
 from ..files.writing import WritableFile, is_for_writing
 from ..ledger.aliases import keeps_its_key
@@ -81,8 +82,10 @@ class QueuedStorage(DeletingStorage):
         of a transaction. Raises ``FileNotFoundError`` for a file that does not exist.
         """
         if is_for_writing(mode):
-            return self._open_for_writing(name, mode)
-        return self._open_for_reading(StoredName.of(name), mode)
+            opened = self._open_for_writing(name, mode)
+        else:
+            opened = self._open_for_reading(StoredName.of(name), mode)
+        return StoredFile(opened, partial(self.open, name))
 
     # Saving
 

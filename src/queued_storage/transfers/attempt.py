@@ -55,6 +55,7 @@ class Attempt:
         foreign_task = self.parts.foreign_task
         if self.row.attempts > attempts_max(foreign_task):
             raise TransferError("Gave up: the worker died during every attempt.")
+        self.storage.require_two_places()  # what is uploaded to itself may be lost
         return self._run_foreign(foreign_task) if foreign_task else self._run_task()
 
     def _run_task(self) -> Outcome:

@@ -1,14 +1,17 @@
 """What is done with one copy of a file, under the lease on its row."""
 
 import contextlib
+import os
 from collections.abc import Callable
 from typing import NamedTuple
 
+from django.core.exceptions import ImproperlyConfigured
 from django.core.files import File
 from django.db import transaction
 
 from ..conf import settings
 from ..exceptions import LeaseLost, VerificationError
+from ..files import localfiles
 from ..files.stamps import Stamp
 from ..files.streams import MeasuredFile, checksum_of
 from ..ledger.database import ledger, ledger_database
@@ -107,13 +110,31 @@ def has_same_bytes(
 def free_local(storage: TransferringStorage, row: QueuedFile, seen: Stamp | None) -> None:
     """Delete the local copy, while the row is locked against new content.
 
-    ``seen`` is its stamp when it was compared; None if it did not exist.
+    ``seen`` is its stamp when it was compared; None if it did not exist. ``ImproperlyConfigured``
+    is raised if that would delete the remote copy too.
     """
+    require_other_file(storage, row)
     with transaction.atomic(using=ledger_database()):
         if not ledger().mark_evicted(row):
             raise LeaseLost(f"{row} was changed before its local copy could be evicted.")
         intact.require_unchanged(storage, row, seen)
         storage.local.delete(row.name)
+
+
+def require_other_file(storage: TransferringStorage, row: QueuedFile) -> None:
+    """Raise ``ImproperlyConfigured`` if the local copy of a transferred file is its remote copy."""
+    storage.require_two_places()
+    local, remote = storage.local, storage.remote
+    if not (localfiles.has_paths(local) and localfiles.has_paths(remote)):
+        return
+    paths = local.path(row.name), remote.path(row.remote_name)
+    with contextlib.suppress(FileNotFoundError):  # then there are no two names for one file
+        if os.path.samefile(*paths):
+            raise ImproperlyConfigured(
+                f"The local and the remote copy of {row} are one file, {paths[0]!r}, so deleting "
+                f"the local copy would delete the only one. Give the storages two locations that "
+                f"no link or mount leads to from the other."
+            )
 
 
 def drop_local(storage: TransferringStorage, pk: int, name: str) -> None:

@@ -3,6 +3,7 @@
 from argparse import ArgumentParser
 from typing import Any
 
+from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import BaseCommand, CommandError
 from django.db import DatabaseError, connections
 
@@ -24,7 +25,10 @@ class Command(BaseCommand):
     def handle(self, *args: Any, verb_class: type[Verb], **options: Any) -> None:
         if verb_class.needs_ledger:
             _require_table()
-        verb_class(self.stdout, self.stderr, self.style).execute(options)
+        try:
+            verb_class(self.stdout, self.stderr, self.style).execute(options)
+        except ImproperlyConfigured as error:
+            raise CommandError(str(error)) from error
 
 
 def _require_table() -> None:

@@ -1,10 +1,11 @@
 """The base classes of the verbs."""
 
 import signal
+import sys
 import threading
 from abc import ABC, abstractmethod
 from argparse import ArgumentParser
-from typing import Any, ClassVar
+from typing import IO, Any, ClassVar
 
 from django.core.management.base import CommandError, OutputWrapper
 from django.core.management.color import Style
@@ -46,6 +47,21 @@ class Verb(ABC):
     def execute(self, options: dict[str, Any]) -> None:
         self.run(options)
 
+    def require_yes(self, options: dict[str, Any], warning: str) -> None:
+        """Ask on a terminal whether to do what cannot be undone; elsewhere require ``--yes``."""
+        if options["yes"] or options["dry_run"]:
+            return
+        if not _is_terminal(sys.stdin):
+            raise CommandError(
+                f"{warning} Nothing was done. Add --yes to confirm it, or --dry-run to see what "
+                f"would be done.",
+                returncode=2,
+            )
+        self.stderr.write(f"{warning} Continue? [y/N] ", ending="")
+        self.stderr.flush()
+        if sys.stdin.readline().strip().lower() not in {"y", "yes"}:
+            raise CommandError("Nothing was done.", returncode=1)
+
 
 class RepeatableVerb(Verb):
     """A verb that processes many files, and that you can interrupt and run again."""
@@ -67,6 +83,10 @@ class RepeatableVerb(Verb):
     def progress(self, rows: QueuedFileQuerySet, *, by_bytes: bool = False) -> Progress:
         files, count = total(rows)
         return Progress(self.stderr, self.stderr, files, count, by_bytes=by_bytes)
+
+
+def _is_terminal(stream: IO[str] | None) -> bool:
+    return stream is not None and not stream.closed and stream.isatty()
 
 
 def _interrupt(number: int, frame: Any) -> None:

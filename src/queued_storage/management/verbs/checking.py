@@ -16,6 +16,7 @@ from ...reporting.counts import counted
 from ...storage.composition import ComposedStorage
 from ...uploaders import Uploader, uploader_for
 from .base import RepeatableVerb
+from .typos import unknown
 
 
 class CheckRemote(RepeatableVerb):
@@ -54,8 +55,7 @@ def _remote_of(alias: str) -> tuple[Storage, Uploader]:
     if storage is None and alias in storages.backends:
         storage = storages[alias]
     if storage is None:
-        known = ", ".join(sorted({*queued, *storages.backends}))
-        raise CommandError(f"No storage has the alias {alias!r}. Choose one of: {known}.")
+        raise unknown(f"No storage has the alias {alias!r}.", sorted({*queued, *storages.backends}))
     if isinstance(storage, ComposedStorage):
         return storage.remote, storage.uploader
     return storage, uploader_for(for_threads(storage))

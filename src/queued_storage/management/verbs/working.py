@@ -16,11 +16,15 @@ from django.db import connections
 from ... import maintenance
 from ...ledger.aliases import known_storages
 from ...ledger.database import ledger
+from ...ledger.jobs import are_available, jobs
+from ...queues.jobs import JobThreads
 from ...reporting.counts import counted
 from ...transfers.executor import Executor
 from .base import Verb
 from .selection import add_dry_run
+from .typos import require_alias
 
+JOB_WAIT = 10.0  # seconds for which a worker that stops waits for the file of a job
 COLLECTIONS = (10_000, 20, 50)  # thresholds of the garbage collector in a worker
 
 
@@ -66,22 +70,36 @@ class Worker(Verb):
     def _transfer(self, options: dict[str, Any], signals: "_Signals") -> None:
         executor = Executor(options["threads"], options["poll"], _aliases)
         executor.start()
+        job_threads = JobThreads(options["poll"], _aliases)
+        job_threads.start()
         is_empty = False
         try:
             self.stdout.write(f"Transferring files of {', '.join(_aliases()) or 'no storage'}.")
             while not is_empty and not signals.wait(options["poll"]):
-                is_empty = options["until_empty"] and executor.is_idle() and not self.is_due()
+                is_empty = (
+                    options["until_empty"]
+                    and executor.is_idle()
+                    and job_threads.is_idle()
+                    and not self.is_due()
+                )
                 connections.close_all()
         except Exception:  # the ledger may be unreachable; running transfers are finished
+            job_threads.ask_to_stop()
             executor.stop()
             raise
-        # The executor may have claimed files since it was idle.
-        executor.stop(gives_back=not is_empty)
+        else:
+            job_threads.ask_to_stop()
+            # The executor may have claimed files since it was idle.
+            executor.stop(gives_back=not is_empty)
+        finally:
+            job_threads.stop(JOB_WAIT)
 
     @staticmethod
     def is_due() -> bool:
-        """Whether a file is due that this process can transfer."""
-        return ledger().due().workable_here().filter(alias__in=_aliases()).exists()
+        """Whether a file or a job is due that this process can process."""
+        aliases = _aliases()
+        is_due = ledger().due().workable_here().filter(alias__in=aliases).exists()
+        return is_due or (are_available() and bool(jobs().due_keys(aliases)))
 
     def _serve_metrics(self, address: str, port: int) -> None:
         metrics = import_module("queued_storage.metrics")  # needs an optional library
@@ -172,6 +190,7 @@ class Sweep(Verb):
         add_dry_run(parser)
 
     def run(self, options: dict[str, Any]) -> None:
+        require_alias(options["storage"])
         if options["dry_run"]:
             due = ledger().due()
             if options["storage"] is not None:
