@@ -21,6 +21,13 @@ class TransferTimeout(TransferError, TimeoutError):
     """
 
 
+class TransferStalled(TransferError):
+    """No byte of the file moved for ``STALL_TIMEOUT`` seconds. The file is retried.
+
+    Find out why the remote, or your ``transfer()`` method, hangs, or increase the setting.
+    """
+
+
 class VerificationError(TransferError):
     """The remote copy differs from what was uploaded. The local copy is kept.
 

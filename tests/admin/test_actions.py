@@ -119,7 +119,7 @@ def test_without_the_table_of_jobs_users_are_told(
 ) -> None:
     monkeypatch.setattr(actions, "are_available", lambda: False)
     [entry] = add()
-    for action in ("evict", "restore", "verify"):
+    for action in ("evict", "restore", "verify", "accept_local"):
         shown = run(operator, action, [entry.pk])
         assert shown == ["Nothing was changed: run manage.py migrate first."]
 
@@ -159,19 +159,21 @@ def test_an_action_that_changes_nothing_is_not_logged(operator: Client) -> None:
 
 
 @committing
-def test_accept_local_is_left_to_workers(operator: Client, storage: Any) -> None:
-    names = [storage.save(name, file()) for name in ("a.txt", "b.txt", "c.txt")]
+def test_accept_local(operator: Client, storage: Any) -> None:
+    first, second = (storage.save(name, file()) for name in ("a.txt", "b.txt"))
     storage.queue.deliver()
-    Path(storage.local.path(names[0])).write_bytes(b"changed in place")
-    Path(storage.local.path(names[1])).unlink()
-    shown = run(operator, "accept_local", [row(storage, name).pk for name in names])
-    assert shown == ["A worker will read 3 local copies, and transfer those that were changed."]
-    storage.queue.deliver()
+    Path(storage.local.path(first)).write_bytes(b"changed in place")
+    Path(storage.local.path(second)).unlink()
+    pks = [row(storage, first).pk, row(storage, second).pk]
+    [done] = run(operator, "accept_local", pks)
+    assert done == "A worker will accept the local copies of 2 files if they were changed."
+    assert storage.queue.deliver() == {}
     job = jobs().get()
-    assert (job.state, job.files, job.succeeded) == (JobState.DONE, 3, 1)
-    assert [found["name"] for found in job.findings] == [names[1]]
-    storage.queue.deliver()
-    assert read(storage.remote, names[0]) == b"changed in place"
+    assert (job.succeeded, job.failed) == (1, 1)
+    [problem] = job.findings or []
+    assert "b.txt" in problem["name"]
+    assert storage.queue.deliver() == {}
+    assert read(storage.remote, first) == b"changed in place"
 
 
 def test_an_action_on_all_results(operator: Client, storage: Any) -> None:
@@ -201,7 +203,7 @@ def test_an_action_on_too_much_is_refused(
         ("evict", "None of the selected files has a local copy that can be evicted."),
         ("restore", "None of the selected files can be restored to local storage."),
         ("verify", "None of the selected files can be verified."),
-        ("accept_local", "None of the selected files has a local copy that can be accepted."),
+        ("accept_local", "None of the selected files has a local copy."),
     ],
 )
 def test_an_action_that_changes_nothing(operator: Client, action: str, text: str) -> None:

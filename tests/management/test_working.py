@@ -94,6 +94,12 @@ def test_worker_with_invalid_options(bad: list[str]) -> None:
         run("worker", *bad)
 
 
+@pytest.mark.parametrize("bad", ["-1", "nan", "1e12"])
+def test_worker_with_an_invalid_exit_wait(bad: str) -> None:
+    with pytest.raises(CommandError, match="--exit-wait must be"):
+        run("worker", "--exit-wait", bad)
+
+
 def test_worker_without_a_ledger_leaves_no_thread(
     storage: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,6 +12,7 @@ from storages.backends.s3 import S3Storage
 
 from queued_storage.remotes.perthread import for_threads
 from queued_storage.remotes.places import are_apart, holds, place_of, same_place
+from queued_storage.testing import FaultyStorage
 
 pytestmark = pytest.mark.one_database
 
@@ -165,13 +166,10 @@ class Elsewhere(FileSystemStorage):
 
 
 class Wrapper(Storage):
-    """A storage of another class that keeps its files in a directory."""
+    """A storage that passes its calls on to another one."""
 
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-
-    def path(self, name: str) -> str:
-        return str(self.directory / name)
+    def __init__(self, storage: Storage) -> None:
+        self.storage = storage
 
 
 @pytest.fixture
@@ -190,7 +188,7 @@ def test_ways_to_one_directory(disk: Path, tmp_path: Path) -> None:
         FileSystemStorage(link),
         Sub(disk, base_url="/other/"),
         elsewhere,
-        Wrapper(disk),
+        Wrapper(Wrapper(Sub(disk))),
     ]
     for storage in ways:
         assert same_place(place_of(FileSystemStorage(disk)), place_of(storage)), storage
@@ -249,6 +247,8 @@ def test_storage_that_names_its_place() -> None:
 def test_one_memory_is_one_place() -> None:
     memory = InMemoryStorage()
     assert same_place(place_of(memory), place_of(memory))
+    assert same_place(place_of(memory), place_of(FaultyStorage(memory)))
+    assert are_apart(place_of(FaultyStorage()), place_of(FaultyStorage()))
 
 
 def test_wrapped_storages() -> None:

@@ -63,7 +63,7 @@ def test_overwritten_file_is_checked_too() -> None:
     with transaction.atomic():
         with storage.open(name, "wb") as opened:
             opened.write(b"newer")
-        Path(disk().path(name)).write_bytes(b"NEWER")
+        Path(storage.path(name)).write_bytes(b"NEWER")
     assert transferred(storage, name) == b"NEWER"
 
 

@@ -79,14 +79,14 @@ VERIFY = Texts(
     _("None of the selected files can be verified."),
     _("Verification requested."),
 )
-ACCEPT = Texts(
+ACCEPT_LOCAL = Texts(
     ngettext_lazy(
-        "A worker will read %(count)s local copy, and transfer it if it was changed.",
-        "A worker will read %(count)s local copies, and transfer those that were changed.",
+        "A worker will accept the local copy of %(count)s file if it was changed.",
+        "A worker will accept the local copies of %(count)s files if they were changed.",
         "count",
     ),
-    _("None of the selected files has a local copy that can be accepted."),
-    _("Acceptance of the local copy requested."),
+    _("None of the selected files has a local copy."),
+    _("Acceptance of changed local copies requested."),
 )
 
 
@@ -138,10 +138,6 @@ class FileActions(admin.ModelAdmin):
     def verify(self, request: HttpRequest, rows: QueuedFileQuerySet) -> None:
         self._request_job(request, rows, Action.VERIFY, VERIFY)
 
-    @admin.action(permissions=["accept_local"], description=_("Accept changed local copies"))
-    def accept_local(self, request: HttpRequest, rows: QueuedFileQuerySet) -> None:
-        self._request_job(request, rows, Action.ACCEPT_LOCAL, ACCEPT)
-
     def _request_job(
         self, request: HttpRequest, rows: QueuedFileQuerySet, action: Action, texts: Texts
     ) -> None:
@@ -163,6 +159,10 @@ class FileActions(admin.ModelAdmin):
         url = url_of(self.admin_site, request, found)
         link = format_html(' <a href="{}">{}</a>', url, gettext("Show the progress")) if url else ""
         messages.success(request, format_html("{}{}", text, link))
+
+    @admin.action(permissions=["accept_local"], description=_("Accept changed local copies"))
+    def accept_local(self, request: HttpRequest, rows: QueuedFileQuerySet) -> None:
+        self._request_job(request, rows, Action.ACCEPT_LOCAL, ACCEPT_LOCAL)
 
 
 def _is_in_limit(request: HttpRequest, rows: QueuedFileQuerySet, limit: int) -> bool:

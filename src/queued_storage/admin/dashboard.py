@@ -16,7 +16,7 @@ from django.views.decorators.http import require_safe
 from ..ledger.states import State
 from . import jobs
 from .formats import FILES, SIZE, AtLeast, Number, age
-from .overview import MINUTES, SHOWN, Failed, Overview, Pile, Running, Share, overview
+from .overview import MINUTES, OTHER, SHOWN, Failed, Overview, Pile, Running, Share, overview
 
 SECONDS = 5  # between two updates of an open page
 
@@ -126,7 +126,7 @@ def _tiles(found: Overview, urls: _Urls) -> list[Tile]:
         for state in SHOWN
         if found.total.piles[state].files or state not in (State.HELD, State.DELETING)
     ]
-    return [*tiles, _age_tile(found), _rate_tile(found)]
+    return [*tiles, *_other_tiles(found), _age_tile(found), _rate_tile(found)]
 
 
 def _state_tile(state: State, pile: Pile, urls: _Urls) -> Tile:
@@ -138,6 +138,15 @@ def _state_tile(state: State, pile: Pile, urls: _Urls) -> Tile:
         url=urls.changelist(state=state),
         is_bad=state == State.FAILED and pile.files > 0,
     )
+
+
+def _other_tiles(found: Overview) -> list[Tile]:
+    """Files in states that a newer version of the package wrote, if there are any."""
+    pile = found.total.piles[OTHER]
+    if not pile.files:
+        return []
+    size = SIZE(pile.bytes) + ("+" if pile.is_cut else "")
+    return [Tile(OTHER, gettext("other states"), str(_count(pile)), size)]
 
 
 def _age_tile(found: Overview) -> Tile:

@@ -26,6 +26,7 @@ FAILURES = 10  # failed files in the list
 SAMPLE = 500  # rows whose hosts are counted separately if there are more than LIMIT rows
 HOSTS = 20  # hosts of these
 MINUTES = 15  # period of the charts
+OTHER = "other"  # the states that a newer version of the package wrote
 SHOWN = (State.PENDING, State.TRANSFERRING, State.FAILED, State.HELD, State.DELETING)  # in order
 
 
@@ -59,7 +60,9 @@ class Share:
 
     name: str
     is_known: bool = True  # whether this process has a storage of this alias
-    piles: dict[str, Pile] = field(default_factory=lambda: {str(state): Pile() for state in SHOWN})
+    piles: dict[str, Pile] = field(
+        default_factory=lambda: {str(state): Pile() for state in (*SHOWN, OTHER)}
+    )
     minutes: list[Minute] = field(  # newest first, starting with the last sixty seconds
         default_factory=lambda: [Minute() for _number in range(MINUTES)]
     )
@@ -117,8 +120,10 @@ def overview() -> Overview:
         storage = Share(alias, alias in known)
         found.storages.append(storage)
         shares = _Shares(found.total, storage, hosts)
+        rows = ledger().filter(alias=alias)
         for state in SHOWN:
-            _count(alias, state, shares, found)
+            _count(rows.filter(state=state), state, shares, found)
+        _count(rows.in_unknown_state(), OTHER, shares, found)
         _count_transferred(alias, shares, found)
     found.hosts = [hosts[name] for name in sorted(hosts)]
     found.failed = _failed(found.newest_failures)
@@ -144,13 +149,12 @@ class _Shares:
             self.hosts[host] = Share(host)
         yield from (self.total, self.storage, self.hosts[host])
 
-    def cut(self, state: State) -> None:
+    def cut(self, state: str) -> None:
         for share in (self.total, self.storage, *self.hosts.values()):
             share.piles[state].is_cut = True
 
 
-def _count(alias: str, state: State, shares: _Shares, found: Overview) -> None:
-    rows = ledger().filter(alias=alias, state=state)
+def _count(rows: QueuedFileQuerySet, state: str, shares: _Shares, found: Overview) -> None:
     if not (count := rows.values("pk")[: LIMIT + 1].count()):
         return
     is_cut = count > LIMIT

@@ -24,7 +24,7 @@ class Action(models.TextChoices):
     EVICT = "evict", _("evict")
     RESTORE = "restore", _("restore")
     VERIFY = "verify", _("verify")
-    ACCEPT_LOCAL = "accept_local", _("accept local copies")
+    ACCEPT_LOCAL = "accept_local", _("accept local")
 
 
 class JobState(models.TextChoices):

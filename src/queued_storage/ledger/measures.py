@@ -16,6 +16,7 @@ from django.db.models import Case, CharField, Count, F, Max, Min, Q, Sum, Value,
 from django.db.models.functions import Coalesce
 
 from ..conf import settings
+from ..exceptions import TransferStalled
 from .database import in_transaction, ledger
 from .sql.clock import DatabaseNow
 from .states import State
@@ -65,7 +66,8 @@ def unsettled() -> list[Unsettled]:
     stuck = Count("pk", filter=Q(state=State.DELETING, attempts__gt=settings.retries))
     rows: Any = (
         ledger()
-        .filter(alias__in=aliases(), state__in=UNSETTLED)
+        .filter(alias__in=aliases())
+        .unsettled()
         .values_list("alias", "state", _host())
         .annotate(Count("pk"), Sum("size"), Min("saved_at"), now=_NOW, stuck=stuck)
         .order_by("alias", "state")
@@ -86,6 +88,15 @@ def overdue() -> list[Overdue]:
         (Overdue(alias, host, files, _age(since, now)) for alias, host, files, since, now in rows),
         key=lambda row: (row.alias, row.host),
     )
+
+
+def stalled() -> dict[str, int]:
+    """Count the files by storage whose last attempt hung until ``STALL_TIMEOUT``, and that wait for
+    the next one or are in it."""
+    states = [State.PENDING, State.TRANSFERRING, State.DELETING]
+    rows = ledger().filter(alias__in=aliases(), state__in=states)
+    rows = rows.filter(last_error__startswith=f"{TransferStalled.__name__}:")
+    return dict(rows.values_list("alias").annotate(Count("pk")).order_by("alias"))
 
 
 def settled() -> list[Settled]:

@@ -9,7 +9,7 @@ from django.utils.translation import gettext_lazy as _
 from ..conf import HOST_MAX_LENGTH, settings
 from ..reporting.reasons import one_line
 from .sql.clock import host_time
-from .states import Content, State
+from .states import Content, State, is_read_remotely
 
 NAME_MAX_LENGTH = 700  # characters; the limit of a unique index of InnoDB, less the alias
 NAME_MAX_BYTES = 2048  # in UTF-8; below the limit of an index entry in PostgreSQL
@@ -100,7 +100,7 @@ class QueuedFile(models.Model):
     @property
     def is_remote(self) -> bool:
         """Whether reads go to the remote."""
-        return self.state == State.TRANSFERRED
+        return is_read_remotely(self.state, self.is_local, self.remote_name)
 
     @property
     def remains(self) -> Content | None:

@@ -5,8 +5,8 @@ from datetime import datetime
 from functools import lru_cache
 from typing import Any
 
-from django.db import connections
-from django.db.models import F
+from django.db import IntegrityError, connections
+from django.db.models import F, Q
 
 from ..conf import settings
 from .models import QueuedFile
@@ -24,6 +24,8 @@ _TIMES = dict.fromkeys(State, ()) | {
 _AT_FIRST = dict.fromkeys(["unconfirmed", "lease_token", "last_error"], "''")
 _AT_FIRST |= dict.fromkeys(["attempts", "sent"], "0")
 _AT_FIRST |= {"generation": "1", "failures": "'[]'"}
+
+MYSQL_DUPLICATE = 1062  # the error code of a value that a unique index has already
 
 
 class Records(Rows):
@@ -124,38 +126,58 @@ class Records(Rows):
         now = now_in_sql(connection)
         sql = _insert_statement(self.db, self.model._meta.db_table, tuple(values), times, now)
         with connection.cursor() as cursor:
-            cursor.execute(sql, list(values.values()))
+            try:
+                cursor.execute(sql, list(values.values()))
+            except IntegrityError as error:
+                if connection.vendor == "mysql" and error.args[0] == MYSQL_DUPLICATE:
+                    return None  # only the statement was rolled back, not the transaction
+                raise
             if connection.vendor == "postgresql":
                 row = cursor.fetchone()
                 return row[0] if row else None
             return cursor.lastrowid if cursor.rowcount == 1 else None
 
-    def overwrite(
-        self, alias: str, name: str, content: Content, *, held: bool, task: str = ""
-    ) -> int:
-        """Start a new generation of a known file, which makes claims on the old one void."""
-        return (
-            self.named(alias, name)
-            .exclude(state=State.DELETING)
-            .update(
-                due_at=None if held else when_unclaimed(),
-                state=State.HELD if held else State.PENDING,
-                generation=F("generation") + 1,
-                task=task,
-                is_local=True,
-                size=content.size,
-                checksum=content.checksum,
-                content_type=content.content_type,
-                verified="",
-                attempts=0,
-                host=settings.host,
-                last_error="",
-                saved_at=DatabaseNow(),
-                transferred_at=None,
-                evicted_at=None,
-                failures=[],
-            )
+    def overwrite(self, entry: Entry, content: Content, *, held: bool, task: str = "") -> int:
+        """Start the generation after that of ``entry``, which makes claims on the old one void.
+
+        A worker that has the claim may still write to the remote or delete there. Until it lets go
+        of the row, or its lease has certainly ended, no other worker claims the new generation.
+        """
+        same = self.filter(pk=entry.pk, generation=entry.generation, is_local=entry.is_local)
+        deleted = Q(state=State.DELETING)
+        remote_name = {"remote_name": ""} if self._is_name_of_another(entry) else {}
+        return same.filter(deleted if entry.is_deleted else ~deleted).update(
+            **remote_name,
+            due_at=None if held else when_unclaimed(),
+            state=State.HELD if held else State.PENDING,
+            generation=F("generation") + 1,
+            task=task,
+            is_local=True,
+            size=content.size,
+            checksum=content.checksum,
+            content_type=content.content_type,
+            verified="",
+            attempts=0,
+            host=settings.host,
+            last_error="",
+            saved_at=DatabaseNow(),
+            transferred_at=None,
+            evicted_at=None,
+            failures=[],
         )
+
+    def _is_name_of_another(self, entry: Entry) -> bool:
+        """Whether a tombstone of a name that had no row has the remote name of another file."""
+        was_saved = bool(entry.size or entry.checksum)
+        if not entry.is_deleted or was_saved or not entry.remote_name:
+            return False
+        return self.exclude(pk=entry.pk).with_remote_name(entry.remote_name).exists()
+
+    def lock_generation(self, pk: int, generation: int) -> int:
+        """Lock a row until the end of the transaction, unless it has another generation or its
+        file was deleted."""
+        same = self.filter(pk=pk, generation=generation).exclude(state=State.DELETING)
+        return same.update(generation=generation)
 
     def make_due(self) -> int:
         """Make these files due now and reset their retry count."""
@@ -176,9 +198,9 @@ class Records(Rows):
         """Turn a row into a tombstone, unless it has changed in the meantime."""
         return self.under_claim(Claim.of(row)).filter(is_local=row.is_local).mark_deleting()
 
-    def mark_local_dropped(self, pk: int) -> int:
+    def mark_local_dropped(self, pk: int, generation: int) -> int:
         """Record that the local copy of a tombstone, on this host, is gone."""
-        rows = self.filter(pk=pk, state=State.DELETING, is_local=True)
+        rows = self.filter(pk=pk, generation=generation, state=State.DELETING, is_local=True)
         return rows.workable_here().update(is_local=False)
 
 
@@ -186,14 +208,14 @@ class Records(Rows):
 def _insert_statement(
     database: str, table: str, columns: tuple[str, ...], times: tuple[str, ...], now: str
 ) -> str:
-    """Return an INSERT that does nothing if the name is taken."""
+    """Return an INSERT that does nothing if the name is taken; on MySQL, it fails."""
     connection = connections[database]
     quote = connection.ops.quote_name
     places = dict.fromkeys(columns, "%s") | dict.fromkeys(times, now) | _AT_FIRST
     into = f"INTO {quote(table)} ({', '.join(map(quote, places))})"
     values = f"VALUES ({', '.join(places.values())})"
-    if connection.vendor == "mysql":
-        return f"INSERT IGNORE {into} {values}"
+    if connection.vendor == "mysql":  # INSERT IGNORE would store a value for what it must refuse
+        return f"INSERT {into} {values}"
     statement = f"INSERT {into} {values} ON CONFLICT DO NOTHING"
     if connection.vendor == "postgresql":
         return f"{statement} RETURNING {quote('id')}"

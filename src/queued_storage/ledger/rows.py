@@ -2,6 +2,9 @@
 
 import uuid
 from collections.abc import Collection, Iterator, Sequence
+from functools import reduce
+from itertools import pairwise
+from operator import or_
 from typing import Any, Self
 
 from django.db import models
@@ -12,7 +15,7 @@ from ..conf import settings
 from .models import QueuedFile
 from .sql.clock import DatabaseNow, seconds_from_now
 from .sql.outages import outlast
-from .states import CLAIM_COLUMNS, Claim, State
+from .states import CLAIM_COLUMNS, CLAIMABLE, KNOWN, Claim, State
 
 LEASE_GRACE = 5  # seconds after the end of a lease in which its worker may still be writing
 
@@ -53,6 +56,28 @@ class Rows(models.QuerySet[QueuedFile]):
     def due(self) -> Self:
         """Rows to process now, including those whose lease has expired."""
         return self.filter(due_at__lte=DatabaseNow())
+
+    def claimable(self) -> Self:
+        """Rows in a state whose work this version knows, for a queryset of due rows.
+
+        The others belong to processes of a newer version. The expression keeps databases from
+        using the index of states instead of that of due rows.
+        """
+        return self.alias(its_state=Coalesce("state", Value(""))).filter(its_state__in=CLAIMABLE)
+
+    def unsettled(self) -> Self:
+        """Files that aren't transferred, including those in unknown states."""
+        return self.filter(Q(state__lt=State.TRANSFERRED) | Q(state__gt=State.TRANSFERRED))
+
+    def in_unknown_state(self) -> Self:
+        """Files in a state that a newer version wrote.
+
+        The condition consists of ranges of an index, so files in other states aren't read.
+        """
+        known = sorted(KNOWN)
+        outside = Q(state__lt=known[0]) | Q(state__gt=known[-1])
+        between = (Q(state__gt=low, state__lt=high) for low, high in pairwise(known))
+        return self.filter(reduce(or_, between, outside))
 
     def of_aliases(self, aliases: Collection[str]) -> Self:
         """Rows of these aliases, for a queryset of due rows.
@@ -110,7 +135,7 @@ class Rows(models.QuerySet[QueuedFile]):
 
         Rows that a worker is processing are left out, because the host of that worker is running.
         """
-        return self.filter(is_unclaimed(), host=host, is_local=True)
+        return self.filter(is_unclaimed(), host=host, is_local=True, state__in=KNOWN)
 
     def with_other_remote_name(self) -> Self:
         """Files with a different name on their remote."""

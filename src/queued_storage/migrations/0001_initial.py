@@ -94,7 +94,6 @@ class Migration(migrations.Migration):
                     ("evict_queuedfile", "Can evict local copies"),
                     ("restore_queuedfile", "Can restore files to local storage"),
                     ("verify_queuedfile", "Can verify copies"),
-                    ("accept_local_queuedfile", "Can accept changed local copies"),
                 ],
                 "default_permissions": ["view"],
                 "indexes": [

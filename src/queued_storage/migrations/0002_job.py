@@ -12,6 +12,23 @@ class Migration(migrations.Migration):
     ]
 
     operations = [
+        migrations.AlterModelOptions(
+            name="queuedfile",
+            options={
+                "default_permissions": ["view"],
+                "permissions": [
+                    ("retry_queuedfile", "Can retry failed files"),
+                    ("transfer_queuedfile", "Can transfer files now"),
+                    ("cancel_queuedfile", "Can cancel transfers"),
+                    ("evict_queuedfile", "Can evict local copies"),
+                    ("restore_queuedfile", "Can restore files to local storage"),
+                    ("verify_queuedfile", "Can verify copies"),
+                    ("accept_local_queuedfile", "Can accept changed local copies"),
+                ],
+                "verbose_name": "queued file",
+                "verbose_name_plural": "queued files",
+            },
+        ),
         migrations.CreateModel(
             name="Job",
             fields=[
@@ -28,7 +45,7 @@ class Migration(migrations.Migration):
                             ("evict", "evict"),
                             ("restore", "restore"),
                             ("verify", "verify"),
-                            ("accept_local", "accept local copies"),
+                            ("accept_local", "accept local"),
                         ],
                         max_length=16,
                         verbose_name="action",

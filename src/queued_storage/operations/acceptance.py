@@ -5,6 +5,7 @@ from dataclasses import replace
 from django.db import transaction
 
 from ..exceptions import LeaseLost
+from ..files import successors
 from ..files.stamps import read_unchanging
 from ..ledger.database import QueuedFileQuerySet, ledger, ledger_database
 from ..ledger.models import QueuedFile
@@ -41,6 +42,7 @@ def accept_local(
 def _accept(row: QueuedFile, dry_run: bool) -> int | None:
     """Record the local bytes of a file; return how many, or None if they are as recorded."""
     storage = storage_of(row)
+    successors.put_in_place(storage.local, row.name, row)
     found, _stamp = read_unchanging(storage.local, row.name)
     if not intact.is_changed(storage.local, row, found):
         return None
@@ -52,12 +54,15 @@ def _accept(row: QueuedFile, dry_run: bool) -> int | None:
 
 def _record(storage: OperableStorage, row: QueuedFile, found: Content) -> int:
     """Start a new generation with these bytes, unless the row has changed."""
-    same = ledger().filter(pk=row.pk, generation=row.generation, is_local=True, host=row.host)
+    entry = ledger().entry(row.alias, row.name)
+    seen = (row.pk, row.generation, row.is_local, row.host)
+    if entry is None or (entry.pk, entry.generation, entry.is_local, entry.host) != seen:
+        return 0
     is_held = row.state == State.HELD
     routes = Routes(row.alias, storage.cache_prefix)
     routes.forget(row.name)
     with transaction.atomic(using=ledger_database()):
-        taken = same.overwrite(row.alias, row.name, found, held=is_held, task=row.task)
+        taken = ledger().overwrite(entry, found, held=is_held, task=row.task)
         if taken and not is_held:
             enqueue_on_commit(row.alias, storage.queue_for(row.host), row.pk)
     routes.forget(row.name)

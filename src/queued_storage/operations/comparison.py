@@ -7,6 +7,7 @@ from functools import cached_property
 
 from ..conf import settings
 from ..exceptions import VerificationError
+from ..files import successors
 from ..files.stamps import read_unchanging
 from ..ledger.database import QueuedFileQuerySet, ledger
 from ..ledger.models import QueuedFile
@@ -87,7 +88,8 @@ class _Comparison:
         row, local = self.row, self.storage.local
         if not is_reachable_from_here(row.host) and row.is_local:
             return None
-        exists = local.exists(row.name)
+        name = successors.current_name(local, row.name, row)
+        exists = local.exists(name)
         if not row.is_local:
             is_extra = exists and not of_other_storages(self.storage, [row.name])
             details = "A local file exists, but the ledger has no local copy."
@@ -95,9 +97,9 @@ class _Comparison:
         if not exists:
             details = f"The file was saved on the host {row.host!r}."
             return self._difference("local", Kind.MISSING, details)
-        if not self.content and local.size(row.name) == row.size:
+        if not self.content and local.size(name) == row.size:
             return None
-        found, _stamp = read_unchanging(local, row.name)
+        found, _stamp = read_unchanging(local, name)
         if not intact.is_changed(local, row, found):
             return None
         if found.size != row.size:

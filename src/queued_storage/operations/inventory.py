@@ -11,6 +11,7 @@ from django.core.files.storage import Storage
 from django.db.models import FileField, Model, Q
 from django.utils import timezone
 
+from ..files import successors
 from ..files.walking import names_on
 from ..ledger.database import ledger
 from ..ledger.names import can_be_recorded, tidy
@@ -51,6 +52,7 @@ def unknown(names: Iterable[str]) -> list[str]:
     find the file of the normal form under it.
     """
     left = {name for name in names if can_be_recorded(name) and name == tidy(name)}
+    left -= {name for name in left if _waits(name)}
     for column in ("name", "remote_name"):
         if left:
             left -= set(ledger().filter(**{f"{column}__in": left}).values_list(column, flat=True))
@@ -60,6 +62,13 @@ def unknown(names: Iterable[str]) -> list[str]:
             rows: Any = model._base_manager.filter(known)
             left -= set(map(tidy, rows.values_list(field.name, flat=True)))
     return sorted(left)
+
+
+def _waits(name: str) -> bool:
+    """Whether the content of a row's generation waits under this hidden name."""
+    found = successors.key_and_generation(name)
+    row = ledger().filter(pk=found[0], generation=found[1]).first() if found else None
+    return row is not None and successors.waiting_name(row.name, row) == name
 
 
 def _is_untidy(column: str) -> Q:

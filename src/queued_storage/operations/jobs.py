@@ -14,8 +14,7 @@ from ..ledger.states import State
 from ..queues.jobs import notify
 from ..reporting.logs import logger
 from ..reporting.reasons import reason
-from . import comparison, errands
-from .acceptance import accept_local
+from . import acceptance, comparison, errands
 from .passes import Step, never
 from .storages import OperableStorage
 
@@ -40,7 +39,7 @@ def request(action: str, rows: QueuedFileQuerySet, requested_by: str = "") -> li
     """Record one job for each storage of the rows, and notify workers on commit.
 
     If each host has its own local storage, there is one for each host as well: only workers of a
-    host can read or evict its local copies, and files are restored to this host.
+    host can evict its local copies, and files are restored to this host.
     """
     parts: dict[tuple[str, str], list[int]] = defaultdict(list)
     columns = ("pk", "alias", "host")
@@ -163,10 +162,9 @@ def _verify(pk: int) -> Result:
 
 def _accept_local(pk: int) -> Result:
     steps: list[Step] = []
-    count = accept_local(ledger().filter(pk=pk), steps.append)
-    errors = [step.error for step in steps if step.error]
-    name = ledger().filter(pk=pk).values_list("name", flat=True).first() or str(pk)
-    return [{"name": name, "error": error} for error in errors], bool(count)
+    accepted = acceptance.accept_local(ledger().filter(pk=pk), steps.append)
+    found = [{"name": step.name, "error": step.error} for step in steps if step.error]
+    return found, bool(accepted)
 
 
 _STEPS: dict[str, Callable[[int], Result]] = {

@@ -1,6 +1,7 @@
 """Promote files whose transfer the ledger doesn't know of, as after the restore of a backup."""
 
 from ..exceptions import LocalFileMissing, TransferError, VerificationError
+from ..files import successors
 from ..files.streams import checksum_of
 from ..ledger.database import ledger
 from ..ledger.models import QueuedFile
@@ -22,7 +23,11 @@ def is_stranded(storage: OperableStorage, row: QueuedFile) -> bool:
     transfer failed on another one, whose disk may be lost."""
     if not is_reachable_from_here(row.host):
         return row.state == State.FAILED
-    return row.state in UNTRANSFERRED and not storage.local.exists(row.name)
+    return row.state in UNTRANSFERRED and not _has_local_copy(storage, row)
+
+
+def _has_local_copy(storage: OperableStorage, row: QueuedFile) -> bool:
+    return storage.local.exists(successors.current_name(storage.local, row.name, row))
 
 
 def promote(row: QueuedFile, *, dry_run: bool = False) -> str:
@@ -45,11 +50,11 @@ def promote(row: QueuedFile, *, dry_run: bool = False) -> str:
 
 def _verified(storage: OperableStorage, row: QueuedFile) -> tuple[Upload, str]:
     """Return the remote copy with what proved it; raise an error if it is not this file's."""
-    if is_reachable_from_here(row.host) and storage.local.exists(row.name):
+    if is_reachable_from_here(row.host) and _has_local_copy(storage, row):
         raise TransferError(f"{row.name!r} has its local copy. Run 'retry' to transfer it.")
     name = row.remote_name or row.name
     uploader = storage.uploader
-    if not storage.remote.exists(name):
+    if not uploader.exists(name):
         place = "" if is_reachable_from_here(row.host) else f" on the host {row.host!r}"
         raise LocalFileMissing(
             f"The remote has no file {name!r}. Put the local copy back{place} and run 'retry', or "

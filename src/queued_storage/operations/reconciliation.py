@@ -6,6 +6,7 @@ from typing import Protocol
 from django.db import transaction
 
 from ..exceptions import LeaseLost, LocalFileChanged, LocalFileMissing
+from ..files import successors
 from ..files.stamps import Stamp, read_unchanging, stamp_of
 from ..ledger.database import QueuedFileQuerySet, ledger, ledger_database
 from ..ledger.models import QueuedFile
@@ -59,6 +60,7 @@ def _drop_local(storage: OperableStorage, row: QueuedFile, lease: Lease) -> None
     """Delete the local copy, whatever it is, after reading every byte of the remote one."""
     if not row.is_local or not is_reachable_from_here(row.host):
         raise LeaseLost(f"{row} has no local copy on this host.")
+    successors.put_in_place(storage.local, row.name, row)
     _evict_after_check(storage, row, lease, "content", stamp_of(storage.local, row.name))
 
 
@@ -96,6 +98,7 @@ def _transfer_again(storage: OperableStorage, row: QueuedFile, lease: Lease) -> 
     """Transfer the local copy again, overwriting the remote one."""
     if not row.is_local or not is_reachable_from_here(row.host):
         raise LocalFileMissing(f"This host has no local copy of {row.name!r}.")
+    successors.put_in_place(storage.local, row.name, row)
     found, _seen = read_unchanging(storage.local, row.name, lease.progress)
     if intact.is_changed(storage.local, row, found):
         raise LocalFileChanged(

@@ -8,6 +8,7 @@ from django.db import connections
 from django.utils.module_loading import import_string
 
 from ..ledger.jobs import are_available, jobs
+from ..ledger.schema import is_explained
 from ..reporting.logs import logger
 from .base import RUN_JOB, BaseQueue, message_of_job
 
@@ -67,8 +68,9 @@ class JobThreads:
         while not self._is_stopping:
             try:
                 self._start_due()
-            except Exception:  # the ledger may be back at the next look
-                logger.exception("The ledger could not be queried for jobs.")
+            except Exception as error:  # the ledger may be back at the next query
+                if not is_explained(error):
+                    logger.exception("The ledger could not be queried for jobs.")
             connections.close_all()
             with self._changed:
                 if not (self._is_notified or self._is_stopping):

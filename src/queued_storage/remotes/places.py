@@ -6,6 +6,7 @@ import os
 import posixpath
 import re
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import lru_cache
 from typing import Any, NamedTuple, cast
 from urllib.parse import urlsplit
@@ -16,7 +17,6 @@ from django.utils.functional import LazyObject
 from ..reporting.descriptions import describe, is_describable
 from .classes import known_of
 from .expiry import AZURE, GCLOUD, S3
-from .perthread import PerThread
 
 FILE_SYSTEM = "file system"
 MEMORY = "memory"
@@ -26,6 +26,7 @@ IN_PROCESS = frozenset({FILE_SYSTEM, MEMORY, OTHER, UNKNOWN})  # kinds that need
 SFTP = "storages.backends.sftpstorage.SFTPStorage"
 FTP = "storages.backends.ftp.FTPStorage"
 AMAZON = "amazonaws.com"
+_PROBE = "queued-storage"  # a name, to see where a storage would put a file
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 _PORTS = {"http": 80, "https": 443}
 # As FTPStorage reads its option location, which also holds the password
@@ -65,8 +66,8 @@ def place_of(storage: Storage) -> Place:
         return rule(storage)
     if isinstance(storage, InMemoryStorage):
         return _of_this_process(MEMORY, storage)
-    if (path := _path_of(storage)) is not None:
-        return Place(FILE_SYSTEM, "", path)
+    if isinstance(storage, FileSystemStorage):
+        return Place(FILE_SYSTEM, "", _directory_of(storage))
     if is_describable(storage):
         return Place(OTHER, json.dumps(describe(storage), sort_keys=True, default=repr))
     return _of_this_process(UNKNOWN, storage)
@@ -99,9 +100,11 @@ def are_apart(one: Place, other: Place) -> bool:
 
 
 def _itself(storage: Storage) -> Storage:
+    """Return what a wrapper passes its calls on to."""
     if isinstance(storage, LazyObject):  # such as django.core.files.storage.default_storage
         storage = cast(Any, storage.exists).__self__
-    return storage.storage if isinstance(storage, PerThread) else storage
+    inner = getattr(storage, "storage", None)  # of PerThread, FaultyStorage, and many wrappers
+    return _itself(inner) if isinstance(inner, Storage) else storage
 
 
 def _of_this_process(kind: str, storage: Storage) -> Place:
@@ -116,24 +119,13 @@ def _slashed(root: str) -> str:
 # Directories
 
 
-def _path_of(storage: Storage) -> str | None:
-    """Return the directory of a storage with paths."""
-    is_plain = type(storage).path is FileSystemStorage.path
-    if not is_plain and (path := _path_by_asking(storage)) is not None:
-        return path
-    location: Any = getattr(storage, "location", None)
-    is_on_disk = isinstance(storage, FileSystemStorage) and location is not None
-    return os.path.abspath(location) if is_on_disk else None
-
-
-def _path_by_asking(storage: Storage) -> str | None:
-    """Return the directory in which a storage with a ``path()`` of its own puts a file."""
-    name = "queued-storage"
-    try:
-        directory, found = os.path.split(os.path.abspath(storage.path(name)))
-    except Exception:  # mostly NotImplementedError, which Django's documentation asks for
-        return None
-    return directory if found == name else None
+def _directory_of(storage: FileSystemStorage) -> str:
+    if type(storage).path is not FileSystemStorage.path:
+        with suppress(Exception):  # it may require a name of its own kind
+            directory, found = os.path.split(storage.path(_PROBE))
+            if found == _PROBE:
+                return os.path.abspath(directory)
+    return os.path.abspath(storage.location)
 
 
 def _is_same_directory(one: str, other: str) -> bool:

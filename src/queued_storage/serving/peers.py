@@ -15,6 +15,7 @@ from ..conf import settings
 from ..exceptions import FileElsewhere
 from ..files.streams import Checksum
 from ..ledger.models import QueuedFile
+from ..reporting.redaction import without_secrets
 
 TICKET_AGE = 60  # seconds until a ticket expires
 PATH = "local-copy/"  # below the URL of a host in HOST_URLS
@@ -82,4 +83,5 @@ def _cause_of(error: Exception) -> str:
     if isinstance(error, HTTPError):
         error.close()
         return f"the host responded with status {error.code}"
-    return str(getattr(error, "reason", None) or error or type(error).__name__)
+    cause = str(getattr(error, "reason", None) or error or type(error).__name__)
+    return without_secrets(cause, by_look=False)

@@ -44,6 +44,11 @@ class Parts(NamedTuple):
     variant: str
     foreign_task: ForeignTask | None
 
+    @property
+    def row_options(self) -> dict[str, Any]:
+        """What the rows of new content have in common."""
+        return {"held": self.held, "task": self.variant}
+
 
 def option(method: Callable[[Any], Any]) -> Any:
     """Make a property that a subclass can replace by a class attribute with the option itself."""

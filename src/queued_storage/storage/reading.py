@@ -11,10 +11,11 @@ from typing import Any, NamedTuple
 from django.core.files import File
 from django.core.files.storage import Storage
 
-from ..files import localfiles, readcache
+from ..files import localfiles, readcache, successors
 from ..files.reopening import unwrapped
 from ..ledger.names import Name, StoredName
 from ..ledger.states import Entry
+from .advising import advised
 from .listing import Listing
 from .locating import LocatingStorage
 from .opening import NOT_THERE, Opening, is_still_local, local_file_missing, require_living
@@ -43,6 +44,7 @@ _MODIFIED = Fact("get_modified_time", "saved_at")
 class ReadableStorage(LocatingStorage):
     """The half of a queued storage that changes nothing."""
 
+    @advised
     def exists(self, name: Name) -> bool:
         """Return whether the file exists.
 
@@ -62,16 +64,20 @@ class ReadableStorage(LocatingStorage):
 
     # Facts
 
+    @advised
     def size(self, name: Name) -> int:
         """Return the size in bytes: the local copy's, or the one in the ledger."""
         return int(self._fact(name, _SIZE))
 
+    @advised
     def get_accessed_time(self, name: Name) -> datetime:
         return self._time(name, _ACCESSED)
 
+    @advised
     def get_created_time(self, name: Name) -> datetime:
         return self._time(name, _CREATED)
 
+    @advised
     def get_modified_time(self, name: Name) -> datetime:
         return self._time(name, _MODIFIED)
 
@@ -98,7 +104,9 @@ class ReadableStorage(LocatingStorage):
         recorded = fact.from_ledger(entry)
         if entry.is_here:
             with contextlib.suppress(*NOT_THERE):
-                found = fact.from_storage(self.local, name)
+                found = fact.from_storage(
+                    self.local, successors.current_name(self.local, name, entry)
+                )
                 if found == recorded or is_still_local(self, name, entry):
                     return found
         if recorded is not None:
@@ -109,6 +117,7 @@ class ReadableStorage(LocatingStorage):
 
     # Paths
 
+    @advised
     def path(self, name: Name) -> str:
         """Return the path of the local copy.
 
@@ -124,7 +133,8 @@ class ReadableStorage(LocatingStorage):
             raise NotImplementedError(
                 f"{stored.text!r} does not have a local copy; use local_path() or open()."
             )
-        return path
+        current = successors.current_name(self.local, stored.text, entry)
+        return path if current == stored.text else self.local.path(current)
 
     @contextlib.contextmanager
     def local_path(self, name: Name) -> Iterator[str]:
@@ -170,6 +180,7 @@ class ReadableStorage(LocatingStorage):
         is_its_own = entry is None or entry.is_here
         return os.path.realpath(self.local.path(name.text)) if is_its_own else None
 
+    @advised
     def listdir(self, path: Name) -> tuple[list[str], list[str]]:
         """List the directories and files of both storages; asks the remote."""
         return Listing(self.alias, path).read(self.local, self.remote)

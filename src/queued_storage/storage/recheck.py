@@ -17,16 +17,17 @@ from ..reporting.reasons import reason
 
 
 def of_file(
-    local: Storage, name: str, record: Callable[[Content], object]
+    local: Storage, name: str, record: Callable[[Content], object], *, now_at: str = ""
 ) -> Callable[[], None] | None:
     """Return a function that calls ``record`` with what is in the file then, if it was written to.
 
-    None is returned for a storage without paths: no program writes to its files in place.
+    ``now_at`` is the name that the file has until then. None is returned for a storage without
+    paths: no program writes to its files in place.
     """
     if not localfiles.has_paths(local):
         return None
     path = local.path(name)
-    mark = _marked(path)
+    mark = _marked(local.path(now_at or name))
 
     def check() -> None:
         try:

@@ -13,6 +13,7 @@ from ..exceptions import (
     TransferError,
     VerificationError,
 )
+from ..files import successors
 from ..files.stamps import Stamp
 from ..files.streams import checksum_of
 from ..ledger.models import QueuedFile
@@ -97,6 +98,7 @@ class Attempt:
     # The local copy
 
     def _require_local_copy(self, local: Storage, proxy: LocalProxy) -> None:
+        successors.put_in_place(local, self.row.name, self.row)
         if not local.exists(self.row.name):
             raise LocalFileMissing(
                 f"The local copy of {self.row.name!r} does not exist "

@@ -6,6 +6,7 @@ from datetime import datetime
 from django.core.files.storage import Storage
 
 from ..exceptions import LocalFileChanged, VerificationError
+from ..files import successors
 from ..files.stamps import Stamp, modified_at, read_unchanging, stamp_of
 from ..ledger.models import QueuedFile
 from ..ledger.states import Content
@@ -47,6 +48,7 @@ def require_intact(
     Returns its stamp, or None if it does not exist.
     """
     local = storage.local
+    successors.put_in_place(local, row.name, row)
     try:
         found, stamp = read_unchanging(local, row.name, progress)
     except (FileNotFoundError, NotADirectoryError):

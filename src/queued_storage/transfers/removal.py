@@ -66,7 +66,7 @@ class _Purge:
         if remote_name and not self._is_of_another_file(remote_name):
             self._remove_remote(remote_name)
         self._lease.require()
-        copies.drop_local(self._storage, row.pk, row.name)
+        copies.drop_local(self._storage, row.name, row)
         if not self._lease.ledger.remove_tombstone(row):
             raise LeaseLost(f"{row} is being purged by another worker.")
 

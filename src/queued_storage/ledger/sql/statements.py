@@ -116,7 +116,9 @@ def update_text(
     sql, parameters = query.get_compiler(rows.db).as_sql()
     if returning:
         quote = connections[rows.db].ops.quote_name
-        sql += f" RETURNING {', '.join(quote(str(field.column)) for field in returning)}"
+        table = quote(rows.model._meta.db_table)  # SQLite takes "x" for a text if no column is x
+        names = (f"{table}.{quote(str(field.column))}" for field in returning)
+        sql += f" RETURNING {', '.join(names)}"
     return Text(sql, parameters)
 
 

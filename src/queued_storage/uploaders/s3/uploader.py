@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
+from boto3.s3.transfer import TransferConfig
 from botocore.exceptions import ClientError
 from django.core.files.storage import Storage
 from storages.backends.s3 import S3Storage
@@ -17,6 +18,7 @@ from ...ledger.states import Content
 from ...remotes.refusals_s3 import explained
 from ...reporting.logs import logger
 from ...reporting.reasons import reason
+from ...runtime import ending
 from ..base import PIECE, Uploader
 from . import by_obstore, dialects, multipart, small, trust
 from .bucket import Bucket, S3Remote
@@ -190,12 +192,29 @@ class S3Uploader(Uploader):
         parameters: dict[str, Any],
         is_new: bool,
     ) -> None:
+        config = self._bucket.storage.transfer_config
+        try:
+            self._send_large(name, content, parameters, is_new, config)
+        except RuntimeError:
+            if not (ending.has_begun() and is_seekable(content)):
+                raise
+            # The pools of threads are closed, but there may be time to do without.
+            config = multipart.config_without_threads(config)
+            self._send_large(name, content, parameters, is_new, config)
+
+    def _send_large(
+        self,
+        name: str,
+        content: MeasuredFile,
+        parameters: dict[str, Any],
+        is_new: bool,
+        config: TransferConfig,
+    ) -> None:
         if is_seekable(content):
             content.seek(0)  # transfer() may have read some of it
         bucket, client, place = self._bucket, self._bucket.client, self._bucket.place(name)
         is_crc32 = parameters.get("ChecksumAlgorithm") == CRC32
         can_prove = is_crc32 and trust.known(bucket.storage).checksums
-        config = bucket.storage.transfer_config
         with multipart.only_if_new(client, place["Key"]) if is_new else contextlib.nullcontext():
             if (saved := content.saved) and can_prove:
                 multipart.upload_path(client, saved.path, place, parameters, config, saved.on_sent)
