@@ -7,11 +7,12 @@ from abc import ABC, abstractmethod
 from argparse import ArgumentParser
 from typing import IO, Any, ClassVar
 
-from django.core.management.base import CommandError, OutputWrapper
+from django.core.management.base import CommandError
 from django.core.management.color import Style
 
 from ...ledger.database import QueuedFileQuerySet
 from ..progress import Progress
+from ..terminal import Terminal
 from .selection import total
 
 
@@ -39,7 +40,7 @@ class Verb(ABC):
 
     # Is used by the command
 
-    def __init__(self, stdout: OutputWrapper, stderr: OutputWrapper, style: Style) -> None:
+    def __init__(self, stdout: Terminal, stderr: Terminal, style: Style) -> None:
         self.stdout = stdout
         self.stderr = stderr
         self.style = style
