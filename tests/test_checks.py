@@ -99,6 +99,19 @@ def test_side_that_cannot_be_created(settings: Settings, name: str, side: Any, s
     assert says in messages("E004")
 
 
+class Talkative(FileSystemStorage):
+    def __init__(self, **options: Any) -> None:
+        raise ValueError(f"cannot connect with {options}")
+
+
+@pytest.mark.parametrize("name", ["local", "remote"])
+def test_no_check_repeats_a_secret(settings: Settings, name: str) -> None:
+    options = {"host": "h", "password": "hunter2"}
+    with_default(settings, **{name: {"BACKEND": f"{__name__}.Talkative", "OPTIONS": options}})
+    assert "'host': 'h'" in messages("E004")
+    assert "hunter2" not in messages("E004")
+
+
 @pytest.mark.parametrize("name", ["local", "remote"])
 def test_side_whose_module_raises(
     settings: Settings, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
