@@ -70,7 +70,7 @@ class RenewingStorage(DeletingStorage):
                     content_of(parts.local, file.readable_name), content_type=content.content_type
                 )
             return self._begin(parts, name, entry, content, file.wait_as)
-        if is_taken and not entry.is_local and self._start(parts, entry, details()):
+        if is_taken and not entry.is_local and self._start(parts, name, entry, details()):
             return Saved(name, entry.pk, self._check_of(parts, name, details()))
         return None
 
@@ -93,24 +93,31 @@ class RenewingStorage(DeletingStorage):
             parts.local,
             name,
             version,
-            lambda: self._start(parts, entry, content),
+            lambda: self._start(parts, name, entry, content),
             place,
             parts.rows,
         )
         if not is_done:
             return None
-        self._forget(name)
         return Saved(name, entry.pk, self._check_of(parts, name, content, version))
 
-    def _start(self, parts: Parts, entry: Entry, content: Content) -> int:
-        return parts.rows.overwrite(entry, content, **parts.row_options)
+    def _start(self, parts: Parts, name: str, entry: Entry, content: Content) -> int:
+        started = parts.rows.overwrite(entry, content, **parts.row_options)
+        if started:
+            self._forget(name)
+        return started
 
     # Writing to an open file
 
     def _open_for_writing(self, name: Name, mode: str) -> File:
         parts = self._parts()
+        if str(name).startswith("/"):
+            name = self._stored(name).text
         stored = StoredName.new(name, on_file_system=localfiles.has_paths(parts.local))
         entry = self._entry(stored)
+        if entry is None:
+            stored = self._own_name(stored)
+            entry = self._entry(stored)
         exists = ("x" in mode or "a" in mode) and self.exists(stored.text)
         if "x" in mode and exists:
             raise FileExistsError(f"{stored.text!r} already exists.")
@@ -152,7 +159,7 @@ class RenewingStorage(DeletingStorage):
             if pk is None:
                 return None
             put_in_place()
-        self._forget(name)
+            self._forget(name)
         return Saved(name, pk, self._check_of(parts, name, content))
 
     # What follows the commit
@@ -188,8 +195,8 @@ class RenewingStorage(DeletingStorage):
         if entry is None or entry.is_deleted or not entry.is_here:
             return
         if (entry.size, entry.checksum) == (written.size, written.checksum):
-            self._start(parts, entry, replace(found, content_type=written.content_type))
-            self._forget(name)
+            found = replace(found, content_type=written.content_type)
+            self._start(parts, name, entry, found)
 
     def _announce_or_hold(self, parts: Parts, saved: Saved, queue: BaseQueue) -> None:
         if not parts.held:

@@ -82,7 +82,7 @@ class QueuedStorage(AsyncStorage):
         if is_for_writing(mode):
             opened = self._open_for_writing(name, mode)
         else:
-            opened = self._open_for_reading(StoredName.of(name), mode)
+            opened = self._open_for_reading(self._stored(name), mode)
         return StoredFile(opened, partial(self.open, name))
 
     # Saving
@@ -202,7 +202,7 @@ class QueuedStorage(AsyncStorage):
         ``FileNotFoundError`` for a name without a row.
         """
         parts = self._parts()
-        stored = StoredName.of(name)
+        stored = self._stored(name)
         entry = self._entry(stored)
         if entry is None or entry.is_deleted:
             raise FileNotFoundError(f"The ledger has no file {stored.text!r} of {self.alias!r}.")
@@ -221,4 +221,4 @@ class QueuedStorage(AsyncStorage):
         ``TransferError`` as soon as one of the files has failed, ``TransferTimeout`` after
         ``timeout`` seconds.
         """
-        Barrier.of(self.alias, names).wait(timeout)
+        Barrier.of(self.alias, self._wanted(names)).wait(timeout)
