@@ -10,11 +10,11 @@ from django.core.files import File
 from ..files.asyncfiles import AsyncFile
 from ..ledger.names import Name
 from .barrier import Barrier, too_late
-from .renewing import RenewingStorage
+from .reserving import ReservingStorage
 from .results import TransferResult, pauses
 
 
-class AsyncStorage(RenewingStorage):
+class AsyncStorage(ReservingStorage):
     """The coroutines, with the names that Django's own async methods have.
 
     Each runs the method without the ``a`` where Django runs sync code, as the async methods of

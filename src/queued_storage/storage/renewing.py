@@ -140,7 +140,7 @@ class RenewingStorage(DeletingStorage):
             if entry is None:
                 saved = self._publish_new(parts, name.text, draft, content)
             else:
-                _require_not_deleted(name.text, entry, opened)
+                _require_not_deleted(parts.local, name.text, entry, opened)
                 place = partial(localfiles.replace, parts.local, draft)
                 saved = self._begin(parts, name.text, entry, content, place)
             if saved:
@@ -235,11 +235,14 @@ def content_type_of(content: Content, name: str) -> str:
     return kind[:255]
 
 
-def _require_not_deleted(name: str, entry: Entry, opened: Entry | None) -> None:
-    """Refuse to write a deleted file, unless it was deleted before it was opened."""
+def _require_not_deleted(local: Storage, name: str, entry: Entry, opened: Entry | None) -> None:
+    """Refuse to write a deleted file, unless it was deleted before it was opened.
+
+    In a local storage without paths, another process may be saving a file under the name.
+    """
     was_there = opened is not None and not opened.is_deleted
-    is_elsewhere = entry.is_local and not entry.is_here
-    if entry.is_deleted and (was_there or is_elsewhere):
+    is_taken = entry.is_local and not (entry.is_here and localfiles.has_paths(local))
+    if entry.is_deleted and (was_there or is_taken):
         raise NameUnavailable(
             f"{name!r} was deleted while it was written, or its copy on another host is still "
             f"being deleted. Use another name, or save(), which chooses one."
