@@ -273,8 +273,9 @@ def test_another_worker_takes_over_a_hanging_transfer(settings: Settings) -> Non
     stuck = threading.Thread(target=attempt)
     stuck.start()
     assert remote.hanging.wait(10)
-    until(ledger().filter(pk=pk).due().exists)  # the stalled worker does not renew its lease
+    until(lambda: row(storage, name).state == State.PENDING)  # the stalled attempt has failed
     assert not ended
+    make_due(storage, name)
     other = threading.Thread(target=attempt)
     other.start()  # it hangs as well, until the remote recovers
     until(lambda: row(storage, name).attempts == 2)
