@@ -69,6 +69,13 @@ class InvalidResult(TransferError, ValueError):
     """
 
 
+class NameTooLong(TransferError):
+    """The remote doesn't allow a name as long as this one, so no retry can succeed.
+
+    Save the file under a shorter name, or configure a shorter location on the remote.
+    """
+
+
 class LeaseLost(QueuedStorageError):
     """The attempt was superseded by a delete, by newer content, or by another worker.
 

@@ -5,7 +5,7 @@ from django.db.models import Case, F, Q, Value, When
 
 from ..conf import settings
 from .models import QueuedFile
-from .rows import Rows, new_token, when_unclaimed
+from .rows import Rows, is_unclaimed, new_token, when_unclaimed
 from .sql.clock import DatabaseNow, seconds_from_now
 from .states import Claim, Content, State
 
@@ -70,6 +70,30 @@ class Orders(Rows):
             transferred_at=None,
             lease_token="",
             last_error="",
+        )
+
+    def promote_found(
+        self, row: QueuedFile, remote_name: str, content: Content, verified: str, *, is_local: bool
+    ) -> int:
+        """Make reads use a remote copy that was found, unless the row was claimed or changed."""
+        return (
+            self.under_claim(Claim.of(row))
+            .filter(is_unclaimed())
+            .update(
+                due_at=None,
+                state=State.TRANSFERRED,
+                remote_name=remote_name,
+                unconfirmed="",
+                is_local=is_local,
+                size=content.size,
+                checksum=content.checksum,
+                verified=verified,
+                attempts=0,
+                lease_token="",
+                last_error="",
+                transferred_at=DatabaseNow(),
+                evicted_at=None if is_local else DatabaseNow(),
+            )
         )
 
     def mark_restored(self, row: QueuedFile) -> int:

@@ -25,6 +25,7 @@ _AT_FIRST = dict.fromkeys(["unconfirmed", "lease_token", "last_error"], "''")
 _AT_FIRST |= dict.fromkeys(["attempts", "sent"], "0")
 _AT_FIRST |= {"generation": "1", "failures": "'[]'"}
 
+_SAVED_AT: Any = QueuedFile._meta.get_field("saved_at")
 MYSQL_DUPLICATE = 1062  # the error code of a value that a unique index has already
 
 
@@ -88,7 +89,7 @@ class Records(Rows):
         )
 
     def record_local(
-        self, alias: str, name: str, content: Content, saved_at: datetime
+        self, alias: str, name: str, content: Content, saved_at: datetime | None
     ) -> int | None:
         """Insert the row of a local file that predates the ledger, for its transfer."""
         return self._record(alias, name, State.PENDING, content, saved_at=saved_at)
@@ -98,12 +99,15 @@ class Records(Rows):
         alias: str,
         name: str,
         content: Content,
-        saved_at: datetime,
+        saved_at: datetime | None,
         *,
         is_local: bool,
         verified: str,
     ) -> int | None:
-        """Insert the row of a file on the remote that predates the ledger."""
+        """Insert the row of a file on the remote that predates the ledger.
+
+        ``saved_at`` is now for storages that don't know times.
+        """
         return self._record(
             alias,
             name,
@@ -145,7 +149,7 @@ class Records(Rows):
         }
         times = _TIMES[state]
         if saved_at:
-            values["saved_at"] = connection.ops.adapt_datetimefield_value(saved_at)
+            values["saved_at"] = _SAVED_AT.get_db_prep_value(saved_at, connection)
         else:
             times = ("saved_at", *times)
         now = now_in_sql(connection)

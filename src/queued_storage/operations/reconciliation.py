@@ -1,10 +1,12 @@
 """Repair differences between the ledger and the copies of its files."""
 
 from collections.abc import Collection, Iterator
+from typing import Protocol
 
 from django.db import transaction
 
 from ..exceptions import LeaseLost, LocalFileChanged, LocalFileMissing
+from ..files import successors
 from ..files.stamps import Stamp, read_unchanging, stamp_of
 from ..ledger.database import QueuedFileQuerySet, ledger, ledger_database
 from ..ledger.models import QueuedFile
@@ -13,6 +15,7 @@ from ..queues.on_commit import enqueue_on_commit
 from ..storage.routes import Routes
 from ..transfers import attempt, copies, intact
 from ..transfers.leases import Lease
+from . import promotion
 from .comparison import Difference, verify
 from .errands import RESTORE, Errand
 from .passes import Report, ignore
@@ -57,6 +60,7 @@ def _drop_local(storage: OperableStorage, row: QueuedFile, lease: Lease) -> None
     """Delete the local copy, whatever it is, after reading every byte of the remote one."""
     if not row.is_local or not is_reachable_from_here(row.host):
         raise LeaseLost(f"{row} has no local copy on this host.")
+    successors.put_in_place(storage.local, row.name, row)
     _evict_after_check(storage, row, lease, "content", stamp_of(storage.local, row.name))
 
 
@@ -94,6 +98,7 @@ def _transfer_again(storage: OperableStorage, row: QueuedFile, lease: Lease) -> 
     """Transfer the local copy again, overwriting the remote one."""
     if not row.is_local or not is_reachable_from_here(row.host):
         raise LocalFileMissing(f"This host has no local copy of {row.name!r}.")
+    successors.put_in_place(storage.local, row.name, row)
     found, _seen = read_unchanging(storage.local, row.name, lease.progress)
     if intact.is_changed(storage.local, row, found):
         raise LocalFileChanged(
@@ -108,9 +113,24 @@ def _transfer_again(storage: OperableStorage, row: QueuedFile, lease: Lease) -> 
     enqueue_on_commit(row.alias, storage.queue_for(row.host), row.pk)
 
 
-# The errands that repair a difference, by its kind and side
-REPAIRS: dict[str, tuple[Errand, ...]] = {
-    "missing-local": (Errand(_forget_local),),
+class Repair(Protocol):
+    def run(self, pk: int) -> str:
+        """Repair one file; return why that failed, or an empty string."""
+
+
+class MissingLocal:
+    """Has reads use the remote copy, after a look at it."""
+
+    def run(self, pk: int) -> str:
+        row = ledger().filter(pk=pk).first()
+        if row and row.state in promotion.UNTRANSFERRED:
+            return promotion.promote(row)
+        return Errand(_forget_local).run(pk)
+
+
+# What repairs a difference, by its kind and side
+REPAIRS: dict[str, tuple[Repair, ...]] = {
+    "missing-local": (MissingLocal(),),
     "different-local": (Errand(_drop_local), RESTORE),
     "extra-local": (Errand(_drop_extra),),
     "missing-remote": (Errand(_transfer_again),),

@@ -102,7 +102,8 @@ class Attempt:
         if not local.exists(self.row.name):
             raise LocalFileMissing(
                 f"The local copy of {self.row.name!r} does not exist "
-                f"(saved on {self.row.host}). Put it back, then retry."
+                f"(saved on {self.row.host}). Put it back and retry, or if "
+                f"the remote has the file already, run 'manage.py queued_storage adopt'."
             )
         size = local.size(self.row.name)
         # A storage that compresses or encrypts may report a size other than that of the content.

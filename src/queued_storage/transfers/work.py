@@ -1,5 +1,6 @@
 """The work on one file under one claim."""
 
+import errno
 import random
 import threading
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from django.db import connections
 from django.dispatch import Signal
 
 from ..conf import settings
-from ..exceptions import InvalidResult, LeaseLost, LocalFileChanged, LocalFileMissing
+from ..exceptions import InvalidResult, LeaseLost, LocalFileChanged, LocalFileMissing, NameTooLong
 from ..ledger.database import ledger
 from ..ledger.models import QueuedFile
 from ..ledger.states import State
@@ -239,7 +240,8 @@ class _Work:
         if isinstance(error, LocalFileMissing):
             is_final = self.row.host == settings.host  # another host may have it on its own disk
         else:
-            is_final = isinstance(error, InvalidResult | LocalFileChanged)
+            is_final = isinstance(error, InvalidResult | LocalFileChanged | NameTooLong)
+            is_final |= isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG
         return not is_final and self.row.attempts < attempt.attempts_max(self.storage.foreign_task)
 
 
