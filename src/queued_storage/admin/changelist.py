@@ -14,7 +14,7 @@ from django.utils.translation import gettext_lazy as _
 from ..ledger.measures import aliases
 from ..ledger.states import State
 from . import overview
-from .dates import DateHierarchy
+from .dates import DateHierarchy, require_dates
 from .formats import AtLeast, Number
 
 
@@ -29,6 +29,11 @@ class CappedPaginator(Paginator):
 
 
 class QueuedFileChangeList(ChangeList):
+    def get_filters(self, request: HttpRequest) -> Any:
+        """Refuse dates that no database can compare with, which Django would try."""
+        require_dates(self.date_hierarchy, self.params)
+        return super().get_filters(request)
+
     def date_links(self) -> dict[str, Any]:
         return DateHierarchy(self).context()
 
