@@ -28,6 +28,7 @@ from tests.support.rows import (
     claimed,
     is_about,
     new_row,
+    overwrite,
     past,
     snapshot,
 )
@@ -124,7 +125,7 @@ def test_the_next_claim_knows_what_was_tried() -> None:
     [row] = ledger().claim_due(1, ["one"], trying=["one"])
     assert row.remains is None
     QueuedFile.objects.update(due_at=past(), size=5, checksum="crc32:00000005")
-    [row] = ledger().claim_due(1, ["one"], trying=["one"])
+    row = ledger().claim(row.pk)
     assert (row.is_tried, row.remains) == (False, Content(16, "crc32:1a2b3c4d"))
 
 
@@ -504,5 +505,5 @@ def test_failures_are_kept_until_new_content() -> None:
     assert again is not None
     ledger().promote(again, "a.txt", OLD, "size", evict=False)
     assert [failure["error"] for failure in ledger().get(pk=row.pk).failures] == ["not yet"]
-    ledger().overwrite("one", "a.txt", NEW, held=False)
+    overwrite()
     assert ledger().get(pk=row.pk).failures == []

@@ -27,7 +27,9 @@ def test_missing_table_is_explained() -> None:
         editor.delete_model(QueuedFile)
     try:
         for verb in (["status"], ["worker", "--until-empty"], ["evict", "--all"]):
-            with pytest.raises(CommandError, match=r"has no table.* Run 'manage\.py migrate'"):
+            with pytest.raises(
+                CommandError, match=r"not have the table.* Run 'manage\.py migrate'"
+            ):
                 run(*verb)
     finally:
         with connection.schema_editor() as editor:

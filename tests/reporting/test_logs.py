@@ -122,12 +122,13 @@ def test_a_failing_renewal_is_logged(records: Any) -> None:
     claimed = ledger().claim(row(storage, name).pk)
     assert claimed
 
-    class Broken(leases.Lease):
-        def beat(self) -> None:
-            raise DatabaseError("away")
+    def away(claims: object) -> None:
+        raise DatabaseError("away")
 
-    leases._Heart._beat(Broken(claimed))
-    record = said(records, "could not be renewed")
+    lease = leases.Lease(claimed)
+    lease.ledger.renew_unlocked = away
+    leases._Heart._beat([lease])
+    record = said(records, "A lease could not be renewed")
     assert fields(record)["queued_file"] == claimed.pk
     assert fields(record)["queued_error"] == "DatabaseError"
 
@@ -136,7 +137,7 @@ def test_a_failing_ledger_is_logged(records: Any, monkeypatch: pytest.MonkeyPatc
     def away(pk: int) -> None:
         raise DatabaseError("away")
 
-    monkeypatch.setattr(work, "run", away)
+    monkeypatch.setattr(work, "run_new", away)
     run_all([7])
     assert fields(said(records, "File 7"))["queued_file"] == 7
     monkeypatch.setattr(executor, "ledger", lambda: away(8))

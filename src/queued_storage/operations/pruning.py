@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 
+from ..files import successors
 from ..ledger.database import QueuedFileQuerySet, ledger
 from ..ledger.measures import aliases
 from ..ledger.models import QueuedFile
@@ -55,7 +56,7 @@ def _storages(rows: QueuedFileQuerySet) -> list[OperableStorage]:
 
 def _is_lost(row: QueuedFile) -> bool:
     storage = storage_of(row)
-    if storage.local.exists(row.name):
+    if storage.local.exists(successors.current_name(storage.local, row.name, row)):
         return False
     return not storage.remote.exists(row.remote_name or row.name)
 

@@ -68,6 +68,7 @@ _LINE = re.compile(r"[^\r\n]*")
 _UNQUOTED = re.compile(r"[^\"'`\r\n]*")
 _QUOTES = frozenset("\"'`")
 _PROSE_WORD = re.compile(r"\(?[A-Z]?[^\W\d_A-Z]{1,20}[.:!?)]*")
+_SENTENCE = re.compile(r"(?:[A-Z]?[a-z]{1,12}'?[a-z]{0,2} ){3}[a-z]")
 _BARE = re.compile(r"[^\s;&\"'`<>]*")
 USER_OPTIONS = frozenset({"u", "user"})  # of curl, with "user:password"
 _ANSWERS = frozenset({"", "None", "True", "False", "null", "true", "false", "YES", "NO"})
@@ -136,6 +137,8 @@ def _pair(text: str, found: re.Match[str]) -> tuple[str, int]:
         is_kept = not _SECRETIVE.match(normal) or _value(text, end, is_line)[1] in _ANSWERS
     else:
         is_kept = _may_be_shown(normal, _value(text, end, is_line)[1])
+        # "my-storage: local and remote are …" is no header
+        is_kept = is_kept or (is_line and _is_prose_after(text, end, normal))
     if is_kept:
         return found[0], end
     before = text[found.start() - 1 : found.start()]
@@ -143,6 +146,11 @@ def _pair(text: str, found: re.Match[str]) -> tuple[str, int]:
         line = _LINE.match(text, end)
         return found[0] + CUT, line.end() if line else end
     return _cut_value(text, found[0], end, is_line)
+
+
+def _is_prose_after(text: str, start: int, normal: str) -> bool:
+    """Return whether a sentence of common words follows a name that is not known."""
+    return not _SECRETIVE_PART.search(normal) and _SENTENCE.match(text, start) is not None
 
 
 def _may_be_shown(normal: str, value: str) -> bool:

@@ -14,7 +14,7 @@ from django.utils.module_loading import import_string
 
 from ..conf import settings
 from ..exceptions import FileElsewhere
-from ..files import readcache
+from ..files import readcache, successors
 from ..files.localfiles import has_paths, is_as_on_disk, is_directory
 from ..ledger.database import ledger
 from ..ledger.models import QueuedFile
@@ -151,7 +151,7 @@ class Delivery:
         if not (row.is_local and is_reachable_from_here(row.host or settings.host)):
             return None
         try:
-            opened: File = self.storage.local.open(row.name)
+            opened: File = self.storage.local.open(self._local_name(row))
         except (FileNotFoundError, NotADirectoryError):
             return None
         is_its_own = False
@@ -162,6 +162,9 @@ class Delivery:
                 opened.close()
         return opened if is_its_own else None
 
+    def _local_name(self, row: QueuedFile) -> str:
+        return successors.current_name(self.storage.local, row.name, row)
+
     def _is_still_here(self, row: QueuedFile) -> bool:
         if not row.pk:
             return self._is_current(row)
@@ -170,7 +173,7 @@ class Delivery:
 
     def _path_for_web_server(self, row: QueuedFile, root: str | None) -> str:
         local: Any = self.storage.local
-        path = local.path(row.name)
+        path = local.path(self._local_name(row))
         if root is None:
             return quote(path)
         return quote(root.replace("{alias}", row.alias) + os.path.relpath(path, local.location))

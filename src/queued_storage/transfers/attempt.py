@@ -13,6 +13,8 @@ from ..exceptions import (
     TransferError,
     VerificationError,
 )
+from ..files import successors
+from ..files.stamps import Stamp
 from ..files.streams import checksum_of
 from ..ledger.models import QueuedFile
 from ..ledger.states import Content, State
@@ -33,6 +35,12 @@ def attempts_max(foreign_task: object | None) -> int:
     """Return how many attempts a file has."""
     # Calling a foreign task counts as one, before its work is looked at for the first time.
     return settings.retries + (2 if foreign_task else 1)
+
+
+ADVICE = (
+    "Upload it as it is now with 'manage.py queued_storage accept-local', or put the saved bytes "
+    "back and run 'retry'."
+)
 
 
 class Attempt:
@@ -59,10 +67,13 @@ class Attempt:
         self._require_local_copy(local, local_proxy)
         try:
             upload = self._call_task(local_proxy, remote_proxy) or self._find(self.parts.task)
-            return self._promote(upload, uploader, evict=local_proxy.delete_wanted)
+            outcome = self._promote(upload, uploader, evict=local_proxy.delete_wanted)
         except BaseException:
             remote_proxy.confirm()
             raise
+        if upload.is_verbatim:
+            self._remember(upload.content, remote_proxy.stamp)
+        return outcome
 
     def _run_foreign(self, task: object) -> Outcome:
         if self.row.attempts == 1:  # the process that saved the file died before it called the task
@@ -87,18 +98,26 @@ class Attempt:
     # The local copy
 
     def _require_local_copy(self, local: Storage, proxy: LocalProxy) -> None:
+        successors.put_in_place(local, self.row.name, self.row)
         if not local.exists(self.row.name):
             raise LocalFileMissing(
                 f"The local copy of {self.row.name!r} does not exist "
-                f"(saved on {self.row.host}). Put it back, then retry."
+                f"(saved on {self.row.host}). Put it back and retry, or if "
+                f"the remote has the file already, run 'manage.py queued_storage adopt'."
             )
         size = local.size(self.row.name)
         # A storage that compresses or encrypts may report a size other than that of the content.
         if size != self.row.size and not (self.row.checksum and self._reads_as_saved(proxy)):
             raise LocalFileChanged(
                 f"The local copy of {self.row.name!r} has {size} bytes, but {self.row.size} were "
-                f"saved. Restore it, then retry."
+                f"saved. {ADVICE}"
             )
+
+    def _remember(self, sent: Content, seen: Stamp | None) -> None:
+        """Keep what is known of the local copy, all of whose bytes were sent, for an eviction."""
+        self.row.size, self.row.checksum = sent.size, sent.checksum
+        if seen and seen.is_settled:
+            self.lease.intact = seen
 
     def _reads_as_saved(self, local: LocalProxy) -> bool:
         with local.open(self.row.name) as file:
@@ -112,7 +131,7 @@ class Attempt:
         if self.row.checksum and sent.checksum != self.row.checksum:
             raise LocalFileChanged(
                 f"The local copy of {self.row.name!r} has the checksum {sent.checksum}, but "
-                f"{self.row.checksum} was saved. Restore it, then retry."
+                f"{self.row.checksum} was saved. {ADVICE}"
             )
 
     # The remote copy

@@ -11,12 +11,15 @@ from django.db import transaction
 
 from ..conf import settings
 from ..exceptions import LeaseLost, VerificationError
-from ..files import localfiles
+from ..files import localfiles, successors
+from ..files.stamps import Stamp
 from ..files.streams import MeasuredFile, checksum_of
+from ..files.successors import Version
 from ..ledger.database import ledger, ledger_database
 from ..ledger.models import QueuedFile
 from ..ledger.states import Content
 from ..uploaders import Uploader
+from . import intact
 from .parts import TransferringStorage
 
 # The remote copy
@@ -105,16 +108,18 @@ def has_same_bytes(
 # The local copy
 
 
-def free_local(storage: TransferringStorage, row: QueuedFile) -> None:
+def free_local(storage: TransferringStorage, row: QueuedFile, seen: Stamp | None) -> None:
     """Delete the local copy, while the row is locked against new content.
 
-    ``ImproperlyConfigured`` is raised if that would delete the remote copy too.
+    ``seen`` is its stamp when it was compared; None if it did not exist. ``ImproperlyConfigured``
+    is raised if that would delete the remote copy too.
     """
     require_other_file(storage, row)
     with transaction.atomic(using=ledger_database()):
         if not ledger().mark_evicted(row):
             raise LeaseLost(f"{row} was changed before its local copy could be evicted.")
-        storage.local.delete(row.name)
+        intact.require_unchanged(storage, row, seen)
+        successors.remove(storage.local, row.name, row)
 
 
 def require_other_file(storage: TransferringStorage, row: QueuedFile) -> None:
@@ -133,24 +138,25 @@ def require_other_file(storage: TransferringStorage, row: QueuedFile) -> None:
             )
 
 
-def drop_local(storage: TransferringStorage, pk: int, name: str) -> None:
+def drop_local(storage: TransferringStorage, name: str, version: Version) -> None:
     """Delete the local copy of a tombstone, while its row is locked.
 
-    Without the lock, a late call could delete a new file that was given the name after another
-    worker had finished the delete.
+    Without the lock, a late call could delete a new file that was given the name in the meantime:
+    as a new row, after another worker had finished the delete, or as a new generation.
     """
     with transaction.atomic(using=ledger_database()):
-        if ledger().mark_local_dropped(pk):
+        if ledger().mark_local_dropped(version.pk, version.generation):
             # A file may be where its directory was.
             with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-                storage.local.delete(name)
+                successors.remove(storage.local, name, version)
 
 
 def is_copy(storage: TransferringStorage, row: QueuedFile) -> bool:
     """Return whether the local file has the bytes that the ledger says; this reads all of them."""
-    if not storage.local.exists(row.name):
+    name = successors.current_name(storage.local, row.name, row)
+    if not storage.local.exists(name):
         return False
-    with storage.local.open(row.name) as file:
+    with storage.local.open(name) as file:
         return has_saved_bytes(row, file)
 
 

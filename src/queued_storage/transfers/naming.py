@@ -103,7 +103,7 @@ class Naming:
         return is_sent
 
     def is_free(self) -> bool:
-        return not self._remote.exists(self._name)
+        return self._uploader.is_free(self._name)
 
     def send_reserved(self) -> bool:
         """Reserve a name that seems free, and send the file there."""

@@ -5,10 +5,11 @@ from functools import cached_property
 from ..conf import settings
 from ..exceptions import LeaseLost, VerificationError
 from ..files import readcache
+from ..files.stamps import stamp_of
 from ..ledger.models import QueuedFile
 from ..ledger.states import Content
 from ..uploaders import Uploader
-from . import copies
+from . import copies, intact
 from .leases import Lease
 from .outcomes import Outcome
 from .parts import TransferringStorage
@@ -30,8 +31,12 @@ def resume(storage: TransferringStorage, row: QueuedFile, lease: Lease) -> Outco
 
 
 def evict(storage: TransferringStorage, row: QueuedFile, lease: Lease) -> Outcome:
-    """Delete the local copy of a transferred file."""
-    copies.free_local(storage, row)
+    """Delete the local copy of a transferred file, unless it was changed since."""
+    seen = lease.intact
+    if seen is None or stamp_of(storage.local, row.name) != seen:
+        seen = intact.require_intact(storage, row, lease.progress)
+        lease.confirm()
+    copies.free_local(storage, row, seen)
     return Outcome.EVICTED
 
 
@@ -61,7 +66,7 @@ class _Purge:
         if remote_name and not self._is_of_another_file(remote_name):
             self._remove_remote(remote_name)
         self._lease.require()
-        copies.drop_local(self._storage, row.pk, row.name)
+        copies.drop_local(self._storage, row.name, row)
         if not self._lease.ledger.remove_tombstone(row):
             raise LeaseLost(f"{row} is being purged by another worker.")
 

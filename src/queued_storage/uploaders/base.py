@@ -11,6 +11,8 @@ from ..exceptions import VerificationError
 from ..files.streams import MeasuredFile, checksum_of
 from ..files.walking import names_on
 from ..ledger.states import Content
+from ..remotes.guarding import guarded
+from ..remotes.opening import opened
 
 PIECE = 1024 * 1024  # bytes
 
@@ -60,6 +62,15 @@ class Uploader(ABC):
         sends none. If the remote accepts them, they are stored under ``name``."""
         return None
 
+    def exists(self, name: str) -> bool:
+        """Return whether the remote has the file."""
+        with guarded(self.remote, name):
+            return self.remote.exists(name)
+
+    def is_free(self, name: str) -> bool:
+        """Return whether no object seems to have the name, before the upload that finds out."""
+        return not self.exists(name)
+
     def remove(self, name: str) -> None:
         """Delete the file, if it exists. Some storages raise an error if it does not."""
         try:
@@ -95,12 +106,12 @@ class Uploader(ABC):
 
     def read_back(self, name: str) -> Iterator[bytes]:
         """Yield the file's bytes, as a reader of the remote gets them."""
-        with self.remote.open(name, "rb") as file:
+        with opened(self.remote, name, "rb") as file:
             yield from file.chunks(PIECE)
 
     def read_part(self, name: str, start: int, end: int) -> Iterator[bytes]:
         """Yield the file's bytes from ``start`` up to, but not including, ``end``."""
-        with self.remote.open(name, "rb") as file:
+        with opened(self.remote, name, "rb") as file:
             if file.seekable():
                 file.seek(start)
             else:

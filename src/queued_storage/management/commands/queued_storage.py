@@ -5,13 +5,11 @@ from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import BaseCommand, CommandError, CommandParser
-from django.db import DatabaseError, connections
 
-from ...ledger.database import ledger_database
-from ...ledger.models import QueuedFile
 from ...reporting.reasons import one_line
 from ..terminal import Terminal, printable
 from ..verbs import VERBS, Verb
+from ..verbs.base import require_ledger
 
 
 class Command(BaseCommand):
@@ -35,7 +33,7 @@ class Command(BaseCommand):
         streams = Terminal(self.stdout), Terminal(self.stderr)
         try:
             if verb_class.needs_ledger:
-                _require_table()
+                require_ledger()
             verb_class(*streams, self.style).execute(options)
         except CommandError as error:
             raise printable(error) from error
@@ -46,18 +44,3 @@ class Command(BaseCommand):
                 raise
             # Its traceback would be printed as it is.
             raise printable(CommandError(f"{type(error).__name__}: {error}")) from error
-
-
-def _require_table() -> None:
-    """Explain what to do if the app's migrations haven't been run."""
-    database = ledger_database()
-    try:
-        tables = connections[database].introspection.table_names()
-    except DatabaseError:  # unreachable: a worker waits for it, and other verbs report it
-        return
-    if QueuedFile._meta.db_table not in tables:
-        option = "" if database == "default" else f" --database {database}"
-        raise CommandError(
-            f"The database {database!r} has no table for the ledger. "
-            f"Run 'manage.py migrate{option}'."
-        )

@@ -9,7 +9,9 @@ from typing import IO, Any, ClassVar
 
 from django.core.management.base import CommandError
 from django.core.management.color import Style
+from django.db import DatabaseError
 
+from ...ledger import schema
 from ...ledger.database import QueuedFileQuerySet
 from ..progress import Progress
 from ..terminal import Terminal
@@ -84,6 +86,16 @@ class RepeatableVerb(Verb):
     def progress(self, rows: QueuedFileQuerySet, *, by_bytes: bool = False) -> Progress:
         files, count = total(rows)
         return Progress(self.stderr, self.stderr, files, count, by_bytes=by_bytes)
+
+
+def require_ledger() -> None:
+    """Explain what to do if the app's migrations haven't been run."""
+    try:
+        problem = schema.problem()
+    except DatabaseError:  # unreachable: a worker waits for it, and other verbs report it
+        return
+    if problem:
+        raise CommandError(problem, returncode=1)
 
 
 def _is_terminal(stream: IO[str] | None) -> bool:

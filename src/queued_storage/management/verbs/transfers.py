@@ -167,5 +167,14 @@ class Flush(RepeatableVerb):
                 f"{files} failed. Run 'manage.py queued_storage status' to see the reasons.",
                 returncode=1,
             )
-        if not left:
+        if unknown := rows.in_unknown_state().count():
+            text = (
+                counted(unknown, "{} file is", "{} files are")
+                + " in a state that this version of queued_storage does not know. Run "
+                "'manage.py queued_storage status' to see the states."
+            )
+            if waited:
+                raise CommandError(text, returncode=1)
+            self.stdout.write(text)
+        elif not left:
             self.stdout.write("All files are on the remote, except for held files.")
