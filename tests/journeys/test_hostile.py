@@ -18,7 +18,6 @@ from pytest_django import Settings
 from storages.backends.s3 import S3Storage
 
 from queued_storage.files import localfiles
-from queued_storage.ledger.database import ledger
 from queued_storage.ledger.states import State
 from queued_storage.tasks import TransferAndDelete
 from queued_storage.testing import Fault, FaultyStorage

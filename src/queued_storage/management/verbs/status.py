@@ -121,7 +121,7 @@ class Status(Verb):
 
 def _of_job(job: Job) -> str:
     host = f" on {job.host}" if job.host else ""
-    by = f", requested by {one_line(job.requested_by)}" if job.requested_by else ""
+    by = f", requested by {job.requested_by}" if job.requested_by else ""
     return (
         f"job {job.pk}: {job.action} files of {job.alias}{host}, {job.state}: {job.position:,} of "
         f"{job.files:,} processed, {job.failed:,} failed{by}"
