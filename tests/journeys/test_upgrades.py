@@ -133,7 +133,7 @@ def test_verbs_leave_an_unknown_state_alone(verb: list[str], state: str) -> None
 
 
 def test_a_lost_host_leaves_an_unknown_state_alone(settings: Any) -> None:
-    settings.QUEUED_STORAGE |= {"LOCAL_PER_HOST": True}
+    settings.QUEUED_STORAGE = settings.QUEUED_STORAGE | {"LOCAL_PER_HOST": True}
     found = in_state(make(), "checking", host="gone")
     before = snapshot()
     ledger().give_up("gone")
