@@ -176,9 +176,11 @@ class Records(Rows):
         """Turn a row into a tombstone, unless it has changed in the meantime."""
         return self.under_claim(Claim.of(row)).filter(is_local=row.is_local).mark_deleting()
 
-    def mark_local_dropped(self, pk: int) -> int:
+    def mark_local_dropped(self, pk: int, *, even_unconfirmed: bool) -> int:
         """Record that the local copy of a tombstone, on this host, is gone."""
         rows = self.filter(pk=pk, state=State.DELETING, is_local=True)
+        if not even_unconfirmed:
+            rows = rows.filter(unconfirmed="")
         return rows.workable_here().update(is_local=False)
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 
+from ..files import localfiles
 from ..ledger.database import QueuedFileQuerySet, ledger
 from ..ledger.models import QueuedFile
 from ..reporting.reasons import reason
@@ -39,9 +40,9 @@ def prune(
 
 def _is_lost(row: QueuedFile) -> bool:
     storage = storage_of(row)
-    if storage.local.exists(row.name):
+    if localfiles.exists(storage.local, row.name):
         return False
-    return not storage.remote.exists(row.remote_name or row.name)
+    return not storage.uploader.exists(row.remote_name or row.name)
 
 
 def _delete(row: QueuedFile) -> bool:

@@ -5,6 +5,7 @@ from collections.abc import Collection, Iterator
 from django.db import transaction
 
 from ..exceptions import LeaseLost, LocalFileMissing
+from ..files import localfiles
 from ..ledger.database import QueuedFileQuerySet, ledger, ledger_database
 from ..ledger.models import QueuedFile
 from ..ledger.states import is_reachable_from_here
@@ -48,7 +49,7 @@ def repair(kind: str, pk: int) -> str:
 
 def _forget_local(storage: OperableStorage, row: QueuedFile, lease: Lease) -> None:
     """Record that there is no local copy."""
-    if not row.is_local or storage.local.exists(row.name):
+    if not row.is_local or localfiles.exists(storage.local, row.name):
         raise LeaseLost(f"{row} has its local copy.")
     _evict_after_check(storage, row, lease, "checksum")
 

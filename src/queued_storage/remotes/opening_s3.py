@@ -1,8 +1,10 @@
 """Open files of django-storages' ``S3Storage``, which wait on the disk until they are read."""
 
 import copy
+from http import HTTPStatus
 from typing import Any, cast
 
+from botocore.exceptions import ClientError
 from django.core.files import File
 from django.core.files.storage import Storage
 from storages.backends.s3 import S3Storage
@@ -19,8 +21,22 @@ def opened(remote: Storage, name: str, mode: str) -> File:
     is_plain = type(s3).open is S3Storage.open and type(s3)._open is S3Storage._open
     if not is_plain or s3.max_memory_size:
         return remote.open(name, mode)
-    # Its public caller, open(), would call _open() of the storage itself.
-    return cast(File, S3Storage._open(_Spilling(s3), name, mode))
+    try:
+        # Its public caller, open(), would call _open() of the storage itself.
+        return cast(File, S3Storage._open(_Spilling(s3), name, mode))
+    except FileNotFoundError:
+        _require_bucket(s3)
+        raise
+
+
+def _require_bucket(s3: Any) -> None:
+    """Raise ``ClientError`` if the bucket is missing: nothing is known of its files then."""
+    try:
+        s3.connection.meta.client.head_bucket(Bucket=s3.bucket_name)
+    except ClientError as error:
+        if error.response["ResponseMetadata"]["HTTPStatusCode"] == HTTPStatus.NOT_FOUND:
+            raise
+        # The account may not look at the bucket, which exists.
 
 
 class _Spilling:

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from mypy_boto3_s3.type_defs import HeadObjectOutputTypeDef
 
 
+MISSING = ("NoSuchKey", "NoSuchVersion")  # error codes by which the bucket has no such object
+
+
 class S3Uploader(Uploader):
     """Uploads a small file in one request and a large one in parts, verified by a checksum.
 
@@ -60,10 +63,13 @@ class S3Uploader(Uploader):
 
         See https://docs.aws.amazon.com/AmazonS3/latest/userguide/conditional-writes.html.
         """
+        self.was_sent_once = True
         try:
             return self._upload(name, content, is_new=True)
         except ClientError as error:
             if _status(error) == HTTPStatus.PRECONDITION_FAILED:
+                # A request that boto3 repeats may be refused because of the object that it made.
+                self.was_sent_once &= error.response["ResponseMetadata"].get("RetryAttempts") == 0
                 raise FileExistsError(f"The remote has another object named {name!r}.") from error
             if _status(error) != HTTPStatus.NOT_IMPLEMENTED:
                 raise
@@ -97,12 +103,14 @@ class S3Uploader(Uploader):
 
     def _upload_small(self, name: str, what: SmallObject, named: str | None, sent: Content) -> None:
         substitute = self._substitute(named)
-        match substitute.send(what) if substitute else Outcome.NOT_SENT:
+        outcome = substitute.send(what) if substitute else Outcome.NOT_SENT
+        self.was_sent_once &= outcome is not Outcome.FAILED
+        match outcome:
             case Outcome.PROVED:
                 self.has_proof = True
             case Outcome.SENT:
                 self.has_proof = self._is_shown(name, sum_of(SHA256, what.data))
-            case Outcome.NOT_SENT:
+            case Outcome.NOT_SENT | Outcome.FAILED:
                 self.has_proof = self._put(name, what, named, sent, substitute)
 
     def _substitute(self, named: str | None) -> Substitute | None:
@@ -185,6 +193,42 @@ class S3Uploader(Uploader):
             # It ended meanwhile, or the account may not abort it; a lifecycle rule can.
             logger.info("Unfinished uploads to %r were not aborted: %s", name, reason(error))
 
+    # Looking and removing
+
+    def exists(self, name: str) -> bool:
+        """Return whether the bucket has the object.
+
+        The answer to HEAD has no body, so a missing bucket, or a wrong endpoint, looks like a
+        missing object. GET tells them apart.
+        """
+        return self.remote.exists(name) or not self._is_missing(name)
+
+    def _is_missing(self, name: str) -> bool:
+        try:
+            for _piece in self.read_part(name, 0, 1):
+                return False
+        except ClientError as error:
+            if _status(error) == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:  # it is empty
+                return False
+            if _code(error) not in MISSING:
+                raise
+            return True
+        return False
+
+    def is_free(self, name: str) -> bool:
+        return not self.remote.exists(name)  # an upload to a missing bucket fails
+
+    def remove(self, name: str) -> None:
+        """Delete the object: ``S3Storage`` says nothing if the bucket is missing."""
+        if type(self.remote).delete is not S3Storage.delete:
+            super().remove(name)
+            return
+        try:
+            self._bucket.client.delete_object(**self._bucket.place(name))
+        except ClientError as error:
+            if _code(error) not in MISSING:
+                raise
+
     # Verifying
 
     def refuses_wrong_checksum(self, name: str) -> bool:
@@ -265,6 +309,10 @@ class PlainS3Uploader(S3Uploader):
 
 def _status(error: ClientError) -> int:
     return error.response["ResponseMetadata"]["HTTPStatusCode"]
+
+
+def _code(error: ClientError) -> str:
+    return error.response.get("Error", {}).get("Code", "")
 
 
 def _crc32_of(content: Content) -> int:
