@@ -87,7 +87,7 @@ def test_in_doubt_a_place_is_shared() -> None:
         ("gcloud.GoogleCloudStorage", {"bucket_name": "a"}, {"bucket_name": "b"}),
         ("azure_storage.AzureStorage", {"azure_container": "a"}, {"azure_container": "b"}),
         ("sftpstorage.SFTPStorage", {"host": "a"}, {"host": "b"}),
-        ("ftp.FTPStorage", {"location": "ftp://u:p@a/"}, {"location": "ftp://u:p@b/"}),
+        ("ftp.FTPStorage", {"location": "ftp://u:p@a:21/"}, {"location": "ftp://u:p@b:21/"}),
     ],
 )
 def test_known_classes(path: str, one: dict[str, str], other: dict[str, str]) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import posixpath
+import re
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -62,8 +63,9 @@ def _server(endpoint: str | None) -> str:
 
 
 def _of_ftp(storage: Any) -> tuple[tuple[Any, ...], str]:
-    parts = urlsplit(storage.location)
-    return (parts.username, parts.hostname, parts.port), parts.path
+    """Read the location as ``FTPStorage`` does: its password may contain any character."""
+    found = re.search(r"://(.+?):.+@(.+):(\d+)/(.*)$", storage.location)
+    return (found[1], found[2], found[3]) if found else (), found[4] if found else ""
 
 
 _Known = tuple[str, Callable[[Any], tuple[tuple[Any, ...], str]]]
