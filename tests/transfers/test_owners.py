@@ -1,5 +1,6 @@
 """Objects on the remote that belong to other files, and what proves that they are this file's."""
 
+import contextlib
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -436,3 +437,68 @@ def test_a_storage_alone_in_its_place_costs_no_query(
             assert one.queue.deliver() == {}
         counts.append(len(found))
     assert counts[1] == counts[0] + 1
+
+
+# Tasks of the project
+
+
+def test_task_does_not_delete_the_object_of_another() -> None:
+    class Tidy(TransferAndDelete):
+        def transfer(self, name: str, local: Any, remote: Any, **kwargs: Any) -> bool:
+            remote.delete(name)
+            done = super().transfer(name, local, remote, **kwargs)
+            remote.delete(name)
+            with local.open(name) as content:
+                remote.save(name, content)
+            return done
+
+    storage = make(remote=Bucket(), task=Tidy())
+    storage.remote.save("a.txt", file(b"theirs"))
+    name = storage.save("a.txt", file(b"our bytes"))
+    assert storage.queue.deliver() == {}
+    assert read(storage.remote, "a.txt") == b"theirs"
+    assert on_disk("far") == sorted(["a.txt", row(storage, name).remote_name])
+    assert read(storage, name) == b"our bytes"
+
+
+class Foreign:
+    """A task with ``delay()``, whose upload takes place if `remote` is set."""
+
+    remote: Any = None
+
+    def delay(self, name: str, *args: Any) -> None:
+        if self.remote:
+            self.remote.save(name, file(b"our bytes"))
+
+
+@pytest.mark.parametrize("is_uploaded", [False, True])
+def test_deleted_file_of_a_foreign_task(is_uploaded: bool) -> None:
+    task, remote = Foreign(), Bucket()
+    storage = make(remote=remote, task=task)
+    if is_uploaded:
+        task.remote = remote
+    else:
+        remote.save("a.txt", file(colliding(b"our bytes and more")[:9]))
+    before = on_disk("far")
+    name = storage.save("a.txt", file(b"our bytes"))
+    assert row(storage, name).object_name == name
+    storage.delete(name)
+    finish(storage)
+    assert storage.queued_file(name) is None
+    assert (on_disk("far"), on_disk()) == (before, [])
+
+
+def test_task_that_sends_twice_keeps_one_object() -> None:
+    class Twice(TransferAndDelete):
+        def transfer(self, name: str, local: Any, remote: Any, **kwargs: Any) -> bool:
+            with contextlib.suppress(ConnectionError):
+                super().transfer(name, local, remote, **kwargs)
+            return super().transfer(name, local, remote, **kwargs)
+
+    for fault in ("before", "after"):
+        storage = make(remote=Bucket(f"far/{fault}"), task=Twice())
+        getattr(storage.remote, fault)["stored"] = raise_error
+        name = storage.save("a.txt", file(b"our bytes"))
+        assert storage.queue.deliver() == {}
+        assert on_disk(f"far/{fault}") == ["a.txt"]
+        assert read(storage, name) == b"our bytes"

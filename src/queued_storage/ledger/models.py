@@ -120,7 +120,7 @@ class QueuedFile(models.Model):
     def is_tried(self) -> bool:
         """Whether the row says that this claim may upload the file."""
         sending = self.sending
-        return sending is not None and sending.token == self.lease_token
+        return sending is not None and sending.token == self.lease_token != ""
 
     @property
     def lease_expires_at(self) -> datetime | None:

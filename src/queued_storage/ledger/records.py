@@ -5,8 +5,9 @@ from datetime import datetime
 from functools import lru_cache
 from typing import Any
 
-from django.db import connections
-from django.db.models import F
+from django.db import connections, models
+from django.db.models import F, Value
+from django.db.models.functions import Cast, Concat
 
 from ..conf import settings
 from .models import QueuedFile
@@ -162,8 +163,14 @@ class Records(Rows):
         return self.untransferred().update(due_at=when_unclaimed(), state=State.PENDING, attempts=0)
 
     def mark_task_called(self, pk: int) -> int:
-        """Record that the ``delay()`` method of the storage's task was called for the file."""
-        return self.filter(pk=pk, state=State.PENDING, attempts=0).update(attempts=1)
+        """Record that the ``delay()`` method of the storage's task was called for the file.
+
+        From then on the file may be on the remote.
+        """
+        size = Cast("size", models.CharField())
+        sending = Concat(size, Value(" "), "checksum", Value(" "))  # under no lease
+        called = self.filter(pk=pk, state=State.PENDING, attempts=0)
+        return called.update(attempts=1, unconfirmed=sending)
 
     def mark_deleting(self) -> int:
         """Turn these rows into tombstones."""
@@ -176,7 +183,7 @@ class Records(Rows):
         """Turn a row into a tombstone, unless it has changed in the meantime."""
         return self.under_claim(Claim.of(row)).filter(is_local=row.is_local).mark_deleting()
 
-    def mark_local_dropped(self, pk: int, *, even_unconfirmed: bool) -> int:
+    def mark_local_dropped(self, pk: int, *, even_unconfirmed: bool = False) -> int:
         """Record that the local copy of a tombstone, on this host, is gone."""
         rows = self.filter(pk=pk, state=State.DELETING, is_local=True)
         if not even_unconfirmed:

@@ -70,6 +70,8 @@ class Attempt:
 
     def _run_foreign(self, task: object) -> Outcome:
         if self.row.attempts == 1:  # the process that saved the file died before it called the task
+            if not self.lease.ledger.mark_tried(self.row):
+                self.lease.lose()
             self.storage.call_foreign_task(self.row.name)
         return self._promote(self._find(task), self.parts.uploader, evict=False)
 

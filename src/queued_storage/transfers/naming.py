@@ -80,9 +80,13 @@ class Naming:
         self._row.remote_name = self._name
         return self._name
 
+    @property
+    def is_sent(self) -> bool:
+        return self.situation is Situation.SENT
+
     def settle(self) -> None:
         """Write to the ledger what is known of the object, if no promotion is going to do it."""
-        if self.situation is Situation.SENT:
+        if self.is_sent:
             self._record(self._name)
         elif not (self.is_begun or self._is_recorded or self._was_sent_before):
             self._release()

@@ -83,7 +83,7 @@ class RemoteProxy(StorageProxy):
     """The remote storage. ``save()`` sends the file through the uploader."""
 
     _NAMED = frozenset(  # the methods whose first argument is a file's name
-        {"delete", "exists", "open", "path", "size", "url"}
+        {"exists", "open", "path", "size", "url"}
         | {"get_accessed_time", "get_created_time", "get_modified_time"}
     )
 
@@ -132,6 +132,13 @@ class RemoteProxy(StorageProxy):
             remote_name, outgoing.content, is_verbatim, is_proved=self._uploader.has_proof
         )
         return name
+
+    def delete(self, name: str) -> None:
+        """Delete a file; of the transferred file only what an upload of it has made."""
+        if name != self._name:
+            self.storage.delete(name)
+        elif self._lease.row.is_object_its_own or (self._naming and self._naming.is_sent):
+            self.storage.delete(self._lease.row.remote_name)
 
     def release_try(self) -> None:
         """Record that nothing was sent, if the ledger says that the file may have been."""

@@ -3,10 +3,9 @@
 from functools import cached_property
 
 from ..conf import settings
-from ..exceptions import LeaseLost, VerificationError
+from ..exceptions import LeaseLost
 from ..files import localfiles, readcache
 from ..ledger.models import QueuedFile
-from ..ledger.states import Content
 from ..reporting.logs import logger
 from ..uploaders import Uploader
 from . import copies
@@ -60,7 +59,7 @@ class _Purge:
 
     def run(self) -> None:
         row = self._row
-        remote_name = row.object_name or self._name_of_found()
+        remote_name = row.object_name
         if remote_name and self._is_its_own(remote_name):
             self._remove_remote(remote_name)
         self._lease.require()
@@ -105,18 +104,3 @@ class _Purge:
             remote_name,
         )
         return False
-
-    def _name_of_found(self) -> str:
-        """Return the name under which a foreign task stored the file; "" if it did not.
-
-        Any other object with that name stays: it may not be this file's.
-        """
-        row, storage = self._row, self._storage
-        if not storage.foreign_task or not storage.remote.exists(row.name):
-            return ""
-        found = copies.Upload(row.name, Content(row.size, row.checksum), is_found=True)
-        try:
-            copies.verify_upload(self._uploader, found, self._lease.progress)
-        except VerificationError:
-            return ""
-        return row.name
