@@ -85,7 +85,7 @@ def run(directory: Path, files: int, copies: int) -> tuple[dict[str, int], float
     timed("adopt", "--under", ".")
     timed("verify")
     timed("verify", "--content")
-    timed("prune", "--all")
+    timed("prune", "--all", "--yes")
     timed("evict", "--size", str(copies * 10), count=copies)
     timed("restore", "--all", count=copies)
     timed("orphans", "remote")

@@ -7,10 +7,11 @@ import pytest
 from django.core.checks import run_checks
 from django.core.exceptions import ImproperlyConfigured
 from django.core.files.storage import FileSystemStorage, storages
+from django.db import connection
 from pytest_django import Settings
 
-from queued_storage import checks
 from queued_storage.backends import QueuedStorage
+from queued_storage.checks import registration
 
 pytestmark = pytest.mark.one_database
 
@@ -98,6 +99,19 @@ def test_side_that_cannot_be_created(settings: Settings, name: str, side: Any, s
     assert says in messages("E004")
 
 
+class Talkative(FileSystemStorage):
+    def __init__(self, **options: Any) -> None:
+        raise ValueError(f"cannot connect with {options}")
+
+
+@pytest.mark.parametrize("name", ["local", "remote"])
+def test_no_check_repeats_a_secret(settings: Settings, name: str) -> None:
+    options = {"host": "h", "password": "hunter2"}
+    with_default(settings, **{name: {"BACKEND": f"{__name__}.Talkative", "OPTIONS": options}})
+    assert "'host': 'h'" in messages("E004")
+    assert "hunter2" not in messages("E004")
+
+
 @pytest.mark.parametrize("name", ["local", "remote"])
 def test_side_whose_module_raises(
     settings: Settings, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -115,7 +129,7 @@ def test_missing_library_names_the_extra(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with_default(settings, remote="storages.backends.s3.S3Storage")
-    monkeypatch.setattr(checks, "find_spec", lambda module: None)
+    monkeypatch.setattr(registration, "find_spec", lambda module: None)
     assert "pip install 'django-queued-storage[s3]'" in messages("E004")
 
 
@@ -136,6 +150,74 @@ def test_local_and_remote_in_the_same_bucket(settings: Settings) -> None:
     s3 = {"BACKEND": "storages.backends.s3.S3Storage", "OPTIONS": {"bucket_name": "media"}}
     with_default(settings, local=s3, remote=s3)
     assert "same location" in messages("E005")
+
+
+MEMORY = "django.core.files.storage.InMemoryStorage"
+
+
+def test_two_memories_are_two_places(settings: Settings) -> None:
+    with_default(settings, local=MEMORY, remote=MEMORY)
+    assert ids() == set()
+    settings.STORAGES = settings.STORAGES | {"one": {"BACKEND": MEMORY}}
+    with_default(settings, local="one", remote="one")
+    assert ids() == {"queued_storage.E005"}
+
+
+@pytest.mark.parametrize("how", ["subclass", "link"])
+def test_other_way_to_the_same_directory(settings: Settings, how: str, tmp_path: Path) -> None:
+    class Sub(FileSystemStorage):
+        pass
+
+    disk = Path(settings.STORAGES["disk"]["OPTIONS"]["location"])
+    disk.mkdir(exist_ok=True)
+    (tmp_path / "link").symlink_to(disk)
+    ways = {"subclass": Sub(disk), "link": FileSystemStorage(tmp_path / "link")}
+    with_default(settings, remote=ways[how])
+    assert ids() == {"queued_storage.E005"}
+
+
+def test_same_bucket_with_differing_options(settings: Settings) -> None:
+    here = s3(location="a/", region_name="eu-west-1", querystring_auth=False)
+    with_default(settings, local=here, remote=s3(location="a", access_key="k", secret_key="s"))
+    assert ids() == {"queued_storage.E005"}
+    with_default(settings, local=here, remote=s3(location="b", querystring_auth=False))
+    assert ids() == set()
+
+
+def test_storage_that_is_its_own_remote(settings: Settings) -> None:
+    with_default(settings, remote="default")
+    assert ids() == {"queued_storage.E005"}
+    assert "leads back" in messages("E005")
+
+
+def test_two_storages_in_a_circle(settings: Settings) -> None:
+    with_default(settings, remote="other")
+    other = {"BACKEND": QUEUED, "OPTIONS": {"local": "far", "remote": "default"}}
+    settings.STORAGES = settings.STORAGES | {"other": other}
+    assert ids() == {"queued_storage.E005"}
+    assert "default: " in messages("E005")
+    assert "other: " in messages("E005")
+
+
+@pytest.mark.parametrize("is_shared", [True, False])
+def test_tiers(settings: Settings, is_shared: bool, tmp_path: Path) -> None:
+    with_default(settings, remote="tier")
+    local = "disk" if is_shared else outside(tmp_path)
+    tier = {"BACKEND": QUEUED, "OPTIONS": {"local": local, "remote": "far"}}
+    settings.STORAGES = settings.STORAGES | {"tier": tier}
+    assert ids() == ({"queued_storage.E005"} if is_shared else set())
+    assert "tier: " not in messages("E005")
+
+
+@pytest.mark.parametrize("outer", ["local", "remote"])
+def test_side_inside_the_other(settings: Settings, outer: str, tmp_path: Path) -> None:
+    inner = "remote" if outer == "local" else "local"
+    sides: dict[str, Any] = {
+        outer: FileSystemStorage(tmp_path),
+        inner: FileSystemStorage(tmp_path / "deep" / "deeper", base_url="https://far.example/"),
+    }
+    with_default(settings, **sides)
+    assert ids() == {"queued_storage.E014"}
 
 
 def test_queue_that_cannot_be_imported(settings: Settings) -> None:
@@ -325,3 +407,32 @@ def test_checks_import_no_library(settings: Settings) -> None:
     with_default(settings, remote=GCLOUD)
     ids()
     assert "storages.backends.gcloud" not in sys.modules
+
+
+@pytest.mark.parametrize(
+    ("mode", "is_fine"),
+    [
+        (None, False),
+        ("DEFERRED", False),
+        ("deferred", False),
+        ("immediate", True),
+        ("EXCLUSIVE", True),
+    ],
+)
+def test_sqlite_without_the_lock(monkeypatch: Any, mode: str | None, is_fine: bool) -> None:
+    if connection.vendor != "sqlite":
+        pytest.skip("SQLite only")
+    monkeypatch.setitem(connection.settings_dict, "NAME", "/srv/site/db.sqlite3")
+    options = {"transaction_mode": mode} if mode else {}
+    monkeypatch.setitem(connection.settings_dict, "OPTIONS", options)
+    assert ids() == (set() if is_fine else {"queued_storage.W007"})
+    if not is_fine:
+        assert "DATABASES['default'], set 'OPTIONS': {'transaction_mode'" in messages("W007")
+
+
+def test_sqlite_in_memory_needs_no_options(monkeypatch: Any) -> None:
+    if connection.vendor != "sqlite":
+        pytest.skip("SQLite only")
+    monkeypatch.setitem(connection.settings_dict, "NAME", ":memory:")
+    monkeypatch.setitem(connection.settings_dict, "OPTIONS", {})
+    assert ids() == set()

@@ -26,15 +26,17 @@ from django.utils.module_loading import import_string
 from pytest_django import Settings
 
 from queued_storage import backend, backends, conf, exceptions, health, signals, tasks
-from queued_storage.admin import actions, dashboard, overview, preview
+from queued_storage.admin import actions, dashboard, log, overview, preview
 from queued_storage.backends import QueuedStorage
 from queued_storage.conf import OPTIONS
 from queued_storage.fields import QueuedFieldFile
 from queued_storage.ledger import measures
+from queued_storage.ledger.jobs import MAX_FINDINGS, Job
 from queued_storage.ledger.models import MAX_FAILURES, NAME_MAX_BYTES, NAME_MAX_LENGTH, QueuedFile
 from queued_storage.ledger.names import COMPONENT_MAX_BYTES
 from queued_storage.management.commands.queued_storage import Command
 from queued_storage.operations import contract
+from queued_storage.operations import jobs as operations_jobs
 from queued_storage.queues.base import BaseQueue
 from queued_storage.reporting import logs
 from queued_storage.storage.results import TransferResult
@@ -306,19 +308,25 @@ def test_the_properties_of_a_row() -> None:
 
 
 def test_every_permission() -> None:
-    options = QueuedFile._meta
-    views = [f"{action}_queuedfile" for action in options.default_permissions]
     assert list(table(page("admin"), "permission")) == [
-        *views,
-        *(codename for codename, _label in options.permissions),
+        codename
+        for options in (QueuedFile._meta, Job._meta)
+        for codename in (
+            *(f"{action}_{options.model_name}" for action in options.default_permissions),
+            *(codename for codename, _label in options.permissions),
+        )
     ]
 
 
 def test_numbers_of_the_admin() -> None:
     text = flat(page("admin"))
     assert f"up to {actions.MAX_ROWS:,} files" in text
-    megabytes = actions.MAX_BYTES // 2**20
-    assert f"up to {actions.MAX_FILES} files, of {megabytes} MB in total" in text
+    assert f"up to {actions.MAX_FILES:,} files" in text
+    assert f"the first {MAX_FINDINGS} problems" in text
+    assert f"more than {log.MAX_ENTRIES} files" in text
+    assert (operations_jobs.MAX_ATTEMPTS, operations_jobs.SLICE) == (3, 20)
+    assert "for twenty seconds" in flat(page("queues"))
+    assert "interrupted three times" in text
     assert f"up to {preview.MAX_SIZE // 2**20} MB" in text
     assert f"no more than {overview.LIMIT:,} files" in text
     assert f"a chart includes {overview.LIMIT * 5:,} transfers" in text
@@ -397,9 +405,9 @@ def shown(text: str) -> str:
 
 
 def test_every_check() -> None:
-    source = (PACKAGE / "checks.py").read_text()
+    source = "".join(path.read_text() for path in (PACKAGE / "checks").glob("*.py"))
     ids = re.findall(r'id="(queued_storage\.[EW]\d+)"', source)
-    assert list(table(page("checks"), "id")) == ids
+    assert list(table(page("checks"), "id")) == sorted(ids)
 
 
 def test_no_other_check_is_named() -> None:
@@ -630,7 +638,16 @@ def is_defined(path: str) -> bool:
 
 
 # SQL, options of Django, a file
-OTHER_CAPITALS = {"BACKEND", "CONTRIBUTING", "FULL", "IMMEDIATE", "LOCKED", "NORMAL", "OPTIONS"}
+OTHER_CAPITALS = {
+    "BACKEND",
+    "BASE_DIR",
+    "CONTRIBUTING",
+    "FULL",
+    "IMMEDIATE",
+    "LOCKED",
+    "NORMAL",
+    "OPTIONS",
+}
 OTHER_CAPITALS |= {"CONN_MAX_AGE", "INSERT", "QUEUES", "SKIP", "TASKS", "UPDATE"}
 OTHER_CAPITALS |= {"ASCII", "ATOMIC_REQUESTS", "HEAD", "SIGINT", "SIGTERM"}
 # Task queues and databases

@@ -27,6 +27,7 @@ settings.configure(
     DEBUG=True,
     INSTALLED_APPS=["queued_storage"],
     SECRET_KEY="x",
+    MEDIA_ROOT="/srv/media",
     DATABASES={"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}},
     STORAGES={"default": queued, "staticfiles": static},
 )

@@ -20,10 +20,12 @@ from django.db import OperationalError, connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 
+from queued_storage.exceptions import TransferError, TransferStalled
 from queued_storage.ledger import measures
 from queued_storage.ledger.database import ledger
 from queued_storage.ledger.sql.clock import DatabaseNow
 from queued_storage.ledger.states import State
+from queued_storage.signals import transfer_failed
 from queued_storage.tasks import TransferAndDelete
 from tests.support.scripted import LONG_AGO, file, make, make_due, row
 from tests.support.waiting import until
@@ -144,6 +146,18 @@ def test_counters_of_this_process(value: Value) -> None:
     storage.queue.deliver()
     assert value("deletes_total", **label) == 1
     assert value("transfers_total", **label) == 1
+
+
+def test_stalls(value: Value) -> None:
+    storage = make()
+    storage.save("a.txt", file())
+    label = {"storage": storage.alias}
+    for error in (TransferStalled("hangs"), TransferError("fails")):
+        transfer_failed.send(
+            type(storage), queued_file=ledger().get(), error=error, will_retry=True
+        )
+    assert value("stalls_total", **label) == 1
+    assert value("transfer_failures_total", **label, outcome="retried") == 2
 
 
 def test_failures(value: Value, settings: Any) -> None:

@@ -21,6 +21,13 @@ class TransferTimeout(TransferError, TimeoutError):
     """
 
 
+class TransferStalled(TransferError):
+    """No byte of the file moved for ``STALL_TIMEOUT`` seconds. The file is retried.
+
+    Find out why the remote, or your ``transfer()`` method, hangs, or increase the setting.
+    """
+
+
 class VerificationError(TransferError):
     """The remote copy differs from what was uploaded. The local copy is kept.
 
@@ -58,7 +65,8 @@ class LocalFileUnreadable(TransferError, OSError):
 class LocalFileChanged(TransferError):
     """The local copy differs from what was saved.
 
-    Put the original bytes back and retry the file, or save the new bytes through the storage.
+    Put the original bytes back and retry the file, or accept the new ones with
+    ``manage.py queued_storage accept-local``.
     """
 
 
@@ -66,6 +74,13 @@ class InvalidResult(TransferError, ValueError):
     """A ``transfer()`` method returned neither True nor False.
 
     Return True if the file was transferred, and False to retry it.
+    """
+
+
+class NameTooLong(TransferError):
+    """The remote doesn't allow a name as long as this one, so no retry can succeed.
+
+    Save the file under a shorter name, or configure a shorter location on the remote.
     """
 
 

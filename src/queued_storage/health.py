@@ -1,24 +1,26 @@
 """The health check of the ledger, in Python and over HTTP."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from django.db import connections, transaction
 from django.http import HttpRequest, HttpResponse, HttpResponseBadRequest, JsonResponse
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
 
-from .ledger import measures
-from .ledger.database import ledger
+from .ledger import measures, schema
 from .ledger.measures import Overdue, Unsettled
 from .ledger.states import State
 from .reporting.counts import counted
 from .reporting.logs import logger
 from .reporting.reasons import reason
+from .runtime import hung
 
 TIMEOUT = 3.0  # seconds that the ledger may take to respond
+OUTDATED = "The ledger's tables are older than this version. Run 'manage.py migrate'."
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,7 @@ class Limits:
         None  # seconds that a file has been due without a worker processing it
     )
     max_failed: int | None = None  # failed files
+    max_stalled: int | None = None  # files whose last attempt hung
     max_pending: int | None = None  # pending and transferring files
     max_pending_bytes: int | None = None  # the size of these files
 
@@ -61,20 +64,35 @@ def check(limits: Limits = NO_LIMITS, timeout: float = TIMEOUT) -> Health:
         logger.error("%s", error)
         return Health(False, (str(error),))
     except Exception as error:
+        if problem := _explanation(error, timeout):
+            logger.error("%s", problem)
+            return Health(False, (OUTDATED,))
         # The messages of database drivers name hosts and users, so they are only logged.
         logger.error("The ledger cannot be queried: %s", reason(error))
         return Health(False, (f"The ledger cannot be queried ({type(error).__name__}).",))
 
 
+def _explanation(error: Exception, timeout: float) -> str:
+    with suppress(TimeoutError):
+        return measures.in_time(partial(schema.explanation, error), timeout)
+    return ""
+
+
 def _problems(limits: Limits) -> list[str]:
+    schema.probe()
     if limits == NO_LIMITS:
-        ledger().exists()
         return []
     overdue = measures.overdue() if limits.max_overdue is not None else []
-    return _exceeded(limits, measures.unsettled(), overdue)
+    stalled = sum(measures.stalled().values()) if limits.max_stalled is not None else 0
+    found = _exceeded(limits, measures.unsettled(), overdue, stalled)
+    if hung.are_too_many():
+        found.append("Too many threads of this process hang. Restart it.")
+    return found
 
 
-def _exceeded(limits: Limits, rows: list[Unsettled], overdue: list[Overdue]) -> list[str]:
+def _exceeded(
+    limits: Limits, rows: list[Unsettled], overdue: list[Overdue], stalled: int
+) -> list[str]:
     pending = [row for row in rows if row.state in (State.PENDING, State.TRANSFERRING)]
     age = max((row.age for row in pending), default=0)
     due_for = max((row.age for row in overdue), default=0)
@@ -89,6 +107,11 @@ def _exceeded(limits: Limits, rows: list[Unsettled], overdue: list[Overdue]) -> 
             f"A file has been due for {due_for:,.0f} seconds without a worker processing it",
         ),
         (failed, limits.max_failed, counted(failed, "{} file has failed", "{} files have failed")),
+        (
+            stalled,
+            limits.max_stalled,
+            counted(stalled, "{} transfer hangs", "{} transfers hang"),
+        ),
         (files, limits.max_pending, counted(files, "{} file is pending", "{} files are pending")),
         (
             size,
@@ -103,11 +126,15 @@ def _exceeded(limits: Limits, rows: list[Unsettled], overdue: list[Overdue]) -> 
     ]
 
 
-View = Callable[[HttpRequest], HttpResponse]
+View = TypeVar("View", bound=Callable[..., Any])
 
 
 def outside_transactions(view: View) -> View:
-    """Exempt a view from ``ATOMIC_REQUESTS``: without a database, it could not be called."""
+    """Exempt a view from ``ATOMIC_REQUESTS``.
+
+    Without a database, the view could not be called. A view that waits for a remote would hold
+    locks, or on SQLite all other writes, for as long.
+    """
     for database in connections:
         transaction.non_atomic_requests(database)(view)
     return view

@@ -13,12 +13,13 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
 
 from . import signals
-from .exceptions import MissingLibrary
+from .exceptions import MissingLibrary, TransferStalled
 from .health import outside_transactions
 from .ledger import measures
 from .ledger.aliases import known_storages
 from .ledger.measures import Overdue, Settled, Unsettled
 from .ledger.models import QueuedFile
+from .ledger.sql.clock import seconds_between
 from .ledger.states import State
 from .reporting.logs import logger
 from .reporting.reasons import reason
@@ -178,6 +179,7 @@ class Counters:
         self.transfers = self._counter("transfers", "Files transferred")
         self.transferred_bytes = self._counter("transferred_bytes", "Size of the files transferred")
         self.failures = self._counter("transfer_failures", "Failed attempts", "outcome")
+        self.stalls = self._counter("stalls", "Attempts that hung until STALL_TIMEOUT")
         self.evictions = self._counter("evictions", "Local copies evicted")
         self.evicted_bytes = self._counter("evicted_bytes", "Size of the local copies evicted")
         self.deletes = self._counter("deletes", "Files deleted, including both copies")
@@ -198,6 +200,7 @@ class Counters:
         for metric in (
             self.transfers,
             self.transferred_bytes,
+            self.stalls,
             self.evictions,
             self.evicted_bytes,
             self.deletes,
@@ -224,12 +227,16 @@ class Counters:
         self.transfers.labels(alias).inc()
         self.transferred_bytes.labels(alias).inc(queued_file.size)
         if queued_file.transferred_at:
-            taken = queued_file.transferred_at - queued_file.saved_at
-            self.durations.labels(alias).observe(max(taken.total_seconds(), 0))
+            taken = seconds_between(queued_file.saved_at, queued_file.transferred_at)
+            self.durations.labels(alias).observe(max(taken, 0))
 
-    def _failed(self, queued_file: QueuedFile, will_retry: bool, **kwargs: Any) -> None:
+    def _failed(
+        self, queued_file: QueuedFile, error: BaseException, will_retry: bool, **kwargs: Any
+    ) -> None:
         outcome = "retried" if will_retry else "parked"
         self.failures.labels(queued_file.alias, outcome).inc()
+        if isinstance(error, TransferStalled):
+            self.stalls.labels(queued_file.alias).inc()
 
     def _evicted(self, queued_file: QueuedFile, **kwargs: Any) -> None:
         self.evictions.labels(queued_file.alias).inc()

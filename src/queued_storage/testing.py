@@ -24,7 +24,10 @@ from .ledger.models import QueuedFile
 from .ledger.states import State
 from .maintenance import sweep
 from .operations.contract import check_remote
+from .operations.jobs import run_due
 from .queues import BaseQueue
+from .queues.threads import stop_all
+from .reporting.logs import logger
 from .transfers.work import run_claimed
 
 ENQUEUE_MAX = 1.5  # seconds that enqueue() may take, even if the broker is down
@@ -33,22 +36,52 @@ ENQUEUE_MAX = 1.5  # seconds that enqueue() may take, even if the broker is down
 def drain(storage: Storage | None = None, *, timeout: float = 60) -> dict[int, Exception]:
     """Process every due file synchronously, regardless of the configured queue.
 
-    With ``storage``, only its files are processed. Nothing has to be committed, so this works
-    inside ``TestCase``. Return the exceptions of failed attempts
-    by the row's id. Retries that are due later are not waited for. ``TransferTimeout`` is raised
-    if files are still due after ``timeout`` seconds.
+    Jobs that were requested in the admin are processed too. With ``storage``, only its files are
+    processed. Nothing has to be committed, so this works inside ``TestCase``. Return the exceptions
+    of failed attempts by the row's id. Retries that are due later are not waited for.
+    ``TransferTimeout`` is raised if files are still due after ``timeout`` seconds.
     """
     chosen = [cast(AliasedStorage, storage)] if storage else known_storages()
     aliases = [each.alias for each in chosen]
     deadline = time.monotonic() + timeout
     errors: dict[int, Exception] = {}
-    while aliases and (rows := ledger().claim_due(1, aliases)):
-        error = run_claimed(rows[0])
+    while aliases and (row := _due_row(aliases)):
+        error = run_claimed(row)
         if error:
-            errors[rows[0].pk] = error
+            errors[row.pk] = error
         if time.monotonic() > deadline:
             raise TransferTimeout(f"Files are still due after {timeout} seconds.")
+    run_due(aliases, lambda: time.monotonic() > deadline)
     return errors
+
+
+def _due_row(aliases: list[str]) -> QueuedFile | None:
+    for row in ledger().claim_due(1, aliases):
+        return row
+    return ledger().claim_suspect(ledger().filter(alias__in=aliases).suspects())
+
+
+def stop_threads(timeout: float | None = 10) -> bool:
+    """Stop the threads of ``ThreadQueue``; return whether they ended within ``timeout`` seconds.
+
+    They end after the files that they are processing. The next commit starts new ones.
+    """
+    return stop_all(timeout)
+
+
+class QueuedStorageRunnerMixin:
+    """Stops the threads of ``ThreadQueue`` before the test databases are deleted.
+
+    Make it the first base of your ``TEST_RUNNER``.
+    """
+
+    def teardown_databases(self, *args: Any, **kwargs: Any) -> None:
+        if not stop_threads():
+            logger.warning(
+                "A file is still being processed, so the test database may be in use. "
+                "Does a FaultyStorage hang? Reset its fault at the end of the test."
+            )
+        super().teardown_databases(*args, **kwargs)  # type: ignore[misc]
 
 
 class Fault(enum.StrEnum):

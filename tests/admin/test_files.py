@@ -11,7 +11,7 @@ from django.utils import timezone
 
 from queued_storage.ledger.states import State
 from queued_storage.models import QueuedFile
-from tests.admin.pages import LIST, add, staff, text_of
+from tests.admin.pages import LIST, add, run, staff, text_of
 from tests.support.scripted import file, row
 
 pytestmark = pytest.mark.django_db
@@ -64,7 +64,10 @@ def test_failed_attempts_are_listed(viewer: Client, storage: Any) -> None:
     assert re.search(rf" 1 transferring {found.host} LocalFileMissing: .* does not exist", text)
 
 
-def test_djangos_empty_history_is_not_linked(viewer: Client) -> None:
-    [entry] = add()
+def test_the_history_shows_who_requested_what(viewer: Client) -> None:
+    [entry] = add(state=State.FAILED)
+    run(staff("view_queuedfile", "retry_queuedfile"), "retry", [entry.pk])
     page = viewer.get(f"{LIST}{entry.pk}/change/").content.decode()
-    assert f"{entry.pk}/history/" not in page
+    assert f"{entry.pk}/history/" in page
+    text = text_of(viewer, f"{LIST}{entry.pk}/history/")
+    assert re.search(r"staff-1 Retry requested\.", text)

@@ -148,6 +148,33 @@ def test_a_source_that_has_only_chunks() -> None:
     assert_measured(file, DATA)
 
 
+def no_argument() -> Iterator[bytes]:
+    yield DATA
+
+
+def own_default(chunk_size: int = 5) -> Iterator[bytes]:
+    for start in range(0, len(DATA), chunk_size):
+        yield DATA[start : start + chunk_size]
+
+
+def another_name(*, pieces: int = 1) -> Iterator[bytes]:
+    yield DATA
+
+
+@pytest.mark.parametrize("chunks", [no_argument, own_default, another_name])
+def test_chunks_is_called_as_it_is_defined(chunks: Any) -> None:
+    source = ContentFile(b"")
+    source.chunks = chunks  # type: ignore[method-assign]
+    file = MeasuredFile(source, "a.bin")
+    assert list(file.chunks()) == list(chunks())
+    assert_measured(file, DATA)
+
+
+def test_a_chunk_size_is_passed_on() -> None:
+    file = MeasuredFile(ContentFile(DATA), "a.bin")
+    assert next(file.chunks(3)) == DATA[:3]
+
+
 @pytest.mark.parametrize("text", ["", "grün\n", "a\r\nb" * 40_000])
 def test_text_is_measured_as_utf8(text: str) -> None:
     file = MeasuredFile(ContentFile(text), "a.txt")

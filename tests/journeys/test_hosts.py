@@ -23,7 +23,7 @@ from django.db import connection
 from django.test import Client, override_settings
 from pytest_django import Settings
 
-from queued_storage import checks
+from queued_storage.checks import hosts
 from queued_storage.exceptions import FileElsewhere, LocalFileMissing
 from queued_storage.ledger.database import ledger
 from queued_storage.ledger.states import State
@@ -554,19 +554,19 @@ def test_transfer_command_names_the_host(saved: str) -> None:
 def test_w004_queue_is_not_per_host(queue: Any, is_warned: bool) -> None:
     with on_host("one", QUEUE=queue):
         # The registry may contain storages of other tests.
-        found = [m.id for m in checks.hosts_have_queues() if m.obj.alias == "default"]
+        found = [m.id for m in hosts.hosts_have_queues() if m.obj.alias == "default"]
     assert found == ["queued_storage.W004"] * is_warned
     with override_settings(QUEUED_STORAGE={"QUEUE": queue}):
-        assert checks.hosts_have_queues() == []
+        assert hosts.hosts_have_queues() == []
 
 
 def test_e009_fetching_without_host_urls() -> None:
     with on_host("one", OTHER_HOST="fetch"):
-        assert [message.id for message in checks.hosts_have_urls()] == ["queued_storage.E009"]
+        assert [message.id for message in hosts.hosts_have_urls()] == ["queued_storage.E009"]
     with on_host("one", OTHER_HOST="fetch", HOST_URLS={"two": "http://two.example/"}):
-        assert checks.hosts_have_urls() == []
+        assert hosts.hosts_have_urls() == []
     with on_host("one"):
-        assert checks.hosts_have_urls() == []
+        assert hosts.hosts_have_urls() == []
 
 
 # Two hosts at the same time

@@ -14,7 +14,7 @@ and nothing may be left over. docs/guarantees.md lists the only exceptions:
 - an object that the remote renamed, if the worker crashed before it recorded the name;
 - an object of an upload without an answer, if its bytes are not those of the file: the file was
   overwritten since, or the remote has stored other bytes and the worker crashed;
-- what a killed process leaves in the middle of a save or an overwrite;
+- what a killed process leaves in the middle of a save;
 - the local file of a save that was rolled back.
 
 QUEUED_STORAGE_TEST_MODEL_EXAMPLES is the number of runs of up to 50 steps each.
@@ -54,6 +54,7 @@ from pytest_django import Settings
 from queued_storage.backends import QueuedStorage
 from queued_storage.exceptions import NameUnavailable
 from queued_storage.files.localfiles import is_unfinished
+from queued_storage.files.successors import waiting_name
 from queued_storage.ledger.database import ledger
 from queued_storage.ledger.states import State
 from queued_storage.maintenance import sweep
@@ -206,7 +207,6 @@ class Model(RuleBasedStateMachine):
         self.tombstones: dict[str, int] = {}
         self.strays: dict[str, bytes] = {}  # local files without a row
         self.foreign: dict[str, bytes] = {}  # objects on the remote that the package did not upload
-        self.torn: dict[str, bytes] = {}  # put in place by a process that died before the commit
         self.squatters: dict[str, bytes] = {}  # left under the name of an evicted file
         self.drafts: set[str] = set()  # left by processes that died
         self.tainted: set[str] = set()  # objects that a worker without its claim has changed
@@ -276,14 +276,16 @@ class Model(RuleBasedStateMachine):
 
     @contextlib.contextmanager
     def atomic(self, is_kept: bool) -> Iterator[None]:
-        files, torn, saved = self.files.copy(), self.torn.copy(), len(self.saved)
+        files, saved = self.files.copy(), len(self.saved)
         with contextlib.suppress(RolledBack), transaction.atomic():
             yield
             if not is_kept:
                 raise RolledBack
         if not is_kept:
-            self.files, self.torn = files, torn
-            self.strays.update(self.saved[saved:])
+            self.files = files
+            near = self.bench.near.content()
+            self.strays.update(pair for pair in self.saved[saved:] if pair in near.items())
+            self.drafts |= {name for name in near if is_unfinished(name)}
 
     # Users and workers, one step at a time
 
@@ -554,7 +556,6 @@ class Model(RuleBasedStateMachine):
                 self.saved.append((name, action.data))
                 self.files[name] = Known(action.data, *now[name])
                 self.strays.pop(name, None)
-            self.torn.pop(name, None)
         self.absorb_tombstones(rows, action)
 
     def absorb_tombstones(self, rows: dict[str, QueuedFile], action: Action | None) -> None:
@@ -567,20 +568,26 @@ class Model(RuleBasedStateMachine):
                 if rows[name].remote_name == name:
                     self.foreign.pop(name, None)
         if not in_transaction:
-            for name in self.tombstones.keys() - tombstones.keys() & self.squatters.keys():
+            gone = self.tombstones.keys() - tombstones.keys() - self.files.keys()
+            for name in gone & self.squatters.keys():
                 self.strays.setdefault(name, self.squatters.pop(name))
-            for name in self.tombstones.keys() - tombstones.keys() & self.strays.keys():
+            for name in gone & self.strays.keys():
                 if name not in self.bench.near.content():  # it was removed with the deleted file
                     del self.strays[name]
             self.tombstones = tombstones
         for name, row in rows.items():
-            is_taken = row.remote_name in self.foreign and row.state != State.DELETING
-            assert not is_taken, f"{name} takes over a foreign object"
+            if row.remote_name in self.foreign and row.state != State.DELETING:
+                if in_transaction:
+                    continue  # it may be rolled back
+                assert row.remote_name == name, f"{name} takes over a foreign object"
+                was_deleted = row.generation > 1 and row.state != State.TRANSFERRED
+                assert was_deleted, f"{name} takes over a foreign object"
+                del self.foreign[name]
 
     def after_death(self, actor: Actor, action: Action) -> None:
         """Note local files left by a process that died between the disk and the ledger."""
         near = self.bench.near.content()
-        self.drafts |= actor.drafts
+        self.drafts |= actor.drafts | {name for name in near if is_unfinished(name)}
         if action.kind == "restore":  # it may be in place but not recorded
             for name, row in self.rows().items():
                 if name in near and name in self.files and not row.is_local:
@@ -588,8 +595,6 @@ class Model(RuleBasedStateMachine):
         if action.is_done or action.kind not in {"save", "write"}:
             return
         if action.kind == "write" and action.name in self.files:
-            if near.get(action.name) == action.data:
-                self.torn[action.name] = action.data
             return
         rows = self.rows()
         for name, data in near.items():
@@ -654,8 +659,10 @@ class Model(RuleBasedStateMachine):
         for name, data in near.items():
             if is_unfinished(name):
                 assert is_written or name in self.drafts, f"{name} is left over"
+            elif name in self.files and waiting_name(name, rows[name]) in near:
+                pass  # replaced next, and not read
             elif name in self.files:
-                allowed = [self.files[name].data, self.torn.get(name)]
+                allowed: list[bytes | None] = [self.files[name].data]
                 if not rows[name].is_local:  # saves may use the name until the insert
                     allowed += [*coming, self.squatters.get(name)]
                 assert data in allowed, f"{name} is wrong"
@@ -694,9 +701,10 @@ class Model(RuleBasedStateMachine):
         cached = cache.get(self.bench.storage.get_cache_key(name))
         state = row and (row.pk, row.generation, row.state, row.is_local, row.remote_name)
         remote = far.get(row.remote_name if row else name)
-        evidence = (value, state, near.get(name), remote, cached, self.torn.get(name))
+        waiting = near.get(waiting_name(name, row)) if row else None
+        evidence = (value, state, near.get(name), waiting, remote, cached)
         if self.checked.get(name) != evidence:
-            self.ask(name, value, row, name in near, name in far)
+            self.ask(name, value, row, name in near or waiting is not None, name in far)
             self.checked[name] = evidence
 
     def ask(
@@ -713,7 +721,7 @@ class Model(RuleBasedStateMachine):
         assert storage.exists(name), f"{name} is gone"
         if not is_near and row and row.remote_name in self.tainted:
             return
-        expected = [value, self.torn.get(name, value)]
+        expected = [value]
         if row is None:  # a save in progress is visible before its row
             expected += self.coming()
         assert self.read_file(storage, name) in expected, f"{name} is wrong"
@@ -759,14 +767,14 @@ class Model(RuleBasedStateMachine):
                 assert row.lease_token == ""
                 evicts = row.task.endswith("AndDelete")
                 assert row.is_local != evicts or self.is_steered
-                assert (name in near) == row.is_local or name in {**self.torn, **self.squatters}
+                assert (name in near) == row.is_local or name in self.squatters
                 assert not row.last_error or self.is_steered
             case State.FAILED:
                 assert row.last_error
-                assert near[name] in (data, self.torn.get(name))
+                assert near[name] == data
             case _:
                 assert row.state == State.HELD
-                assert near[name] == data
+                assert near.get(waiting_name(name, row), near.get(name)) == data
 
 
 @pytest.mark.one_database

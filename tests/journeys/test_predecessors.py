@@ -227,7 +227,7 @@ def test_drive_file_of_killed_worker_is_taken_over() -> None:
     assert sweep(storage.alias) == 1
     storage.queue.deliver()
     assert storage.using_remote(name)
-    assert row(storage, name).attempts == 2
+    assert row(storage, name).attempts == 1  # the worker may have died because of another file
 
 
 @pytest.mark.parametrize("error", [KeyError, OSError, RuntimeError, TransferError, MemoryError])
@@ -338,7 +338,7 @@ def test_mastodon_33948_orphans_lists_first_and_spares_known(
     call_command("queued_storage", "orphans", "remote", "--storage", "default")
     assert "orphan.txt" in capsys.readouterr().out
     assert on_disk("far") == [document.file.name, "orphan.txt"]
-    call_command("queued_storage", "orphans", "remote", "--storage", "default", "--delete")
+    call_command("queued_storage", "orphans", "remote", "--storage", "default", "--delete", "--yes")
     assert on_disk("far") == [document.file.name]
 
 

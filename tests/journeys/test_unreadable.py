@@ -176,7 +176,7 @@ def test_nothing_is_pruned(place: Callable[[], Path], reason: int) -> None:
     with refusing(place(), reason):
         assert list(prune(ledger().all(), steps.append)) == []
         with pytest.raises(CommandError, match="1 file could not be checked") as caught:
-            call_command("queued_storage", "prune", all=True)
+            call_command("queued_storage", "prune", all=True, yes=True)
     assert caught.value.returncode == 1
     assert os.strerror(reason) in steps[0].error
     assert row(storage, name).state != State.DELETING
@@ -280,7 +280,9 @@ def test_the_view_does_not_say_not_found(reason: int, rf: Any) -> None:
     storage = make(url_mode="signed")
     near().mkdir(parents=True)
     (near() / "a.txt").write_bytes(b"bytes")
-    delivery = Delivery(rf.get("/"), storage, "docs/a.txt", is_signed=True, seconds=60)
+    delivery = Delivery(
+        rf.get("/"), storage, "docs/a.txt", is_signed=True, seconds=60, version=None
+    )
     with refusing(near(), reason), raises(reason):
         delivery.response()
     response = delivery.response()

@@ -114,7 +114,7 @@ def test_killed_restore_can_be_repeated(
     require_whole(storage)
     for name in unfinished:
         os.utime(storage.local.path(name), (0, 0))
-    call("orphans", "local", "--storage", "default", "--delete")
+    call("orphans", "local", "--storage", "default", "--delete", "--yes")
     assert on_disk() == NAMES
 
 
@@ -132,7 +132,7 @@ def test_killed_orphans_can_be_repeated(kill: Callable[..., None], storage: Any)
     for number in range(3):
         name = storages["far"].save(f"orphan-{number}.txt", file())
         os.utime(storages["far"].path(name), (0, 0))  # type: ignore[attr-defined]
-    command = ["orphans", "remote", "--storage", "default", "--delete"]
+    command = ["orphans", "remote", "--storage", "default", "--delete", "--yes"]
     kill("orphan deleted", *command)
     assert len(on_disk("far")) == 5
     call(*command)
@@ -168,8 +168,8 @@ def test_killed_prune_can_be_repeated(kill: Callable[..., None], storage: Any) -
     for name in NAMES[:2]:
         storages["disk"].delete(name)
         storages["far"].delete(name)
-    kill("pruned", "prune", "--all")
-    call("prune", "--all")
+    kill("pruned", "prune", "--all", "--yes")
+    call("prune", "--all", "--yes")
     finish(storage)
     assert [row.name for row in ledger()] == NAMES[2:]
     with pytest.raises(CommandError):

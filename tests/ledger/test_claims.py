@@ -28,6 +28,7 @@ from tests.support.rows import (
     claimed,
     is_about,
     new_row,
+    overwrite,
     past,
     snapshot,
 )
@@ -130,7 +131,7 @@ def test_the_next_claim_knows_what_was_tried() -> None:
     [row] = ledger().claim_due(1, ["one"], trying=["one"])
     assert row.is_tried
     QueuedFile.objects.update(due_at=past(), size=5, checksum="crc32:00000005")
-    [row] = ledger().claim_due(1, ["one"], trying=["one"])
+    row = ledger().claim(row.pk)
     assert row.sending is not None
     assert (row.is_tried, *row.sending[:2]) == (False, 16, "crc32:1a2b3c4d")
 
@@ -521,5 +522,5 @@ def test_failures_are_kept_until_new_content() -> None:
     assert again is not None
     ledger().promote(again, "a.txt", OLD, "size", evict=False)
     assert [failure["error"] for failure in ledger().get(pk=row.pk).failures] == ["not yet"]
-    ledger().overwrite("one", "a.txt", NEW, held=False)
+    overwrite()
     assert ledger().get(pk=row.pk).failures == []

@@ -21,7 +21,7 @@ from django.core.files.base import ContentFile
 from django.core.files.storage import storages
 from django.core.management import call_command
 from django.db import connections, transaction
-from queued_storage import checks
+from queued_storage.checks.databases import ledger_is_beside_the_models
 from queued_storage.maintenance import sweep
 from queued_storage.ledger.database import ledger
 from queued_storage.models import QueuedFile
@@ -52,7 +52,7 @@ answer = {
     "database": ledger().db,
     "names": names(),
     "remote": storage.remote.listdir("")[1],
-    "warnings": [message.id for message in checks.ledger_is_beside_the_models()],
+    "warnings": [message.id for message in ledger_is_beside_the_models()],
     "tables": [alias for alias in connections if is_there(alias)],
     "in default": QueuedFile.objects.using("default").count() if is_there("default") else 0,
 }
@@ -132,7 +132,7 @@ def test_a_rollback_in_another_database_keeps_the_row(
 ) -> None:
     script = """
 save("undone.txt", "default", keep=False)
-answer = {"names": names(), "warnings": [str(m.msg) for m in checks.ledger_is_beside_the_models()]}
+answer = {"names": names(), "warnings": [str(m.msg) for m in ledger_is_beside_the_models()]}
 print(json.dumps(answer))
 """
     answer = run(script, QUEUED_STORAGE=queue(DATABASE="media"))

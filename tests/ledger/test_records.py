@@ -22,6 +22,7 @@ from tests.support.rows import (
     claimed,
     is_about,
     new_row,
+    overwrite,
     past,
     snapshot,
 )
@@ -111,7 +112,7 @@ def test_names_are_exact(one: str, other: str) -> None:
     assert ledger().entry("one", other).pk == second  # type: ignore[union-attr]
     entries = ledger().entries("one", [one, other, "neither"])
     assert {name: entry.pk for name, entry in entries.items()} == {one: first, other: second}
-    assert ledger().overwrite("one", one, NEW, held=False) == 1
+    assert overwrite(one) == 1
     assert ledger().named("one", other).get().generation == 1
     assert ledger().named("one", one).mark_deleting() == 1
     assert not ledger().entry("one", other).is_deleted  # type: ignore[union-attr]
@@ -168,7 +169,7 @@ def test_overwrite_starts_anew(state: str, held: bool) -> None:
         state=state, due_at=None, is_local=False, attempts=4, remote_name="there", verified="size",
         last_error="old", transferred_at=past(), evicted_at=past(), generation=6,
     )  # fmt: skip
-    assert ledger().overwrite("one", "a.txt", NEW, held=held) == 1
+    assert overwrite(held=held) == 1
     row.refresh_from_db()
     assert row.state == (State.HELD if held else State.PENDING)
     assert (row.generation, row.attempts, row.is_local, row.remote_name) == (7, 0, True, "there")
@@ -183,19 +184,64 @@ def test_overwrite_starts_anew(state: str, held: bool) -> None:
     assert is_about(row.saved_at, 0)
 
 
-@pytest.mark.parametrize(("alias", "name"), [("one", "b.txt"), ("two", "a.txt")])
-def test_overwrite_of_an_unknown_name_changes_nothing(alias: str, name: str) -> None:
-    new_row()
+@pytest.mark.parametrize(
+    "change",
+    [{"generation": 2}, {"is_local": False}, {"state": State.DELETING}],
+    ids=["overwritten", "evicted", "deleted"],
+)
+def test_overwrite_of_a_changed_row_changes_nothing(change: dict[str, Any]) -> None:
+    row = new_row()
+    entry = ledger().entry("one", "a.txt")
+    assert entry
+    ledger().filter(pk=row.pk).update(**change)
     before = snapshot()
-    assert ledger().overwrite(alias, name, NEW, held=False) == 0
+    assert ledger().overwrite(entry, NEW, held=False) == 0
     assert snapshot() == before
 
 
-def test_overwrite_of_a_tombstone_changes_nothing() -> None:
-    new_row(state=State.DELETING)
+@pytest.mark.parametrize("token", ["", "mine"])
+def test_overwrite_takes_a_tombstone_over(token: str) -> None:
+    row = new_row(state=State.DELETING, remote_name="there", is_local=False, lease_token=token)
+    claim = ledger().filter(pk=row.pk).get()
+    assert overwrite() == 1
+    row.refresh_from_db()
+    assert (row.state, row.generation, row.is_local, row.remote_name) == (
+        "pending",
+        2,
+        True,
+        "there",
+    )
+    assert ledger().remove_tombstone(claim) == 0
+    assert ledger().mark_local_dropped(row.pk, 1) == 0
+
+
+def test_overwrite_of_a_living_row_that_was_deleted_before() -> None:
+    row = new_row(state=State.DELETING)
+    entry = ledger().entry("one", "a.txt")
+    assert entry
+    ledger().filter(pk=row.pk).update(state=State.TRANSFERRED)
+    assert ledger().overwrite(entry, NEW, held=False) == 0
+
+
+@pytest.mark.parametrize("is_of_another", [True, False])
+def test_overwrite_keeps_off_the_remote_name_of_another(is_of_another: bool) -> None:
+    if is_of_another:
+        other = new_row(alias="two", name="b.txt", state=State.TRANSFERRED)
+        ledger().filter(pk=other.pk).update(remote_name="a.txt")
+    ledger().record_tombstone("one", "a.txt")
+    assert overwrite() == 1
+    row = ledger().named("one", "a.txt").get()
+    assert row.remote_name == ("" if is_of_another else "a.txt")
+
+
+def test_lock_generation() -> None:
+    row = new_row(generation=3)
     before = snapshot()
-    assert ledger().overwrite("one", "a.txt", NEW, held=False) == 0
+    assert ledger().lock_generation(row.pk, 3) == 1
+    assert ledger().lock_generation(row.pk, 2) == 0
     assert snapshot() == before
+    ledger().filter(pk=row.pk).mark_deleting()
+    assert ledger().lock_generation(row.pk, 3) == 0
 
 
 @pytest.mark.parametrize("state", [State.HELD, State.PENDING, State.FAILED])
@@ -260,15 +306,16 @@ def test_a_request_after_the_lease_is_due(ask: Callable[[], int]) -> None:
 def test_mark_local_dropped() -> None:
     row = new_row(state=State.DELETING)
     before = snapshot()
-    assert ledger().mark_local_dropped(row.pk) == 1
+    assert ledger().mark_local_dropped(row.pk, row.generation + 1) == 0
+    assert ledger().mark_local_dropped(row.pk, row.generation) == 1
     assert changed(before) == {"is_local"}
-    assert ledger().mark_local_dropped(row.pk) == 0
+    assert ledger().mark_local_dropped(row.pk, row.generation) == 0
 
 
 def test_local_copy_of_an_unconfirmed_upload_stays_for_the_purge() -> None:
     row = new_row(state=State.DELETING, unconfirmed="5 crc32:00000005 token")
-    assert ledger().mark_local_dropped(row.pk) == 0
-    assert ledger().mark_local_dropped(row.pk, even_unconfirmed=True) == 1
+    assert ledger().mark_local_dropped(row.pk, 1) == 0
+    assert ledger().mark_local_dropped(row.pk, 1, even_unconfirmed=True) == 1
 
 
 def test_a_called_task_may_have_stored_the_file() -> None:
@@ -283,8 +330,8 @@ def test_a_called_task_may_have_stored_the_file() -> None:
 def test_mark_local_dropped_is_for_tombstones(state: str) -> None:
     row = new_row(state=state)
     before = snapshot()
-    assert ledger().mark_local_dropped(row.pk) == 0
-    assert ledger().mark_local_dropped(row.pk + 1000) == 0
+    assert ledger().mark_local_dropped(row.pk, row.generation) == 0
+    assert ledger().mark_local_dropped(row.pk + 1000, 1) == 0
     assert snapshot() == before
 
 

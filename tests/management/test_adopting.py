@@ -51,8 +51,9 @@ def test_adopt(storage: Any) -> None:
 @pytest.mark.parametrize("verb", ["adopt", "backfill"])
 def test_skipped_files_set_the_exit_code(storage: Any, verb: str) -> None:
     out = StringIO()
+    Document.objects.create(file="a.txt")
     with pytest.raises(CommandError, match="1 file was skipped") as caught:
-        call_command("queued_storage", verb, "a.txt", storage="default", stdout=out, stderr=out)
+        call_command("queued_storage", verb, storage="default", stdout=out, stderr=out)
     assert caught.value.returncode == 1
     assert out.getvalue().startswith("a.txt: ")
 

@@ -10,7 +10,7 @@ from django.core.files.storage import InMemoryStorage, Storage
 from django.core.management import CommandError, call_command
 
 from queued_storage.ledger.states import State
-from tests.support.command import on_default, run, states, transferred
+from tests.support.command import on_default, run, save, states, transferred
 from tests.support.scripted import file, make, on_disk
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -101,10 +101,10 @@ def test_orphans(storage: Any) -> None:
         "bytes"
     ]
     with pytest.raises(CommandError, match="more"):
-        on_default("orphans", "local", "--delete", "--at-most", "1")
+        on_default("orphans", "local", "--delete", "--yes", "--at-most", "1")
     assert len(on_disk()) == 3
     assert (
-        on_default("orphans", "local", "--delete")
+        on_default("orphans", "local", "--delete", "--yes")
         .splitlines()[-1]
         .startswith("2 orphans were deleted")
     )
@@ -116,7 +116,8 @@ def test_under_accepts_unnormalized_directories(storage: Any, under: str) -> Non
     transferred(storage, "d/a.txt")
     put_old(storage.local, "d/b.txt")
     os.utime(storage.local.path("d/a.txt"), (0, 0))
-    assert on_default("orphans", "local", "--under", under, "--delete").startswith("d/b.txt ")
+    out = on_default("orphans", "local", "--under", under, "--delete", "--yes")
+    assert out.startswith("d/b.txt ")
     assert on_disk() == ["d/a.txt"]
 
 
@@ -170,3 +171,37 @@ def test_empty_ledger_deletes_no_orphans(storage: Any) -> None:
     with pytest.raises(CommandError, match="right database"):
         on_default("orphans", "local", "--delete")
     assert on_disk() == ["b.txt"]
+
+
+# Names that cannot be decoded
+
+
+def latin(place: Any, name: bytes = b"caf\xe9.txt") -> None:
+    root = Path(place.location)
+    root.mkdir(exist_ok=True)
+    (Path(bytes.decode(bytes(root))) / name.decode("utf-8", "surrogateescape")).write_bytes(b"x")
+
+
+@pytest.mark.parametrize(
+    ("verb", "side"),
+    [
+        (["backfill", "--under", "."], "local"),
+        (["adopt", "--under", "."], "remote"),
+        (["orphans", "local", "--older-than", "0s"], "local"),
+        (["orphans", "local", "--older-than", "0s", "--delete", "--yes"], "local"),
+        (["orphans", "local", "--older-than", "0s", "--json"], "local"),
+        (["orphans", "remote", "--older-than", "0s"], "remote"),
+    ],
+)
+def test_name_that_cannot_be_decoded(storage: Any, verb: list[str], side: str) -> None:
+    save(storage, "known.txt")
+    place = getattr(storage, side)
+    latin(place)
+    latin(place, b"d\xe9p\xf4t.txt")
+    out = StringIO()
+    with pytest.raises(CommandError, match=r"2 files (have|were)") as caught:
+        call_command("queued_storage", *verb, storage="default", stdout=out, stderr=out)
+    assert caught.value.returncode == 1
+    assert r"caf\udce9.txt: " in out.getvalue()
+    out.getvalue().encode()
+    assert len([name for name in place.listdir("")[1] if not name.isascii()]) == 2

@@ -112,3 +112,33 @@ def test_failed_files_set_the_exit_code(storage: Any, verb: str) -> None:
     first, last = out.getvalue().splitlines()
     assert first.startswith("a.txt (default): FileNotFoundError")
     assert last.startswith("1 file was")
+
+
+# accept-local
+
+
+def test_accept_local(storage: Any) -> None:
+    transferred(storage, "a.txt", "b.txt", "c.txt")
+    Path(storage.local.path("a.txt")).write_bytes(b"changed in place")
+    with pytest.raises(CommandError, match="1 file could not be evicted"):
+        run("evict", "--all")
+    assert on_disk() == ["a.txt"]
+    assert "accept-local" in run("status")
+    with pytest.raises(CommandError, match="1 copy differs"):
+        run("verify")
+    with pytest.raises(CommandError, match="--all"):
+        run("accept-local")
+    assert run("accept-local", "a.txt", "--dry-run") == "1 file would be accepted, 16 bytes.\n"
+    assert run("accept-local", "b.txt") == "0 files were accepted, 0 bytes.\n"
+    assert run("accept-local", "--all") == "1 file was accepted, 16 bytes.\n"
+    assert storage.queue.deliver() == {}
+    assert read(storage.remote, "a.txt") == b"changed in place"
+    assert run("evict", "--all").startswith("1 file was evicted")
+
+
+def test_unreadable_copies_set_the_exit_code(storage: Any) -> None:
+    transferred(storage, "a.txt")
+    Path(storage.local.path("a.txt")).unlink()
+    with pytest.raises(CommandError, match="1 file could not be accepted") as caught:
+        run("accept-local", "--all")
+    assert caught.value.returncode == 1

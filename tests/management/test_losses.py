@@ -22,8 +22,11 @@ def test_prune(storage: Any) -> None:
     out = run("prune", "--all", "--dry-run").splitlines()
     assert out == [*listed, "2 files would be removed from the ledger."]
     with pytest.raises(CommandError, match="higher --at-most"):
-        run("prune", "--all", "--at-most", "1")
-    assert run("prune", "--all").splitlines() == [listed[1], "1 file was removed from the ledger."]
+        run("prune", "--all", "--yes", "--at-most", "1")
+    assert run("prune", "--all", "--yes").splitlines() == [
+        listed[1],
+        "1 file was removed from the ledger.",
+    ]
     assert storage.queue.deliver() == {}
     left = ledger().order_by("name").values_list("name", flat=True)
     assert list(left) == ["local.txt", "remote.txt", "whole.txt"]
@@ -36,9 +39,11 @@ def test_prune_stops_at_the_limit(storage: Any) -> None:
         storages[place].delete("a.txt")
     for number in ("0", "-1"):
         with pytest.raises(CommandError, match="higher --at-most"):
-            run("prune", "--all", "--at-most", number)
+            run("prune", "--all", "--yes", "--at-most", number)
     assert states() == [State.TRANSFERRED]
-    assert run("prune", "--all", "--at-most", "1").endswith("1 file was removed from the ledger.\n")
+    assert run("prune", "--all", "--yes", "--at-most", "1").endswith(
+        "1 file was removed from the ledger.\n"
+    )
 
 
 def test_prune_keeps_files_on_an_unreachable_remote(storage: Any) -> None:
@@ -48,5 +53,5 @@ def test_prune_keeps_files_on_an_unreachable_remote(storage: Any) -> None:
     storages["disk"].delete(name)
     scripted.remote.refuses = True
     with pytest.raises(CommandError, match="could not be checked"):
-        run("prune", "--all")
+        run("prune", "--all", "--yes")
     assert states() == [State.TRANSFERRED]

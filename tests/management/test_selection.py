@@ -24,7 +24,7 @@ def test_select_by_name_storage_and_age(storage: Any) -> None:
     save(other, "c.txt", "d.txt")
     ledger().filter(name__in=["b.txt", "d.txt"]).update(saved_at=LONG_AGO)
     for arguments, names in [
-        (["a.txt", "c.txt", "e.txt"], "ac"),
+        (["a.txt", "c.txt"], "ac"),
         (["--storage", "other"], "cd"),
         (["--older-than", "30d"], "bd"),
         (["--storage", "other", "--older-than", "1h"], "d"),

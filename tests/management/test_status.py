@@ -6,6 +6,7 @@ from django.core.files.base import ContentFile
 from django.core.management import CommandError
 
 from queued_storage.ledger.database import ledger
+from queued_storage.ledger.jobs import Action, jobs
 from queued_storage.ledger.states import State
 from queued_storage.models import QueuedFile
 from tests.support.command import run, save, transferred
@@ -75,3 +76,29 @@ def test_status_shows_the_workers(storage: Any) -> None:
     assert (workers["moving"], workers["silent"]) == (1, 1)
     assert workers["last"]
     assert workers["waiting_since"]
+
+
+def test_status_shows_unfinished_jobs(storage: Any) -> None:
+    storage.save("a.txt", ContentFile(b"abc"))
+    job = jobs().request(Action.EVICT, "default", "", list(range(4000)), "anna")
+    jobs().request(Action.EVICT, "default", "", [1], "anna")
+    jobs().exclude(pk=job.pk).cancel()
+    jobs().filter(pk=job.pk).update(state="running", position=1200, succeeded=1197, failed=3)
+    assert (
+        f"job {job.pk}: evict files of default, running: 1,200 of 4,000 processed, 3 failed, "
+        f"requested by anna\n"
+    ) in run("status")
+    [shown] = json.loads(run("status", "--json"))["jobs"]
+    assert shown.pop("requested_at")
+    assert shown == {
+        "id": job.pk,
+        "action": "evict",
+        "alias": "default",
+        "host": "",
+        "state": "running",
+        "requested_by": "anna",
+        "files": 4000,
+        "position": 1200,
+        "succeeded": 1197,
+        "failed": 3,
+    }

@@ -12,7 +12,10 @@ from django.core.management import CommandError, call_command
 from django.db import OperationalError
 from pytest_django import Settings
 
+from queued_storage.ledger.database import ledger
+from queued_storage.ledger.jobs import Action, JobState, jobs
 from queued_storage.management.verbs.working import Worker
+from queued_storage.operations.jobs import request
 from tests.support.command import run
 from tests.support.forks import ended, forks
 from tests.support.scripted import Step as TransferStep
@@ -30,14 +33,12 @@ def test_sweep_enqueues(storage: Any) -> None:
     storage.queue.messages.clear()
     assert run("sweep") == "1 file was enqueued.\n"
     assert len(storage.queue.messages) == 1
-    assert run("sweep", "--storage", "other") == "0 files were enqueued.\n"
 
 
 def test_sweep_dry_run_only_counts(storage: Any) -> None:
     storage.save("a.txt", ContentFile(b"abc"))
     storage.queue.messages.clear()
     assert run("sweep", "--dry-run") == "1 file is due.\n"
-    assert run("sweep", "--dry-run", "--storage", "other") == "0 files are due.\n"
     assert storage.queue.messages == []
 
 
@@ -51,6 +52,15 @@ def test_worker_until_empty(storage: Any) -> None:
     assert "default" in first
     assert last == "Stopped."
     assert all(storage.using_remote(name) for name in names)
+
+
+def test_worker_carries_out_jobs(storage: Any) -> None:
+    names = [storage.save(f"{number}.txt", ContentFile(b"abc")) for number in range(3)]
+    storage.queue.deliver()
+    [job] = request(Action.EVICT, ledger().all())
+    run("worker", "--until-empty", "--poll", "0.05")
+    assert (jobs().get(pk=job.pk).state, jobs().get(pk=job.pk).succeeded) == (JobState.DONE, 3)
+    assert not any(storage.local.exists(name) for name in names)
 
 
 @pytest.mark.parametrize(
@@ -82,6 +92,12 @@ def test_worker_collects_garbage_less_often(
 def test_worker_with_invalid_options(bad: list[str]) -> None:
     with pytest.raises(CommandError, match="--threads must be"):
         run("worker", *bad)
+
+
+@pytest.mark.parametrize("bad", ["-1", "nan", "1e12"])
+def test_worker_with_an_invalid_exit_wait(bad: str) -> None:
+    with pytest.raises(CommandError, match="--exit-wait must be"):
+        run("worker", "--exit-wait", bad)
 
 
 def test_worker_without_a_ledger_leaves_no_thread(

@@ -93,13 +93,25 @@ def test_names_without_a_file_are_reported(recording: Any) -> None:
 
 
 @pytest.mark.parametrize("recording", [backfill, adopt])
-def test_unfinished_files_and_invalid_names_are_skipped(recording: Any) -> None:
+def test_unfinished_files_are_skipped(recording: Any) -> None:
     storage = make()
     put(disk(), ".queued-abc")
     put(storage.remote, ".queued-abc")
-    names = [".queued-abc", "a\0b", "x" * 1000, "../a", ""]
-    assert record(recording, storage, names) == (0, [])
+    assert record(recording, storage, [".queued-abc"]) == (0, [])
     assert not ledger().exists()
+
+
+@pytest.mark.parametrize("recording", [backfill, adopt])
+@pytest.mark.parametrize("name", ["caf\udce9.txt", "a\0b", "x" * 1000, "../a", "", "a\\b", "a//b"])
+def test_names_that_cannot_be_recorded_are_reported(recording: Any, name: str) -> None:
+    storage = make()
+    put(disk(), "good.txt")
+    put(storage.remote, "good.txt")
+    count, errors = record(recording, storage, [name, "good.txt"])
+    assert count == 1
+    [error] = errors
+    assert error.startswith(f"{name}: ")
+    assert "name" in error
 
 
 @pytest.mark.parametrize("recording", [backfill, adopt])

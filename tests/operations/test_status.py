@@ -4,6 +4,8 @@ import pytest
 from django.core.files.base import ContentFile
 from django.core.files.storage import storages
 
+from queued_storage.ledger.database import ledger
+from queued_storage.ledger.sql.clock import seconds_from_now
 from queued_storage.ledger.states import State
 from queued_storage.models import QueuedFile
 from queued_storage.operations import status
@@ -45,3 +47,32 @@ def test_troubles_are_failures_and_unknown_aliases(storage: Any) -> None:
     failed, gone = status.troubles()
     assert failed.startswith("1 file of 'default' failed.")
     assert "'gone'" in gone
+
+
+def test_hanging_transfers_are_trouble(storage: Any) -> None:
+    save(storage, 2)
+    QueuedFile.objects.update(last_error="TransferStalled: No byte moved for 600 seconds.")
+    [trouble] = status.troubles()
+    assert trouble.startswith("2 transfers of 'default' made no progress")
+    QueuedFile.objects.update(last_error="")
+    assert status.troubles() == []
+
+
+@pytest.mark.parametrize(("seconds", "is_trouble"), [(30, False), (90, True)])
+def test_expired_leases_are_trouble(storage: Any, seconds: int, is_trouble: bool) -> None:
+    [pk] = save(storage, 1)
+    assert ledger().claim_new(pk)
+    assert status.troubles() == []
+    ledger().update(due_at=seconds_from_now(-seconds))
+    assert [trouble[:18] for trouble in status.troubles()] == ["1 file is in progr"] * is_trouble
+
+
+def test_file_that_crashes_its_worker_is_trouble(storage: Any) -> None:
+    [pk] = save(storage, 1)
+    assert ledger().claim_new(pk)
+    for _death in range(2):
+        assert status.troubles() == []
+        ledger().update(due_at=seconds_from_now(-1))
+        assert ledger().claim_suspect(ledger().suspects())
+    [trouble] = status.troubles()
+    assert trouble.startswith("The worker died during 1 attempt to transfer '0.txt'")

@@ -32,7 +32,8 @@ def evicted(remote: Any, data: bytes) -> tuple[Any, str]:
 
 
 def is_on_disk(opened: Any) -> bool:
-    return bool(opened.file._rolled)
+    inside = opened.file  # that of S3File
+    return bool(getattr(inside, "file", inside)._rolled)
 
 
 def test_a_large_s3_file_is_buffered_on_disk(s3_options: dict[str, Any]) -> None:

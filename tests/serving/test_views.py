@@ -236,6 +236,61 @@ def test_a_signature_is_valid_for_one_url_only() -> None:
     assert get(url).status == 200
 
 
+def other_version(url: str) -> str:
+    return re.sub(r"file=(\d+)-(\d+)", lambda found: f"file={int(found[1]) + 1}-{found[2]}", url)
+
+
+@pytest.mark.parametrize(
+    "forge",
+    [
+        other_version,
+        lambda url: re.sub(r"file=(\d+)-\d+", r"file=\1-2", url),
+        lambda url: re.sub(r"file=[\d-]+&", "", url),
+        lambda url: re.sub(r"file=[\d-]+", "file=", url),
+        lambda url: re.sub(r"file=[\d-]+", "file=null", url),
+        lambda url: re.sub(r"file=[\d-]+", "file=" + "9" * 5000 + "-1", url),
+    ],
+)
+def test_the_file_of_a_signature_cannot_be_changed(forge: Callable[[str], str]) -> None:
+    storage, name = stable(url_mode="signed")
+    storage.save("docs/b.png", file(b"another's"))
+    for url in (storage.url(name), storage.stable_url(name)):
+        assert get(url).status == 200
+        assert get(forge(url)).status == 403
+
+
+@pytest.mark.parametrize("is_transferred", [True, False])
+@pytest.mark.parametrize("expire", [None, 60])
+def test_a_signature_is_not_for_a_later_file(is_transferred: bool, expire: int | None) -> None:
+    storage, name = stable(url_mode="signed")
+    url = storage.stable_url(name, expire)
+    storage.delete(name)
+    storage.queue.deliver()
+    assert get(url).status == 404
+    assert storage.save(name, file(b"of somebody else")) == name
+    if is_transferred:
+        deliver(storage, name)
+    assert get(url).status == 404
+    assert get(storage.stable_url(name, expire)).status in (200, 302)
+
+
+def test_a_signature_is_not_for_later_content() -> None:
+    storage, name = stable(url_mode="signed")
+    url = storage.url(name)
+    with storage.open(name, "wb") as opened:
+        opened.write(b"new")
+    assert get(url).status == 404
+    assert get(storage.url(name)).body == b"new"
+
+
+def test_a_signature_of_an_unrecorded_file_is_for_that_only() -> None:
+    storage, _name = stable()
+    url = storage.stable_url("new.png", expire=60)
+    assert get(url).status == 302
+    assert storage.save("new.png", file(b"of somebody else")) == "new.png"
+    assert get(url).status == 404
+
+
 def test_a_signature_expires(monkeypatch: pytest.MonkeyPatch) -> None:
     storage, name = stable(url_mode="signed")
     url = storage.url(name, expire=60)
@@ -313,6 +368,67 @@ def test_the_permission_is_checked_for_every_request() -> None:
             deliver(storage, name)
 
 
+@pytest.mark.parametrize("mode", ["stable", "proxied", "signed"])
+@pytest.mark.parametrize("is_transferred", [True, False])
+@pytest.mark.parametrize("change", ["replace", "delete", "overwrite"])
+def test_the_permission_is_about_the_row_that_is_sent(
+    mode: str, is_transferred: bool, change: str
+) -> None:
+    """While the project decides, another process puts another file in its place."""
+    storage, name = stable(b"public", url_mode=mode)
+    url = storage.stable_url(name)
+    if is_transferred:
+        deliver(storage, name)
+    asked: list[tuple[int, int]] = []
+
+    def may_read(request: HttpRequest, found: QueuedFile) -> bool:
+        asked.append((found.pk, found.generation))
+        if len(asked) > 1:
+            return False
+        if change == "overwrite":
+            with storage.open(name, "wb") as opened:
+                opened.write(b"secret")
+            return True
+        storage.delete(name)
+        storage.queue.deliver()
+        if change == "replace":
+            assert storage.save(name, file(b"secret")) == name
+        return True
+
+    with with_permission(may_read):
+        answer = get(url)
+    assert answer.status in (403, 404)
+    assert b"secret" not in answer.body
+    assert len(set(asked)) == len(asked)
+
+
+def test_a_file_replaced_while_it_is_read_from_the_remote() -> None:
+    storage, name = stable(b"public", url_mode="proxied")
+    deliver(storage, name, free=True)
+
+    def replace(_name: str) -> None:
+        storage.delete(name)
+        storage.queue.deliver()
+        assert storage.save(name, file(b"secret")) == name
+
+    storage.remote.before["_open"] = replace
+    with with_permission(lambda request, found: found.size == len(b"public")):
+        answer = get(storage.url(name))
+    assert answer.status in (403, 404)
+
+
+def test_the_permission_of_an_unrecorded_file_is_for_that_only() -> None:
+    storage, _name = stable()
+    url = storage.stable_url("new.png", expire=60)
+
+    def may_read(request: HttpRequest, found: QueuedFile) -> bool:
+        storage.save("new.png", file(b"of somebody else"))
+        return True
+
+    with with_permission(may_read):
+        assert get(url).status == 404
+
+
 def test_a_permission_may_raise_404() -> None:
     def hide(request: HttpRequest, queued_file: QueuedFile) -> bool:
         raise Http404
@@ -374,15 +490,15 @@ def test_there_is_no_listing() -> None:
     base = f"/queued/files/{storage.alias}"
     assert [get(f"{base}{end}").status for end in ("", "/", "/docs", "/docs/")] == [404] * 4
     for directory in ("docs", "docs/"):
-        assert get(links.signed(storage.alias, directory, None)).status == 404
+        assert get(links.signed(storage.alias, directory, None, None)).status == 404
 
 
 def test_a_signed_name_without_a_file() -> None:
     storage, name = stable(url_mode="signed")
     assert get(storage.stable_url(f"{name}/b")).status == 302  # only the remote knows
-    assert get(links.signed(storage.alias, "../a.png", None)).status == 404
+    assert get(links.signed(storage.alias, "../a.png", None, None)).status == 404
     hidden = disk().save("docs/.queued-abcdefghijklmnop.png", file(b"unfinished"))
-    assert get(links.signed(storage.alias, hidden, None)).status == 404
+    assert get(links.signed(storage.alias, hidden, None, None)).status == 404
 
 
 # Files that predate the ledger

@@ -95,7 +95,7 @@ def test_override_settings_changes_both_storages(default: Any, settings: Setting
         **settings.STORAGES,
         "far": {
             "BACKEND": "django.core.files.storage.FileSystemStorage",
-            "OPTIONS": {"location": f"{settings.DIRECTORY}/disk/moved", "base_url": "/moved/"},
+            "OPTIONS": {"location": f"{settings.DIRECTORY}/moved", "base_url": "/moved/"},
         },
     }
     with override_settings(STORAGES=moved):
@@ -104,7 +104,7 @@ def test_override_settings_changes_both_storages(default: Any, settings: Setting
         now.queue.messages.append([row(now, name).pk])
         assert now.queue.deliver() == {}
         assert now.url(name) == "/moved/a.txt"
-        assert on_disk("disk/moved") == ["a.txt"]
+        assert on_disk("moved") == ["a.txt"]
     assert on_disk("far") == []
     assert storages["default"].url(name) == "https://far.example/a.txt"
 

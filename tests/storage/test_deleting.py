@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 
-from queued_storage.exceptions import NameUnavailable
 from queued_storage.models import QueuedFile
 from tests.support.actions import evicted
 from tests.support.scripted import disk, file, on_disk, read, row
@@ -24,21 +23,6 @@ def test_a_deleted_file_is_gone_immediately(storage: Any) -> None:
     assert storage.listdir("docs") == ([], [])
     with pytest.raises(FileNotFoundError):
         storage.transfer(name)
-
-
-def test_a_name_is_free_after_the_purge(
-    storage: Any,
-) -> None:
-    name = storage.save("a.txt", file())
-    storage.queue.deliver()
-    storage.delete(name)
-    assert storage.save(name, file()) != name
-    with pytest.raises(NameUnavailable):
-        storage.open(name, "wb")
-    storage.queue.deliver()
-    assert storage.save(name, file(b"new")) == name
-    storage.queue.deliver()
-    assert read(storage.remote, name) == b"new"
 
 
 def test_a_second_delete_changes_nothing(storage: Any) -> None:

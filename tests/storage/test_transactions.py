@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 from django.db import connection, connections, transaction
 
-from queued_storage.exceptions import NameUnavailable
 from queued_storage.ledger.database import ledger
 from queued_storage.ledger.states import State
 from queued_storage.models import QueuedFile
@@ -167,11 +166,10 @@ def test_django_cleanup_116_saving_after_deleting_one_name(
     with transaction.atomic():
         storage.delete(old)
         new = storage.save("a.txt", file(b"new"))
-        assert new != old
+        assert new == old
         assert read(storage, new) == b"new"
     storage.queue.deliver()
     assert read(storage, new) == b"new"
-    assert not storage.exists(old)
     assert on_disk() == [new]
     assert on_disk("far") == [new]
 
@@ -262,10 +260,10 @@ def test_an_overwrite_sees_a_delete_past_the_snapshot(storage: Any) -> None:
     with transaction.atomic():
         assert not storage.exists("a.txt")
         elsewhere(save_and_delete)
-        with pytest.raises(NameUnavailable):
-            write(storage, "a.txt", b"new")
+        write(storage, "a.txt", b"new")
     storage.queue.deliver()
-    assert on_disk() == on_disk("far") == []
+    assert on_disk() == on_disk("far") == ["a.txt"]
+    assert read(storage.remote, "a.txt") == b"new"
 
 
 @pytest.mark.skipif(connection.vendor == "sqlite", reason="SQLite locks no rows")

@@ -39,11 +39,14 @@ class LyingProxy:
         self.lie: Lie | None = None
         self.requests: list[tuple[str, str]] = []  # method and path
         self.told: dict[str, str] = {}  # the client's checksum of each path
-        self._listener = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
+        self._listener = ThreadingHTTPServer(("127.0.0.1", 0), self.handler())
         self._listener.proxy = self  # type: ignore[attr-defined]
         self._thread = threading.Thread(
             target=self._listener.serve_forever, args=(0.02,), daemon=True
         )
+
+    def handler(self) -> type[BaseHTTPRequestHandler]:
+        return Handler
 
     @property
     def endpoint_url(self) -> str:
@@ -66,7 +69,7 @@ class LyingProxy:
         client.close()
 
 
-class _Handler(BaseHTTPRequestHandler):
+class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"  # otherwise boto3 waits for a "100 Continue"
 
     def log_message(self, *args: Any) -> None:

@@ -58,4 +58,10 @@ def ask_for_delete() -> int:
 
 
 def ask_for_new_content() -> int:
-    return ledger().overwrite("one", "a.txt", NEW, held=False)
+    return overwrite()
+
+
+def overwrite(name: str = "a.txt", *, held: bool = False) -> int:
+    """Start a new generation; 0 for a name without a row."""
+    entry = ledger().entry("one", name)
+    return ledger().overwrite(entry, NEW, held=held) if entry else 0

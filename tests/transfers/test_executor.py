@@ -9,13 +9,17 @@ import pytest
 from django.db import InterfaceError, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.signals import connection_created
+from pytest_django import Settings
 
+from queued_storage import health
 from queued_storage.ledger.database import ledger
 from queued_storage.ledger.states import State
+from queued_storage.queues.base import run_all
+from queued_storage.runtime import hung
 from queued_storage.tasks import Transfer
-from queued_storage.transfers import executor, lanes, leases
+from queued_storage.transfers import executor, lanes, leases, solitude
 from queued_storage.transfers.executor import NEXT_PHASES, Executor, Phase
-from tests.support.scripted import Step, file, make, row
+from tests.support.scripted import LONG_AGO, Step, file, make, row
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -309,3 +313,207 @@ def test_search_that_ends_after_stop_changes_nothing(gives_back: bool) -> None:
     assert stopping.wait(20)
     assert threads.stop(20, gives_back=gives_back)
     assert threads._phase is Phase.OVER
+
+
+# Threads that hang
+
+
+class Hang(Transfer):
+    """A task that hangs with files whose name starts with "hang", until it is released."""
+
+    def __init__(self) -> None:
+        self.hung: list[str] = []
+        self.released = threading.Event()
+
+    def transfer(self, name: str, local: Any, remote: Any, **kwargs: Any) -> bool:
+        if name.startswith("hang") and not self.released.is_set():
+            self.hung.append(name)
+            assert self.released.wait(60)
+        return super().transfer(name, local, remote, **kwargs)
+
+
+@pytest.fixture
+def hang(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hang]:
+    monkeypatch.setattr(leases, "BEAT_MAX", 0.05)
+    monkeypatch.setattr(executor, "SUPERVISED_EVERY", 0.05)
+    settings.QUEUED_STORAGE = {**settings.QUEUED_STORAGE, "STALL_TIMEOUT": 0.5}
+    task = Hang()
+    yield task
+    task.released.set()
+    until(lambda: not hung.count())
+
+
+def test_hung_threads_are_replaced(
+    hang: Hang, running: Callable[..., Executor], caplog: pytest.LogCaptureFixture
+) -> None:
+    """There is no other process, and all threads hang."""
+    storage = make(task=hang)
+    for number in range(2):
+        storage.save(f"hang{number}.txt", file())
+    for number in range(5):
+        storage.save(f"{number}.txt", file())
+    found = running(2, storage)
+    until(lambda: transferred(storage) == 5)
+    until(lambda: ledger().exclude(last_error="").count() == 2)
+    assert sorted(hang.hung) == ["hang0.txt", "hang1.txt"]
+    assert caplog.text.count("hangs. It was replaced by another one.") == 2
+    until(found.is_idle)
+    assert not found.is_exhausted
+    hang.released.set()
+    ledger().filter(state=State.PENDING).update(due_at=LONG_AGO)
+    until(lambda: transferred(storage) == 7)
+    assert set(ledger().values_list("attempts", flat=True)) == {1, 2}
+
+
+def test_too_many_hung_threads_are_not_replaced(
+    hang: Hang,
+    running: Callable[..., Executor],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(hung, "MOST", 1)
+    storage, other = make(task=hang), make()
+    for number in range(3):
+        storage.save(f"hang{number}.txt", file())
+    found = running(1, storage, other)
+    until(lambda: found.is_exhausted)
+    assert len(hang.hung) == 2
+    assert "restart the process" in caplog.text
+    problems = health.check(health.Limits(max_failed=0)).problems
+    assert problems == ("Too many threads of this process hang. Restart it.",)
+
+    name = other.save("a.txt", file())  # it has threads of its own
+    until(lambda: row(other, name).state == State.TRANSFERRED)
+    found.notify([row(storage, "hang2.txt").pk])  # which is for other processes
+    until(found.is_idle)
+    assert row(storage, "hang2.txt").state == State.PENDING
+
+    hang.released.set()
+    until(lambda: row(storage, "hang2.txt").state == State.TRANSFERRED)
+    assert not found.is_exhausted
+
+
+def test_claimed_ahead_goes_back_if_no_thread_has_time(
+    gate: Gate, running: Callable[..., Executor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another worker may have time long before these threads are given up."""
+    monkeypatch.setattr(lanes, "AHEAD_PATIENCE", 0.2)
+    monkeypatch.setattr(executor, "SUPERVISED_EVERY", 0.05)
+    storage = make(task=gate)
+    for number in range(60):  # quick ones, so that files are claimed ahead
+        storage.save(f"{number}.txt", file())
+    for number in range(30):
+        storage.save(f"held-{number}.txt", file())
+    found = running(2, storage)
+    notified = row(storage, "held-29.txt").pk
+    until(lambda: len(gate.began) == 62, 90)
+    found.notify([notified])
+    claimed = ledger().filter(alias=storage.alias).exclude(lease_token="")
+    until(lambda: claimed.count() == 2)
+    assert ledger().filter(state=State.PENDING, attempts=0).due().count() == 28
+    gate.is_open.set()
+    until(lambda: transferred(storage) == 90)
+    assert set(ledger().filter(alias=storage.alias).values_list("attempts", flat=True)) == {1}
+
+
+# Suspects
+
+
+class Alone(Transfer):
+    """A task that notes how many files are transferred at the same time."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.running = 0
+        self.beside: dict[str, int] = {}
+
+    def transfer(self, name: str, local: Any, remote: Any, **kwargs: Any) -> bool:
+        with self.lock:
+            self.running += 1
+            self.beside[name] = self.running
+        try:
+            return super().transfer(name, local, remote, **kwargs)
+        finally:
+            with self.lock:
+                self.running -= 1
+
+
+def abandoned(storage: Any, *names: str) -> None:
+    """Let a worker die that has claimed these files together."""
+    pks = [row(storage, storage.save(name, file())).pk for name in names]
+    assert len(ledger().claim_all(pks)) == len(pks)
+    ledger().filter(pk__in=pks).update(due_at=LONG_AGO)
+
+
+def test_suspects_are_processed_alone(running: Callable[..., Executor]) -> None:
+    task = Alone()
+    storage = make(task=task)
+    names = [f"suspect{number}.txt" for number in range(5)]
+    abandoned(storage, *names)
+    for number in range(20):
+        storage.save(f"{number}.txt", file())
+    running(4, storage)
+    until(lambda: transferred(storage) == 25)
+    assert {task.beside[name] for name in names} == {1}
+    assert set(ledger().filter(alias=storage.alias).values_list("attempts", flat=True)) == {1}
+
+
+def test_suspect_waits_while_a_file_takes_long(
+    gate: Gate, running: Callable[..., Executor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Others don't wait with it."""
+    monkeypatch.setattr(executor, "SUSPECTS_EVERY", 0.05)
+    monkeypatch.setattr(solitude.solitude, "_patience", 0.05)
+    storage = make(task=gate)
+    storage.save("held.txt", file())
+    running(2, storage)
+    until(lambda: gate.began == ["held.txt"])
+    abandoned(storage, "suspect.txt")
+    until(lambda: solitude.solitude._patience > 0.05)  # it has tried
+    for number in range(5):
+        storage.save(f"{number}.txt", file())
+    until(lambda: transferred(storage) == 5)
+    assert "suspect.txt" not in gate.began
+    gate.is_open.set()
+    until(lambda: transferred(storage) == 7)
+
+
+def test_suspect_that_hangs_stops_nobody(hang: Hang, running: Callable[..., Executor]) -> None:
+    storage = make(task=hang)
+    abandoned(storage, "hang.txt", "suspect.txt")
+    running(1, storage)
+    until(lambda: hang.hung)
+    name = storage.save("a.txt", file())
+    until(lambda: row(storage, name).state == State.TRANSFERRED)
+    until(lambda: row(storage, "suspect.txt").state == State.TRANSFERRED)
+
+
+def test_suspects_of_a_message_are_processed_at_its_end() -> None:
+    gate = Gate()
+    storage = make(task=gate)
+    abandoned(storage, "one.txt", "two.txt")
+    storage.save("three.txt", file())
+    assert run_all([row(storage, name).pk for name in ("one.txt", "two.txt", "three.txt")]) == {}
+    assert gate.began == ["three.txt", "one.txt", "two.txt"]
+    assert transferred(storage) == 3
+
+
+# The end
+
+
+def test_let_go_returns_what_is_in_hand(hang: Hang, running: Callable[..., Executor]) -> None:
+    storage = make(task=hang)
+    names = [storage.save(f"hang{number}.txt", file()) for number in range(3)]
+    found = running(2, storage)
+    found.notify([row(storage, name).pk for name in names])
+    until(lambda: len(hang.hung) == 2)
+    assert not found.stop(0)
+    found.let_go()
+    rows = ledger().filter(alias=storage.alias)
+    assert set(rows.values_list("state", "attempts")) == {(State.PENDING, 0)}
+    hang.released.set()
+    assert found.stop(20)
+    assert transferred(storage) == 0  # the threads that went on have changed nothing
+    rows.update(due_at=LONG_AGO)
+    running(2, storage)
+    until(lambda: transferred(storage) == 3)

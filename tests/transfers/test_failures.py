@@ -1,5 +1,6 @@
 """Attempts that fail, and what follows."""
 
+import errno
 from typing import Any
 
 import pytest
@@ -50,6 +51,18 @@ def test_failed_attempt_is_retried_later() -> None:
     assert retry(storage, name) is None
     found = row(storage, name)
     assert (found.state, found.attempts, found.last_error) == (State.TRANSFERRED, 2, "")
+
+
+def test_name_that_the_remote_does_not_allow_fails_at_once() -> None:
+    storage = make()
+    name = storage.save("a.txt", file())
+
+    def refuse(_name: str) -> None:
+        raise OSError(errno.ENAMETOOLONG, "File name too long")
+
+    storage.remote.before["_save"] = refuse
+    storage.queue.deliver()
+    assert (row(storage, name).state, row(storage, name).attempts) == (State.FAILED, 1)
 
 
 def test_next_attempt_is_due_after_retry_delay(settings: Settings) -> None:

@@ -1,19 +1,21 @@
 """Leases: how claims are renewed, and what happens to those that are lost."""
 
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from django.db import DatabaseError, connections
+from django.db import DatabaseError, connections, transaction
 from pytest_django import Settings
 
-from queued_storage.exceptions import LeaseLost
+from queued_storage.exceptions import LeaseLost, TransferStalled
 from queued_storage.ledger.database import ledger
 from queued_storage.ledger.sql import statements
 from queued_storage.ledger.states import State
 from queued_storage.models import QueuedFile
+from queued_storage.queues.base import run_all
 from queued_storage.tasks import Transfer
 from queued_storage.transfers import leases, work
 from tests.support.scripted import (
@@ -72,8 +74,10 @@ def test_file_that_kills_every_worker_fails(settings: Settings) -> None:
     settings.QUEUED_STORAGE = {**settings.QUEUED_STORAGE, "RETRIES": 1}
     storage = make()
     name = storage.save("a.txt", file())
+    assert take_over(storage, name)  # beside other files, perhaps, so this death does not count
     for _death in range(2):
-        assert take_over(storage, name)
+        make_due(storage, name)
+        assert ledger().claim_suspect(ledger().suspects())
     assert retry(storage, name) is not None
     assert row(storage, name).state == State.FAILED
     assert storage.remote.calls["_save"] == 0
@@ -222,20 +226,138 @@ def test_worker_without_lease_cannot_read_further() -> None:
     assert row(storage, name).state == State.TRANSFERRING  # the other worker's
 
 
-def test_stalled_attempt_is_followed_by_another(settings: Settings) -> None:
-    def stand_still(name: str, local: Any, remote: Any) -> None:
-        settings.QUEUED_STORAGE = {**settings.QUEUED_STORAGE, "STALL_TIMEOUT": 1e-9}
-        remote._lease.beat()
-        settings.QUEUED_STORAGE = {**settings.QUEUED_STORAGE, "STALL_TIMEOUT": 600}
-        assert remote._lease.lost
+class Hanging(Transfer):
+    """A task that hangs at its first attempt."""
 
-    storage = make(task=Step(stand_still))
+    def __init__(self) -> None:
+        self.hangs, self.goes_on = threading.Event(), threading.Event()
+        self.error: BaseException | None = None
+
+    def transfer(self, name: str, local: Any, remote: Any, **kwargs: Any) -> bool:
+        if not self.hangs.is_set():
+            self.hangs.set()
+            assert self.goes_on.wait(60)
+            try:
+                remote._lease.require()
+            except BaseException as error:
+                self.error = error
+                raise
+        return super().transfer(name, local, remote, **kwargs)
+
+
+@pytest.fixture
+def impatient(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Transfers stall soon."""
+    monkeypatch.setattr(leases, "BEAT_MAX", 0.05)
+    settings.QUEUED_STORAGE = {**settings.QUEUED_STORAGE, "STALL_TIMEOUT": 0.3}
+
+
+def test_stalled_attempt_is_recorded_while_it_hangs(
+    impatient: None, heard: list[tuple[Any, dict[str, Any]]]
+) -> None:
+    task = Hanging()
+    storage = make(task=task)
     name = storage.save("a.txt", file())
-    storage.queue.deliver()
-    found = row(storage, name)
-    assert found.state == State.TRANSFERRED or found.due_at is not None
-    retry(storage, name)
-    assert row(storage, name).state == State.TRANSFERRED
+    pk = row(storage, name).pk
+
+    def process() -> None:
+        assert isinstance(work.run(pk), TransferStalled)
+        connections.close_all()
+
+    with ThreadPoolExecutor(1) as pool:
+        hung = pool.submit(process)
+        try:
+            assert task.hangs.wait(60)
+            until(lambda: row(storage, name).state == State.PENDING)
+            found = row(storage, name)
+            assert (found.attempts, found.lease_token) == (1, "")
+            assert found.last_error == "TransferStalled: No byte moved for 0.3 seconds."
+            [(_signal, sent)] = until(lambda: heard)
+            assert isinstance(sent["error"], TransferStalled)
+            assert pk not in leases.held()  # so that this process may try it again
+            assert retry(storage, name) is None
+            assert row(storage, name).state == State.TRANSFERRED
+        finally:
+            task.goes_on.set()
+        hung.result(60)
+    assert isinstance(task.error, TransferStalled)
+    assert storage.remote.calls["_save"] == 1
+    assert row(storage, name).last_error == ""
+
+
+def test_stalled_attempts_end_as_failed(impatient: None, settings: Settings) -> None:
+    settings.QUEUED_STORAGE = {**settings.QUEUED_STORAGE, "RETRIES": 0}
+    task = Hanging()
+    storage = make(task=task)
+    name = storage.save("a.txt", file())
+    with ThreadPoolExecutor(1) as pool:
+        hung = pool.submit(lambda: (storage.queue.deliver(), connections.close_all()))
+        try:
+            until(lambda: row(storage, name).state == State.FAILED)
+        finally:
+            task.goes_on.set()
+        hung.result(60)
+    assert row(storage, name).state == State.FAILED
+
+
+def test_file_that_waits_forever_loses_its_lease(impatient: None) -> None:
+    storage = make()
+    claimed = take_over(storage, storage.save("a.txt", file()))
+    lease = leases.Lease(claimed)
+    lease.waits = True
+    until(lambda: not lease.is_current())
+    assert not lease.stalled
+    lease.begin()
+    assert lease.is_current()
+
+
+def test_locked_row_holds_up_no_other_lease(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A user's long transaction locks the row of a file that is being transferred."""
+    if not connections["default"].features.has_select_for_update_skip_locked:
+        pytest.skip("this database cannot skip locked rows")
+    monkeypatch.setattr(leases, "BEAT_MAX", 0.05)
+    settings.QUEUED_STORAGE = {**settings.QUEUED_STORAGE, "LEASE": 2}
+    storage = make()
+    locked, other = (take_over(storage, storage.save(name, file())) for name in ("a.txt", "b.txt"))
+    has_lock, may_end = threading.Event(), threading.Event()
+
+    def delete() -> None:
+        with transaction.atomic():
+            storage.delete("a.txt")
+            has_lock.set()
+            assert may_end.wait(60)
+        connections.close_all()
+
+    def renewed() -> Any:
+        return row(storage, "b.txt").due_at
+
+    with ThreadPoolExecutor(1) as pool:
+        user = pool.submit(delete)
+        assert has_lock.wait(60)
+        with leases.keep(locked) as held_up, leases.keep(other) as lease:
+            before = renewed()
+            until(lambda: renewed() > before)
+            started = time.monotonic()
+            until(lambda: time.monotonic() - started > 2)  # longer than a lease
+            held_up.progress(1)  # nobody else can have claimed it
+            lease.progress(1)
+            may_end.set()
+            user.result(60)
+            until(lambda: held_up.lost)
+            assert not lease.lost
+
+
+def test_process_does_not_claim_what_it_works_on() -> None:
+    storage = make()
+    name = storage.save("a.txt", file())
+    with leases.keep(take_over(storage, name)):
+        make_due(storage, name)  # as if the database had been away for longer than the lease
+        pk = row(storage, name).pk
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(lambda: (run_all([pk]), connections.close_all())).result()
+    assert storage.remote.calls["_save"] == 0
 
 
 def test_claim_is_renewed_while_held() -> None:

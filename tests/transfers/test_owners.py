@@ -7,16 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from django.core.files.storage import InMemoryStorage
+from django.core.files.storage import FileSystemStorage, InMemoryStorage, Storage
 from pytest_django import DjangoAssertNumQueries, Settings
+from storages.backends.s3 import S3Storage
 
 from queued_storage.ledger.database import ledger
 from queued_storage.ledger.states import State
 from queued_storage.models import QueuedFile
 from queued_storage.operations.adoption import adopt
 from queued_storage.operations.passes import Step as PassStep
+from queued_storage.remotes.places import place_of
 from queued_storage.tasks import TransferAndDelete
 from queued_storage.transfers import work
+from queued_storage.transfers.owners import name_in
 from tests.support.scripted import (
     RenamingStorage,
     ScriptedStorage,
@@ -327,6 +330,43 @@ def test_nested_folders_are_one_place() -> None:
         read(inner.remote, row(inner, "a.txt").remote_name),
     )
     assert contents == (b"outer", b"inner")
+
+
+@pytest.mark.parametrize(
+    ("location", "theirs"),
+    [("", "users/d/a.txt"), ("users", "d/a.txt"), ("users/d/", "a.txt"), ("user", None)],
+)
+def test_names_follow_from_the_folders_of_a_bucket(location: str, theirs: str | None) -> None:
+    own, other = (
+        place_of(S3Storage(bucket_name="media", access_key="a", secret_key="b", location=folder))
+        for folder in ("users", location)
+    )
+    assert name_in(other, own, "d/a.txt") == theirs
+    elsewhere = place_of(S3Storage(bucket_name="other", access_key="a", secret_key="b"))
+    assert name_in(elsewhere, own, "d/a.txt") is None
+
+
+class Opaque(Storage):
+    """A storage that shows nothing of its options."""
+
+    def __init__(self, key: str) -> None:
+        self.key = key
+
+
+def test_in_doubt_a_place_is_shared() -> None:
+    assert name_in(place_of(Opaque("one")), place_of(Opaque("two")), "a.txt") == "a.txt"
+    memories = place_of(InMemoryStorage()), place_of(InMemoryStorage())
+    assert name_in(*memories, "a.txt") is None
+
+
+def test_a_link_leads_to_the_same_place(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    link, real, top = (
+        place_of(FileSystemStorage(tmp_path / each)) for each in ("link", "real", "")
+    )
+    assert name_in(real, link, "a.txt") == "a.txt"
+    assert name_in(top, link, "a.txt") == "real/a.txt"
 
 
 def steps_of(verb: Callable[..., int], storage: Any, names: list[str]) -> tuple[int, list[str]]:

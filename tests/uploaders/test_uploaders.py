@@ -26,6 +26,7 @@ from queued_storage.exceptions import InvalidResult, VerificationError
 from queued_storage.files.streams import MeasuredFile, checksum_of
 from queued_storage.ledger.database import ledger
 from queued_storage.ledger.states import Content, State
+from queued_storage.runtime import ending
 from queued_storage.tasks import Transfer, TransferAndDelete
 from queued_storage.uploaders import Uploader, uploader_for
 from queued_storage.uploaders.generic import GenericUploader
@@ -340,6 +341,28 @@ def test_each_level_is_reached(
 def multipart(s3_options: Options) -> S3Storage:
     config = TransferConfig(multipart_threshold=5 * MIB, multipart_chunksize=5 * MIB)
     return S3Storage(**s3_options | {"transfer_config": config})
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_large_file_is_sent_at_the_end_of_the_process(
+    s3_options: Options,
+    s3_client: BaseClient,
+    s3_bucket: str,
+    monkeypatch: pytest.MonkeyPatch,
+    is_first: bool,
+) -> None:
+    """The interpreter has closed all pools of threads, which boto3 sends parts with."""
+    storage = make(remote=multipart(s3_options))
+    if not is_first:  # the server is known to verify checksums
+        storage.save("first.bin", file(b"x" * 6 * MIB))
+        assert deliver(storage) is None
+    data = os.urandom(11 * MIB + 3)
+    name = storage.save("big.bin", file(data))
+    monkeypatch.setattr("concurrent.futures.thread._shutdown", True)
+    monkeypatch.setattr(ending, "_has_begun", False)
+    assert deliver(storage) is None
+    assert body(s3_client, s3_bucket, name) == data
+    assert row(storage, name).attempts == 1
 
 
 @pytest.mark.parametrize("asked", ["checksum", "content"])

@@ -1,5 +1,6 @@
-"""The ledger in Django's admin: the list, its filters, the dashboard."""
+"""The ledger in Django's admin: the list, its filters, the dashboard, and jobs."""
 
 from .files import QueuedFileAdmin
+from .jobs import JobAdmin
 
-__all__ = ["QueuedFileAdmin"]
+__all__ = ["JobAdmin", "QueuedFileAdmin"]

@@ -5,35 +5,36 @@ from dataclasses import dataclass
 from typing import Any
 
 from django.contrib import admin, messages
-from django.db.models import Count, Sum
+from django.db import transaction
 from django.http import HttpRequest
-from django.utils.translation import gettext, ngettext, ngettext_lazy
+from django.utils.html import format_html
+from django.utils.translation import gettext, ngettext_lazy
 from django.utils.translation import gettext_lazy as _
 
-from ..ledger.database import QueuedFileQuerySet
-from ..operations import comparison, errands, steering
-from ..operations.comparison import Kind
-from ..operations.passes import Step
+from ..ledger.database import QueuedFileQuerySet, ledger_database
+from ..ledger.jobs import Action, are_available
+from ..operations import jobs, steering
 from .formats import Number
+from .jobs import url_of
+from .log import Asked, log_request
 
-MAX_ROWS = 10_000  # for an action that only changes the ledger
-MAX_FILES = 100  # for an action that calls the remote during the request
-MAX_BYTES = 100 * 1024 * 1024  # for the same
-MAX_ERRORS = 10  # shown on the page
+MAX_ROWS = 10_000  # for an action that the request carries out itself, in the ledger only
+MAX_FILES = 100_000  # for an action that workers carry out
 
 
 @dataclass(frozen=True)
 class Texts:
-    """What an action says when it is over."""
+    """What an action says to the user, and in the admin's log."""
 
     done: Any  # with the number of files
     none: Any  # if there were none
-    failed: Any = ""  # with the name of a file and the error
+    log: Any
 
 
 RETRY = Texts(
     ngettext_lazy("%(count)s file will be retried.", "%(count)s files will be retried.", "count"),
     _("None of the selected files can be retried."),
+    _("Retry requested."),
 )
 TRANSFER = Texts(
     ngettext_lazy(
@@ -42,38 +43,51 @@ TRANSFER = Texts(
         "count",
     ),
     _("None of the selected files can be transferred now."),
+    _("Transfer requested."),
 )
 CANCEL = Texts(
     ngettext_lazy(
         "%(count)s transfer was cancelled.", "%(count)s transfers were cancelled.", "count"
     ),
     _("None of the selected files has a transfer to cancel."),
+    _("Cancellation of the transfer requested."),
 )
 EVICT = Texts(
     ngettext_lazy(
-        "%(count)s local copy was evicted.", "%(count)s local copies were evicted.", "count"
+        "A worker will evict %(count)s local copy.",
+        "A worker will evict %(count)s local copies.",
+        "count",
     ),
-    _("No local copy was evicted."),
-    _("The local copy of %(name)s was not evicted. %(error)s"),
+    _("None of the selected files has a local copy that can be evicted."),
+    _("Eviction requested."),
 )
 RESTORE = Texts(
     ngettext_lazy(
-        "%(count)s file was restored to local storage.",
-        "%(count)s files were restored to local storage.",
+        "A worker will restore %(count)s file to local storage.",
+        "A worker will restore %(count)s files to local storage.",
         "count",
     ),
-    _("No file was restored to local storage."),
-    _("%(name)s was not restored. %(error)s"),
+    _("None of the selected files can be restored to local storage."),
+    _("Restore requested."),
 )
-DIFFERENCES = {
-    ("local", Kind.MISSING): _("The local copy of %(name)s is missing. %(details)s"),
-    ("local", Kind.EXTRA): _("%(name)s has an unexpected local copy. %(details)s"),
-    ("local", Kind.DIFFERENT): _("The local copy of %(name)s is different. %(details)s"),
-    ("local", Kind.UNREADABLE): _("The local copy of %(name)s could not be checked. %(details)s"),
-    ("remote", Kind.MISSING): _("The remote copy of %(name)s is missing. %(details)s"),
-    ("remote", Kind.DIFFERENT): _("The remote copy of %(name)s is different. %(details)s"),
-    ("remote", Kind.UNREADABLE): _("The remote copy of %(name)s could not be checked. %(details)s"),
-}
+VERIFY = Texts(
+    ngettext_lazy(
+        "A worker will verify both copies of %(count)s file.",
+        "A worker will verify both copies of %(count)s files.",
+        "count",
+    ),
+    _("None of the selected files can be verified."),
+    _("Verification requested."),
+)
+ACCEPT_LOCAL = Texts(
+    ngettext_lazy(
+        "A worker will accept the local copy of %(count)s file if it was changed.",
+        "A worker will accept the local copies of %(count)s files if they were changed.",
+        "count",
+    ),
+    _("None of the selected files has a local copy."),
+    _("Acceptance of changed local copies requested."),
+)
 
 
 def _permission(name: str) -> Callable[[Any, HttpRequest], bool]:
@@ -88,7 +102,7 @@ def _permission(name: str) -> Callable[[Any, HttpRequest], bool]:
 class FileActions(admin.ModelAdmin):
     """Each action requires the permission of its name, ``retry_queuedfile`` for ``retry``."""
 
-    actions = ("retry", "transfer", "cancel", "evict", "restore", "verify")
+    actions = ("retry", "transfer", "cancel", "evict", "restore", "verify", "accept_local")
 
     has_retry_permission = _permission("retry")
     has_transfer_permission = _permission("transfer")
@@ -96,98 +110,83 @@ class FileActions(admin.ModelAdmin):
     has_evict_permission = _permission("evict")
     has_restore_permission = _permission("restore")
     has_verify_permission = _permission("verify")
+    has_accept_local_permission = _permission("accept_local")
 
     @admin.action(permissions=["retry"], description=_("Retry selected files"))
     def retry(self, request: HttpRequest, rows: QueuedFileQuerySet) -> None:
-        if _is_in_limit(request, rows):
-            _run(request, rows, steering.retry, RETRY)
+        _run(request, rows, steering.retry, RETRY)
 
     @admin.action(permissions=["transfer"], description=_("Transfer selected files now"))
     def transfer(self, request: HttpRequest, rows: QueuedFileQuerySet) -> None:
-        if _is_in_limit(request, rows):
-            _run(request, rows, steering.transfer, TRANSFER)
+        _run(request, rows, steering.transfer, TRANSFER)
 
     @admin.action(permissions=["cancel"], description=_("Cancel transfers of selected files"))
     def cancel(self, request: HttpRequest, rows: QueuedFileQuerySet) -> None:
-        if _is_in_limit(request, rows):
-            _run(request, rows, steering.cancel, CANCEL)
+        _run(request, rows, steering.cancel, CANCEL)
+
+    # The remote may be slow or away, so no request may wait for it: workers do these.
 
     @admin.action(permissions=["evict"], description=_("Evict local copies of selected files"))
     def evict(self, request: HttpRequest, rows: QueuedFileQuerySet) -> None:
-        if _is_in_remote_limit(request, rows):
-            _run(request, rows, errands.evict, EVICT)
+        self._request_job(request, rows, Action.EVICT, EVICT)
 
     @admin.action(permissions=["restore"], description=_("Restore selected files to local storage"))
     def restore(self, request: HttpRequest, rows: QueuedFileQuerySet) -> None:
-        if _is_in_remote_limit(request, rows):
-            _run(request, rows, errands.restore, RESTORE)
+        self._request_job(request, rows, Action.RESTORE, RESTORE)
 
     @admin.action(permissions=["verify"], description=_("Verify both copies of selected files"))
     def verify(self, request: HttpRequest, rows: QueuedFileQuerySet) -> None:
-        if not _is_in_remote_limit(request, rows):
+        self._request_job(request, rows, Action.VERIFY, VERIFY)
+
+    def _request_job(
+        self, request: HttpRequest, rows: QueuedFileQuerySet, action: Action, texts: Texts
+    ) -> None:
+        if not are_available():
+            messages.error(request, gettext("Nothing was changed: run manage.py migrate first."))
             return
-        found = list(comparison.verify(rows))  # at most two for each file
+        rows = jobs.applicable(action, rows)
+        if not _is_in_limit(request, rows, MAX_FILES):
+            return
+        asked = Asked(rows)
+        with transaction.atomic(using=ledger_database()):
+            found = jobs.request(action, rows, request.user.get_username())
         if not found:
-            messages.success(request, gettext("No differences found."))
-        _show_errors(
-            request,
-            [
-                DIFFERENCES[each.side, each.kind] % {"name": each.name, "details": each.details}
-                for each in found
-            ],
-        )
+            messages.warning(request, texts.none)
+            return
+        asked.log(request, texts.log)
+        log_request(request, found, texts.log)
+        text = texts.done % {"count": Number(sum(job.files for job in found))}
+        url = url_of(self.admin_site, request, found)
+        link = format_html(' <a href="{}">{}</a>', url, gettext("Show the progress")) if url else ""
+        messages.success(request, format_html("{}{}", text, link))
+
+    @admin.action(permissions=["accept_local"], description=_("Accept changed local copies"))
+    def accept_local(self, request: HttpRequest, rows: QueuedFileQuerySet) -> None:
+        self._request_job(request, rows, Action.ACCEPT_LOCAL, ACCEPT_LOCAL)
 
 
-def _is_in_limit(request: HttpRequest, rows: QueuedFileQuerySet) -> bool:
-    """Whether the request can change the rows within a reasonable time; otherwise say so."""
-    if rows.order_by().values("pk")[: MAX_ROWS + 1].count() <= MAX_ROWS:
+def _is_in_limit(request: HttpRequest, rows: QueuedFileQuerySet, limit: int) -> bool:
+    """Whether the request can process the rows within a reasonable time; otherwise say so."""
+    if rows.order_by().values("pk")[: limit + 1].count() <= limit:
         return True
-    _refuse(request)
-    return False
-
-
-def _is_in_remote_limit(request: HttpRequest, rows: QueuedFileQuerySet) -> bool:
-    """The same for an action that calls the remote for each file."""
-    sizes = rows.order_by().values_list("size", flat=True)[: MAX_FILES + 1]
-    found: dict[str, Any] = sizes.aggregate(files=Count("size"), bytes=Sum("size", default=0))
-    if found["files"] <= MAX_FILES and found["bytes"] <= MAX_BYTES:
-        return True
-    _refuse(request)
-    return False
-
-
-def _refuse(request: HttpRequest) -> None:
     text = gettext(
         "Nothing was changed: too many files are selected. Select fewer, or use "
         "manage.py queued_storage."
     )
     messages.error(request, text)
+    return False
 
 
 def _run(
     request: HttpRequest, rows: QueuedFileQuerySet, verb: Callable[..., int], texts: Texts
 ) -> None:
-    failed: list[Step] = []
-
-    def note(step: Step) -> None:
-        if step.error:
-            failed.append(step)
-
-    count = verb(rows, note)
+    """Carry out an action that only changes the ledger."""
+    if not _is_in_limit(request, rows, MAX_ROWS):
+        return
+    asked = Asked(rows)
+    count = verb(rows)
     if count:
+        asked.log(request, texts.log)
         messages.success(request, texts.done % {"count": Number(count)})
     else:
         messages.warning(request, texts.none)
-    _show_errors(
-        request, [texts.failed % {"name": step.name, "error": step.error} for step in failed]
-    )
-
-
-def _show_errors(request: HttpRequest, errors: list[str]) -> None:
-    for error in errors[:MAX_ERRORS]:
-        messages.error(request, error)
-    if (left := len(errors) - MAX_ERRORS) > 0:
-        text = ngettext(
-            "%(count)s more error is not shown.", "%(count)s more errors are not shown.", left
-        )
-        messages.error(request, text % {"count": Number(left)})

@@ -11,7 +11,9 @@ from django.http import HttpRequest
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
+from ..ledger.database import ledger_database
 from ..ledger.measures import aliases
+from ..ledger.sql.clock import database_time
 from ..ledger.states import State
 from . import overview
 from .dates import DateHierarchy
@@ -29,6 +31,13 @@ class CappedPaginator(Paginator):
 
 
 class QueuedFileChangeList(ChangeList):
+    def get_results(self, request: HttpRequest) -> None:
+        """Let each row on the page know the time at which it was read, for its age."""
+        super().get_results(request)
+        now = database_time(ledger_database())
+        for row in self.result_list:
+            row.read_at = now
+
     def date_links(self) -> dict[str, Any]:
         return DateHierarchy(self).context()
 

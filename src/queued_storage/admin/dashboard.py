@@ -14,8 +14,9 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
 
 from ..ledger.states import State
+from . import jobs
 from .formats import FILES, SIZE, AtLeast, Number, age
-from .overview import MINUTES, SHOWN, Failed, Overview, Pile, Running, Share, overview
+from .overview import MINUTES, OTHER, SHOWN, Failed, Overview, Pile, Running, Share, overview
 
 SECONDS = 5  # between two updates of an open page
 
@@ -26,7 +27,7 @@ def page(request: HttpRequest, site: AdminSite) -> HttpResponse:
     """The whole page, which is complete without JavaScript."""
     context = {
         **site.each_context(request),
-        **_context(site),
+        **_context(request, site),
         "title": gettext("Live dashboard"),
         "seconds": SECONDS,
     }
@@ -37,10 +38,12 @@ def page(request: HttpRequest, site: AdminSite) -> HttpResponse:
 @never_cache
 def numbers(request: HttpRequest, site: AdminSite) -> HttpResponse:
     """The part of the page that its script replaces."""
-    return TemplateResponse(request, "queued_storage/dashboard_numbers.html", _context(site))
+    return TemplateResponse(
+        request, "queued_storage/dashboard_numbers.html", _context(request, site)
+    )
 
 
-def _context(site: AdminSite) -> dict[str, Any]:
+def _context(request: HttpRequest, site: AdminSite) -> dict[str, Any]:
     found = overview()
     urls = _Urls(site)
     storages = [_line(share, found, urls.changelist(alias=share.name)) for share in found.storages]
@@ -52,6 +55,7 @@ def _context(site: AdminSite) -> dict[str, Any]:
         "plots": _plots(found),
         "running": [_running(row, urls) for row in found.running],
         "failed": [_failed(row, urls) for row in found.failed],
+        "jobs": jobs.lines(request, site),
         "groups": [
             (gettext("Storages"), gettext("Storage"), storages),
             (gettext("Hosts"), gettext("Host"), hosts),
@@ -122,7 +126,7 @@ def _tiles(found: Overview, urls: _Urls) -> list[Tile]:
         for state in SHOWN
         if found.total.piles[state].files or state not in (State.HELD, State.DELETING)
     ]
-    return [*tiles, _age_tile(found), _rate_tile(found)]
+    return [*tiles, *_other_tiles(found), _age_tile(found), _rate_tile(found)]
 
 
 def _state_tile(state: State, pile: Pile, urls: _Urls) -> Tile:
@@ -134,6 +138,15 @@ def _state_tile(state: State, pile: Pile, urls: _Urls) -> Tile:
         url=urls.changelist(state=state),
         is_bad=state == State.FAILED and pile.files > 0,
     )
+
+
+def _other_tiles(found: Overview) -> list[Tile]:
+    """Files in states that a newer version of the package wrote, if there are any."""
+    pile = found.total.piles[OTHER]
+    if not pile.files:
+        return []
+    size = SIZE(pile.bytes) + ("+" if pile.is_cut else "")
+    return [Tile(OTHER, gettext("other states"), str(_count(pile)), size)]
 
 
 def _age_tile(found: Overview) -> Tile:

@@ -16,10 +16,10 @@ from django.utils import formats
 from django.utils.dateparse import parse_datetime
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
-from django.utils.timesince import timesince
 from django.utils.translation import gettext_lazy as _
 
 from ..conf import settings
+from ..health import outside_transactions
 from ..ledger.database import ledger
 from ..ledger.measures import aliases
 from ..ledger.models import QueuedFile
@@ -34,7 +34,7 @@ from .changelist import (
     StateFilter,
     StorageFilter,
 )
-from .formats import BYTES, SIZE, Number, local_time
+from .formats import BYTES, SIZE, Number, age, local_time
 
 LAST_CHARACTER = "\U0010ffff"
 NONE = "-"
@@ -143,12 +143,12 @@ class QueuedFileAdmin(FileActions):
         return format_html('<span title="{}">{}</span>', exact, SIZE(row.size))
 
     @admin.display(description=_("age"))
-    def age(self, row: QueuedFile) -> SafeString:
+    def age(self, row: Any) -> SafeString:
         return format_html(
             '<time datetime="{}" title="{}">{}</time>',
             row.saved_at.isoformat(),
             _when(row.saved_at),
-            timesince(row.saved_at, depth=1),
+            age(row.saved_at, row.read_at),
         )
 
     # The page of one file
@@ -206,7 +206,8 @@ class QueuedFileAdmin(FileActions):
         ]
 
     def _path(self, route: str, view: Callable[..., Any], name: str) -> URLPattern:
-        view = self.admin_site.admin_view(view)
+        # A preview may call a remote: where local copies are, or for a URL.
+        view = outside_transactions(self.admin_site.admin_view(view))
         return path(route, view, name=f"queued_storage_queuedfile_{name}")
 
     def _require_view(self, request: HttpRequest) -> None:

@@ -5,18 +5,16 @@ Every query uses an index and stops after ``LIMIT`` rows, so a count may be a lo
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from heapq import nlargest
 from typing import Any
 
-from django.db.models import Count, Min, Q, Sum
-from django.db.models.functions import TruncSecond
-from django.utils import timezone
+from django.db.models import Case, Count, IntegerField, Min, Q, Sum, Value, When
 
 from ..ledger.aliases import known_storages
-from ..ledger.database import QueuedFileQuerySet, ledger
+from ..ledger.database import QueuedFileQuerySet, ledger, ledger_database
 from ..ledger.measures import aliases
-from ..ledger.sql.clock import DatabaseNow
+from ..ledger.sql.clock import DatabaseNow, database_time, seconds_between
 from ..ledger.states import State
 
 LIMIT = 10_000  # rows in one count
@@ -26,6 +24,7 @@ FAILURES = 10  # failed files in the list
 SAMPLE = 500  # rows whose hosts are counted separately if there are more than LIMIT rows
 HOSTS = 20  # hosts of these
 MINUTES = 15  # period of the charts
+OTHER = "other"  # the states that a newer version of the package wrote
 SHOWN = (State.PENDING, State.TRANSFERRING, State.FAILED, State.HELD, State.DELETING)  # in order
 
 
@@ -59,7 +58,9 @@ class Share:
 
     name: str
     is_known: bool = True  # whether this process has a storage of this alias
-    piles: dict[str, Pile] = field(default_factory=lambda: {str(state): Pile() for state in SHOWN})
+    piles: dict[str, Pile] = field(
+        default_factory=lambda: {str(state): Pile() for state in (*SHOWN, OTHER)}
+    )
     minutes: list[Minute] = field(  # newest first, starting with the last sixty seconds
         default_factory=lambda: [Minute() for _number in range(MINUTES)]
     )
@@ -98,7 +99,7 @@ class Failed:
 class Overview:
     """The ledger at one moment."""
 
-    at: datetime
+    at: datetime  # by the database's clock, in UTC
     total: Share = field(default_factory=lambda: Share(""))
     storages: list[Share] = field(default_factory=list)
     hosts: list[Share] = field(default_factory=list)
@@ -110,15 +111,17 @@ class Overview:
 
 def overview() -> Overview:
     """Return the numbers of this moment."""
-    found = Overview(timezone.now())
+    found = Overview(database_time(ledger_database()))
     known = {storage.alias for storage in known_storages()}
     hosts: dict[str, Share] = {}
     for alias in aliases(ALIASES):
         storage = Share(alias, alias in known)
         found.storages.append(storage)
         shares = _Shares(found.total, storage, hosts)
+        rows = ledger().filter(alias=alias)
         for state in SHOWN:
-            _count(alias, state, shares, found)
+            _count(rows.filter(state=state), state, shares, found)
+        _count(rows.in_unknown_state(), OTHER, shares, found)
         _count_transferred(alias, shares, found)
     found.hosts = [hosts[name] for name in sorted(hosts)]
     found.failed = _failed(found.newest_failures)
@@ -144,13 +147,12 @@ class _Shares:
             self.hosts[host] = Share(host)
         yield from (self.total, self.storage, self.hosts[host])
 
-    def cut(self, state: State) -> None:
+    def cut(self, state: str) -> None:
         for share in (self.total, self.storage, *self.hosts.values()):
             share.piles[state].is_cut = True
 
 
-def _count(alias: str, state: State, shares: _Shares, found: Overview) -> None:
-    rows = ledger().filter(alias=alias, state=state)
+def _count(rows: QueuedFileQuerySet, state: str, shares: _Shares, found: Overview) -> None:
     if not (count := rows.values("pk")[: LIMIT + 1].count()):
         return
     is_cut = count > LIMIT
@@ -216,21 +218,19 @@ def _running(rows: QueuedFileQuerySet) -> list[Running]:
 
 def _count_transferred(alias: str, shares: _Shares, found: Overview) -> None:
     """Count the transfers of the last minutes, or of fewer minutes if there are very many."""
-    since = found.at - timedelta(minutes=MINUTES)
-    rows = ledger().filter(alias=alias, state=State.TRANSFERRED, transferred_at__gt=since)
+    ends = [found.at - timedelta(minutes=ago) for ago in range(1, MINUTES + 1)]
+    rows = ledger().filter(alias=alias, state=State.TRANSFERRED, transferred_at__gt=ends[-1])
     times = rows.order_by("-transferred_at").values_list("transferred_at", flat=True)
     if oldest := next(iter(times[LIMIT * 5 : LIMIT * 5 + 1]), None):
         rows = rows.filter(transferred_at__gt=oldest)
-        age = (found.at - oldest).total_seconds()
+        age = seconds_between(oldest, found.at)
         found.full_minutes = min(found.full_minutes, int(age // 60))
-    seconds: Any = (
-        rows.values_list("host", TruncSecond("transferred_at", tzinfo=UTC))
-        .annotate(Count("pk"), Sum("size"))
-        .order_by()
+    minute = Case(
+        *(When(transferred_at__gt=end, then=Value(ago)) for ago, end in enumerate(ends)),
+        output_field=IntegerField(),
     )
-    for host, second, files, size in seconds.iterator():
-        minute = max(0, int((found.at - second).total_seconds() // 60))
-        if minute < MINUTES:
-            for share in shares.of(host):
-                share.minutes[minute].files += files
-                share.minutes[minute].bytes += size
+    numbers: Any = rows.values_list("host", minute).annotate(Count("pk"), Sum("size")).order_by()
+    for host, ago, files, size in numbers:
+        for share in shares.of(host):
+            share.minutes[ago].files += files
+            share.minutes[ago].bytes += size

@@ -7,15 +7,16 @@ import os
 import posixpath
 import secrets
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from django.core.files import File
 from django.core.files.storage import FileSystemStorage, Storage
 
 from ..conf import settings
 from ..exceptions import LocalFileUnreadable
-from ..ledger.names import RESERVED_PREFIX, is_reserved
+from ..ledger.names import RESERVED_PREFIX, extension_of, is_reserved
 from .flushing import flush_directories, flush_file
+from .reopening import StoredFile
 
 UNFINISHED_PREFIX = RESERVED_PREFIX
 # Errors by which a file certainly does not exist: it, or a directory of its path, is not there, a
@@ -47,7 +48,7 @@ def moves_files(storage: Storage) -> bool:
 
 def is_as_on_disk(file: File) -> bool:
     """Return whether reading an open file of a storage with paths returns the bytes on the disk."""
-    return type(file) is File and isinstance(file.file, io.BufferedReader)
+    return type(file) in (File, StoredFile) and isinstance(file.file, io.BufferedReader)
 
 
 def exists(storage: Storage, name: str) -> bool:
@@ -59,7 +60,7 @@ def exists(storage: Storage, name: str) -> bool:
     if storage.exists(name):
         return True
     if has_paths(storage):
-        _require_absence(storage.path(name))
+        is_there(storage.path(name))
     return False
 
 
@@ -78,14 +79,17 @@ def errors_of(name: str) -> Iterator[None]:
         ) from error
 
 
-def _require_absence(path: str) -> None:
+def is_there(path: str) -> bool:
+    """Return whether a path exists; raise ``OSError`` if that cannot be found out."""
     try:
         os.lstat(path)
     except OSError as error:
         if error.errno not in ABSENT:
             raise
+        return False
     except ValueError:  # a name that no file can have
-        pass
+        return False
+    return True
 
 
 def is_directory(storage: Storage, name: str) -> bool:
@@ -98,10 +102,8 @@ def is_directory(storage: Storage, name: str) -> bool:
 def unfinished_name(name: str) -> str:
     """Return a name beside ``name`` for bytes that are not visible yet."""
     directory, file_name = posixpath.split(name)
-    extension = posixpath.splitext(file_name)[1]
-    if len(extension.encode()) > 32:
-        extension = ""
-    return posixpath.join(directory, f"{UNFINISHED_PREFIX}{secrets.token_hex(8)}{extension}")
+    unique = f"{UNFINISHED_PREFIX}{secrets.token_hex(8)}{extension_of(file_name)}"
+    return posixpath.join(directory, unique)
 
 
 def is_unfinished(name: str) -> bool:
@@ -140,6 +142,16 @@ class NewFile(ABC):
 
     size: int | None = None  # bytes on the disk, where there is one
 
+    @property
+    def can_wait(self) -> bool:
+        """Whether the bytes can be kept under a hidden name."""
+        return False
+
+    @property
+    @abstractmethod
+    def readable_name(self) -> str:
+        """The name under which the bytes can be read now."""
+
     @abstractmethod
     def take(self, name: str) -> str | None:
         """Give up the previous name, and become visible under this one; None if it is taken.
@@ -153,6 +165,10 @@ class NewFile(ABC):
         Only after ``take()`` returned None, which it never does for a storage without paths.
         """
         raise NotImplementedError  # a storage without paths never gets here
+
+    def wait_as(self, hidden: str) -> None:
+        """Give up the name, and wait under a hidden one. Only if ``can_wait``."""
+        raise NotImplementedError
 
     @abstractmethod
     def give_up_name(self) -> None:
@@ -205,6 +221,18 @@ class _Draft(NewFile):
 
     def take_over(self, name: str) -> None:
         replace(self._storage, self._draft, name)
+
+    @property
+    def can_wait(self) -> bool:
+        return self._is_hidden
+
+    @property
+    def readable_name(self) -> str:
+        return self._name or self._draft
+
+    def wait_as(self, hidden: str) -> None:
+        self.give_up_name()
+        replace(self._storage, self._draft, hidden)
 
     def give_up_name(self) -> None:
         name, self._name = self._name, None
@@ -264,6 +292,10 @@ class _Direct(NewFile):
                 discard(self._storage, name)
             raise
 
+    @property
+    def readable_name(self) -> str:
+        return self._name or ""
+
     def give_up_name(self) -> None:
         if self._name is not None:
             self._storage.delete(self._name)
@@ -296,7 +328,7 @@ def replace(storage: Storage, draft: str, name: str) -> None:
     if not has_paths(storage):
         storage.delete(name)
         with storage.open(draft) as content:
-            storage.save(name, content)
+            save_as(storage, name, content)
         storage.delete(draft)
         return
     path, fsync = storage.path(draft), settings.fsync
@@ -305,6 +337,57 @@ def replace(storage: Storage, draft: str, name: str) -> None:
     os.replace(path, storage.path(name))
     if fsync:
         _flush_entry(storage, name)
+
+
+@contextlib.contextmanager
+def replacing(storage: Storage, draft: str, name: str) -> Iterator[Callable[[], None]]:
+    """Provide a function that lets ``draft`` take the place of ``name``, which the ledger does not
+    know; a block that ends with an exception puts back what was there."""
+    old = unfinished_name(name)
+    was_there = is_replaced = False
+
+    def put_in_place() -> None:
+        nonlocal was_there, is_replaced
+        was_there = _keep(storage, name, old)
+        is_replaced = True
+        replace(storage, draft, name)
+
+    try:
+        yield put_in_place
+    except BaseException:
+        if is_replaced and was_there:
+            replace(storage, old, name)
+        elif is_replaced:
+            discard(storage, name)
+        raise
+    finally:
+        if was_there:
+            discard(storage, old)
+
+
+def _keep(storage: Storage, name: str, hidden: str) -> bool:
+    """Give a file a hidden name as well; return False if there is no such file."""
+    try:
+        if has_paths(storage):
+            return _link(storage.path(name), storage.path(hidden))
+        if not storage.exists(name):
+            return False
+        with storage.open(name) as content:
+            save_as(storage, hidden, content)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def save_as(storage: Storage, name: str, content: File) -> None:
+    """Save a file under exactly this name."""
+    saved = storage.save(name, content)
+    if saved != name:
+        discard(storage, saved)
+        raise FileExistsError(
+            f"{type(storage).__name__} saved {name!r} as {saved!r}. A local storage that chooses "
+            f"names itself cannot replace files: use save() instead of open(name, 'wb')."
+        )
 
 
 def _flush_entry(storage: Storage, name: str) -> None:

@@ -115,7 +115,9 @@ class MeasuredFile(File):
             yield from super().chunks(chunk_size)
             return
         self._position = 0  # File.chunks() starts there
-        for piece in self._source.chunks(chunk_size):
+        # Some sources have a default of their own, or take no argument.
+        size = () if chunk_size is None else (chunk_size,)
+        for piece in self._source.chunks(*size):
             yield self._see(piece)
 
     def read(self, *args: Any) -> bytes:

@@ -2,7 +2,7 @@
 
 import contextlib
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from enum import Enum, auto
 from typing import Any, NamedTuple
 
@@ -17,7 +17,9 @@ from .sql.clock import DatabaseNow, seconds_from_now
 from .sql.group_commit import GroupCommit
 from .sql.outages import outlast
 from .sql.statements import Parameter, Text, returns_rows, select_text, statement, update_text
-from .states import CLAIM_COLUMNS, Claim, Content, Sending, State
+from .states import CLAIM_COLUMNS, CLAIMABLE, Claim, Content, Sending, State
+
+Aliases = Collection[str]
 
 
 class Moment(Enum):
@@ -44,26 +46,27 @@ class Claims(Rows):
         return next(iter(self._take([pk], [])), None)
 
     def claim_due(
-        self, limit: int, aliases: Collection[str], trying: Collection[str] = ()
+        self, limit: int, aliases: Aliases, trying: Aliases = (), without: Collection[int] = ()
     ) -> list[QueuedFile]:
         """Claim up to ``limit`` due rows of ``aliases``, those first that have been due longest.
 
-        New files of the aliases in ``trying`` are marked as ``mark_tried()`` does.
+        New files of ``trying`` are marked as ``mark_tried()`` does. Suspects are left out.
         """
         if not aliases:
             return []
         while True:
             with self._claiming():
-                due = statement(self, _due_text, limit, tuple(aliases))
-                pks = due.first_column()
+                due = statement(self, _due_text, limit + len(without), tuple(aliases))
+                pks = [pk for pk in due.first_column() if pk not in without][:limit]
                 taken = self._take(pks, trying)
             # If other workers were faster with all of these rows, there may be more.
             if taken or not pks:
                 return taken
 
     def claim_all(self, pks: Collection[int], trying: Collection[str] = ()) -> list[QueuedFile]:
-        """Claim those of these rows that are due, except those that another worker is claiming."""
-        rows = self.filter(pk__in=pks).workable_here().order_by("pk")
+        """Claim those of these rows that are due, except suspects and those that are locked."""
+        rows = self.filter(pk__in=pks).exclude(state=State.TRANSFERRING)
+        rows = rows.workable_here().order_by("pk")
         with self._claiming():
             return self._take(list(rows._unlocked_keys()), trying)
 
@@ -82,12 +85,20 @@ class Claims(Rows):
             keys = keys.select_for_update(skip_locked=True)
         return keys
 
-    def _take(self, pks: Sequence[int], trying: Collection[str]) -> list[QueuedFile]:
+    def _take(
+        self,
+        pks: Sequence[int],
+        trying: Collection[str],
+        *,
+        build: Callable[..., Text] | None = None,
+        token: str = "",
+    ) -> list[QueuedFile]:
         """Claim those of a few rows that are due and can be processed by this host."""
         if not pks:
             return []
-        token = new_token()
-        take = statement(self, _take_text, len(pks), tuple(trying), token=token, **_numbered(pks))
+        token = token or new_token()
+        form = (len(pks), tuple(trying))
+        take = statement(self, build or take_text, *form, token=token, **_numbered(pks))
         if returns_rows(self.db):
             taken = take.instances(self.model)
         else:
@@ -257,28 +268,17 @@ class Claims(Rows):
         """End a void claim, so that what made it void need not wait for the end of the lease."""
         return self.filter(pk=row.pk, lease_token=row.lease_token)._release_claims()
 
-    def return_claims(self, rows: Collection[QueuedFile]) -> int:
-        """End claims whose work has not begun, as if the rows had never been claimed."""
-        tokens = {row.lease_token for row in rows}
-        claimed = [State.TRANSFERRING, State.TRANSFERRED, State.DELETING]
-        counted = When(state__in=claimed, attempts__gt=0, then=F("attempts") - 1)
-        number = models.PositiveIntegerField()
-        claims = self.filter(pk__in=[row.pk for row in rows], lease_token__in=tokens)
-        return claims._release_claims(
-            attempts=Case(counted, default=F("attempts"), output_field=number),
-            unconfirmed=Case(
-                *(When(unconfirmed__endswith=f" {token}", then=Value("")) for token in tokens),
-                default=F("unconfirmed"),
-            ),
-        )
-
     def _release_claims(self, **columns: Any) -> int:
-        # A row that is TRANSFERRED under a lease waits for its eviction.
-        unfinished = [State.PENDING, State.TRANSFERRING, State.TRANSFERRED, State.DELETING]
+        # A row that is TRANSFERRED under a lease waits for its eviction. Only a newer version knows
+        # when a row in a state of its own is due.
         back = When(state=State.TRANSFERRING, then=Value(State.PENDING))
         return self.update(
             **columns,
-            due_at=Case(When(state__in=unfinished, then=DatabaseNow()), default=None),
+            due_at=Case(
+                When(state__in=CLAIMABLE, then=DatabaseNow()),
+                When(state__in=[State.HELD, State.FAILED], then=Value(None)),
+                default=F("due_at"),
+            ),
             state=Case(back, default=F("state")),
             lease_token="",
         )
@@ -324,27 +324,35 @@ def _claimed_text(rows: Claims, *form: tuple[str, Moment | None]) -> Text:
 
 
 def _due_text(rows: Claims, limit: int, aliases: Collection[str]) -> Text:
-    due = rows.due().of_aliases(aliases).workable_here().order_by("due_at")
+    due = rows.due().of_aliases(aliases).claimable().exclude(state=State.TRANSFERRING)
+    due = due.workable_here().order_by("due_at")
     return select_text(due._unlocked_keys()[:limit])
 
 
-def _take_text(rows: Claims, count: int, trying: Collection[str]) -> Text:
+def take_text(
+    rows: Claims,
+    count: int,
+    trying: Collection[str],
+    chosen: Callable[[Any], Any] = lambda due: due,
+    attempts: Any = None,
+) -> Text:
     """No index helps with the condition. MariaDB would sometimes use that of ``due_at`` instead of
     the primary key, lock every due row, and end the transactions of others by a deadlock."""
-    is_due = Case(When(due_at__lte=DatabaseNow(), then=Value(True)), default=Value(False))
+    is_work = Q(due_at__lte=DatabaseNow(), state__in=CLAIMABLE)
+    is_due = Case(When(is_work, then=Value(True)), default=Value(False))
     rows = rows.filter(pk__in=_numbered_keys(count)).workable_here()
     starts = When(state=State.PENDING, then=Value(State.TRANSFERRING))
     token = _parameter("lease_token", "token")
     columns = {
         "unconfirmed": _tried_in(trying, token),
+        "attempts": attempts or F("attempts") + 1,
         "state": Case(starts, default=F("state")),
-        "attempts": F("attempts") + 1,
         "due_at": seconds_from_now(settings.lease),
         "lease_token": token,
         "sent": 0,
     }
     fields = QueuedFile._meta.concrete_fields if returns_rows(rows.db) else ()
-    return update_text(rows.alias(is_due=is_due).filter(is_due=True), columns, fields)
+    return update_text(chosen(rows.alias(is_due=is_due).filter(is_due=True)), columns, fields)
 
 
 def _tried_in(aliases: Collection[str], token: Parameter) -> Case:

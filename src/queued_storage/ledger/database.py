@@ -5,10 +5,10 @@ from collections.abc import Callable
 from django.db import router, transaction
 
 from ..conf import settings
-from .claims import Claims
 from .models import QueuedFile
 from .orders import Orders
 from .records import Records
+from .supervision import Supervision
 
 
 def ledger_database() -> str:
@@ -17,7 +17,7 @@ def ledger_database() -> str:
 
 
 # To django-stubs each base returns a manager of its own class.
-class QueuedFileQuerySet(Records, Orders, Claims):  # type: ignore[override]
+class QueuedFileQuerySet(Records, Orders, Supervision):  # type: ignore[override]
     """The rows of the ledger, with all verbs."""
 
 

@@ -8,8 +8,8 @@ from django.utils.translation import gettext_lazy as _
 
 from ..conf import HOST_MAX_LENGTH, settings
 from ..reporting.reasons import one_line
-from .sql.clock import host_time
-from .states import Sending, State
+from .sql.clock import UTCDateTimeField, host_time
+from .states import Sending, State, is_read_remotely
 
 NAME_MAX_LENGTH = 700  # characters; the limit of a unique index of InnoDB, less the alias
 NAME_MAX_BYTES = 2048  # in UTF-8; below the limit of an index entry in PostgreSQL
@@ -57,13 +57,13 @@ class QueuedFile(models.Model):
     generation = models.PositiveIntegerField(_("generation"), default=1)  # of its content
     attempts = models.PositiveIntegerField(_("attempts"), default=0)  # since the last request
     sent = models.BigIntegerField(_("sent"), default=0)  # bytes, by the running attempt
-    due_at = models.DateTimeField(_("due at"), null=True, blank=True)
+    due_at = UTCDateTimeField(_("due at"), null=True, blank=True)
     lease_token = models.CharField(_("lease"), max_length=32, blank=True)  # "" if unclaimed
     host = models.CharField(_("host"), max_length=HOST_MAX_LENGTH, blank=True)  # that saved it
     last_error = models.TextField(_("last error"), blank=True)
-    saved_at = models.DateTimeField(_("saved at"))
-    transferred_at = models.DateTimeField(_("transferred at"), null=True, blank=True)
-    evicted_at = models.DateTimeField(_("evicted at"), null=True, blank=True)
+    saved_at = UTCDateTimeField(_("saved at"))
+    transferred_at = UTCDateTimeField(_("transferred at"), null=True, blank=True)
+    evicted_at = UTCDateTimeField(_("evicted at"), null=True, blank=True)
     failures = models.JSONField(_("failures"), default=list, blank=True)  # the last few attempts
 
     class Meta:
@@ -78,6 +78,7 @@ class QueuedFile(models.Model):
             ("evict_queuedfile", _("Can evict local copies")),
             ("restore_queuedfile", _("Can restore files to local storage")),
             ("verify_queuedfile", _("Can verify copies")),
+            ("accept_local_queuedfile", _("Can accept changed local copies")),
         ]
         constraints = [
             models.UniqueConstraint(fields=["alias", "name"], name="queued_storage_name_unique")
@@ -99,7 +100,7 @@ class QueuedFile(models.Model):
     @property
     def is_remote(self) -> bool:
         """Whether reads go to the remote."""
-        return self.state == State.TRANSFERRED
+        return is_read_remotely(self.state, self.is_local, self.remote_name)
 
     @property
     def sending(self) -> Sending | None:

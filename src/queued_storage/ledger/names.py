@@ -76,6 +76,12 @@ def is_reserved(name: str) -> bool:
     return posixpath.basename(name).startswith(RESERVED_PREFIX)
 
 
+def extension_of(file_name: str) -> str:
+    """Return the extension for a hidden name; "" for one that would make it too long."""
+    extension = posixpath.splitext(file_name)[1]
+    return extension if len(extension.encode()) <= 32 else ""
+
+
 def _problem(name: str) -> str:
     if not name or name == ".":
         return "it is empty; give the file a name"

@@ -5,9 +5,9 @@ from django.db.models import Case, F, Q, Value, When
 
 from ..conf import settings
 from .models import QueuedFile
-from .rows import Rows, new_token, when_unclaimed
+from .rows import Rows, is_unclaimed, new_token, when_unclaimed
 from .sql.clock import DatabaseNow, seconds_from_now
-from .states import Claim, State
+from .states import Claim, Content, State
 
 
 class Orders(Rows):
@@ -35,13 +35,13 @@ class Orders(Rows):
         )
 
     def claim_settled(self, pk: int, *, evicts: bool = False) -> QueuedFile | None:
-        """Claim a transferred file without pending work, to evict, restore or repair it.
+        """Claim a transferred file that no worker has claimed, to evict, restore or repair it.
 
         If this process dies, the row becomes due at the end of the lease, and a worker finishes an
         eviction. It recognizes one by ``attempts``, which is at least 1 only for evictions.
         """
         token = new_token()
-        settled = self.filter(pk=pk, state=State.TRANSFERRED, due_at=None)
+        settled = self.filter(pk=pk, state=State.TRANSFERRED, lease_token="")
         if not settled.update(
             due_at=seconds_from_now(settings.lease),
             attempts=1 if evicts else 0,
@@ -58,16 +58,42 @@ class Orders(Rows):
             due_at=None, lease_token="", last_error=error, **failures
         )
 
-    def retransfer(self, row: QueuedFile) -> int:
-        """Make reads use the local copy again, and transfer it once more."""
+    def retransfer(self, row: QueuedFile, content: Content) -> int:
+        """Make reads use the local copy again, which has these bytes, and transfer it once more."""
         return self.under_claim(Claim.of(row)).update(
             due_at=DatabaseNow(),
             state=State.PENDING,
+            size=content.size,
+            checksum=content.checksum,
             attempts=0,
             verified="",
             transferred_at=None,
             lease_token="",
             last_error="",
+        )
+
+    def promote_found(
+        self, row: QueuedFile, remote_name: str, content: Content, verified: str, *, is_local: bool
+    ) -> int:
+        """Make reads use a remote copy that was found, unless the row was claimed or changed."""
+        return (
+            self.under_claim(Claim.of(row))
+            .filter(is_unclaimed())
+            .update(
+                due_at=None,
+                state=State.TRANSFERRED,
+                remote_name=remote_name,
+                unconfirmed="",
+                is_local=is_local,
+                size=content.size,
+                checksum=content.checksum,
+                verified=verified,
+                attempts=0,
+                lease_token="",
+                last_error="",
+                transferred_at=DatabaseNow(),
+                evicted_at=None if is_local else DatabaseNow(),
+            )
         )
 
     def mark_restored(self, row: QueuedFile) -> int:

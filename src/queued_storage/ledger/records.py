@@ -5,8 +5,8 @@ from datetime import datetime
 from functools import lru_cache
 from typing import Any
 
-from django.db import connections, models
-from django.db.models import F, Value
+from django.db import IntegrityError, connections, models
+from django.db.models import F, Q, Value
 from django.db.models.functions import Cast, Concat
 
 from ..conf import settings
@@ -25,6 +25,9 @@ _TIMES = dict.fromkeys(State, ()) | {
 _AT_FIRST = dict.fromkeys(["unconfirmed", "lease_token", "last_error"], "''")
 _AT_FIRST |= dict.fromkeys(["attempts", "sent"], "0")
 _AT_FIRST |= {"generation": "1", "failures": "'[]'"}
+
+_SAVED_AT: Any = QueuedFile._meta.get_field("saved_at")
+MYSQL_DUPLICATE = 1062  # the error code of a value that a unique index has already
 
 
 class Records(Rows):
@@ -57,12 +60,37 @@ class Records(Rows):
         state = State.HELD if held else State.PENDING
         return self._record(alias, name, state, content, task=task)
 
-    def record_tombstone(self, alias: str, name: str) -> int | None:
-        """Insert the row of a deleted file that predates the ledger."""
-        return self._record(alias, name, State.DELETING, Content(0, ""), remote_name=name)
+    def record_tombstone(self, alias: str, name: str, remote_name: str | None = None) -> int | None:
+        """Insert the row of a deleted file that predates the ledger.
+
+        With ``remote_name=""`` there is nothing to delete on the remote: the name is reserved.
+        """
+        known = name if remote_name is None else remote_name
+        return self._record(alias, name, State.DELETING, Content(0, ""), remote_name=known)
+
+    def reserve(self, row: QueuedFile) -> int:
+        """Reserve the name of a claimed tombstone, whose local copy is gone, for a new file."""
+        reserved = self.under_claim(Claim.of(row)).filter(is_local=False)
+        return reserved.update(is_local=True, host=settings.host)
+
+    def unreserve(self, row: QueuedFile) -> int:
+        """Make a reserved name a tombstone without a local copy again."""
+        return self.under_claim(Claim.of(row)).update(is_local=False)
+
+    def fill(self, row: QueuedFile, content: Content, *, held: bool, task: str = "") -> int:
+        """Let a reserved name be that of a new file, and end the claim."""
+        is_new = not (row.size or row.checksum or row.remote_name)
+        remote_name = {"remote_name": ""} if self._is_name_of_another(row) else {}
+        return self.under_claim(Claim.of(row)).update(
+            **remote_name,
+            **self._of_new_content(content, held, task),
+            due_at=None if held else DatabaseNow(),
+            generation=F("generation") + (0 if is_new else 1),
+            lease_token="",
+        )
 
     def record_local(
-        self, alias: str, name: str, content: Content, saved_at: datetime
+        self, alias: str, name: str, content: Content, saved_at: datetime | None
     ) -> int | None:
         """Insert the row of a local file that predates the ledger, for its transfer."""
         return self._record(alias, name, State.PENDING, content, saved_at=saved_at)
@@ -72,12 +100,15 @@ class Records(Rows):
         alias: str,
         name: str,
         content: Content,
-        saved_at: datetime,
+        saved_at: datetime | None,
         *,
         is_local: bool,
         verified: str,
     ) -> int | None:
-        """Insert the row of a file on the remote that predates the ledger."""
+        """Insert the row of a file on the remote that predates the ledger.
+
+        ``saved_at`` is now for storages that don't know times.
+        """
         return self._record(
             alias,
             name,
@@ -119,44 +150,70 @@ class Records(Rows):
         }
         times = _TIMES[state]
         if saved_at:
-            values["saved_at"] = connection.ops.adapt_datetimefield_value(saved_at)
+            values["saved_at"] = _SAVED_AT.get_db_prep_value(saved_at, connection)
         else:
             times = ("saved_at", *times)
         now = now_in_sql(connection)
         sql = _insert_statement(self.db, self.model._meta.db_table, tuple(values), times, now)
         with connection.cursor() as cursor:
-            cursor.execute(sql, list(values.values()))
+            try:
+                cursor.execute(sql, list(values.values()))
+            except IntegrityError as error:
+                if connection.vendor == "mysql" and error.args[0] == MYSQL_DUPLICATE:
+                    return None  # only the statement was rolled back, not the transaction
+                raise
             if connection.vendor == "postgresql":
                 row = cursor.fetchone()
                 return row[0] if row else None
             return cursor.lastrowid if cursor.rowcount == 1 else None
 
-    def overwrite(
-        self, alias: str, name: str, content: Content, *, held: bool, task: str = ""
-    ) -> int:
-        """Start a new generation of a known file, which makes claims on the old one void."""
-        return (
-            self.named(alias, name)
-            .exclude(state=State.DELETING)
-            .update(
-                due_at=None if held else when_unclaimed(),
-                state=State.HELD if held else State.PENDING,
-                generation=F("generation") + 1,
-                task=task,
-                is_local=True,
-                size=content.size,
-                checksum=content.checksum,
-                content_type=content.content_type,
-                verified="",
-                attempts=0,
-                host=settings.host,
-                last_error="",
-                saved_at=DatabaseNow(),
-                transferred_at=None,
-                evicted_at=None,
-                failures=[],
-            )
+    def overwrite(self, entry: Entry, content: Content, *, held: bool, task: str = "") -> int:
+        """Start the generation after that of ``entry``, which makes claims on the old one void.
+
+        A worker that has the claim may still write to the remote or delete there. Until it lets go
+        of the row, or its lease has certainly ended, no other worker claims the new generation.
+        """
+        same = self.filter(pk=entry.pk, generation=entry.generation, is_local=entry.is_local)
+        deleted = Q(state=State.DELETING)
+        remote_name = {"remote_name": ""} if self._is_name_of_another(entry) else {}
+        return same.filter(deleted if entry.is_deleted else ~deleted).update(
+            **remote_name,
+            due_at=None if held else when_unclaimed(),
+            **self._of_new_content(content, held, task),
+            generation=F("generation") + 1,
         )
+
+    @staticmethod
+    def _of_new_content(content: Content, held: bool, task: str) -> dict[str, Any]:
+        return {
+            "state": State.HELD if held else State.PENDING,
+            "task": task,
+            "is_local": True,
+            "size": content.size,
+            "checksum": content.checksum,
+            "content_type": content.content_type,
+            "verified": "",
+            "attempts": 0,
+            "host": settings.host,
+            "last_error": "",
+            "saved_at": DatabaseNow(),
+            "transferred_at": None,
+            "evicted_at": None,
+            "failures": [],
+        }
+
+    def _is_name_of_another(self, entry: Entry | QueuedFile) -> bool:
+        """Whether a tombstone of a name that had no row has the remote name of another file."""
+        was_saved = bool(entry.size or entry.checksum)
+        if entry.state != State.DELETING or was_saved or not entry.remote_name:
+            return False
+        return bool(self.exclude(pk=entry.pk).with_object([entry.remote_name]))
+
+    def lock_generation(self, pk: int, generation: int) -> int:
+        """Lock a row until the end of the transaction, unless it has another generation or its
+        file was deleted."""
+        same = self.filter(pk=pk, generation=generation).exclude(state=State.DELETING)
+        return same.update(generation=generation)
 
     def make_due(self) -> int:
         """Make these files due now and reset their retry count."""
@@ -183,9 +240,11 @@ class Records(Rows):
         """Turn a row into a tombstone, unless it has changed in the meantime."""
         return self.under_claim(Claim.of(row)).filter(is_local=row.is_local).mark_deleting()
 
-    def mark_local_dropped(self, pk: int, *, even_unconfirmed: bool = False) -> int:
+    def mark_local_dropped(
+        self, pk: int, generation: int, *, even_unconfirmed: bool = False
+    ) -> int:
         """Record that the local copy of a tombstone, on this host, is gone."""
-        rows = self.filter(pk=pk, state=State.DELETING, is_local=True)
+        rows = self.filter(pk=pk, generation=generation, state=State.DELETING, is_local=True)
         if not even_unconfirmed:
             rows = rows.filter(unconfirmed="")
         return rows.workable_here().update(is_local=False)
@@ -195,14 +254,14 @@ class Records(Rows):
 def _insert_statement(
     database: str, table: str, columns: tuple[str, ...], times: tuple[str, ...], now: str
 ) -> str:
-    """Return an INSERT that does nothing if the name is taken."""
+    """Return an INSERT that does nothing if the name is taken; on MySQL, it fails."""
     connection = connections[database]
     quote = connection.ops.quote_name
     places = dict.fromkeys(columns, "%s") | dict.fromkeys(times, now) | _AT_FIRST
     into = f"INTO {quote(table)} ({', '.join(map(quote, places))})"
     values = f"VALUES ({', '.join(places.values())})"
-    if connection.vendor == "mysql":
-        return f"INSERT IGNORE {into} {values}"
+    if connection.vendor == "mysql":  # INSERT IGNORE would store a value for what it must refuse
+        return f"INSERT {into} {values}"
     statement = f"INSERT {into} {values} ON CONFLICT DO NOTHING"
     if connection.vendor == "postgresql":
         return f"{statement} RETURNING {quote('id')}"

@@ -2,6 +2,9 @@
 
 import uuid
 from collections.abc import Collection, Iterator, Sequence
+from functools import reduce
+from itertools import pairwise
+from operator import or_
 from typing import Any, Self
 
 from django.db import models
@@ -12,7 +15,7 @@ from ..conf import settings
 from .models import QueuedFile
 from .sql.clock import DatabaseNow, seconds_from_now
 from .sql.outages import outlast
-from .states import CLAIM_COLUMNS, Claim, State
+from .states import CLAIM_COLUMNS, CLAIMABLE, KNOWN, Claim, State
 
 LEASE_GRACE = 5  # seconds after the end of a lease in which its worker may still be writing
 
@@ -54,6 +57,28 @@ class Rows(models.QuerySet[QueuedFile]):
         """Rows to process now, including those whose lease has expired."""
         return self.filter(due_at__lte=DatabaseNow())
 
+    def claimable(self) -> Self:
+        """Rows in a state whose work this version knows, for a queryset of due rows.
+
+        The others belong to processes of a newer version. The expression keeps databases from
+        using the index of states instead of that of due rows.
+        """
+        return self.alias(its_state=Coalesce("state", Value(""))).filter(its_state__in=CLAIMABLE)
+
+    def unsettled(self) -> Self:
+        """Files that aren't transferred, including those in unknown states."""
+        return self.filter(Q(state__lt=State.TRANSFERRED) | Q(state__gt=State.TRANSFERRED))
+
+    def in_unknown_state(self) -> Self:
+        """Files in a state that a newer version wrote.
+
+        The condition consists of ranges of an index, so files in other states aren't read.
+        """
+        known = sorted(KNOWN)
+        outside = Q(state__lt=known[0]) | Q(state__gt=known[-1])
+        between = (Q(state__gt=low, state__lt=high) for low, high in pairwise(known))
+        return self.filter(reduce(or_, between, outside))
+
     def of_aliases(self, aliases: Collection[str]) -> Self:
         """Rows of these aliases, for a queryset of due rows.
 
@@ -87,8 +112,13 @@ class Rows(models.QuerySet[QueuedFile]):
         return self.filter(is_evicted | Q(state__in=[State.PENDING, State.TRANSFERRING]))
 
     def evictable(self) -> Self:
-        """Transferred files without pending work that have a local copy on this host."""
-        return self.filter(state=State.TRANSFERRED, due_at=None, is_local=True).workable_here()
+        """Transferred files with a local copy on this host that no worker is evicting."""
+        unclaimed = self.filter(state=State.TRANSFERRED, lease_token="", is_local=True)
+        return unclaimed.workable_here()
+
+    def with_local_copy_here(self) -> Self:
+        """Living files with a local copy that this host can read."""
+        return self.exclude(state=State.DELETING).filter(is_local=True).workable_here()
 
     def restorable(self) -> Self:
         """Transferred files without pending work that have no local copy."""
@@ -105,7 +135,7 @@ class Rows(models.QuerySet[QueuedFile]):
 
         Rows that a worker is processing are left out, because the host of that worker is running.
         """
-        return self.filter(is_unclaimed(), host=host, is_local=True)
+        return self.filter(is_unclaimed(), host=host, is_local=True, state__in=KNOWN)
 
     def with_other_remote_name(self) -> Self:
         """Files with a different name on their remote."""

@@ -19,6 +19,18 @@ class State(models.TextChoices):
     DELETING = "deleting", _("deleting")  # a tombstone until both copies are gone
 
 
+KNOWN = frozenset(State.values)  # a newer version of the package may write other states
+CLAIMABLE = (State.PENDING, State.TRANSFERRING, State.TRANSFERRED, State.DELETING)  # if due
+
+
+def is_read_remotely(state: str, is_local: bool, remote_name: str) -> bool:
+    """Whether reads go to the remote.
+
+    A file in an unknown state is read from where a copy is.
+    """
+    return state == State.TRANSFERRED or (not is_local and state not in KNOWN and bool(remote_name))
+
+
 @dataclass(frozen=True, slots=True)
 class Content:
     """What is known of a file's bytes when they are saved."""
@@ -95,6 +107,8 @@ class Entry:
     size: int
     saved_at: datetime
     host: str
+    generation: int
+    checksum: str
 
     @property
     def is_here(self) -> bool:
@@ -103,6 +117,12 @@ class Entry:
 
     @property
     def is_promoted(self) -> bool:
+        """Whether reads go to the remote."""
+        return is_read_remotely(self.state, self.is_local, self.remote_name)
+
+    @property
+    def is_transferred(self) -> bool:
+        """Whether reads go to the remote for good, so that the fact may be cached."""
         return self.state == State.TRANSFERRED
 
     @property

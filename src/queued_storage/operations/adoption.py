@@ -7,17 +7,17 @@ from datetime import datetime
 
 from django.core.files.storage import Storage
 from django.db import transaction
-from django.utils import timezone
 
 from ..files import localfiles
 from ..files.streams import checksum_of
 from ..ledger.database import ledger, ledger_database
-from ..ledger.names import can_be_recorded
-from ..ledger.states import Content
+from ..ledger.models import QueuedFile
+from ..ledger.names import StoredName, tidy
+from ..ledger.states import Content, Entry
 from ..queues.on_commit import enqueue_on_commit
 from ..reporting.reasons import reason
 from ..transfers.owners import ClaimedObjects
-from . import passes
+from . import passes, promotion
 from .passes import Report, Step
 from .sharing import of_other_storages
 from .storages import OperableStorage
@@ -43,7 +43,9 @@ def adopt(
     """Record files on the remote as transferred, with their local copies; return how many.
 
     If there are two copies, they must have the same size; with ``content``, the same bytes. A
-    remote file is skipped if it is the remote copy of another file, of this or another storage.
+    remote file is skipped if it is the remote copy of another file, of this or another storage. A
+    file that the ledger has as not transferred is promoted if it has no local copy, and the right
+    remote one.
     """
     return _Adoption(storage, content, dry_run).run(names, report)
 
@@ -59,7 +61,10 @@ class _Recording(ABC):
     def run(self, names: Iterable[str], report: Report) -> int:
         count = 0
         for batch in passes.batched(names, passes.BATCH):
-            steps = self.record_batch(self._without_row(batch))
+            recordable = _recordable(batch)
+            known = ledger().entries(self.storage.alias, recordable)
+            steps = self.record_batch([name for name in recordable if name not in known])
+            steps += [*self.examine_known(known.values()), *_refused(batch)]
             count += sum(not step.error for step in steps)
             for step in steps:
                 report(step)
@@ -67,15 +72,13 @@ class _Recording(ABC):
                 report(Step(skipped, 0))
         return count
 
+    def examine_known(self, entries: Iterable[Entry]) -> list[Step]:
+        """Treat the rows of names; return a step for each that was changed, or should have been."""
+        return []
+
     @abstractmethod
     def record_batch(self, names: Sequence[str]) -> list[Step]:
         """Record these names; return a step for each."""
-
-    def _without_row(self, names: list[str]) -> list[str]:
-        """Those that can be recorded and have no row, without duplicates."""
-        recordable = [name for name in dict.fromkeys(names) if _is_recordable(name)]
-        known = ledger().entries(self.storage.alias, recordable)
-        return [name for name in recordable if name not in known]
 
     def _of_others(self, names: Collection[str]) -> set[str]:
         return of_other_storages(self.storage, names, if_unknown=False)
@@ -83,8 +86,9 @@ class _Recording(ABC):
 
 class _Backfill(_Recording):
     def record_batch(self, names: Sequence[str]) -> list[Step]:
+        others = self._of_others(names)
+        # SQLite may refuse to write in a transaction that has only read before.
         with transaction.atomic(using=ledger_database()):
-            others = self._of_others(names)
             return [self._record(name, is_of_other=name in others) for name in names]
 
     def _record(self, name: str, *, is_of_other: bool) -> Step:
@@ -122,6 +126,22 @@ class _Adoption(_Recording):
             else self._record(name, may_be_local=name not in others)
             for name in names
         ]
+
+    def examine_known(self, entries: Iterable[Entry]) -> list[Step]:
+        """Promote files that were transferred, though the ledger doesn't know it."""
+        pks = [entry.pk for entry in entries if entry.state in promotion.UNTRANSFERRED]
+        rows = ledger().filter(pk__in=pks).order_by("pk") if pks else ()
+        return [self._promote(row) for row in rows if self._is_stranded(row)]
+
+    def _is_stranded(self, row: QueuedFile) -> bool:
+        try:
+            return promotion.is_stranded(self.storage, row)
+        except Exception:
+            return True  # promoting it reports the error
+
+    def _promote(self, row: QueuedFile) -> Step:
+        error = promotion.promote(row, dry_run=self.dry_run)
+        return Step(1, 0 if error else row.size, error, row.name)
 
     def _record(self, name: str, *, may_be_local: bool) -> Step:
         try:
@@ -163,16 +183,36 @@ class _Adoption(_Recording):
             return str(checksum_of(file.chunks()))
 
 
-def _is_recordable(name: str) -> bool:
-    return can_be_recorded(name) and not localfiles.is_unfinished(name)
+def _recordable(names: Iterable[str]) -> list[str]:
+    """Those that can be recorded, without duplicates."""
+    return [
+        name
+        for name in dict.fromkeys(names)
+        if not _problem_of(name) and not localfiles.is_unfinished(name)
+    ]
+
+
+def _refused(names: Iterable[str]) -> list[Step]:
+    """A step for each file that cannot be recorded because of its name."""
+    problems = {name: _problem_of(name) for name in names}
+    return [Step(1, 0, problem, name) for name, problem in problems.items() if problem]
+
+
+def _problem_of(name: str) -> str:
+    """Why the ledger cannot have this name of a file; "" if it can."""
+    if problem := StoredName.of(name).problem:
+        return f"The ledger cannot have this name: {problem}."
+    if name != tidy(name):
+        return f"A queued storage reads this name as {tidy(name)!r}. Rename the file."
+    return ""
 
 
 def _content(name: str, size: int, checksum: str = "") -> Content:
     return Content(size, checksum, (mimetypes.guess_type(name)[0] or "")[:255])
 
 
-def _modified(storage: Storage, name: str) -> datetime:
+def _modified(storage: Storage, name: str) -> datetime | None:
     try:
         return storage.get_modified_time(name)
     except NotImplementedError:  # Django does not require a storage to support times
-        return timezone.now()
+        return None

@@ -7,14 +7,13 @@ from functools import cached_property
 
 from ..conf import settings
 from ..exceptions import VerificationError
-from ..files import localfiles
-from ..files.streams import checksum_of
+from ..files import localfiles, successors
+from ..files.stamps import read_unchanging
 from ..ledger.database import QueuedFileQuerySet, ledger
 from ..ledger.models import QueuedFile
 from ..ledger.states import State, is_reachable_from_here
 from ..reporting.reasons import reason
-from ..transfers import copies
-from ..transfers.copies import is_copy
+from ..transfers import copies, intact
 from ..transfers.parts import sides_of
 from .passes import Report, Step, each, ignore
 from .sharing import of_other_storages
@@ -89,7 +88,8 @@ class _Comparison:
         row, local = self.row, self.storage.local
         if not is_reachable_from_here(row.host) and row.is_local:
             return None
-        exists = localfiles.exists(local, row.name)
+        name = successors.current_name(local, row.name, row)
+        exists = localfiles.exists(local, name)
         if not row.is_local:
             is_extra = exists and not of_other_storages(self.storage, [row.name])
             details = "A local file exists, but the ledger has no local copy."
@@ -97,14 +97,17 @@ class _Comparison:
         if not exists:
             details = f"The file was saved on the host {row.host!r}."
             return self._difference("local", Kind.MISSING, details)
-        if (size := local.size(row.name)) != row.size and not is_copy(self.storage, row):
-            return self._different(f"{size:,} bytes", f"{row.size:,}")
-        if self.content and row.checksum:
-            with local.open(row.name) as file:
-                found = str(checksum_of(file.chunks()))
-            if found != row.checksum:
-                return self._different(f"the checksum {found}", row.checksum)
-        return None
+        if not self.content and local.size(name) == row.size:
+            return None
+        found, _stamp = read_unchanging(local, name)
+        if not intact.is_changed(local, row, found):
+            return None
+        if found.size != row.size:
+            return self._different(f"{found.size:,} bytes", f"{row.size:,}")
+        if not row.checksum:
+            details = "The copy was modified after the ledger has recorded it without a checksum."
+            return self._difference("local", Kind.DIFFERENT, details)
+        return self._different(f"the checksum {found.checksum}", row.checksum)
 
     def of_remote(self) -> Difference | None:
         if self.row.state != State.TRANSFERRED:

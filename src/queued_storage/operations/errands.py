@@ -9,7 +9,7 @@ from django.core.files import File
 from django.db import transaction
 
 from ..conf import settings
-from ..exceptions import LeaseLost, VerificationError
+from ..exceptions import LeaseLost, LocalFileChanged, VerificationError
 from ..files import localfiles
 from ..files.streams import MeasuredFile, PiecewiseFile
 from ..ledger.database import QueuedFileQuerySet, ledger, ledger_database
@@ -18,7 +18,7 @@ from ..ledger.states import is_reachable_from_here
 from ..reporting.logs import fields_of, logger
 from ..reporting.reasons import reason
 from ..signals import file_evicted
-from ..transfers import copies, leases, work
+from ..transfers import copies, intact, leases, work
 from ..transfers.copies import is_copy
 from ..transfers.leases import Lease
 from ..transfers.parts import sides_of
@@ -52,7 +52,10 @@ class Errand:
                 return CHANGED
             except Exception as error:
                 text = reason(error, *sides_of(row))
-                _release(row, text)
+                # Workers then try the eviction again, and 'status' shows the reason.
+                is_kept_due = self.evicts and isinstance(error, LocalFileChanged)
+                if not is_kept_due or not ledger().postpone(row, work.backoff(1), text):
+                    _release(row, text)
                 logger.info("%s: %s", row, text, extra=fields_of(row))
                 return text
             except BaseException:
@@ -100,8 +103,9 @@ def _evict(storage: OperableStorage, row: QueuedFile, lease: Lease) -> None:
     if not row.is_local or not is_reachable_from_here(row.host):
         raise LeaseLost(f"{row} has no local copy on this host.")
     copies.verify_remote(storage, row, settings.verify, lease.progress)
+    seen = intact.require_intact(storage, row, lease.progress)
     lease.confirm()
-    copies.free_local(storage, row)
+    copies.free_local(storage, row, seen)
     work.send(file_evicted, storage, row)
 
 

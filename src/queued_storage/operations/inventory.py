@@ -1,6 +1,6 @@
 """Files that the ledger does not know."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -11,9 +11,11 @@ from django.core.files.storage import Storage
 from django.db.models import FileField, Model, Q
 from django.utils import timezone
 
+from ..files import successors
 from ..files.walking import names_on
-from ..ledger.database import ledger
+from ..ledger.database import ledger, ledger_database
 from ..ledger.names import can_be_recorded, tidy
+from ..ledger.sql.clock import database_time, in_utc
 from .passes import batched
 from .storages import OperableStorage
 
@@ -51,6 +53,7 @@ def unknown(names: Iterable[str]) -> list[str]:
     find the file of the normal form under it.
     """
     left = {name for name in names if can_be_recorded(name) and name == tidy(name)}
+    left -= {name for name in left if _waits(name)}
     for column in ("name", "remote_name"):
         if left:
             left -= set(ledger().filter(**{f"{column}__in": left}).values_list(column, flat=True))
@@ -60,6 +63,13 @@ def unknown(names: Iterable[str]) -> list[str]:
             rows: Any = model._base_manager.filter(known)
             left -= set(map(tidy, rows.values_list(field.name, flat=True)))
     return sorted(left)
+
+
+def _waits(name: str) -> bool:
+    """Whether the content of a row's generation waits under this hidden name."""
+    found = successors.key_and_generation(name)
+    row = ledger().filter(pk=found[0], generation=found[1]).first() if found else None
+    return row is not None and successors.waiting_name(row.name, row) == name
 
 
 def _is_untidy(column: str) -> Q:
@@ -80,16 +90,31 @@ class Orphan:
     modified: datetime
 
 
+def names_of(storage: OperableStorage, side: str, under: str = "") -> Iterator[str]:
+    """The names of all files on one side of a storage, or in one of its directories."""
+    if side == "local":
+        return names_on(storage.local, under)
+    return map(str, storage.uploader.names(under))
+
+
 def orphans(
-    storage: OperableStorage, side: str, older_than: timedelta, under: str = ""
+    storage: OperableStorage,
+    side: str,
+    older_than: timedelta,
+    under: str = "",
+    report: Callable[[str], object] = lambda name: None,
 ) -> Iterator[Orphan]:
     """The orphans on one side of a storage, including unfinished files of processes that died.
 
-    ``older_than`` leaves out files that are being saved right now.
+    ``older_than`` leaves out files that are being saved right now. ``report`` is called with each
+    name that the ledger cannot have, such as one that is not valid UTF-8: such a file cannot be
+    looked up, so it is not an orphan.
     """
     place: Storage = getattr(storage, side)
-    names = names_on(place, under) if side == "local" else storage.uploader.names(under)
-    for batch in batched(names, NAMES):
+    for batch in batched(names_of(storage, side, under), NAMES):
+        for name in batch:
+            if not can_be_recorded(name):
+                report(name)
         for name in unknown(batch):
             if (orphan := _examine(place, side, name)) and _is_old(orphan, older_than):
                 yield orphan
@@ -117,4 +142,7 @@ def _examine(place: Storage, side: str, name: str) -> Orphan | None:
 
 
 def _is_old(orphan: Orphan, older_than: timedelta) -> bool:
-    return orphan.modified <= timezone.now() - older_than
+    """Whether it is old by the clocks of this host and of the database: one may be wrong, and the
+    time is that of a third one if the file is on another machine."""
+    now = min(in_utc(timezone.now()), database_time(ledger_database()))
+    return in_utc(orphan.modified) <= now - older_than

@@ -1,16 +1,19 @@
 """Delete files that have no copy left."""
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 
-from ..files import localfiles
+from ..files import localfiles, successors
 from ..ledger.database import QueuedFileQuerySet, ledger
+from ..ledger.measures import aliases
 from ..ledger.models import QueuedFile
 from ..reporting.reasons import reason
 from ..storage.routes import Routes
 from ..transfers.parts import sides_of
 from .passes import Report, Step, each, ignore, never
+from .roots import require_safe_root
 from .steering import enqueue_rows
-from .storages import storage_of
+from .storages import OperableStorage, storage_of
 
 
 def prune(
@@ -23,8 +26,11 @@ def prune(
     """Delete the files that have neither a local nor a remote copy; yield their descriptions.
 
     Files with a local copy on another host are skipped. Before each delete ``until()`` is called;
-    if it returns True, the pass ends.
+    if it returns True, the pass ends. ``ImproperlyConfigured`` is raised if a local storage holds
+    files of the project.
     """
+    for storage in _storages(rows):
+        require_safe_root(storage, "local")
     for row in each(rows.prunable()):
         try:
             is_lost = _is_lost(row)
@@ -38,9 +44,20 @@ def prune(
         report(Step(1, row.size))
 
 
+def _storages(rows: QueuedFileQuerySet) -> list[OperableStorage]:
+    """The storages of these files that this process can make."""
+    found = []
+    for alias in aliases():
+        if row := rows.filter(alias=alias).first():
+            with suppress(Exception):  # reported for each of its files
+                found.append(storage_of(row))
+    return found
+
+
 def _is_lost(row: QueuedFile) -> bool:
     storage = storage_of(row)
-    if localfiles.exists(storage.local, row.name):
+    name = successors.current_name(storage.local, row.name, row)
+    if localfiles.exists(storage.local, name):
         return False
     return not storage.uploader.exists(row.remote_name or row.name)
 

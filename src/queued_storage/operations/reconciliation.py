@@ -1,19 +1,21 @@
 """Repair differences between the ledger and the copies of its files."""
 
 from collections.abc import Collection, Iterator
+from typing import Protocol
 
 from django.db import transaction
 
-from ..exceptions import LeaseLost, LocalFileMissing
-from ..files import localfiles
+from ..exceptions import LeaseLost, LocalFileChanged, LocalFileMissing
+from ..files import localfiles, successors
+from ..files.stamps import Stamp, read_unchanging, stamp_of
 from ..ledger.database import QueuedFileQuerySet, ledger, ledger_database
 from ..ledger.models import QueuedFile
 from ..ledger.states import is_reachable_from_here
 from ..queues.on_commit import enqueue_on_commit
 from ..storage.routes import Routes
-from ..transfers import copies
-from ..transfers.copies import is_copy
+from ..transfers import attempt, copies, intact
 from ..transfers.leases import Lease
+from . import promotion
 from .comparison import Difference, verify
 from .errands import RESTORE, Errand
 from .passes import Report, ignore
@@ -51,20 +53,23 @@ def _forget_local(storage: OperableStorage, row: QueuedFile, lease: Lease) -> No
     """Record that there is no local copy."""
     if not row.is_local or localfiles.exists(storage.local, row.name):
         raise LeaseLost(f"{row} has its local copy.")
-    _evict_after_check(storage, row, lease, "checksum")
+    _evict_after_check(storage, row, lease, "checksum", None)
 
 
 def _drop_local(storage: OperableStorage, row: QueuedFile, lease: Lease) -> None:
-    """Delete the local copy after reading every byte of the remote one."""
+    """Delete the local copy, whatever it is, after reading every byte of the remote one."""
     if not row.is_local or not is_reachable_from_here(row.host):
         raise LeaseLost(f"{row} has no local copy on this host.")
-    _evict_after_check(storage, row, lease, "content")
+    successors.put_in_place(storage.local, row.name, row)
+    _evict_after_check(storage, row, lease, "content", stamp_of(storage.local, row.name))
 
 
-def _evict_after_check(storage: OperableStorage, row: QueuedFile, lease: Lease, level: str) -> None:
+def _evict_after_check(
+    storage: OperableStorage, row: QueuedFile, lease: Lease, level: str, seen: Stamp | None
+) -> None:
     copies.verify_remote(storage, row, level, lease.progress)
     lease.confirm()
-    copies.free_local(storage, row)
+    copies.free_local(storage, row, seen)
 
 
 def _drop_extra(storage: OperableStorage, row: QueuedFile, lease: Lease) -> None:
@@ -73,34 +78,59 @@ def _drop_extra(storage: OperableStorage, row: QueuedFile, lease: Lease) -> None
         raise LeaseLost(f"{row} already has a local copy.")
     if of_other_storages(storage, [row.name]):
         raise FileExistsError(f"The local file {row.name!r} belongs to another storage.")
-    if not is_copy(storage, row):
+    found, seen = read_unchanging(storage.local, row.name, lease.progress)
+    if (found.size, found.checksum) != (row.size, row.checksum):
         raise FileExistsError(
             f"The local file {row.name!r} has different bytes. Compare the two copies, and delete "
             f"the local file if you don't need it."
         )
     copies.verify_remote(storage, row, "checksum", lease.progress)
+    copies.require_other_file(storage, row)
     lease.confirm()
     with transaction.atomic(using=ledger_database()):  # locks the row against a restore
         if not ledger().settle(row):
             raise LeaseLost(f"{row} was changed in the meantime.")
+        intact.require_unchanged(storage, row, seen)
         storage.local.delete(row.name)
 
 
 def _transfer_again(storage: OperableStorage, row: QueuedFile, lease: Lease) -> None:
     """Transfer the local copy again, overwriting the remote one."""
-    if not row.is_local or not is_reachable_from_here(row.host) or not is_copy(storage, row):
-        raise LocalFileMissing(f"This host has no intact local copy of {row.name!r}.")
+    if not row.is_local or not is_reachable_from_here(row.host):
+        raise LocalFileMissing(f"This host has no local copy of {row.name!r}.")
+    successors.put_in_place(storage.local, row.name, row)
+    found, _seen = read_unchanging(storage.local, row.name, lease.progress)
+    if intact.is_changed(storage.local, row, found):
+        raise LocalFileChanged(
+            f"The local copy of {row.name!r} was changed, so it is not what the remote had. "
+            f"{attempt.ADVICE}"
+        )
     routes = Routes(row.alias, storage.cache_prefix)
     routes.forget(row.name)
-    if not ledger().retransfer(row):
+    if not ledger().retransfer(row, found):
         raise LeaseLost(f"{row} was changed in the meantime.")
     routes.forget(row.name)
     enqueue_on_commit(row.alias, storage.queue_for(row.host), row.pk)
 
 
-# The errands that repair a difference, by its kind and side
-REPAIRS: dict[str, tuple[Errand, ...]] = {
-    "missing-local": (Errand(_forget_local),),
+class Repair(Protocol):
+    def run(self, pk: int) -> str:
+        """Repair one file; return why that failed, or an empty string."""
+
+
+class MissingLocal:
+    """Has reads use the remote copy, after a look at it."""
+
+    def run(self, pk: int) -> str:
+        row = ledger().filter(pk=pk).first()
+        if row and row.state in promotion.UNTRANSFERRED:
+            return promotion.promote(row)
+        return Errand(_forget_local).run(pk)
+
+
+# What repairs a difference, by its kind and side
+REPAIRS: dict[str, tuple[Repair, ...]] = {
+    "missing-local": (MissingLocal(),),
     "different-local": (Errand(_drop_local), RESTORE),
     "extra-local": (Errand(_drop_extra),),
     "missing-remote": (Errand(_transfer_again),),

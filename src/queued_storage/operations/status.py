@@ -7,15 +7,19 @@ from typing import Any
 from django.db.models import Count, F, Min, Q, Sum
 
 from ..conf import settings
+from ..ledger import measures
 from ..ledger.aliases import known_storages
 from ..ledger.database import ledger
+from ..ledger.jobs import Job, are_available, jobs
 from ..ledger.measures import UNSETTLED, aliases
 from ..ledger.sql.clock import DatabaseNow, seconds_from_now
-from ..ledger.states import State
+from ..ledger.states import KNOWN, State
 from ..reporting.counts import counted
+from ..reporting.reasons import one_line
 
 LIMIT = 10_000  # transferred files of a storage that are counted unless all must be
 EVER = 1_000_000_000  # seconds, longer than any file has been due
+SHOWN = 5  # files that killed their worker
 IDLE_AFTER = 3600  # seconds that the files of a host may be due without a worker processing them
 
 
@@ -42,10 +46,10 @@ def tallies(*, exact: bool = True) -> list[Tally]:
     found: list[Tally] = []
     for alias in aliases():
         rows = ledger().filter(alias=alias)
-        unsettled = rows.filter(state__in=UNSETTLED).values_list("state").order_by("state")
-        for state, *numbers in unsettled.annotate(**_NUMBERS):
-            files, size, oldest = numbers
-            found.append(Tally(alias, state, files, size, oldest, alias in known))
+        for part in (rows.filter(state__in=UNSETTLED), rows.in_unknown_state()):
+            by_state = part.values_list("state").order_by("state").annotate(**_NUMBERS)
+            for state, files, size, oldest in by_state:
+                found.append(Tally(alias, state, files, size, oldest, alias in known))
         transferred = rows.filter(state=State.TRANSFERRED)
         counted_rows = transferred.order_by("-transferred_at")[: None if exact else LIMIT]
         files, size, oldest = counted_rows.aggregate(**_NUMBERS).values()
@@ -146,8 +150,13 @@ def troubles(max_failures: int = 0, found: list[Tally] | None = None) -> list[st
     return [
         *_failures(found, max_failures),
         *_stuck_deletes(found),
+        *_stalled(),
+        *_expired(),
+        *_deadly(),
         *_idle_hosts(),
+        *_idle_jobs(),
         *_unknown_aliases(found),
+        *_unknown_states(found),
     ]
 
 
@@ -176,6 +185,41 @@ def _stuck_deletes(found: list[Tally]) -> list[str]:
     ]
 
 
+def _stalled() -> list[str]:
+    return [
+        counted(count, "{} transfer", "{} transfers")
+        + f" of {alias!r} made no progress for STALL_TIMEOUT, and {counted(count, 'is', 'are')} "
+        f"retried. Find out why the remote hangs, or increase the setting."
+        for alias, count in measures.stalled().items()
+    ]
+
+
+def _expired() -> list[str]:
+    """Files that no worker has taken over although their lease has expired."""
+    expired = ledger().filter(alias__in=aliases()).suspects()
+    count = expired.filter(due_at__lte=seconds_from_now(-settings.lease)).count()
+    if not count:
+        return []
+    return [
+        counted(count, "{} file is", "{} files are")
+        + " in progress under an expired lease, and no worker has taken "
+        + counted(count, "it", "them")
+        + " over. The worker died, or a transaction of the database locks the row. Start a worker."
+    ]
+
+
+def _deadly() -> list[str]:
+    """Files whose worker died while it processed nothing else."""
+    in_progress = ledger().filter(alias__in=aliases(), state=State.TRANSFERRING)
+    names = list(in_progress.deadly().values_list("name", "attempts")[:SHOWN])
+    return [
+        f"The worker died during {counted(attempts - 1, '{} attempt', '{} attempts')} to transfer "
+        f"{one_line(name)!r}, while it processed nothing else. Look for a crash, or for a lack of "
+        f"memory."
+        for name, attempts in names
+    ]
+
+
 def _idle_hosts() -> list[str]:
     """Hosts whose own files have been due for a long time."""
     if not settings.local_per_host:
@@ -197,6 +241,20 @@ def _idle_hosts() -> list[str]:
     ]
 
 
+def _idle_jobs() -> list[str]:
+    """Jobs that have been due for a long time."""
+    if not are_available():
+        return []
+    idle = jobs().filter(due_at__lte=seconds_from_now(-IDLE_AFTER)).count()
+    if not idle:
+        return []
+    return [
+        counted(idle, "{} job has", "{} jobs have")
+        + " been due for an hour, and no worker has processed any of the files. Start a worker, or "
+        "cancel the job in the admin."
+    ]
+
+
 def _unknown_aliases(found: list[Tally]) -> list[str]:
     return [
         f"No storage has the alias {alias!r}, so its files cannot be transferred. Name the storage "
@@ -205,12 +263,30 @@ def _unknown_aliases(found: list[Tally]) -> list[str]:
     ]
 
 
+def unfinished_jobs() -> list[Job]:
+    """The actions on many files that are pending or running, the oldest first."""
+    if not are_available():
+        return []
+    return list(jobs().unfinished().defer("pks").order_by("pk"))
+
+
+def _unknown_states(found: list[Tally]) -> list[str]:
+    return [
+        counted(tally.files, "{} file of", "{} files of")
+        + f" {tally.alias!r} {counted(tally.files, 'is', 'are')} in the state {tally.state!r}, "
+        f"which this version of queued_storage does not know. Its workers leave such files alone. "
+        f"Upgrade all processes to the version that wrote the state."
+        for tally in found
+        if tally.state not in KNOWN
+    ]
+
+
 def last_failures(limit: int = 10) -> list[tuple[str, str, str]]:
     """The alias, name and error of the newest files whose last attempt failed.
 
     Transferred files are included if something is due for them, such as their eviction.
     """
-    unsettled = ledger().filter(alias__in=aliases(), state__in=UNSETTLED)
+    unsettled = ledger().filter(alias__in=aliases()).unsettled()
     # With "is not NULL", SQLite would read all rows.
     due = ledger().filter(due_at__gt=seconds_from_now(-EVER))
     found: set[tuple[int, str, str, str]] = set()

@@ -44,27 +44,55 @@ class BaseQueue(ABC):
 
 # For workers
 
+# Jobs are above the queues, so their functions are reached by name.
+RUN_JOB = "queued_storage.operations.jobs.run"
+RUN_SLICE = "queued_storage.operations.jobs.run_slice"
+
+
+def message_of_job(pk: int) -> int:
+    """Return the id that stands for a job in a message. Processes that know no jobs ignore it."""
+    return -pk
+
 
 def run_all(pks: Iterable[int]) -> dict[int, Exception]:
     """Process the files of a message.
+
+    Files that somebody has locked are left out, and stay due. Those whose last worker died come at
+    the end, each while this process does nothing else.
 
     Return the exceptions of failed attempts. The ledger stores them too, so a worker may ignore
     them.
     """
     from ..transfers import work
 
-    errors = {}
+    errors: dict[int, Exception] = {}
+    left = []
     for pk in pks:
-        try:
-            error = work.run(pk)
-        except Exception as failure:  # the ledger is unavailable: the lease will expire
-            logger.exception("File %s could not be processed.", pk, extra={"queued_file": pk})
-            error = failure
-        if error:
-            errors[pk] = error
+        with _failures_of(pk, errors):
+            if pk < 0:
+                was_claimed, error = True, import_string(RUN_SLICE)(-pk)
+            else:
+                was_claimed, error = work.run_new(pk)
+            if error:
+                errors[pk] = error
+            if not was_claimed:
+                left.append(pk)
+    for pk in left:
+        with _failures_of(pk, errors):
+            if error := work.run_suspect(pk):
+                errors[pk] = error
     if (collected := _inline_errors.get()) is not None:
         collected.update(errors)
     return errors
+
+
+@contextmanager
+def _failures_of(pk: int, errors: dict[int, Exception]) -> Iterator[None]:
+    try:
+        yield
+    except Exception as failure:  # the ledger is unavailable: the lease will expire
+        logger.exception("File %s could not be processed.", pk, extra={"queued_file": pk})
+        errors[pk] = failure
 
 
 def run_message(pks: Iterable[int]) -> None:

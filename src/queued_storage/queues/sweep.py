@@ -7,9 +7,11 @@ from typing import Any, NamedTuple, Protocol, cast
 from ..exceptions import UnknownAlias
 from ..ledger.aliases import storage_for
 from ..ledger.database import ledger
+from ..ledger.jobs import are_available, jobs
 from ..reporting.counts import counted
 from ..reporting.logs import logger
 from .base import BaseQueue
+from .jobs import notify
 
 BATCH = 1000  # rows in memory if there are more than FEW
 FEW = 5000  # rows that are read in one query, which uses the index of due rows
@@ -29,6 +31,10 @@ def sweep(alias: str | None = None) -> int:
             count += _enqueue(place, pks)
         except Exception as error:
             errors.append(error)
+    try:
+        _enqueue_jobs(alias)
+    except Exception as error:
+        errors.append(error)
     if errors:
         raise errors[0]
     return count
@@ -85,3 +91,19 @@ def _enqueue(place: Place, pks: list[int]) -> int:
     for start in range(0, len(pks), queue.batch_size):
         queue.enqueue(pks[start : start + queue.batch_size])
     return len(pks)
+
+
+def _enqueue_jobs(alias: str | None) -> None:
+    """Notify workers of the jobs that no worker is processing."""
+    if not are_available():
+        return
+    due = jobs().due()
+    if alias is not None:
+        due = due.filter(alias=alias)
+    for pk, its_alias, host in due.values_list("pk", "alias", "host"):
+        try:
+            storage = cast("_Storage", storage_for(its_alias))
+        except UnknownAlias as error:
+            logger.error("The job %s could not be enqueued. %s", pk, error)
+        else:
+            notify(storage.queue_for(host, is_local=bool(host)), [pk])

@@ -3,17 +3,25 @@
 import atexit
 import os
 import threading
-from typing import TYPE_CHECKING, Protocol, cast
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol, cast
 
+from django.apps import AppConfig
 from django.core.exceptions import ImproperlyConfigured
+from django.db import connections
+from django.db.models.signals import post_migrate
 
 from ..exceptions import InvalidQueue
 from ..ledger.aliases import known_storages
+from ..ledger.database import in_transaction, ledger_database
+from ..ledger.models import QueuedFile
 from ..runtime.forks import ForkSafeLock
-from .base import BaseQueue
+from .base import BaseQueue, run_all
+from .jobs import JobThreads
 
-if TYPE_CHECKING:
-    from ..transfers.executor import Executor
+FLUSH_WAIT = 10.0  # seconds for which a flush of a test database waits for files in progress
+MEMORY_WAIT = 5.0  # seconds for which a commit waits for its files, with a database in memory
 
 
 class _Storage(Protocol):
@@ -47,11 +55,14 @@ class ThreadQueue(BaseQueue):
         self._threads = threads
         self._poll = poll
         self._exit_wait = exit_wait
-        self._executor: Executor | None = None
-        self._pid = 0
+        self._running: _Threads | None = None
 
     def enqueue(self, pks: list[int]) -> None:
-        self._started().notify(pks)
+        connection: Any = connections[ledger_database()]
+        if connection.vendor == "sqlite" and connection.is_in_memory_db():
+            _process_aside(pks)
+        else:
+            self._started().notify(pks)
 
     def retire(self) -> None:
         self.stop(0)
@@ -62,21 +73,26 @@ class ThreadQueue(BaseQueue):
         The next file that is enqueued starts new ones.
         """
         with _lock:
-            executor, self._executor = self._executor, None
-        return executor is None or self._pid != os.getpid() or executor.stop(timeout)
+            threads, self._running = self._running, None
+        return threads is None or threads.stop(timeout)
 
-    def _started(self) -> "Executor":
-        from ..transfers.executor import Executor  # only when there is work
+    def _end_process(self) -> None:
+        """Wait for the files of this process, then return the others to the ledger."""
+        threads = self._running
+        if not self.stop(self._exit_wait) and threads:
+            threads.let_go()
 
+    def _started(self) -> "_Threads":
         with _lock:
-            if (
-                self._executor is None or self._pid != os.getpid()
-            ):  # a fork has no threads of its parent
-                self._executor = Executor(self._threads, self._poll, self._aliases)
-                self._executor.start()
-                self._pid = os.getpid()
-                atexit.register(self.stop, self._exit_wait)
-            return self._executor
+            running = before = self._running
+            if running is None or not running.is_usable:
+                running = _Threads(self._threads, self._poll, self._aliases)
+                self._running = running
+                running.start()
+                atexit.register(self._end_process)
+        if before and before is not running:
+            before.stop(0)
+        return running
 
     def _aliases(self) -> list[str]:
         storages = cast("list[_Storage]", known_storages())
@@ -87,3 +103,128 @@ class ThreadQueue(BaseQueue):
             return storage.queue is self
         except ImproperlyConfigured:  # a system check reports it
             return False
+
+
+# The threads, which end with their database
+
+
+class _Place(NamedTuple):
+    """What threads belong to."""
+
+    pid: int
+    alias: str
+    database: str
+
+
+def _place() -> _Place:
+    alias = ledger_database()
+    return _Place(os.getpid(), alias, str(connections[alias].settings_dict["NAME"]))
+
+
+class _Threads:
+    """The threads of one queue, in one process and for one database."""
+
+    def __init__(self, threads: int, poll: float, aliases: Callable[[], list[str]]) -> None:
+        from ..transfers.executor import Executor  # only when there is work
+
+        self._place = _place()
+        self._is_stopping = False
+        self.is_hanging = False  # whether they did not end in time
+        self._all_aliases = aliases
+        self._executor = Executor(threads, poll, self._aliases)
+        self._jobs = JobThreads(poll, self._aliases)
+        _not_ended.add(self)
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether they go on.
+
+        A fork has no threads of its parent. A test runner replaces the database by another, and
+        finally puts it back; threads that went on would process the files of the wrong one.
+        """
+        return not self._is_stopping and self._place == _place()
+
+    def _aliases(self) -> list[str]:
+        return self._all_aliases() if self.is_usable else []
+
+    def start(self) -> None:
+        self._executor.start()
+        self._jobs.start()
+
+    def notify(self, pks: list[int]) -> None:
+        self._executor.notify([pk for pk in pks if pk > 0])
+        if any(pk < 0 for pk in pks):
+            self._jobs.notify()
+
+    def stop(self, timeout: float | None = None) -> bool:
+        self._is_stopping = True
+        if self._place.pid == os.getpid():
+            deadline = time.monotonic() + (timeout or 0)
+            self._jobs.ask_to_stop()
+            has_ended = self._executor.stop(timeout)
+            left = None if timeout is None else max(deadline - time.monotonic(), 0)
+            self.is_hanging = not (self._jobs.stop(left) and has_ended)
+            if self.is_hanging:
+                return False
+        _not_ended.discard(self)
+        return True
+
+    def let_go(self) -> None:
+        """Return the files of threads that did not end in time to the ledger."""
+        if self._place.pid == os.getpid():
+            self._executor.let_go()
+
+
+_not_ended: set[_Threads] = set()
+
+
+def stop_all(timeout: float | None = None) -> bool:
+    """Stop the threads of all queues. Return whether they ended within ``timeout`` seconds."""
+    deadline = time.monotonic() + (timeout or 0)
+    has_ended = True
+    for threads in list(_not_ended):
+        left = None if timeout is None else max(deadline - time.monotonic(), 0)
+        has_ended = threads.stop(left) and has_ended
+    return has_ended
+
+
+def _stop_with_database(sender: AppConfig, using: str, **kwargs: Any) -> None:
+    """Stop the threads after a flush.
+
+    Django flushes the test database after each ``TransactionTestCase`` and ``LiveServerTestCase``.
+    It cannot delete the database in the end while a thread is connected.
+    """
+    if sender.label == QueuedFile._meta.app_label and using == ledger_database():
+        is_hanging = any(threads.is_hanging for threads in _not_ended)
+        stop_all(0 if is_hanging else FLUSH_WAIT)  # the whole time only once for what hangs
+
+
+post_migrate.connect(_stop_with_database)
+
+
+# A database in memory
+
+
+def _process_aside(pks: list[int]) -> None:
+    """Process the files in a thread, and wait for it a while.
+
+    Only tests have the ledger in memory. Connections to such a database don't wait for each other:
+    a statement fails while another connection reads or writes the table. So the thread does its
+    work while this one waits, and no thread polls.
+    """
+    if in_transaction():
+        return  # the thread could not see the rows
+    place = _place()
+
+    def process() -> None:
+        connection = connections[place.alias]
+        try:
+            run_all(pk for pk in pks if _place() == place)
+        finally:
+            connections.close_all()
+            if connection.connection is not None:  # Django does not close a database in memory
+                connection.connection.close()
+
+    thread = threading.Thread(target=process, name="queued-storage-memory", daemon=True)
+    thread.start()
+    thread.join(MEMORY_WAIT)

@@ -1,1 +1,1 @@
-"""What is known of particular remotes by their class: connections, URL lifetimes, opening."""
+"""What is known of remotes by their class: places, connections, URL lifetimes, opening."""

@@ -5,6 +5,8 @@ from typing import TypeVar
 
 Known = TypeVar("Known")
 
+LIBRARY = "storages."  # how the dotted paths of django-storages begin
+
 
 def dotted_path(cls: type) -> str:
     return f"{cls.__module__}.{cls.__qualname__}"

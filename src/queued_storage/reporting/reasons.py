@@ -1,37 +1,42 @@
 """Error texts that can be stored and shown, because they contain no secrets."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from urllib.parse import quote
 
 from django.core.files.storage import Storage
 
-MAX_LENGTH = 2000  # characters
+from ..exceptions import QueuedStorageError
+from .redaction import CUT, without_secrets
 
-_NAMED = r"(?:passw|secret|token|signature|credential|(?:account|access|api)[_-]?key)[\w-]*"
-_VALUE = r"""(?:"[^"]*"|'[^']*'|[^\s,;&'")}>]+)"""
-_PATTERNS = (
-    (r"(://)[^\s/'\"]+@", r"\1…@"),  # user:password@
-    (r"(://[^\s?#'\"]+)([?#])[^\s'\")<>]+", r"\1\2…"),  # a signed URL's signature
-    (r"(/[^\s?'\"]*)\?[^\s'\")>]*(?i:signature|token|sig)=[^\s'\")>]*", r"\1?…"),
-    (rf"""(?i)({_NAMED}(?:["']\s*[:=]|\s*=)\s*){_VALUE}""", r"\1…"),
-    # A header
-    (r"(?i)((?:authorization|-(?:token|key))\s*:\s*)[^'\"\r\n]+", r"\1…"),
-)
+MAX_LENGTH = 2000  # characters
+# Not subclasses, such as the HTTPError of urllib, whose path is a URL
+_SYSTEM_ERRORS = frozenset({OSError, *OSError.__subclasses__()})
 
 
 def reason(error: BaseException, *storages: Storage) -> str:
     """Return the class and message of an error, without credentials and signed URLs."""
-    message = _message_of(error)
-    text = f"{type(error).__name__}: {message}" if message else type(error).__name__
-    text = text[: 2 * MAX_LENGTH]  # some contain a whole response
+    text = _message_of(error)[: 2 * MAX_LENGTH]  # some contain a whole response
     for secret in sorted(set(_secrets_of(storages, set())), key=len, reverse=True):
-        text = text.replace(secret, "…")
-    for pattern, replacement in _PATTERNS:
-        text = re.sub(pattern, replacement, text)  # caches the compiled pattern
+        text = text.replace(secret, CUT)
+    # The paths of a system call are known to be paths, and messages of this package to be harmless
+    # but for what they quote.
+    is_ours = isinstance(error, QueuedStorageError)
+    text = _around(_path_in(error), text, lambda part: without_secrets(part, by_look=not is_ours))
+    text = f"{type(error).__name__}: {text}" if text else type(error).__name__
     text = text.replace("\x00", "\\0")  # PostgreSQL cannot store it
     text = text.encode(errors="backslashreplace").decode()  # lone surrogates, as in file names
     return text if len(text) <= MAX_LENGTH else text[: MAX_LENGTH - 1] + "…"
+
+
+def _path_in(error: BaseException) -> str:
+    """Return the path that an error of a system call is about."""
+    path = getattr(error, "filename", None) if type(error) in _SYSTEM_ERRORS else None
+    return path if isinstance(path, str) and path.startswith("/") else ""
+
+
+def _around(kept: str, text: str, clean: Callable[[str], str]) -> str:
+    return kept.join(map(clean, text.split(kept))) if kept else clean(text)
 
 
 def _message_of(error: BaseException) -> str:

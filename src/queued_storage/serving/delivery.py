@@ -14,7 +14,7 @@ from django.utils.module_loading import import_string
 
 from ..conf import settings
 from ..exceptions import FileElsewhere
-from ..files import readcache
+from ..files import readcache, successors
 from ..files.localfiles import exists, has_paths, is_as_on_disk, is_directory
 from ..ledger.database import ledger
 from ..ledger.models import QueuedFile
@@ -23,6 +23,7 @@ from ..remotes.expiry import lifetime_of, url_within
 from ..reporting.logs import logger
 from ..reporting.reasons import reason
 from ..uploaders import Uploader
+from .links import Version
 from .responses import FileSource, RemoteSource, Representation, hand_over, respond
 
 LOOKS = 3  # queries of the ledger, if the file moves during the request
@@ -61,30 +62,41 @@ class Delivery:
         name: str,
         *,
         is_signed: bool,
+        version: Version | None,
         seconds: float | None,
     ) -> None:
         self.request = request
         self.storage = storage
         self.name = name
         self.is_signed = is_signed
+        self.version = version  # that the signature is for; None if the ledger has no such file
         self.seconds = seconds  # until the signed URL expires; None if it does not
 
     def response(self) -> HttpResponseBase:
-        row = self._row()
+        """Return the response for the row that the permission was asked about."""
         permission = _permission()
-        if permission and not permission(self.request, row):
-            raise PermissionDenied
         for _look in range(LOOKS):
+            row = self._row()
+            if permission and not permission(self.request, row):
+                raise PermissionDenied
             if row.state == State.DELETING:
                 break
-            if row.is_remote:
-                return self._from_remote(row)
-            if response := self._from_here(row):
+            # Otherwise the file was transferred and evicted meanwhile, or is another one.
+            if response := self._response_for(row, may_have_changed=permission is not None):
                 return response
-            if row.pk and row.is_local and not is_reachable_from_here(row.host):
-                return self._from_another_host(row)
-            row = self._row()  # it may have been transferred and evicted meanwhile
         raise Http404(NOT_FOUND)
+
+    def _response_for(self, row: QueuedFile, *, may_have_changed: bool) -> HttpResponseBase | None:
+        if row.is_remote:
+            # A redirect sends no byte, so without a permission the row has just been read.
+            if may_have_changed and not self._is_current(row):
+                return None
+            return self._from_remote(row)
+        if response := self._from_here(row):
+            return response
+        if row.pk and row.is_local and not is_reachable_from_here(row.host):
+            return self._from_another_host(row)
+        return None
 
     def _row(self) -> QueuedFile:
         """Return the file's row, or an unsaved one for a file that predates the ledger.
@@ -92,9 +104,21 @@ class Delivery:
         Only a signature shows that the project has such a file.
         """
         row = ledger().named(self.storage.alias, self.name).first()
-        if row is None and not self.is_signed:
+        if self.is_signed:
+            found = None if row is None else Version(row.pk, row.generation)
+            if found != self.version:
+                raise Http404(NOT_FOUND)
+        elif row is None:
             raise Http404(NOT_FOUND)
         return row or self._row_of_unrecorded()
+
+    def _is_current(self, row: QueuedFile) -> bool:
+        """Return whether the name still belongs to this content of this row."""
+        rows = ledger().named(self.storage.alias, self.name)
+        if not row.pk:
+            return not rows.exists()
+        same = rows.filter(pk=row.pk, generation=row.generation)
+        return same.exclude(state=State.DELETING).exists()
 
     def _row_of_unrecorded(self) -> QueuedFile:
         local = self.storage.local
@@ -127,37 +151,48 @@ class Delivery:
         if not (row.is_local and is_reachable_from_here(row.host or settings.host)):
             return None
         try:
-            opened: File = self.storage.local.open(row.name)
+            opened: File = self.storage.local.open(self._local_name(row))
         except (FileNotFoundError, NotADirectoryError):
             return None
-        if opened.size == row.size and (not row.pk or self._is_still_here(row)):
-            return opened
-        opened.close()
-        return None
+        is_its_own = False
+        try:
+            is_its_own = opened.size == row.size and self._is_still_here(row)
+        finally:
+            if not is_its_own:
+                opened.close()
+        return opened if is_its_own else None
+
+    def _local_name(self, row: QueuedFile) -> str:
+        return successors.current_name(self.storage.local, row.name, row)
 
     def _is_still_here(self, row: QueuedFile) -> bool:
+        if not row.pk:
+            return self._is_current(row)
         rows = ledger().filter(pk=row.pk, generation=row.generation, is_local=True)
         return rows.exclude(state=State.DELETING).exists()
 
     def _path_for_web_server(self, row: QueuedFile, root: str | None) -> str:
         local: Any = self.storage.local
-        path = local.path(row.name)
+        path = local.path(self._local_name(row))
         if root is None:
             return quote(path)
         return quote(root.replace("{alias}", row.alias) + os.path.relpath(path, local.location))
 
-    def _from_another_host(self, row: QueuedFile) -> HttpResponseBase:
+    def _from_another_host(self, row: QueuedFile) -> HttpResponseBase | None:
         try:
             opened = self.storage.open(row.name)
         except FileElsewhere:
             return HttpResponse(status=503, headers={"Retry-After": str(RETRY_AFTER)})
         except FileNotFoundError as error:
             raise Http404(NOT_FOUND) from error
+        if not self._is_current(row):  # the storage opened what the name stood for
+            opened.close()
+            return None
         return respond(self.request, self._representation(row), FileSource(opened))
 
     # From the remote
 
-    def _from_remote(self, row: QueuedFile) -> HttpResponseBase:
+    def _from_remote(self, row: QueuedFile) -> HttpResponseBase | None:
         if row.pk and self.storage.url_mode == "proxied":
             return self._proxied(row)
         url = self._remote_url(row)
@@ -183,20 +218,24 @@ class Delivery:
         age = int(min(REDIRECT_MAX_AGE, *(end / 2 for end in ends))) if ends else REDIRECT_MAX_AGE
         return f"{'private' if ends or self.is_signed else 'public'}, max-age={age}"
 
-    def _proxied(self, row: QueuedFile) -> HttpResponseBase:
+    def _proxied(self, row: QueuedFile) -> HttpResponseBase | None:
         """Send the file through this process: the local copy if there is one, else a piece at a
         time."""
         if response := self._from_here(row):
             return response
         source = RemoteSource(self._remote_reader(row))
         try:
-            return respond(self.request, self._representation(row), source)
+            response = respond(self.request, self._representation(row), source)
         except FileNotFoundError as error:
             raise Http404(NOT_FOUND) from error
         except Exception as error:
             sides = [self.storage.local, self.storage.remote]
             logger.warning("%s cannot be read from the remote: %s", row, reason(error, *sides))
             return HttpResponse(status=502)
+        if not self._is_current(row):  # its object may have been another file's already
+            response.close()
+            return None
+        return response
 
     def _remote_reader(self, row: QueuedFile) -> Callable[[int, int], Iterator[bytes]]:
         uploader = self.storage.uploader

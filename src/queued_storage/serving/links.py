@@ -2,8 +2,10 @@
 
 import json
 import math
+import re
 import time
 from collections.abc import Mapping
+from typing import NamedTuple
 from urllib.parse import urlencode
 
 from django.core import signing
@@ -12,6 +14,17 @@ from django.urls import NoReverseMatch, reverse
 
 VIEW = "queued_storage:file"
 _SALT = "queued_storage.links"
+_VERSION = re.compile(r"([1-9][0-9]{0,18})-([1-9][0-9]{0,9})", re.ASCII)
+
+
+class Version(NamedTuple):
+    """One content of one row."""
+
+    pk: int
+    generation: int
+
+    def __str__(self) -> str:
+        return f"{self.pk}-{self.generation}"
 
 
 def public(alias: str, name: str) -> str:
@@ -30,17 +43,35 @@ def public(alias: str, name: str) -> str:
         ) from error
 
 
-def signed(alias: str, name: str, seconds: float | None) -> str:
-    """Return a URL that gives access to the file; it does not expire if ``seconds`` is None."""
+def signed(alias: str, name: str, seconds: float | None, version: Version | None) -> str:
+    """Return a URL that gives access to the file; it does not expire if ``seconds`` is None.
+
+    It is for one version only: another file that gets the name later has another one. None is for
+    a file that the ledger does not have.
+    """
     until = None if seconds is None else math.ceil(time.time() + seconds)
     query: dict[str, object] = {} if until is None else {"until": until}
-    signature = _signer().signature(_text(alias, name, until))
+    query |= {} if version is None else {"file": version}
+    signature = _signer().signature(_text(alias, name, until, version))
     return f"{public(alias, name)}?{urlencode({**query, 'signature': signature})}"
 
 
 def is_signed(query: Mapping[str, str]) -> bool:
     """Return whether the query string of a URL has a signature."""
     return "signature" in query
+
+
+def version_in(query: Mapping[str, str]) -> Version | None:
+    """Return which version of a file a signed URL is for.
+
+    Raises ``signing.BadSignature`` if the query string has something else there.
+    """
+    if "file" not in query:
+        return None
+    found = _VERSION.fullmatch(query["file"])
+    if not found:
+        raise signing.BadSignature("The version of the file is invalid.")
+    return Version(int(found[1]), int(found[2]))
 
 
 def seconds_left(alias: str, name: str, query: Mapping[str, str]) -> float | None:
@@ -53,7 +84,8 @@ def seconds_left(alias: str, name: str, query: Mapping[str, str]) -> float | Non
         raise signing.BadSignature("The expiry is not a number.")
     until = None if text is None else int(text)
     signer = _signer()
-    signer.unsign(f"{_text(alias, name, until)}{signer.sep}{query['signature']}")
+    signed = _text(alias, name, until, version_in(query))
+    signer.unsign(f"{signed}{signer.sep}{query['signature']}")
     if until is None:
         return None
     left = until - time.time()
@@ -66,5 +98,5 @@ def _signer() -> signing.Signer:
     return signing.Signer(salt=_SALT)
 
 
-def _text(alias: str, name: str, until: int | None) -> str:
-    return json.dumps([alias, name, until])
+def _text(alias: str, name: str, until: int | None, version: Version | None) -> str:
+    return json.dumps([alias, name, until, version])

@@ -15,6 +15,7 @@ from ..conf import settings
 from ..exceptions import FileElsewhere
 from ..files.streams import Checksum
 from ..ledger.models import QueuedFile
+from ..reporting.redaction import without_secrets
 
 TICKET_AGE = 60  # seconds until a ticket expires
 PATH = "local-copy/"  # below the URL of a host in HOST_URLS
@@ -71,8 +72,11 @@ def on_other_host(name: str, host: str, advice: str) -> FileElsewhere:
 def _receive(url: str, row: QueuedFile, copy: IO[bytes]) -> None:
     checksum = Checksum()
     with urlopen(url, timeout=settings.other_host_timeout) as response:
-        while piece := response.read(_PIECE):
+        # One byte more than it must be shows that it is too long; the rest is not read.
+        while piece := response.read(min(_PIECE, row.size - checksum.size + 1)):
             checksum.add(piece)
+            if checksum.size > row.size:
+                break
             copy.write(piece)
     if checksum.size != row.size or row.checksum not in {"", str(checksum)}:
         raise OSError("what the host sent differs from what was saved")
@@ -82,4 +86,5 @@ def _cause_of(error: Exception) -> str:
     if isinstance(error, HTTPError):
         error.close()
         return f"the host responded with status {error.code}"
-    return str(getattr(error, "reason", None) or error or type(error).__name__)
+    cause = str(getattr(error, "reason", None) or error or type(error).__name__)
+    return without_secrets(cause, by_look=False)

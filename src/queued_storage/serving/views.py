@@ -15,7 +15,9 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
 
 from ..exceptions import UnknownAlias
+from ..files import successors
 from ..files.localfiles import is_unfinished
+from ..health import outside_transactions
 from ..ledger.aliases import storage_for
 from ..ledger.database import ledger
 from ..ledger.names import StoredName
@@ -28,6 +30,7 @@ NOT_ON_THIS_HOST = "The file is not on this host."
 
 
 @require_safe
+@outside_transactions  # the remote may be slow
 def file(request: HttpRequest, alias: str, name: str) -> HttpResponseBase:
     """Serve a file at a stable URL: from here until it is on the remote, and from there
     afterwards.
@@ -39,16 +42,20 @@ def file(request: HttpRequest, alias: str, name: str) -> HttpResponseBase:
     stored = StoredName.of(name)
     if stored.text != name or not stored.can_be_recorded or is_unfinished(name):
         raise Http404(NOT_FOUND)
-    seconds = None
+    seconds = version = None
     is_signed = links.is_signed(request.GET)
     if is_signed:
         try:
             seconds = links.seconds_left(storage.alias, name, request.GET)
+            version = links.version_in(request.GET)
         except signing.BadSignature:
             return HttpResponseForbidden("This link is invalid or has expired.")
     elif not storage.has_stable_urls:
         raise Http404(NOT_FOUND)
-    return Delivery(request, storage, name, is_signed=is_signed, seconds=seconds).response()
+    delivery = Delivery(
+        request, storage, name, is_signed=is_signed, version=version, seconds=seconds
+    )
+    return delivery.response()
 
 
 def _storage(alias: str) -> ServedStorage:
@@ -64,6 +71,7 @@ def _storage(alias: str) -> ServedStorage:
 
 @require_safe
 @never_cache
+@outside_transactions  # so may be the network, where local copies are not on a disk
 def local_copy(request: HttpRequest, ticket: str) -> HttpResponse | FileResponse:
     """Send the local copy that a ticket of ``peers.ticket_for()`` names to its holder.
 
@@ -79,7 +87,7 @@ def local_copy(request: HttpRequest, ticket: str) -> HttpResponse | FileResponse
         raise Http404(NOT_ON_THIS_HOST)
     storage = cast(ServedStorage, storage_for(row.alias))
     try:
-        opened = storage.local.open(row.name)
+        opened = storage.local.open(successors.current_name(storage.local, row.name, row))
     except FileNotFoundError as error:
         raise Http404(NOT_ON_THIS_HOST) from error
     return FileResponse(

@@ -6,7 +6,7 @@ from ..exceptions import TransferError, TransferTimeout
 from ..ledger.database import QueuedFileQuerySet, in_transaction, ledger
 from ..ledger.names import Name, StoredName
 from ..ledger.states import State
-from .results import wait_until
+from .results import unknown_state, wait_until
 
 BULK = 500  # names in one query
 UNDER_WAY = (State.PENDING, State.TRANSFERRING)
@@ -18,6 +18,13 @@ class Barrier:
     def __init__(self, groups: Sequence[QueuedFileQuerySet], *, held_is_error: bool) -> None:
         self._groups = groups
         self._held_is_error = held_is_error  # else held files are not waited for
+
+    @classmethod
+    def of(cls, alias: str, names: Iterable[Name] | None) -> "Barrier":
+        """Wait for these files, or for all that the storage has now."""
+        barrier = cls.for_all(alias) if names is None else cls.for_names(alias, names)
+        barrier.require_commit()
+        return barrier
 
     @classmethod
     def for_all(cls, alias: str) -> "Barrier":
@@ -47,15 +54,15 @@ class Barrier:
         Raises ``TransferError`` once a file has failed, ``TransferTimeout`` after ``timeout``
         seconds.
         """
+        if not wait_until(self.is_over, timeout):
+            raise too_late(timeout)
+
+    def require_commit(self) -> None:
+        """Raise ``TransferError`` if the transfers begin only after this transaction."""
         if in_transaction() and not self.is_over():
             raise TransferError(
                 "Files saved in this transaction are transferred after its commit; call wait() "
                 "after the transaction."
-            )
-        if not wait_until(self.is_over, timeout):
-            raise TransferTimeout(
-                f"The files were not transferred within {timeout:g} seconds; the transfers "
-                f"continue."
             )
 
     def is_over(self) -> bool:
@@ -69,3 +76,11 @@ class Barrier:
             raise TransferError(f"{failed}: {failed.last_error}")
         if self._held_is_error and (held := group.filter(state=State.HELD).first()):
             raise TransferError(f"{held} is held until transfer() is called for it.")
+        if unknown := group.in_unknown_state().first():
+            raise TransferError(unknown_state(unknown))
+
+
+def too_late(timeout: float | None) -> TransferTimeout:
+    return TransferTimeout(
+        f"The files were not transferred within {timeout or 0:g} seconds; the transfers continue."
+    )

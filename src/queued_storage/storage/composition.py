@@ -10,9 +10,10 @@ from django.core.files.storage import Storage
 from django.utils.module_loading import import_string
 
 from ..conf import settings
+from ..files import spelling
 from ..ledger.aliases import AliasedStorage, configured_storages, living_storages
 from ..ledger.database import QueuedFileQuerySet, ledger
-from ..ledger.names import Name, tidy
+from ..ledger.names import Name, StoredName
 from ..queues import BaseQueue, get_queue
 from ..remotes.classes import dotted_path
 from ..remotes.perthread import for_threads
@@ -21,6 +22,7 @@ from ..transfers.parts import TransferParts
 from ..uploaders import Uploader, uploader_for
 from . import foreign
 from .foreign import ForeignTask
+from .places import clash_of
 from .routes import Routes, routes_of
 from .sides import Sides
 
@@ -42,6 +44,11 @@ class Parts(NamedTuple):
     held: bool  # whether new files wait for transfer()
     variant: str
     foreign_task: ForeignTask | None
+
+    @property
+    def row_options(self) -> dict[str, Any]:
+        """What the rows of new content have in common."""
+        return {"held": self.held, "task": self.variant}
 
 
 def option(method: Callable[[Any], Any]) -> Any:
@@ -110,6 +117,11 @@ class ComposedStorage(AliasedStorage):
     def remote(self) -> Storage:
         """The storage that files are uploaded to."""
         return for_threads(self.sides.remote.storage)
+
+    @property
+    def location(self) -> str:
+        """The absolute path of the local storage's directory; "" if it has none."""
+        return spelling.root_of(self.local)
 
     @option
     def delayed(self) -> bool:
@@ -202,7 +214,18 @@ class ComposedStorage(AliasedStorage):
 
     def get_cache_key(self, name: Name) -> str:
         """Return the key under which the cache remembers that this name is transferred."""
-        return self._routes.key(tidy(name))
+        return self._routes.key(self._stored(name).text)
+
+    def _stored(self, name: Name) -> StoredName:
+        """Return the name of a file that may exist: of an absolute path, the one inside the local
+        storage, as ``FileSystemStorage`` does.
+
+        Raises ``SuspiciousFileOperation`` for a path outside.
+        """
+        stored = StoredName.of(name)
+        if stored.problem and stored.text.startswith("/"):
+            return StoredName.of(spelling.name_inside(self.local, stored.text))
+        return stored
 
     @property
     def _routes(self) -> Routes:
@@ -220,6 +243,14 @@ class ComposedStorage(AliasedStorage):
             task=task if isinstance(task, Transfer) else Transfer(),
             foreign_task=None if isinstance(task, Transfer) else task,
         )
+
+    def require_two_places(self) -> None:
+        """Raise ``ImproperlyConfigured`` if the two sides lead to one place.
+
+        A copy there is no second copy: evicting the local file would delete the only one.
+        """
+        if clash := clash_of(self.sides):
+            raise ImproperlyConfigured(f"{self.alias}: {clash.reason}")
 
     def _parts(self) -> Parts:
         task = self._task()

@@ -6,12 +6,14 @@ from ..ledger.names import Name, StoredName
 from ..ledger.states import Entry
 from ..queues.on_commit import enqueue_on_commit, require_commits
 from ..transfers import copies
+from .advising import advised
 from .reading import ReadableStorage
 
 
 class DeletingStorage(ReadableStorage):
     """The part of a queued storage that deletes files."""
 
+    @advised
     def delete(self, name: Name) -> None:
         """Delete a file, as part of the transaction: both copies go after the commit.
 
@@ -20,8 +22,11 @@ class DeletingStorage(ReadableStorage):
         """
         if not name:
             raise ValueError("The name must be given to delete().")
-        stored = StoredName.of(name)
+        stored = self._stored(name)
         entry = self._entry(stored)
+        if entry is None:
+            stored = self._own_name(stored)
+            entry = self._entry(stored)
         if entry is None and self._is_local_matter(stored):
             self.local.delete(stored.text)
             return
@@ -62,7 +67,7 @@ class DeletingStorage(ReadableStorage):
 
     def _finish_delete(self, entry: Entry, name: str) -> None:
         enqueue_on_commit(self.alias, self.queue_for(entry.host, is_local=entry.is_local), entry.pk)
-        on_commit(lambda: copies.drop_local(self, entry.pk, name), robust=in_transaction())
+        on_commit(lambda: copies.drop_local(self, name, entry), robust=in_transaction())
 
     def _forget(self, name: str) -> None:
         """Make readers query the ledger for this file, before and after the commit."""

@@ -1,29 +1,36 @@
 """Tells where reads of a file go: to which storage, under which name or URL."""
 
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any
 
+from django.core.exceptions import SuspiciousFileOperation, SynchronousOnlyOperation
 from django.core.files.storage import Storage
+from django.db import DatabaseError, InterfaceError
 
 from ..conf import settings
-from ..files import localfiles
+from ..files import localfiles, spelling
 from ..ledger.database import ledger
 from ..ledger.models import QueuedFile
-from ..ledger.names import Name, StoredName, tidy
+from ..ledger.names import Name, StoredName
 from ..ledger.states import Entry
 from ..remotes.expiry import lifetime_of
 from ..serving import links
+from .advising import advised
 from .composition import ComposedStorage
 
 BULK = 500  # names in one query
+# What a query raises in async code, in a broken transaction, and if the database is down
+NO_ANSWER = (SynchronousOnlyOperation, DatabaseError, InterfaceError)
 
 
 class LocatingStorage(ComposedStorage):
     """The part of a queued storage that knows where a file is."""
 
+    @advised
     def queued_file(self, name: Name) -> QueuedFile | None:
         """Return the ledger's row of this name, or None."""
-        stored = StoredName.of(name)
+        stored = self._stored(name)
         if not stored.can_be_recorded:
             return None
         return ledger().named(self.alias, stored.text).first()
@@ -36,10 +43,28 @@ class LocatingStorage(ComposedStorage):
         """Return whether reads of this name go to the local storage."""
         return not self.using_remote(name)
 
+    @advised
     def get_storage(self, name: Name) -> Storage:
         """Return the storage whose URL ``url()`` returns."""
-        stored = StoredName.of(name)
+        stored = self._stored(name)
         return self._route(stored, self._settled_entry(stored))[0]
+
+    def _stored_for_url(self, name: Name) -> StoredName:
+        """Return the same; a path outside has a URL, but no file."""
+        try:
+            return self._stored(name)
+        except SuspiciousFileOperation:
+            return StoredName.of(name)
+
+    def _own_name(self, name: StoredName) -> StoredName:
+        """Return the name of the row whose local file this name without a row leads to.
+
+        A directory may be a symlink, and a file system may ignore case.
+        """
+        if not name.can_be_recorded or not localfiles.has_paths(self.local):
+            return name
+        own = StoredName.of(spelling.own_name(self.local, name.text))
+        return own if own.text != name.text and self._entry(own) else name
 
     def _entry(self, name: StoredName) -> Entry | None:
         return ledger().entry(self.alias, name.text) if name.can_be_recorded else None
@@ -51,7 +76,7 @@ class LocatingStorage(ComposedStorage):
         if remembered := self._routes.remote_name(name.text):
             return remembered
         entry = self._entry(name)
-        if entry and entry.is_promoted:
+        if entry and entry.is_transferred:
             self._routes.remember(name.text, entry.remote_name)
         return entry
 
@@ -76,45 +101,64 @@ class LocatingStorage(ComposedStorage):
 
     def url(self, name: str | None, **kwargs: Any) -> str:
         """Return the URL from which the file is served now, or the stable URL where the option
-        ``url_mode`` says so; makes no call to the remote."""
-        stored = StoredName.of(name or "")
+        ``url_mode`` says so; makes no call to the remote.
+
+        It answers without a database too: the local URL if there is a local file, else the URL
+        that the remote has for this name.
+        """
+        stored = self._stored_for_url(name or "")
         if self.has_stable_urls and stored.can_be_recorded:
             return self.stable_url(stored.text, kwargs.get("expire"))
-        found = self._settled_entry(stored)
+        found = self._entry_for_url(stored)
         if isinstance(found, str):
             return self.remote.url(found, **kwargs)
-        return self._url_on(*self._route(stored, found), **kwargs)
+        return self._url_on(found, *self._route(stored, found), **kwargs)
 
     def stable_url(self, name: Name, expire: float | None = None) -> str:
         """Return a URL that stays the same while the file moves; requires ``queued_storage.urls``.
 
         The URL is signed if it expires, after ``expire`` seconds, and if the project does not
-        serve the files of this storage publicly.
+        serve the files of this storage publicly. A signed URL is for this file only, not for a
+        later one of the same name, nor for later content.
         """
         if expire is None and self.has_stable_urls:
-            return links.public(self.alias, tidy(name))
-        return links.signed(self.alias, tidy(name), expire)
+            return links.public(self.alias, self._stored(name).text)
+        stored = self._stored(name)
+        return links.signed(self.alias, stored.text, expire, _version_of(self._entry(stored)))
 
     def urls(self, names: Iterable[Name]) -> dict[str, str]:
         """Return the URLs of many files, by name, with one query for all of them."""
-        given = {str(name): StoredName.of(name) for name in names}
+        given = {str(name): self._stored_for_url(name) for name in names}
         if self.has_stable_urls:
             return {name: self.url(stored.text) for name, stored in given.items()}
         known = {stored.text for stored in given.values() if stored.can_be_recorded}
         found: dict[str, Entry | str] = dict(self._routes.remote_names(known))
         asked = sorted(known - set(found))
-        for start in range(0, len(asked), BULK):
-            found.update(ledger().entries(self.alias, asked[start : start + BULK]))
+        with suppress(*NO_ANSWER):
+            for start in range(0, len(asked), BULK):
+                found.update(ledger().entries(self.alias, asked[start : start + BULK]))
         return {
-            name: self._url_on(*self._route(stored, found.get(stored.text)))
+            name: self._url_on(entry, *self._route(stored, entry))
             for name, stored in given.items()
+            for entry in (found.get(stored.text),)
         }
 
-    def _url_on(self, storage: Storage, name: str, **kwargs: Any) -> str:
+    def _entry_for_url(self, name: StoredName) -> Entry | str | None:
+        """Return where the file is; None if the ledger cannot be asked, as for an unknown name."""
+        try:
+            return self._settled_entry(name)
+        except NO_ANSWER:
+            return None
+
+    def _url_on(self, found: Entry | str | None, storage: Storage, name: str, **kwargs: Any) -> str:
         if storage is self.remote:
             # Some storages accept more arguments; S3Storage accepts an expiry.
             return storage.url(name, **kwargs)
         if self.url_mode != "signed" or not StoredName.of(name).can_be_recorded:
             return storage.url(name)
         lifetime = kwargs.get("expire") or lifetime_of(self.remote) or settings.url_max_age
-        return links.signed(self.alias, name, lifetime)
+        return links.signed(self.alias, name, lifetime, _version_of(found))
+
+
+def _version_of(found: Entry | str | None) -> links.Version | None:
+    return links.Version(found.pk, found.generation) if isinstance(found, Entry) else None

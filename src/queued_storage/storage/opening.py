@@ -9,7 +9,7 @@ from django.core.files import File
 
 from ..conf import settings
 from ..exceptions import LocalFileMissing
-from ..files import readcache
+from ..files import readcache, successors
 from ..ledger.database import ledger
 from ..ledger.names import StoredName
 from ..ledger.states import Entry
@@ -66,11 +66,24 @@ class Opening:
         """
         if not entry.is_here:
             return None
-        try:
-            opened: File = self.storage.local.open(self.name, self.mode)
-        except NOT_THERE:
-            return None
+        opened = self._opened_waiting(entry)
+        if opened is None:
+            try:
+                opened = self.storage.local.open(self.name, self.mode)
+            except NOT_THERE:
+                return None
         return kept_if(opened, lambda: is_still_local(self.storage, self.name, entry))
+
+    def _opened_waiting(self, entry: Entry) -> File | None:
+        """Return content that is not in its place yet; None if it is."""
+        local = self.storage.local
+        waiting = successors.current_name(local, self.name, entry)
+        if waiting == self.name:
+            return None
+        try:
+            return local.open(waiting, self.mode)
+        except NOT_THERE:  # put in place at this moment
+            return None
 
     def _opened_away(self, entry: Entry) -> File:
         """Open the copy that is not on this host's local storage."""

@@ -11,9 +11,11 @@ from typing import Any, NamedTuple
 from django.core.files import File
 from django.core.files.storage import Storage
 
-from ..files import localfiles, readcache
+from ..files import localfiles, readcache, successors
+from ..files.reopening import unwrapped
 from ..ledger.names import Name, StoredName
 from ..ledger.states import Entry
+from .advising import advised
 from .listing import Listing
 from .locating import LocatingStorage
 from .opening import NOT_THERE, Opening, is_still_local, local_file_missing, require_living
@@ -42,13 +44,14 @@ _MODIFIED = Fact("get_modified_time", "saved_at")
 class ReadableStorage(LocatingStorage):
     """The half of a queued storage that changes nothing."""
 
+    @advised
     def exists(self, name: Name) -> bool:
         """Return whether the file exists.
 
         The remote is asked only for a name that neither the ledger nor the local storage knows,
         and not at all with the option ``unknown="absent"``.
         """
-        stored = StoredName.of(name)
+        stored = self._stored(name)
         if entry := self._entry(stored):
             return not entry.is_deleted
         if localfiles.exists(self.local, stored.text):
@@ -61,16 +64,20 @@ class ReadableStorage(LocatingStorage):
 
     # Facts
 
+    @advised
     def size(self, name: Name) -> int:
         """Return the size in bytes: the local copy's, or the one in the ledger."""
         return int(self._fact(name, _SIZE))
 
+    @advised
     def get_accessed_time(self, name: Name) -> datetime:
         return self._time(name, _ACCESSED)
 
+    @advised
     def get_created_time(self, name: Name) -> datetime:
         return self._time(name, _CREATED)
 
+    @advised
     def get_modified_time(self, name: Name) -> datetime:
         return self._time(name, _MODIFIED)
 
@@ -79,7 +86,7 @@ class ReadableStorage(LocatingStorage):
         return time
 
     def _fact(self, name: Name, fact: Fact) -> Any:
-        stored = StoredName.of(name)
+        stored = self._stored(name)
         entry = self._entry(stored)
         if entry is None:
             return self._fact_without_row(stored.text, fact)
@@ -97,7 +104,9 @@ class ReadableStorage(LocatingStorage):
         recorded = fact.from_ledger(entry)
         if entry.is_here:
             with contextlib.suppress(*NOT_THERE):
-                found = fact.from_storage(self.local, name)
+                found = fact.from_storage(
+                    self.local, successors.current_name(self.local, name, entry)
+                )
                 if found == recorded or is_still_local(self, name, entry):
                     return found
         if recorded is not None:
@@ -108,13 +117,14 @@ class ReadableStorage(LocatingStorage):
 
     # Paths
 
+    @advised
     def path(self, name: Name) -> str:
         """Return the path of the local copy.
 
         Raises ``NotImplementedError``, as remote storages do, if the file has none; use
         ``local_path()`` to download it.
         """
-        stored = StoredName.of(name)
+        stored = self._stored(name)
         path = self.local.path(stored.text)
         entry = self._entry(stored)
         if entry is None:
@@ -124,7 +134,8 @@ class ReadableStorage(LocatingStorage):
             raise NotImplementedError(
                 f"{stored.text!r} does not have a local copy; use local_path() or open()."
             )
-        return path
+        current = successors.current_name(self.local, stored.text, entry)
+        return path if current == stored.text else self.local.path(current)
 
     @contextlib.contextmanager
     def local_path(self, name: Name) -> Iterator[str]:
@@ -133,8 +144,10 @@ class ReadableStorage(LocatingStorage):
         It stays readable if the local copy is evicted meanwhile. A file that is only on the
         remote is downloaded to a temporary file, or to the read cache.
         """
-        stored = StoredName.of(name)
-        with self.open(stored.text) as file, _directory_for(file) as directory:
+        stored = self._stored(name)
+        with self.open(stored.text) as opened, contextlib.ExitStack() as stack:
+            file = unwrapped(opened)
+            directory = stack.enter_context(_directory_for(file))
             path = os.path.join(directory, posixpath.basename(stored.text))
             if not self._link(stored, file, path):
                 with open(path, "wb") as copy:
@@ -168,8 +181,11 @@ class ReadableStorage(LocatingStorage):
         is_its_own = entry is None or entry.is_here
         return os.path.realpath(self.local.path(name.text)) if is_its_own else None
 
+    @advised
     def listdir(self, path: Name) -> tuple[list[str], list[str]]:
         """List the directories and files of both storages; asks the remote."""
+        if str(path).startswith("/"):
+            path = self._stored(path).text
         return Listing(self.alias, path).read(self.local, self.remote)
 
 

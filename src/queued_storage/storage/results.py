@@ -3,29 +3,34 @@
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from django.core.files.storage import Storage
 
 from ..exceptions import TransferError, TransferTimeout
 from ..ledger.database import in_transaction, ledger
 from ..ledger.models import QueuedFile
-from ..ledger.states import State
+from ..ledger.states import KNOWN, State
 
 _POLL_MAX = 0.5  # seconds between two queries of the ledger
 
 
 def wait_until(is_over: Callable[[], bool], timeout: float | None) -> bool:
     """Ask again and again, at growing intervals; return False after ``timeout`` seconds."""
+    for pause in pauses(timeout):
+        if is_over():
+            return True
+        time.sleep(pause)
+    return is_over()
+
+
+def pauses(timeout: float | None) -> Iterator[float]:
+    """Yield the seconds to wait until the next question, until ``timeout`` seconds have passed."""
     deadline = None if timeout is None else time.monotonic() + timeout
     pause = 0.005
-    while not is_over():
-        left = pause if deadline is None else deadline - time.monotonic()
-        if left <= 0:
-            return False
-        time.sleep(min(pause, left))
+    while (left := pause if deadline is None else deadline - time.monotonic()) > 0:
+        yield min(pause, left)
         pause = min(pause * 1.5, _POLL_MAX)
-    return True
 
 
 class TransferResult:
@@ -90,7 +95,16 @@ def _why(row: QueuedFile | None) -> str:
         return "The file was deleted."
     if row.state == State.HELD:
         return "The transfer was cancelled; the file is held until transfer() is called for it."
+    if row.state not in KNOWN:
+        return unknown_state(row)
     return row.last_error
+
+
+def unknown_state(row: QueuedFile) -> str:
+    return (
+        f"{row} is in the state {row.state!r}, which this version of queued_storage does not know. "
+        f"Only processes of the version that wrote the state can transfer the file."
+    )
 
 
 class LastResults:

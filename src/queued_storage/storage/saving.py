@@ -1,37 +1,37 @@
 """``QueuedStorage``, the storage that projects configure."""
 
-import contextlib
-import mimetypes
-from collections.abc import Iterable
+import posixpath
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from functools import partial
+from pathlib import PurePosixPath
 from typing import Any, Literal
 
 from django.core.files import File
 from django.core.files.storage import Storage
-from django.db import transaction
 from django.utils.deconstruct import deconstructible
 
 from ..exceptions import NameUnavailable
 from ..files import localfiles
+from ..files.reopening import StoredFile
 from ..files.streams import MeasuredFile, content_of
-from ..files.writing import WritableFile, is_for_writing
+from ..files.writing import is_for_writing
 from ..ledger.aliases import keeps_its_key
-from ..ledger.database import ledger
 from ..ledger.names import Name, StoredName, tidy
-from ..ledger.states import Content, Entry
-from ..queues import BaseQueue
-from ..queues.on_commit import enqueue_on_commit, require_commits
+from ..ledger.states import Content
+from ..queues.on_commit import require_commits
 from ..reporting.spans import span
+from .advising import advised
 from .barrier import Barrier
 from .composition import Parts
-from .deleting import DeletingStorage
+from .coroutines import AsyncStorage
+from .renewing import Saved, content_type_of, new_name
 from .results import TransferResult, last_results
 
 
 @keeps_its_key
 @deconstructible(path="queued_storage.backends.QueuedStorage")
-class QueuedStorage(DeletingStorage):
+class QueuedStorage(AsyncStorage):
     """A storage that saves files to ``local`` and has a queue upload them to ``remote``.
 
     ``local`` and ``remote`` take an alias of ``STORAGES``, a dotted path (with ``local_options``
@@ -73,18 +73,22 @@ class QueuedStorage(DeletingStorage):
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._given_alias or self._alias or ''}>"
 
+    @advised
     def open(self, name: Name, mode: str = "rb") -> File:
         """Open a file: the local copy if there is one, else the remote one.
 
-        A file opened for writing becomes visible, as a whole, when it is closed. That is not part
-        of a transaction. Raises ``FileNotFoundError`` for a file that does not exist.
+        A file opened for writing becomes visible, as a whole, when it is closed. Raises
+        ``FileNotFoundError`` for a file that does not exist.
         """
         if is_for_writing(mode):
-            return self._open_for_writing(name, mode)
-        return self._open_for_reading(StoredName.of(name), mode)
+            opened = self._open_for_writing(name, mode)
+        else:
+            opened = self._open_for_reading(self._stored(name), mode)
+        return StoredFile(opened, partial(self.open, name))
 
     # Saving
 
+    @advised
     def save(self, name: Name | None, content: Any, max_length: int | None = None) -> str:
         """Save a new file locally and record it; return its name.
 
@@ -96,67 +100,104 @@ class QueuedStorage(DeletingStorage):
         if not parts.held:
             require_commits(parts.rows.db)
         given = getattr(content, "name", None) if name is None else name
-        wanted = _new_name(given, parts.local)
+        wanted = new_name(given, parts.local)
         if not hasattr(content, "chunks"):
             content = File(content, wanted)
         with span("save", storage=parts.alias) as saving:
             try:
-                saved, pk = self._store(parts, wanted, content, max_length)
+                saved = self._store(parts, wanted, content, max_length)
             except ValueError as error:
                 if getattr(content, "closed", False):
                     raise ValueError(
                         f"The file given for {wanted!r} is closed; open it before saving it."
                     ) from error
                 raise
-            saving.note(file=pk)
-        if not parts.held:
-            self._announce(parts, pk, saved, parts.queue)
-        return saved
+            saving.note(file=saved.pk)
+        self._announce_or_hold(parts, saved, parts.queue)
+        return saved.name
 
     def is_name_available(self, name: str, max_length: int | None = None) -> bool:
         """Return whether a new file may try this name: it is short enough, and no local copy has
-        it.
+        it but that of a deleted file.
 
         The ledger decides about names on other hosts and on the remote, when the row is written.
         """
-        return _is_available(self.local, name, max_length)
+        if max_length and len(name) > max_length:
+            return False
+        return not self.local.exists(name) or self._is_deleted_here(name)
+
+    def _is_deleted_here(self, name: str) -> bool:
+        """Return whether the local copy of this name is a deleted file's: it goes when the
+        transaction is committed, or once a worker has compared an unconfirmed upload with it."""
+        if not localfiles.has_paths(self.local):
+            return False
+        entry = self._entry(StoredName.of(name))
+        return bool(entry and entry.is_deleted and entry.is_here)
 
     def get_valid_name(self, name: str) -> str:
         return self.local.get_valid_name(name)
 
-    def _store(
-        self, parts: Parts, name: str, content: File, max_length: int | None
-    ) -> tuple[str, int]:
+    def _store(self, parts: Parts, name: str, content: File, max_length: int | None) -> Saved:
         """Write the file and its row, under the first name that neither the local storage nor the
         ledger refuses."""
         local = parts.local
-        name = self._other_name(local, name, max_length)
+        names = self._candidates(local, name, max_length)
+        if not localfiles.has_paths(local):
+            return self._store_reserved(parts, names, content)
+        name = next(names)
         measured = MeasuredFile(content, name)
         # A movable file is not read.
         is_moved = hasattr(content, "temporary_file_path") and localfiles.moves_files(local)
         with localfiles.new_file(local, name, content if is_moved else measured) as file:
-            for _try in range(localfiles.MAX_NAMES):
-                if taken := file.take(name):
+
+            def details() -> Content:
+                found = measured.content
+                kind = content_type_of(found, name)
+                if is_moved:
+                    found = Content(local.size(file.readable_name), "")
+                elif file.size not in {None, found.size}:
+                    # The local storage changes content; this is what readers get.
+                    found = content_of(local, file.readable_name)
+                return replace(found, content_type=kind)
+
+            while True:
+                taken = file.take(name)
+                if taken:
                     name = taken if taken == name else tidy(taken)
-                    details = measured.content
-                    if is_moved:
-                        details = replace(details, size=local.size(name), checksum="")
-                    elif file.size not in {None, details.size}:
-                        # The local storage changes content; this is what readers get.
-                        details = replace(
-                            content_of(local, name), content_type=details.content_type
-                        )
-                    pk = _record(parts, name, details)
-                    if pk is not None:
-                        return name, pk
-                name = self._other_name(local, name, max_length)
-            raise FileExistsError(f"No free name was found for {name!r}.")
+                    if saved := self._record_new(parts, name, details()):
+                        return saved
+                if saved := self._take_over(parts, name, file, details, is_taken=bool(taken)):
+                    return saved
+                name = next(names)
+
+    def _candidates(self, local: Storage, name: str, max_length: int | None) -> Iterator[str]:
+        """Yield the names that a new file tries; going on means that the last one is taken."""
+        wanted = name
+        for _try in range(localfiles.MAX_NAMES):
+            refused, name = name, self._other_name(local, name, max_length)
+            if _try and name == refused:  # of a file without a local copy
+                name = self._alternative(name, max_length)
+            yield name
+        raise FileExistsError(f"No free name was found for {wanted!r}.")
+
+    def _alternative(self, name: str, max_length: int | None) -> str:
+        if not self._names_as_django:
+            raise NameUnavailable(
+                f"{type(self).__name__}.get_available_name() chose {name!r}, which is used by "
+                f"another file, or by one that is still being deleted. Choose another name, or "
+                f"write the file with open(name, 'wb')."
+            )
+        directory, file_name = posixpath.split(name)
+        extension = "".join(PurePosixPath(file_name).suffixes)
+        root = file_name.removesuffix(extension)
+        other = posixpath.join(directory, self.get_alternative_name(root, extension))
+        return self.get_available_name(other, max_length=max_length)
 
     def _other_name(self, local: Storage, name: str, max_length: int | None) -> str:
-        if self._names_as_django and _is_available(local, name, max_length):
+        if self._names_as_django and self.is_name_available(name, max_length):
             return name  # as Django would answer, after taking the name apart
         other = self.get_available_name(name, max_length=max_length)
-        return other if other == name else _new_name(other, local)
+        return other if other == name else new_name(other, local)
 
     @property
     def _names_as_django(self) -> bool:
@@ -167,53 +208,6 @@ class QueuedStorage(DeletingStorage):
             and cls.is_name_available is QueuedStorage.is_name_available
         )
 
-    def _announce(self, parts: Parts, pk: int, name: str, queue: BaseQueue) -> TransferResult:
-        """Have the queue, or a foreign task, notified after the commit."""
-        result = last_results.new(self, pk)
-        first = partial(self._notify_foreign_task, pk, name) if parts.foreign_task else None
-        enqueue_on_commit(parts.alias, queue, pk, result, first=first, database=parts.rows.db)
-        return result
-
-    # Writing to an open file
-
-    def _open_for_writing(self, name: Name, mode: str) -> File:
-        parts = self._parts()
-        stored = StoredName.new(name, on_file_system=localfiles.has_paths(parts.local))
-        _require_not_deleted(stored.text, self._entry(stored))
-        exists = ("x" in mode or "a" in mode) and self.exists(stored.text)
-        if "x" in mode and exists:
-            raise FileExistsError(f"{stored.text!r} already exists.")
-        publish = partial(self._publish, stored)
-        with contextlib.ExitStack() as stack:
-            existing = None
-            if "r" in mode or ("a" in mode and exists):
-                existing = stack.enter_context(self._open_for_reading(stored, "rb"))
-            return WritableFile(parts.local, stored.text, mode, existing, publish)
-
-    def _publish(self, name: StoredName, draft: str, content: Content) -> None:
-        """Let a finished draft be the file: a new one, or a new generation of a known one."""
-        parts = self._parts()
-        kind = mimetypes.guess_type(name.text)[0] or ""
-        content = replace(content, content_type=kind)
-        with transaction.atomic(using=parts.rows.db):
-            # The row is locked from here on, so no eviction can remove the new content.
-            if not self._overwrite(parts, name.text, content):
-                # Another process deletes the file, or has just saved it.
-                _require_not_deleted(name.text, parts.rows.latest_entry(parts.alias, name.text))
-                self._overwrite(parts, name.text, content)
-            localfiles.replace(parts.local, draft, name.text)
-            self._forget(name.text)
-            entry = self._entry(name)
-            if entry and not parts.held:
-                self._announce(parts, entry.pk, name.text, self.queue_for(entry.host))
-
-    def _overwrite(self, parts: Parts, name: str, content: Content) -> bool:
-        """Give the file's row new content, or insert the row; return whether either was done."""
-        details: dict[str, Any] = {"held": parts.held, "task": parts.variant}
-        if parts.rows.overwrite(parts.alias, name, content, **details):
-            return True
-        return parts.rows.record(parts.alias, name, content, **details) is not None
-
     # Transferring
 
     @property
@@ -221,6 +215,7 @@ class QueuedStorage(DeletingStorage):
         """The result of the last ``save()`` or ``transfer()`` of this thread."""
         return last_results.get(self)
 
+    @advised
     def transfer(self, name: Name) -> TransferResult:
         """Queue the file for transfer now and reset its retry count.
 
@@ -228,16 +223,18 @@ class QueuedStorage(DeletingStorage):
         ``FileNotFoundError`` for a name without a row.
         """
         parts = self._parts()
-        stored = StoredName.of(name)
+        stored = self._stored(name)
         entry = self._entry(stored)
         if entry is None or entry.is_deleted:
             raise FileNotFoundError(f"The ledger has no file {stored.text!r} of {self.alias!r}.")
         if parts.rows.filter(pk=entry.pk).make_due():
-            return self._announce(parts, entry.pk, stored.text, self.queue_for(entry.host))
+            saved = Saved(stored.text, entry.pk)
+            return self._announce(parts, saved, self.queue_for(entry.host))
         result = last_results.new(self, entry.pk)
         result.enqueued(None)  # the transfer is running or done
         return result
 
+    @advised
     def wait(self, names: Iterable[Name] | None = None, timeout: float | None = None) -> None:
         """Block until all files saved before the call, or ``names``, are on the remote.
 
@@ -245,38 +242,4 @@ class QueuedStorage(DeletingStorage):
         ``TransferError`` as soon as one of the files has failed, ``TransferTimeout`` after
         ``timeout`` seconds.
         """
-        if names is None:
-            Barrier.for_all(self.alias).wait(timeout)
-        else:
-            Barrier.for_names(self.alias, names).wait(timeout)
-
-    def _notify_foreign_task(self, pk: int, name: str) -> None:
-        if ledger().named(self.alias, name).filter(pk=pk).exists():  # else it was rolled back
-            self.call_foreign_task(name)
-            ledger().mark_task_called(pk)
-
-
-def _new_name(name: Name | None, local: Storage) -> str:
-    return StoredName.new(name, on_file_system=localfiles.has_paths(local)).text
-
-
-def _is_available(local: Storage, name: str, max_length: int | None) -> bool:
-    is_short_enough = not max_length or len(name) <= max_length
-    return is_short_enough and not local.exists(name)
-
-
-def _record(parts: Parts, name: str, content: Content) -> int | None:
-    kind = content.content_type
-    # Headers do not allow unprintable types, and PostgreSQL does not allow NUL.
-    if not kind or not kind.isprintable():
-        kind = mimetypes.guess_type(name)[0] or ""
-    content = Content(content.size, content.checksum, kind[:255])
-    return parts.rows.record(parts.alias, name, content, held=parts.held, task=parts.variant)
-
-
-def _require_not_deleted(name: str, entry: Entry | None) -> None:
-    if entry and entry.is_deleted:
-        raise NameUnavailable(
-            f"{name!r} is being deleted; the name is free once the remote copy is gone. Use "
-            f"another name, or save(), which chooses one."
-        )
+        Barrier.of(self.alias, self._wanted(names)).wait(timeout)

@@ -13,7 +13,8 @@ from ..exceptions import (
     TransferError,
     VerificationError,
 )
-from ..files import localfiles
+from ..files import localfiles, successors
+from ..files.stamps import Stamp
 from ..files.streams import checksum_of
 from ..ledger.models import QueuedFile
 from ..ledger.states import Content, State
@@ -36,6 +37,12 @@ def attempts_max(foreign_task: object | None) -> int:
     return settings.retries + (2 if foreign_task else 1)
 
 
+ADVICE = (
+    "Upload it as it is now with 'manage.py queued_storage accept-local', or put the saved bytes "
+    "back and run 'retry'."
+)
+
+
 class Attempt:
     """One attempt of a worker to transfer the file of one row."""
 
@@ -49,6 +56,7 @@ class Attempt:
         foreign_task = self.parts.foreign_task
         if self.row.attempts > attempts_max(foreign_task):
             raise TransferError("Gave up: the worker died during every attempt.")
+        self.storage.require_two_places()  # what is uploaded to itself may be lost
         return self._run_foreign(foreign_task) if foreign_task else self._run_task()
 
     def _run_task(self) -> Outcome:
@@ -63,10 +71,13 @@ class Attempt:
             raise
         try:
             upload = self._call_task(local_proxy, remote_proxy) or self._find(self.parts.task)
-            return self._promote(upload, uploader, evict=local_proxy.delete_wanted)
+            outcome = self._promote(upload, uploader, evict=local_proxy.delete_wanted)
         except BaseException:
             remote_proxy.settle()
             raise
+        if upload.is_verbatim:
+            self._remember(upload.content, remote_proxy.stamp)
+        return outcome
 
     def _run_foreign(self, task: object) -> Outcome:
         if self.row.attempts == 1:  # the process that saved the file died before it called the task
@@ -94,18 +105,26 @@ class Attempt:
 
     def _require_local_copy(self, local: Storage, proxy: LocalProxy) -> None:
         with localfiles.errors_of(self.row.name):
+            successors.put_in_place(local, self.row.name, self.row)
             size = local.size(self.row.name) if localfiles.exists(local, self.row.name) else None
         if size is None:
             raise LocalFileMissing(
                 f"The local copy of {self.row.name!r} does not exist "
-                f"(saved on {self.row.host}). Put it back, then retry."
+                f"(saved on {self.row.host}). Put it back and retry, or if "
+                f"the remote has the file already, run 'manage.py queued_storage adopt'."
             )
         # A storage that compresses or encrypts may report a size other than that of the content.
         if size != self.row.size and not (self.row.checksum and self._reads_as_saved(proxy)):
             raise LocalFileChanged(
                 f"The local copy of {self.row.name!r} has {size} bytes, but {self.row.size} were "
-                f"saved. Restore it, then retry."
+                f"saved. {ADVICE}"
             )
+
+    def _remember(self, sent: Content, seen: Stamp | None) -> None:
+        """Keep what is known of the local copy, all of whose bytes were sent, for an eviction."""
+        self.row.size, self.row.checksum = sent.size, sent.checksum
+        if seen and seen.is_settled:
+            self.lease.intact = seen
 
     def _reads_as_saved(self, local: LocalProxy) -> bool:
         with local.open(self.row.name) as file:
@@ -119,7 +138,7 @@ class Attempt:
         if self.row.checksum and sent.checksum != self.row.checksum:
             raise LocalFileChanged(
                 f"The local copy of {self.row.name!r} has the checksum {sent.checksum}, but "
-                f"{self.row.checksum} was saved. Restore it, then retry."
+                f"{self.row.checksum} was saved. {ADVICE}"
             )
 
     # The remote copy

@@ -1,21 +1,26 @@
 """What is done with one copy of a file, under the lease on its row."""
 
 import contextlib
+import os
 from collections.abc import Callable, Iterable, Iterator
 from enum import Enum
 from typing import NamedTuple
 
+from django.core.exceptions import ImproperlyConfigured
 from django.core.files import File
 from django.db import transaction
 
 from ..conf import settings
 from ..exceptions import LeaseLost, VerificationError
-from ..files import localfiles
+from ..files import localfiles, successors
+from ..files.stamps import Stamp
 from ..files.streams import checksum_of
+from ..files.successors import Version
 from ..ledger.database import ledger, ledger_database
 from ..ledger.models import QueuedFile
 from ..ledger.states import Content
 from ..uploaders import Uploader
+from . import intact
 from .parts import TransferringStorage
 
 # The remote copy
@@ -104,35 +109,61 @@ def _likeness(found: Iterator[bytes], expected: Iterable[bytes]) -> Likeness:
 # The local copy
 
 
-def free_local(storage: TransferringStorage, row: QueuedFile) -> None:
-    """Delete the local copy, while the row is locked against new content."""
+def free_local(storage: TransferringStorage, row: QueuedFile, seen: Stamp | None) -> None:
+    """Delete the local copy, while the row is locked against new content.
+
+    ``seen`` is its stamp when it was compared; None if it did not exist. ``ImproperlyConfigured``
+    is raised if that would delete the remote copy too.
+    """
+    require_other_file(storage, row)
     with transaction.atomic(using=ledger_database()):
         if not ledger().mark_evicted(row):
             raise LeaseLost(f"{row} was changed before its local copy could be evicted.")
-        storage.local.delete(row.name)
+        intact.require_unchanged(storage, row, seen)
+        successors.remove(storage.local, row.name, row)
+
+
+def require_other_file(storage: TransferringStorage, row: QueuedFile) -> None:
+    """Raise ``ImproperlyConfigured`` if the local copy of a transferred file is its remote copy."""
+    storage.require_two_places()
+    local, remote = storage.local, storage.remote
+    if not (localfiles.has_paths(local) and localfiles.has_paths(remote)):
+        return
+    paths = local.path(row.name), remote.path(row.remote_name)
+    with contextlib.suppress(FileNotFoundError):  # then there are no two names for one file
+        if os.path.samefile(*paths):
+            raise ImproperlyConfigured(
+                f"The local and the remote copy of {row} are one file, {paths[0]!r}, so deleting "
+                f"the local copy would delete the only one. Give the storages two locations that "
+                f"no link or mount leads to from the other."
+            )
 
 
 def drop_local(
-    storage: TransferringStorage, pk: int, name: str, *, even_unconfirmed: bool = False
+    storage: TransferringStorage, name: str, version: Version, *, even_unconfirmed: bool = False
 ) -> None:
     """Delete the local copy of a tombstone, while its row is locked.
 
-    Without the lock, a late call could delete a new file that was given the name after another
-    worker had finished the delete. While an upload is unconfirmed, only the local copy can prove
-    that an object is this file's, so it stays for the purge.
+    Without the lock, a late call could delete a new file that was given the name in the meantime:
+    as a new row, after another worker had finished the delete, or as a new generation. While an
+    upload is unconfirmed, only the local copy can prove that an object is this file's, so it stays
+    for the purge.
     """
     with transaction.atomic(using=ledger_database()):
-        if ledger().mark_local_dropped(pk, even_unconfirmed=even_unconfirmed):
+        if ledger().mark_local_dropped(
+            version.pk, version.generation, even_unconfirmed=even_unconfirmed
+        ):
             # A file may be where its directory was.
             with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-                storage.local.delete(name)
+                successors.remove(storage.local, name, version)
 
 
 def is_copy(storage: TransferringStorage, row: QueuedFile) -> bool:
     """Return whether the local file has the bytes that the ledger says; this reads all of them."""
-    if not localfiles.exists(storage.local, row.name):
+    name = successors.current_name(storage.local, row.name, row)
+    if not localfiles.exists(storage.local, name):
         return False
-    with storage.local.open(row.name) as file:
+    with storage.local.open(name) as file:
         return has_saved_bytes(row, file)
 
 

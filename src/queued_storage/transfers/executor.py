@@ -5,16 +5,24 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable
 from enum import Enum
+from functools import partial
 from itertools import count
 
 from django.db import close_old_connections, connections
 
 from ..ledger.database import ledger
 from ..ledger.models import QueuedFile
-from . import lanes
+from ..ledger.supervision import Supervision
+from ..runtime import ending, hung
+from . import lanes, leases
 from .lanes import Lane, guarded
+from .solitude import ALONE_MAX, solitude
+from .work import run_claimed
 
 NOTIFIED_AT_ONCE = 500  # ids whose aliases are read by one statement, at most
+SUPERVISED_EVERY = 1.0  # seconds, while threads are at work
+SUSPECTS_EVERY = 1.0  # seconds between two looks for suspects, or longer if a search is rarer
+SUSPECTS_SECONDS = 2.0  # that suspects are processed before others have their turn
 
 
 class Phase(Enum):
@@ -47,7 +55,8 @@ class Executor:
     Each alias has a lane with ``threads`` threads of its own, so that a remote that hangs blocks
     only its own files. One more thread searches for due files of ``aliases``, every ``poll``
     seconds, and at once for as long as it finds some. It claims them in batches, oldest due first,
-    and no more than a lane will soon have threads for.
+    and no more than a lane will soon have threads for. It replaces threads that hang, and has
+    suspects processed alone.
     """
 
     def __init__(self, threads: int, poll: float, aliases: Callable[[], Collection[str]]) -> None:
@@ -59,6 +68,7 @@ class Executor:
         self._lanes: dict[str, Lane] = {}
         self._wanted = threading.Condition(self._lock)
         self._next_search = 0.0
+        self._next_suspects = 0.0
         self._phase = Phase.WAITING
         self._names = map("queued-storage-{}".format, count())
         self._finder = threading.Thread(target=self._find, name=next(self._names), daemon=True)
@@ -80,6 +90,11 @@ class Executor:
                 lane.load or lane.notified for lane in self._lanes.values()
             )
 
+    @property
+    def is_exhausted(self) -> bool:
+        """Whether so many threads hang that the process should be restarted."""
+        return hung.are_too_many()
+
     def stop(self, timeout: float | None = None, *, gives_back: bool = True) -> bool:
         """End after all notified files; return whether all threads ended in time.
 
@@ -91,11 +106,29 @@ class Executor:
             self._lead_to(Phase.RETURNING if gives_back else Phase.FINISHING)
             self._wanted.notify()
         while alive := [thread for thread in self._threads() if thread.is_alive()]:
-            left = None if deadline is None else max(deadline - time.monotonic(), 0)
-            alive[0].join(left)
+            left = 1.0 if deadline is None else max(deadline - time.monotonic(), 0)
+            alive[0].join(min(left, 1.0))
             if left == 0 and alive[0].is_alive():
                 return False
         return True
+
+    def let_go(self) -> None:
+        """Return all files to the ledger, because the process ends; no attempt is counted.
+
+        For use after ``stop()``, if its time was not enough. Threads that still process a file can
+        change nothing in the ledger any more.
+        """
+        with self._lock:
+            self._lead_to(Phase.OVER)
+            self._notified.clear()
+            threads = [thread for lane in self._lanes.values() for thread in lane.give_up_all()]
+            back = [row for lane in self._lanes.values() for row in lane.give_back_all()]
+            self._end()
+        running = leases.of_threads([*threads, self._finder.ident or 0])
+        for lease in running:
+            lease.end()
+        guarded(lambda: _return(back))
+        guarded(lambda: running and ledger().hand_back([lease.row for lease in running]))
 
     def _threads(self) -> list[threading.Thread]:
         with self._lock:
@@ -109,6 +142,7 @@ class Executor:
 
     def _find(self) -> None:
         while self._wait():
+            guarded(self._supervise)
             guarded(self._claim_notified)
             guarded(self._search)
             self._work_alone()
@@ -121,15 +155,29 @@ class Executor:
         """Wait until there is something to do; return False when nothing will be."""
         with self._lock:
             while not self._can_claim_notified():
+                is_busy = self._is_busy()
                 if self._phase.is_stopping:
-                    if not any(lane.notified for lane in self._lanes.values()):
+                    if self._phase is Phase.OVER or not is_busy:
                         return False
-                    self._wanted.wait(1)
+                    self._wanted.wait(SUPERVISED_EVERY)
                     break
                 if (pause := self._next_search - time.monotonic()) <= 0:
                     break
-                self._wanted.wait(pause)
-            return True
+                self._wanted.wait(min(pause, SUPERVISED_EVERY) if is_busy else pause)
+                if is_busy:
+                    break
+            return self._phase is not Phase.OVER
+
+    def _is_busy(self) -> bool:
+        return any(lane.load or lane.notified for lane in self._lanes.values())
+
+    def _supervise(self) -> None:
+        """Replace the threads that hang, and return files that wait for long to the ledger."""
+        with self._lock:
+            for lane in self._lanes.values():
+                lane.give_up_hung()
+            back = [row for lane in self._lanes.values() for row in lane.give_back_late()]
+        _return(back)
 
     def _can_claim_notified(self) -> bool:
         return bool(self._notified) or any(
@@ -151,25 +199,90 @@ class Executor:
                 chosen += [
                     lane.notified.popleft() for _pk in range(min(len(lane.notified), lane.room))
                 ]
-        if chosen:
+        held = leases.held()
+        if chosen := [pk for pk in chosen if pk not in held]:
             self._hand_out(ledger().claim_all(chosen, self._trying()), is_notified=True)
 
     def _search(self) -> None:
         with self._lock:
             if self._phase.is_stopping or time.monotonic() < self._next_search:
                 return
+            if ending.was_noticed():  # what was found could not be finished
+                return
             self._next_search = time.monotonic() + self._poll
-        room = self._room(self._aliases())
+        aliases = self._aliases()
+        room = self._room(aliases)
         limit = min(sum(room.values()), lanes.AHEAD_MAX)
-        rows = ledger().claim_due(limit, list(room), self._trying()) if limit else []
+        rows = []
+        if limit:
+            rows = ledger().claim_due(limit, list(room), self._trying(), leases.held())
         self._hand_out(rows, is_notified=False)
         with self._lock:
             has_found = bool(rows) or bool(self._lanes and not room)
             self._lead_to(Phase.FINDING if has_found else Phase.WAITING)
             if rows and any(lane.has_room for lane in self._lanes.values()):
                 self._next_search = 0.0
+        guarded(partial(self._clear_suspects, aliases))
         if not rows:
             close_old_connections()
+
+    def _clear_suspects(self, aliases: Collection[str]) -> None:
+        """Have files whose worker died processed, one at a time and nothing beside them."""
+        with self._lock:
+            if self._is_stopping() or time.monotonic() < self._next_suspects:
+                return
+            self._next_suspects = time.monotonic() + max(self._poll, SUSPECTS_EVERY)
+            without_thread = {alias for alias, lane in self._lanes.items() if not lane.width}
+        aliases = set(aliases) - without_thread
+        if not aliases or not self._suspects(aliases).exists():
+            return
+        started = time.monotonic()
+        with solitude.alone(unless=self._is_stopping) as is_alone:
+            if not is_alone:
+                return
+            self._return_waiting()
+            while self._process_suspect(aliases):
+                if time.monotonic() - started > SUSPECTS_SECONDS and self._has_others():
+                    break
+        with self._lock:
+            pause = time.monotonic() - started if self._has_others() else 0
+            self._next_suspects = time.monotonic() + pause
+
+    def _suspects(self, aliases: Collection[str]) -> Supervision:
+        suspects = ledger().filter(alias__in=aliases).exclude(pk__in=leases.held()).suspects()
+        return suspects.workable_here()
+
+    def _process_suspect(self, aliases: Collection[str]) -> bool:
+        """Process a suspect; return False if there is none, or if it takes too long."""
+        row = None if self._is_stopping() else ledger().claim_suspect(self._suspects(aliases))
+        if row is None:
+            return False
+        deadline = time.monotonic() + ALONE_MAX
+        with self._lock:
+            lane = self._lane(row.alias)
+            thread = lane.begin_alone(row)
+            while thread and lane.is_at_work(thread):
+                if self._is_stopping() or time.monotonic() > deadline:
+                    return False
+                lane.give_up_hung()
+                self._wanted.wait(SUPERVISED_EVERY)
+        if thread is None:
+            run_claimed(row)
+        return True
+
+    def _return_waiting(self) -> None:
+        """Return the files that wait for a thread to the ledger, so that none dies with others."""
+        with self._lock:
+            back = [row for lane in self._lanes.values() for row in lane.put_back()]
+        _return(back)
+
+    def _has_others(self) -> bool:
+        """Whether files wait that are no suspects."""
+        has_notified = self._notified or any(lane.notified for lane in self._lanes.values())
+        return bool(has_notified or self._phase is Phase.FINDING or solitude.delays_others)
+
+    def _is_stopping(self) -> bool:
+        return self._phase.is_stopping or ending.was_noticed()
 
     def _trying(self) -> list[str]:
         with self._lock:
@@ -196,6 +309,8 @@ class Executor:
 
     def _on_done(self, lane: Lane) -> None:
         """Search at once for more files of a lane that has room, if there may be some."""
+        if not lane.load or solitude.is_owned():
+            self._wanted.notify()  # the end of the lane, or of a suspect, is awaited
         if lane.has_room and (lane.notified or self._phase is Phase.FINDING):
             if self._phase is Phase.FINDING:
                 self._next_search = 0.0
@@ -212,8 +327,7 @@ class Executor:
             if self._phase is not Phase.RETURNING:
                 return
             back = [row for lane in self._lanes.values() for row in lane.give_back()]
-        if back:
-            ledger().return_claims(back)
+        _return(back)
 
     def _end(self) -> None:
         with self._lock:
@@ -224,3 +338,8 @@ class Executor:
     def _all_lanes(self) -> list[Lane]:
         with self._lock:
             return list(self._lanes.values())
+
+
+def _return(claimed: list[QueuedFile]) -> None:
+    if claimed:
+        ledger().return_claims(claimed)

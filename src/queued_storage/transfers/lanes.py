@@ -9,12 +9,17 @@ from functools import partial
 
 from django.db import close_old_connections, connections
 
+from ..ledger import schema
 from ..ledger.models import QueuedFile
+from ..ledger.supervision import is_alone
 from ..reporting.logs import logger
+from ..runtime import hung
 from . import leases, work
+from .solitude import solitude
 
 AHEAD_MAX = 50  # claimed files of a lane that wait for a thread, at most
 AHEAD_SECONDS = 0.25  # the same as time: a lane claims no file ahead if its files take long
+AHEAD_PATIENCE = 10.0  # seconds after which files that wait for a thread are for other workers
 
 
 class Lane:
@@ -34,26 +39,32 @@ class Lane:
         self.notified: deque[int] = deque()  # ids that are not claimed yet
         self.threads: list[threading.Thread] = []
         self.tries_names = False  # whether the last file's storage sends files unchecked
-        self._width = width  # threads, at most
+        self.width = width  # threads, at most; fewer if some hang that are not replaced
         self._patience = patience  # seconds for which an idle thread keeps its connection
         self._changed = changed
         self._names = names  # for threads
         self._on_done = on_done  # called after each file, with the lock held
         self._claimed: deque[QueuedFile] = deque()
         self._notified_claimed: set[int] = set()  # those of them that are processed before the end
-        self._busy = 0  # files
+        self._at_work: dict[threading.Thread, QueuedFile] = {}
+        self._not_replaced: set[threading.Thread] = set()  # threads that hang
         self._seconds = 1.0  # that a file takes, as a moving average
+        self._moved_at = time.monotonic()  # when a thread last began or ended a file
         self._is_over = False
 
     @property
     def load(self) -> int:
-        return len(self._claimed) + self._busy
+        return len(self._claimed) + len(self._at_work)
 
     @property
     def _capacity(self) -> int:
         """How many files to have in hand. Other workers may have time for the rest."""
-        ahead = int(self._width * AHEAD_SECONDS / max(self._seconds, 1e-4))
-        return self._width + min(ahead, AHEAD_MAX)
+        if not self.width:
+            return 0
+        seconds = max(self._seconds, 1e-4)
+        if len(self._at_work) >= self.width:
+            seconds = max(seconds, time.monotonic() - self._moved_at)
+        return self.width + min(int(self.width * AHEAD_SECONDS / seconds), AHEAD_MAX)
 
     @property
     def room(self) -> int:
@@ -63,7 +74,7 @@ class Lane:
     @property
     def has_room(self) -> bool:
         """Whether so many files may be claimed that it is worth a statement."""
-        return self.load <= (self._capacity + self._width - 1) / 2
+        return self.room > 0 and self.load <= (self._capacity + self.width - 1) / 2
 
     # What comes in, and goes out
 
@@ -71,12 +82,14 @@ class Lane:
         """Take an id that the process was notified of."""
         if any(row.pk == pk for row in self._claimed):
             self._notified_claimed.add(pk)
-        else:
+        elif self.width:  # otherwise no thread is left, and the file is for other workers
             self.notified.append(pk)
 
     def add(self, row: QueuedFile, *, is_notified: bool) -> None:
         """Take a claimed file, and keep its lease until a thread has time for it."""
         leases.wait(row)
+        if not self._claimed and len(self._at_work) < self.width:
+            self._moved_at = time.monotonic()
         self._claimed.append(row)
         if is_notified:
             self._notified_claimed.add(row.pk)
@@ -84,8 +97,36 @@ class Lane:
 
     def give_back(self) -> list[QueuedFile]:
         """Take out the files that were found, but not begun."""
-        back = [row for row in self._claimed if row.pk not in self._notified_claimed]
-        self._claimed = deque(row for row in self._claimed if row.pk in self._notified_claimed)
+        return self._take_out(lambda row: row.pk not in self._notified_claimed)
+
+    def give_back_all(self) -> list[QueuedFile]:
+        """Take out all files that were not begun."""
+        self.notified.clear()
+        self._notified_claimed.clear()
+        return self._take_out(lambda row: True)
+
+    def give_back_late(self) -> list[QueuedFile]:
+        """Take out the files for which no thread has had time for long.
+
+        They are for other workers, or for this one once it has a thread.
+        """
+        if not self._claimed or time.monotonic() - self._moved_at < AHEAD_PATIENCE:
+            return []
+        return self.put_back()
+
+    def put_back(self) -> list[QueuedFile]:
+        """Take out all files that were not begun; those that were notified wait as ids again."""
+        back = self._take_out(lambda row: True)
+        if self.width:
+            self.notified.extendleft(
+                row.pk for row in reversed(back) if row.pk in self._notified_claimed
+            )
+        self._notified_claimed.difference_update(row.pk for row in back)
+        return back
+
+    def _take_out(self, condition: Callable[[QueuedFile], bool]) -> list[QueuedFile]:
+        back = [row for row in self._claimed if condition(row)]
+        self._claimed = deque(row for row in self._claimed if not condition(row))
         for row in back:
             leases.forget(row)
         return back
@@ -98,7 +139,7 @@ class Lane:
     # The threads
 
     def _wake(self) -> None:
-        if len(self.threads) >= min(self._width, self.load):
+        if len(self.threads) >= min(self.width, self.load):
             self._changed.notify()
             return
         thread = threading.Thread(target=self._work, name=next(self._names), daemon=True)
@@ -106,42 +147,112 @@ class Lane:
             thread.start()
             self.threads.append(thread)
 
+    def give_up_hung(self) -> None:
+        """Replace the threads that hang, unless too many of this process hang already."""
+        stalled = leases.stalled_threads()
+        for thread, row in list(self._at_work.items()):
+            if thread.ident not in stalled or thread not in self.threads:
+                continue
+            self._lose(thread)
+            is_replaced = hung.add(thread)
+            if not is_replaced and not is_alone(row):  # a suspect has a thread of its own
+                self._not_replaced.add(thread)
+                self.width -= 1
+            logger.error(
+                "The thread that processes %s hangs. %s",
+                row,
+                "It was replaced by another one."
+                if is_replaced
+                else "It cannot be replaced, because too many threads of this process hang: "
+                "restart the process.",
+                extra={"queued_file": row.pk, "queued_storage": row.alias},
+            )
+            self._moved_at = time.monotonic() if is_replaced else self._moved_at
+            if self._claimed and self.width:
+                self._wake()
+
+    def give_up_all(self) -> list[int]:
+        """Give up all threads that are at work. Return their identifiers."""
+        given_up = [thread for thread in self._at_work if thread in self.threads]
+        for thread in given_up:
+            self._lose(thread)
+        return [thread.ident for thread in given_up if thread.ident]
+
+    def _lose(self, thread: threading.Thread) -> None:
+        row = self._at_work.pop(thread)
+        self.threads.remove(thread)
+        self._notified_claimed.discard(row.pk)
+
     def work_alone(self) -> bool:
         """Process one file in this thread, if the lane has files but could start no thread.
 
         Return whether it did. The caller does not hold the lock.
         """
         with self._changed:
-            row = None if self.threads else self._begin()
-        if row:
-            self._work_on(row)
-        return row is not None
+            if self.threads or not self._claimed:
+                return False
+        return self._work_on_next() is not None
 
     def _work(self) -> None:
-        keeps_connection = True
-        while True:
+        is_needed = keeps_connection = True
+        while is_needed:
             with self._changed:
                 while not self._claimed and not self._is_over:
                     if not self._changed.wait(self._patience if keeps_connection else None):
                         break
-                row = self._begin()
-                if row is None and self._is_over:
+                keeps_connection = bool(self._claimed)
+                if self._is_over and not self._claimed:
                     break
-            if row:
-                self._work_on(row)
+            if keeps_connection:
+                is_needed = self._work_on_next() is not False
             else:
                 guarded(connections.close_all)
-            keeps_connection = row is not None
         connections.close_all()
 
-    def _begin(self) -> QueuedFile | None:
-        if not self._claimed:
-            return None
-        self._busy += 1
-        return self._claimed.popleft()
+    def _work_on_next(self) -> bool | None:
+        """Process the next file. Return False if this thread was given up meanwhile, and None if
+        there was no file."""
+        with solitude.beside_others():
+            with self._changed:
+                if not self._claimed:
+                    return None
+                row = self._claimed.popleft()
+                self._at_work[threading.current_thread()] = row
+                self._moved_at = time.monotonic()
+            return self._work_on(row)
 
-    def _work_on(self, row: QueuedFile) -> None:
+    def begin_alone(self, row: QueuedFile) -> threading.Thread | None:
+        """Process a suspect in a thread of its own, whatever the other threads wait for.
+
+        Return the thread; None if no thread can be started. The caller has stopped the others.
+        """
+        leases.wait(row)
+        thread = threading.Thread(
+            target=self._work_on_suspect, args=(row,), name=next(self._names), daemon=True
+        )
+        self._at_work[thread] = row
+        self.threads.append(thread)
+        try:
+            thread.start()
+        except RuntimeError:
+            self._lose(thread)
+            leases.forget(row)
+            return None
+        return thread
+
+    def is_at_work(self, thread: threading.Thread) -> bool:
+        return thread in self._at_work
+
+    def _work_on_suspect(self, row: QueuedFile) -> None:
+        if self._work_on(row):
+            with self._changed:
+                self.threads.remove(threading.current_thread())
+        connections.close_all()
+
+    def _work_on(self, row: QueuedFile) -> bool:
+        """Process a file. Return False if this thread was given up meanwhile."""
         started = time.monotonic()
+        thread = threading.current_thread()
         try:
             guarded(partial(work.run_claimed, row), row.pk)
         finally:
@@ -149,10 +260,16 @@ class Lane:
             tries_names = self.tries_names or work.tries_names(row.alias)
             with self._changed:
                 self.tries_names = tries_names
-                self._busy -= 1
-                self._notified_claimed.discard(row.pk)
-                self._seconds += (time.monotonic() - started - self._seconds) / 4
+                is_needed = self._at_work.pop(thread, None) is not None
+                if thread in self._not_replaced:
+                    self._not_replaced.remove(thread)
+                    self.width += 1
+                if is_needed:
+                    self._notified_claimed.discard(row.pk)
+                    self._seconds += (time.monotonic() - started - self._seconds) / 4
+                    self._moved_at = time.monotonic()
                 self._on_done(self)
+        return is_needed
 
 
 def guarded(action: Callable[[], object], pk: int | None = None) -> object:
@@ -160,8 +277,9 @@ def guarded(action: Callable[[], object], pk: int | None = None) -> object:
     try:
         return action()
     # A task may raise SystemExit. If the ledger is out of reach, rows stay due and leases expire.
-    except BaseException:
-        logger.exception("A file could not be processed.", extra={"queued_file": pk})
+    except BaseException as error:
+        if not schema.is_explained(error):
+            logger.exception("A file could not be processed.", extra={"queued_file": pk})
         with suppress(Exception):
             close_old_connections()
         return None

@@ -2,21 +2,26 @@
 
 import threading
 import time
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import NoReturn
 
 from django.db import connections, transaction
 
 from ..conf import settings
-from ..exceptions import LeaseLost, TransferError
+from ..exceptions import LeaseLost, TransferStalled
+from ..files.stamps import Stamp
 from ..ledger.database import ledger
 from ..ledger.models import QueuedFile
+from ..reporting.counts import counted
 from ..reporting.logs import fields_of, logger
 from ..reporting.reasons import reason
 from ..runtime.forks import ForkSafeLock, after_fork
+from .solitude import solitude
 
 BEAT_MAX = 2.0  # seconds: a running transfer learns within this time that it lost its lease
+AT_ONCE = 100  # leases that are renewed in one transaction, at most
 
 
 class Lease:
@@ -28,10 +33,13 @@ class Lease:
         self.lost = False
         self.stalled = False
         self.waits = False  # for a thread; no byte can move until then
+        self.is_over = False  # ended by another thread than its own, which must not go on
         self.sent = 0  # bytes
+        self.on_stall: Callable[[], object] | None = None  # records the failure in the ledger
+        self.thread = threading.get_ident()  # that does the work
+        self.intact: Stamp | None = None  # of the local copy, if all its bytes were compared
         self._duration = settings.lease  # seconds
         self._moved_at = self._renewed_at = time.monotonic()
-        self._thread = threading.get_ident()
 
     def progress(self, sent: int | None = None) -> None:
         """Record that bytes moved, ``sent`` in total; raise ``LeaseLost`` if they are useless."""
@@ -52,18 +60,22 @@ class Lease:
         """
         if time.monotonic() - self._renewed_at >= self._duration:
             try:
-                self._renew()
+                renew([self])
             finally:
-                if threading.get_ident() != self._thread:  # a sender's thread may end at any time
+                if threading.get_ident() != self.thread:  # a sender's thread may end at any time
                     connections.close_all()
         if self.stalled:
-            raise TransferError(f"No byte moved for {settings.stall_timeout:g} seconds.")
+            raise self.stall()
         if self.lost:
             self.lose()
 
     def confirm(self) -> None:
-        """Ask the ledger, then do the same: for use right before what cannot be undone."""
-        self._renew()
+        """Ask the ledger, then do the same: for use right before what cannot be undone.
+
+        If somebody has locked the row, wait.
+        """
+        started = time.monotonic()
+        self.renewed(bool(self.ledger.renew(self.row, self.sent)), started)
         self.require()
 
     def lose(self) -> NoReturn:
@@ -71,27 +83,52 @@ class Lease:
         self.lost = True
         raise LeaseLost(f"This worker lost its lease on {self.row}.")
 
+    def end(self) -> None:
+        """Make its thread stop, since the claim is ended for it."""
+        self.is_over = self.lost = True
+
     def begin(self) -> None:
         """End the wait for a thread."""
         self._moved_at = time.monotonic()
-        self._thread = threading.get_ident()
+        self.thread = threading.get_ident()
         self.waits = False
 
+    def stall(self) -> TransferStalled:
+        return TransferStalled(f"No byte moved for {settings.stall_timeout:g} seconds.")
+
     def beat(self) -> None:
-        """Renew the claim, or find out that it is lost.
+        """Renew the claim, or find out that it is lost or that its work stalls."""
+        if self.is_current():
+            renew([self])
+
+    def is_current(self) -> bool:
+        """Return whether to renew the claim.
 
         A transfer that stood still for ``STALL_TIMEOUT`` is not renewed, so that one that hangs
-        forever is followed by another attempt.
+        forever is followed by another attempt, and neither is a file that waited as long for a
+        thread.
         """
-        if not self.waits and time.monotonic() - self._moved_at > settings.stall_timeout:
-            self.stalled = True
-        else:
-            self._renew()
+        if self.is_over or self.stalled:
+            return False
+        if time.monotonic() - self._moved_at <= settings.stall_timeout:
+            return True
+        self.stalled = not self.waits
+        return False
 
-    def _renew(self) -> None:
-        started = time.monotonic()
-        self.lost = not self.ledger.renew(self.row, self.sent)
-        self._renewed_at = started
+    def renewed(self, stands: bool | None, moment: float) -> None:
+        """Take the ledger's answer; None says that somebody has locked the row."""
+        self.lost = self.is_over or stands is False
+        self._renewed_at = moment
+
+
+def renew(leases: Sequence[Lease]) -> None:
+    """Renew leases of one database, past the rows that somebody has locked."""
+    started = time.monotonic()
+    for start in range(0, len(leases), AT_ONCE):
+        batch = leases[start : start + AT_ONCE]
+        answers = batch[0].ledger.renew_unlocked([(lease.row, lease.sent) for lease in batch])
+        for lease, stands in zip(batch, answers, strict=True):
+            lease.renewed(stands, started)
 
 
 class _Heart(threading.Thread):
@@ -111,6 +148,10 @@ class _Heart(threading.Thread):
         with self._changed:
             self._leases.discard(lease)
 
+    def leases(self) -> list[Lease]:
+        with self._changed:
+            return list(self._leases)
+
     def run(self) -> None:
         while True:
             with self._changed:
@@ -124,19 +165,38 @@ class _Heart(threading.Thread):
                 time.sleep(BEAT_MAX)
 
     def _beat_all(self) -> None:
-        with self._changed:
-            leases = list(self._leases)
-        for lease in leases:
-            self._beat(lease)
+        current: dict[str, list[Lease]] = defaultdict(list)
+        for lease in self.leases():
+            was_stalled = lease.stalled
+            if lease.is_current():
+                current[lease.ledger.db].append(lease)
+            elif lease.stalled and not was_stalled:
+                _on_stall(lease)
+        for leases in current.values():
+            self._beat(leases)
         connections.close_all()  # this thread sleeps most of the time
 
     @staticmethod
-    def _beat(lease: Lease) -> None:
+    def _beat(leases: list[Lease]) -> None:
         try:
-            lease.beat()
+            renew(leases)
         except Exception as error:  # the database may be back at the next beat
-            about = fields_of(lease.row) | {"queued_error": type(error).__name__}
-            logger.warning("A lease could not be renewed: %s", reason(error), extra=about)
+            about = fields_of(leases[0].row) if len(leases) == 1 else {}
+            logger.warning(
+                "%s could not be renewed: %s",
+                counted(len(leases), "A lease", "{} leases"),
+                reason(error),
+                extra=about | {"queued_error": type(error).__name__},
+            )
+
+
+def _on_stall(lease: Lease) -> None:
+    """Record the failure in a thread of its own, since the ledger or a signal may hang as well."""
+    solitude.give_up(lease.thread)
+    if lease.on_stall:
+        recorder = threading.Thread(target=lease.on_stall, name="queued-storage-stall", daemon=True)
+        with suppress(RuntimeError):  # without a thread, the lease expires
+            recorder.start()
 
 
 _lock = ForkSafeLock()
@@ -165,6 +225,38 @@ def _after_fork() -> None:
 
 
 after_fork(_after_fork)
+
+
+def _kept() -> Iterable[Lease]:
+    return _heart.leases() if _heart else ()
+
+
+def held() -> set[int]:
+    """Return the keys of the files that this process has in hand, except the calling thread.
+
+    Files that wait for a thread are included, those of threads that hang are not.
+    """
+    me = threading.get_ident()
+    return {
+        lease.row.pk
+        for lease in _kept()
+        if not (lease.stalled or lease.is_over) and (lease.waits or lease.thread != me)
+    }
+
+
+def stalled_threads() -> set[int]:
+    """Return the threads whose work stalls."""
+    return {lease.thread for lease in _kept() if lease.stalled}
+
+
+def of_threads(threads: Iterable[int]) -> list[Lease]:
+    """Return the leases under which these threads work."""
+    chosen = set(threads)
+    return [
+        lease
+        for lease in _kept()
+        if lease.thread in chosen and not (lease.waits or lease.stalled or lease.is_over)
+    ]
 
 
 def wait(row: QueuedFile) -> None:

@@ -1,7 +1,8 @@
 """Tells whether another file of the ledger has an object on the remote, whatever its storage."""
 
+import os
 from collections.abc import Collection, Iterable, Iterator
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 from django.core.files.storage import Storage
@@ -10,11 +11,11 @@ from ..ledger.aliases import storages_in_use
 from ..ledger.database import ledger
 from ..ledger.models import QueuedFile
 from ..ledger.states import State
-from .places import Place, place_of
+from ..remotes.places import FILE_SYSTEM, UNKNOWN, Place, are_apart, place_of
 
 
 class Neighbors:
-    """The other storages of this process that keep files in the place of one storage."""
+    """The other storages of this process that may keep files in the place of one storage."""
 
     def __init__(self, alias: str, remote: Storage) -> None:
         self._alias = alias
@@ -34,7 +35,7 @@ class Neighbors:
     def names(self, name: str) -> Iterator[tuple[str, str]]:
         """Yield the aliases of those that may have this object, with its name there."""
         for alias, place in self._others.items():
-            theirs = name if place is None else self._own.name_in(place, name)
+            theirs = name if place is None else name_in(place, self._own, name)
             if theirs is not None:
                 yield alias, theirs
 
@@ -57,9 +58,13 @@ class Neighbors:
 
     @cached_property
     def aliases(self) -> list[str]:
-        """The storage's own alias, and those of all that may use the same area."""
-        areas = {alias: place.area if place else None for alias, place in self._others.items()}
-        return [self._alias, *(each for each in areas if areas[each] in (None, self._own.area))]
+        """The storage's own alias, and those of all whose places are not apart from its own."""
+        near = (
+            alias
+            for alias, place in self._others.items()
+            if place is None or not _are_apart(place, self._own)
+        )
+        return [self._alias, *near]
 
 
 class ClaimedObjects:
@@ -119,6 +124,27 @@ class Others:
             not (is_deleted and row.state == State.DELETING and row.pk < self._row.pk)
             for row in rows
         )
+
+
+def name_in(place: Place, own: Place, name: str) -> str | None:
+    """Return the name in ``place`` of the file that is called ``name`` in another place; None if it
+    isn't there."""
+    if _are_apart(place, own):
+        return None
+    path, root = f"{_root(own)}{name}", _root(place)
+    return path.removeprefix(root) if path.startswith(root) else None
+
+
+def _are_apart(one: Place, other: Place) -> bool:
+    if one.kind == other.kind == UNKNOWN:  # nothing tells them apart
+        return one.home != other.home
+    return are_apart(one, other)
+
+
+@lru_cache(1000)  # each attempt to transfer a file asks for it
+def _root(place: Place) -> str:
+    root = os.path.realpath(place.root) if place.kind == FILE_SYSTEM else place.root
+    return f"{root.rstrip('/')}/" if root else ""
 
 
 def _place_behind(storage: Any) -> Place | None:

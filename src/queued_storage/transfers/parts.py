@@ -49,6 +49,9 @@ class TransferringStorage(Protocol):
 
     def transfer_parts(self) -> TransferParts: ...
 
+    def require_two_places(self) -> None:
+        """Raise ``ImproperlyConfigured`` if the two sides lead to one place."""
+
     def call_foreign_task(self, name: str) -> object:
         """Call the ``delay()`` of the foreign task."""
 

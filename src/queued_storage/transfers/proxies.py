@@ -9,6 +9,7 @@ from django.core.files import File
 from django.core.files.storage import Storage
 
 from ..files import localfiles
+from ..files.stamps import Stamp
 from ..files.streams import MeasuredFile, Saved
 from ..ledger.states import Content
 from ..uploaders import Uploader
@@ -45,6 +46,7 @@ class LocalProxy(StorageProxy):
         watched = WatchedFile(file, name, self._lease.progress)
         if localfiles.moves_files(self.storage):
             watched.path = self.storage.path(name)
+            watched.stamp = Stamp.of_open(file)
         return watched
 
     def delete(self, name: str) -> None:
@@ -65,7 +67,9 @@ class WatchedFile(File):
         self._source: Any = file
         self._on_position = on_position
         self._position = 0
-        self.path = ""  # of its unchanged bytes on this machine, if they are there
+        # Of its unchanged bytes on this machine, if they are there
+        self.path = ""
+        self.stamp: Stamp | None = None
 
     def read(self, *args: Any) -> Any:
         data = self._source.read(*args)
@@ -93,6 +97,7 @@ class RemoteProxy(StorageProxy):
         self._uploader = uploader
         self._naming: Naming | None = None  # of the last save()
         self.upload: Upload | None = None  # what the last save() sent
+        self.stamp: Stamp | None = None  # of the local copy whose bytes it sent
 
     def __getattr__(self, attribute: str) -> Any:
         found = super().__getattr__(attribute)
@@ -114,6 +119,7 @@ class RemoteProxy(StorageProxy):
         outgoing = MeasuredFile(content, name, self._lease.moved)
         outgoing.content_type = outgoing.content_type or row.content_type
         is_verbatim = isinstance(content, WatchedFile)
+        self.stamp = content.stamp if is_verbatim else None
         if is_verbatim and content.path:
             known = Content(row.size, row.checksum)
             outgoing.saved = Saved(content.path, known, self._lease.progress)

@@ -4,11 +4,12 @@ from functools import cached_property
 
 from ..conf import settings
 from ..exceptions import LeaseLost
-from ..files import localfiles, readcache
+from ..files import localfiles, readcache, successors
+from ..files.stamps import stamp_of
 from ..ledger.models import QueuedFile
 from ..reporting.logs import logger
 from ..uploaders import Uploader
-from . import copies
+from . import copies, intact
 from .copies import Likeness
 from .leases import Lease
 from .outcomes import Outcome
@@ -32,8 +33,12 @@ def resume(storage: TransferringStorage, row: QueuedFile, lease: Lease) -> Outco
 
 
 def evict(storage: TransferringStorage, row: QueuedFile, lease: Lease) -> Outcome:
-    """Delete the local copy of a transferred file."""
-    copies.free_local(storage, row)
+    """Delete the local copy of a transferred file, unless it was changed since."""
+    seen = lease.intact
+    if seen is None or stamp_of(storage.local, row.name) != seen:
+        seen = intact.require_intact(storage, row, lease.progress)
+        lease.confirm()
+    copies.free_local(storage, row, seen)
     return Outcome.EVICTED
 
 
@@ -63,7 +68,7 @@ class _Purge:
         if remote_name and self._is_its_own(remote_name):
             self._remove_remote(remote_name)
         self._lease.require()
-        copies.drop_local(self._storage, row.pk, row.name, even_unconfirmed=True)
+        copies.drop_local(self._storage, row.name, row, even_unconfirmed=True)
         if not self._lease.ledger.remove_tombstone(row):
             raise LeaseLost(f"{row} is being purged by another worker.")
 
@@ -90,8 +95,9 @@ class _Purge:
             return False
         sent = row.sending
         is_current = sent is not None and (sent.size, sent.checksum) == (row.size, row.checksum)
-        if is_current and localfiles.exists(storage.local, row.name):
-            with storage.local.open(row.name) as file:
+        name = successors.current_name(storage.local, row.name, row)
+        if is_current and localfiles.exists(storage.local, name):
+            with storage.local.open(name) as file:
                 found = copies.likeness(self._uploader, row, remote_name, file)
             if found is Likeness.SAME:
                 return True

@@ -1,5 +1,6 @@
 """The work on one file under one claim."""
 
+import errno
 import random
 import threading
 from collections.abc import Callable
@@ -7,6 +8,7 @@ from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 from django.core.exceptions import ImproperlyConfigured
+from django.db import connections
 from django.dispatch import Signal
 
 from ..conf import settings
@@ -16,6 +18,7 @@ from ..exceptions import (
     LocalFileChanged,
     LocalFileMissing,
     LocalFileUnreadable,
+    NameTooLong,
 )
 from ..ledger.database import ledger
 from ..ledger.models import QueuedFile
@@ -23,11 +26,13 @@ from ..ledger.states import State
 from ..reporting.logs import about, logger
 from ..reporting.reasons import reason
 from ..reporting.spans import Span, span
+from ..runtime import ending
 from ..signals import file_deleted, file_evicted, file_transferred, transfer_failed
 from . import attempt, leases, removal
 from .leases import Lease
 from .outcomes import Outcome
 from .parts import TransferringStorage, sides_of, storage_of
+from .solitude import solitude
 
 # What ends a process in its main thread, and a single task in any other thread
 ENDS = (SystemExit, KeyboardInterrupt, GeneratorExit)
@@ -39,19 +44,49 @@ def run(pk: int) -> Exception | None:
     This is safe to call for any id, any number of times, from anywhere. Return the exception of a
     failed attempt, which the ledger has recorded.
     """
-    row = ledger().claim(pk)
-    return run_claimed(row) if row else None
+    was_claimed, error = run_new(pk)
+    return error if was_claimed else run_suspect(pk)
+
+
+def run_new(pk: int) -> tuple[bool, Exception | None]:
+    """Do the same unless the file is a suspect; return whether it could be claimed, too."""
+    with solitude.beside_others():
+        row = None if pk in leases.held() else ledger().claim_new(pk)
+        return row is not None, run_claimed(row) if row else None
+
+
+def run_suspect(pk: int) -> Exception | None:
+    """Do the same only if the file is a suspect, while this process does nothing else."""
+    suspects = ledger().filter(pk=pk).suspects()
+    if pk in leases.held() or not suspects.exists():
+        return None
+    with solitude.alone() as is_alone:
+        row = ledger().claim_suspect(suspects) if is_alone else None
+        return run_claimed(row) if row else None
 
 
 def run_claimed(row: QueuedFile) -> Exception | None:
-    """Do the same for a row that this process has claimed."""
+    """Do the same for a row that this process has claimed.
+
+    What was requested for the file meanwhile is done at once.
+    """
+    claimed: QueuedFile | None = row
+    error = None
+    while claimed:
+        error, is_superseded = _run_once(claimed)
+        claimed = ledger().claim_new(row.pk) if is_superseded else None
+    return error
+
+
+def _run_once(row: QueuedFile) -> tuple[Exception | None, bool]:
+    """Return the exception of a failed attempt, and whether the claim was superseded."""
     with about(row), leases.keep(row) as lease:
         try:
             storage = storage_of(row.alias, row.task)
         except ImproperlyConfigured as error:  # a fault of this process, not of the file
             logger.error("%s", error)
             lease.ledger.postpone(row, settings.retry_delay, reason(error), count=False)
-            return error
+            return error, False
         return _Work(storage, row, lease).run()
 
 
@@ -111,26 +146,36 @@ class _Work:
         self.storage = storage
         self.row = row
         self.lease = lease
+        lease.on_stall = self.stall
         self.outcome: Outcome | None = None  # of the last step
 
-    def run(self) -> Exception | None:
+    def run(self) -> tuple[Exception | None, bool]:
+        """Return the exception of a failed attempt, and whether something else is to be done."""
         try:
             self._take_steps()
-            return None
+            return None, False
         except LeaseLost as error:
             logger.info("%s", error)
-            return self._follow_up()
+            return None, self._release()
         except Exception as error:
-            return error if self._fail(error) else self._follow_up()
+            if ending.has_begun():
+                text = reason(error, *sides_of(self.row))
+                logger.info("%s is given back, because the process ends: %s", self.row, text)
+                self._give_back("The process ended during the attempt.")
+                return error, False
+            is_recorded = self._fail(error) or self.lease.stalled
+            return (error, False) if is_recorded else (None, self._release())
         except BaseException as end:
             if isinstance(end, ENDS) and threading.current_thread() is threading.main_thread():
                 # The process was told to end, which is no fault of the file.
-                self.lease.ledger.postpone(
-                    self.row, 0, "The worker was stopped.", count=self._is_evicting
-                )
+                self._give_back("The worker was stopped.")
             elif not self._fail(end):  # a queue's time limit: the attempt counts
                 self.lease.ledger.release_claim(self.row)
             raise
+
+    def _give_back(self, text: str) -> None:
+        """Make the file due at once, without counting the attempt."""
+        self.lease.ledger.postpone(self.row, 0, text, count=self._is_evicting)
 
     def _take_steps(self) -> None:
         step = FIRST_STEPS.get(self.row.state)
@@ -159,11 +204,22 @@ class _Work:
         """
         return self.outcome is Outcome.TRANSFERRED_FOR_EVICTION
 
-    def _follow_up(self) -> Exception | None:
-        """Release the row, and do at once what was requested meanwhile."""
-        return run(self.row.pk) if self.lease.ledger.release_claim(self.row) else None
+    def _release(self) -> bool:
+        """Release the row; return whether something else may be due for it."""
+        return not self.lease.is_over and bool(self.lease.ledger.release_claim(self.row))
 
     # Failure
+
+    def stall(self) -> None:
+        """Record that the thread of this work hangs. If it goes on, it finds its claim void."""
+        try:
+            with about(self.row):
+                self._fail(self.lease.stall())
+        except Exception as error:  # the lease expires
+            logger.warning("A stalled attempt could not be ended: %s", reason(error))
+        finally:
+            self.lease.end()
+            connections.close_all()
 
     def _fail(self, error: BaseException) -> bool:
         """Record the failure and release the row; return False if the claim was lost."""
@@ -192,7 +248,8 @@ class _Work:
         if isinstance(error, LocalFileMissing):
             is_final = self.row.host == settings.host  # another host may have it on its own disk
         else:
-            is_final = isinstance(error, InvalidResult | LocalFileChanged)
+            is_final = isinstance(error, InvalidResult | LocalFileChanged | NameTooLong)
+            is_final |= isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG
         return not is_final and self.row.attempts < attempt.attempts_max(self.storage.foreign_task)
 
 

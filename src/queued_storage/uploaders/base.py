@@ -12,6 +12,8 @@ from ..files import localfiles
 from ..files.streams import MeasuredFile, checksum_of
 from ..files.walking import names_on
 from ..ledger.states import Content
+from ..remotes.guarding import guarded
+from ..remotes.opening import opened
 
 PIECE = 1024 * 1024  # bytes
 
@@ -67,7 +69,8 @@ class Uploader(ABC):
     def exists(self, name: str) -> bool:
         """Return whether the remote has the file. An error is raised if that cannot be found out,
         for example because the remote refuses to answer, or does not exist."""
-        return localfiles.exists(self.remote, name)
+        with guarded(self.remote, name):
+            return localfiles.exists(self.remote, name)
 
     def is_free(self, name: str) -> bool:
         """Return whether no object seems to have the name, before the upload that finds out."""
@@ -108,12 +111,12 @@ class Uploader(ABC):
 
     def read_back(self, name: str) -> Iterator[bytes]:
         """Yield the file's bytes, as a reader of the remote gets them."""
-        with self.remote.open(name, "rb") as file:
+        with opened(self.remote, name, "rb") as file:
             yield from file.chunks(PIECE)
 
     def read_part(self, name: str, start: int, end: int) -> Iterator[bytes]:
         """Yield the file's bytes from ``start`` up to, but not including, ``end``."""
-        with self.remote.open(name, "rb") as file:
+        with opened(self.remote, name, "rb") as file:
             if file.seekable():
                 file.seek(start)
             else:

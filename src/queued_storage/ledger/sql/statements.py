@@ -11,7 +11,6 @@ from django.db.models.sql import Query
 from django.db.models.sql.subqueries import UpdateQuery
 
 from ...conf import settings
-from .clock import now_in_sql
 from .outages import outlast
 
 AnyModel = TypeVar("AnyModel", bound=models.Model)
@@ -116,7 +115,9 @@ def update_text(
     sql, parameters = query.get_compiler(rows.db).as_sql()
     if returning:
         quote = connections[rows.db].ops.quote_name
-        sql += f" RETURNING {', '.join(quote(str(field.column)) for field in returning)}"
+        table = quote(rows.model._meta.db_table)  # SQLite takes "x" for a text if no column is x
+        names = (f"{table}.{quote(str(field.column))}" for field in returning)
+        sql += f" RETURNING {', '.join(names)}"
     return Text(sql, parameters)
 
 
@@ -137,12 +138,12 @@ def statement(
     """
     if rows.query.where:
         raise ValueError("Cached statements are for the whole table; this queryset is filtered.")
-    circumstances = _circumstances(rows.db)
+    circumstances = _circumstances()
     key = (rows.db, build, form, circumstances)
     text = _texts.get(key)
     if text is None:
         text = build(rows, *form)
-        if circumstances == _circumstances(rows.db):  # no setting changed in the meantime
+        if circumstances == _circumstances():  # no setting changed in the meantime
             if len(_texts) >= CACHE_SIZE:
                 _texts.clear()
             _texts[key] = text
@@ -152,8 +153,8 @@ def statement(
 _texts: dict[Hashable, Text] = {}
 
 
-def _circumstances(database: str) -> tuple[str | None, float, str]:
-    """What the text of any statement of the ledger can depend on: host, lease, clock."""
+def _circumstances() -> tuple[str | None, float]:
+    """What the text of any statement of the ledger can depend on: host, lease."""
     values = settings.values
     host = settings.host if values["LOCAL_PER_HOST"] else None
-    return host, values["LEASE"], now_in_sql(connections[database])
+    return host, values["LEASE"]

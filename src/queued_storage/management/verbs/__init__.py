@@ -4,7 +4,7 @@ from .adopting import Adopt, Backfill
 from .base import Verb
 from .checking import CheckRemote
 from .comparing import Orphans, Reconcile, Verify
-from .copies import Evict, Restore
+from .copies import AcceptLocal, Evict, Restore
 from .losses import GiveUp, Prune
 from .status import Status
 from .transfers import Cancel, Flush, Retry, Transfer
@@ -20,6 +20,7 @@ VERBS: tuple[type[Verb], ...] = (  # in the order of the help
     Cancel,
     Evict,
     Restore,
+    AcceptLocal,
     Verify,
     Reconcile,
     Orphans,

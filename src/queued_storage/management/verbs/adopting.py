@@ -6,15 +6,16 @@ from typing import Any, ClassVar
 
 from django.core.management.base import CommandError
 
-from ...files.walking import names_on
 from ...ledger.names import tidy
 from ...operations import adoption, inventory
+from ...operations.roots import require_safe_root
 from ...operations.storages import OperableStorage
 from ...reporting.counts import counted
 from ..progress import Progress
 from ..quantities import format_size
 from .base import RepeatableVerb
 from .selection import add_dry_run, directory, one_storage, requires_listing
+from .typos import require_directory, require_stored
 
 
 class _Recording(RepeatableVerb):
@@ -45,18 +46,21 @@ class _Recording(RepeatableVerb):
 
     def names(self, storage: OperableStorage, options: dict[str, Any]) -> Iterable[str]:
         if options["names"]:
-            return [tidy(name) for name in options["names"]]
+            names = [tidy(name) for name in options["names"]]
+            require_stored(names, storage, self.side)
+            return names
         if options["under"] is None:
             if not inventory.file_fields(storage.alias):
                 raise CommandError(
                     f"No model has a FileField that uses the storage {storage.alias!r}. Give the "
-                    f"names of files, or --under."
+                    f"names of files, or --under.",
+                    returncode=2,
                 )
             return inventory.names_in_fields(storage.alias)
         under = directory(options["under"])
-        if self.side == "local":
-            return names_on(storage.local, under)
-        return map(str, storage.uploader.names(under))
+        require_safe_root(storage, self.side)
+        require_directory(storage, self.side, under)
+        return inventory.names_of(storage, self.side, under)
 
     def finish(self, count: int, options: dict[str, Any], done: str, progress: Progress) -> None:
         """Print the result; files with an error are an exit code of 1."""

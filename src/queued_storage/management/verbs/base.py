@@ -1,16 +1,20 @@
 """The base classes of the verbs."""
 
 import signal
+import sys
 import threading
 from abc import ABC, abstractmethod
 from argparse import ArgumentParser
-from typing import Any, ClassVar
+from typing import IO, Any, ClassVar
 
-from django.core.management.base import CommandError, OutputWrapper
+from django.core.management.base import CommandError
 from django.core.management.color import Style
+from django.db import DatabaseError
 
+from ...ledger import schema
 from ...ledger.database import QueuedFileQuerySet
 from ..progress import Progress
+from ..terminal import Terminal
 from .selection import total
 
 
@@ -38,13 +42,28 @@ class Verb(ABC):
 
     # Is used by the command
 
-    def __init__(self, stdout: OutputWrapper, stderr: OutputWrapper, style: Style) -> None:
+    def __init__(self, stdout: Terminal, stderr: Terminal, style: Style) -> None:
         self.stdout = stdout
         self.stderr = stderr
         self.style = style
 
     def execute(self, options: dict[str, Any]) -> None:
         self.run(options)
+
+    def require_yes(self, options: dict[str, Any], warning: str) -> None:
+        """Ask on a terminal whether to do what cannot be undone; elsewhere require ``--yes``."""
+        if options["yes"] or options["dry_run"]:
+            return
+        if not _is_terminal(sys.stdin):
+            raise CommandError(
+                f"{warning} Nothing was done. Add --yes to confirm it, or --dry-run to see what "
+                f"would be done.",
+                returncode=2,
+            )
+        self.stderr.write(f"{warning} Continue? [y/N] ", ending="")
+        self.stderr.flush()
+        if sys.stdin.readline().strip().lower() not in {"y", "yes"}:
+            raise CommandError("Nothing was done.", returncode=1)
 
 
 class RepeatableVerb(Verb):
@@ -67,6 +86,20 @@ class RepeatableVerb(Verb):
     def progress(self, rows: QueuedFileQuerySet, *, by_bytes: bool = False) -> Progress:
         files, count = total(rows)
         return Progress(self.stderr, self.stderr, files, count, by_bytes=by_bytes)
+
+
+def require_ledger() -> None:
+    """Explain what to do if the app's migrations haven't been run."""
+    try:
+        problem = schema.problem()
+    except DatabaseError:  # unreachable: a worker waits for it, and other verbs report it
+        return
+    if problem:
+        raise CommandError(problem, returncode=1)
+
+
+def _is_terminal(stream: IO[str] | None) -> bool:
+    return stream is not None and not stream.closed and stream.isatty()
 
 
 def _interrupt(number: int, frame: Any) -> None:

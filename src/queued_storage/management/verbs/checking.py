@@ -1,6 +1,5 @@
 """``check-remote``: the behavior of a remote."""
 
-import json
 from argparse import ArgumentParser
 from contextlib import closing
 from dataclasses import asdict
@@ -16,6 +15,7 @@ from ...reporting.counts import counted
 from ...storage.composition import ComposedStorage
 from ...uploaders import Uploader, uploader_for
 from .base import RepeatableVerb
+from .typos import unknown
 
 
 class CheckRemote(RepeatableVerb):
@@ -41,7 +41,10 @@ class CheckRemote(RepeatableVerb):
         with closing(cast(Any, check_remote(remote, uploader))) as findings:
             for finding in findings:
                 problems += finding.is_problem
-                self.stdout.write(json.dumps(asdict(finding)) if options["json"] else str(finding))
+                if options["json"]:
+                    self.stdout.write_json(asdict(finding))
+                else:
+                    self.stdout.write(str(finding))
         if problems:
             found = counted(problems, "{} problem was found.", "{} problems were found.")
             raise CommandError(found, returncode=1)
@@ -54,8 +57,7 @@ def _remote_of(alias: str) -> tuple[Storage, Uploader]:
     if storage is None and alias in storages.backends:
         storage = storages[alias]
     if storage is None:
-        known = ", ".join(sorted({*queued, *storages.backends}))
-        raise CommandError(f"No storage has the alias {alias!r}. Choose one of: {known}.")
+        raise unknown(f"No storage has the alias {alias!r}.", sorted({*queued, *storages.backends}))
     if isinstance(storage, ComposedStorage):
         return storage.remote, storage.uploader
     return storage, uploader_for(for_threads(storage))

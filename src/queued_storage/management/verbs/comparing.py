@@ -1,6 +1,5 @@
 """``verify``, ``reconcile`` and ``orphans``: differences between the ledger and the storages."""
 
-import json
 from argparse import ArgumentParser
 from dataclasses import asdict
 from datetime import timedelta
@@ -10,20 +9,22 @@ from django.core.management.base import CommandError
 
 from ...ledger.database import ledger
 from ...operations import comparison, inventory, reconciliation
+from ...operations.roots import require_safe_root
 from ...reporting.counts import counted
-from ...reporting.reasons import one_line
 from ..quantities import format_size, parse_duration
 from .base import RepeatableVerb
 from .selection import (
     add_at_most,
     add_dry_run,
     add_selection,
+    add_yes,
     directory,
     one_storage,
     requires_listing,
     selected,
     too_many,
 )
+from .typos import require_directory
 
 
 def _add_content(parser: ArgumentParser) -> None:
@@ -49,7 +50,10 @@ class Verify(RepeatableVerb):
             for found in comparison.verify(rows, content=options["content"], report=progress):
                 count += 1
                 progress.clear()
-                self.stdout.write(json.dumps(asdict(found)) if options["json"] else _line(found))
+                if options["json"]:
+                    self.stdout.write_json(asdict(found))
+                else:
+                    self.stdout.write(_line(found))
         if not options["json"]:
             self.stdout.write(
                 counted(progress.files, "{} file was compared.", "{} files were compared.")
@@ -60,8 +64,11 @@ class Verify(RepeatableVerb):
 
 
 def _line(found: comparison.Difference) -> str:
-    file = one_line(f"{found.name} ({found.alias})")
-    return f"{file}: {found.kind} {found.side} copy. {found.details}"
+    return f"{found.name} ({found.alias}): {found.kind} {found.side} copy. {found.details}"
+
+
+# Repairs after which the bytes that were there are lost
+OVERWRITING = {"different-local", "different-remote"}
 
 
 class Reconcile(RepeatableVerb):
@@ -80,9 +87,14 @@ class Reconcile(RepeatableVerb):
         )
         _add_content(parser)
         add_dry_run(parser)
+        add_yes(parser)
 
     def run(self, options: dict[str, Any]) -> None:
         rows = selected(options)
+        if OVERWRITING & set(options["repair"]):
+            self.require_yes(
+                options, "This replaces copies that differ, whose bytes may exist nowhere else."
+            )
         repaired = failed = 0
         with self.progress(rows, by_bytes=options["content"]) as progress:
             for found, error in reconciliation.reconcile(
@@ -135,6 +147,7 @@ class Orphans(RepeatableVerb):
         )
         add_at_most(parser)
         add_dry_run(parser)
+        add_yes(parser)
         parser.add_argument(
             "--json", action="store_true", help="print one JSON object per line and file"
         )
@@ -147,21 +160,43 @@ class Orphans(RepeatableVerb):
                 f"The ledger has no files of the storage {storage.alias!r}, so every file would "
                 f"be an orphan. Check that this is the right database."
             )
-        older_than, under = options["older_than"], directory(options["under"])
+        side, older_than = options["side"], options["older_than"]
+        under = directory(options["under"])
+        require_safe_root(storage, side)
+        refused: list[str] = []
         count = size = 0
         with requires_listing():
-            for orphan in inventory.orphans(storage, options["side"], older_than, under):
+            require_directory(storage, side, under)
+            if deletes:
+                self.require_yes(
+                    options,
+                    f"This deletes files of the {side} storage of {storage.alias!r} that neither "
+                    f"the ledger nor a model knows, at most {options['at_most']:,}.",
+                )
+            for orphan in inventory.orphans(storage, side, older_than, under, refused.append):
                 if deletes and count >= options["at_most"]:
                     raise too_many(options)
                 if deletes and not inventory.delete_orphan(storage, orphan, older_than):
                     continue
                 count += 1
                 size += orphan.bytes
-                self.stdout.write(
-                    json.dumps(asdict(orphan), default=str) if options["json"] else _entry(orphan)
-                )
-        if options["json"]:
-            return
+                if options["json"]:
+                    self.stdout.write_json(asdict(orphan), default=str)
+                else:
+                    self.stdout.write(_entry(orphan))
+        for name in refused:
+            self.stderr.write(f"{name}: The ledger cannot have this name.")
+        if not options["json"]:
+            self._print_result(deletes, count, size)
+        if refused:
+            files = counted(len(refused), "{} file has a name", "{} files have names")
+            raise CommandError(
+                f"{files} that the ledger cannot have, for example because it is not valid UTF-8. "
+                f"They were left alone; rename or delete them yourself.",
+                returncode=1,
+            )
+
+    def _print_result(self, deletes: bool, count: int, size: int) -> None:
         if deletes:
             files = counted(count, "{} orphan was deleted", "{} orphans were deleted")
         else:
@@ -171,4 +206,4 @@ class Orphans(RepeatableVerb):
 
 def _entry(orphan: inventory.Orphan) -> str:
     modified = f"{orphan.modified:%Y-%m-%d %H:%M}"
-    return f"{one_line(orphan.name)}  {format_size(orphan.bytes)}  {modified}"
+    return f"{orphan.name}  {format_size(orphan.bytes)}  {modified}"

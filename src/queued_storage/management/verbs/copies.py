@@ -1,4 +1,4 @@
-"""``evict`` and ``restore``: the local copies of transferred files."""
+"""``evict``, ``restore`` and ``accept-local``: local copies."""
 
 import os
 import re
@@ -11,7 +11,7 @@ from django.core.management.base import CommandError
 
 from ...files import localfiles
 from ...ledger.database import QueuedFileQuerySet
-from ...operations import errands, passes
+from ...operations import acceptance, errands, passes
 from ...reporting.counts import counted
 from ..progress import Progress
 from ..quantities import format_size, parse_size
@@ -155,3 +155,26 @@ class Restore(RepeatableVerb):
         if progress.failed:
             files_were = counted(progress.failed, "{} file", "{} files")
             raise CommandError(f"{files_were} could not be restored.", returncode=1)
+
+
+class AcceptLocal(RepeatableVerb):
+    name = "accept-local"
+    help = "take local copies that were changed in place as new content, and transfer them"
+
+    @classmethod
+    def add_arguments(cls, parser: ArgumentParser) -> None:
+        add_selection(parser, required=True)
+        add_dry_run(parser)
+
+    def run(self, options: dict[str, Any]) -> None:
+        rows, dry_run = selected(options), options["dry_run"]
+        with self.progress(rows.with_local_copy_here()) as progress:
+            count = acceptance.accept_local(rows, progress, dry_run=dry_run)
+        if dry_run:
+            files_were = counted(count, "{} file would be", "{} files would be")
+        else:
+            files_were = counted(count, "{} file was", "{} files were")
+        self.stdout.write(f"{files_were} accepted, {format_size(progress.bytes_done)}.")
+        if progress.failed:
+            files_were = counted(progress.failed, "{} file", "{} files")
+            raise CommandError(f"{files_were} could not be accepted.", returncode=1)

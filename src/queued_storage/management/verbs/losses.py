@@ -11,7 +11,8 @@ from ...ledger.states import State
 from ...operations import pruning
 from ...reporting.counts import counted
 from .base import RepeatableVerb, Verb
-from .selection import add_at_most, add_dry_run, add_selection, selected, too_many
+from .selection import add_at_most, add_dry_run, add_selection, add_yes, selected, too_many
+from .typos import require_host
 
 
 class GiveUp(Verb):
@@ -34,6 +35,7 @@ class GiveUp(Verb):
             raise CommandError(
                 f"{host!r} is the host that runs this command, so its disk is not lost."
             )
+        require_host(host)
         if options["dry_run"]:
             count = ledger().with_local_copy_on(host).count()
             self.stdout.write(f"{counted(count, '{} file', '{} files')} would be given up.")
@@ -56,9 +58,15 @@ class Prune(RepeatableVerb):
         add_selection(parser, required=True)
         add_at_most(parser)
         add_dry_run(parser)
+        add_yes(parser)
 
     def run(self, options: dict[str, Any]) -> None:
         rows = selected(options).prunable()
+        self.require_yes(
+            options,
+            f"This removes files from the ledger whose copies cannot be found, at most "
+            f"{options['at_most']:,}. Check that all volumes are mounted.",
+        )
         budget = _Budget(None if options["dry_run"] else options["at_most"])
         with self.progress(rows) as progress:
             for name in pruning.prune(

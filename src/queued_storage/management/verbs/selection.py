@@ -7,14 +7,15 @@ from typing import Any, cast
 
 from django.core.management.base import CommandError
 from django.db.models import Count, Sum
-from django.utils import timezone
 
 from ...ledger.aliases import known_storages
 from ...ledger.database import QueuedFileQuerySet, ledger
 from ...ledger.names import can_be_recorded, tidy
+from ...ledger.sql.clock import seconds_from_now
 from ...operations.storages import OperableStorage
 from ...reporting.counts import counted
 from ..quantities import parse_duration
+from .typos import require_alias, require_recorded, unknown
 
 # Files of the ledger
 
@@ -36,16 +37,26 @@ def add_selection(parser: ArgumentParser, *, required: bool) -> None:
 def selected(options: dict[str, Any]) -> QueuedFileQuerySet:
     """The selected files."""
     is_old = options["older_than"] is not None
-    if not (options["names"] or options["storage"] or is_old) and options.get("all") is False:
-        raise CommandError("Give the names of files, --storage, --older-than or --all.")
-    rows = ledger().all()
+    is_given = options["names"] or options["storage"] is not None or is_old
+    if not is_given and options.get("all") is False:
+        raise CommandError(
+            "Give the names of files, --storage, --older-than or --all.", returncode=2
+        )
+    rows = of_storage(options["storage"])
     if options["names"]:
-        rows = rows.filter(name__in=list(filter(can_be_recorded, options["names"])))
-    if options["storage"]:
-        rows = rows.filter(alias=options["storage"])
+        names = list(map(tidy, options["names"]))
+        require_recorded(names, rows)
+        rows = rows.filter(name__in=names)
     if is_old:
-        rows = rows.filter(saved_at__lte=timezone.now() - options["older_than"])
+        age = options["older_than"].total_seconds()
+        rows = rows.filter(saved_at__lte=seconds_from_now(-age))
     return rows
+
+
+def of_storage(alias: str | None) -> QueuedFileQuerySet:
+    """The files of the storage with this alias; of all storages if it is None."""
+    require_alias(alias)
+    return ledger().all() if alias is None else ledger().filter(alias=alias)
 
 
 def total(rows: QueuedFileQuerySet) -> tuple[int, int]:
@@ -63,9 +74,12 @@ def one_storage(alias: str | None) -> OperableStorage:
     if alias is None and len(found) == 1:
         [alias] = found
     if alias is None or alias not in found:
-        known = f"one of {', '.join(sorted(found))}" if found else "but no storage is known"
-        problem = f"No queued storage has the alias {alias!r}. " if alias else ""
-        raise CommandError(f"{problem}Choose a storage with --storage: {known}.")
+        problem = (
+            "This subcommand needs one storage."
+            if alias is None
+            else f"No queued storage has the alias {alias!r}."
+        )
+        raise unknown(problem, sorted(found), "Choose one with --storage")
     return cast(OperableStorage, found[alias])
 
 
@@ -76,7 +90,8 @@ def directory(text: str) -> str:
         return ""
     if not can_be_recorded(name):
         raise CommandError(
-            f"{text!r} is not a directory of a storage; give a path relative to its location."
+            f"{text!r} is not a directory of a storage; give a path relative to its location.",
+            returncode=2,
         )
     return name
 
@@ -97,6 +112,11 @@ def requires_listing() -> Iterator[None]:
 
 def add_dry_run(parser: ArgumentParser) -> None:
     parser.add_argument("--dry-run", action="store_true", help="only show what would be done")
+
+
+def add_yes(parser: ArgumentParser) -> None:
+    """For what may delete the only copy of something. See ``Verb.require_yes()``."""
+    parser.add_argument("--yes", action="store_true", help="do it without asking")
 
 
 def add_at_most(parser: ArgumentParser) -> None:

@@ -1,6 +1,5 @@
 """``status``: the state of all files and workers."""
 
-import json
 from argparse import ArgumentParser
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -8,11 +7,17 @@ from typing import Any
 
 from django.core.management.base import CommandError
 
+from ...ledger.jobs import Job
 from ...operations import status
-from ...reporting.reasons import one_line
 from ..quantities import format_size, parse_duration, parse_size
+from ..terminal import Lines
 from .base import Verb
 
+# What programs get to know of a job
+JOB_FIELDS = (
+    *("id", "action", "alias", "host", "state", "requested_by", "requested_at"),
+    *("files", "position", "succeeded", "failed"),
+)
 TIME = "%Y-%m-%d %H:%M:%S"
 
 
@@ -22,6 +27,7 @@ class _Report:
     backlogs: list[status.Backlog]
     activity: status.Activity
     failures: list[tuple[str, str, str]]
+    jobs: list[Job]
     troubles: list[str]
 
 
@@ -68,6 +74,7 @@ class Status(Verb):
             backlogs=status.backlogs(),
             failures=status.last_failures(),
             activity=status.activity(),
+            jobs=status.unfinished_jobs(),
             troubles=[
                 *status.troubles(options["max_failures"], tallies),
                 *status.excesses(options["max_age"], options["max_bytes"]),
@@ -78,7 +85,7 @@ class Status(Verb):
         else:
             self._print(report)
         if options["check"] and report.troubles:
-            raise CommandError("\n".join(report.troubles), returncode=1)
+            raise CommandError(Lines.of(report.troubles), returncode=1)
 
     def _print_json(self, report: _Report) -> None:
         keys = ("alias", "name", "error")
@@ -86,10 +93,11 @@ class Status(Verb):
             "files": [asdict(tally) for tally in report.tallies],
             "hosts": [asdict(backlog) for backlog in report.backlogs],
             "workers": asdict(report.activity),
+            "jobs": [{name: getattr(job, name) for name in JOB_FIELDS} for job in report.jobs],
             "errors": [dict(zip(keys, failure, strict=True)) for failure in report.failures],
             "troubles": report.troubles,
         }
-        self.stdout.write(json.dumps(answer, default=datetime.isoformat))
+        self.stdout.write_json(answer, default=datetime.isoformat)
 
     def _print(self, report: _Report) -> None:
         if not report.tallies:
@@ -103,10 +111,21 @@ class Status(Verb):
             self.stdout.write(f"only on {backlog.host:<29} {_numbers(backlog)}{overdue}")
         if report.tallies:
             self.stdout.write(_of_workers(report.activity))
+        for job in report.jobs:
+            self.stdout.write(_of_job(job))
         for alias, name, error in report.failures:
-            self.stdout.write(f"{alias}: {one_line(name)}: {error}")
+            self.stdout.write(f"{alias}: {name}: {error}")
         for trouble in report.troubles:
-            self.stdout.write(self.style.ERROR(trouble))
+            self.stdout.write(trouble, self.style.ERROR)
+
+
+def _of_job(job: Job) -> str:
+    host = f" on {job.host}" if job.host else ""
+    by = f", requested by {job.requested_by}" if job.requested_by else ""
+    return (
+        f"job {job.pk}: {job.action} files of {job.alias}{host}, {job.state}: {job.position:,} of "
+        f"{job.files:,} processed, {job.failed:,} failed{by}"
+    )
 
 
 def _numbers(files: status.Tally | status.Backlog) -> str:

@@ -9,7 +9,7 @@ from django.core.management.base import CommandError
 
 from ...ledger.database import QueuedFileQuerySet, ledger
 from ...ledger.models import QueuedFile
-from ...ledger.names import can_be_recorded
+from ...ledger.names import tidy
 from ...ledger.states import State, is_reachable_from_here
 from ...operations import steering
 from ...operations.passes import Step
@@ -17,7 +17,8 @@ from ...reporting.counts import counted
 from ...transfers import work
 from ..quantities import parse_duration
 from .base import RepeatableVerb, Verb
-from .selection import add_dry_run, add_selection, selected, total
+from .selection import add_dry_run, add_selection, of_storage, selected, total
+from .typos import require_recorded, unknown
 
 POLL_EVERY = 0.5  # seconds
 
@@ -56,15 +57,14 @@ class Transfer(Verb):
 
 
 def _find(name: str, alias: str | None) -> QueuedFile:
-    rows = ledger().filter(name__in=[name] if can_be_recorded(name) else [])
-    if alias is not None:
-        rows = rows.filter(alias=alias)
-    found = list(rows[:2])
-    if not found:
-        raise CommandError(f"There is no file {name!r} in the ledger.")
-    if len(found) > 1:
-        raise CommandError(f"Several storages have a file {name!r}. Choose one with --storage.")
-    return found[0]
+    rows, name = of_storage(alias), tidy(name)
+    require_recorded([name], rows)
+    first, *others = rows.filter(name=name).order_by("alias")
+    if others:
+        aliases = [row.alias for row in (first, *others)]
+        problem = f"Several storages have a file {name!r}."
+        raise unknown(problem, aliases, "Choose one with --storage")
+    return first
 
 
 class Retry(RepeatableVerb):
@@ -127,9 +127,7 @@ class Flush(RepeatableVerb):
         add_dry_run(parser)
 
     def run(self, options: dict[str, Any]) -> None:
-        rows = ledger().all()
-        if options["storage"]:
-            rows = rows.filter(alias=options["storage"])
+        rows = of_storage(options["storage"])
         newest = rows.order_by("-pk").values_list("pk", flat=True).first() or 0
         rows = rows.filter(pk__lte=newest)
         unfinished = rows.filter(state__in=[State.PENDING, State.TRANSFERRING])
@@ -169,5 +167,14 @@ class Flush(RepeatableVerb):
                 f"{files} failed. Run 'manage.py queued_storage status' to see the reasons.",
                 returncode=1,
             )
-        if not left:
+        if unknown := rows.in_unknown_state().count():
+            text = (
+                counted(unknown, "{} file is", "{} files are")
+                + " in a state that this version of queued_storage does not know. Run "
+                "'manage.py queued_storage status' to see the states."
+            )
+            if waited:
+                raise CommandError(text, returncode=1)
+            self.stdout.write(text)
+        elif not left:
             self.stdout.write("All files are on the remote, except for held files.")

@@ -3,6 +3,7 @@
 import gc
 import signal
 import threading
+import time
 from argparse import ArgumentParser, ArgumentTypeError
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,17 +17,23 @@ from django.db import connections
 from ... import maintenance
 from ...ledger.aliases import known_storages
 from ...ledger.database import ledger
+from ...ledger.jobs import are_available, jobs
+from ...queues.jobs import JobThreads
 from ...reporting.counts import counted
+from ...runtime import ending, hung
 from ...transfers.executor import Executor
-from .base import Verb
+from .base import Verb, require_ledger
 from .selection import add_dry_run
+from .typos import require_alias
 
+JOB_WAIT = 10.0  # seconds for which a worker that stops waits for the file of a job
 COLLECTIONS = (10_000, 20, 50)  # thresholds of the garbage collector in a worker
 
 
 class Worker(Verb):
     name = "worker"
     help = "upload due files until interrupted"
+    needs_ledger = False  # waits for the migrations
 
     @classmethod
     def add_arguments(cls, parser: ArgumentParser) -> None:
@@ -44,6 +51,13 @@ class Worker(Verb):
             "(default: 1)",
         )
         parser.add_argument(
+            "--exit-wait",
+            type=float,
+            default=20,
+            help="seconds that transfers in progress may take after a signal; then they are "
+            "returned to the ledger (default: 20)",
+        )
+        parser.add_argument(
             "--until-empty", action="store_true", help="exit as soon as no file is due"
         )
         parser.add_argument(
@@ -57,6 +71,10 @@ class Worker(Verb):
         is_pause = 0 < options["poll"] <= threading.TIMEOUT_MAX  # False for "nan"
         if options["threads"] < 1 or not is_pause:
             raise CommandError("--threads must be at least 1 and --poll must be greater than 0.")
+        if not 0 <= options["exit_wait"] <= threading.TIMEOUT_MAX:
+            raise CommandError("--exit-wait must be a number of seconds, 0 or more.")
+        if options["until_empty"]:
+            require_ledger()
         with _Signals() as signals, _rare_collections():
             if options["metrics"]:
                 self._serve_metrics(*options["metrics"])
@@ -66,22 +84,36 @@ class Worker(Verb):
     def _transfer(self, options: dict[str, Any], signals: "_Signals") -> None:
         executor = Executor(options["threads"], options["poll"], _aliases)
         executor.start()
+        job_threads = JobThreads(options["poll"], _aliases)
+        job_threads.start()
         is_empty = False
         try:
             self.stdout.write(f"Transferring files of {', '.join(_aliases()) or 'no storage'}.")
-            while not is_empty and not signals.wait(options["poll"]):
-                is_empty = options["until_empty"] and executor.is_idle() and not self.is_due()
+            while not (is_empty or executor.is_exhausted or signals.wait(options["poll"])):
+                is_empty = (
+                    options["until_empty"]
+                    and executor.is_idle()
+                    and job_threads.is_idle()
+                    and not self.is_due()
+                )
                 connections.close_all()
-        except Exception:  # the ledger may be unreachable; running transfers are finished
-            executor.stop()
-            raise
-        # The executor may have claimed files since it was idle.
-        executor.stop(gives_back=not is_empty)
+        finally:  # the ledger may be unreachable; running transfers are finished
+            # The executor may have claimed files since it was idle.
+            timeout = None if is_empty else options["exit_wait"]
+            _stop(executor, job_threads, timeout, gives_back=not is_empty)
+        if executor.is_exhausted:
+            raise CommandError(
+                "Too many threads hang. The log names their files. Restart the worker.",
+                returncode=1,
+            )
 
     @staticmethod
     def is_due() -> bool:
-        """Whether a file is due that this process can transfer."""
-        return ledger().due().workable_here().filter(alias__in=_aliases()).exists()
+        """Whether a file or a job is due that this process can process."""
+        aliases = _aliases()
+        rows = ledger().due().claimable().workable_here()
+        is_due = rows.filter(alias__in=aliases).exists()
+        return is_due or (are_available() and bool(jobs().due_keys(aliases)))
 
     def _serve_metrics(self, address: str, port: int) -> None:
         metrics = import_module("queued_storage.metrics")  # needs an optional library
@@ -91,6 +123,23 @@ class Worker(Verb):
         except OSError as error:
             raise CommandError(f"Metrics cannot be served at {address}:{port}: {error}") from error
         self.stdout.write(f"Metrics at http://{address}:{server.server_port}/metrics.")
+
+
+def _stop(
+    executor: Executor, job_threads: JobThreads, timeout: float | None, *, gives_back: bool
+) -> None:
+    """Stop all threads within ``timeout``, and make sure that the process can end without them."""
+    has_ended = False
+    deadline = time.monotonic() + (JOB_WAIT if timeout is None else timeout)
+    job_threads.ask_to_stop()
+    try:
+        has_ended = executor.stop(timeout, gives_back=gives_back)
+        if not has_ended:
+            executor.let_go()
+        has_ended &= job_threads.stop(max(deadline - time.monotonic(), 0))
+    finally:  # there may be a second signal
+        if not has_ended or hung.count():
+            ending.require_end()
 
 
 class _Signals:
@@ -172,6 +221,7 @@ class Sweep(Verb):
         add_dry_run(parser)
 
     def run(self, options: dict[str, Any]) -> None:
+        require_alias(options["storage"])
         if options["dry_run"]:
             due = ledger().due()
             if options["storage"] is not None:

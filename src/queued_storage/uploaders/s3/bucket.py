@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Any, Protocol, TypedDict
 from boto3.s3.transfer import TransferConfig
 from storages.utils import clean_name
 
+from ...remotes.refusals_s3 import KEY_MAX_BYTES, require_short
+
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
@@ -56,7 +58,15 @@ class Bucket:
         return self.storage._normalize_name(clean_name(name))
 
     def place(self, name: str) -> Place:
-        return {"Bucket": self.name, "Key": self.key(name)}
+        """Return the parameters that name an object; raise ``NameTooLong`` if S3 allows no such
+        key."""
+        key = self.key(name)
+        require_short(key)
+        return {"Bucket": self.name, "Key": key}
+
+    def allows(self, name: str) -> bool:
+        """Return whether an object of this name can exist."""
+        return len(self.key(name).encode()) <= KEY_MAX_BYTES
 
     def parameters(self, name: str, content: object = None) -> dict[str, Any]:
         """Return the parameters that ``save()`` sends, except those that name the object."""

@@ -27,6 +27,13 @@ def config_for_stream(own: TransferConfig) -> TransferConfig:
     return cast(TransferConfig, config)
 
 
+def config_without_threads(own: TransferConfig) -> TransferConfig:
+    """Return the storage's own configuration, to send one part after the other."""
+    config: Any = copy.copy(own)
+    config.use_threads = False
+    return cast(TransferConfig, config)
+
+
 def upload_path(
     client: "S3Client",
     path: str,

@@ -48,16 +48,19 @@ class Answer:
     request: SeenRequest
 
 
-def put_object(client: "S3Client", what: SmallObject, checksum: Sum) -> Answer:
-    """Store an object with its checksum by ``client.put_object()``."""
-    parameters = {**what.parameters, checksum.parameter: checksum.value}
+def put_object(client: "S3Client", what: SmallObject, checksum: Sum | None) -> Answer:
+    """Store an object with its checksum, if one is given, by ``client.put_object()``."""
+    parameters = dict(what.parameters)
+    if checksum:
+        parameters[checksum.parameter] = checksum.value
     if what.is_new:
         parameters["IfNoneMatch"] = "*"
     with _Watch(client) as request:
         answer: Mapping[str, Any] = client.put_object(
             Bucket=what.bucket, Key=what.key, Body=what.data, **parameters
         )
-    return Answer(str(answer.get(checksum.parameter, "")), request)
+    found = answer.get(checksum.parameter, "") if checksum else ""
+    return Answer(str(found), request)
 
 
 class _Own(threading.local):

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
+from boto3.s3.transfer import TransferConfig
 from botocore.exceptions import ClientError
 from django.core.files.storage import Storage
 from storages.backends.s3 import S3Storage
@@ -14,13 +15,16 @@ from storages.utils import clean_name, is_seekable
 from ...exceptions import VerificationError
 from ...files.streams import MeasuredFile, Saved
 from ...ledger.states import Content
+from ...remotes.refusals_s3 import explained
 from ...reporting.logs import logger
 from ...reporting.reasons import reason
+from ...runtime import ending
 from ..base import PIECE, Uploader
-from . import by_obstore, multipart, small, trust
+from . import by_obstore, dialects, multipart, small, trust
 from .bucket import Bucket, S3Remote
 from .by_obstore import Outcome, Substitute
 from .checksums import ALGORITHMS, CRC32, SHA256, Sum, encoded, sum_of
+from .dialects import Dialect, may_be_refusal
 from .small import SmallObject
 
 if TYPE_CHECKING:
@@ -71,23 +75,65 @@ class S3Uploader(Uploader):
                 # A request that boto3 repeats may be refused because of the object that it made.
                 self.was_sent_once &= error.response["ResponseMetadata"].get("RetryAttempts") == 0
                 raise FileExistsError(f"The remote has another object named {name!r}.") from error
-            if _status(error) != HTTPStatus.NOT_IMPLEMENTED:
-                raise
-        return self._upload(name, content, is_new=False)
+            raise
 
     def _upload(self, name: str, content: MeasuredFile, *, is_new: bool) -> str:
-        self.has_proof = False
+        """Upload with all headers, or without those that the server refuses."""
+        storage, client = self._bucket.storage, self._bucket.client
         parameters = self._bucket.parameters(name, content)
         named: str | None = parameters.pop("ChecksumAlgorithm", None)
+        to_try = dialects.to_try(storage, client, is_new=is_new, named=named)
+        following: Dialect | None = next(to_try)
+        first: ClientError | None = None
+        with self._explained(name):
+            while following is not None:
+                tried, following = following, None
+                try:
+                    self._upload_in(tried, name, content, dict(parameters), named, is_new)
+                except ClientError as error:
+                    first = first or error
+                    if is_seekable(content):
+                        untried = (each for each in to_try if may_be_refusal(error, tried, each))
+                        following = next(untried, None)
+                    if following is None:
+                        raise (first if _status(first) == _status(error) else error) from None
+        dialects.learn(storage, tried)
+        return cast(str, clean_name(name))
+
+    def _upload_in(
+        self,
+        dialect: Dialect,
+        name: str,
+        content: MeasuredFile,
+        parameters: dict[str, Any],
+        named: str | None,
+        is_new: bool,
+    ) -> None:
+        self.has_proof = False
+        is_new &= dialect.conditions
         is_known = named is None or named in ALGORITHMS
         if is_known and (data := self._small(content)) is not None:
             place = self._bucket.place(name)
             parameters.pop("ChecksumType", None)  # for multipart uploads
             what = SmallObject(place["Bucket"], place["Key"], data, parameters, is_new)
-            self._upload_small(name, what, named, content.content)
+            if dialect.checksums:
+                self._upload_small(name, what, named, content.content)
+            else:
+                small.put_object(self._bucket.client, what, None)
         else:
-            self._upload_large(name, content, parameters, named, is_new)
-        return cast(str, clean_name(name))
+            if named or (dialect.checksums and not self._appends_checksums()):
+                parameters["ChecksumAlgorithm"] = named or CRC32
+                if named is None:
+                    parameters["ChecksumType"] = "FULL_OBJECT"
+            self._upload_large(name, content, parameters, is_new)
+
+    def _appends_checksums(self) -> bool:
+        """Return whether boto3 would append the checksum of a large file to its bytes, though that
+        is turned off. A server that doesn't know this might store it as a part of the file."""
+        client = self._bucket.client
+        is_encrypted = client.meta.endpoint_url.startswith("https:")
+        is_known = trust.known(self._bucket.storage).checksums
+        return is_encrypted and not is_known and dialects.is_quiet(client, "request")
 
     def _small(self, content: MeasuredFile) -> bytes | None:
         """Return all the bytes of a small file, or None if the file is sent in another way."""
@@ -152,17 +198,31 @@ class S3Uploader(Uploader):
         name: str,
         content: MeasuredFile,
         parameters: dict[str, Any],
-        named: str | None,
         is_new: bool,
     ) -> None:
-        parameters["ChecksumAlgorithm"] = named or CRC32
-        if named is None:
-            parameters["ChecksumType"] = "FULL_OBJECT"
+        config = self._bucket.storage.transfer_config
+        try:
+            self._send_large(name, content, parameters, is_new, config)
+        except RuntimeError:
+            if not (ending.has_begun() and is_seekable(content)):
+                raise
+            # The pools of threads are closed, but there may be time to do without.
+            config = multipart.config_without_threads(config)
+            self._send_large(name, content, parameters, is_new, config)
+
+    def _send_large(
+        self,
+        name: str,
+        content: MeasuredFile,
+        parameters: dict[str, Any],
+        is_new: bool,
+        config: TransferConfig,
+    ) -> None:
         if is_seekable(content):
             content.seek(0)  # transfer() may have read some of it
         bucket, client, place = self._bucket, self._bucket.client, self._bucket.place(name)
-        can_prove = named in (None, CRC32) and trust.known(bucket.storage).checksums
-        config = bucket.storage.transfer_config
+        is_crc32 = parameters.get("ChecksumAlgorithm") == CRC32
+        can_prove = is_crc32 and trust.known(bucket.storage).checksums
         with multipart.only_if_new(client, place["Key"]) if is_new else contextlib.nullcontext():
             if (saved := content.saved) and can_prove:
                 multipart.upload_path(client, saved.path, place, parameters, config, saved.on_sent)
@@ -185,6 +245,8 @@ class S3Uploader(Uploader):
 
     def forget_unfinished(self, name: str) -> None:
         """Abort multipart uploads, so that a worker that was frozen cannot continue one."""
+        if not self._bucket.allows(name):
+            return
         try:
             multipart.abort_uploads(self._bucket.client, self._bucket.place(name))
         except ClientError as error:
@@ -201,7 +263,9 @@ class S3Uploader(Uploader):
         The answer to HEAD has no body, so a missing bucket, or a wrong endpoint, looks like a
         missing object. GET tells them apart.
         """
-        return self.remote.exists(name) or not self._is_missing(name)
+        if not self._bucket.allows(name):
+            return False
+        return super().exists(name) or not self._is_missing(name)
 
     def _is_missing(self, name: str) -> bool:
         try:
@@ -216,10 +280,13 @@ class S3Uploader(Uploader):
         return False
 
     def is_free(self, name: str) -> bool:
-        return not self.remote.exists(name)  # an upload to a missing bucket fails
+        self._bucket.place(name)  # raises an error for a name that is too long
+        return not super().exists(name)  # an upload to a missing bucket fails
 
     def remove(self, name: str) -> None:
         """Delete the object: ``S3Storage`` says nothing if the bucket is missing."""
+        if not self._bucket.allows(name):
+            return
         if type(self.remote).delete is not S3Storage.delete:
             super().remove(name)
             return
@@ -231,7 +298,9 @@ class S3Uploader(Uploader):
 
     # Verifying
 
-    def refuses_wrong_checksum(self, name: str) -> bool:
+    def refuses_wrong_checksum(self, name: str) -> bool | None:
+        if not dialects.of(self._bucket.storage).checksums:
+            return None
         parameters = self._bucket.parameters(name)
         named = parameters.pop("ChecksumAlgorithm", CRC32)
         wrong = sum_of(named if named in ALGORITHMS else CRC32, b"")
@@ -257,17 +326,24 @@ class S3Uploader(Uploader):
             return self.verify_content(name, sent)  # the ledger has no SHA-256 to compare
         return "size"
 
+    def verify_size(self, name: str, sent: Content) -> str:
+        with self._explained(name):
+            return super().verify_size(name, sent)
+
     def _head(self, name: str) -> "HeadObjectOutputTypeDef":
+        bucket = self._bucket
         try:
-            return self._bucket.client.head_object(
-                **self._bucket.place(name),
-                **self._bucket.customer_key(name),
-                ChecksumMode="ENABLED",
-            )
+            with self._explained(name):
+                parameters = {**bucket.place(name), **bucket.customer_key(name)}
+                return dialects.head_object(bucket.storage, bucket.client, parameters)
         except ClientError as error:
             if _status(error) == HTTPStatus.NOT_FOUND:
                 raise VerificationError(f"The remote has no file named {name!r}.") from error
             raise
+
+    def _explained(self, name: str) -> contextlib.AbstractContextManager[None]:
+        place = self._bucket.place(name)
+        return explained(self._bucket.client, place["Bucket"], place["Key"])
 
     # Reading and listing
 

@@ -1,0 +1,58 @@
+"""Checks of the database that holds the ledger."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from django.apps import apps
+from django.core.checks import CheckMessage, Warning
+from django.db import connections, router
+from django.db.models import FileField
+
+from ..ledger.aliases import AliasedStorage
+from ..ledger.database import ledger_database
+from .registration import check
+
+
+@check
+def ledger_is_beside_the_models() -> Iterator[CheckMessage]:
+    for model in apps.get_models():
+        for field in model._meta.get_fields():
+            if not isinstance(field, FileField) or not isinstance(field.storage, AliasedStorage):
+                continue
+            database = router.db_for_write(model)
+            if database != ledger_database():
+                yield Warning(
+                    f"{field} is written to the database {database!r}, but the ledger is in "
+                    f"{ledger_database()!r}: a rolled-back save would still be transferred.",
+                    hint="Use the same database: set QUEUED_STORAGE['DATABASE'], or change your "
+                    "database router. See the docs, under 'Databases'.",
+                    obj=field,
+                    id="queued_storage.W003",
+                )
+
+
+SQLITE_OPTIONS = {
+    "transaction_mode": "IMMEDIATE",
+    "timeout": 20,
+    "init_command": "PRAGMA journal_mode=WAL",
+}
+
+
+@check
+def sqlite_transactions_wait() -> Iterator[CheckMessage]:
+    database = ledger_database()
+    if database not in connections:
+        return
+    connection: Any = connections[database]
+    if connection.vendor != "sqlite" or connection.is_in_memory_db():
+        return
+    mode = connection.settings_dict["OPTIONS"].get("transaction_mode")
+    if str(mode or "DEFERRED").upper() == "DEFERRED":
+        yield Warning(
+            f"The database {database!r} begins transactions without the lock for writing. A "
+            "request that reads and then writes in one transaction fails with 'database is locked' "
+            "if a background thread or a worker has written to the database in between.",
+            hint=f"In settings.DATABASES[{database!r}], set 'OPTIONS': {SQLITE_OPTIONS}. See the "
+            "docs, under 'Databases'.",
+            id="queued_storage.W007",
+        )

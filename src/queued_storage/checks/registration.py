@@ -1,0 +1,74 @@
+"""How a check is registered, and which storages the checks look at."""
+
+from collections.abc import Callable, Iterator, Sequence
+from importlib.util import find_spec
+from typing import Any
+
+from django.core.checks import CheckMessage, register
+from django.core.exceptions import ImproperlyConfigured
+
+from ..conf import settings
+from ..ledger.aliases import known_storages
+from ..reporting.redaction import without_secrets
+from ..storage.composition import ComposedStorage
+
+WITHOUT_STORAGES = (
+    "django-storages is not installed. For S3, run: pip install 'django-queued-storage[s3]'"
+)
+
+Check = Callable[..., Iterator[CheckMessage]]
+
+
+def check(function: Check) -> Callable[..., list[CheckMessage]]:
+    """Register a check, which is skipped if the settings are invalid: E001 reports that."""
+
+    def run(app_configs: Sequence[Any] | None = None, **kwargs: Any) -> list[CheckMessage]:
+        return [] if settings_problem() else list(function())
+
+    run.__name__, run.__doc__ = function.__name__, function.__doc__
+    register(run, "queued_storage")
+    return run
+
+
+def settings_problem() -> str:
+    try:
+        _ = settings.values
+    except ImproperlyConfigured as error:
+        return str(error)
+    return ""
+
+
+def storages() -> list[ComposedStorage]:
+    try:
+        found = known_storages()
+    except Exception:  # E003 reports it
+        found = []
+    return [storage for storage in found if isinstance(storage, ComposedStorage)]
+
+
+def side_problem(storage: ComposedStorage, side: str) -> str:
+    path, _options = getattr(storage.sides, side).specification()
+    if isinstance(path, str) and path.startswith("storages."):
+        # Importing a cloud library takes long, and is not needed to find it.
+        module = path.rpartition(".")[0]
+        if _is_importable(module):
+            return ""
+        advice = "" if _is_importable("storages") else f" {WITHOUT_STORAGES}"
+        return f"{side}={path!r} cannot be imported.{advice}"
+    try:
+        getattr(storage, side)
+    except Exception as error:
+        return said_by(error)
+    return ""
+
+
+def said_by(error: Exception) -> str:
+    """The message of an error, which may quote the options of a storage or of a queue."""
+    return without_secrets(str(error), by_look=False)
+
+
+def _is_importable(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ImportError:
+        return False

@@ -1,0 +1,78 @@
+"""Whether the database has the tables and columns that this version uses."""
+
+import threading
+import time
+
+from django.apps import apps
+from django.db import DatabaseError, connections, models
+
+from ..reporting.logs import logger
+from .database import ledger_database
+
+REPEAT_AFTER = 600.0  # seconds between two log records about the same table or column
+
+_lock = threading.Lock()
+_reported = ("", 0.0)  # the last record, and when it was logged
+
+
+def _models() -> list[type[models.Model]]:
+    return list(apps.get_app_config("queued_storage").get_models())
+
+
+def probe() -> None:
+    """Read every column of every table; raise ``DatabaseError`` if the database lacks one."""
+    for model in _models():
+        list(models.QuerySet(model, using=ledger_database()).filter(pk=0))
+
+
+def problem() -> str:
+    """Return which table or column is missing, and what to do; "" if the database has them all."""
+    database = ledger_database()
+    missing = _missing(database)
+    if not missing:
+        return ""
+    option = "" if database == "default" else f" --database {database}"
+    return f"The database {database!r} does not have {missing}. Run 'manage.py migrate{option}'."
+
+
+def _missing(database: str) -> str:
+    connection = connections[database]
+    with connection.cursor() as cursor:
+        tables = connection.introspection.table_names(cursor)
+        for model in _models():
+            table = model._meta.db_table
+            if table not in tables:
+                return f"the table {table!r} of the ledger"
+            found = connection.introspection.get_table_description(cursor, table)
+            columns = {column.name for column in found}
+            for field in model._meta.local_concrete_fields:
+                if field.column not in columns:
+                    return f"the column {field.column!r} of the ledger's table {table!r}"
+    return ""
+
+
+def explanation(error: BaseException) -> str:
+    """Return the problem if that is the reason of ``error``; otherwise ""."""
+    if not isinstance(error, DatabaseError):
+        return ""
+    try:
+        return problem()
+    except DatabaseError:  # the database is away, or the transaction is broken
+        return ""
+
+
+def is_explained(error: BaseException) -> bool:
+    """Return whether a missing table or column is the reason of ``error``, and log that once.
+
+    New code often starts before its migrations are run. A thread then waits for them.
+    """
+    global _reported
+    text = explanation(error)
+    if not text:
+        return False
+    with _lock:
+        before, at = _reported
+        if text != before or time.monotonic() - at > REPEAT_AFTER:
+            _reported = (text, time.monotonic())
+            logger.warning("%s No file is processed until then.", text)
+    return True

@@ -1,0 +1,224 @@
+"""Tells where a storage really keeps its files, and whether two storages share a place."""
+
+import getpass
+import json
+import os
+import posixpath
+import re
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import lru_cache
+from typing import Any, NamedTuple, cast
+from urllib.parse import urlsplit
+
+from django.core.files.storage import FileSystemStorage, InMemoryStorage, Storage
+from django.utils.functional import LazyObject
+
+from ..reporting.descriptions import describe, is_describable
+from .classes import known_of
+from .expiry import AZURE, GCLOUD, S3
+
+FILE_SYSTEM = "file system"
+MEMORY = "memory"
+OTHER = "other"
+UNKNOWN = "unknown"
+IN_PROCESS = frozenset({FILE_SYSTEM, MEMORY, OTHER, UNKNOWN})  # kinds that need no library
+SFTP = "storages.backends.sftpstorage.SFTPStorage"
+FTP = "storages.backends.ftp.FTPStorage"
+AMAZON = "amazonaws.com"
+_PROBE = "queued-storage"  # a name, to see where a storage would put a file
+_LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+_PORTS = {"http": 80, "https": 443}
+# As FTPStorage reads its option location, which also holds the password
+_FTP_URL = re.compile(r"^[^:]+://([^:]+):.+@(.+):(\d+)/(.*)$")
+
+
+class Place(NamedTuple):
+    """Where a storage keeps its files, without secrets.
+
+    It is read from the storage as it was made: options, settings and defaults may differ and yet
+    lead to one bucket.
+    """
+
+    kind: str  # such as "s3" or FILE_SYSTEM
+    home: str  # what holds the root: a host and a bucket, or an account and a container
+    root: str = ""  # the path of all files in it
+    only: int = 0  # the storage's id(), if nothing else tells it from others of its class
+
+    @property
+    def description(self) -> str:
+        """The place in one line."""
+        if self.kind == FILE_SYSTEM:
+            return self.root
+        return f"{self.kind}://{self.home}/{self.root.lstrip('/')}".rstrip("/")
+
+
+def place_of(storage: Storage) -> Place:
+    """Return the place of a storage that is not a queued one.
+
+    It is computed in a few microseconds and makes no request.
+    """
+    storage = _itself(storage)
+    given = getattr(storage, "queued_storage_place", None)
+    if given is not None:
+        return Place(OTHER, str(given))
+    for rule in known_of(type(storage), _RULES):
+        return rule(storage)
+    if isinstance(storage, InMemoryStorage):
+        return _of_this_process(MEMORY, storage)
+    if isinstance(storage, FileSystemStorage):
+        return Place(FILE_SYSTEM, "", _directory_of(storage))
+    if is_describable(storage):
+        return Place(OTHER, json.dumps(describe(storage), sort_keys=True, default=repr))
+    return _of_this_process(UNKNOWN, storage)
+
+
+def same_place(one: Place, other: Place) -> bool:
+    """Return whether both places have the same files under the same names."""
+    if one.kind == other.kind == FILE_SYSTEM:
+        return _is_same_directory(one.root, other.root)
+    return one == other
+
+
+def holds(one: Place, other: Place) -> bool:
+    """Return whether the files of ``other`` are among those of ``one``: the same, or below it."""
+    if (one.kind, one.home, one.only) != (other.kind, other.home, other.only):
+        return False
+    if one.kind == FILE_SYSTEM:
+        return any(_is_same_directory(one.root, path) for path in _with_parents(other.root))
+    return _slashed(other.root).startswith(_slashed(one.root))
+
+
+@lru_cache(1000)  # each attempt to transfer a file asks for it
+def are_apart(one: Place, other: Place) -> bool:
+    """Return whether no file of one place is a file of the other.
+
+    The answer is kept: a directory that becomes a link later is noticed by the process that starts
+    next, and by the comparison of the two files before an eviction.
+    """
+    return not holds(one, other) and not holds(other, one)
+
+
+def _itself(storage: Storage) -> Storage:
+    """Return what a wrapper passes its calls on to."""
+    if isinstance(storage, LazyObject):  # such as django.core.files.storage.default_storage
+        storage = cast(Any, storage.exists).__self__
+    inner = getattr(storage, "storage", None)  # of PerThread, FaultyStorage, and many wrappers
+    return _itself(inner) if isinstance(inner, Storage) else storage
+
+
+def _of_this_process(kind: str, storage: Storage) -> Place:
+    cls = type(storage)
+    return Place(kind, f"{cls.__module__}.{cls.__qualname__}", only=id(storage))
+
+
+def _slashed(root: str) -> str:
+    return f"{root.rstrip('/')}/" if root else ""
+
+
+# Directories
+
+
+def _directory_of(storage: FileSystemStorage) -> str:
+    if type(storage).path is not FileSystemStorage.path:
+        with suppress(Exception):  # it may require a name of its own kind
+            directory, found = os.path.split(storage.path(_PROBE))
+            if found == _PROBE:
+                return os.path.abspath(directory)
+    return os.path.abspath(storage.location)
+
+
+def _is_same_directory(one: str, other: str) -> bool:
+    try:
+        return os.path.samefile(one, other)
+    except OSError:  # one does not exist yet
+        return os.path.realpath(one) == os.path.realpath(other)
+
+
+def _with_parents(path: str) -> Iterator[str]:
+    path = os.path.realpath(path)
+    while True:
+        yield path
+        parent = os.path.dirname(path)
+        if parent == path:
+            return
+        path = parent
+
+
+# Clouds and servers
+
+
+def _of_s3(storage: Any) -> Place:
+    return Place("s3", f"{_endpoint_of_s3(storage)}/{storage.bucket_name}", _folder(storage))
+
+
+def _endpoint_of_s3(storage: Any) -> str:
+    url = storage.endpoint_url
+    for variable in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"):  # as boto3 does
+        url = url or os.environ.get(variable)
+    host = _host(url) if url else AMAZON
+    # A bucket has the same name at every endpoint of Amazon's.
+    is_amazon = host.removesuffix(".cn").endswith(f".{AMAZON}")
+    return AMAZON if is_amazon else host
+
+
+def _of_gcloud(storage: Any) -> Place:
+    return Place("google", str(storage.bucket_name), _folder(storage))
+
+
+def _of_azure(storage: Any) -> Place:
+    parts = (part.partition("=") for part in (storage.connection_string or "").split(";"))
+    given = {key.strip().lower(): value.strip() for key, _equals, value in parts}
+    account = given.get("accountname") or storage.account_name
+    suffix = given.get("endpointsuffix") or storage.endpoint_suffix
+    host = f"{account}.blob.{suffix}"
+    if endpoint := given.get("blobendpoint"):
+        host = f"{_host(endpoint)}{urlsplit(endpoint).path.rstrip('/')}"
+    elif given.get("usedevelopmentstorage", "").lower() == "true":
+        host = "localhost:10000/devstoreaccount1"
+    return Place("azure", f"{host.lower()}/{storage.azure_container}", _folder(storage))
+
+
+def _of_sftp(storage: Any) -> Place:
+    params = storage.params or {}
+    user = params.get("username") or getpass.getuser()  # as the storage does
+    home = f"{user}@{_plain_host(storage.host)}:{params.get('port') or 22}"
+    return Place("sftp", home, _on_server(storage.root_path))
+
+
+def _of_ftp(storage: Any) -> Place:
+    found = _FTP_URL.search(str(storage.location))
+    user, host, port, path = found.groups() if found else ("", "", "", "")
+    return Place("ftp", f"{user}@{_plain_host(host)}:{port}", _on_server(path))
+
+
+def _host(url: str) -> str:
+    """Return the host and the port of a URL, the port only if it is not that of the scheme."""
+    parts = urlsplit(url if "://" in url else f"https://{url}")
+    host = _plain_host(parts.hostname or "")
+    is_usual = parts.port is None or parts.port == _PORTS.get(parts.scheme)
+    return host if is_usual else f"{host}:{parts.port}"
+
+
+def _plain_host(host: object) -> str:
+    name = str(host).lower().rstrip(".")
+    return "localhost" if name in _LOOPBACK else name
+
+
+def _folder(storage: Any) -> str:
+    """Return the option ``location`` as a path without slashes around it."""
+    return posixpath.normpath(f"/{storage.location or ''}").strip("/")
+
+
+def _on_server(path: object) -> str:
+    """Return a directory on a server; ``~`` is the one in which the user's session begins."""
+    return posixpath.normpath(posixpath.join("~", str(path or ""))).replace("//", "/")
+
+
+_RULES: dict[str, Callable[[Any], Place]] = {
+    S3: _of_s3,
+    GCLOUD: _of_gcloud,
+    AZURE: _of_azure,
+    SFTP: _of_sftp,
+    FTP: _of_ftp,
+}

@@ -1,0 +1,87 @@
+"""Tells whether the two sides of a queued storage lead to one place."""
+
+from collections.abc import Iterator
+from enum import Enum, auto
+from itertools import product
+from typing import NamedTuple
+
+from ..remotes.classes import LIBRARY
+from ..remotes.places import IN_PROCESS, are_apart, place_of, same_place
+from .sides import Side, Sides
+
+
+class Kind(Enum):
+    """How the sides are connected."""
+
+    SAME = auto()
+    INSIDE = auto()  # one contains the other
+    CIRCLE = auto()  # a queued storage is, in the end, its own side
+
+
+class Clash(NamedTuple):
+    """Two sides that are not two places, so that what is done to one copy is done to the other."""
+
+    kind: Kind
+    reason: str
+
+
+def clash_of(sides: Sides) -> Clash | None:
+    """Return how the final places of the two sides are connected; None if they are two places.
+
+    The final places of a queued storage are those of its own sides. No request is made, and no
+    library is imported that this does not need.
+    """
+    try:
+        local, remote = (list(_final_sides(side, (sides,))) for side in sides)
+    except _Circle as circle:
+        return Clash(
+            Kind.CIRCLE,
+            f"{circle.side.name}={circle.side.given!r} leads back to this storage, so a file "
+            f"would be uploaded to itself.",
+        )
+    return next(filter(None, (_compare(*pair) for pair in product(local, remote))), None)
+
+
+class _Circle(Exception):
+    def __init__(self, side: Side) -> None:
+        super().__init__()
+        self.side = side
+
+
+def _final_sides(side: Side, around: tuple[Sides, ...]) -> Iterator[Side]:
+    inner = None if _is_of_library(side) else getattr(side.storage, "sides", None)
+    if not isinstance(inner, Sides):
+        yield side
+        return
+    if any(inner is each for each in around):
+        raise _Circle(side)
+    for each in inner:
+        yield from _final_sides(each, (*around, inner))
+
+
+def _compare(one: Side, other: Side) -> Clash | None:
+    if _is_of_library(one) != _is_of_library(other):
+        made = other if _is_of_library(one) else one
+        if place_of(made.storage).kind in IN_PROCESS:
+            return None
+    places = place_of(one.storage), place_of(other.storage)
+    if are_apart(*places):
+        return None
+    first, second = (place.description for place in places)
+    if same_place(*places):
+        return Clash(
+            Kind.SAME,
+            f"local and remote point to the same location, {first!r}: evicting the local copy "
+            f"would delete the only copy.",
+        )
+    return Clash(
+        Kind.INSIDE,
+        f"one of the locations of local and remote contains the other ({first!r} and {second!r}), "
+        f"so a file of one may be taken for a file of the other.",
+    )
+
+
+def _is_of_library(side: Side) -> bool:
+    """Return whether the side is made by django-storages, which takes long to import."""
+    spec, _options = side.specification()
+    return isinstance(spec, str) and spec.startswith(LIBRARY)

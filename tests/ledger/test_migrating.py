@@ -1,0 +1,152 @@
+"""Indexes that are added while other processes write."""
+
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from django.db import DatabaseError, NotSupportedError, connection, connections, models, transaction
+from django.db.migrations.state import ProjectState
+
+from queued_storage.ledger.migrating import AddIndexWithoutLock
+from queued_storage.models import QueuedFile
+from tests.support.rows import new_row
+from tests.support.waiting import until
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+NAME = "queued_storage_test_index"
+INDEX = models.Index(fields=["host", "size"], name=NAME)
+ADD = AddIndexWithoutLock("QueuedFile", INDEX)
+
+
+def migrate(*, forwards: bool = True, collect_sql: bool = False) -> list[str]:
+    before = ProjectState.from_apps(QueuedFile._meta.apps)
+    after = before.clone()
+    ADD.state_forwards("queued_storage", after)
+    with connection.schema_editor(atomic=False, collect_sql=collect_sql) as editor:
+        if forwards:
+            ADD.database_forwards("queued_storage", editor, before, after)
+        else:
+            ADD.database_backwards("queued_storage", editor, after, before)
+    return editor.collected_sql if collect_sql else []
+
+
+def indexes() -> list[str]:
+    with connection.cursor() as cursor:
+        found = connection.introspection.get_constraints(cursor, QueuedFile._meta.db_table)
+    return [name for name in found if name == NAME]
+
+
+errors: list[DatabaseError] = []  # of other threads
+
+
+@pytest.fixture(autouse=True)
+def removed() -> Iterator[None]:
+    errors.clear()
+    yield
+    if indexes():
+        migrate(forwards=False)
+
+
+def test_the_index_is_added_and_removed() -> None:
+    migrate()
+    assert indexes() == [NAME]
+    migrate()  # as after a process that died before the migration was recorded
+    assert indexes() == [NAME]
+    migrate(forwards=False)
+    assert indexes() == []
+
+
+def test_the_sql_can_be_shown() -> None:
+    [sql] = [line for line in migrate(collect_sql=True) if NAME in line]
+    assert ("CONCURRENTLY" in sql) == (connection.vendor == "postgresql")
+    assert indexes() == []
+    assert "without locking" in ADD.describe()
+
+
+postgres = pytest.mark.skipif(connection.vendor != "postgresql", reason="PostgreSQL only")
+
+
+@postgres
+def test_a_transaction_is_refused() -> None:
+    with transaction.atomic(), pytest.raises(NotSupportedError, match="atomic = False"):
+        migrate()
+
+
+def run_aside(action: Callable[[], Any]) -> threading.Thread:
+    def act() -> None:
+        try:
+            action()
+        except DatabaseError as error:
+            errors.append(error)
+        finally:
+            connections.close_all()
+
+    thread = threading.Thread(target=act)
+    thread.start()
+    return thread
+
+
+def builders() -> list[int]:
+    """Return the processes of the server that wait with an index."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT pid FROM pg_stat_activity WHERE wait_event_type = 'Lock' "
+            "AND datname = current_database() AND query LIKE 'CREATE INDEX%%'"
+        )
+        return [pid for (pid,) in cursor.fetchall()]
+
+
+class OpenTransaction:
+    """A transaction of another connection that has written a row."""
+
+    def __init__(self) -> None:
+        self._has_written, self._may_end = threading.Event(), threading.Event()
+
+    def __enter__(self) -> None:
+        self._thread = run_aside(self._write)
+        assert self._has_written.wait(20)
+
+    def __exit__(self, *args: object) -> None:
+        self._may_end.set()
+        self._thread.join()
+
+    def _write(self) -> None:
+        with transaction.atomic():
+            new_row("open.txt")
+            self._has_written.set()
+            assert self._may_end.wait(60)
+
+
+@postgres
+def test_files_are_saved_while_the_index_is_built() -> None:
+    with OpenTransaction():
+        building = run_aside(migrate)
+        until(builders)
+        with connection.cursor() as cursor:
+            cursor.execute("SET statement_timeout = '5s'")
+            new_row("meanwhile.txt")  # would wait for an ordinary index
+            cursor.execute("SET statement_timeout = 0")
+        assert building.is_alive()
+    building.join()
+    assert indexes() == [NAME]
+    assert QueuedFile.objects.count() == 2
+
+
+@postgres
+def test_an_interrupted_index_is_built_anew() -> None:
+    with OpenTransaction():
+        building = run_aside(migrate)
+        pids = until(builders)
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_cancel_backend(%s)", pids)
+        building.join()
+    assert len(errors) == 1
+    is_valid = "SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass(%s)"
+    with connection.cursor() as cursor:
+        cursor.execute(is_valid, [NAME])
+        assert cursor.fetchone() == (False,)
+        migrate()
+        cursor.execute(is_valid, [NAME])
+        assert cursor.fetchone() == (True,)
