@@ -7,6 +7,7 @@ import pytest
 from django.core.checks import run_checks
 from django.core.exceptions import ImproperlyConfigured
 from django.core.files.storage import FileSystemStorage, storages
+from django.db import connection
 from pytest_django import Settings
 
 from queued_storage.backends import QueuedStorage
@@ -96,6 +97,19 @@ def test_side_that_cannot_be_created(settings: Settings, name: str, side: Any, s
     with_default(settings, **{name: side})
     assert ids() == {"queued_storage.E004"}
     assert says in messages("E004")
+
+
+class Talkative(FileSystemStorage):
+    def __init__(self, **options: Any) -> None:
+        raise ValueError(f"cannot connect with {options}")
+
+
+@pytest.mark.parametrize("name", ["local", "remote"])
+def test_no_check_repeats_a_secret(settings: Settings, name: str) -> None:
+    options = {"host": "h", "password": "hunter2"}
+    with_default(settings, **{name: {"BACKEND": f"{__name__}.Talkative", "OPTIONS": options}})
+    assert "'host': 'h'" in messages("E004")
+    assert "hunter2" not in messages("E004")
 
 
 @pytest.mark.parametrize("name", ["local", "remote"])
@@ -393,3 +407,32 @@ def test_checks_import_no_library(settings: Settings) -> None:
     with_default(settings, remote=GCLOUD)
     ids()
     assert "storages.backends.gcloud" not in sys.modules
+
+
+@pytest.mark.parametrize(
+    ("mode", "is_fine"),
+    [
+        (None, False),
+        ("DEFERRED", False),
+        ("deferred", False),
+        ("immediate", True),
+        ("EXCLUSIVE", True),
+    ],
+)
+def test_sqlite_without_the_lock(monkeypatch: Any, mode: str | None, is_fine: bool) -> None:
+    if connection.vendor != "sqlite":
+        pytest.skip("SQLite only")
+    monkeypatch.setitem(connection.settings_dict, "NAME", "/srv/site/db.sqlite3")
+    options = {"transaction_mode": mode} if mode else {}
+    monkeypatch.setitem(connection.settings_dict, "OPTIONS", options)
+    assert ids() == (set() if is_fine else {"queued_storage.W007"})
+    if not is_fine:
+        assert "DATABASES['default'], set 'OPTIONS': {'transaction_mode'" in messages("W007")
+
+
+def test_sqlite_in_memory_needs_no_options(monkeypatch: Any) -> None:
+    if connection.vendor != "sqlite":
+        pytest.skip("SQLite only")
+    monkeypatch.setitem(connection.settings_dict, "NAME", ":memory:")
+    monkeypatch.setitem(connection.settings_dict, "OPTIONS", {})
+    assert ids() == set()

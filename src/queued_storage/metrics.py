@@ -19,6 +19,7 @@ from .ledger import measures
 from .ledger.aliases import known_storages
 from .ledger.measures import Overdue, Settled, Unsettled
 from .ledger.models import QueuedFile
+from .ledger.sql.clock import seconds_between
 from .ledger.states import State
 from .reporting.logs import logger
 from .reporting.reasons import reason
@@ -226,8 +227,8 @@ class Counters:
         self.transfers.labels(alias).inc()
         self.transferred_bytes.labels(alias).inc(queued_file.size)
         if queued_file.transferred_at:
-            taken = queued_file.transferred_at - queued_file.saved_at
-            self.durations.labels(alias).observe(max(taken.total_seconds(), 0))
+            taken = seconds_between(queued_file.saved_at, queued_file.transferred_at)
+            self.durations.labels(alias).observe(max(taken, 0))
 
     def _failed(
         self, queued_file: QueuedFile, error: BaseException, will_retry: bool, **kwargs: Any

@@ -12,6 +12,7 @@ from django.http import HttpResponse
 from django.test import Client
 
 from queued_storage.admin import dashboard
+from queued_storage.ledger.jobs import Action, JobState, jobs
 from queued_storage.ledger.states import State
 from queued_storage.models import QueuedFile
 from tests.admin.test_overview import add
@@ -228,13 +229,31 @@ def test_it_works_without_scripts(browser: Any, live_server: Any) -> None:
     assert browser.find_element("id", "queued-refresh").is_displayed()
 
 
-@pytest.mark.parametrize("path", ["", "dashboard/"])
+@pytest.mark.parametrize("path", ["queuedfile/", "queuedfile/dashboard/", "job/", "job/{}/change/"])
 def test_it_fits_on_a_phone(browser: Any, live_server: Any, path: str) -> None:
+    job = jobs().request(Action.EVICT, "default", "", [1, 2], "anna")
+    findings = [{"name": "long-name-" * 20, "error": "x" * 300}]
+    jobs().filter(pk=job.pk).update(state="running", failed=1, findings=findings)
     add(1, State.FAILED, name=f"{'long-name-' * 20}.jpg", last_error="x" * 300)
     add(1, State.TRANSFERRING, name=f"{'other-name-' * 20}.jpg", size=10**12)
     see(browser, width=360)
-    browser.get(f"{live_server.url}/admin/queued_storage/queuedfile/{path}")
+    browser.get(f"{live_server.url}/admin/queued_storage/{path.format(job.pk)}")
     assert browser.execute_script("return document.documentElement.scrollWidth") == 360
+
+
+def test_an_action_is_followed_and_cancelled(browser: Any, live_server: Any) -> None:
+    add(2, State.TRANSFERRED)
+    browser.get(f"{live_server.url}/admin/queued_storage/queuedfile/")
+    browser.find_element("id", "action-toggle").click()
+    browser.find_element("css selector", "option[value=evict]").click()
+    browser.find_element("css selector", ".actions button").click()
+    until(lambda: "A worker will evict 2 local copies." in browser.page_source)
+    browser.get(live_server.url + URL)
+    browser.find_element("css selector", "a[id^=queued-job-]").click()
+    browser.find_element("css selector", ".queued-cancel button").click()
+    until(lambda: "1 job was cancelled." in browser.page_source)
+    assert jobs().get().state == JobState.CANCELLED
+    assert not browser.find_elements("css selector", ".queued-cancel")
 
 
 def test_it_has_a_dark_mode(browser: Any, live_server: Any) -> None:

@@ -175,6 +175,8 @@ def test_every_query_uses_an_index() -> None:
         overview.overview()
     assert len(queries) > 8
     for query in queries:
+        if "queued_storage_queuedfile" not in query["sql"]:
+            continue  # asks for the time
         with connection.cursor() as cursor:
             cursor.execute(f"EXPLAIN QUERY PLAN {query['sql']}")
             steps = [row[-1] for row in cursor.fetchall()]

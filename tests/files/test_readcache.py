@@ -68,6 +68,55 @@ def size_of(cache: Path) -> int:
     return total
 
 
+# Strangers
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o1777, 0o770, 0o720, 0o702])
+def test_a_directory_that_others_can_write_to_is_refused(
+    cache: Path, mode: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    cache.mkdir()
+    cache.chmod(mode)
+    assert read_uncached(cache) == b"bytes"
+    assert "chmod 700" in caplog.text
+
+
+def test_copies_are_not_readable_by_others(cache: Path) -> None:
+    cache.mkdir(mode=0o755)
+    storage = make()
+    read(storage, evicted(storage, "a.txt", b"bytes"))
+    assert {path.stat().st_mode & 0o777 for path in copies(cache)} == {0o600}
+
+
+def test_a_directory_of_another_user_is_refused(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    cache.mkdir(mode=0o700)
+    monkeypatch.setattr(cachespace.os, "geteuid", lambda: os.getuid() + 1)
+    assert read_uncached(cache) == b"bytes"
+    assert "another user" in caplog.text
+
+
+@pytest.mark.parametrize("to", ["directory", "nothing"])
+def test_a_link_is_refused(
+    cache: Path, to: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "directory").mkdir(mode=0o700)
+    cache.symlink_to(tmp_path / to)
+    storage = make()
+    assert read(storage, evicted(storage, "a.txt", b"bytes")) == b"bytes"
+    assert list((tmp_path / "directory").iterdir()) == []
+    assert "not a directory" in caplog.text
+
+
+def read_uncached(cache: Path) -> bytes:
+    """Read a file, of which nothing may be kept."""
+    storage = make()
+    found = read(storage, evicted(storage, "a.txt", b"bytes"))
+    assert list(cache.iterdir()) == []
+    return found
+
+
 # Reading
 
 

@@ -18,7 +18,6 @@ from pytest_django import Settings
 from storages.backends.s3 import S3Storage
 
 from queued_storage.files import localfiles
-from queued_storage.ledger.database import ledger
 from queued_storage.ledger.states import State
 from queued_storage.tasks import TransferAndDelete
 from queued_storage.testing import Fault, FaultyStorage
@@ -273,8 +272,9 @@ def test_another_worker_takes_over_a_hanging_transfer(settings: Settings) -> Non
     stuck = threading.Thread(target=attempt)
     stuck.start()
     assert remote.hanging.wait(10)
-    until(ledger().filter(pk=pk).due().exists)  # the stalled worker does not renew its lease
+    until(lambda: row(storage, name).state == State.PENDING)  # the stalled attempt has failed
     assert not ended
+    make_due(storage, name)
     other = threading.Thread(target=attempt)
     other.start()  # it hangs as well, until the remote recovers
     until(lambda: row(storage, name).attempts == 2)

@@ -227,7 +227,7 @@ def test_drive_file_of_killed_worker_is_taken_over() -> None:
     assert sweep(storage.alias) == 1
     storage.queue.deliver()
     assert storage.using_remote(name)
-    assert row(storage, name).attempts == 2
+    assert row(storage, name).attempts == 1  # the worker may have died because of another file
 
 
 @pytest.mark.parametrize("error", [KeyError, OSError, RuntimeError, TransferError, MemoryError])

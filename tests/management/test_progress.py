@@ -5,12 +5,13 @@ import pytest
 from django.core.management.base import OutputWrapper
 
 from queued_storage.management.progress import Progress
+from queued_storage.management.terminal import Terminal
 from queued_storage.operations.passes import Step
 
 pytestmark = pytest.mark.one_database
 
 
-class Terminal(StringIO):
+class Screen(StringIO):
     def isatty(self) -> bool:
         return True
 
@@ -24,8 +25,8 @@ class Clock:
 
 def progress(out: StringIO, errors: StringIO | None = None, **options: Any) -> tuple[Any, Clock]:
     clock = Clock()
-    wrapped = OutputWrapper(errors or StringIO())
-    return Progress(OutputWrapper(out), wrapped, clock=clock, **options), clock
+    wrapped = Terminal(OutputWrapper(errors or StringIO()))
+    return Progress(Terminal(OutputWrapper(out)), wrapped, clock=clock, **options), clock
 
 
 @pytest.mark.one_database
@@ -52,7 +53,7 @@ def test_remaining_time_by_bytes() -> None:
 @pytest.mark.one_database
 def test_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "60")
-    out, errors = Terminal(), StringIO()
+    out, errors = Screen(), StringIO()
     bar, clock = progress(out, errors, files=4)
     with bar:
         clock.now = 1

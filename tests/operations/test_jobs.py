@@ -18,6 +18,7 @@ from queued_storage.operations import comparison, errands, status
 from queued_storage.operations.jobs import GIVEN_UP, request, run, run_due
 from queued_storage.queues.jobs import JobThreads
 from queued_storage.testing import drain
+from queued_storage.transfers.work import run as work_run
 from tests.support.scripted import LONG_AGO, disk, file, make, on_disk, read, row
 from tests.support.waiting import until
 
@@ -263,6 +264,36 @@ def test_a_worker_that_lost_its_job_stops() -> None:
     assert on_disk() == names
 
 
+def test_a_file_of_a_killed_worker_is_waited_for() -> None:
+    storage = make()
+    names = saved(storage, 1, are_local=False)
+    job = requested(storage, Action.RESTORE)
+    pk = row(storage, names[0]).pk
+    assert ledger().claim_settled(pk)  # by a worker that dies
+    ledger().filter(pk=pk).update(due_at=LONG_AGO)
+    assert not run(job.pk)
+    assert numbers(job) == (JobState.RUNNING, 0, 0, 0)
+    work_run(pk)  # any worker ends the expired claim
+    let_the_lease_expire(job)
+    assert not run(job.pk)
+    assert numbers(job) == (JobState.DONE, 1, 1, 0)
+    assert on_disk() == names
+
+
+def test_a_file_whose_claim_nobody_ends_is_given_up() -> None:
+    storage = make()
+    names = saved(storage, 1, are_local=False)
+    job = requested(storage, Action.RESTORE)
+    pk = row(storage, names[0]).pk
+    assert ledger().claim_settled(pk)
+    ledger().filter(pk=pk).update(due_at=LONG_AGO)
+    for _attempt in range(4):
+        let_the_lease_expire(job)
+        run(job.pk)
+    assert numbers(job) == (JobState.DONE, 1, 0, 1)
+    assert now(job).findings == [{"name": names[0], "error": GIVEN_UP}]
+
+
 def test_a_cancelled_job_stops_after_its_file() -> None:
     storage = make()
     saved(storage, are_local=False)
@@ -349,6 +380,32 @@ def test_threads_stop_between_two_files(threads: Any) -> None:
     assert job_threads.stop(30)
     assert numbers(job) == (JobState.RUNNING, 1, 1, 0)
     assert jobs().due_keys([storage.alias]) == [(job.pk, storage.alias)]
+
+
+def test_a_thread_that_hangs_is_followed_by_another(
+    threads: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage, job_threads = threads
+    saved(storage)
+    job = requested(storage, Action.VERIFY)
+    goes_on, has_begun, verify = threading.Event(), threading.Event(), comparison.verify
+
+    def hangs_once(rows: Any) -> Any:
+        if not has_begun.is_set():
+            has_begun.set()
+            goes_on.wait(60)
+        return verify(rows)
+
+    monkeypatch.setattr(comparison, "verify", hangs_once)
+    job_threads.start()
+    assert has_begun.wait(30)
+    let_the_lease_expire(job)
+    job_threads.notify()
+    until(lambda: now(job).state == JobState.DONE)
+    assert not job_threads.is_idle()
+    goes_on.set()
+    until(job_threads.is_idle)
+    assert numbers(job) == (JobState.DONE, 3, 3, 0)
 
 
 def test_a_thread_that_fails_is_followed_by_another(

@@ -239,3 +239,24 @@ def test_a_project_can_add_its_own_fields(records: Any) -> None:
 def test_numbers_stay_numbers_for_the_format(records: Any) -> None:
     logger.warning("%d files, %.1f MB, %s", 3, 1.25, "a\tb")
     assert records[-1].getMessage() == r"3 files, 1.2 MB, a\tb"
+
+
+@pytest.mark.parametrize("text", ["a\x1b[2Jb", "a\rb", "a\u202eb", "a\x9bb"])
+def test_tracebacks_have_no_control_characters(text: str, caplog: pytest.LogCaptureFixture) -> None:
+    try:
+        raise ValueError(text)
+    except ValueError:
+        logger.exception("It broke.")
+    [record] = caplog.records
+    shown = logging.Formatter().format(record)
+    assert "\n" in shown
+    assert shown.replace("\n", "").isprintable()
+    assert repr(text)[1:-1] in shown
+
+
+def test_other_tracebacks_are_left_to_the_formatter(caplog: pytest.LogCaptureFixture) -> None:
+    try:
+        raise ValueError("Größe")
+    except ValueError:
+        logger.exception("It broke.")
+    assert caplog.records[0].exc_text is None or "Größe" in caplog.records[0].exc_text

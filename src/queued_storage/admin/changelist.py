@@ -11,10 +11,12 @@ from django.http import HttpRequest
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
+from ..ledger.database import ledger_database
 from ..ledger.measures import aliases
+from ..ledger.sql.clock import database_time
 from ..ledger.states import State
 from . import overview
-from .dates import DateHierarchy
+from .dates import DateHierarchy, require_dates
 from .formats import AtLeast, Number
 
 
@@ -29,6 +31,18 @@ class CappedPaginator(Paginator):
 
 
 class QueuedFileChangeList(ChangeList):
+    def get_filters(self, request: HttpRequest) -> Any:
+        """Refuse dates that no database can compare with, which Django would try."""
+        require_dates(self.date_hierarchy, self.params)
+        return super().get_filters(request)
+
+    def get_results(self, request: HttpRequest) -> None:
+        """Let each row on the page know the time at which it was read, for its age."""
+        super().get_results(request)
+        now = database_time(ledger_database())
+        for row in self.result_list:
+            row.read_at = now
+
     def date_links(self) -> dict[str, Any]:
         return DateHierarchy(self).context()
 

@@ -6,17 +6,35 @@ from datetime import date
 from itertools import takewhile
 from typing import Any
 
+from django.contrib.admin.options import IncorrectLookupParameters
 from django.contrib.admin.views.main import ChangeList
 from django.utils import formats, timezone
 from django.utils.text import capfirst
 from django.utils.translation import gettext
 
-from ..ledger.database import ledger
+from ..ledger.database import ledger, ledger_database
+from ..ledger.sql.clock import database_time
 
 OLDEST = 100  # rows that are read to find the first year
 PARTS = ("year", "month", "day")
+DIGITS = 15  # of a number that all databases can compare with
+# The first and the last that have a neighbor in each time zone
+RANGES = {"year": (2, 9998), "month": (1, 12), "day": (1, 31)}
 
 Choice = dict[str, str]
+
+
+def require_dates(column: str, params: Mapping[str, Any]) -> None:
+    """Raise ``IncorrectLookupParameters`` for numbers that are not those of a date.
+
+    Without a year, any month and day that a database can compare with finds nothing.
+    """
+    is_date = f"{column}__year" in params
+    for part, (first, last) in RANGES.items():
+        text = str(params.get(f"{column}__{part}", first))
+        is_number = len(text) <= DIGITS and text.isascii() and text.isdecimal()
+        if not is_number or (is_date and not first <= int(text) <= last):
+            raise IncorrectLookupParameters(f"{text[:DIGITS]!r} is not a valid {part}.")
 
 
 class DateHierarchy:
@@ -29,6 +47,7 @@ class DateHierarchy:
         self._changelist = changelist
         self._keys = [f"{changelist.date_hierarchy}__{part}" for part in PARTS]
         self._chosen = self._chosen_numbers(changelist.params)
+        self._today = timezone.localdate(database_time(ledger_database()))
 
     def context(self) -> dict[str, Any]:
         """Return the context of ``admin/date_hierarchy.html``."""
@@ -49,21 +68,21 @@ class DateHierarchy:
         return [int(params[key]) for key in takewhile(params.__contains__, self._keys)]
 
     def _years(self) -> list[Choice]:
-        today = _today()
+        today = self._today
         # A row has a later time if its file was overwritten, so the first one isn't enough.
         times = ledger().order_by("pk").values_list("saved_at", flat=True)[:OLDEST]
         first = min((time.year for time in times), default=today.year)
         return [self._year(year) for year in range(first, today.year + 1)]
 
     def _months_of(self, year: int) -> list[Choice]:
-        today = _today()
+        today = self._today
         months = [month for month in range(1, 13) if date(year, month, 1) <= today]
         return [self._month(year, month) for month in months]
 
     def _days_of(self, year: int, month: int) -> list[Choice]:
         last = calendar.monthrange(year, month)[1]
         days = [date(year, month, day) for day in range(1, last + 1)]
-        return [self._day(day) for day in days if day <= _today()]
+        return [self._day(day) for day in days if day <= self._today]
 
     def _all(self) -> Choice:
         return {"title": gettext("All dates"), "link": self._link()}
@@ -85,7 +104,3 @@ class DateHierarchy:
 
 def _day_title(day: date) -> Choice:
     return {"title": capfirst(formats.date_format(day, "MONTH_DAY_FORMAT"))}
-
-
-def _today() -> date:
-    return timezone.localdate() if timezone.is_aware(timezone.now()) else date.today()

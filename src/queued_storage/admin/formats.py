@@ -8,6 +8,8 @@ from django.utils.formats import number_format
 from django.utils.timesince import timesince
 from django.utils.translation import gettext, ngettext_lazy
 
+from ..ledger.sql.clock import in_utc, seconds_between
+
 SIZE = filesizeformat
 
 
@@ -30,11 +32,12 @@ BYTES = ngettext_lazy("%(count)s byte", "%(count)s bytes", "count")
 
 
 def age(time: datetime | None, now: datetime) -> str:
+    """Return how old a time of the ledger is at another one."""
     if time is None:
         return "-"
-    if (now - time).total_seconds() < 60:
+    if seconds_between(time, now) < 60:
         return gettext("less than a minute")
-    return timesince(time, now, depth=1)
+    return timesince(in_utc(time), in_utc(now), depth=1)
 
 
 def local_time(time: datetime) -> datetime:

@@ -5,18 +5,16 @@ Every query uses an index and stops after ``LIMIT`` rows, so a count may be a lo
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from heapq import nlargest
 from typing import Any
 
-from django.db.models import Count, Min, Q, Sum
-from django.db.models.functions import TruncSecond
-from django.utils import timezone
+from django.db.models import Case, Count, IntegerField, Min, Q, Sum, Value, When
 
 from ..ledger.aliases import known_storages
-from ..ledger.database import QueuedFileQuerySet, ledger
+from ..ledger.database import QueuedFileQuerySet, ledger, ledger_database
 from ..ledger.measures import aliases
-from ..ledger.sql.clock import DatabaseNow
+from ..ledger.sql.clock import DatabaseNow, database_time, seconds_between
 from ..ledger.states import State
 
 LIMIT = 10_000  # rows in one count
@@ -101,7 +99,7 @@ class Failed:
 class Overview:
     """The ledger at one moment."""
 
-    at: datetime
+    at: datetime  # by the database's clock, in UTC
     total: Share = field(default_factory=lambda: Share(""))
     storages: list[Share] = field(default_factory=list)
     hosts: list[Share] = field(default_factory=list)
@@ -113,7 +111,7 @@ class Overview:
 
 def overview() -> Overview:
     """Return the numbers of this moment."""
-    found = Overview(timezone.now())
+    found = Overview(database_time(ledger_database()))
     known = {storage.alias for storage in known_storages()}
     hosts: dict[str, Share] = {}
     for alias in aliases(ALIASES):
@@ -220,21 +218,19 @@ def _running(rows: QueuedFileQuerySet) -> list[Running]:
 
 def _count_transferred(alias: str, shares: _Shares, found: Overview) -> None:
     """Count the transfers of the last minutes, or of fewer minutes if there are very many."""
-    since = found.at - timedelta(minutes=MINUTES)
-    rows = ledger().filter(alias=alias, state=State.TRANSFERRED, transferred_at__gt=since)
+    ends = [found.at - timedelta(minutes=ago) for ago in range(1, MINUTES + 1)]
+    rows = ledger().filter(alias=alias, state=State.TRANSFERRED, transferred_at__gt=ends[-1])
     times = rows.order_by("-transferred_at").values_list("transferred_at", flat=True)
     if oldest := next(iter(times[LIMIT * 5 : LIMIT * 5 + 1]), None):
         rows = rows.filter(transferred_at__gt=oldest)
-        age = (found.at - oldest).total_seconds()
+        age = seconds_between(oldest, found.at)
         found.full_minutes = min(found.full_minutes, int(age // 60))
-    seconds: Any = (
-        rows.values_list("host", TruncSecond("transferred_at", tzinfo=UTC))
-        .annotate(Count("pk"), Sum("size"))
-        .order_by()
+    minute = Case(
+        *(When(transferred_at__gt=end, then=Value(ago)) for ago, end in enumerate(ends)),
+        output_field=IntegerField(),
     )
-    for host, second, files, size in seconds.iterator():
-        minute = max(0, int((found.at - second).total_seconds() // 60))
-        if minute < MINUTES:
-            for share in shares.of(host):
-                share.minutes[minute].files += files
-                share.minutes[minute].bytes += size
+    numbers: Any = rows.values_list("host", minute).annotate(Count("pk"), Sum("size")).order_by()
+    for host, ago, files, size in numbers:
+        for share in shares.of(host):
+            share.minutes[ago].files += files
+            share.minutes[ago].bytes += size

@@ -1,10 +1,11 @@
 """Checks of the database that holds the ledger."""
 
 from collections.abc import Iterator
+from typing import Any
 
 from django.apps import apps
 from django.core.checks import CheckMessage, Warning
-from django.db import router
+from django.db import connections, router
 from django.db.models import FileField
 
 from ..ledger.aliases import AliasedStorage
@@ -28,3 +29,30 @@ def ledger_is_beside_the_models() -> Iterator[CheckMessage]:
                     obj=field,
                     id="queued_storage.W003",
                 )
+
+
+SQLITE_OPTIONS = {
+    "transaction_mode": "IMMEDIATE",
+    "timeout": 20,
+    "init_command": "PRAGMA journal_mode=WAL",
+}
+
+
+@check
+def sqlite_transactions_wait() -> Iterator[CheckMessage]:
+    database = ledger_database()
+    if database not in connections:
+        return
+    connection: Any = connections[database]
+    if connection.vendor != "sqlite" or connection.is_in_memory_db():
+        return
+    mode = connection.settings_dict["OPTIONS"].get("transaction_mode")
+    if str(mode or "DEFERRED").upper() == "DEFERRED":
+        yield Warning(
+            f"The database {database!r} begins transactions without the lock for writing. A "
+            "request that reads and then writes in one transaction fails with 'database is locked' "
+            "if a background thread or a worker has written to the database in between.",
+            hint=f"In settings.DATABASES[{database!r}], set 'OPTIONS': {SQLITE_OPTIONS}. See the "
+            "docs, under 'Databases'.",
+            id="queued_storage.W007",
+        )

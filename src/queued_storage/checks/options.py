@@ -13,7 +13,7 @@ from django.utils.module_loading import import_string
 from ..conf import settings
 from ..ledger.aliases import known_storages
 from ..storage.routes import is_per_process
-from .registration import check, settings_problem, side_problem, storages
+from .registration import check, said_by, settings_problem, side_problem, storages
 
 
 @register("queued_storage")
@@ -42,7 +42,9 @@ def storages_have_aliases() -> Iterator[CheckMessage]:
     try:
         known_storages(strict=True)
     except Exception as error:
-        yield Error(str(error), hint="See the docs, under 'Storages'.", id="queued_storage.E003")
+        yield Error(
+            said_by(error), hint="See the docs, under 'Storages'.", id="queued_storage.E003"
+        )
 
 
 @check
@@ -65,7 +67,7 @@ def queues_can_be_built() -> Iterator[CheckMessage]:
             _ = storage.queue
         except ImproperlyConfigured as error:
             yield Error(
-                f"{storage.alias}: {error}",
+                f"{storage.alias}: {said_by(error)}",
                 hint="See the docs, under 'Queues'.",
                 obj=storage,
                 id="queued_storage.E006",
@@ -79,7 +81,7 @@ def tasks_are_tasks() -> Iterator[CheckMessage]:
             _ = storage.task
         except ImproperlyConfigured as error:
             yield Error(
-                f"{storage.alias}: {error}",
+                f"{storage.alias}: {said_by(error)}",
                 hint="See the docs, under 'Tasks'.",
                 obj=storage,
                 id="queued_storage.E007",

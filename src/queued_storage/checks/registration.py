@@ -9,6 +9,7 @@ from django.core.exceptions import ImproperlyConfigured
 
 from ..conf import settings
 from ..ledger.aliases import known_storages
+from ..reporting.redaction import without_secrets
 from ..storage.composition import ComposedStorage
 
 WITHOUT_STORAGES = (
@@ -57,8 +58,13 @@ def side_problem(storage: ComposedStorage, side: str) -> str:
     try:
         getattr(storage, side)
     except Exception as error:
-        return str(error)
+        return said_by(error)
     return ""
+
+
+def said_by(error: Exception) -> str:
+    """The message of an error, which may quote the options of a storage or of a queue."""
+    return without_secrets(str(error), by_look=False)
 
 
 def _is_importable(module: str) -> bool:

@@ -4,6 +4,7 @@ import contextlib
 import os
 import re
 import shutil
+import stat
 import time
 from pathlib import Path
 from typing import IO, Any
@@ -29,7 +30,26 @@ class CacheDirectory:
         self.limit = limit  # bytes
 
     def create(self) -> None:
-        self.location.mkdir(mode=0o700, parents=True, exist_ok=True)
+        """Make the directory; raise ``PermissionError`` if others could put copies into it.
+
+        What is in the directory is served as it is, so it must be this user's alone.
+        """
+        with contextlib.suppress(FileExistsError):  # what is there may be something else
+            self.location.mkdir(mode=0o700, parents=True)
+        found = self.location.lstat()
+        if not stat.S_ISDIR(found.st_mode):
+            raise PermissionError(f"{str(self.location)!r} is not a directory, but maybe a link.")
+        if hasattr(os, "geteuid") and found.st_uid != os.geteuid():
+            raise PermissionError(
+                f"The directory {str(self.location)!r} belongs to another user. Set LOCATION to a "
+                f"directory of the user that runs this process."
+            )
+        # Others may list it: each file in it is readable by this user only.
+        if os.name == "posix" and found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            raise PermissionError(
+                f"Other users can write to the directory {str(self.location)!r}. Run 'chmod 700' "
+                f"on it."
+            )
 
     def make_room(self, part: IO[bytes], own: Path, size: int) -> bool:
         """Take ``size`` bytes of the limit for a part, and delete the oldest copies for that.

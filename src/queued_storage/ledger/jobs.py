@@ -5,7 +5,7 @@ from typing import Any, Self
 
 from django.db import connections, models
 from django.db.models import F, Value
-from django.db.models.functions import Now
+from django.db.models.functions import Now  # noqa: TID251  # the default in the migration
 from django.utils.translation import gettext_lazy as _
 
 from ..conf import HOST_MAX_LENGTH, settings
@@ -13,7 +13,7 @@ from ..reporting.counts import counted
 from .database import ledger_database
 from .models import ExactCharField
 from .rows import new_token
-from .sql.clock import DatabaseNow, seconds_from_now
+from .sql.clock import DatabaseNow, UTCDateTimeField, seconds_from_now
 
 MAX_FINDINGS = 100  # problems that a job remembers
 
@@ -62,9 +62,9 @@ class Job(models.Model):
         _("state"), max_length=16, choices=JobState, db_default=JobState.PENDING
     )
     requested_by = models.CharField(_("requested by"), max_length=255, blank=True, db_default="")
-    requested_at = models.DateTimeField(_("requested at"), db_default=Now())
-    ended_at = models.DateTimeField(_("ended at"), null=True, blank=True)
-    due_at = models.DateTimeField(_("due at"), null=True, blank=True)
+    requested_at = UTCDateTimeField(_("requested at"), db_default=Now())
+    ended_at = UTCDateTimeField(_("ended at"), null=True, blank=True)
+    due_at = UTCDateTimeField(_("due at"), null=True, blank=True)
     lease_token = models.CharField(_("lease"), max_length=32, blank=True, db_default="")
     attempts = models.PositiveIntegerField(_("attempts"), db_default=0)  # for the next file
 
@@ -115,7 +115,7 @@ class Jobs(models.QuerySet[Job]):
             host=host,
             pks=pks,
             files=len(pks),
-            requested_by=requested_by,
+            requested_by=requested_by[:255],
             requested_at=DatabaseNow(),
             due_at=DatabaseNow(),
         )

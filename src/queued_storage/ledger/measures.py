@@ -7,12 +7,25 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import timedelta
 from itertools import islice
 from typing import Any, TypeVar
 
 from django.db import connections
-from django.db.models import Case, CharField, Count, F, Max, Min, Q, Sum, Value, When
+from django.db.models import (
+    Case,
+    CharField,
+    Count,
+    DurationField,
+    ExpressionWrapper,
+    F,
+    Max,
+    Min,
+    Q,
+    Sum,
+    Value,
+    When,
+)
 from django.db.models.functions import Coalesce
 
 from ..conf import settings
@@ -69,12 +82,12 @@ def unsettled() -> list[Unsettled]:
         .filter(alias__in=aliases())
         .unsettled()
         .values_list("alias", "state", _host())
-        .annotate(Count("pk"), Sum("size"), Min("saved_at"), now=_NOW, stuck=stuck)
+        .annotate(Count("pk"), Sum("size"), age=_age("saved_at"), stuck=stuck)
         .order_by("alias", "state")
     )
     return [
-        Unsettled(alias, state, host, files, size, _age(oldest, now), failing)
-        for alias, state, host, files, size, oldest, now, failing in rows
+        Unsettled(alias, state, host, files, size, _seconds(age), failing)
+        for alias, state, host, files, size, age, failing in rows
     ]
 
 
@@ -83,9 +96,9 @@ def overdue() -> list[Overdue]:
     # If grouped by the column itself, SQLite would read all rows in the order of an index.
     alias = Coalesce("alias", Value(""))
     due = ledger().due().order_by().values_list(alias, _host())
-    rows: Any = due.annotate(Count("pk"), Min("due_at"), now=_NOW)
+    rows: Any = due.annotate(Count("pk"), age=_age("due_at"))
     return sorted(
-        (Overdue(alias, host, files, _age(since, now)) for alias, host, files, since, now in rows),
+        (Overdue(alias, host, files, _seconds(age)) for alias, host, files, age in rows),
         key=lambda row: (row.alias, row.host),
     )
 
@@ -131,8 +144,13 @@ def _host() -> Any:
     return Case(When(is_local=True, then=F("host")), default=Value(""), output_field=CharField())
 
 
-def _age(since: datetime, now: datetime) -> float:
-    return max((now - since).total_seconds(), 0.0)
+def _age(column: str) -> Any:
+    """The time since the first time in the column. Without ``USE_TZ``, Python could not tell."""
+    return ExpressionWrapper(_NOW - Min(column), output_field=DurationField())
+
+
+def _seconds(age: timedelta) -> float:
+    return max(age.total_seconds(), 0.0)
 
 
 # Time limit

@@ -8,7 +8,7 @@ from django.utils.translation import gettext_lazy as _
 
 from ..conf import HOST_MAX_LENGTH, settings
 from ..reporting.reasons import one_line
-from .sql.clock import host_time
+from .sql.clock import UTCDateTimeField, host_time
 from .states import Content, State, is_read_remotely
 
 NAME_MAX_LENGTH = 700  # characters; the limit of a unique index of InnoDB, less the alias
@@ -57,13 +57,13 @@ class QueuedFile(models.Model):
     generation = models.PositiveIntegerField(_("generation"), default=1)  # of its content
     attempts = models.PositiveIntegerField(_("attempts"), default=0)  # since the last request
     sent = models.BigIntegerField(_("sent"), default=0)  # bytes, by the running attempt
-    due_at = models.DateTimeField(_("due at"), null=True, blank=True)
+    due_at = UTCDateTimeField(_("due at"), null=True, blank=True)
     lease_token = models.CharField(_("lease"), max_length=32, blank=True)  # "" if unclaimed
     host = models.CharField(_("host"), max_length=HOST_MAX_LENGTH, blank=True)  # that saved it
     last_error = models.TextField(_("last error"), blank=True)
-    saved_at = models.DateTimeField(_("saved at"))
-    transferred_at = models.DateTimeField(_("transferred at"), null=True, blank=True)
-    evicted_at = models.DateTimeField(_("evicted at"), null=True, blank=True)
+    saved_at = UTCDateTimeField(_("saved at"))
+    transferred_at = UTCDateTimeField(_("transferred at"), null=True, blank=True)
+    evicted_at = UTCDateTimeField(_("evicted at"), null=True, blank=True)
     failures = models.JSONField(_("failures"), default=list, blank=True)  # the last few attempts
 
     class Meta:

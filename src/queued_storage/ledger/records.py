@@ -25,6 +25,7 @@ _AT_FIRST = dict.fromkeys(["unconfirmed", "lease_token", "last_error"], "''")
 _AT_FIRST |= dict.fromkeys(["attempts", "sent"], "0")
 _AT_FIRST |= {"generation": "1", "failures": "'[]'"}
 
+_SAVED_AT: Any = QueuedFile._meta.get_field("saved_at")
 MYSQL_DUPLICATE = 1062  # the error code of a value that a unique index has already
 
 
@@ -58,12 +59,37 @@ class Records(Rows):
         state = State.HELD if held else State.PENDING
         return self._record(alias, name, state, content, task=task)
 
-    def record_tombstone(self, alias: str, name: str) -> int | None:
-        """Insert the row of a deleted file that predates the ledger."""
-        return self._record(alias, name, State.DELETING, Content(0, ""), remote_name=name)
+    def record_tombstone(self, alias: str, name: str, remote_name: str | None = None) -> int | None:
+        """Insert the row of a deleted file that predates the ledger.
+
+        With ``remote_name=""`` there is nothing to delete on the remote: the name is reserved.
+        """
+        known = name if remote_name is None else remote_name
+        return self._record(alias, name, State.DELETING, Content(0, ""), remote_name=known)
+
+    def reserve(self, row: QueuedFile) -> int:
+        """Reserve the name of a claimed tombstone, whose local copy is gone, for a new file."""
+        reserved = self.under_claim(Claim.of(row)).filter(is_local=False)
+        return reserved.update(is_local=True, host=settings.host)
+
+    def unreserve(self, row: QueuedFile) -> int:
+        """Make a reserved name a tombstone without a local copy again."""
+        return self.under_claim(Claim.of(row)).update(is_local=False)
+
+    def fill(self, row: QueuedFile, content: Content, *, held: bool, task: str = "") -> int:
+        """Let a reserved name be that of a new file, and end the claim."""
+        is_new = not (row.size or row.checksum or row.remote_name)
+        remote_name = {"remote_name": ""} if self._is_name_of_another(row) else {}
+        return self.under_claim(Claim.of(row)).update(
+            **remote_name,
+            **self._of_new_content(content, held, task),
+            due_at=None if held else DatabaseNow(),
+            generation=F("generation") + (0 if is_new else 1),
+            lease_token="",
+        )
 
     def record_local(
-        self, alias: str, name: str, content: Content, saved_at: datetime
+        self, alias: str, name: str, content: Content, saved_at: datetime | None
     ) -> int | None:
         """Insert the row of a local file that predates the ledger, for its transfer."""
         return self._record(alias, name, State.PENDING, content, saved_at=saved_at)
@@ -73,12 +99,15 @@ class Records(Rows):
         alias: str,
         name: str,
         content: Content,
-        saved_at: datetime,
+        saved_at: datetime | None,
         *,
         is_local: bool,
         verified: str,
     ) -> int | None:
-        """Insert the row of a file on the remote that predates the ledger."""
+        """Insert the row of a file on the remote that predates the ledger.
+
+        ``saved_at`` is now for storages that don't know times.
+        """
         return self._record(
             alias,
             name,
@@ -120,7 +149,7 @@ class Records(Rows):
         }
         times = _TIMES[state]
         if saved_at:
-            values["saved_at"] = connection.ops.adapt_datetimefield_value(saved_at)
+            values["saved_at"] = _SAVED_AT.get_db_prep_value(saved_at, connection)
         else:
             times = ("saved_at", *times)
         now = now_in_sql(connection)
@@ -149,27 +178,33 @@ class Records(Rows):
         return same.filter(deleted if entry.is_deleted else ~deleted).update(
             **remote_name,
             due_at=None if held else when_unclaimed(),
-            state=State.HELD if held else State.PENDING,
+            **self._of_new_content(content, held, task),
             generation=F("generation") + 1,
-            task=task,
-            is_local=True,
-            size=content.size,
-            checksum=content.checksum,
-            content_type=content.content_type,
-            verified="",
-            attempts=0,
-            host=settings.host,
-            last_error="",
-            saved_at=DatabaseNow(),
-            transferred_at=None,
-            evicted_at=None,
-            failures=[],
         )
 
-    def _is_name_of_another(self, entry: Entry) -> bool:
+    @staticmethod
+    def _of_new_content(content: Content, held: bool, task: str) -> dict[str, Any]:
+        return {
+            "state": State.HELD if held else State.PENDING,
+            "task": task,
+            "is_local": True,
+            "size": content.size,
+            "checksum": content.checksum,
+            "content_type": content.content_type,
+            "verified": "",
+            "attempts": 0,
+            "host": settings.host,
+            "last_error": "",
+            "saved_at": DatabaseNow(),
+            "transferred_at": None,
+            "evicted_at": None,
+            "failures": [],
+        }
+
+    def _is_name_of_another(self, entry: Entry | QueuedFile) -> bool:
         """Whether a tombstone of a name that had no row has the remote name of another file."""
         was_saved = bool(entry.size or entry.checksum)
-        if not entry.is_deleted or was_saved or not entry.remote_name:
+        if entry.state != State.DELETING or was_saved or not entry.remote_name:
             return False
         return self.exclude(pk=entry.pk).with_remote_name(entry.remote_name).exists()
 

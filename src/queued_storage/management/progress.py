@@ -4,12 +4,12 @@ import shutil
 import time
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from ..operations.passes import Step
 from ..reporting.counts import counted
-from ..reporting.reasons import one_line
 from .quantities import format_duration, format_size
+from .terminal import Terminal
 
 BAR_EVERY = 0.1  # seconds between two updates of the bar
 LINE_EVERY = 10.0  # seconds between two lines
@@ -25,8 +25,8 @@ class Progress:
 
     def __init__(
         self,
-        out: Any,
-        errors: Any,
+        out: Terminal,
+        errors: Terminal,
         files: int,
         bytes: int = 0,
         *,
@@ -43,7 +43,7 @@ class Progress:
         self._by_bytes = by_bytes and bytes > 0
         self._clock = clock
         self._started = self._drawn_at = clock()
-        self._is_terminal = bool(out.isatty())
+        self._is_terminal = out.isatty()
 
     def __enter__(self) -> Self:
         return self
@@ -64,7 +64,7 @@ class Progress:
         else:
             self.failed += step.files
             self.clear()
-            self._errors.write(f"{one_line(step.name)}: {step.error}")
+            self._errors.write(f"{step.name}: {step.error}")
         now = self._clock()
         if now - self._drawn_at >= (BAR_EVERY if self._is_terminal else LINE_EVERY):
             self._drawn_at = now
@@ -101,12 +101,9 @@ class Progress:
         if self._all_files:
             full = round(self._share() * BAR_WIDTH)
             line = f"[{'#' * full}{'.' * (BAR_WIDTH - full)}] {line}"
-        line = line[: shutil.get_terminal_size().columns - 1]
-        self._out.write(f"\r\x1b[K{line}", ending="")
-        self._out.flush()
+        self._out.draw(line[: shutil.get_terminal_size().columns - 1])
 
     def clear(self) -> None:
         """Remove the bar, so that a line can be printed in its place."""
         if self._is_terminal:
-            self._out.write("\r\x1b[K", ending="")
-            self._out.flush()
+            self._out.draw("")

@@ -7,7 +7,6 @@ from datetime import datetime
 
 from django.core.files.storage import Storage
 from django.db import transaction
-from django.utils import timezone
 
 from ..files import localfiles
 from ..files.streams import checksum_of
@@ -85,8 +84,9 @@ class _Recording(ABC):
 
 class _Backfill(_Recording):
     def record_batch(self, names: Sequence[str]) -> list[Step]:
+        others = self._of_others(names)
+        # SQLite may refuse to write in a transaction that has only read before.
         with transaction.atomic(using=ledger_database()):
-            others = self._of_others(names)
             return [self._record(name, is_of_other=name in others) for name in names]
 
     def _record(self, name: str, *, is_of_other: bool) -> Step:
@@ -217,8 +217,8 @@ def _content(name: str, size: int, checksum: str = "") -> Content:
     return Content(size, checksum, (mimetypes.guess_type(name)[0] or "")[:255])
 
 
-def _modified(storage: Storage, name: str) -> datetime:
+def _modified(storage: Storage, name: str) -> datetime | None:
     try:
         return storage.get_modified_time(name)
     except NotImplementedError:  # Django does not require a storage to support times
-        return timezone.now()
+        return None

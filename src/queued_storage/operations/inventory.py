@@ -13,8 +13,9 @@ from django.utils import timezone
 
 from ..files import successors
 from ..files.walking import names_on
-from ..ledger.database import ledger
+from ..ledger.database import ledger, ledger_database
 from ..ledger.names import can_be_recorded, tidy
+from ..ledger.sql.clock import database_time, in_utc
 from .passes import batched
 from .storages import OperableStorage
 
@@ -141,4 +142,7 @@ def _examine(place: Storage, side: str, name: str) -> Orphan | None:
 
 
 def _is_old(orphan: Orphan, older_than: timedelta) -> bool:
-    return orphan.modified <= timezone.now() - older_than
+    """Whether it is old by the clocks of this host and of the database: one may be wrong, and the
+    time is that of a third one if the file is on another machine."""
+    now = min(in_utc(timezone.now()), database_time(ledger_database()))
+    return in_utc(orphan.modified) <= now - older_than

@@ -5,6 +5,8 @@ from collections import defaultdict
 from collections.abc import Callable, Collection
 from typing import cast
 
+from django.db.models import Case, Value, When
+
 from ..conf import settings
 from ..ledger.aliases import storage_for
 from ..ledger.database import QueuedFileQuerySet, ledger, on_commit
@@ -73,7 +75,10 @@ def _enqueue(job: Job) -> None:
 
 
 class Busy(Exception):
-    """Another worker is processing the file."""
+    """Another worker is processing the file, or died while it did."""
+
+    def __init__(self, *, is_expired: bool) -> None:
+        self.is_expired = is_expired
 
 
 def run_due(aliases: Collection[str], until: Callable[[], bool] = never) -> None:
@@ -105,8 +110,9 @@ def run(pk: int, until: Callable[[], bool] = never) -> bool:
         while not until():
             if not _take_step(job):
                 return False
-    except Busy:
-        jobs().release(job, settings.lease)
+    except Busy as busy:
+        # An expired claim on a file is ended by the next worker that queries the ledger.
+        jobs().release(job, settings.lease, is_failure=busy.is_expired)
         return False
     except Exception:
         jobs().release(job, settings.retry_delay, is_failure=True)
@@ -146,10 +152,16 @@ def _errand(pk: int, errand: errands.Errand, rows: QueuedFileQuerySet) -> Result
     if not error:
         return [], True
     if error == errands.CHANGED:
-        if ledger().filter(pk=pk, due_at__gt=DatabaseNow()).exclude(lease_token="").exists():
-            raise Busy
+        _require_unclaimed(pk)
         return SKIPPED  # it is deleted, overwritten, or done already
     return [{"name": name, "error": error}], False
+
+
+def _require_unclaimed(pk: int) -> None:
+    claimed = ledger().filter(pk=pk, state=State.TRANSFERRED).exclude(lease_token="")
+    is_expired = Case(When(due_at__lte=DatabaseNow(), then=Value(True)), default=Value(False))
+    for expired in claimed.values_list(is_expired, flat=True):
+        raise Busy(is_expired=expired)
 
 
 def _verify(pk: int) -> Result:

@@ -1,6 +1,7 @@
 """Log records of one line, with fields that tell which file they are about."""
 
 import logging
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -71,7 +72,17 @@ class _Fields(logging.Filter):
             if error is not None and record.__dict__["queued_error"] is None:
                 record.__dict__["queued_error"] = type(error).__name__
             record.args = tuple(map(_safe, record.args))
+        if record.exc_info and record.exc_info[1] and not record.exc_text:
+            record.exc_text = _safe_traceback(record.exc_info[1])
         return True
+
+
+def _safe_traceback(error: BaseException) -> str | None:
+    """Return the traceback for a formatter; None if it is safe to format in the usual way."""
+    text = "".join(traceback.format_exception(error)).rstrip("\n")
+    if text.replace("\n", "").isprintable():
+        return None
+    return "\n".join(map(one_line, text.split("\n")))
 
 
 def _safe(argument: object) -> object:

@@ -14,18 +14,18 @@ _HARMLESS_NAMES = """
 acceptranges account accountname actual addr address alias allowed argument attempt attempts
 availablebytes backend bucket bucketname bytes category charset class cmd code column command
 connect connection connecttimeout container containername contentlength contentrange contenttype
-count database date db dbname description detail details directory domain encoding endpoint
-endpointsuffix endpointurl errno error errorcode errordescription errormessage errors exc
+count database date db dbname delayed description detail details directory domain encoding
+endpoint endpointsuffix endpointurl errno error errorcode errordescription errormessage errors exc
 exception exitcode expected family field file filename fileno files format found function got help
 host hostname httpstatus httpstatuscode id index ip kind laddr lasterror lastmodified length level
-limit line lineno location maxattempts message method missing mode module msg name needed number
-object offset op operation operationname other param parameter partnumber path phase pid pool
-poolmaxsize port problem process project projectid proto protocol raddr range read readtimeout
-reason redirect region regionname remote request resource response result retries retry retryafter
-retryattempts returncode returned schema scheme seconds server service severity size source
-sqlstate stage start state status statuscode statustext step storage storageclass suffix table tag
-target text thread time timeout timestamp title total type uri url used user username value
-version what
+limit line lineno local location maxattempts message method missing mode module msg name needed
+number object offset op operation operationname other param parameter partnumber path phase pid
+pool poolmaxsize port problem process project projectid proto protocol queue raddr range read
+readtimeout reason redirect region regionname remote request resource response result retries
+retry retryafter retryattempts returncode returned schema scheme seconds server service severity
+side size source sqlstate stage start state status statuscode statustext step storage storageclass
+suffix table tag target task text thread time timeout timestamp title total type unknown uploader
+uri url urlmode used user username value version what
 """
 _HARMLESS = frozenset(_HARMLESS_NAMES.split())
 # Names whose values look random and are harmless
@@ -68,7 +68,7 @@ _LINE = re.compile(r"[^\r\n]*")
 _UNQUOTED = re.compile(r"[^\"'`\r\n]*")
 _QUOTES = frozenset("\"'`")
 _PROSE_WORD = re.compile(r"\(?[A-Z]?[^\W\d_A-Z]{1,20}[.:!?)]*")
-_SENTENCE = re.compile(r"(?:[A-Z]?[a-z]{1,12}['’]?[a-z]{0,2} ){3}[a-z]")
+_SENTENCE = re.compile(r"(?:[A-Z]?[a-z]{1,12}'?[a-z]{0,2} ){3}[a-z]")
 _BARE = re.compile(r"[^\s;&\"'`<>]*")
 USER_OPTIONS = frozenset({"u", "user"})  # of curl, with "user:password"
 _ANSWERS = frozenset({"", "None", "True", "False", "null", "true", "false", "YES", "NO"})

@@ -10,9 +10,10 @@ from django.core.files.storage import Storage
 from django.utils.module_loading import import_string
 
 from ..conf import settings
+from ..files import spelling
 from ..ledger.aliases import AliasedStorage, configured_storages, living_storages
 from ..ledger.database import QueuedFileQuerySet, ledger
-from ..ledger.names import Name, tidy
+from ..ledger.names import Name, StoredName
 from ..queues import BaseQueue, get_queue
 from ..remotes.classes import dotted_path
 from ..remotes.perthread import for_threads
@@ -117,6 +118,11 @@ class ComposedStorage(AliasedStorage):
         """The storage that files are uploaded to."""
         return for_threads(self.sides.remote.storage)
 
+    @property
+    def location(self) -> str:
+        """The absolute path of the local storage's directory; "" if it has none."""
+        return spelling.root_of(self.local)
+
     @option
     def delayed(self) -> bool:
         return bool(self._options.get("delayed", False))
@@ -208,7 +214,18 @@ class ComposedStorage(AliasedStorage):
 
     def get_cache_key(self, name: Name) -> str:
         """Return the key under which the cache remembers that this name is transferred."""
-        return self._routes.key(tidy(name))
+        return self._routes.key(self._stored(name).text)
+
+    def _stored(self, name: Name) -> StoredName:
+        """Return the name of a file that may exist: of an absolute path, the one inside the local
+        storage, as ``FileSystemStorage`` does.
+
+        Raises ``SuspiciousFileOperation`` for a path outside.
+        """
+        stored = StoredName.of(name)
+        if stored.problem and stored.text.startswith("/"):
+            return StoredName.of(spelling.name_inside(self.local, stored.text))
+        return stored
 
     @property
     def _routes(self) -> Routes:

@@ -10,11 +10,11 @@ from django.core.files import File
 from ..files.asyncfiles import AsyncFile
 from ..ledger.names import Name
 from .barrier import Barrier, too_late
-from .renewing import RenewingStorage
+from .reserving import ReservingStorage
 from .results import TransferResult, pauses
 
 
-class AsyncStorage(RenewingStorage):
+class AsyncStorage(ReservingStorage):
     """The coroutines, with the names that Django's own async methods have.
 
     Each runs the method without the ``a`` where Django runs sync code, as the async methods of
@@ -59,11 +59,14 @@ class AsyncStorage(RenewingStorage):
         """Do the same as ``transfer()``."""
         return await sync_to_async(self.transfer)(name)
 
+    def _wanted(self, names: Iterable[Name] | None) -> list[Name] | None:
+        return None if names is None else [self._stored(name).text for name in names]
+
     async def await_transferred(
         self, names: Iterable[Name] | None = None, timeout: float | None = None
     ) -> None:
         """Do the same as ``wait()``, without holding a thread between two queries."""
-        wanted = None if names is None else list(names)
+        wanted = self._wanted(names)
         barrier = await sync_to_async(Barrier.of)(self.alias, wanted)
         is_over = sync_to_async(barrier.is_over)
         for pause in pauses(timeout):

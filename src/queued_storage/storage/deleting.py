@@ -22,8 +22,11 @@ class DeletingStorage(ReadableStorage):
         """
         if not name:
             raise ValueError("The name must be given to delete().")
-        stored = StoredName.of(name)
+        stored = self._stored(name)
         entry = self._entry(stored)
+        if entry is None:
+            stored = self._own_name(stored)
+            entry = self._entry(stored)
         if entry is None and self._is_local_matter(stored):
             self.local.delete(stored.text)
             return

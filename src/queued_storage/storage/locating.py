@@ -4,14 +4,15 @@ from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any
 
-from django.core.exceptions import SynchronousOnlyOperation
+from django.core.exceptions import SuspiciousFileOperation, SynchronousOnlyOperation
 from django.core.files.storage import Storage
 from django.db import DatabaseError, InterfaceError
 
 from ..conf import settings
+from ..files import localfiles, spelling
 from ..ledger.database import ledger
 from ..ledger.models import QueuedFile
-from ..ledger.names import Name, StoredName, tidy
+from ..ledger.names import Name, StoredName
 from ..ledger.states import Entry
 from ..remotes.expiry import lifetime_of
 from ..serving import links
@@ -29,7 +30,7 @@ class LocatingStorage(ComposedStorage):
     @advised
     def queued_file(self, name: Name) -> QueuedFile | None:
         """Return the ledger's row of this name, or None."""
-        stored = StoredName.of(name)
+        stored = self._stored(name)
         if not stored.can_be_recorded:
             return None
         return ledger().named(self.alias, stored.text).first()
@@ -45,8 +46,25 @@ class LocatingStorage(ComposedStorage):
     @advised
     def get_storage(self, name: Name) -> Storage:
         """Return the storage whose URL ``url()`` returns."""
-        stored = StoredName.of(name)
+        stored = self._stored(name)
         return self._route(stored, self._settled_entry(stored))[0]
+
+    def _stored_for_url(self, name: Name) -> StoredName:
+        """Return the same; a path outside has a URL, but no file."""
+        try:
+            return self._stored(name)
+        except SuspiciousFileOperation:
+            return StoredName.of(name)
+
+    def _own_name(self, name: StoredName) -> StoredName:
+        """Return the name of the row whose local file this name without a row leads to.
+
+        A directory may be a symlink, and a file system may ignore case.
+        """
+        if not name.can_be_recorded or not localfiles.has_paths(self.local):
+            return name
+        own = StoredName.of(spelling.own_name(self.local, name.text))
+        return own if own.text != name.text and self._entry(own) else name
 
     def _entry(self, name: StoredName) -> Entry | None:
         return ledger().entry(self.alias, name.text) if name.can_be_recorded else None
@@ -82,7 +100,7 @@ class LocatingStorage(ComposedStorage):
         It answers without a database too: the local URL if there is a local file, else the URL
         that the remote has for this name.
         """
-        stored = StoredName.of(name or "")
+        stored = self._stored_for_url(name or "")
         if self.has_stable_urls and stored.can_be_recorded:
             return self.stable_url(stored.text, kwargs.get("expire"))
         found = self._entry_for_url(stored)
@@ -98,13 +116,13 @@ class LocatingStorage(ComposedStorage):
         later one of the same name, nor for later content.
         """
         if expire is None and self.has_stable_urls:
-            return links.public(self.alias, tidy(name))
-        stored = StoredName.of(name)
+            return links.public(self.alias, self._stored(name).text)
+        stored = self._stored(name)
         return links.signed(self.alias, stored.text, expire, _version_of(self._entry(stored)))
 
     def urls(self, names: Iterable[Name]) -> dict[str, str]:
         """Return the URLs of many files, by name, with one query for all of them."""
-        given = {str(name): StoredName.of(name) for name in names}
+        given = {str(name): self._stored_for_url(name) for name in names}
         if self.has_stable_urls:
             return {name: self.url(stored.text) for name, stored in given.items()}
         known = {stored.text for stored in given.values() if stored.can_be_recorded}

@@ -51,7 +51,7 @@ class ReadableStorage(LocatingStorage):
         The remote is asked only for a name that neither the ledger nor the local storage knows,
         and not at all with the option ``unknown="absent"``.
         """
-        stored = StoredName.of(name)
+        stored = self._stored(name)
         if entry := self._entry(stored):
             return not entry.is_deleted
         if self.local.exists(stored.text):
@@ -86,7 +86,7 @@ class ReadableStorage(LocatingStorage):
         return time
 
     def _fact(self, name: Name, fact: Fact) -> Any:
-        stored = StoredName.of(name)
+        stored = self._stored(name)
         entry = self._entry(stored)
         if entry is None:
             return self._fact_without_row(stored.text, fact)
@@ -124,7 +124,7 @@ class ReadableStorage(LocatingStorage):
         Raises ``NotImplementedError``, as remote storages do, if the file has none; use
         ``local_path()`` to download it.
         """
-        stored = StoredName.of(name)
+        stored = self._stored(name)
         path = self.local.path(stored.text)
         entry = self._entry(stored)
         if entry is None:
@@ -143,7 +143,7 @@ class ReadableStorage(LocatingStorage):
         It stays readable if the local copy is evicted meanwhile. A file that is only on the
         remote is downloaded to a temporary file, or to the read cache.
         """
-        stored = StoredName.of(name)
+        stored = self._stored(name)
         with self.open(stored.text) as opened, contextlib.ExitStack() as stack:
             file = unwrapped(opened)
             directory = stack.enter_context(_directory_for(file))
@@ -183,6 +183,8 @@ class ReadableStorage(LocatingStorage):
     @advised
     def listdir(self, path: Name) -> tuple[list[str], list[str]]:
         """List the directories and files of both storages; asks the remote."""
+        if str(path).startswith("/"):
+            path = self._stored(path).text
         return Listing(self.alias, path).read(self.local, self.remote)
 
 

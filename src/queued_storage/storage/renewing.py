@@ -70,7 +70,7 @@ class RenewingStorage(DeletingStorage):
                     content_of(parts.local, file.readable_name), content_type=content.content_type
                 )
             return self._begin(parts, name, entry, content, file.wait_as)
-        if is_taken and not entry.is_local and self._start(parts, entry, details()):
+        if is_taken and not entry.is_local and self._start(parts, name, entry, details()):
             return Saved(name, entry.pk, self._check_of(parts, name, details()))
         return None
 
@@ -93,24 +93,31 @@ class RenewingStorage(DeletingStorage):
             parts.local,
             name,
             version,
-            lambda: self._start(parts, entry, content),
+            lambda: self._start(parts, name, entry, content),
             place,
             parts.rows,
         )
         if not is_done:
             return None
-        self._forget(name)
         return Saved(name, entry.pk, self._check_of(parts, name, content, version))
 
-    def _start(self, parts: Parts, entry: Entry, content: Content) -> int:
-        return parts.rows.overwrite(entry, content, **parts.row_options)
+    def _start(self, parts: Parts, name: str, entry: Entry, content: Content) -> int:
+        started = parts.rows.overwrite(entry, content, **parts.row_options)
+        if started:
+            self._forget(name)
+        return started
 
     # Writing to an open file
 
     def _open_for_writing(self, name: Name, mode: str) -> File:
         parts = self._parts()
+        if str(name).startswith("/"):
+            name = self._stored(name).text
         stored = StoredName.new(name, on_file_system=localfiles.has_paths(parts.local))
         entry = self._entry(stored)
+        if entry is None:
+            stored = self._own_name(stored)
+            entry = self._entry(stored)
         exists = ("x" in mode or "a" in mode) and self.exists(stored.text)
         if "x" in mode and exists:
             raise FileExistsError(f"{stored.text!r} already exists.")
@@ -133,7 +140,7 @@ class RenewingStorage(DeletingStorage):
             if entry is None:
                 saved = self._publish_new(parts, name.text, draft, content)
             else:
-                _require_not_deleted(name.text, entry, opened)
+                _require_not_deleted(parts.local, name.text, entry, opened)
                 place = partial(localfiles.replace, parts.local, draft)
                 saved = self._begin(parts, name.text, entry, content, place)
             if saved:
@@ -152,7 +159,7 @@ class RenewingStorage(DeletingStorage):
             if pk is None:
                 return None
             put_in_place()
-        self._forget(name)
+            self._forget(name)
         return Saved(name, pk, self._check_of(parts, name, content))
 
     # What follows the commit
@@ -188,8 +195,8 @@ class RenewingStorage(DeletingStorage):
         if entry is None or entry.is_deleted or not entry.is_here:
             return
         if (entry.size, entry.checksum) == (written.size, written.checksum):
-            self._start(parts, entry, replace(found, content_type=written.content_type))
-            self._forget(name)
+            found = replace(found, content_type=written.content_type)
+            self._start(parts, name, entry, found)
 
     def _announce_or_hold(self, parts: Parts, saved: Saved, queue: BaseQueue) -> None:
         if not parts.held:
@@ -228,11 +235,14 @@ def content_type_of(content: Content, name: str) -> str:
     return kind[:255]
 
 
-def _require_not_deleted(name: str, entry: Entry, opened: Entry | None) -> None:
-    """Refuse to write a deleted file, unless it was deleted before it was opened."""
+def _require_not_deleted(local: Storage, name: str, entry: Entry, opened: Entry | None) -> None:
+    """Refuse to write a deleted file, unless it was deleted before it was opened.
+
+    In a local storage without paths, another process may be saving a file under the name.
+    """
     was_there = opened is not None and not opened.is_deleted
-    is_elsewhere = entry.is_local and not entry.is_here
-    if entry.is_deleted and (was_there or is_elsewhere):
+    is_taken = entry.is_local and not (entry.is_here and localfiles.has_paths(local))
+    if entry.is_deleted and (was_there or is_taken):
         raise NameUnavailable(
             f"{name!r} was deleted while it was written, or its copy on another host is still "
             f"being deleted. Use another name, or save(), which chooses one."

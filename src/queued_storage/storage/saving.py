@@ -1,8 +1,10 @@
 """``QueuedStorage``, the storage that projects configure."""
 
-from collections.abc import Iterable
+import posixpath
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from functools import partial
+from pathlib import PurePosixPath
 from typing import Any, Literal
 
 from django.core.files import File
@@ -82,7 +84,7 @@ class QueuedStorage(AsyncStorage):
         if is_for_writing(mode):
             opened = self._open_for_writing(name, mode)
         else:
-            opened = self._open_for_reading(StoredName.of(name), mode)
+            opened = self._open_for_reading(self._stored(name), mode)
         return StoredFile(opened, partial(self.open, name))
 
     # Saving
@@ -139,7 +141,10 @@ class QueuedStorage(AsyncStorage):
         """Write the file and its row, under the first name that neither the local storage nor the
         ledger refuses."""
         local = parts.local
-        name = self._other_name(local, name, max_length)
+        names = self._candidates(local, name, max_length)
+        if not localfiles.has_paths(local):
+            return self._store_reserved(parts, names, content)
+        name = next(names)
         measured = MeasuredFile(content, name)
         # A movable file is not read.
         is_moved = hasattr(content, "temporary_file_path") and localfiles.moves_files(local)
@@ -155,7 +160,7 @@ class QueuedStorage(AsyncStorage):
                     found = content_of(local, file.readable_name)
                 return replace(found, content_type=kind)
 
-            for _try in range(localfiles.MAX_NAMES):
+            while True:
                 taken = file.take(name)
                 if taken:
                     name = taken if taken == name else tidy(taken)
@@ -163,14 +168,30 @@ class QueuedStorage(AsyncStorage):
                         return saved
                 if saved := self._take_over(parts, name, file, details, is_taken=bool(taken)):
                     return saved
-                refused, name = name, self._other_name(local, name, max_length)
-                if name == refused:
-                    raise NameUnavailable(
-                        f"{type(self).__name__}.get_available_name() chose {name!r}, which is "
-                        f"used by another file, or by one that is still being deleted. Choose "
-                        f"another name, or write the file with open(name, 'wb')."
-                    )
-            raise FileExistsError(f"No free name was found for {name!r}.")
+                name = next(names)
+
+    def _candidates(self, local: Storage, name: str, max_length: int | None) -> Iterator[str]:
+        """Yield the names that a new file tries; going on means that the last one is taken."""
+        wanted = name
+        for _try in range(localfiles.MAX_NAMES):
+            refused, name = name, self._other_name(local, name, max_length)
+            if _try and name == refused:  # of a file without a local copy
+                name = self._alternative(name, max_length)
+            yield name
+        raise FileExistsError(f"No free name was found for {wanted!r}.")
+
+    def _alternative(self, name: str, max_length: int | None) -> str:
+        if not self._names_as_django:
+            raise NameUnavailable(
+                f"{type(self).__name__}.get_available_name() chose {name!r}, which is used by "
+                f"another file, or by one that is still being deleted. Choose another name, or "
+                f"write the file with open(name, 'wb')."
+            )
+        directory, file_name = posixpath.split(name)
+        extension = "".join(PurePosixPath(file_name).suffixes)
+        root = file_name.removesuffix(extension)
+        other = posixpath.join(directory, self.get_alternative_name(root, extension))
+        return self.get_available_name(other, max_length=max_length)
 
     def _other_name(self, local: Storage, name: str, max_length: int | None) -> str:
         if self._names_as_django and self.is_name_available(name, max_length):
@@ -202,7 +223,7 @@ class QueuedStorage(AsyncStorage):
         ``FileNotFoundError`` for a name without a row.
         """
         parts = self._parts()
-        stored = StoredName.of(name)
+        stored = self._stored(name)
         entry = self._entry(stored)
         if entry is None or entry.is_deleted:
             raise FileNotFoundError(f"The ledger has no file {stored.text!r} of {self.alias!r}.")
@@ -221,4 +242,4 @@ class QueuedStorage(AsyncStorage):
         ``TransferError`` as soon as one of the files has failed, ``TransferTimeout`` after
         ``timeout`` seconds.
         """
-        Barrier.of(self.alias, names).wait(timeout)
+        Barrier.of(self.alias, self._wanted(names)).wait(timeout)

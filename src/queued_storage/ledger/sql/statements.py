@@ -6,12 +6,11 @@ Django takes about ten times as long to compile such a statement as SQLite takes
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
-from django.db import connections, models
+from django.db import connections, models, transaction
 from django.db.models.sql import Query
 from django.db.models.sql.subqueries import UpdateQuery
 
 from ...conf import settings
-from .clock import now_in_sql
 from .outages import outlast
 
 AnyModel = TypeVar("AnyModel", bound=models.Model)
@@ -104,12 +103,22 @@ def update_text(
     rows: models.QuerySet[Any],
     columns: Mapping[str, Any],
     returning: Sequence[models.Field] = (),
+    *,
+    skips_locked: bool = False,
 ) -> Text:
     """Compile what ``rows.update(**columns)`` would execute.
+
+    With ``skips_locked``, it leaves out rows that somebody has locked, on PostgreSQL. Others cannot
+    do that in an UPDATE.
 
     Where the database ``returns_rows()``, the statement can return columns of the rows that it
     changes. Django 5.2 has no method for that.
     """
+    if skips_locked and connections[rows.db].vendor == "postgresql":
+        keys = rows.select_for_update(skip_locked=True).values("pk")
+        unlocked = rows.model._base_manager.using(rows.db).filter(pk__in=keys)
+        with transaction.atomic(using=rows.db):  # Django refuses it elsewhere
+            return update_text(unlocked, columns, returning)
     query: Any = rows.query.chain(UpdateQuery)
     query.add_update_values(columns)
     query.clear_select_clause()
@@ -139,12 +148,12 @@ def statement(
     """
     if rows.query.where:
         raise ValueError("Cached statements are for the whole table; this queryset is filtered.")
-    circumstances = _circumstances(rows.db)
+    circumstances = _circumstances()
     key = (rows.db, build, form, circumstances)
     text = _texts.get(key)
     if text is None:
         text = build(rows, *form)
-        if circumstances == _circumstances(rows.db):  # no setting changed in the meantime
+        if circumstances == _circumstances():  # no setting changed in the meantime
             if len(_texts) >= CACHE_SIZE:
                 _texts.clear()
             _texts[key] = text
@@ -154,8 +163,8 @@ def statement(
 _texts: dict[Hashable, Text] = {}
 
 
-def _circumstances(database: str) -> tuple[str | None, float, str]:
-    """What the text of any statement of the ledger can depend on: host, lease, clock."""
+def _circumstances() -> tuple[str | None, float]:
+    """What the text of any statement of the ledger can depend on: host, lease."""
     values = settings.values
     host = settings.host if values["LOCAL_PER_HOST"] else None
-    return host, values["LEASE"], now_in_sql(connections[database])
+    return host, values["LEASE"]

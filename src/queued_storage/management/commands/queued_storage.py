@@ -4,14 +4,23 @@ from argparse import ArgumentParser
 from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import BaseCommand, CommandError, CommandParser
 
+from ...reporting.reasons import one_line
+from ..terminal import Terminal, printable
 from ..verbs import VERBS, Verb
 from ..verbs.base import require_ledger
 
 
 class Command(BaseCommand):
     help = "Inspect and manage transfers to remote storage."
+
+    def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
+        """Make the parser, whose errors quote arguments that a script may have from anywhere."""
+        parser = super().create_parser(prog_name, subcommand, **kwargs)
+        complain = parser.error
+        setattr(parser, "error", lambda message: complain(one_line(message)))  # noqa: B010
+        return parser
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         subparsers = parser.add_subparsers(dest="verb", required=True, metavar="subcommand")
@@ -21,9 +30,17 @@ class Command(BaseCommand):
             subparser.set_defaults(verb_class=verb)
 
     def handle(self, *args: Any, verb_class: type[Verb], **options: Any) -> None:
-        if verb_class.needs_ledger:
-            require_ledger()
+        streams = Terminal(self.stdout), Terminal(self.stderr)
         try:
-            verb_class(self.stdout, self.stderr, self.style).execute(options)
+            if verb_class.needs_ledger:
+                require_ledger()
+            verb_class(*streams, self.style).execute(options)
+        except CommandError as error:
+            raise printable(error) from error
         except ImproperlyConfigured as error:
-            raise CommandError(str(error)) from error
+            raise printable(CommandError(str(error))) from error
+        except Exception as error:
+            if str(error).isprintable():
+                raise
+            # Its traceback would be printed as it is.
+            raise printable(CommandError(f"{type(error).__name__}: {error}")) from error

@@ -7,13 +7,14 @@ from abc import ABC, abstractmethod
 from argparse import ArgumentParser
 from typing import IO, Any, ClassVar
 
-from django.core.management.base import CommandError, OutputWrapper
+from django.core.management.base import CommandError
 from django.core.management.color import Style
 from django.db import DatabaseError
 
 from ...ledger import schema
 from ...ledger.database import QueuedFileQuerySet
 from ..progress import Progress
+from ..terminal import Terminal
 from .selection import total
 
 
@@ -41,7 +42,7 @@ class Verb(ABC):
 
     # Is used by the command
 
-    def __init__(self, stdout: OutputWrapper, stderr: OutputWrapper, style: Style) -> None:
+    def __init__(self, stdout: Terminal, stderr: Terminal, style: Style) -> None:
         self.stdout = stdout
         self.stderr = stderr
         self.style = style

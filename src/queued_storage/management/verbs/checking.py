@@ -1,6 +1,5 @@
 """``check-remote``: the behavior of a remote."""
 
-import json
 from argparse import ArgumentParser
 from contextlib import closing
 from dataclasses import asdict
@@ -42,7 +41,10 @@ class CheckRemote(RepeatableVerb):
         with closing(cast(Any, check_remote(remote, uploader))) as findings:
             for finding in findings:
                 problems += finding.is_problem
-                self.stdout.write(json.dumps(asdict(finding)) if options["json"] else str(finding))
+                if options["json"]:
+                    self.stdout.write_json(asdict(finding))
+                else:
+                    self.stdout.write(str(finding))
         if problems:
             found = counted(problems, "{} problem was found.", "{} problems were found.")
             raise CommandError(found, returncode=1)

@@ -1,6 +1,5 @@
 """``verify``, ``reconcile`` and ``orphans``: differences between the ledger and the storages."""
 
-import json
 from argparse import ArgumentParser
 from dataclasses import asdict
 from datetime import timedelta
@@ -12,7 +11,6 @@ from ...ledger.database import ledger
 from ...operations import comparison, inventory, reconciliation
 from ...operations.roots import require_safe_root
 from ...reporting.counts import counted
-from ...reporting.reasons import one_line
 from ..quantities import format_size, parse_duration
 from .base import RepeatableVerb
 from .selection import (
@@ -52,7 +50,10 @@ class Verify(RepeatableVerb):
             for found in comparison.verify(rows, content=options["content"], report=progress):
                 count += 1
                 progress.clear()
-                self.stdout.write(json.dumps(asdict(found)) if options["json"] else _line(found))
+                if options["json"]:
+                    self.stdout.write_json(asdict(found))
+                else:
+                    self.stdout.write(_line(found))
         if not options["json"]:
             self.stdout.write(
                 counted(progress.files, "{} file was compared.", "{} files were compared.")
@@ -63,8 +64,7 @@ class Verify(RepeatableVerb):
 
 
 def _line(found: comparison.Difference) -> str:
-    file = one_line(f"{found.name} ({found.alias})")
-    return f"{file}: {found.kind} {found.side} copy. {found.details}"
+    return f"{found.name} ({found.alias}): {found.kind} {found.side} copy. {found.details}"
 
 
 # Repairs after which the bytes that were there are lost
@@ -180,11 +180,12 @@ class Orphans(RepeatableVerb):
                     continue
                 count += 1
                 size += orphan.bytes
-                self.stdout.write(
-                    json.dumps(asdict(orphan), default=str) if options["json"] else _entry(orphan)
-                )
+                if options["json"]:
+                    self.stdout.write_json(asdict(orphan), default=str)
+                else:
+                    self.stdout.write(_entry(orphan))
         for name in refused:
-            self.stderr.write(f"{one_line(name)}: The ledger cannot have this name.")
+            self.stderr.write(f"{name}: The ledger cannot have this name.")
         if not options["json"]:
             self._print_result(deletes, count, size)
         if refused:
@@ -205,4 +206,4 @@ class Orphans(RepeatableVerb):
 
 def _entry(orphan: inventory.Orphan) -> str:
     modified = f"{orphan.modified:%Y-%m-%d %H:%M}"
-    return f"{one_line(orphan.name)}  {format_size(orphan.bytes)}  {modified}"
+    return f"{orphan.name}  {format_size(orphan.bytes)}  {modified}"

@@ -7,11 +7,11 @@ from typing import Any, cast
 
 from django.core.management.base import CommandError
 from django.db.models import Count, Sum
-from django.utils import timezone
 
 from ...ledger.aliases import known_storages
 from ...ledger.database import QueuedFileQuerySet, ledger
 from ...ledger.names import can_be_recorded, tidy
+from ...ledger.sql.clock import seconds_from_now
 from ...operations.storages import OperableStorage
 from ...reporting.counts import counted
 from ..quantities import parse_duration
@@ -48,7 +48,8 @@ def selected(options: dict[str, Any]) -> QueuedFileQuerySet:
         require_recorded(names, rows)
         rows = rows.filter(name__in=names)
     if is_old:
-        rows = rows.filter(saved_at__lte=timezone.now() - options["older_than"])
+        age = options["older_than"].total_seconds()
+        rows = rows.filter(saved_at__lte=seconds_from_now(-age))
     return rows
 
 

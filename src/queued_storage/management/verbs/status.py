@@ -1,6 +1,5 @@
 """``status``: the state of all files and workers."""
 
-import json
 from argparse import ArgumentParser
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -10,8 +9,8 @@ from django.core.management.base import CommandError
 
 from ...ledger.jobs import Job
 from ...operations import status
-from ...reporting.reasons import one_line
 from ..quantities import format_size, parse_duration, parse_size
+from ..terminal import Lines
 from .base import Verb
 
 # What programs get to know of a job
@@ -86,7 +85,7 @@ class Status(Verb):
         else:
             self._print(report)
         if options["check"] and report.troubles:
-            raise CommandError("\n".join(report.troubles), returncode=1)
+            raise CommandError(Lines.of(report.troubles), returncode=1)
 
     def _print_json(self, report: _Report) -> None:
         keys = ("alias", "name", "error")
@@ -98,7 +97,7 @@ class Status(Verb):
             "errors": [dict(zip(keys, failure, strict=True)) for failure in report.failures],
             "troubles": report.troubles,
         }
-        self.stdout.write(json.dumps(answer, default=datetime.isoformat))
+        self.stdout.write_json(answer, default=datetime.isoformat)
 
     def _print(self, report: _Report) -> None:
         if not report.tallies:
@@ -115,14 +114,14 @@ class Status(Verb):
         for job in report.jobs:
             self.stdout.write(_of_job(job))
         for alias, name, error in report.failures:
-            self.stdout.write(f"{alias}: {one_line(name)}: {error}")
+            self.stdout.write(f"{alias}: {name}: {error}")
         for trouble in report.troubles:
-            self.stdout.write(self.style.ERROR(trouble))
+            self.stdout.write(trouble, self.style.ERROR)
 
 
 def _of_job(job: Job) -> str:
     host = f" on {job.host}" if job.host else ""
-    by = f", requested by {one_line(job.requested_by)}" if job.requested_by else ""
+    by = f", requested by {job.requested_by}" if job.requested_by else ""
     return (
         f"job {job.pk}: {job.action} files of {job.alias}{host}, {job.state}: {job.position:,} of "
         f"{job.files:,} processed, {job.failed:,} failed{by}"

@@ -1,0 +1,70 @@
+"""The only way in which the command writes: each call is one line, and no value can break it."""
+
+import json
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from django.core.management.base import CommandError, OutputWrapper
+
+from ..reporting.reasons import one_line
+
+CLEAR = "\r\x1b[K"  # a line of a terminal
+_DELETE = "\x7f"  # the only character of ASCII that JSON does not escape and that is not printable
+
+
+class Terminal:
+    """A stream of the command, which may be a terminal, a pipe or a file.
+
+    File names, aliases, hosts and errors come from anywhere. A control character in them could
+    forge lines, or make a terminal do what it is not asked for, so all of them are escaped here.
+    """
+
+    def __init__(self, stream: OutputWrapper) -> None:
+        self._stream = stream
+
+    def write(
+        self, text: str = "", style: Callable[[str], str] | None = None, ending: str | None = None
+    ) -> None:
+        """Write one line; ``style`` colors it."""
+        self._stream.write(_encodable(one_line(text), self._stream), style, ending)
+
+    def write_json(self, value: object, default: Callable[[Any], Any] | None = None) -> None:
+        """Write a line of JSON, in ASCII."""
+        text = json.dumps(value, default=default)
+        self._stream.write(text.replace(_DELETE, "\\u007f"))
+
+    def draw(self, text: str) -> None:
+        """Replace what the current line of a terminal shows."""
+        self._stream.write(CLEAR + _encodable(one_line(text), self._stream), ending="")
+        self._stream.flush()
+
+    def flush(self) -> None:
+        self._stream.flush()
+
+    def isatty(self) -> bool:
+        return bool(self._stream.isatty())
+
+
+class Lines(str):
+    """Lines without control characters, which an error consists of."""
+
+    __slots__ = ()
+
+    @classmethod
+    def of(cls, lines: Iterable[str]) -> "Lines":
+        return cls("\n".join(map(one_line, lines)))
+
+
+def printable(error: CommandError) -> CommandError:
+    """Return an error that can be printed as it is; Django does not use the streams of a verb."""
+    [text] = error.args or ("",)
+    safe = text if isinstance(text, Lines) else one_line(str(text))
+    return CommandError(safe, returncode=error.returncode)
+
+
+def _encodable(text: str, stream: OutputWrapper) -> str:
+    """Escape what the stream cannot encode, instead of failing halfway."""
+    encoding = getattr(stream, "encoding", None)
+    if not isinstance(encoding, str):
+        return text
+    return text.encode(encoding, "backslashreplace").decode(encoding)

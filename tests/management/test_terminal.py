@@ -1,0 +1,213 @@
+"""What reaches a terminal, whatever files, storages, hosts and errors are called."""
+
+import ast
+import io
+import json
+import logging
+import os
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.core.management import CommandError, call_command
+from django.core.management.base import OutputWrapper
+from django.utils import timezone
+from pytest_django import Settings
+
+import queued_storage
+from queued_storage.ledger.database import ledger
+from queued_storage.ledger.states import State
+from queued_storage.management.terminal import CLEAR, Lines, Terminal, printable
+from queued_storage.management.verbs import VERBS
+from queued_storage.models import QueuedFile
+from queued_storage.operations.reconciliation import REPAIRS
+from tests.support.scripted import ScriptedStorage, disk, make
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+HOSTILE = "\x1b]0;x\x07\x1b[2J\rFAKE\nFORGED\x9b31m\u202e\u2066\u2028\x7f\x00".replace("\x00", "")
+RAW = [char for char in HOSTILE if not char.isprintable() and char != "\n"]
+NAME = f"n{HOSTILE}"
+ALIAS = f"al{HOSTILE}"[:64]
+HOST = f"ho{HOSTILE}"
+
+# The arguments with which each verb says as much as it can. A new verb needs a line here.
+ARGUMENTS: dict[str, list[list[str]]] = {
+    "status": [["--check"], ["--json", "--check"], ["--exact"]],
+    "worker": [["--until-empty", "--poll", "0.01"]],
+    "sweep": [[], ["--dry-run"], ["--storage", HOSTILE]],
+    "transfer": [["failed" + NAME], ["failed" + NAME, "--dry-run"], [HOSTILE], ["both" + NAME]],
+    "give-up": [[HOST], [HOST, "--dry-run"], [HOSTILE], ["me"]],
+    "retry": [["--all"], ["--all", "--dry-run"], [HOSTILE], ["--storage", HOSTILE]],
+    "cancel": [["--all"], ["--storage", ALIAS, "--dry-run"]],
+    "evict": [["--all"], ["--storage", ALIAS, "--until-free", "99%"], ["--size", HOSTILE]],
+    "restore": [["--all"], [NAME]],
+    "accept-local": [["--all"], ["--all", "--dry-run"], ["failed" + NAME], [HOSTILE]],
+    "verify": [[], ["--json"], ["--content"], ["--older-than", HOSTILE]],
+    "reconcile": [
+        *(["--repair", kind, "--yes"] for kind in REPAIRS),
+        *(["--repair", kind, "--dry-run"] for kind in REPAIRS),
+        ["--repair", HOSTILE],
+        ["--repair", "different-local"],
+    ],
+    "orphans": [
+        [side, "--storage", ALIAS, "--older-than", "0s", *more]
+        for side in ("local", "remote")
+        for more in ([], ["--json"], ["--delete", "--yes"], ["--delete"], ["--under", HOSTILE])
+    ],
+    "adopt": [["--storage", ALIAS, "--under", "."], ["--storage", ALIAS, HOSTILE], []],
+    "backfill": [["--storage", ALIAS, "--under", "."], ["--storage", ALIAS, HOSTILE], []],
+    "flush": [[], ["--wait", "--timeout", "0.1s"], ["--storage", ALIAS]],
+    "prune": [["--all", "--yes"], ["--all", "--dry-run"], ["--all"], ["--all", "--at-most", "0"]],
+    "check-remote": [[ALIAS], [ALIAS, "--json"], [HOSTILE]],
+}
+CASES = [(verb.name, arguments) for verb in VERBS for arguments in ARGUMENTS.get(verb.name, [[]])]
+
+
+class Remote(ScriptedStorage):
+    """A remote that quotes what it was asked for in a hostile way."""
+
+    def size(self, name: str) -> int:
+        if "gone" in name:
+            raise ConnectionError(f"{name} {HOSTILE}")
+        return super().size(name)
+
+
+class Screen(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def hostile(settings: Settings) -> Any:
+    """A storage of which everything has a hostile name."""
+    settings.QUEUED_STORAGE = settings.QUEUED_STORAGE | {"LOCAL_PER_HOST": True, "HOST": "me"}
+    storage = make(alias=ALIAS, remote=Remote())
+    now = timezone.now() - timedelta(hours=3)
+    for number, state in enumerate(State.values * 2):
+        is_known, is_here = number < len(State.values), number % 2
+        QueuedFile.objects.create(
+            alias=ALIAS if is_known else f"x{ALIAS}"[:64],
+            name=(state if is_known else f"gone{number}") + NAME,
+            remote_name=f"gone{HOSTILE}",
+            state=state,
+            host="me" if is_here else HOST,
+            last_error=f"ConnectionError: server said {HOSTILE}",
+            size=10,
+            saved_at=now,
+            due_at=None if state == State.TRANSFERRED else now,
+            transferred_at=now,
+            is_local=number % 3 > 0,
+        )
+    for alias in (ALIAS, "default"):
+        QueuedFile.objects.create(alias=alias, name="both" + NAME, saved_at=now)
+    for place in (disk(), storage.remote):
+        root = Path(place.location)
+        root.mkdir(exist_ok=True)
+        (root / f"orphan{HOSTILE}").write_text("x")
+        (root / os.fsdecode(b"latin\xe9\x1b[2J")).write_text("x")
+    return storage
+
+
+def run(verb: str, arguments: list[str], stream: type[io.StringIO]) -> list[str]:
+    """Run a verb; return what it wrote to both streams, and its error."""
+    out, errors, error = stream(), stream(), ""
+    try:
+        call_command("queued_storage", verb, *arguments, stdout=out, stderr=errors, no_color=True)
+    except CommandError as raised:
+        error = str(raised)
+    return [out.getvalue(), errors.getvalue(), error]
+
+
+def require_harmless(text: str) -> None:
+    text = text.replace(CLEAR, "")
+    assert [char for char in RAW if char in text] == []
+    assert not any(line.startswith("FORGED") for line in text.split("\n"))
+    text.encode()
+
+
+@pytest.mark.one_database
+def test_every_verb_is_tried() -> None:
+    assert set(ARGUMENTS) == {verb.name for verb in VERBS}
+
+
+@pytest.mark.one_database
+@pytest.mark.parametrize("stream", [io.StringIO, Screen])
+@pytest.mark.parametrize(("verb", "arguments"), CASES)
+def test_no_verb_writes_control_characters(
+    verb: str,
+    arguments: list[str],
+    stream: type[io.StringIO],
+    hostile: Any,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.DEBUG, "queued_storage")
+    written = run(verb, arguments, stream)
+    assert any(written)
+    for text in written:
+        require_harmless(text)
+    for record in caplog.records:
+        require_harmless(logging.Formatter().format(record))
+    if "--json" in arguments:
+        assert [json.loads(line) for line in written[0].splitlines()]
+
+
+@pytest.mark.one_database
+def test_errors_that_no_verb_expects(hostile: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: Any, **kwargs: Any) -> Any:
+        raise RuntimeError(f"It broke: {HOSTILE}")
+
+    monkeypatch.setattr("queued_storage.operations.status.tallies", fail)
+    [_out, _errors, error] = run("status", [], io.StringIO)
+    assert error.startswith("RuntimeError: It broke: ")
+    require_harmless(error)
+
+
+@pytest.mark.one_database
+def test_the_ledger_keeps_what_it_has(hostile: Any) -> None:
+    assert ledger().filter(name="failed" + NAME).exists()
+
+
+@pytest.mark.one_database
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_a_stream_that_cannot_encode_a_name(encoding: str) -> None:
+    raw = io.BytesIO()
+    stream = io.TextIOWrapper(raw, encoding)
+    Terminal(OutputWrapper(stream)).write("ü€\udce9")
+    stream.flush()
+    assert raw.getvalue().decode(encoding).endswith("\\udce9\n")
+
+
+@pytest.mark.one_database
+def test_json_of_any_character() -> None:
+    out = io.StringIO()
+    text = "".join(map(chr, range(0x3000)))
+    Terminal(OutputWrapper(out)).write_json({"text": text})
+    assert out.getvalue().strip().isprintable()
+    assert json.loads(out.getvalue())["text"] == text
+
+
+@pytest.mark.one_database
+def test_errors_of_several_lines() -> None:
+    error = printable(CommandError(Lines.of(["a\nb", "c"]), returncode=3))
+    assert (str(error), error.returncode) == ("a\\nb\nc", 3)
+    assert str(printable(CommandError("a\nb"))) == "a\\nb"
+
+
+@pytest.mark.one_database
+def test_nothing_else_writes_to_a_terminal() -> None:
+    package = Path(queued_storage.__file__).parent
+    for path in package.rglob("*.py"):
+        if path.name in {"terminal.py", "ending.py"}:  # the latter only flushes streams
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            is_print = isinstance(node, ast.Name) and node.id == "print"
+            is_stream = isinstance(node, ast.Attribute) and ast.unparse(node) in {
+                "sys.stdout",
+                "sys.stderr",
+                "sys.__stdout__",
+                "sys.__stderr__",
+            }
+            assert not is_print, path
+            assert not is_stream, path
