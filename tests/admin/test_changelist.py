@@ -2,6 +2,8 @@
 
 import re
 from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import quote
 
 import pytest
 from django.db import connection
@@ -12,7 +14,7 @@ from pytest_django import Settings
 
 from queued_storage.admin import overview
 from queued_storage.ledger.states import State
-from tests.admin.pages import LIST, add, listed, text_of
+from tests.admin.pages import LIST, add, listed, staff, text_of
 
 pytestmark = pytest.mark.django_db
 
@@ -184,3 +186,70 @@ def test_counts_have_separators(
 def test_the_local_copy_filter_has_a_title(viewer: Client) -> None:
     add()
     assert "By local copy" in text_of(viewer, LIST)
+
+
+# Absurd values
+
+ABSURD = [
+    *("\0", "a\0b", "*\0", "\ud800", "\u0663", "\r\n", "\U0010ffff", "x" * 60_000),
+    *("-1", "0", "1", "9999", "10000", "2147483648", "-9223372036854775809", "9" * 30),
+    *("'", "%", "\\", "*", "1.5", "nan", "2020-13-45", "[]", "a,b"),
+]
+OTHER_KEYS = ["saved_at__gte", "saved_at", "name", "name__regex", "last_error__contains"]
+KEYS = [
+    *("state", "alias", "host", "q", "p", "o", "e", "all", "_facets", "_to_field", "unknown"),
+    *("is_local__exact", "is_local__isnull", "saved_at__year", "saved_at__month"),
+    *("saved_at__day", "alias__in", *OTHER_KEYS),
+]
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_no_value_is_an_error_of_the_server(viewer: Client, key: str, settings: Settings) -> None:
+    settings.TIME_ZONE = "Pacific/Kiritimati"
+    add(2)
+    viewer.raise_request_exception = False
+    for value in ABSURD:
+        for more in ("", "&saved_at__year=2020&saved_at__month=2"):
+            query = f"{key}={quote(value, errors='surrogatepass')}{more}"
+            assert viewer.get(f"{LIST}?{query}").status_code < 500, query[:100]
+
+
+@pytest.mark.parametrize("year", ["1", "2", "2020", "9998", "9999", "x", ""])
+def test_no_date_is_an_error_of_the_server(viewer: Client, year: str) -> None:
+    add()
+    viewer.raise_request_exception = False
+    for month in ("0", "2", "12", "13", "99999999999", ""):
+        for day in ("0", "1", "30", "32", "x"):
+            query = {"saved_at__year": year, "saved_at__month": month, "saved_at__day": day}
+            assert viewer.get(LIST, query).status_code < 500, query
+
+
+@pytest.mark.parametrize("name", OTHER_KEYS)
+def test_other_lookups_are_refused(viewer: Client, name: str) -> None:
+    assert viewer.get(LIST, {name: "a"}).status_code == 400
+
+
+@pytest.mark.parametrize("key", ["x", "9" * 30, "-1", "%00", "a%00b", "1_2F", "%ED%A0%80"])
+@pytest.mark.parametrize("page", ["", "change/", "history/", "preview/", "delete/"])
+def test_no_key_is_an_error_of_the_server(viewer: Client, key: str, page: str) -> None:
+    viewer.raise_request_exception = False
+    assert viewer.get(f"{LIST}{key}/{page}").status_code < 500
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"action": "verify", "_selected_action": ["x"], "index": "0"},
+        {"action": "verify", "_selected_action": ["9" * 30, "-1"], "index": "0"},
+        {"action": "verify", "_selected_action": ["\0"], "index": "0"},
+        {"action": "\0", "_selected_action": ["1"], "index": "0"},
+        {"action": "retry", "_selected_action": ["1"], "index": "x"},
+        {"action": "retry", "_selected_action": ["1"], "index": "99"},
+        {"action": "verify", "_selected_action": ["1"], "index": "0", "select_across": "x"},
+    ],
+)
+def test_no_action_is_an_error_of_the_server(data: dict[str, Any]) -> None:
+    client = staff("view_queuedfile", "verify_queuedfile", "retry_queuedfile")
+    client.raise_request_exception = False
+    add()
+    assert client.post(LIST, data).status_code < 500

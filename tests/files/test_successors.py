@@ -206,6 +206,26 @@ def test_an_older_writer_that_comes_late_changes_nothing(
     assert on_disk() == []
 
 
+def test_two_processes_put_the_same_content_in_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    storage = make()
+    name = transferred(storage)
+    with monkeypatch.context() as patches:
+        held_back(patches)
+        write(storage, name, b"second")
+    second = row(storage, name)
+    lock = type(ledger()).lock_generation
+
+    def late(self: Any, pk: int, generation: int) -> int:
+        monkeypatch.undo()
+        successors.put_in_place(disk(), name, second)
+        return lock(self, pk, generation)
+
+    monkeypatch.setattr(type(ledger()), "lock_generation", late)
+    successors.put_in_place(disk(), name, second)
+    assert on_disk() == [name]
+    assert read(storage, name) == b"second"
+
+
 def test_an_orphan_of_a_rolled_back_transaction_is_found() -> None:
     storage = make()
     name = transferred(storage)

@@ -195,6 +195,11 @@ def save_by_a_pool(name, content, max_length=None):
     with ThreadPoolExecutor(1) as pool:
         return pool.submit(save, name, content).result()
 
+def save_by_an_open_pool(name, content, max_length=None):
+    time.sleep(0.5)
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(save, name, content).result()
+
 def save_slowly(name, content, max_length=None):
     while not ending.has_begun():
         time.sleep(0.01)
@@ -206,6 +211,9 @@ def save_for_ever(name, content, max_length=None):
 save = storages["far"].save
 storages["far"].save = globals()[sys.argv[1]]
 storages["default"].save("a.txt", ContentFile(b"content"))
+if sys.argv[1] == "save_by_an_open_pool":  # as a hook of a server does
+    from queued_storage.queues.threads import stop_all
+    assert stop_all(20)
 """
 
 
@@ -213,6 +221,7 @@ storages["default"].save("a.txt", ContentFile(b"content"))
     ("save", "state", "attempts"),
     [
         ("save_slowly", State.TRANSFERRED, 1),
+        ("save_by_an_open_pool", State.TRANSFERRED, 1),
         ("save_by_a_pool", State.PENDING, 0),  # the interpreter has closed all pools
         ("save_for_ever", State.PENDING, 0),
     ],

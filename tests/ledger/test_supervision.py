@@ -9,6 +9,7 @@ from django.db import connection, connections, transaction
 
 from queued_storage.ledger.database import ledger
 from queued_storage.ledger.sql.clock import seconds_from_now
+from queued_storage.ledger.sql.statements import returns_rows
 from queued_storage.ledger.states import State
 from queued_storage.ledger.supervision import is_alone
 from queued_storage.models import QueuedFile
@@ -163,6 +164,19 @@ def test_renewal_passes_a_locked_row() -> None:
     first.delete()
     assert ledger().renew_unlocked([(first, 1)]) == [False]
     assert ledger().renew_unlocked([]) == []
+
+
+def test_promotion_passes_a_locked_row() -> None:
+    """Only the thread of the locked file waits for the transaction."""
+    for name in "ab":
+        new_row(name)
+    first, second = ledger().claim_due(2, ["one"])
+    if not returns_rows("default"):
+        pytest.skip("On this database promotions are made one by one.")
+    with locked(first):
+        pks = [first.pk, second.pk]
+        assert ledger().promote_all(pks, 1, first.lease_token, "size") == {second.pk}
+    assert ledger().promote_all([first.pk], 1, first.lease_token, "size") == {first.pk}
 
 
 def test_claims_are_handed_back_past_locked_rows() -> None:

@@ -166,6 +166,18 @@ def test_a_commit_to_another_database_starts_new_threads(
 
 
 @pytest.mark.django_db(transaction=True)
+def test_no_thread_starts_in_a_transaction(queue: ThreadQueue) -> None:
+    with transaction.atomic():
+        queue.enqueue([1])
+        assert queue._running is None
+    queue.enqueue([1])
+    running = own_threads(queue)
+    with transaction.atomic():  # a sweep, say
+        queue.enqueue([1])
+    assert own_threads(queue) is running
+
+
+@pytest.mark.django_db(transaction=True)
 def test_a_flush_ends_the_threads(queue: ThreadQueue) -> None:
     storage = QueuedStorage("disk", "far", alias="threads-flushed", queue=queue)
     storage.save("a.txt", ContentFile(b"a"))

@@ -16,7 +16,7 @@ from ..ledger.measures import aliases
 from ..ledger.sql.clock import database_time
 from ..ledger.states import State
 from . import overview
-from .dates import DateHierarchy
+from .dates import DateHierarchy, require_dates
 from .formats import AtLeast, Number
 
 
@@ -31,6 +31,11 @@ class CappedPaginator(Paginator):
 
 
 class QueuedFileChangeList(ChangeList):
+    def get_filters(self, request: HttpRequest) -> Any:
+        """Refuse dates that no database can compare with, which Django would try."""
+        require_dates(self.date_hierarchy, self.params)
+        return super().get_filters(request)
+
     def get_results(self, request: HttpRequest) -> None:
         """Let each row on the page know the time at which it was read, for its age."""
         super().get_results(request)

@@ -6,6 +6,7 @@ from datetime import date
 from itertools import takewhile
 from typing import Any
 
+from django.contrib.admin.options import IncorrectLookupParameters
 from django.contrib.admin.views.main import ChangeList
 from django.utils import formats, timezone
 from django.utils.text import capfirst
@@ -16,8 +17,24 @@ from ..ledger.sql.clock import database_time
 
 OLDEST = 100  # rows that are read to find the first year
 PARTS = ("year", "month", "day")
+DIGITS = 15  # of a number that all databases can compare with
+# The first and the last that have a neighbor in each time zone
+RANGES = {"year": (2, 9998), "month": (1, 12), "day": (1, 31)}
 
 Choice = dict[str, str]
+
+
+def require_dates(column: str, params: Mapping[str, Any]) -> None:
+    """Raise ``IncorrectLookupParameters`` for numbers that are not those of a date.
+
+    Without a year, any month and day that a database can compare with finds nothing.
+    """
+    is_date = f"{column}__year" in params
+    for part, (first, last) in RANGES.items():
+        text = str(params.get(f"{column}__{part}", first))
+        is_number = len(text) <= DIGITS and text.isascii() and text.isdecimal()
+        if not is_number or (is_date and not first <= int(text) <= last):
+            raise IncorrectLookupParameters(f"{text[:DIGITS]!r} is not a valid {part}.")
 
 
 class DateHierarchy:

@@ -5,8 +5,9 @@ from datetime import datetime
 from typing import Any
 
 from django.contrib import admin
+from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
 from django.contrib.admin.views.main import ChangeList
-from django.core.exceptions import PermissionDenied
+from django.core.exceptions import BadRequest, PermissionDenied
 from django.db import connections
 from django.db.models import Q, QuerySet
 from django.http import FileResponse, Http404, HttpRequest, HttpResponse
@@ -34,10 +35,14 @@ from .changelist import (
     StateFilter,
     StorageFilter,
 )
+from .dates import PARTS
 from .formats import BYTES, SIZE, Number, age, local_time
 
 LAST_CHARACTER = "\U0010ffff"
 NONE = "-"
+# What the links of the change list have in their query strings
+LOOKUPS = {"state", "alias", "host", "is_local__exact", "is_local__isnull"}
+LOOKUPS |= {f"saved_at__{part}" for part in PARTS}
 
 
 @admin.register(QueuedFile)
@@ -97,6 +102,21 @@ class QueuedFileAdmin(FileActions):
 
     def get_list_display(self, request: HttpRequest) -> list[Any]:
         return [*self.list_display, *(["host"] if settings.local_per_host else [])]
+
+    def lookup_allowed(self, lookup: str, value: str, request: HttpRequest) -> bool:
+        """Allow the filters of the page only. Any other lookup may read the whole ledger, and some
+        values of it are errors of the database."""
+        return lookup in LOOKUPS
+
+    def response_action(
+        self, request: HttpRequest, queryset: QuerySet, *args: Any, **kwargs: Any
+    ) -> HttpResponse | None:
+        """Refuse keys that no row can have, which Django would pass on to the database."""
+        keys = request.POST.getlist(ACTION_CHECKBOX_NAME)
+        if not all(key.isascii() and key.isdecimal() and len(key) <= 18 for key in keys):
+            raise BadRequest("The selected files are invalid.")
+        response: HttpResponse | None = super().response_action(request, queryset, *args, **kwargs)
+        return response
 
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
         return QueuedFileChangeList

@@ -102,12 +102,15 @@ def put_in_place(local: Storage, name: str, version: Version) -> None:
 
     A later generation, and a delete, compare under the same lock of the row.
     """
-    waiting = current_name(local, name, version)
-    if waiting == name:
+    if current_name(local, name, version) == name:
         return
     rows = ledger()
     with transaction.atomic(using=rows.db):
-        if rows.lock_generation(version.pk, version.generation):
+        is_current = rows.lock_generation(version.pk, version.generation)
+        waiting = current_name(local, name, version)
+        if waiting == name:  # another process was faster
+            return
+        if is_current:
             localfiles.replace(local, waiting, name)
         else:
             logger.info("%s has newer content; that of an earlier save is dropped.", name)

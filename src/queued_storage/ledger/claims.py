@@ -325,8 +325,7 @@ def _claimed_text(rows: Claims, *form: tuple[str, Moment | None]) -> Text:
 
 def _due_text(rows: Claims, limit: int, aliases: Collection[str]) -> Text:
     due = rows.due().of_aliases(aliases).claimable().exclude(state=State.TRANSFERRING)
-    due = due.workable_here().order_by("due_at")
-    return select_text(due._unlocked_keys()[:limit])
+    return select_text(due.workable_here().order_by("due_at")._unlocked_keys()[:limit])
 
 
 def take_text(
@@ -335,6 +334,7 @@ def take_text(
     trying: Collection[str],
     chosen: Callable[[Any], Any] = lambda due: due,
     attempts: Any = None,
+    skips_locked: bool = False,
 ) -> Text:
     """No index helps with the condition. MariaDB would sometimes use that of ``due_at`` instead of
     the primary key, lock every due row, and end the transactions of others by a deadlock."""
@@ -352,7 +352,8 @@ def take_text(
         "sent": 0,
     }
     fields = QueuedFile._meta.concrete_fields if returns_rows(rows.db) else ()
-    return update_text(chosen(rows.alias(is_due=is_due).filter(is_due=True)), columns, fields)
+    due = chosen(rows.alias(is_due=is_due).filter(is_due=True))
+    return update_text(due, columns, fields, skips_locked=skips_locked)
 
 
 def _tried_in(aliases: Collection[str], token: Parameter) -> Case:
@@ -381,7 +382,7 @@ def _promote_text(rows: Claims, count: int) -> Text:
         "due_at": None,
         "lease_token": "",
     }
-    return update_text(claimed, columns, [QueuedFile._meta.get_field("id")])
+    return update_text(claimed, columns, [QueuedFile._meta.get_field("id")], skips_locked=True)
 
 
 # Promotions of several threads in one statement
@@ -398,16 +399,15 @@ class _Promotion(NamedTuple):
         return self.database, self.claim.generation, self.claim.token, self.verified
 
 
-def _promote_batch(promotions: Sequence[_Promotion]) -> list[int]:
+def _promote_batch(promotions: Sequence[_Promotion]) -> list[int | None]:
+    """Return None for what is to be promoted alone: its row may be locked, or its claim void."""
     groups = defaultdict(list)
     for promotion in promotions:
         groups[promotion.group].append(promotion.claim.pk)
     promoted: dict[Any, set[int]] = {}
     for group, pks in groups.items():
-        database, generation, token, verified = group
-        rows = Claims(QueuedFile, using=database)
-        promoted[group] = rows.promote_all(pks, generation, token, verified)
-    return [int(each.claim.pk in promoted[each.group]) for each in promotions]
+        promoted[group] = Claims(QueuedFile, using=group[0]).promote_all(pks, *group[1:])
+    return [1 if each.claim.pk in promoted[each.group] else None for each in promotions]
 
 
-_promotions: GroupCommit[_Promotion, int] = GroupCommit(_promote_batch)
+_promotions: GroupCommit[_Promotion, int | None] = GroupCommit(_promote_batch)

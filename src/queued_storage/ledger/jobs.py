@@ -115,7 +115,7 @@ class Jobs(models.QuerySet[Job]):
             host=host,
             pks=pks,
             files=len(pks),
-            requested_by=requested_by,
+            requested_by=requested_by[:255],
             requested_at=DatabaseNow(),
             due_at=DatabaseNow(),
         )

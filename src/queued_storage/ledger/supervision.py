@@ -59,9 +59,9 @@ class Supervision(Claims):
 
     def claim_new(self, pk: int) -> QueuedFile | None:
         """Claim a due row unless it is a suspect, or somebody has locked it."""
-        if connections[self.db].vendor == "postgresql":
-            return next(iter(self._take([pk], [], build=_take_unlocked_text)), None)
-        if connections[self.db].features.has_select_for_update_skip_locked:
+        connection = connections[self.db]
+        can_skip = connection.features.has_select_for_update_skip_locked
+        if can_skip and connection.vendor != "postgresql":
             return next(iter(self.claim_all([pk])), None)
         return next(iter(self._take([pk], [], build=_take_new_text)), None)
 
@@ -134,18 +134,10 @@ class Supervision(Claims):
 
 
 def _take_new_text(rows: Claims, count: int, trying: Collection[str]) -> Text:
-    return take_text(rows, count, trying, lambda due: due.exclude(state=State.TRANSFERRING))
+    def chosen(due: Any) -> Any:
+        return due.exclude(state=State.TRANSFERRING)
 
-
-def _take_unlocked_text(rows: Claims, count: int, trying: Collection[str]) -> Text:
-    """Skip locked rows. PostgreSQL allows it inside the UPDATE, Django in transactions only."""
-
-    def unlocked(due: Any) -> Any:
-        due = due.exclude(state=State.TRANSFERRING)
-        return rows.filter(pk__in=due.select_for_update(skip_locked=True).values("pk"))
-
-    with transaction.atomic(using=rows.db):  # for Django, once per process
-        return take_text(rows, count, trying, unlocked)
+    return take_text(rows, count, trying, chosen, skips_locked=True)
 
 
 def _take_suspect_text(rows: Claims, count: int, trying: Collection[str]) -> Text:

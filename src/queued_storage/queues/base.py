@@ -91,8 +91,11 @@ def _failures_of(pk: int, errors: dict[int, Exception]) -> Iterator[None]:
     try:
         yield
     except Exception as failure:  # the ledger is unavailable: the lease will expire
-        logger.exception("File %s could not be processed.", pk, extra={"queued_file": pk})
+        from ..ledger import schema  # needs the models
+
         errors[pk] = failure
+        if not schema.is_explained(failure):
+            logger.exception("File %s could not be processed.", pk, extra={"queued_file": pk})
 
 
 def run_message(pks: Iterable[int]) -> None:

@@ -61,8 +61,14 @@ class ThreadQueue(BaseQueue):
         connection: Any = connections[ledger_database()]
         if connection.vendor == "sqlite" and connection.is_in_memory_db():
             _process_aside(pks)
-        else:
+        elif self._is_running or not in_transaction():
             self._started().notify(pks)
+        # Otherwise this is a TestCase that runs its callbacks. Threads could not see the rows, and
+        # would still be connected when the database is deleted.
+
+    @property
+    def _is_running(self) -> bool:
+        return self._running is not None and self._running.is_usable
 
     def retire(self) -> None:
         self.stop(0)

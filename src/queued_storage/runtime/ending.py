@@ -4,7 +4,9 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 
 PATIENCE = 5.0  # seconds that the interpreter may take to end
 
@@ -40,10 +42,33 @@ def require_end() -> None:
     threading.Thread(target=_end, name="queued-storage-end", daemon=True).start()
 
 
+@contextmanager
+def bounded(seconds: float) -> Iterator[None]:
+    """End the process, with exit code 1, if the block takes longer."""
+    is_over = threading.Event()
+
+    def watch() -> None:
+        if not is_over.wait(seconds):
+            _exit()
+
+    watcher = threading.Thread(target=watch, name="queued-storage-end", daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        watcher.join()
+
+
 def _end() -> None:
     while not has_begun():
         time.sleep(1)
     time.sleep(PATIENCE)
-    for stream in (sys.stdout, sys.stderr):
-        stream.flush()
+    _exit()
+
+
+def _exit() -> None:
+    with suppress(Exception):
+        sys.stdout.flush()
+        sys.stderr.flush()
     os._exit(1)

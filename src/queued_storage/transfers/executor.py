@@ -231,6 +231,8 @@ class Executor:
         with self._lock:
             if self._is_stopping() or time.monotonic() < self._next_suspects:
                 return
+            if hung.are_too_many():  # a suspect has a thread of its own
+                return
             self._next_suspects = time.monotonic() + max(self._poll, SUSPECTS_EVERY)
             without_thread = {alias for alias, lane in self._lanes.items() if not lane.width}
         aliases = set(aliases) - without_thread

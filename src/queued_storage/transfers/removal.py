@@ -37,7 +37,6 @@ def evict(storage: TransferringStorage, row: QueuedFile, lease: Lease) -> Outcom
     seen = lease.intact
     if seen is None or stamp_of(storage.local, row.name) != seen:
         seen = intact.require_intact(storage, row, lease.progress)
-        lease.confirm()
     copies.free_local(storage, row, seen)
     return Outcome.EVICTED
 

@@ -6,7 +6,7 @@ Django takes about ten times as long to compile such a statement as SQLite takes
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
-from django.db import connections, models
+from django.db import connections, models, transaction
 from django.db.models.sql import Query
 from django.db.models.sql.subqueries import UpdateQuery
 
@@ -103,12 +103,22 @@ def update_text(
     rows: models.QuerySet[Any],
     columns: Mapping[str, Any],
     returning: Sequence[models.Field] = (),
+    *,
+    skips_locked: bool = False,
 ) -> Text:
     """Compile what ``rows.update(**columns)`` would execute.
+
+    With ``skips_locked``, it leaves out rows that somebody has locked, on PostgreSQL. Others cannot
+    do that in an UPDATE.
 
     Where the database ``returns_rows()``, the statement can return columns of the rows that it
     changes. Django 5.2 has no method for that.
     """
+    if skips_locked and connections[rows.db].vendor == "postgresql":
+        keys = rows.select_for_update(skip_locked=True).values("pk")
+        unlocked = rows.model._base_manager.using(rows.db).filter(pk__in=keys)
+        with transaction.atomic(using=rows.db):  # Django refuses it elsewhere
+            return update_text(unlocked, columns, returning)
     query: Any = rows.query.chain(UpdateQuery)
     query.add_update_values(columns)
     query.clear_select_clause()

@@ -6,7 +6,7 @@ import threading
 import time
 from argparse import ArgumentParser, ArgumentTypeError
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from importlib import import_module
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -132,11 +132,14 @@ def _stop(
     has_ended = False
     deadline = time.monotonic() + (JOB_WAIT if timeout is None else timeout)
     job_threads.ask_to_stop()
+    # The database may hang as well.
+    bound = nullcontext() if timeout is None else ending.bounded(timeout + ending.PATIENCE)
     try:
-        has_ended = executor.stop(timeout, gives_back=gives_back)
-        if not has_ended:
-            executor.let_go()
-        has_ended &= job_threads.stop(max(deadline - time.monotonic(), 0))
+        with bound:
+            has_ended = executor.stop(timeout, gives_back=gives_back)
+            if not has_ended:
+                executor.let_go()
+            has_ended &= job_threads.stop(max(deadline - time.monotonic(), 0))
     finally:  # there may be a second signal
         if not has_ended or hung.count():
             ending.require_end()
