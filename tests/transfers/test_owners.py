@@ -355,8 +355,8 @@ class Opaque(Storage):
 
 def test_in_doubt_a_place_is_shared() -> None:
     assert name_in(place_of(Opaque("one")), place_of(Opaque("two")), "a.txt") == "a.txt"
-    memories = place_of(InMemoryStorage()), place_of(InMemoryStorage())
-    assert name_in(*memories, "a.txt") is None
+    one, other = InMemoryStorage(), InMemoryStorage()
+    assert name_in(place_of(one), place_of(other), "a.txt") is None
 
 
 def test_a_link_leads_to_the_same_place(tmp_path: Path) -> None:
