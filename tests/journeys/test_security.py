@@ -35,8 +35,7 @@ from queued_storage.queues.dummy import DummyQueue
 from queued_storage.reporting.reasons import reason
 from queued_storage.tasks import TransferAndDelete
 from queued_storage.testing import FaultyStorage
-from queued_storage.transfers import work
-from queued_storage.transfers import leases
+from queued_storage.transfers import leases, work
 from queued_storage.transfers.leases import Lease, _Heart
 from tests.support.scripted import ScriptedStorage, disk, file, make, on_disk, read, row
 from tests.support.testapp.models import Document
