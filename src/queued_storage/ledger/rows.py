@@ -7,7 +7,7 @@ from itertools import pairwise
 from operator import or_
 from typing import Any, Self
 
-from django.db import models
+from django.db import connections, models
 from django.db.models import Case, F, Q, Value, When
 from django.db.models.functions import Coalesce
 
@@ -160,6 +160,13 @@ class Rows(models.QuerySet[QueuedFile]):
             yield rows
             is_full = len(rows) == size
             rows = list(self.filter(pk__gt=rows[-1].pk).order_by("pk")[:size]) if is_full else []
+
+    def unlocked_keys(self) -> Any:
+        """The keys of these rows, except those that another worker is claiming."""
+        keys = self.values_list("pk", flat=True)
+        if connections[self.db].features.has_select_for_update_skip_locked:
+            keys = keys.select_for_update(skip_locked=True)
+        return keys
 
     # Writing
 
