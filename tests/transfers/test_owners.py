@@ -468,15 +468,15 @@ def test_a_storage_alone_in_its_place_costs_no_query(
     django_assert_num_queries: DjangoAssertNumQueries, settings: Settings
 ) -> None:
     counts = []
-    for is_shared in (False, True):
-        one = make(remote=Bucket(f"far/{is_shared}"), task=TransferAndDelete)
+    for number, is_shared in enumerate([False, False, True]):  # the first one fills caches
+        one = make(remote=Bucket(f"far/{number}"), task=TransferAndDelete)
         another = make(remote=one.remote if is_shared else InMemoryStorage())
         assert another.alias
         one.save("a.txt", file(b"one"))
         with django_assert_num_queries(100, exact=False) as found:
             assert one.queue.deliver() == {}
         counts.append(len(found))
-    assert counts[1] == counts[0] + 1
+    assert counts[2] == counts[1] + 1
 
 
 # Tasks of the project
