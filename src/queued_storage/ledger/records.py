@@ -79,9 +79,8 @@ class Records(Rows):
     def fill(self, row: QueuedFile, content: Content, *, held: bool, task: str = "") -> int:
         """Let a reserved name be that of a new file, and end the claim."""
         is_new = not (row.size or row.checksum or row.remote_name)
-        remote_name = {"remote_name": ""} if self._is_name_of_another(row) else {}
+        self._forget_name_of_another(row)
         return self.under_claim(Claim.of(row)).update(
-            **remote_name,
             **self._of_new_content(content, held, task),
             due_at=None if held else DatabaseNow(),
             generation=F("generation") + (0 if is_new else 1),
@@ -174,13 +173,14 @@ class Records(Rows):
         """
         same = self.filter(pk=entry.pk, generation=entry.generation, is_local=entry.is_local)
         deleted = Q(state=State.DELETING)
-        remote_name = {"remote_name": ""} if self._is_name_of_another(entry) else {}
-        return same.filter(deleted if entry.is_deleted else ~deleted).update(
-            **remote_name,
+        taken = same.filter(deleted if entry.is_deleted else ~deleted).update(
             due_at=None if held else when_unclaimed(),
             **self._of_new_content(content, held, task),
             generation=F("generation") + 1,
         )
+        if taken:
+            self._forget_name_of_another(entry)
+        return taken
 
     @staticmethod
     def _of_new_content(content: Content, held: bool, task: str) -> dict[str, Any]:
@@ -201,12 +201,18 @@ class Records(Rows):
             "failures": [],
         }
 
-    def _is_name_of_another(self, entry: Entry | QueuedFile) -> bool:
-        """Whether a tombstone of a name that had no row has the remote name of another file."""
-        was_saved = bool(entry.size or entry.checksum)
-        if entry.state != State.DELETING or was_saved or not entry.remote_name:
-            return False
-        return self.exclude(pk=entry.pk).with_remote_name(entry.remote_name).exists()
+    def _forget_name_of_another(self, old: Entry | QueuedFile) -> None:
+        """Forget the remote name of a tombstone of a name that had no row, if it is that of another
+        file.
+
+        In a transaction this follows an UPDATE: SQLite refuses one that reads first and then
+        writes, if another has written in between.
+        """
+        was_saved = bool(old.size or old.checksum)
+        if old.state != State.DELETING or was_saved or not old.remote_name:
+            return
+        if self.exclude(pk=old.pk).with_remote_name(old.remote_name).exists():
+            self.filter(pk=old.pk, remote_name=old.remote_name).update(remote_name="")
 
     def lock_generation(self, pk: int, generation: int) -> int:
         """Lock a row until the end of the transaction, unless it has another generation or its
