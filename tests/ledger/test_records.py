@@ -312,6 +312,20 @@ def test_mark_local_dropped() -> None:
     assert ledger().mark_local_dropped(row.pk, row.generation) == 0
 
 
+def test_local_copy_of_an_unconfirmed_upload_stays_for_the_purge() -> None:
+    row = new_row(state=State.DELETING, unconfirmed="5 crc32:00000005 token")
+    assert ledger().mark_local_dropped(row.pk, 1) == 0
+    assert ledger().mark_local_dropped(row.pk, 1, even_unconfirmed=True) == 1
+
+
+def test_a_called_task_may_have_stored_the_file() -> None:
+    row = new_row(size=5, checksum="crc32:00000005")
+    assert ledger().mark_task_called(row.pk) == 1
+    row.refresh_from_db()
+    assert (row.object_name, row.is_object_its_own, row.is_tried) == (row.name, False, False)
+    assert row.sending == (5, "crc32:00000005", "")
+
+
 @pytest.mark.parametrize("state", sorted(set(State.values) - {State.DELETING}))
 def test_mark_local_dropped_is_for_tombstones(state: str) -> None:
     row = new_row(state=state)

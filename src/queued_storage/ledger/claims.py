@@ -17,7 +17,7 @@ from .sql.clock import DatabaseNow, seconds_from_now
 from .sql.group_commit import GroupCommit
 from .sql.outages import outlast
 from .sql.statements import Parameter, Text, returns_rows, select_text, statement, update_text
-from .states import CLAIM_COLUMNS, CLAIMABLE, Claim, Content, State
+from .states import CLAIM_COLUMNS, CLAIMABLE, Claim, Content, Sending, State
 
 Aliases = Collection[str]
 
@@ -114,21 +114,34 @@ class Claims(Rows):
         return self._update_claimed(Claim.of(row), due_at=Moment.LEASE_END, sent=sent)
 
     def reserve_remote_name(self, row: QueuedFile, remote_name: str) -> int:
-        """Record the name on the remote before the first byte is sent to it."""
+        """Record the name on the remote, and that the file may be there, right before it is sent.
+
+        A name that was only reserved proves nothing: see ``QueuedFile.is_object_its_own``.
+        """
         return self._update_claimed(
-            Claim.of(row), remote_name=remote_name, unconfirmed="", due_at=Moment.LEASE_END
+            Claim.of(row),
+            remote_name=remote_name,
+            unconfirmed=str(Sending.of(row)),
+            due_at=Moment.LEASE_END,
         )
 
     def mark_tried(self, row: QueuedFile) -> int:
-        """Record that the file may be on the remote under its own name.
+        """Record that the file may be on the remote under the name that the row has for it.
 
         That is for uploads that never overwrite an object, so the name need not be reserved.
         """
-        tried = f"{row.size} {row.checksum} {row.lease_token}"
-        return self._update_claimed(Claim.of(row), unconfirmed=tried, due_at=Moment.LEASE_END)
+        return self._update_claimed(
+            Claim.of(row), unconfirmed=str(Sending.of(row)), due_at=Moment.LEASE_END
+        )
+
+    def release_remote_name(self, row: QueuedFile) -> int:
+        """Record that this claim has sent nothing, or that the object is not this file's."""
+        return self.filter(pk=row.pk, lease_token=row.lease_token).update(
+            remote_name="", unconfirmed=""
+        )
 
     def record_remote_name(self, row: QueuedFile, remote_name: str) -> int:
-        """Record the name that the remote chose, even if the file was deleted or overwritten.
+        """Record where this claim has sent the file, even if it was deleted or overwritten since.
 
         The next worker must find what this claim has uploaded.
         """
@@ -344,7 +357,7 @@ def take_text(
 
 
 def _tried_in(aliases: Collection[str], token: Parameter) -> Case:
-    """What ``mark_tried()`` records, for the new files of these aliases."""
+    """What ``mark_tried()`` records, for the new files of these aliases: see ``Sending``."""
     is_new = Q(state=State.PENDING, remote_name="", unconfirmed="")
     is_known = Q(alias__in=aliases, checksum__startswith="crc32:")
     size = Cast("size", models.CharField())

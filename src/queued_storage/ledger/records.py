@@ -5,8 +5,9 @@ from datetime import datetime
 from functools import lru_cache
 from typing import Any
 
-from django.db import IntegrityError, connections
-from django.db.models import F, Q
+from django.db import IntegrityError, connections, models
+from django.db.models import F, Q, Value
+from django.db.models.functions import Cast, Concat
 
 from ..conf import settings
 from .models import QueuedFile
@@ -211,7 +212,7 @@ class Records(Rows):
         was_saved = bool(old.size or old.checksum)
         if old.state != State.DELETING or was_saved or not old.remote_name:
             return
-        if self.exclude(pk=old.pk).with_remote_name(old.remote_name).exists():
+        if self.exclude(pk=old.pk).with_object([old.remote_name]):
             self.filter(pk=old.pk, remote_name=old.remote_name).update(remote_name="")
 
     def lock_generation(self, pk: int, generation: int) -> int:
@@ -225,8 +226,14 @@ class Records(Rows):
         return self.untransferred().update(due_at=when_unclaimed(), state=State.PENDING, attempts=0)
 
     def mark_task_called(self, pk: int) -> int:
-        """Record that the ``delay()`` method of the storage's task was called for the file."""
-        return self.filter(pk=pk, state=State.PENDING, attempts=0).update(attempts=1)
+        """Record that the ``delay()`` method of the storage's task was called for the file.
+
+        From then on the file may be on the remote.
+        """
+        size = Cast("size", models.CharField())
+        sending = Concat(size, Value(" "), "checksum", Value(" "))  # under no lease
+        called = self.filter(pk=pk, state=State.PENDING, attempts=0)
+        return called.update(attempts=1, unconfirmed=sending)
 
     def mark_deleting(self) -> int:
         """Turn these rows into tombstones."""
@@ -239,9 +246,13 @@ class Records(Rows):
         """Turn a row into a tombstone, unless it has changed in the meantime."""
         return self.under_claim(Claim.of(row)).filter(is_local=row.is_local).mark_deleting()
 
-    def mark_local_dropped(self, pk: int, generation: int) -> int:
+    def mark_local_dropped(
+        self, pk: int, generation: int, *, even_unconfirmed: bool = False
+    ) -> int:
         """Record that the local copy of a tombstone, on this host, is gone."""
         rows = self.filter(pk=pk, generation=generation, state=State.DELETING, is_local=True)
+        if not even_unconfirmed:
+            rows = rows.filter(unconfirmed="")
         return rows.workable_here().update(is_local=False)
 
 

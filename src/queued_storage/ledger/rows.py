@@ -141,21 +141,15 @@ class Rows(models.QuerySet[QueuedFile]):
         """Files with a different name on their remote."""
         return self.exclude(remote_name=F("name")).exclude(remote_name="")
 
-    def with_remote_name(self, remote_name: str) -> Self:
-        """Files that have this name on their remote, or may have it.
+    def with_object(self, names: Collection[str]) -> list[QueuedFile]:
+        """Files that have an object of one of these names on their remote, or may have it.
 
-        A file may have the name while it is uploaded, or if its worker died during the upload.
+        A file may have it while it is uploaded, or if an upload ended without an answer. No index
+        helps with names that differ from the file's own.
         """
-        may_have = Q(name=remote_name) & ~Q(unconfirmed="")
-        found = self.filter(Q(remote_name=remote_name) | may_have)
-        pks = [
-            pk
-            for pk, *names, unconfirmed in found.values_list(
-                "pk", "remote_name", "name", "unconfirmed"
-            )
-            if remote_name in (names if unconfirmed else names[:1])  # MySQL ignores case
-        ]
-        return self.filter(pk__in=pks)
+        may_have = Q(name__in=names, remote_name="") & ~Q(unconfirmed="")
+        found = self.filter(Q(remote_name__in=names) | may_have)
+        return [row for row in found if row.object_name in names]  # MySQL ignores case
 
     # Reading
 

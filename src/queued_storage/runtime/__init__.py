@@ -1,1 +1,1 @@
-"""What keeps a process safe when it forks."""
+"""What keeps a process safe when it forks, hangs or ends."""

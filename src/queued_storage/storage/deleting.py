@@ -33,7 +33,7 @@ class DeletingStorage(ReadableStorage):
         require_commits()
         if entry is not None:
             deleted = self._bury(entry)
-        elif self.asks_for_unknown or self.local.exists(stored.text):
+        elif self.asks_for_unknown or localfiles.exists(self.local, stored.text):
             deleted = self._bury_unrecorded(stored.text)
         else:
             return

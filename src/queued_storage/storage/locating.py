@@ -88,8 +88,14 @@ class LocatingStorage(ComposedStorage):
             is_remote = found.is_promoted
             return (self.remote, found.remote_name) if is_remote else (self.local, name.text)
         # A name that predates the ledger
-        is_remote = name.can_be_recorded and not self.local.exists(name.text)
+        is_remote = name.can_be_recorded and not self._may_be_local(name.text)
         return (self.remote if is_remote else self.local), name.text
+
+    def _may_be_local(self, name: str) -> bool:
+        try:
+            return localfiles.exists(self.local, name)
+        except OSError:  # it is no less local while its directory cannot be read
+            return True
 
     # URLs
 
