@@ -80,7 +80,6 @@ class Records(Rows):
     def fill(self, row: QueuedFile, content: Content, *, held: bool, task: str = "") -> int:
         """Let a reserved name be that of a new file, and end the claim."""
         is_new = not (row.size or row.checksum or row.remote_name)
-        self._forget_name_of_another(row)
         return self.under_claim(Claim.of(row)).update(
             **self._of_new_content(content, held, task),
             due_at=None if held else DatabaseNow(),
@@ -174,14 +173,11 @@ class Records(Rows):
         """
         same = self.filter(pk=entry.pk, generation=entry.generation, is_local=entry.is_local)
         deleted = Q(state=State.DELETING)
-        taken = same.filter(deleted if entry.is_deleted else ~deleted).update(
+        return same.filter(deleted if entry.is_deleted else ~deleted).update(
             due_at=None if held else when_unclaimed(),
             **self._of_new_content(content, held, task),
             generation=F("generation") + 1,
         )
-        if taken:
-            self._forget_name_of_another(entry)
-        return taken
 
     @staticmethod
     def _of_new_content(content: Content, held: bool, task: str) -> dict[str, Any]:
@@ -201,19 +197,6 @@ class Records(Rows):
             "evicted_at": None,
             "failures": [],
         }
-
-    def _forget_name_of_another(self, old: Entry | QueuedFile) -> None:
-        """Forget the remote name of a tombstone of a name that had no row, if it is that of another
-        file.
-
-        In a transaction this follows an UPDATE: SQLite refuses one that reads first and then
-        writes, if another has written in between.
-        """
-        was_saved = bool(old.size or old.checksum)
-        if old.state != State.DELETING or was_saved or not old.remote_name:
-            return
-        if self.exclude(pk=old.pk).with_object([old.remote_name]):
-            self.filter(pk=old.pk, remote_name=old.remote_name).update(remote_name="")
 
     def lock_generation(self, pk: int, generation: int) -> int:
         """Lock a row until the end of the transaction, unless it has another generation or its

@@ -70,11 +70,9 @@ class RenewingStorage(DeletingStorage):
                     content_of(parts.local, file.readable_name), content_type=content.content_type
                 )
             return self._begin(parts, name, entry, content, file.wait_as)
-        if not is_taken or entry.is_local:
-            return None
-        with transaction.atomic(using=parts.rows.db):
-            started = self._start(parts, name, entry, details())
-        return Saved(name, entry.pk, self._check_of(parts, name, details())) if started else None
+        if is_taken and not entry.is_local and self._start(parts, name, entry, details()):
+            return Saved(name, entry.pk, self._check_of(parts, name, details()))
+        return None
 
     def _record_new(self, parts: Parts, name: str, content: Content) -> Saved | None:
         """Insert the row of a new file; None if the name is taken."""
