@@ -223,17 +223,6 @@ def test_overwrite_of_a_living_row_that_was_deleted_before() -> None:
     assert ledger().overwrite(entry, NEW, held=False) == 0
 
 
-@pytest.mark.parametrize("is_of_another", [True, False])
-def test_overwrite_keeps_off_the_remote_name_of_another(is_of_another: bool) -> None:
-    if is_of_another:
-        other = new_row(alias="two", name="b.txt", state=State.TRANSFERRED)
-        ledger().filter(pk=other.pk).update(remote_name="a.txt")
-    ledger().record_tombstone("one", "a.txt")
-    assert overwrite() == 1
-    row = ledger().named("one", "a.txt").get()
-    assert row.remote_name == ("" if is_of_another else "a.txt")
-
-
 def test_lock_generation() -> None:
     row = new_row(generation=3)
     before = snapshot()

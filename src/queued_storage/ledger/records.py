@@ -80,9 +80,7 @@ class Records(Rows):
     def fill(self, row: QueuedFile, content: Content, *, held: bool, task: str = "") -> int:
         """Let a reserved name be that of a new file, and end the claim."""
         is_new = not (row.size or row.checksum or row.remote_name)
-        remote_name = {"remote_name": ""} if self._is_name_of_another(row) else {}
         return self.under_claim(Claim.of(row)).update(
-            **remote_name,
             **self._of_new_content(content, held, task),
             due_at=None if held else DatabaseNow(),
             generation=F("generation") + (0 if is_new else 1),
@@ -175,9 +173,7 @@ class Records(Rows):
         """
         same = self.filter(pk=entry.pk, generation=entry.generation, is_local=entry.is_local)
         deleted = Q(state=State.DELETING)
-        remote_name = {"remote_name": ""} if self._is_name_of_another(entry) else {}
         return same.filter(deleted if entry.is_deleted else ~deleted).update(
-            **remote_name,
             due_at=None if held else when_unclaimed(),
             **self._of_new_content(content, held, task),
             generation=F("generation") + 1,
@@ -201,13 +197,6 @@ class Records(Rows):
             "evicted_at": None,
             "failures": [],
         }
-
-    def _is_name_of_another(self, entry: Entry | QueuedFile) -> bool:
-        """Whether a tombstone of a name that had no row has the remote name of another file."""
-        was_saved = bool(entry.size or entry.checksum)
-        if entry.state != State.DELETING or was_saved or not entry.remote_name:
-            return False
-        return bool(self.exclude(pk=entry.pk).with_object([entry.remote_name]))
 
     def lock_generation(self, pk: int, generation: int) -> int:
         """Lock a row until the end of the transaction, unless it has another generation or its
