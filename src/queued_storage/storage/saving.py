@@ -13,6 +13,7 @@ from django.utils.deconstruct import deconstructible
 
 from ..exceptions import NameUnavailable
 from ..files import localfiles
+from ..files.newfiles import new_file
 from ..files.reopening import StoredFile
 from ..files.streams import MeasuredFile, content_of
 from ..files.writing import is_for_writing
@@ -148,7 +149,7 @@ class QueuedStorage(AsyncStorage):
         measured = MeasuredFile(content, name)
         # A movable file is not read.
         is_moved = hasattr(content, "temporary_file_path") and localfiles.moves_files(local)
-        with localfiles.new_file(local, name, content if is_moved else measured) as file:
+        with new_file(local, name, content if is_moved else measured) as file:
 
             def details() -> Content:
                 found = measured.content
