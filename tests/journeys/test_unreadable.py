@@ -15,7 +15,7 @@ from django.core.management import CommandError, call_command
 from pytest_django import Settings
 
 from queued_storage.exceptions import LocalFileUnreadable
-from queued_storage.files import localfiles
+from queued_storage.files import presence
 from queued_storage.ledger.database import ledger
 from queued_storage.ledger.states import State
 from queued_storage.operations import errands
@@ -69,17 +69,17 @@ def transferred(**options: Any) -> tuple[Any, str]:
 def test_only_some_errors_mean_absence(reason: int, tmp_path: Path) -> None:
     storage = FileSystemStorage(tmp_path)
     (tmp_path / "a.txt").write_bytes(b"")
-    assert localfiles.exists(storage, "a.txt")
+    assert presence.exists(storage, "a.txt")
     for name in ("b.txt", "d/b.txt", "a.txt/b.txt", "n" * 300, "a\0b"):
-        assert not localfiles.exists(storage, name)
+        assert not presence.exists(storage, name)
     with refusing(tmp_path, reason), raises(reason):
-        localfiles.exists(storage, "b.txt")
+        presence.exists(storage, "b.txt")
 
 
 def test_storages_without_paths_answer_themselves() -> None:
     storage = InMemoryStorage()
     storage.save("a.txt", file())
-    assert (localfiles.exists(storage, "a.txt"), localfiles.exists(storage, "b.txt")) == (
+    assert (presence.exists(storage, "a.txt"), presence.exists(storage, "b.txt")) == (
         True,
         False,
     )
@@ -99,8 +99,8 @@ def test_another_user_may_not_look(tmp_path: Path) -> None:
         try:
             os.setgid(65534)
             os.setuid(65534)
-            assert not localfiles.exists(storage, "b.txt")
-            localfiles.exists(storage, "d/a.txt")
+            assert not presence.exists(storage, "b.txt")
+            presence.exists(storage, "d/a.txt")
         except PermissionError:
             answer = 42
         finally:

@@ -12,15 +12,11 @@ from django.core.files import File
 from django.core.files.storage import FileSystemStorage, Storage
 
 from ..conf import settings
-from ..exceptions import LocalFileUnreadable
 from ..ledger.names import RESERVED_PREFIX, extension_of, is_reserved
 from .flushing import flush_directories, flush_file
 from .reopening import StoredFile
 
 UNFINISHED_PREFIX = RESERVED_PREFIX
-# Errors by which a file certainly does not exist: it, or a directory of its path, is not there, a
-# directory of its path is a file, or the file system has no such long names
-ABSENT = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG})
 MAX_NAMES = 100  # names that a new file tries
 
 
@@ -43,47 +39,6 @@ def moves_files(storage: Storage) -> bool:
 def is_as_on_disk(file: File) -> bool:
     """Return whether reading an open file of a storage with paths returns the bytes on the disk."""
     return type(file) in (File, StoredFile) and isinstance(file.file, io.BufferedReader)
-
-
-def exists(storage: Storage, name: str) -> bool:
-    """Return whether the storage has the file.
-
-    ``FileSystemStorage.exists()`` returns False for every error, for example if the directory may
-    not be read. Here ``OSError`` is raised unless the file certainly does not exist.
-    """
-    if storage.exists(name):
-        return True
-    if has_paths(storage):
-        is_there(storage.path(name))
-    return False
-
-
-@contextlib.contextmanager
-def errors_of(name: str) -> Iterator[None]:
-    """Raise ``LocalFileUnreadable`` for an error that does not tell whether a file exists."""
-    try:
-        yield
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-        raise
-    except OSError as error:
-        if error.errno in ABSENT:
-            raise
-        raise LocalFileUnreadable(
-            f"The local copy of {name!r} cannot be read: {error.strerror or error}."
-        ) from error
-
-
-def is_there(path: str) -> bool:
-    """Return whether a path exists; raise ``OSError`` if that cannot be found out."""
-    try:
-        os.lstat(path)
-    except OSError as error:
-        if error.errno not in ABSENT:
-            raise
-        return False
-    except ValueError:  # a name that no file can have
-        return False
-    return True
 
 
 def is_directory(storage: Storage, name: str) -> bool:

@@ -1,7 +1,7 @@
 """Promote files whose transfer the ledger doesn't know of, as after the restore of a backup."""
 
 from ..exceptions import LocalFileMissing, TransferError, VerificationError
-from ..files import localfiles, successors
+from ..files import presence, successors
 from ..files.streams import checksum_of
 from ..ledger.database import ledger
 from ..ledger.models import QueuedFile
@@ -29,7 +29,7 @@ def is_stranded(storage: OperableStorage, row: QueuedFile) -> bool:
 
 def _has_local_copy(storage: OperableStorage, row: QueuedFile) -> bool:
     name = successors.current_name(storage.local, row.name, row)
-    return localfiles.exists(storage.local, name)
+    return presence.exists(storage.local, name)
 
 
 def promote(row: QueuedFile, *, dry_run: bool = False) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 
-from ..files import localfiles, successors
+from ..files import presence, successors
 from ..ledger.database import QueuedFileQuerySet, ledger
 from ..ledger.measures import aliases
 from ..ledger.models import QueuedFile
@@ -57,7 +57,7 @@ def _storages(rows: QueuedFileQuerySet) -> list[OperableStorage]:
 def _is_lost(row: QueuedFile) -> bool:
     storage = storage_of(row)
     name = successors.current_name(storage.local, row.name, row)
-    if localfiles.exists(storage.local, name):
+    if presence.exists(storage.local, name):
         return False
     return not storage.uploader.exists(row.remote_name or row.name)
 

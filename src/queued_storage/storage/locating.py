@@ -9,7 +9,7 @@ from django.core.files.storage import Storage
 from django.db import DatabaseError, InterfaceError
 
 from ..conf import settings
-from ..files import localfiles, spelling
+from ..files import localfiles, presence, spelling
 from ..ledger.database import ledger
 from ..ledger.models import QueuedFile
 from ..ledger.names import Name, StoredName
@@ -93,7 +93,7 @@ class LocatingStorage(ComposedStorage):
 
     def _may_be_local(self, name: str) -> bool:
         try:
-            return localfiles.exists(self.local, name)
+            return presence.exists(self.local, name)
         except OSError:  # it is no less local while its directory cannot be read
             return True
 

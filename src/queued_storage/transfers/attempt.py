@@ -13,7 +13,7 @@ from ..exceptions import (
     TransferError,
     VerificationError,
 )
-from ..files import localfiles, successors
+from ..files import presence, successors
 from ..files.stamps import Stamp
 from ..files.streams import checksum_of
 from ..ledger.models import QueuedFile
@@ -104,9 +104,9 @@ class Attempt:
     # The local copy
 
     def _require_local_copy(self, local: Storage, proxy: LocalProxy) -> None:
-        with localfiles.errors_of(self.row.name):
+        with presence.errors_of(self.row.name):
             successors.put_in_place(local, self.row.name, self.row)
-            size = local.size(self.row.name) if localfiles.exists(local, self.row.name) else None
+            size = local.size(self.row.name) if presence.exists(local, self.row.name) else None
         if size is None:
             raise LocalFileMissing(
                 f"The local copy of {self.row.name!r} does not exist "

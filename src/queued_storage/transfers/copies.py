@@ -12,7 +12,7 @@ from django.db import transaction
 
 from ..conf import settings
 from ..exceptions import LeaseLost, VerificationError
-from ..files import localfiles, successors
+from ..files import localfiles, presence, successors
 from ..files.stamps import Stamp
 from ..files.streams import checksum_of
 from ..files.successors import Version
@@ -161,7 +161,7 @@ def drop_local(
 def is_copy(storage: TransferringStorage, row: QueuedFile) -> bool:
     """Return whether the local file has the bytes that the ledger says; this reads all of them."""
     name = successors.current_name(storage.local, row.name, row)
-    if not localfiles.exists(storage.local, name):
+    if not presence.exists(storage.local, name):
         return False
     with storage.local.open(name) as file:
         return has_saved_bytes(row, file)

@@ -8,7 +8,7 @@ from typing import Any
 from django.core.files import File
 from django.core.files.storage import Storage
 
-from ..files import localfiles
+from ..files import localfiles, presence
 from ..files.stamps import Stamp
 from ..files.streams import MeasuredFile, Saved
 from ..ledger.states import Content
@@ -41,7 +41,7 @@ class LocalProxy(StorageProxy):
     def open(self, name: str, mode: str = "rb") -> File:
         if name != self._name or mode != "rb":
             return self.storage.open(name, mode)
-        with localfiles.errors_of(name):
+        with presence.errors_of(name):
             file = self.storage.open(name, mode)
         watched = WatchedFile(file, name, self._lease.progress)
         if localfiles.moves_files(self.storage):

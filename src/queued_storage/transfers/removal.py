@@ -4,7 +4,7 @@ from functools import cached_property
 
 from ..conf import settings
 from ..exceptions import LeaseLost
-from ..files import localfiles, readcache, successors
+from ..files import presence, readcache, successors
 from ..files.stamps import stamp_of
 from ..ledger.models import QueuedFile
 from ..reporting.logs import logger
@@ -95,7 +95,7 @@ class _Purge:
         sent = row.sending
         is_current = sent is not None and (sent.size, sent.checksum) == (row.size, row.checksum)
         name = successors.current_name(storage.local, row.name, row)
-        if is_current and localfiles.exists(storage.local, name):
+        if is_current and presence.exists(storage.local, name):
             with storage.local.open(name) as file:
                 found = copies.likeness(self._uploader, row, remote_name, file)
             if found is Likeness.SAME:

@@ -8,7 +8,7 @@ from django.core.files import File
 from django.core.files.storage import Storage
 
 from ..exceptions import VerificationError
-from ..files import localfiles
+from ..files import presence
 from ..files.streams import MeasuredFile, checksum_of
 from ..files.walking import names_on
 from ..ledger.states import Content
@@ -70,7 +70,7 @@ class Uploader(ABC):
         """Return whether the remote has the file. An error is raised if that cannot be found out,
         for example because the remote refuses to answer, or does not exist."""
         with guarded(self.remote, name):
-            return localfiles.exists(self.remote, name)
+            return presence.exists(self.remote, name)
 
     def is_free(self, name: str) -> bool:
         """Return whether no object seems to have the name, before the upload that finds out."""
