@@ -43,6 +43,25 @@ def test_a_saved_file_exists_immediately(storage: Any) -> None:
     assert on_disk() == ["docs/a.txt"]
 
 
+def test_a_delete_before_the_row_leaves_the_file(
+    storage: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = QueuedStorage._record_new
+
+    def delete_and_record(self: QueuedStorage, parts: Any, name: str, content: Any) -> Any:
+        monkeypatch.undo()
+        assert disk().exists("a.txt")
+        storage.delete("a.txt")  # by another process, up to the end of the purge
+        drain(storage)
+        assert not disk().exists("a.txt")
+        return record(self, parts, name, content)
+
+    monkeypatch.setattr(QueuedStorage, "_record_new", delete_and_record)
+    name = storage.save("a.txt", file(b"hello"))
+    assert read(storage, name) == b"hello"
+    assert on_disk() == [name]
+
+
 def test_a_taken_name_gets_a_suffix(storage: Any) -> None:
     names = {storage.save("a.txt", file(str(number).encode())) for number in range(5)}
     assert len(names) == 5

@@ -166,6 +166,8 @@ class QueuedStorage(AsyncStorage):
                 if taken:
                     name = taken if taken == name else tidy(taken)
                     if saved := self._record_new(parts, name, details()):
+                        # Before there was a row, a delete of this name could remove the file.
+                        file.keep_name()
                         return saved
                 if saved := self._take_over(parts, name, file, details, is_taken=bool(taken)):
                     return saved
