@@ -8,7 +8,7 @@ from django.core.management import call_command
 from django.db import migrations, models
 
 from queued_storage.ledger.migrating import AddIndexWithoutLock
-from tests.support.versions import faults, last_state, later_migrations
+from tests.support.versions import VERSIONS, earlier_names, faults, last_state, later_migrations
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -23,6 +23,10 @@ def test_old_processes_go_on_after_each_migration() -> None:
         for migration, state in later_migrations()
         if (found := list(faults(migration, state)))
     } == {}
+
+
+def test_the_version_before_each_migration_is_tested() -> None:
+    assert list(VERSIONS) == earlier_names()
 
 
 def test_each_migration_can_be_undone_and_repeated() -> None:

@@ -54,6 +54,14 @@ class FileElsewhere(LocalFileMissing):
         self.host = host
 
 
+class LocalFileUnreadable(TransferError, OSError):
+    """It cannot be found out whether the local copy exists, or it cannot be opened.
+
+    Give the worker's user the permission, or make the disk available. The file is retried until
+    then, and these attempts don't count.
+    """
+
+
 class LocalFileChanged(TransferError):
     """The local copy differs from what was saved.
 

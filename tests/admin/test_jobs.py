@@ -2,6 +2,7 @@
 
 import re
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from django.contrib.admin import AdminSite
@@ -161,3 +162,50 @@ def test_the_dashboard_needs_no_table_of_jobs(
     monkeypatch.setattr(ledger_jobs, "_migrated", set())
     monkeypatch.setattr(Job._meta, "db_table", "queued_storage_missing")
     assert operator.get(DASHBOARD).status_code == 200
+
+
+# Absurd requests
+
+ABSURD = ["a\0b", "9" * 40, "-1", "1e999", "%00", "", "💾", "x" * 10_000]
+KEYS = [
+    "q",
+    "p",
+    "o",
+    "all",
+    "e",
+    "state__exact",
+    "action__exact",
+    "state",
+    "alias",
+    "id",
+    "pk__in",
+]
+
+
+@pytest.mark.parametrize("key", [*KEYS, "state__in", "requested_at__gte", "_to_field", "nonsense"])
+def test_an_absurd_filter_is_no_error_of_the_server(operator: Client, key: str) -> None:
+    add()
+    for value in ABSURD:
+        assert operator.get(JOBS, {key: value}).status_code < 500
+    assert operator.get(f"{JOBS}?{key}=%FF%00%ED%A0%80").status_code < 500
+
+
+@pytest.mark.parametrize("value", ABSURD)
+def test_an_absurd_selection_is_refused(operator: Client, value: str) -> None:
+    job = add()
+    data = {"action": "cancel", "_selected_action": [job.pk, value], "index": 0}
+    assert operator.post(JOBS, data).status_code in (302, 400)
+    assert jobs().get().state in (JobState.PENDING, JobState.CANCELLED)
+    for page in ("change", "history", "delete", "cancel"):
+        assert operator.get(f"{JOBS}{quote(value, safe='')}/{page}/").status_code < 500
+
+
+def test_the_filters_find_jobs(operator: Client) -> None:
+    found = [add(), add(Action.VERIFY, state=JobState.DONE)]
+    for query, expected in [
+        ({"state__exact": "done"}, found[1:]),
+        ({"action__exact": "evict"}, found[:1]),
+        ({}, found[::-1]),
+    ]:
+        shown = operator.get(JOBS, query).context["cl"].result_list
+        assert [job.pk for job in shown] == [job.pk for job in expected]

@@ -11,6 +11,7 @@ from django.core.files.base import ContentFile
 from django.core.files.storage import FileSystemStorage, InMemoryStorage, Storage
 
 from queued_storage.files import localfiles
+from queued_storage.files.newfiles import new_file
 
 pytestmark = pytest.mark.one_database
 
@@ -41,7 +42,7 @@ def content(data: bytes = b"bytes") -> ContentFile:
 
 def store(storage: Storage, *names: str, data: bytes = b"bytes") -> str | None:
     """Take one name after the other; return the result of the last one."""
-    with localfiles.new_file(storage, names[0], content(data)) as file:
+    with new_file(storage, names[0], content(data)) as file:
         for name in names:
             taken = file.take(name)
     return taken
@@ -95,7 +96,7 @@ def test_a_new_file_has_only_one_name(disk: FileSystemStorage, links: bool) -> N
 def test_a_block_that_fails_leaves_nothing(disk: FileSystemStorage, links: bool) -> None:
     with (
         contextlib.suppress(ZeroDivisionError),
-        localfiles.new_file(disk, "a.txt", content()) as file,
+        new_file(disk, "a.txt", content()) as file,
     ):
         file.take("a.txt")
         file.take("b.txt")
@@ -108,7 +109,7 @@ def test_a_replaced_new_file_loses_its_name(disk: FileSystemStorage, fails: bool
     """A concurrent open(name, "wb") replaces the file."""
     with (
         contextlib.suppress(ZeroDivisionError),
-        localfiles.new_file(disk, "a.txt", content()) as file,
+        new_file(disk, "a.txt", content()) as file,
     ):
         file.take("a.txt")
         localfiles.replace(disk, disk.save(".queued-x", content(b"theirs")), "a.txt")
@@ -131,7 +132,7 @@ def test_a_new_file_replaced_while_it_is_renamed(
 
     with (
         contextlib.suppress(ZeroDivisionError),
-        localfiles.new_file(disk, "a.txt", content()) as file,
+        new_file(disk, "a.txt", content()) as file,
     ):
         file.take("a.txt")
         monkeypatch.setattr(os, "rename", replace_and_rename)
@@ -164,7 +165,7 @@ def test_an_error_is_not_missing_support_for_links(
 ) -> None:
     disk.save("a.txt", content())
     with pytest.raises(OSError, match="too long"):
-        localfiles.claim(disk, disk.path("a.txt"), "x" * 300, fsync=False)
+        localfiles.link(disk.path("a.txt"), disk.path("x" * 300))
     assert files(disk) == {"a.txt": b"bytes"}
 
 

@@ -35,7 +35,7 @@ from queued_storage.queues.dummy import DummyQueue
 from queued_storage.reporting.reasons import reason
 from queued_storage.tasks import TransferAndDelete
 from queued_storage.testing import FaultyStorage
-from queued_storage.transfers import work
+from queued_storage.transfers import leases, work
 from queued_storage.transfers.leases import Lease, _Heart
 from tests.support.scripted import ScriptedStorage, disk, file, make, on_disk, read, row
 from tests.support.testapp.models import Document
@@ -229,11 +229,11 @@ def test_database_error_is_logged_without_password(
     name = storage.save("a.txt", file())
     lease = Lease(row(storage, name))
 
-    def fail() -> None:
+    def fail(renewed: list[Lease]) -> None:
         raise ConnectionError("postgresql://user:hunter2@db/ does not answer")
 
-    monkeypatch.setattr(lease, "beat", fail)
-    _Heart._beat(lease)
+    monkeypatch.setattr(leases, "renew", fail)
+    _Heart._beat([lease])
     assert "does not answer" in logged()
     assert_clean(logged())
 

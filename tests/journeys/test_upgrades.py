@@ -507,3 +507,23 @@ def test_both_versions_finish_what_the_other_began(version: OlderVersion) -> Non
     version.work()
     assert on_disk() == on_disk("far") == []
     assert not ledger().exists()
+
+
+def test_new_code_before_its_migrations(version: OlderVersion, caplog: Any) -> None:
+    is_incomplete = bool(schema.problem())  # a migration may add no more than an index
+    assert health.check().is_well != is_incomplete
+    try:
+        default_storage.save("a.txt", file())
+    except DatabaseError:
+        assert on_disk() == []
+    threads = Executor(1, 0.05, lambda: ["default"])
+    threads.start()
+    try:
+        version.run(SAVE.format(names=["b.txt"]))
+        migrate()
+        until(lambda: "b.txt" in on_disk("far"))
+    finally:
+        assert threads.stop(60)
+    assert [record for record in caplog.records if record.exc_info] == []
+    assert health.check().is_well
+    assert on_disk() == on_disk("far")

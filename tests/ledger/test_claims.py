@@ -115,18 +115,25 @@ def test_a_claim_marks_new_files_as_tried() -> None:
         "gone": "",
     }
     assert [name for name, row in rows.items() if row.is_tried] == ["new"]
-    assert {name: row.remains for name, row in rows.items() if row.remains} == {
-        "tried": Content(9, "crc32:00000009")
+    assert {name: row.object_name for name, row in rows.items()} == {
+        "new": "new",
+        "two": "",
+        "named": "named",
+        "tried": "tried",
+        "unread": "",
+        "gone": "",
     }
+    assert [name for name, row in rows.items() if row.is_object_its_own] == ["named"]
 
 
 def test_the_next_claim_knows_what_was_tried() -> None:
     new_row("a", size=16, checksum="crc32:1a2b3c4d")
     [row] = ledger().claim_due(1, ["one"], trying=["one"])
-    assert row.remains is None
+    assert row.is_tried
     QueuedFile.objects.update(due_at=past(), size=5, checksum="crc32:00000005")
     row = ledger().claim(row.pk)
-    assert (row.is_tried, row.remains) == (False, Content(16, "crc32:1a2b3c4d"))
+    assert row.sending is not None
+    assert (row.is_tried, *row.sending[:2]) == (False, 16, "crc32:1a2b3c4d")
 
 
 def test_a_returned_claim_leaves_no_trace() -> None:
@@ -365,11 +372,21 @@ def test_reserve_remote_name() -> None:
     row = claimed()
     before = snapshot()
     ledger().reserve_remote_name(row, "there")
-    assert changed(before) <= {"remote_name", "due_at"}
+    assert changed(before) <= {"remote_name", "unconfirmed", "due_at"}
     row.refresh_from_db()
-    assert row.remote_name == "there"
+    assert (row.object_name, row.is_object_its_own, row.is_tried) == ("there", False, True)
     assert is_about(row.due_at, LEASE)
     assert ledger().reserve_remote_name(row, "there") == 1  # repeating it succeeds
+
+
+def test_release_remote_name() -> None:
+    row = claimed()
+    before = snapshot()
+    ledger().reserve_remote_name(row, "there")
+    assert ledger().release_remote_name(row) == 1
+    assert changed(before) <= {"due_at"}
+    QueuedFile.objects.update(lease_token="another", remote_name="there")
+    assert ledger().release_remote_name(row) == 0
 
 
 @pytest.mark.parametrize(

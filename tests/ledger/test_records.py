@@ -223,17 +223,6 @@ def test_overwrite_of_a_living_row_that_was_deleted_before() -> None:
     assert ledger().overwrite(entry, NEW, held=False) == 0
 
 
-@pytest.mark.parametrize("is_of_another", [True, False])
-def test_overwrite_keeps_off_the_remote_name_of_another(is_of_another: bool) -> None:
-    if is_of_another:
-        other = new_row(alias="two", name="b.txt", state=State.TRANSFERRED)
-        ledger().filter(pk=other.pk).update(remote_name="a.txt")
-    ledger().record_tombstone("one", "a.txt")
-    assert overwrite() == 1
-    row = ledger().named("one", "a.txt").get()
-    assert row.remote_name == ("" if is_of_another else "a.txt")
-
-
 def test_lock_generation() -> None:
     row = new_row(generation=3)
     before = snapshot()
@@ -310,6 +299,20 @@ def test_mark_local_dropped() -> None:
     assert ledger().mark_local_dropped(row.pk, row.generation) == 1
     assert changed(before) == {"is_local"}
     assert ledger().mark_local_dropped(row.pk, row.generation) == 0
+
+
+def test_local_copy_of_an_unconfirmed_upload_stays_for_the_purge() -> None:
+    row = new_row(state=State.DELETING, unconfirmed="5 crc32:00000005 token")
+    assert ledger().mark_local_dropped(row.pk, 1) == 0
+    assert ledger().mark_local_dropped(row.pk, 1, even_unconfirmed=True) == 1
+
+
+def test_a_called_task_may_have_stored_the_file() -> None:
+    row = new_row(size=5, checksum="crc32:00000005")
+    assert ledger().mark_task_called(row.pk) == 1
+    row.refresh_from_db()
+    assert (row.object_name, row.is_object_its_own, row.is_tried) == (row.name, False, False)
+    assert row.sending == (5, "crc32:00000005", "")
 
 
 @pytest.mark.parametrize("state", sorted(set(State.values) - {State.DELETING}))

@@ -51,15 +51,17 @@ def test_backfilled_file_is_transferred() -> None:
     assert read(storage, "d/a.png") == b"bytes"
 
 
-def test_backfill_does_not_upload_existing_remote_files() -> None:
+def test_backfill_leaves_existing_remote_files_alone() -> None:
+    """It isn't known whose they are; adopt() says so."""
     storage = make()
     put(disk(), "a.txt")
     put(storage.remote, "a.txt")
-    storage.remote.calls.clear()
     assert record(backfill, storage, ["a.txt"]) == (1, [])
     assert storage.queue.deliver() == {}
-    assert storage.remote.calls["_save"] == 0
-    assert row(storage, "a.txt").remote_name == "a.txt"
+    assert row(storage, "a.txt").remote_name != "a.txt"
+    storage.delete("a.txt")
+    assert storage.queue.deliver() == {}
+    assert on_disk("far") == ["a.txt"]
 
 
 @pytest.mark.parametrize("recording", [backfill, adopt])

@@ -88,6 +88,12 @@ NAMED = [
     "ftp://bob:{}@h:21/",
     "rediss://:{}@h:6379/0",
     "postgresql://u:{}@h/db?sslmode=x",
+    "Authorization=Bearer {}",
+    "connect to bob:{}@db.example failed",
+    "Kennwort: {}",
+    "mot de passe : {}",
+    "sshpass -p {} ssh h",
+    '<Token type="x">{}</Token>',
     "foo={}",
     "{{'foo': '{}'}}",
     "Access denied for user 'u'@'h' (using password: {})",
@@ -145,6 +151,8 @@ crc32:1a2b3c4d was expected, content-length: 10, etag="d41d8cd98f00b204e9800998e
 5,000 of 10,000 bytes of 'photo (1).jpg'
 The remote holds photos/x7Gh2aB_kQ.jpg at /srv/far/1f/3a/1f3a5b7c9d1f3a5b7c9d
 No such file: s3://media/a/b.txt
+scp -p 2222 failed
+<urllib3.connection.HTTPSConnection object at 0x7f2b8c1d9e0f>: Failed to establish a connection
 timed out after 30.5 seconds""".splitlines()
 
 

@@ -125,6 +125,16 @@ def test_stable_urls_need_no_database(where: Callable[..., Any]) -> None:
     assert where(lambda: storage.urls([name])) == {name: url}
 
 
+@wheres
+@pytest.mark.parametrize(("mode", "options"), [("signed", {}), ("stable", {"expire": 60})])
+def test_signed_urls_are_answered_without_a_database(
+    where: Callable[..., Any], mode: str, options: dict[str, Any]
+) -> None:
+    storage = make(url_mode=mode)
+    name = pending(storage)
+    assert "signature" in where(lambda: storage.url(name, **options))
+
+
 # The other methods
 
 CALLS = {

@@ -60,7 +60,7 @@ POINTS: dict[str, tuple[str, str, int]] = {
     "cancelled": (f"{_LEDGER}.cancel", AFTER, 1),
     "second claimed": (f"{_LEDGER}.claim_settled", AFTER, 2),
     "restored": (f"{_LEDGER}.mark_restored", AFTER, 1),  # not committed
-    "put in place": ("queued_storage.files.localfiles:_Draft.take", AFTER, 1),  # not committed
+    "put in place": ("queued_storage.files.newfiles:_Draft.take", AFTER, 1),  # not committed
     "sent again": (f"{_LEDGER}.retransfer", AFTER, 1),
     "orphan deleted": ("queued_storage.operations.inventory:delete_orphan", AFTER, 1),
     "second adopted": (f"{_LEDGER}.record_remote", AFTER, 2),

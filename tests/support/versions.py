@@ -19,7 +19,8 @@ ROOT = Path(__file__).parent.parent.parent
 UNKNOWN_STATES = ("checking", "rejected", "aaa", "zzz")  # around those of this version
 APP = "queued_storage"
 
-# The commits before migrations of the ledger; the processes of each work beside today's.
+# The last migration of earlier versions, each with a commit that has no later one. Processes of
+# these versions are tested beside today's.
 VERSIONS = {"0001_initial": "76654bd"}
 
 
@@ -90,6 +91,13 @@ def later_migrations() -> Iterator[tuple[migrations.Migration, ProjectState]]:
         migration = loader.graph.nodes[key]
         if key[0] == APP and not migration.initial:
             yield migration, loader.project_state(key, at_end=False)
+
+
+def earlier_names() -> list[str]:
+    """Return the names of all migrations but the last."""
+    loader = MigrationLoader(None)
+    keys = loader.graph.forwards_plan(_last(loader))
+    return [name for app, name in keys if app == APP][:-1]
 
 
 def last_state() -> ProjectState:

@@ -100,7 +100,7 @@ def test_worker_without_lease_sends_nothing(is_first_attempt: bool) -> None:
     storage = make(task=task)
     name = storage.save("a.txt", file())
     if not is_first_attempt:
-        die_halfway(storage, name, b"remains")
+        die_halfway(storage, name, b"by")
     task.first = taken_over(storage)
     work.run(make_due(storage, name))
     assert storage.remote.calls["_save"] == 0
@@ -115,7 +115,7 @@ def test_late_worker_does_not_overwrite_new_content() -> None:
     task = Step(lambda *args: None)
     storage = make(task=task)
     name = storage.save("a.txt", file(b"old"))
-    die_halfway(storage, name, b"remains")
+    die_halfway(storage, name, b"ol")
 
     class Late(Transfer):
         def transfer(self, name: str, local: Any, remote: Any, **kwargs: Any) -> bool:
@@ -125,14 +125,15 @@ def test_late_worker_does_not_overwrite_new_content() -> None:
                 with storage.open(name, "wb") as newer:
                     newer.write(b"newer")
                 assert retry(storage, name) is None
-                assert read(storage.remote, name) == b"newer"
+                newer_name = row(storage, name).remote_name
+                assert read(storage.remote, newer_name) == b"newer"
                 remote.save(name, file(data))
             return True
 
     storage._options["task"] = Late()
     work.run(make_due(storage, name))
     assert row(storage, name).state == State.TRANSFERRED
-    assert read(storage.remote, name) == b"newer"
+    assert read(storage.remote, row(storage, name).remote_name) == b"newer"
 
 
 @pytest.mark.parametrize("method", ["_save", "size"])

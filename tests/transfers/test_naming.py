@@ -29,7 +29,7 @@ from tests.transfers.workers import retry
 pytestmark = pytest.mark.django_db(transaction=True)
 
 # The situations in which nothing is left to do
-ENDS = {Situation.SENT, Situation.UNCONFIRMED}
+ENDS = {Situation.SENT}
 
 
 def test_every_situation_has_a_step_or_ends() -> None:
@@ -48,11 +48,11 @@ def test_every_situation_can_end() -> None:
     assert not open_ones
 
 
-def test_only_a_name_of_this_file_is_overwritten() -> None:
-    """Besides a reserved name, only that of its remains."""
-    before = [each for each, step in STEPS.items() if step.if_true is Situation.RESERVED]
-    otherwise = [each for each, step in STEPS.items() if step.if_false is Situation.RESERVED]
-    assert (before, otherwise) == ([Situation.REMAINS], [])
+def test_only_its_own_object_is_overwritten() -> None:
+    """It may be overwritten after an answered upload, or after a comparison."""
+    leading = [each for each, step in STEPS.items() if Situation.ALONE in (step[1], step[2])]
+    assert leading == [Situation.OWN]
+    assert not [each for each, step in STEPS.items() if Situation.OWN in (step[1], step[2])]
 
 
 class Uploads:
@@ -67,6 +67,9 @@ class Uploads:
         return self.answer
 
 
+RESERVED = {"remote_name": "a_7.txt", "unconfirmed": "5 crc32:00000001 other"}
+
+
 @pytest.mark.parametrize(
     ("columns", "is_verbatim", "never_overwrites", "situation", "asked"),
     [
@@ -74,8 +77,11 @@ class Uploads:
         ({}, True, True, Situation.UNTRIED, 1),
         ({"checksum": ""}, True, True, Situation.UNKNOWN, 1),
         ({}, False, True, Situation.UNKNOWN, 0),
-        ({"remote_name": "a.txt"}, True, True, Situation.RESERVED, 0),
-        ({"unconfirmed": "5 crc32:00000001 other"}, True, True, Situation.REMAINS, 0),
+        ({"remote_name": "a.txt"}, True, True, Situation.OWN, 0),
+        ({"unconfirmed": "5 crc32:00000001 other"}, True, True, Situation.UNTRIED, 1),
+        ({"unconfirmed": "5 crc32:00000001 other"}, True, False, Situation.UNKNOWN, 1),
+        (RESERVED, True, False, Situation.UNKNOWN, 1),
+        (RESERVED, True, True, Situation.UNTRIED, 1),
         ({"unconfirmed": "5 crc32:00000001 mine"}, True, True, Situation.UNTRIED, 1),
         ({"unconfirmed": "5 crc32:00000001 mine"}, True, False, Situation.UNKNOWN, 1),
     ],
@@ -139,14 +145,17 @@ def test_retry_overwrites_only_its_own_object(theirs: bytes) -> None:
     assert read(storage.remote, "a.txt") == theirs
 
 
-def test_object_with_same_bytes_is_used() -> None:
-    storage = make()
+def test_object_with_same_bytes_is_not_taken_over() -> None:
+    storage = make(task=TransferAndDelete)
     storage.remote.save("a.txt", file(b"the same"))
-    storage.remote.calls.clear()
     name = storage.save("a.txt", file(b"the same"))
     storage.queue.deliver()
-    assert (row(storage, name).state, row(storage, name).remote_name) == ("transferred", "a.txt")
-    assert storage.remote.calls["_save"] == 0
+    assert row(storage, name).state == State.TRANSFERRED
+    assert row(storage, name).remote_name != "a.txt"
+    assert on_disk("far") == sorted(["a.txt", row(storage, name).remote_name])
+    storage.delete(name)
+    storage.queue.deliver()
+    assert on_disk("far") == ["a.txt"]
 
 
 def mapped_file(storage: Any) -> str:

@@ -181,7 +181,7 @@ def test_purge_waits_until_lease_has_expired() -> None:
     name = storage.save("a.txt", file())
     claimed = die_halfway(storage, name, b"by")
     storage.delete(name)
-    assert on_disk() == []
+    assert on_disk() == ["a.txt"]  # it proves that the object is this file's
     assert work.run(claimed.pk) is None
     tombstone = row(storage, name)
     assert tombstone.state == State.DELETING
@@ -192,6 +192,7 @@ def test_purge_waits_until_lease_has_expired() -> None:
     assert retry(storage, name) is None
     assert storage.queued_file(name) is None
     assert "a.txt" not in on_disk("far")
+    assert "a.txt" not in on_disk()
 
 
 def test_purge_ignores_expired_lease() -> None:
@@ -289,7 +290,7 @@ def test_remote_may_refuse_to_delete_missing_object() -> None:
     for name in (first, second):
         storage.remote.before["_save"] = raise_connection_error
         assert isinstance(retry(storage, name), ConnectionError)
-        assert row(storage, name).remote_name == name
+        assert row(storage, name).object_name == ""  # no byte was sent
 
     assert retry(storage, first) is None
     assert read(storage.remote, first) == b"bytes"
@@ -350,6 +351,7 @@ class DeletesOnce(InMemoryStorage):
 
     def _save(self, name: str, content: Any) -> str:
         if self.fails:
+            content.read()
             raise ConnectionError("It is down.")
         return super()._save(name, content)
 
@@ -360,7 +362,7 @@ def test_retry_and_delete_without_remote_object_succeed() -> None:
     storage.save("a.txt", file(b"hello"))
     remote.fails = True
     assert len(storage.queue.deliver()) == 1
-    assert row(storage, "a.txt").remote_name == "a.txt"  # reserved, without an object
+    assert row(storage, "a.txt").object_name == "a.txt"  # reserved, without an object
     remote.fails = False
     assert storage.transfer("a.txt").state == State.PENDING
     assert storage.queue.deliver() == {}

@@ -6,7 +6,8 @@ from typing import Any
 
 from django.contrib import admin, messages
 from django.contrib.admin import AdminSite
-from django.core.exceptions import PermissionDenied
+from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
+from django.core.exceptions import BadRequest, PermissionDenied
 from django.db.models import Q, QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import get_object_or_404
@@ -17,7 +18,7 @@ from django.utils.translation import gettext, ngettext_lazy
 from django.utils.translation import gettext_lazy as _
 from django.views.decorators.http import require_POST
 
-from ..ledger.jobs import MAX_FINDINGS, Job, Jobs, are_available, jobs
+from ..ledger.jobs import MAX_FINDINGS, Action, Job, Jobs, JobState, are_available, jobs
 from ..ledger.sql.clock import seconds_from_now
 from ..operations.comparison import Kind
 from .formats import Number
@@ -26,6 +27,7 @@ from .log import log_change
 IDLE_AFTER = 60  # seconds after which a due job is shown as one without a worker
 SHOWN = 20  # jobs on the dashboard
 NONE = "-"
+FILTERS = {"state__exact": JobState.values, "action__exact": Action.values}
 
 CANCELLED = ngettext_lazy("%(count)s job was cancelled.", "%(count)s jobs were cancelled.", "count")
 NOT_CANCELLED = _("None of the selected jobs is pending or running.")
@@ -123,6 +125,20 @@ class JobAdmin(admin.ModelAdmin):
 
     def get_queryset(self, request: HttpRequest) -> QuerySet:
         return visible_jobs().order_by(*self.ordering)
+
+    # What is refused, because the database would
+
+    def lookup_allowed(self, lookup: str, value: Any, request: HttpRequest) -> bool:
+        return value in FILTERS.get(lookup, ())
+
+    def response_action(
+        self, request: HttpRequest, queryset: QuerySet, *args: Any, **kwargs: Any
+    ) -> HttpResponse | None:
+        keys = request.POST.getlist(ACTION_CHECKBOX_NAME)
+        if not all(key.isascii() and key.isdecimal() and len(key) <= 18 for key in keys):
+            raise BadRequest("The selected jobs are invalid.")
+        response: HttpResponse | None = super().response_action(request, queryset, *args, **kwargs)
+        return response
 
     # What is shown
 

@@ -1,4 +1,4 @@
-"""Writes files to the local storage: whole, under a free name, or not at all."""
+"""What a local storage can do, and changes of its files that are whole or do not happen."""
 
 import contextlib
 import errno
@@ -6,7 +6,6 @@ import io
 import os
 import posixpath
 import secrets
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 
 from django.core.files import File
@@ -19,11 +18,6 @@ from .reopening import StoredFile
 
 UNFINISHED_PREFIX = RESERVED_PREFIX
 MAX_NAMES = 100  # names that a new file tries
-
-# A storage class with other methods than these does something in its own way. Storages implement
-# _save() and _open(), as Django documents, so whether they do shows in nothing else.
-_SAVE, _AVAILABLE = Storage.save, Storage.get_available_name
-_DELETE = FileSystemStorage.delete
 
 
 # What a local storage can do
@@ -71,213 +65,6 @@ def discard(storage: Storage, name: str) -> None:
         storage.delete(name)
 
 
-# New files
-
-
-@contextlib.contextmanager
-def new_file(storage: Storage, name: str, content: File) -> Iterator["NewFile"]:
-    """Write the bytes of a file that is to be called ``name`` or similarly.
-
-    In the block the file takes one name after the other until one is free. A block that ends with
-    an exception leaves nothing behind.
-    """
-    file = (_Draft if has_paths(storage) else _Direct)(storage, name, content)
-    try:
-        yield file
-    except BaseException:
-        with contextlib.suppress(OSError):
-            file.give_up_name()
-        raise
-    finally:
-        file.clean_up()
-
-
-class NewFile(ABC):
-    """The bytes of a new file, which have at most one name at a time."""
-
-    size: int | None = None  # bytes on the disk, where there is one
-
-    @property
-    def can_wait(self) -> bool:
-        """Whether the bytes can be kept under a hidden name."""
-        return False
-
-    @property
-    @abstractmethod
-    def readable_name(self) -> str:
-        """The name under which the bytes can be read now."""
-
-    @abstractmethod
-    def take(self, name: str) -> str | None:
-        """Give up the previous name, and become visible under this one; None if it is taken.
-
-        Returns the name that the storage chose, if it chooses names itself.
-        """
-
-    def take_over(self, name: str) -> None:
-        """Replace the file of this name, which was found to have the same bytes.
-
-        Only after ``take()`` returned None, which it never does for a storage without paths.
-        """
-        raise NotImplementedError  # a storage without paths never gets here
-
-    def wait_as(self, hidden: str) -> None:
-        """Give up the name, and wait under a hidden one. Only if ``can_wait``."""
-        raise NotImplementedError
-
-    @abstractmethod
-    def give_up_name(self) -> None:
-        """Become invisible."""
-
-    def clean_up(self) -> None:
-        """Remove the unfinished file."""
-
-
-class _Draft(NewFile):
-    """A new file that is written under an unfinished name, which stays until a name is settled.
-
-    So what a full disk or a failing source leaves half written is never visible, its removal
-    cannot affect another file, and a source that can be read once suffices for any number of
-    names.
-    """
-
-    def __init__(self, storage: Storage, name: str, content: File) -> None:
-        self._storage = storage
-        self._fsync = settings.fsync
-        self._draft = unfinished_name(name)
-        self._is_hidden = True  # False if the storage names files itself
-        self._path = ""
-        self._name: str | None = None
-        try:
-            asked, self._draft = self._draft, _write(storage, self._draft, content)
-            self._is_hidden = self._draft == asked or is_unfinished(self._draft)
-            self._path = storage.path(self._draft)
-            if self._fsync:
-                flush_file(self._path)
-            self._identity = os.stat(self._path)
-            self.size = self._identity.st_size
-        except BaseException:
-            self.clean_up()
-            raise
-
-    def take(self, name: str) -> str | None:
-        is_first = self._name is None
-        self.give_up_name()
-        if is_first and not self._is_hidden:
-            # A storage that names files by their content: another file may share this one.
-            self._name = self._draft
-            if self._fsync:
-                _flush_entry(self._storage, self._name)
-            return self._name
-        if not claim(self._storage, self._path, name, fsync=self._fsync):
-            return None
-        self._name = name
-        return name
-
-    def take_over(self, name: str) -> None:
-        replace(self._storage, self._draft, name)
-
-    @property
-    def can_wait(self) -> bool:
-        return self._is_hidden
-
-    @property
-    def readable_name(self) -> str:
-        return self._name or self._draft
-
-    def wait_as(self, hidden: str) -> None:
-        self.give_up_name()
-        replace(self._storage, self._draft, hidden)
-
-    def give_up_name(self) -> None:
-        name, self._name = self._name, None
-        if name is None or name == self._draft or not self._is_mine(name):
-            return
-        # A writer that opened the name may replace the file at this moment, so the file is renamed
-        # before it is removed.
-        aside = self._storage.path(unfinished_name(name))
-        os.rename(self._storage.path(name), aside)
-        if os.path.samestat(os.stat(aside), self._identity):
-            os.replace(aside, self._path)  # does nothing to two names of one file
-        else:
-            _link(aside, self._storage.path(name))
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(aside)
-
-    def _is_mine(self, name: str) -> bool:
-        try:
-            return os.path.samestat(os.stat(self._storage.path(name)), self._identity)
-        except FileNotFoundError:
-            return False
-
-    def clean_up(self) -> None:
-        if not self._is_hidden:
-            return
-        if self._path and type(self._storage).delete is _DELETE:
-            with contextlib.suppress(OSError):
-                os.unlink(self._path)
-        else:
-            discard(self._storage, self._draft)
-
-
-class _Direct(NewFile):
-    """A new file of a storage without paths, which is written under its final name at once."""
-
-    def __init__(self, storage: Storage, name: str, content: File) -> None:
-        self._storage = storage
-        self._content = content
-        self._name: str | None = None
-
-    def take(self, name: str) -> str | None:
-        old = self._name
-        if old is None:
-            self._name = self._save(name, self._content)
-        else:
-            with self._storage.open(old) as content:
-                self._name = self._save(name, content)
-            self._storage.delete(old)
-        return self._name
-
-    def _save(self, name: str, content: File) -> str:
-        was_there = self._storage.exists(name)
-        try:
-            return self._storage.save(name, content)
-        except BaseException:
-            if not was_there:
-                discard(self._storage, name)
-            raise
-
-    @property
-    def readable_name(self) -> str:
-        return self._name or ""
-
-    def give_up_name(self) -> None:
-        if self._name is not None:
-            self._storage.delete(self._name)
-
-
-def _write(storage: Storage, draft: str, content: File) -> str:
-    """Save the draft without checking its random name, which ``save()`` would do."""
-    is_plain = type(storage).save is _SAVE and type(storage).get_available_name is _AVAILABLE
-    if is_plain and "save" not in vars(storage):
-        # Django documents _save() for authors of storages; its stubs leave it out.
-        return str(storage._save(draft, content))  # type: ignore[attr-defined]
-    return storage.save(draft, content)
-
-
-def claim(storage: Storage, draft_path: str, name: str, *, fsync: bool) -> bool:
-    """Make the finished draft visible as ``name`` too; return False if that name is taken."""
-    if not _link(draft_path, storage.path(name)):
-        return False
-    if fsync:
-        try:
-            _flush_entry(storage, name)
-        except BaseException:
-            discard(storage, name)
-            raise
-    return True
-
-
 def replace(storage: Storage, draft: str, name: str) -> None:
     """Let ``draft`` take the place of ``name``, atomically where the storage has paths."""
     if not has_paths(storage):
@@ -291,7 +78,7 @@ def replace(storage: Storage, draft: str, name: str) -> None:
         flush_file(path)
     os.replace(path, storage.path(name))
     if fsync:
-        _flush_entry(storage, name)
+        flush_entry(storage, name)
 
 
 @contextlib.contextmanager
@@ -324,7 +111,7 @@ def _keep(storage: Storage, name: str, hidden: str) -> bool:
     """Give a file a hidden name as well; return False if there is no such file."""
     try:
         if has_paths(storage):
-            return _link(storage.path(name), storage.path(hidden))
+            return link(storage.path(name), storage.path(hidden))
         if not storage.exists(name):
             return False
         with storage.open(name) as content:
@@ -345,11 +132,12 @@ def save_as(storage: Storage, name: str, content: File) -> None:
         )
 
 
-def _flush_entry(storage: Storage, name: str) -> None:
+def flush_entry(storage: Storage, name: str) -> None:
+    """Make the entry of a file in its directory, and new directories, survive a power failure."""
     flush_directories(storage.path(name), levels=name.count("/") + 1)
 
 
-def _link(source: str, target: str) -> bool:
+def link(source: str, target: str) -> bool:
     """Give a file a second name; return False if that name is taken."""
     try:
         os.link(source, target)

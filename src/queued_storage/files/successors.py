@@ -5,7 +5,6 @@ Where the new ones wait follows from the row. So every reader finds the bytes of
 sees, whether the transaction is its own, was committed, or ended with a crash.
 """
 
-import os
 import posixpath
 from collections.abc import Callable
 from contextlib import suppress
@@ -17,7 +16,7 @@ from django.db import transaction
 from ..ledger.database import QueuedFileQuerySet, ledger
 from ..ledger.names import RESERVED_PREFIX, extension_of
 from ..reporting.logs import logger
-from . import localfiles
+from . import localfiles, presence
 
 
 class Version(Protocol):
@@ -64,7 +63,7 @@ def current_name(local: Storage, name: str, version: Version) -> str:
         return name
     waiting = waiting_name(name, version)
     if localfiles.has_paths(local):
-        return waiting if os.path.exists(local.path(waiting)) else name
+        return waiting if presence.is_there(local.path(waiting)) else name
     return waiting if local.exists(waiting) else name
 
 

@@ -41,6 +41,7 @@ class AliasedStorage(Storage):
             )
         self._given_alias = alias
         self._alias: str | None = None
+        self._kept_alias: str | None = None
         self._is_historical = _is_made_by_a_migration()
         if not self._is_historical:
             registry.add(self)
@@ -48,7 +49,8 @@ class AliasedStorage(Storage):
     def __getstate__(self) -> dict[str, Any]:
         """A copy keeps the alias, although it isn't the object in ``STORAGES``."""
         with suppress(ImproperlyConfigured):
-            return self.__dict__ | {"_given_alias": self.alias, "_alias": None}
+            own = {"_given_alias": self.alias, "_alias": None, "_kept_alias": None}
+            return self.__dict__ | own
         return self.__dict__
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -85,11 +87,23 @@ class AliasedStorage(Storage):
         """
         if self._alias is None:
             _require_app()
-            alias = self._given_alias or key_of(self) or f"inline-{self.fingerprint()}"
+            alias = self._derived_alias()
             if not self._is_historical:
                 registry.register(alias, self)
             self._alias = alias
         return self._alias
+
+    @property
+    def _unregistered_alias(self) -> str:
+        """The alias, without letting it stand for this storage from now on."""
+        if self._alias is not None:
+            return self._alias
+        if self._kept_alias is None:
+            self._kept_alias = self._derived_alias()
+        return self._kept_alias
+
+    def _derived_alias(self) -> str:
+        return self._given_alias or key_of(self) or f"inline-{self.fingerprint()}"
 
     @property
     def _named_alias(self) -> str:
@@ -209,6 +223,14 @@ class Registry:
                 logger.error("%s", error)
         return list(found.values())
 
+    def storages_in_use(self) -> dict[str, AliasedStorage]:
+        """Return the storages of this process by their aliases, and change nothing."""
+        found = {}
+        for storage in [*self.living_storages(), *configured_storages()]:
+            with suppress(Exception):  # a system check reports it
+                found[storage._unregistered_alias] = storage
+        return found
+
     def living_storages(self) -> list[AliasedStorage]:
         """All storages in use, whether or not they have derived their alias."""
         with self._lock:
@@ -259,12 +281,13 @@ class Registry:
         """Forget all aliases, for tests: storages in use derive theirs anew."""
         self._kept.clear()
         for storage in self.living_storages():
-            storage._alias = None
+            storage._alias = storage._kept_alias = None
 
 
 registry = Registry()
 storage_for = registry.storage_for
 known_storages = registry.known_storages
+storages_in_use = registry.storages_in_use
 living_storages = registry.living_storages
 
 

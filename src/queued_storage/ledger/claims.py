@@ -2,34 +2,22 @@
 
 import contextlib
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Sequence
-from enum import Enum, auto
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple
 
-from django.db import connections, models, transaction
-from django.db.models import Case, F, Q, Value, When
-from django.db.models.functions import Cast, Concat
+from django.db import connections, transaction
+from django.db.models import Case, F, Value, When
 
-from ..conf import settings
 from .models import QueuedFile
 from .rows import Rows, new_token
 from .sql.clock import DatabaseNow, seconds_from_now
 from .sql.group_commit import GroupCommit
 from .sql.outages import outlast
-from .sql.statements import Parameter, Text, returns_rows, select_text, statement, update_text
-from .states import CLAIM_COLUMNS, CLAIMABLE, Claim, Content, State
+from .sql.statements import Text, returns_rows, statement
+from .states import CLAIMABLE, Claim, Content, Sending, State
+from .texts import CLAIMED, Moment, claimed_text, due_text, numbered, promote_text, take_text
 
 Aliases = Collection[str]
-
-
-class Moment(Enum):
-    """A time of the database's clock, in place of a value."""
-
-    NOW = auto()
-    LEASE_END = auto()  # of a lease that begins or is renewed now
-
-    def expression(self) -> models.Expression:
-        return DatabaseNow() if self is Moment.NOW else seconds_from_now(settings.lease)
 
 
 class Claims(Rows):
@@ -56,7 +44,7 @@ class Claims(Rows):
             return []
         while True:
             with self._claiming():
-                due = statement(self, _due_text, limit + len(without), tuple(aliases))
+                due = statement(self, due_text, limit + len(without), tuple(aliases))
                 pks = [pk for pk in due.first_column() if pk not in without][:limit]
                 taken = self._take(pks, trying)
             # If other workers were faster with all of these rows, there may be more.
@@ -68,7 +56,7 @@ class Claims(Rows):
         rows = self.filter(pk__in=pks).exclude(state=State.TRANSFERRING)
         rows = rows.workable_here().order_by("pk")
         with self._claiming():
-            return self._take(list(rows._unlocked_keys()), trying)
+            return self._take(list(rows.unlocked_keys()), trying)
 
     def _claiming(self) -> contextlib.AbstractContextManager[object]:
         """A transaction to hold row locks, if the database can skip locked rows.
@@ -77,13 +65,6 @@ class Claims(Rows):
         """
         can_skip = connections[self.db].features.has_select_for_update_skip_locked
         return transaction.atomic(using=self.db) if can_skip else contextlib.nullcontext()
-
-    def _unlocked_keys(self) -> Any:
-        """The keys of these rows, except those that another worker is claiming."""
-        keys = self.values_list("pk", flat=True)
-        if connections[self.db].features.has_select_for_update_skip_locked:
-            keys = keys.select_for_update(skip_locked=True)
-        return keys
 
     def _take(
         self,
@@ -98,7 +79,7 @@ class Claims(Rows):
             return []
         token = token or new_token()
         form = (len(pks), tuple(trying))
-        take = statement(self, build or take_text, *form, token=token, **_numbered(pks))
+        take = statement(self, build or take_text, *form, token=token, **numbered(pks))
         if returns_rows(self.db):
             taken = take.instances(self.model)
         else:
@@ -114,21 +95,34 @@ class Claims(Rows):
         return self._update_claimed(Claim.of(row), due_at=Moment.LEASE_END, sent=sent)
 
     def reserve_remote_name(self, row: QueuedFile, remote_name: str) -> int:
-        """Record the name on the remote before the first byte is sent to it."""
+        """Record the name on the remote, and that the file may be there, right before it is sent.
+
+        A name that was only reserved proves nothing: see ``QueuedFile.is_object_its_own``.
+        """
         return self._update_claimed(
-            Claim.of(row), remote_name=remote_name, unconfirmed="", due_at=Moment.LEASE_END
+            Claim.of(row),
+            remote_name=remote_name,
+            unconfirmed=str(Sending.of(row)),
+            due_at=Moment.LEASE_END,
         )
 
     def mark_tried(self, row: QueuedFile) -> int:
-        """Record that the file may be on the remote under its own name.
+        """Record that the file may be on the remote under the name that the row has for it.
 
         That is for uploads that never overwrite an object, so the name need not be reserved.
         """
-        tried = f"{row.size} {row.checksum} {row.lease_token}"
-        return self._update_claimed(Claim.of(row), unconfirmed=tried, due_at=Moment.LEASE_END)
+        return self._update_claimed(
+            Claim.of(row), unconfirmed=str(Sending.of(row)), due_at=Moment.LEASE_END
+        )
+
+    def release_remote_name(self, row: QueuedFile) -> int:
+        """Record that this claim has sent nothing, or that the object is not this file's."""
+        return self.filter(pk=row.pk, lease_token=row.lease_token).update(
+            remote_name="", unconfirmed=""
+        )
 
     def record_remote_name(self, row: QueuedFile, remote_name: str) -> int:
-        """Record the name that the remote chose, even if the file was deleted or overwritten.
+        """Record where this claim has sent the file, even if it was deleted or overwritten since.
 
         The next worker must find what this claim has uploaded.
         """
@@ -181,7 +175,7 @@ class Claims(Rows):
         Returns the keys of those that were promoted. The database must ``returns_rows()``.
         """
         values = {"generation": generation, "token": token, "verified": verified}
-        promotion = statement(self, _promote_text, len(pks), **values, **_numbered(pks))
+        promotion = statement(self, promote_text, len(pks), **values, **numbered(pks))
         return set(promotion.first_column())
 
     def _was_promoted(self, row: QueuedFile, lease_token: str) -> int:
@@ -274,7 +268,7 @@ class Claims(Rows):
 
     def _update_claimed(self, claim: Claim, **columns: Any) -> int:
         """Set these columns of the row, if the claim is valid."""
-        values: dict[str, Any] = dict(zip(_CLAIMED, claim, strict=True))
+        values: dict[str, Any] = dict(zip(CLAIMED, claim, strict=True))
         form: list[tuple[str, Moment | None]] = []
         for name, value in columns.items():
             if isinstance(value, Moment):
@@ -282,94 +276,7 @@ class Claims(Rows):
             else:
                 form.append((name, None))
                 values[name] = value
-        return statement(self, _claimed_text, *form, **values).execute()
-
-
-def _parameter(column: str, name: str = "") -> Any:
-    field: Any = QueuedFile._meta.get_field(column)
-    return Parameter(name or column, field)
-
-
-def _numbered(pks: Iterable[int]) -> dict[str, int]:
-    """The values of ``_numbered_keys()``."""
-    return {f"id {number}": pk for number, pk in enumerate(pks)}
-
-
-def _numbered_keys(count: int) -> list[Any]:
-    return [_parameter("id", f"id {number}") for number in range(count)]
-
-
-_CLAIMED = [f"claimed {column}" for column in CLAIM_COLUMNS]
-
-
-def _claimed_text(rows: Claims, *form: tuple[str, Moment | None]) -> Text:
-    claim = Claim(*map(_parameter, CLAIM_COLUMNS, _CLAIMED))
-    columns = {
-        column: moment.expression() if moment else _parameter(column) for column, moment in form
-    }
-    return update_text(rows.under_claim(claim), columns)
-
-
-def _due_text(rows: Claims, limit: int, aliases: Collection[str]) -> Text:
-    due = rows.due().of_aliases(aliases).claimable().exclude(state=State.TRANSFERRING)
-    return select_text(due.workable_here().order_by("due_at")._unlocked_keys()[:limit])
-
-
-def take_text(
-    rows: Claims,
-    count: int,
-    trying: Collection[str],
-    chosen: Callable[[Any], Any] = lambda due: due,
-    attempts: Any = None,
-    skips_locked: bool = False,
-) -> Text:
-    """No index helps with the condition. MariaDB would sometimes use that of ``due_at`` instead of
-    the primary key, lock every due row, and end the transactions of others by a deadlock."""
-    is_work = Q(due_at__lte=DatabaseNow(), state__in=CLAIMABLE)
-    is_due = Case(When(is_work, then=Value(True)), default=Value(False))
-    rows = rows.filter(pk__in=_numbered_keys(count)).workable_here()
-    starts = When(state=State.PENDING, then=Value(State.TRANSFERRING))
-    token = _parameter("lease_token", "token")
-    columns = {
-        "unconfirmed": _tried_in(trying, token),
-        "attempts": attempts or F("attempts") + 1,
-        "state": Case(starts, default=F("state")),
-        "due_at": seconds_from_now(settings.lease),
-        "lease_token": token,
-        "sent": 0,
-    }
-    fields = QueuedFile._meta.concrete_fields if returns_rows(rows.db) else ()
-    due = chosen(rows.alias(is_due=is_due).filter(is_due=True))
-    return update_text(due, columns, fields, skips_locked=skips_locked)
-
-
-def _tried_in(aliases: Collection[str], token: Parameter) -> Case:
-    """What ``mark_tried()`` records, for the new files of these aliases."""
-    is_new = Q(state=State.PENDING, remote_name="", unconfirmed="")
-    is_known = Q(alias__in=aliases, checksum__startswith="crc32:")
-    size = Cast("size", models.CharField())
-    tried = Concat(size, Value(" "), "checksum", Value(" "), token)
-    return Case(When(is_new & is_known, then=tried), default=F("unconfirmed"))
-
-
-def _promote_text(rows: Claims, count: int) -> Text:
-    claimed = rows.filter(
-        pk__in=_numbered_keys(count),
-        state=State.TRANSFERRING,
-        generation=_parameter("generation"),
-        lease_token=_parameter("lease_token", "token"),
-    )
-    columns = {
-        "state": State.TRANSFERRED,
-        "remote_name": F("name"),
-        "unconfirmed": "",
-        "verified": _parameter("verified"),
-        "last_error": "",
-        "transferred_at": DatabaseNow(),
-        "due_at": None,
-        "lease_token": "",
-    }
-    return update_text(claimed, columns, [QueuedFile._meta.get_field("id")], skips_locked=True)
+        return statement(self, claimed_text, *form, **values).execute()
 
 
 # Promotions of several threads in one statement

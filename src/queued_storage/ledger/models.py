@@ -9,7 +9,7 @@ from django.utils.translation import gettext_lazy as _
 from ..conf import HOST_MAX_LENGTH, settings
 from ..reporting.reasons import one_line
 from .sql.clock import UTCDateTimeField, host_time
-from .states import Content, State, is_read_remotely
+from .states import Sending, State, is_read_remotely
 
 NAME_MAX_LENGTH = 700  # characters; the limit of a unique index of InnoDB, less the alias
 NAME_MAX_BYTES = 2048  # in UTF-8; below the limit of an index entry in PostgreSQL
@@ -41,10 +41,10 @@ class QueuedFile(models.Model):
     name = ExactCharField(_("name"), max_length=NAME_MAX_LENGTH)
     remote_name = models.CharField(
         _("name on the remote"), max_length=1024, blank=True
-    )  # chosen by the first attempt; "" before it
+    )  # reserved by an attempt, before it sends the file; "" before that
     unconfirmed = models.CharField(
         _("unconfirmed upload"), max_length=150, blank=True
-    )  # "16 crc32:1a2b3c4d …": what may be on the remote under the file's own name, and the lease
+    )  # "16 crc32:1a2b3c4d …": what an upload without a known result may have sent; see ``Sending``
     state = models.CharField(_("state"), max_length=16, choices=State, default=State.PENDING)
     task = models.CharField(_("task"), max_length=255, blank=True)  # dotted path
     is_local = models.BooleanField(_("has a local copy"), default=True)
@@ -103,17 +103,25 @@ class QueuedFile(models.Model):
         return is_read_remotely(self.state, self.is_local, self.remote_name)
 
     @property
-    def remains(self) -> Content | None:
-        """What an earlier claim may have uploaded under the file's own name."""
-        if not self.unconfirmed or self.is_tried:
-            return None
-        size, checksum, *_lease = self.unconfirmed.split(" ")
-        return Content(int(size), checksum)
+    def sending(self) -> Sending | None:
+        """The upload that may have reached the remote, under ``object_name``, without an answer."""
+        return Sending.parse(self.unconfirmed)
+
+    @property
+    def object_name(self) -> str:
+        """The name under which the remote has the file, or may have it; "" if it was never sent."""
+        return self.remote_name or (self.name if self.unconfirmed else "")
+
+    @property
+    def is_object_its_own(self) -> bool:
+        """Whether an answered upload made the object; else only its bytes can prove whose it is."""
+        return bool(self.remote_name) and not self.unconfirmed
 
     @property
     def is_tried(self) -> bool:
-        """Whether the row says that this claim may upload the file under its own name."""
-        return bool(self.lease_token) and self.unconfirmed.endswith(f" {self.lease_token}")
+        """Whether the row says that this claim may upload the file."""
+        sending = self.sending
+        return sending is not None and sending.token == self.lease_token != ""
 
     @property
     def lease_expires_at(self) -> datetime | None:

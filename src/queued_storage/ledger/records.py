@@ -5,8 +5,9 @@ from datetime import datetime
 from functools import lru_cache
 from typing import Any
 
-from django.db import IntegrityError, connections
-from django.db.models import F, Q
+from django.db import IntegrityError, connections, models
+from django.db.models import F, Q, Value
+from django.db.models.functions import Cast, Concat
 
 from ..conf import settings
 from .models import QueuedFile
@@ -79,9 +80,7 @@ class Records(Rows):
     def fill(self, row: QueuedFile, content: Content, *, held: bool, task: str = "") -> int:
         """Let a reserved name be that of a new file, and end the claim."""
         is_new = not (row.size or row.checksum or row.remote_name)
-        remote_name = {"remote_name": ""} if self._is_name_of_another(row) else {}
         return self.under_claim(Claim.of(row)).update(
-            **remote_name,
             **self._of_new_content(content, held, task),
             due_at=None if held else DatabaseNow(),
             generation=F("generation") + (0 if is_new else 1),
@@ -174,9 +173,7 @@ class Records(Rows):
         """
         same = self.filter(pk=entry.pk, generation=entry.generation, is_local=entry.is_local)
         deleted = Q(state=State.DELETING)
-        remote_name = {"remote_name": ""} if self._is_name_of_another(entry) else {}
         return same.filter(deleted if entry.is_deleted else ~deleted).update(
-            **remote_name,
             due_at=None if held else when_unclaimed(),
             **self._of_new_content(content, held, task),
             generation=F("generation") + 1,
@@ -201,13 +198,6 @@ class Records(Rows):
             "failures": [],
         }
 
-    def _is_name_of_another(self, entry: Entry | QueuedFile) -> bool:
-        """Whether a tombstone of a name that had no row has the remote name of another file."""
-        was_saved = bool(entry.size or entry.checksum)
-        if entry.state != State.DELETING or was_saved or not entry.remote_name:
-            return False
-        return self.exclude(pk=entry.pk).with_remote_name(entry.remote_name).exists()
-
     def lock_generation(self, pk: int, generation: int) -> int:
         """Lock a row until the end of the transaction, unless it has another generation or its
         file was deleted."""
@@ -219,8 +209,14 @@ class Records(Rows):
         return self.untransferred().update(due_at=when_unclaimed(), state=State.PENDING, attempts=0)
 
     def mark_task_called(self, pk: int) -> int:
-        """Record that the ``delay()`` method of the storage's task was called for the file."""
-        return self.filter(pk=pk, state=State.PENDING, attempts=0).update(attempts=1)
+        """Record that the ``delay()`` method of the storage's task was called for the file.
+
+        From then on the file may be on the remote.
+        """
+        size = Cast("size", models.CharField())
+        sending = Concat(size, Value(" "), "checksum", Value(" "))  # under no lease
+        called = self.filter(pk=pk, state=State.PENDING, attempts=0)
+        return called.update(attempts=1, unconfirmed=sending)
 
     def mark_deleting(self) -> int:
         """Turn these rows into tombstones."""
@@ -233,9 +229,13 @@ class Records(Rows):
         """Turn a row into a tombstone, unless it has changed in the meantime."""
         return self.under_claim(Claim.of(row)).filter(is_local=row.is_local).mark_deleting()
 
-    def mark_local_dropped(self, pk: int, generation: int) -> int:
+    def mark_local_dropped(
+        self, pk: int, generation: int, *, even_unconfirmed: bool = False
+    ) -> int:
         """Record that the local copy of a tombstone, on this host, is gone."""
         rows = self.filter(pk=pk, generation=generation, state=State.DELETING, is_local=True)
+        if not even_unconfirmed:
+            rows = rows.filter(unconfirmed="")
         return rows.workable_here().update(is_local=False)
 
 

@@ -7,7 +7,7 @@ from itertools import pairwise
 from operator import or_
 from typing import Any, Self
 
-from django.db import models
+from django.db import connections, models
 from django.db.models import Case, F, Q, Value, When
 from django.db.models.functions import Coalesce
 
@@ -141,21 +141,15 @@ class Rows(models.QuerySet[QueuedFile]):
         """Files with a different name on their remote."""
         return self.exclude(remote_name=F("name")).exclude(remote_name="")
 
-    def with_remote_name(self, remote_name: str) -> Self:
-        """Files that have this name on their remote, or may have it.
+    def with_object(self, names: Collection[str]) -> list[QueuedFile]:
+        """Files that have an object of one of these names on their remote, or may have it.
 
-        A file may have the name while it is uploaded, or if its worker died during the upload.
+        A file may have it while it is uploaded, or if an upload ended without an answer. No index
+        helps with names that differ from the file's own.
         """
-        may_have = Q(name=remote_name) & ~Q(unconfirmed="")
-        found = self.filter(Q(remote_name=remote_name) | may_have)
-        pks = [
-            pk
-            for pk, *names, unconfirmed in found.values_list(
-                "pk", "remote_name", "name", "unconfirmed"
-            )
-            if remote_name in (names if unconfirmed else names[:1])  # MySQL ignores case
-        ]
-        return self.filter(pk__in=pks)
+        may_have = Q(name__in=names, remote_name="") & ~Q(unconfirmed="")
+        found = self.filter(Q(remote_name__in=names) | may_have)
+        return [row for row in found if row.object_name in names]  # MySQL ignores case
 
     # Reading
 
@@ -166,6 +160,13 @@ class Rows(models.QuerySet[QueuedFile]):
             yield rows
             is_full = len(rows) == size
             rows = list(self.filter(pk__gt=rows[-1].pk).order_by("pk")[:size]) if is_full else []
+
+    def unlocked_keys(self) -> Any:
+        """The keys of these rows, except those that another worker is claiming."""
+        keys = self.values_list("pk", flat=True)
+        if connections[self.db].features.has_select_for_update_skip_locked:
+            keys = keys.select_for_update(skip_locked=True)
+        return keys
 
     # Writing
 

@@ -40,6 +40,37 @@ class Content:
     content_type: str = ""
 
 
+class SendableRow(Protocol):
+    """A row whose file is being sent."""
+
+    size: Any
+    checksum: Any
+    lease_token: Any
+
+
+class Sending(NamedTuple):
+    """An upload without a known result: the bytes that were sent, and under which lease."""
+
+    size: int
+    checksum: str
+    token: str
+
+    @classmethod
+    def of(cls, row: "SendableRow") -> Self:
+        return cls(row.size, row.checksum, row.lease_token)
+
+    @classmethod
+    def parse(cls, text: str) -> Self | None:
+        """Read what ``str()`` returned; None for an empty string."""
+        if not text:
+            return None
+        size, checksum, token = text.split(" ")
+        return cls(int(size), checksum, token)
+
+    def __str__(self) -> str:
+        return f"{self.size} {self.checksum} {self.token}"
+
+
 class ClaimedRow(Protocol):
     """A row as it was when a worker claimed it."""
 

@@ -6,13 +6,14 @@ from typing import Any, Self
 from django.db import connections, models, transaction
 from django.db.models import Case, F, Q, Value, When
 
-from .claims import Claims, take_text
+from .claims import Claims
 from .models import QueuedFile
 from .rows import LEASE_GRACE, new_token
 from .sql.clock import DatabaseNow, seconds_from_now
 from .sql.outages import outlast
 from .sql.statements import Text
 from .states import Claim, State
+from .texts import take_text
 
 _NUMBER = models.PositiveIntegerField()
 ALONE = "s"  # begins the lease of a file that is processed alone; others are hexadecimal
@@ -51,7 +52,7 @@ class Supervision(Claims):
         were faster. Those come first that died least often."""
         rows = suspects.workable_here().order_by("attempts", "due_at")
         with self._claiming():
-            pks = list(rows._unlocked_keys()[:1])
+            pks = list(rows.unlocked_keys()[:1])
             token = ALONE + new_token()[1:]
             return next(iter(self._take(pks, [], build=_take_suspect_text, token=token)), None)
 
@@ -92,7 +93,7 @@ class Supervision(Claims):
         pks = [row.pk for row in rows]
         if not connections[self.db].features.has_select_for_update_skip_locked:
             return set(pks)  # SQLite has one lock, which the transaction waits for
-        return set(self.filter(pk__in=pks).order_by("pk")._unlocked_keys())
+        return set(self.filter(pk__in=pks).order_by("pk").unlocked_keys())
 
     def return_claims(self, rows: Collection[QueuedFile]) -> int:
         """End claims whose work has not begun, as if the rows had never been claimed."""

@@ -8,7 +8,7 @@ from datetime import datetime
 from django.core.files.storage import Storage
 from django.db import transaction
 
-from ..files import localfiles
+from ..files import localfiles, presence
 from ..files.streams import checksum_of
 from ..ledger.database import ledger, ledger_database
 from ..ledger.models import QueuedFile
@@ -16,6 +16,7 @@ from ..ledger.names import StoredName, tidy
 from ..ledger.states import Content, Entry
 from ..queues.on_commit import enqueue_on_commit
 from ..reporting.reasons import reason
+from ..transfers.owners import ClaimedObjects
 from . import passes, promotion
 from .passes import Report, Step
 from .sharing import of_other_storages
@@ -42,8 +43,9 @@ def adopt(
     """Record files on the remote as transferred, with their local copies; return how many.
 
     If there are two copies, they must have the same size; with ``content``, the same bytes. A
-    remote file is skipped if its name is the remote name of another file. A file that the ledger
-    has as not transferred is promoted if it has no local copy, and the right remote one.
+    remote file is skipped if it is the remote copy of another file, of this or another storage. A
+    file that the ledger has as not transferred is promoted if it has no local copy, and the right
+    remote one.
     """
     return _Adoption(storage, content, dry_run).run(names, report)
 
@@ -113,12 +115,11 @@ class _Adoption(_Recording):
         super().__init__(storage, dry_run)
         self.remote = storage.remote
         self.content = content
-        self.renamed = ledger().filter(alias=storage.alias).with_other_remote_name()
-        self.has_renamed = self.renamed.exists()  # saves a query for each batch
+        self.claimed = ClaimedObjects(storage.alias, storage.remote)
 
     def record_batch(self, names: Sequence[str]) -> list[Step]:
         others = self._of_others(names)
-        taken = self._taken(names)
+        taken = self.claimed.among(names)
         return [
             Step(1, 0, "It is the remote copy of another file.", name)
             if name in taken
@@ -142,13 +143,6 @@ class _Adoption(_Recording):
         error = promotion.promote(row, dry_run=self.dry_run)
         return Step(1, 0 if error else row.size, error, row.name)
 
-    def _taken(self, names: Sequence[str]) -> set[str]:
-        """Those that are the remote names of other files."""
-        if not self.has_renamed:
-            return set()
-        taken = self.renamed.filter(remote_name__in=names)
-        return set(taken.values_list("remote_name", flat=True))
-
     def _record(self, name: str, *, may_be_local: bool) -> Step:
         try:
             return self._examine(name, may_be_local)
@@ -156,12 +150,12 @@ class _Adoption(_Recording):
             return Step(1, 0, reason(error, self.local, self.remote), name)
 
     def _examine(self, name: str, may_be_local: bool) -> Step:
-        if not self.remote.exists(name):
+        if not self.storage.uploader.exists(name):
             return Step(1, 0, "The remote has no file with this name.", name)
         if localfiles.is_directory(self.remote, name):
             return Step(1, 0, IS_DIRECTORY, name)
         size, checksum = self.remote.size(name), ""
-        is_local = may_be_local and self.local.exists(name)
+        is_local = may_be_local and presence.exists(self.local, name)
         if is_local and self.local.size(name) != size:
             return Step(1, size, "The local and the remote copy have different sizes.", name)
         if self.content:

@@ -7,7 +7,7 @@ from functools import cached_property
 
 from ..conf import settings
 from ..exceptions import VerificationError
-from ..files import successors
+from ..files import presence, successors
 from ..files.stamps import read_unchanging
 from ..ledger.database import QueuedFileQuerySet, ledger
 from ..ledger.models import QueuedFile
@@ -89,7 +89,7 @@ class _Comparison:
         if not is_reachable_from_here(row.host) and row.is_local:
             return None
         name = successors.current_name(local, row.name, row)
-        exists = local.exists(name)
+        exists = presence.exists(local, name)
         if not row.is_local:
             is_extra = exists and not of_other_storages(self.storage, [row.name])
             details = "A local file exists, but the ledger has no local copy."
@@ -122,7 +122,7 @@ class _Comparison:
         try:
             copies.verify_remote(self.storage, self.row, self._level(), lambda: None)
         except Exception as error:
-            if not self.storage.remote.exists(name):
+            if not self.storage.uploader.exists(name):
                 details = f"Its name on the remote is {name!r}."
                 return self._difference("remote", Kind.MISSING, details)
             if isinstance(error, VerificationError):

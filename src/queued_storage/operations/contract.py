@@ -58,9 +58,9 @@ def _name(trial: Trial) -> Fact:
 
 
 def _exists(trial: Trial) -> Fact:
-    if not trial.remote.exists(trial.small.name):
+    if not trial.uploader.exists(trial.small.name):
         raise Problem("returns False for a stored file", "other files would be overwritten")
-    if trial.remote.exists(trial.path("never-stored.bin")):
+    if trial.uploader.exists(trial.path("never-stored.bin")):
         raise Problem("returns True for a file that was never stored")
     return Fact("correct")
 

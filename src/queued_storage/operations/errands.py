@@ -11,6 +11,7 @@ from django.db import transaction
 from ..conf import settings
 from ..exceptions import LeaseLost, LocalFileChanged, VerificationError
 from ..files import localfiles
+from ..files.newfiles import new_file
 from ..files.streams import MeasuredFile, PiecewiseFile
 from ..ledger.database import QueuedFileQuerySet, ledger, ledger_database
 from ..ledger.models import QueuedFile
@@ -118,7 +119,7 @@ def _restore(storage: OperableStorage, row: QueuedFile, lease: Lease) -> None:
         source: File = measured
         if not localfiles.has_paths(storage.local):  # an incomplete file would be visible
             source = stack.enter_context(_downloaded(measured))
-        file = stack.enter_context(localfiles.new_file(storage.local, row.name, source))
+        file = stack.enter_context(new_file(storage.local, row.name, source))
         _require_whole(row, measured)
         may_take_over = _was_restored_before(storage, row)
         lease.confirm()

@@ -16,6 +16,7 @@ from ..files.walking import names_on
 from ..ledger.database import ledger, ledger_database
 from ..ledger.names import can_be_recorded, tidy
 from ..ledger.sql.clock import database_time, in_utc
+from .neighbors import directories_of_others
 from .passes import batched
 from .storages import OperableStorage
 
@@ -91,10 +92,14 @@ class Orphan:
 
 
 def names_of(storage: OperableStorage, side: str, under: str = "") -> Iterator[str]:
-    """The names of all files on one side of a storage, or in one of its directories."""
-    if side == "local":
-        return names_on(storage.local, under)
-    return map(str, storage.uploader.names(under))
+    """The names of all files on one side of a storage, or in one of its directories.
+
+    Files of other storages of the project, in directories of their own, are left out.
+    """
+    place: Storage = getattr(storage, side)
+    names = names_on(place, under) if side == "local" else map(str, storage.uploader.names(under))
+    others = directories_of_others(place)
+    return (name for name in names if not name.startswith(others)) if others else iter(names)
 
 
 def orphans(

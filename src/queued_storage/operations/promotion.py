@@ -1,7 +1,7 @@
 """Promote files whose transfer the ledger doesn't know of, as after the restore of a backup."""
 
 from ..exceptions import LocalFileMissing, TransferError, VerificationError
-from ..files import successors
+from ..files import presence, successors
 from ..files.streams import checksum_of
 from ..ledger.database import ledger
 from ..ledger.models import QueuedFile
@@ -11,6 +11,7 @@ from ..reporting.reasons import reason
 from ..storage.routes import Routes
 from ..transfers import copies
 from ..transfers.copies import Upload
+from ..transfers.owners import Others
 from ..transfers.parts import sides_of
 from .storages import OperableStorage, storage_of
 
@@ -27,7 +28,8 @@ def is_stranded(storage: OperableStorage, row: QueuedFile) -> bool:
 
 
 def _has_local_copy(storage: OperableStorage, row: QueuedFile) -> bool:
-    return storage.local.exists(successors.current_name(storage.local, row.name, row))
+    name = successors.current_name(storage.local, row.name, row)
+    return presence.exists(storage.local, name)
 
 
 def promote(row: QueuedFile, *, dry_run: bool = False) -> str:
@@ -60,7 +62,7 @@ def _verified(storage: OperableStorage, row: QueuedFile) -> tuple[Upload, str]:
             f"The remote has no file {name!r}. Put the local copy back{place} and run 'retry', or "
             f"remove the file with 'prune'."
         )
-    if copies.is_copy_of_another_file(row, name):
+    if Others(row, storage.remote).have_under_any_name(name):
         raise VerificationError(f"The file {name!r} on the remote is the copy of another file.")
     if row.checksum:
         upload = Upload(name, Content(row.size, row.checksum), is_found=True)

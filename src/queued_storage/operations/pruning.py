@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 
-from ..files import successors
+from ..files import presence, successors
 from ..ledger.database import QueuedFileQuerySet, ledger
 from ..ledger.measures import aliases
 from ..ledger.models import QueuedFile
@@ -56,9 +56,10 @@ def _storages(rows: QueuedFileQuerySet) -> list[OperableStorage]:
 
 def _is_lost(row: QueuedFile) -> bool:
     storage = storage_of(row)
-    if storage.local.exists(successors.current_name(storage.local, row.name, row)):
+    name = successors.current_name(storage.local, row.name, row)
+    if presence.exists(storage.local, name):
         return False
-    return not storage.remote.exists(row.remote_name or row.name)
+    return not storage.uploader.exists(row.remote_name or row.name)
 
 
 def _delete(row: QueuedFile) -> bool:

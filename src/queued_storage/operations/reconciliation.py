@@ -6,7 +6,7 @@ from typing import Protocol
 from django.db import transaction
 
 from ..exceptions import LeaseLost, LocalFileChanged, LocalFileMissing
-from ..files import successors
+from ..files import presence, successors
 from ..files.stamps import Stamp, read_unchanging, stamp_of
 from ..ledger.database import QueuedFileQuerySet, ledger, ledger_database
 from ..ledger.models import QueuedFile
@@ -51,7 +51,7 @@ def repair(kind: str, pk: int) -> str:
 
 def _forget_local(storage: OperableStorage, row: QueuedFile, lease: Lease) -> None:
     """Record that there is no local copy."""
-    if not row.is_local or storage.local.exists(row.name):
+    if not row.is_local or presence.exists(storage.local, row.name):
         raise LeaseLost(f"{row} has its local copy.")
     _evict_after_check(storage, row, lease, "checksum", None)
 

@@ -51,7 +51,7 @@ def danger_of(storage: Storage) -> Danger | None:
     if _is_unset(disk):
         return Danger(
             True,
-            f"has no location and MEDIA_ROOT is not set, so it uses the current directory, "
+            f"has an empty location, as without MEDIA_ROOT, so it uses the current directory, "
             f"{root!r}.",
         )
     for what, path in _files_of_the_project(root):

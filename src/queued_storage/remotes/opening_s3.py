@@ -2,9 +2,11 @@
 
 import copy
 import posixpath
+from http import HTTPStatus
 from mimetypes import guess_type
 from typing import Any, cast
 
+from botocore.exceptions import ClientError
 from django.core.files import File
 from django.core.files.storage import Storage
 from storages.backends.s3 import S3Storage
@@ -26,8 +28,22 @@ def opened(remote: Storage, name: str, mode: str) -> File:
     with guarded(s3, name):
         if not is_plain or (s3.max_memory_size and not is_unchanged):
             return remote.open(name, mode)
-        # Its public caller, open(), would call _open() of the storage itself.
-        return cast(File, S3Storage._open(_Spilling(s3, gzip=not is_unchanged), name, mode))
+        try:
+            # Its public caller, open(), would call _open() of the storage itself.
+            return cast(File, S3Storage._open(_Spilling(s3, gzip=not is_unchanged), name, mode))
+        except FileNotFoundError:
+            _require_bucket(s3)
+            raise
+
+
+def _require_bucket(s3: Any) -> None:
+    """Raise ``ClientError`` if the bucket is missing: nothing is known of its files then."""
+    try:
+        s3.connection.meta.client.head_bucket(Bucket=s3.bucket_name)
+    except ClientError as error:
+        if error.response["ResponseMetadata"]["HTTPStatusCode"] == HTTPStatus.NOT_FOUND:
+            raise
+        # The account may not look at the bucket, which exists.
 
 
 def is_stored_unchanged(storage: Any, key: str) -> bool:

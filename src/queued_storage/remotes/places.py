@@ -89,6 +89,16 @@ def holds(one: Place, other: Place) -> bool:
     return _slashed(other.root).startswith(_slashed(one.root))
 
 
+def path_inside(one: Place, other: Place) -> str:
+    """Return the path from the root of ``one`` to that of ``other``; "" if it is not below."""
+    if same_place(one, other) or not holds(one, other):
+        return ""
+    if one.kind != FILE_SYSTEM:
+        return other.root.removeprefix(_slashed(one.root)).strip("/")
+    root = next(path for path in _with_parents(other.root) if _is_same_directory(one.root, path))
+    return os.path.relpath(os.path.realpath(other.root), root)
+
+
 @lru_cache(1000)  # each attempt to transfer a file asks for it
 def are_apart(one: Place, other: Place) -> bool:
     """Return whether no file of one place is a file of the other.

@@ -50,7 +50,9 @@ _STRUCTURE = re.compile(
     rf"""
       (?P<pem> -----BEGIN .*? (?: -----END [^-\n]{{0,80}} -{{0,5}} | \Z ) )
     | (?P<url> (?<![\w.+-]) [A-Za-z][\w.+-]{{0,40}} ://  [^\s"'`<>]* )
-    | (?P<xml> < (?P<tag> [A-Za-z][\w.:-]{{0,60}} ) > (?P<content> [^<>]* ) (?= </ | \Z ) )
+    | (?P<login> (?<![\w.%+-]) (?P<user> [\w.%+-]+ : ) [^\s@:"'`/]{{1,200}} @ (?= [\w\[] ) )
+    | (?P<xml> < (?P<tag> [A-Za-z][\w.:-]{{0,60}} ) (?P<attributes> \s [^<>=]* = [^<>]* )? >
+        (?P<content> [^<>]* ) (?= </ | \Z ) )
     | (?P<query> [?\#] (?= [^\s"'`<>?\#=]+ = ) [^\s"'`<>]* )
     | (?P<pair> (?<![\w.-]) -{{0,2}} (?P<name> [A-Za-z_][\w.-]* ) (?P<quote> {_QUOTE}? \]? )
         (?P<sign> \s* (?: => | := | ==? | -> | :(?!//) | %3[DdAa] ) \s*
@@ -66,11 +68,15 @@ _QUOTED = re.compile(rf"[bBuUrRfF]{{0,2}}(?P<open>{_QUOTE})")
 _TOKEN = re.compile(r"[^\s\"'`,;()\[\]{}<>|]+")
 _LINE = re.compile(r"[^\r\n]*")
 _UNQUOTED = re.compile(r"[^\"'`\r\n]*")
+_PEEK = re.compile(r"[bBuU]?[\"'`]?([^\"'`\r\n]{0,120})")
 _QUOTES = frozenset("\"'`")
 _PROSE_WORD = re.compile(r"\(?[A-Z]?[^\W\d_A-Z]{1,20}[.:!?)]*")
 _SENTENCE = re.compile(r"(?:[A-Z]?[a-z]{1,12}'?[a-z]{0,2} ){3}[a-z]")
+_AFTER = re.compile(r"\s{1,4}[^\s,;]+")
+_ODD = re.compile(r"(?=.*[A-Za-z])(?=.*\d)[^\s./:@]{6,100}")
 _BARE = re.compile(r"[^\s;&\"'`<>]*")
-USER_OPTIONS = frozenset({"u", "user"})  # of curl, with "user:password"
+SHORT_OPTIONS = frozenset({"u", "user", "p"})  # for "user:password", and for a password
+_SCHEMES = frozenset({"basic", "bearer", "digest", "negotiate", "ntlm", "token"})
 _ANSWERS = frozenset({"", "None", "True", "False", "null", "true", "false", "YES", "NO"})
 _CLOSING = {"[": "]", "{": "}", "(": ")"}
 
@@ -101,12 +107,16 @@ def _structure(text: str, found: re.Match[str], by_look: bool) -> tuple[str, int
         return CUT, end
     if found["url"]:
         return _url(found["url"], by_look), end
+    if found["login"]:
+        return f"{found['user']}{CUT}@", end
     if found["xml"]:
         return _element(found)
     if found["query"]:
         return found[0][0] + CUT, end
     if found["option"]:
-        is_secret = _SECRETIVE_PART.search(_normal(found["long"])) or found["long"] in USER_OPTIONS
+        is_short = found["long"] in SHORT_OPTIONS
+        is_secret = is_short and not _is_trivial(_value(text, end, is_line=False)[1])
+        is_secret = is_secret or _SECRETIVE_PART.search(_normal(found["long"])) is not None
         return _cut_value(text, found[0], end, is_line=False) if is_secret else (found[0], end)
     if found["word"]:
         is_prose = _PROSE_WORD.fullmatch(found["after"])  # such as "password authentication"
@@ -116,12 +126,13 @@ def _structure(text: str, found: re.Match[str], by_look: bool) -> tuple[str, int
 
 def _element(found: re.Match[str]) -> tuple[str, int]:
     normal, content = _normal(found["tag"].rpartition(":")[2]), found["content"]
+    opening = f"<{found['tag']}{' ' + CUT if found['attributes'] else ''}>"
     if _IDS.match(normal) and _looks_like_id(content):
-        return found[0], found.end()
+        return opening + content, found.end()
     is_whole = found.end() < len(found.string)  # otherwise it may be prose
     if _may_be_shown(normal, content) or not (is_whole or _SECRETIVE_PART.search(normal)):
-        return f"<{found['tag']}>", found.start("content")
-    return f"<{found['tag']}>{CUT}", found.end()
+        return opening, found.start("content")
+    return opening + CUT, found.end()
 
 
 def _pair(text: str, found: re.Match[str]) -> tuple[str, int]:
@@ -134,7 +145,9 @@ def _pair(text: str, found: re.Match[str]) -> tuple[str, int]:
     if sign == ",":  # ('Authorization', 'Basic …')
         is_kept = not _SECRETIVE_PART.search(normal) or normal in _HARMLESS
     elif is_line and not re.search("[-_]", name):  # a word of prose, or a key in YAML
-        is_kept = not _SECRETIVE.match(normal) or _value(text, end, is_line)[1] in _ANSWERS
+        peek = _PEEK.match(text, end)
+        value = peek[1].rstrip("),]}.") if peek else ""
+        is_kept = value in _ANSWERS or not (_SECRETIVE.match(normal) or _is_odd(name, value))
     else:
         is_kept = _may_be_shown(normal, _value(text, end, is_line)[1])
         # "my-storage: local and remote are …" is no header
@@ -151,6 +164,15 @@ def _pair(text: str, found: re.Match[str]) -> tuple[str, int]:
 def _is_prose_after(text: str, start: int, normal: str) -> bool:
     """Return whether a sentence of common words follows a name that is not known."""
     return not _SECRETIVE_PART.search(normal) and _SENTENCE.match(text, start) is not None
+
+
+def _is_odd(name: str, value: str) -> bool:
+    """Return whether all that a word of prose introduces is a mixture of letters and digits.
+
+    In "Kennwort: hunter2" it may be a password, whatever the language calls it.
+    """
+    is_word = name[1:].islower() and _normal(name) not in _HARMLESS
+    return is_word and _ODD.fullmatch(value.strip()) is not None
 
 
 def _may_be_shown(normal: str, value: str) -> bool:
@@ -191,6 +213,8 @@ def _end_of_quoted(text: str, start: int, quote: str) -> int:
 
 def _cut_value(text: str, before: str, start: int, is_line: bool) -> tuple[str, int]:
     opening, value, closing, end = _value(text, start, is_line)
+    if not opening and value.lower() in _SCHEMES and (more := _AFTER.match(text, end)):
+        end = more.end()  # Authorization=Bearer …
     return before + opening + (CUT if value else "") + closing, end
 
 

@@ -14,7 +14,7 @@ from django.utils.module_loading import import_string
 
 from ..conf import settings
 from ..exceptions import FileElsewhere
-from ..files import readcache, successors
+from ..files import presence, readcache, successors
 from ..files.localfiles import has_paths, is_as_on_disk, is_directory
 from ..ledger.database import ledger
 from ..ledger.models import QueuedFile
@@ -125,7 +125,7 @@ class Delivery:
         if is_directory(local, self.name):
             raise Http404(NOT_FOUND)
         row = QueuedFile(alias=self.storage.alias, name=self.name, remote_name=self.name)
-        if local.exists(self.name):
+        if presence.exists(local, self.name):
             row.size = local.size(self.name)
             row.saved_at = local.get_modified_time(self.name)
         else:

@@ -1,6 +1,6 @@
 """Deletes a file from both storages, as part of the transaction."""
 
-from ..files import localfiles
+from ..files import localfiles, presence
 from ..ledger.database import in_transaction, ledger, on_commit
 from ..ledger.names import Name, StoredName
 from ..ledger.states import Entry
@@ -33,7 +33,7 @@ class DeletingStorage(ReadableStorage):
         require_commits()
         if entry is not None:
             deleted = self._bury(entry)
-        elif self.asks_for_unknown or self.local.exists(stored.text):
+        elif self.asks_for_unknown or presence.exists(self.local, stored.text):
             deleted = self._bury_unrecorded(stored.text)
         else:
             return

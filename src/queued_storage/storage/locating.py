@@ -9,7 +9,7 @@ from django.core.files.storage import Storage
 from django.db import DatabaseError, InterfaceError
 
 from ..conf import settings
-from ..files import localfiles, spelling
+from ..files import localfiles, presence, spelling
 from ..ledger.database import ledger
 from ..ledger.models import QueuedFile
 from ..ledger.names import Name, StoredName
@@ -88,8 +88,14 @@ class LocatingStorage(ComposedStorage):
             is_remote = found.is_promoted
             return (self.remote, found.remote_name) if is_remote else (self.local, name.text)
         # A name that predates the ledger
-        is_remote = name.can_be_recorded and not self.local.exists(name.text)
+        is_remote = name.can_be_recorded and not self._may_be_local(name.text)
         return (self.remote if is_remote else self.local), name.text
+
+    def _may_be_local(self, name: str) -> bool:
+        try:
+            return presence.exists(self.local, name)
+        except OSError:  # it is no less local while its directory cannot be read
+            return True
 
     # URLs
 
@@ -98,16 +104,19 @@ class LocatingStorage(ComposedStorage):
         ``url_mode`` says so; makes no call to the remote.
 
         It answers without a database too: the local URL if there is a local file, else the URL
-        that the remote has for this name.
+        that the remote has for this name. A signed URL is not valid then: it is for a row.
         """
         stored = self._stored_for_url(name or "")
         if self.has_stable_urls and stored.can_be_recorded:
-            return self.stable_url(stored.text, kwargs.get("expire"))
+            with suppress(*NO_ANSWER):
+                return self.stable_url(stored.text, kwargs.get("expire"))
+            return links.signed(self.alias, stored.text, kwargs["expire"], None)
         found = self._entry_for_url(stored)
         if isinstance(found, str):
             return self.remote.url(found, **kwargs)
         return self._url_on(found, *self._route(stored, found), **kwargs)
 
+    @advised
     def stable_url(self, name: Name, expire: float | None = None) -> str:
         """Return a URL that stays the same while the file moves; requires ``queued_storage.urls``.
 

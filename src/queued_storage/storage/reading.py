@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from django.core.files import File
 from django.core.files.storage import Storage
 
-from ..files import localfiles, readcache, successors
+from ..files import localfiles, presence, readcache, successors
 from ..files.reopening import unwrapped
 from ..ledger.names import Name, StoredName
 from ..ledger.states import Entry
@@ -54,10 +54,10 @@ class ReadableStorage(LocatingStorage):
         stored = self._stored(name)
         if entry := self._entry(stored):
             return not entry.is_deleted
-        if self.local.exists(stored.text):
+        if presence.exists(self.local, stored.text):
             return True
         is_asked = self.asks_for_unknown and stored.can_be_recorded
-        return is_asked and self.remote.exists(stored.text)
+        return bool(is_asked and self.uploader.exists(stored.text))
 
     def _open_for_reading(self, name: StoredName, mode: str) -> File:
         return Opening(self, name, mode).file()
@@ -129,7 +129,8 @@ class ReadableStorage(LocatingStorage):
         entry = self._entry(stored)
         if entry is None:
             return path
-        if not entry.is_here or (entry.is_promoted and not self.local.exists(stored.text)):
+        is_certain = entry.is_here and not entry.is_promoted
+        if not (is_certain or (entry.is_here and presence.exists(self.local, stored.text))):
             raise NotImplementedError(
                 f"{stored.text!r} does not have a local copy; use local_path() or open()."
             )

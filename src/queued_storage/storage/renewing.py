@@ -14,7 +14,7 @@ from django.db import connections, transaction
 from ..conf import settings
 from ..exceptions import NameUnavailable
 from ..files import localfiles, successors
-from ..files.localfiles import NewFile
+from ..files.newfiles import NewFile
 from ..files.streams import content_of
 from ..files.successors import NextVersion
 from ..files.writing import WritableFile

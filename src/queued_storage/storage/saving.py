@@ -13,11 +13,11 @@ from django.utils.deconstruct import deconstructible
 
 from ..exceptions import NameUnavailable
 from ..files import localfiles
+from ..files.newfiles import new_file
 from ..files.reopening import StoredFile
 from ..files.streams import MeasuredFile, content_of
 from ..files.writing import is_for_writing
 from ..ledger.aliases import keeps_its_key
-from ..ledger.database import in_transaction
 from ..ledger.names import Name, StoredName, tidy
 from ..ledger.states import Content
 from ..queues.on_commit import require_commits
@@ -119,7 +119,7 @@ class QueuedStorage(AsyncStorage):
 
     def is_name_available(self, name: str, max_length: int | None = None) -> bool:
         """Return whether a new file may try this name: it is short enough, and no local copy has
-        it but one that this transaction deletes.
+        it but that of a deleted file.
 
         The ledger decides about names on other hosts and on the remote, when the row is written.
         """
@@ -128,8 +128,9 @@ class QueuedStorage(AsyncStorage):
         return not self.local.exists(name) or self._is_deleted_here(name)
 
     def _is_deleted_here(self, name: str) -> bool:
-        """Return whether the local copy of this name goes when the transaction is committed."""
-        if not in_transaction() or not localfiles.has_paths(self.local):
+        """Return whether the local copy of this name is a deleted file's: it goes when the
+        transaction is committed, or once a worker has compared an unconfirmed upload with it."""
+        if not localfiles.has_paths(self.local):
             return False
         entry = self._entry(StoredName.of(name))
         return bool(entry and entry.is_deleted and entry.is_here)
@@ -148,7 +149,7 @@ class QueuedStorage(AsyncStorage):
         measured = MeasuredFile(content, name)
         # A movable file is not read.
         is_moved = hasattr(content, "temporary_file_path") and localfiles.moves_files(local)
-        with localfiles.new_file(local, name, content if is_moved else measured) as file:
+        with new_file(local, name, content if is_moved else measured) as file:
 
             def details() -> Content:
                 found = measured.content

@@ -13,7 +13,7 @@ from ..exceptions import (
     TransferError,
     VerificationError,
 )
-from ..files import successors
+from ..files import presence, successors
 from ..files.stamps import Stamp
 from ..files.streams import checksum_of
 from ..ledger.models import QueuedFile
@@ -64,12 +64,16 @@ class Attempt:
         uploader = self.parts.uploader
         local_proxy = LocalProxy(local, self.lease)
         remote_proxy = RemoteProxy(remote, self.lease, uploader)
-        self._require_local_copy(local, local_proxy)
+        try:
+            self._require_local_copy(local, local_proxy)
+        except Exception:
+            remote_proxy.release_try()
+            raise
         try:
             upload = self._call_task(local_proxy, remote_proxy) or self._find(self.parts.task)
             outcome = self._promote(upload, uploader, evict=local_proxy.delete_wanted)
         except BaseException:
-            remote_proxy.confirm()
+            remote_proxy.settle()
             raise
         if upload.is_verbatim:
             self._remember(upload.content, remote_proxy.stamp)
@@ -77,6 +81,8 @@ class Attempt:
 
     def _run_foreign(self, task: object) -> Outcome:
         if self.row.attempts == 1:  # the process that saved the file died before it called the task
+            if not self.lease.ledger.mark_tried(self.row):
+                self.lease.lose()
             self.storage.call_foreign_task(self.row.name)
         return self._promote(self._find(task), self.parts.uploader, evict=False)
 
@@ -98,14 +104,15 @@ class Attempt:
     # The local copy
 
     def _require_local_copy(self, local: Storage, proxy: LocalProxy) -> None:
-        successors.put_in_place(local, self.row.name, self.row)
-        if not local.exists(self.row.name):
+        with presence.errors_of(self.row.name):
+            successors.put_in_place(local, self.row.name, self.row)
+            size = local.size(self.row.name) if presence.exists(local, self.row.name) else None
+        if size is None:
             raise LocalFileMissing(
                 f"The local copy of {self.row.name!r} does not exist "
                 f"(saved on {self.row.host}). Put it back and retry, or if "
                 f"the remote has the file already, run 'manage.py queued_storage adopt'."
             )
-        size = local.size(self.row.name)
         # A storage that compresses or encrypts may report a size other than that of the content.
         if size != self.row.size and not (self.row.checksum and self._reads_as_saved(proxy)):
             raise LocalFileChanged(
@@ -139,7 +146,7 @@ class Attempt:
     def _find(self, task: object) -> Upload:
         """Return the remote copy that a task made without the proxy."""
         remote_name = self.row.remote_name or self.row.name
-        if not self.parts.remote.exists(remote_name):
+        if not self.parts.uploader.exists(remote_name):
             name = getattr(task, "__qualname__", type(task).__qualname__)
             raise TransferError(f"{name} did not upload {remote_name!r}.")
         return Upload(remote_name, Content(self.row.size, self._saved_checksum()), is_found=True)

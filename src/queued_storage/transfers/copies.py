@@ -2,7 +2,8 @@
 
 import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from enum import Enum
 from typing import NamedTuple
 
 from django.core.exceptions import ImproperlyConfigured
@@ -11,9 +12,9 @@ from django.db import transaction
 
 from ..conf import settings
 from ..exceptions import LeaseLost, VerificationError
-from ..files import localfiles, successors
+from ..files import localfiles, presence, successors
 from ..files.stamps import Stamp
-from ..files.streams import MeasuredFile, checksum_of
+from ..files.streams import checksum_of
 from ..files.successors import Version
 from ..ledger.database import ledger, ledger_database
 from ..ledger.models import QueuedFile
@@ -62,47 +63,47 @@ def verify_remote(
     return uploader.verify(row.remote_name, content, level if row.checksum else "size")
 
 
-def are_remains(uploader: Uploader, row: QueuedFile, remains: Content) -> bool:
-    """Return whether the object under the file's own name is what an interrupted attempt sent.
+class Likeness(Enum):
+    """What an object has in common with the bytes of a file."""
 
-    It is if it has that size and checksum, and is not the copy of another file.
+    SAME = "all bytes"
+    BEGINNING = "the first bytes, as an interrupted upload leaves them"
+    NONE = "nothing that proves anything"
+
+
+def likeness(
+    uploader: Uploader, row: QueuedFile, remote_name: str, file: File, *, is_verbatim: bool = True
+) -> Likeness:
+    """Compare an object with a file, byte by byte.
+
+    A checksum is no proof here, because an attacker can construct a collision. With
+    ``is_verbatim`` the file has the bytes of the row.
     """
     try:
-        if uploader.verify(row.name, remains, "checksum") == "size":
-            uploader.verify_content(row.name, remains)
-    except (VerificationError, FileNotFoundError):
-        return False
-    return not is_copy_of_another_file(row, row.name)
+        file.seek(0)
+    except (AttributeError, OSError):  # it can be read only once, and was
+        return Likeness.NONE
+    if is_verbatim and uploader.replaces:  # no object is unfinished, so a checksum can refute it
+        try:
+            known = Content(row.size, row.checksum)
+            uploader.verify(remote_name, known, "checksum" if row.checksum else "size")
+        except VerificationError:
+            return Likeness.NONE
+    return _likeness(uploader.read_back(remote_name), file.chunks())
 
 
-def is_copy_of_another_file(row: QueuedFile, remote_name: str) -> bool:
-    """Return whether the ledger has this remote name for a file other than ``row``."""
-    return ledger().exclude(pk=row.pk).with_remote_name(remote_name).exists()
-
-
-def has_same_bytes(
-    uploader: Uploader, row: QueuedFile, remote_name: str, outgoing: MeasuredFile
-) -> bool:
-    """Compare an object with the outgoing file, byte by byte.
-
-    A checksum is no proof here, because an attacker can construct a collision.
-    """
-    try:  # the uploader knows how to ask for the size
-        uploader.verify_size(remote_name, Content(row.size, row.checksum))
-    except VerificationError:
-        return False
-    found = b""
-    pieces = uploader.read_back(remote_name)
-    for sent in outgoing.chunks():
-        while len(found) < len(sent):
-            more = next(pieces, b"")
-            if not more:
-                return False
-            found += more
-        if found[: len(sent)] != sent:
-            return False
-        found = found[len(sent) :]
-    return not found and not next(pieces, b"")
+def _likeness(found: Iterator[bytes], expected: Iterable[bytes]) -> Likeness:
+    rest = b""
+    for piece in expected:
+        while len(rest) < len(piece):
+            more = next(found, None)
+            if more is None:
+                return Likeness.BEGINNING if piece.startswith(rest) else Likeness.NONE
+            rest += more
+        if not rest.startswith(piece):
+            return Likeness.NONE
+        rest = rest[len(piece) :]
+    return Likeness.NONE if rest or any(found) else Likeness.SAME
 
 
 # The local copy
@@ -138,14 +139,20 @@ def require_other_file(storage: TransferringStorage, row: QueuedFile) -> None:
             )
 
 
-def drop_local(storage: TransferringStorage, name: str, version: Version) -> None:
+def drop_local(
+    storage: TransferringStorage, name: str, version: Version, *, even_unconfirmed: bool = False
+) -> None:
     """Delete the local copy of a tombstone, while its row is locked.
 
     Without the lock, a late call could delete a new file that was given the name in the meantime:
-    as a new row, after another worker had finished the delete, or as a new generation.
+    as a new row, after another worker had finished the delete, or as a new generation. While an
+    upload is unconfirmed, only the local copy can prove that an object is this file's, so it stays
+    for the purge.
     """
     with transaction.atomic(using=ledger_database()):
-        if ledger().mark_local_dropped(version.pk, version.generation):
+        if ledger().mark_local_dropped(
+            version.pk, version.generation, even_unconfirmed=even_unconfirmed
+        ):
             # A file may be where its directory was.
             with contextlib.suppress(FileNotFoundError, NotADirectoryError):
                 successors.remove(storage.local, name, version)
@@ -154,7 +161,7 @@ def drop_local(storage: TransferringStorage, name: str, version: Version) -> Non
 def is_copy(storage: TransferringStorage, row: QueuedFile) -> bool:
     """Return whether the local file has the bytes that the ledger says; this reads all of them."""
     name = successors.current_name(storage.local, row.name, row)
-    if not storage.local.exists(name):
+    if not presence.exists(storage.local, name):
         return False
     with storage.local.open(name) as file:
         return has_saved_bytes(row, file)

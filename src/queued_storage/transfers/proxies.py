@@ -8,7 +8,7 @@ from typing import Any
 from django.core.files import File
 from django.core.files.storage import Storage
 
-from ..files import localfiles
+from ..files import localfiles, presence
 from ..files.stamps import Stamp
 from ..files.streams import MeasuredFile, Saved
 from ..ledger.states import Content
@@ -39,9 +39,10 @@ class LocalProxy(StorageProxy):
     delete_wanted = False
 
     def open(self, name: str, mode: str = "rb") -> File:
-        file = self.storage.open(name, mode)
         if name != self._name or mode != "rb":
-            return file
+            return self.storage.open(name, mode)
+        with presence.errors_of(name):
+            file = self.storage.open(name, mode)
         watched = WatchedFile(file, name, self._lease.progress)
         if localfiles.moves_files(self.storage):
             watched.path = self.storage.path(name)
@@ -86,7 +87,7 @@ class RemoteProxy(StorageProxy):
     """The remote storage. ``save()`` sends the file through the uploader."""
 
     _NAMED = frozenset(  # the methods whose first argument is a file's name
-        {"delete", "exists", "open", "path", "size", "url"}
+        {"exists", "open", "path", "size", "url"}
         | {"get_accessed_time", "get_created_time", "get_modified_time"}
     )
 
@@ -122,17 +123,35 @@ class RemoteProxy(StorageProxy):
         if is_verbatim and content.path:
             known = Content(row.size, row.checksum)
             outgoing.saved = Saved(content.path, known, self._lease.progress)
-        naming = Naming(
-            self.storage, self._uploader, self._lease, outgoing, is_verbatim=is_verbatim
+        self.settle()  # a task may send the file again
+        self._uploader.has_proof = False
+        self._naming = Naming(
+            self.storage,
+            self._uploader,
+            self._lease,
+            outgoing,
+            is_verbatim=is_verbatim,
+            is_repeated=self._naming is not None and self._naming.is_begun,
         )
-        remote_name = naming.send()
-        self._naming = naming
+        remote_name = self._naming.send()
         self.upload = Upload(
             remote_name, outgoing.content, is_verbatim, is_proved=self._uploader.has_proof
         )
         return name
 
-    def confirm(self) -> None:
-        """Write the name that was used to the ledger, if no promotion is going to do it."""
+    def delete(self, name: str) -> None:
+        """Delete a file; of the transferred file only what an upload of it has made."""
+        if name != self._name:
+            self.storage.delete(name)
+        elif self._lease.row.is_object_its_own or (self._naming and self._naming.is_sent):
+            self.storage.delete(self._lease.row.remote_name)
+
+    def release_try(self) -> None:
+        """Record that nothing was sent, if the ledger says that the file may have been."""
+        if self._lease.row.is_tried:
+            self._lease.ledger.release_remote_name(self._lease.row)
+
+    def settle(self) -> None:
+        """Write to the ledger what is known of the object, if no promotion is going to do it."""
         if self._naming:
-            self._naming.confirm()
+            self._naming.settle()

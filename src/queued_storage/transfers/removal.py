@@ -3,15 +3,17 @@
 from functools import cached_property
 
 from ..conf import settings
-from ..exceptions import LeaseLost, VerificationError
-from ..files import readcache
+from ..exceptions import LeaseLost
+from ..files import presence, readcache, successors
 from ..files.stamps import stamp_of
 from ..ledger.models import QueuedFile
-from ..ledger.states import Content
+from ..reporting.logs import logger
 from ..uploaders import Uploader
 from . import copies, intact
+from .copies import Likeness
 from .leases import Lease
 from .outcomes import Outcome
+from .owners import Others
 from .parts import TransferringStorage
 
 
@@ -35,7 +37,6 @@ def evict(storage: TransferringStorage, row: QueuedFile, lease: Lease) -> Outcom
     seen = lease.intact
     if seen is None or stamp_of(storage.local, row.name) != seen:
         seen = intact.require_intact(storage, row, lease.progress)
-        lease.confirm()
     copies.free_local(storage, row, seen)
     return Outcome.EVICTED
 
@@ -62,11 +63,11 @@ class _Purge:
 
     def run(self) -> None:
         row = self._row
-        remote_name = row.remote_name or self._name_of_remains() or self._name_of_found()
-        if remote_name and not self._is_of_another_file(remote_name):
+        remote_name = row.object_name
+        if remote_name and self._is_its_own(remote_name):
             self._remove_remote(remote_name)
         self._lease.require()
-        copies.drop_local(self._storage, row.name, row)
+        copies.drop_local(self._storage, row.name, row, even_unconfirmed=True)
         if not self._lease.ledger.remove_tombstone(row):
             raise LeaseLost(f"{row} is being purged by another worker.")
 
@@ -76,30 +77,35 @@ class _Purge:
             self._uploader.forget_unfinished(remote_name)
         self._uploader.remove(remote_name)
 
-    def _is_of_another_file(self, remote_name: str) -> bool:
-        """Return whether the object is the copy of another file; a saved file has its own."""
-        if self._was_saved:
-            return False
-        files = self._lease.ledger.filter(alias=self._row.alias).exclude(pk=self._row.pk)
-        return files.with_remote_name(remote_name).exists()
+    def _is_its_own(self, remote_name: str) -> bool:
+        """Return whether the object is this file's, and no other file of the ledger needs it."""
+        row, others = self._row, Others(self._row, self._storage.remote)
+        if not row.unconfirmed and self._was_saved:
+            return not others.have(remote_name)
+        # The file may not have reached the remote, or was never sent.
+        is_proved = not row.unconfirmed or self._is_proved(remote_name)
+        return is_proved and not others.have_under_any_name(remote_name)
 
-    def _name_of_remains(self) -> str:
-        """Return the name to which an interrupted attempt sent the file; "" if there is none."""
-        remains = self._row.remains
-        is_there = remains and copies.are_remains(self._uploader, self._row, remains)
-        return self._row.name if is_there else ""
-
-    def _name_of_found(self) -> str:
-        """Return the name under which a foreign task stored the file; "" if it did not.
-
-        Any other object with that name stays: it may not be this file's.
-        """
+    def _is_proved(self, remote_name: str) -> bool:
+        """Return whether the local copy proves that an unconfirmed upload made the object."""
         row, storage = self._row, self._storage
-        if not storage.foreign_task or not storage.remote.exists(row.name):
-            return ""
-        found = copies.Upload(row.name, Content(row.size, row.checksum), is_found=True)
-        try:
-            copies.verify_upload(self._uploader, found, self._lease.progress)
-        except VerificationError:
-            return ""
-        return row.name
+        if not self._uploader.exists(remote_name):
+            self._uploader.forget_unfinished(remote_name)
+            return False
+        sent = row.sending
+        is_current = sent is not None and (sent.size, sent.checksum) == (row.size, row.checksum)
+        name = successors.current_name(storage.local, row.name, row)
+        if is_current and presence.exists(storage.local, name):
+            with storage.local.open(name) as file:
+                found = copies.likeness(self._uploader, row, remote_name, file)
+            if found is Likeness.SAME:
+                return True
+            if found is Likeness.BEGINNING and not self._uploader.replaces:
+                return True
+        logger.warning(
+            "%s is deleted, but not the object %r on the remote: it isn't known whether an "
+            "interrupted upload of this file made it.",
+            row,
+            remote_name,
+        )
+        return False

@@ -12,7 +12,14 @@ from django.db import connections
 from django.dispatch import Signal
 
 from ..conf import settings
-from ..exceptions import InvalidResult, LeaseLost, LocalFileChanged, LocalFileMissing, NameTooLong
+from ..exceptions import (
+    InvalidResult,
+    LeaseLost,
+    LocalFileChanged,
+    LocalFileMissing,
+    LocalFileUnreadable,
+    NameTooLong,
+)
 from ..ledger.database import ledger
 from ..ledger.models import QueuedFile
 from ..ledger.states import State
@@ -218,7 +225,8 @@ class _Work:
         """Record the failure and release the row; return False if the claim was lost."""
         row = self.row
         text = reason(error, *sides_of(row))
-        is_setup = isinstance(error, ImproperlyConfigured)  # a fault of this process
+        # Faults of this process or host, not of the file
+        is_setup = isinstance(error, ImproperlyConfigured | LocalFileUnreadable)
         will_retry = is_setup or self._will_retry(error)
         if will_retry:
             count = self._is_evicting or not is_setup

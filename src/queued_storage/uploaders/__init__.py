@@ -16,6 +16,7 @@ SPECIALISTS = {
     "storages.backends.azure_storage.AzureStorage": "queued_storage.uploaders.azure.AzureUploader",
     "storages.backends.ftp.FTPStorage": "queued_storage.uploaders.ftp.FTPUploader",
     "storages.backends.s3.S3Storage": "queued_storage.uploaders.s3.S3Uploader",
+    "storages.backends.sftpstorage.SFTPStorage": "queued_storage.uploaders.sftp.SFTPUploader",
 }
 GENERIC = "queued_storage.uploaders.generic.GenericUploader"
 

@@ -8,6 +8,7 @@ from django.core.files import File
 from django.core.files.storage import Storage
 
 from ..exceptions import VerificationError
+from ..files import presence
 from ..files.streams import MeasuredFile, checksum_of
 from ..files.walking import names_on
 from ..ledger.states import Content
@@ -33,6 +34,9 @@ class Uploader(ABC):
         self.progress: Callable[[], object] = lambda: None
         # Whether the response to the last upload proved as much as verify() with "checksum".
         self.has_proof = False
+        # Whether the last upload_new() sent its request only once. Otherwise the remote may have
+        # stored the file and then refused to overwrite it.
+        self.was_sent_once = False
 
     # May be overridden
 
@@ -63,9 +67,10 @@ class Uploader(ABC):
         return None
 
     def exists(self, name: str) -> bool:
-        """Return whether the remote has the file."""
+        """Return whether the remote has the file. An error is raised if that cannot be found out,
+        for example because the remote refuses to answer, or does not exist."""
         with guarded(self.remote, name):
-            return self.remote.exists(name)
+            return presence.exists(self.remote, name)
 
     def is_free(self, name: str) -> bool:
         """Return whether no object seems to have the name, before the upload that finds out."""
@@ -76,7 +81,7 @@ class Uploader(ABC):
         try:
             self.remote.delete(name)
         except Exception:
-            if self.remote.exists(name):
+            if self.exists(name):
                 raise
 
     def verify(self, name: str, sent: Content, level: str) -> str:

@@ -2,11 +2,15 @@
 
 import ftplib
 import posixpath
+import re
 from collections.abc import Iterator
 from typing import Any, cast
 
 from ..ledger.states import Content
 from .generic import GenericUploader
+
+MISSING = re.compile("[45]50")  # an answer to a listing that may mean that nothing is there
+ABSENT = re.compile(r"no such|no files|not found|not exist|cannot find", re.IGNORECASE)
 
 
 class FTPUploader(GenericUploader):
@@ -24,6 +28,32 @@ class FTPUploader(GenericUploader):
         connection = self._connection()
         connection.voidcmd("TYPE I")  # for text, the server would convert line ends
         return connection.size(name)
+
+    def exists(self, name: str) -> bool:
+        """Look for the name in the listing of its directory.
+
+        ``FTPStorage`` returns False for every answer that is an error. Here the answer must say
+        that there is no such directory, or no file in it, or the directory must be missing in the
+        listing of the one above.
+        """
+        directory, file_name = posixpath.split(name)
+        try:
+            found = self._connection().nlst(directory)
+        except (ftplib.error_perm, ftplib.error_temp) as error:
+            if not MISSING.match(str(error)):
+                raise
+            if ABSENT.search(str(error)) or (directory and not self.exists(directory)):
+                return False
+            raise
+        return not {name, file_name}.isdisjoint(each.rstrip("/") for each in found)
+
+    def remove(self, name: str) -> None:
+        """Delete the file: ``FTPStorage`` deletes nothing if it finds no file."""
+        try:
+            self._connection().delete(name)
+        except ftplib.error_perm:
+            if self.exists(name):
+                raise
 
     def names(self, under: str = "") -> Iterator[str]:
         try:

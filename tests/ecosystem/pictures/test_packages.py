@@ -8,12 +8,15 @@ from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError
+from django.core.files.storage import default_storage
+from django.core.management import call_command
+from easy_thumbnails.models import Source
 from wagtail.images.models import Image
 
 from tests.support.services import S3Server
 
 from .gallery.models import Easy, Kit, Sorl
-from .site import KEEPS, PLAIN, picture, site_on
+from .site import EVICTS, KEEPS, PLAIN, picture, site_on
 from .test_requests import DOCS
 
 pytestmark = pytest.mark.django_db
@@ -51,14 +54,14 @@ def test_easy_thumbnails_replaces_a_thumbnail(
         os.utime(site.media / thumbnail, (0, 0))  # older than its original
 
         with django_capture_on_commit_callbacks(execute=True):
-            [between] = site.page("easy", 50)
+            [again] = site.page("easy", 50)
+        assert again == url
         assert site.local_names() == {original, thumbnail}
-        assert site.width_of(between) == 50
+        assert site.width_of(again) == 50
 
         site.transfer()
-        [again] = site.page("easy", 50)
-        assert again == url
-        assert site.width_of(again) == 50
+        [remote] = site.page("easy", 50)
+        assert site.width_of(remote) == 50
         assert site.local_names() == site.remote_names() == {original, thumbnail}
 
 
@@ -75,3 +78,15 @@ def test_docs_list_the_tested_versions() -> None:
     text = " ".join((DOCS / "pictures.md").read_text().split())
     for package in ("Pillow", "easy-thumbnails", "sorl-thumbnail", "django-imagekit", "Wagtail"):
         assert f"{package} {version(package)}" in text
+
+
+@pytest.mark.parametrize("task", [KEEPS, EVICTS])
+def test_easy_thumbnails_cleanup_finds_every_original(s3_server: S3Server, task: str) -> None:
+    with site_on(s3_server, task) as site:
+        original = Easy.objects.create(image=picture(1)).image.name
+        site.page("easy", 50)
+        site.transfer()
+        call_command("thumbnail_cleanup")
+        assert default_storage.exists(original)
+        assert len(site.remote_names()) == 2
+        assert Source.objects.count() == 1

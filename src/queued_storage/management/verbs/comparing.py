@@ -192,7 +192,7 @@ class Orphans(RepeatableVerb):
             files = counted(len(refused), "{} file has a name", "{} files have names")
             raise CommandError(
                 f"{files} that the ledger cannot have, for example because it is not valid UTF-8. "
-                f"They were left alone; rename or delete them yourself.",
+                f"Rename or delete such files yourself.",
                 returncode=1,
             )
 

@@ -86,6 +86,7 @@ class Outcome(enum.Enum):
     """The result of sending an object."""
 
     NOT_SENT = enum.auto()  # boto3 must send it
+    FAILED = enum.auto()  # boto3 must send it, although the server may have stored it
     SENT = enum.auto()  # the server accepted it, but the response does not prove what it stored
     PROVED = enum.auto()  # the server stored these bytes
 
@@ -256,7 +257,7 @@ class Sender:
             return Outcome.NOT_SENT  # boto3 reports it
         except self._failures:
             self._rest = REST
-            return Outcome.NOT_SENT
+            return Outcome.FAILED
         md5 = hashlib.md5(what.data, usedforsecurity=False).hexdigest()
         if (answer["e_tag"] or "").strip('"') == md5:
             return Outcome.PROVED

@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from mypy_boto3_s3.type_defs import HeadObjectOutputTypeDef
 
 
+MISSING = ("NoSuchKey", "NoSuchVersion")  # error codes by which the bucket has no such object
+
+
 class S3Uploader(Uploader):
     """Uploads a small file in one request and a large one in parts, verified by a checksum.
 
@@ -64,10 +67,13 @@ class S3Uploader(Uploader):
 
         See https://docs.aws.amazon.com/AmazonS3/latest/userguide/conditional-writes.html.
         """
+        self.was_sent_once = True
         try:
             return self._upload(name, content, is_new=True)
         except ClientError as error:
             if _status(error) == HTTPStatus.PRECONDITION_FAILED:
+                # A request that boto3 repeats may be refused because of the object that it made.
+                self.was_sent_once &= error.response["ResponseMetadata"].get("RetryAttempts") == 0
                 raise FileExistsError(f"The remote has another object named {name!r}.") from error
             raise
 
@@ -143,12 +149,14 @@ class S3Uploader(Uploader):
 
     def _upload_small(self, name: str, what: SmallObject, named: str | None, sent: Content) -> None:
         substitute = self._substitute(named)
-        match substitute.send(what) if substitute else Outcome.NOT_SENT:
+        outcome = substitute.send(what) if substitute else Outcome.NOT_SENT
+        self.was_sent_once &= outcome is not Outcome.FAILED
+        match outcome:
             case Outcome.PROVED:
                 self.has_proof = True
             case Outcome.SENT:
                 self.has_proof = self._is_shown(name, sum_of(SHA256, what.data))
-            case Outcome.NOT_SENT:
+            case Outcome.NOT_SENT | Outcome.FAILED:
                 self.has_proof = self._put(name, what, named, sent, substitute)
 
     def _substitute(self, named: str | None) -> Substitute | None:
@@ -247,16 +255,46 @@ class S3Uploader(Uploader):
             # It ended meanwhile, or the account may not abort it; a lifecycle rule can.
             logger.info("Unfinished uploads to %r were not aborted: %s", name, reason(error))
 
+    # Looking and removing
+
     def exists(self, name: str) -> bool:
-        return self._bucket.allows(name) and super().exists(name)
+        """Return whether the bucket has the object.
+
+        The answer to HEAD has no body, so a missing bucket, or a wrong endpoint, looks like a
+        missing object. GET tells them apart.
+        """
+        if not self._bucket.allows(name):
+            return False
+        return super().exists(name) or not self._is_missing(name)
+
+    def _is_missing(self, name: str) -> bool:
+        try:
+            for _piece in self.read_part(name, 0, 1):
+                return False
+        except ClientError as error:
+            if _status(error) == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:  # it is empty
+                return False
+            if _code(error) not in MISSING:
+                raise
+            return True
+        return False
 
     def is_free(self, name: str) -> bool:
         self._bucket.place(name)  # raises an error for a name that is too long
-        return super().is_free(name)
+        return not super().exists(name)  # an upload to a missing bucket fails
 
     def remove(self, name: str) -> None:
-        if self._bucket.allows(name):
+        """Delete the object: ``S3Storage`` says nothing if the bucket is missing."""
+        if not self._bucket.allows(name):
+            return
+        if type(self.remote).delete is not S3Storage.delete:
             super().remove(name)
+            return
+        try:
+            self._bucket.client.delete_object(**self._bucket.place(name))
+        except ClientError as error:
+            if _code(error) not in MISSING:
+                raise
 
     # Verifying
 
@@ -347,6 +385,10 @@ class PlainS3Uploader(S3Uploader):
 
 def _status(error: ClientError) -> int:
     return error.response["ResponseMetadata"]["HTTPStatusCode"]
+
+
+def _code(error: ClientError) -> str:
+    return error.response.get("Error", {}).get("Code", "")
 
 
 def _crc32_of(content: Content) -> int:

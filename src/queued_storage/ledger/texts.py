@@ -1,0 +1,113 @@
+"""The texts of the statements that a worker executes for every file."""
+
+from collections.abc import Callable, Collection, Iterable
+from enum import Enum, auto
+from typing import Any
+
+from django.db import models
+from django.db.models import Case, F, Q, Value, When
+from django.db.models.functions import Cast, Concat
+
+from ..conf import settings
+from .models import QueuedFile
+from .rows import Rows
+from .sql.clock import DatabaseNow, seconds_from_now
+from .sql.statements import Parameter, Text, returns_rows, select_text, update_text
+from .states import CLAIM_COLUMNS, CLAIMABLE, Claim, State
+
+
+class Moment(Enum):
+    """A time of the database's clock, in place of a value."""
+
+    NOW = auto()
+    LEASE_END = auto()  # of a lease that begins or is renewed now
+
+    def expression(self) -> models.Expression:
+        return DatabaseNow() if self is Moment.NOW else seconds_from_now(settings.lease)
+
+
+def _parameter(column: str, name: str = "") -> Any:
+    field: Any = QueuedFile._meta.get_field(column)
+    return Parameter(name or column, field)
+
+
+def numbered(pks: Iterable[int]) -> dict[str, int]:
+    """The values of ``_numbered_keys()``."""
+    return {f"id {number}": pk for number, pk in enumerate(pks)}
+
+
+def _numbered_keys(count: int) -> list[Any]:
+    return [_parameter("id", f"id {number}") for number in range(count)]
+
+
+CLAIMED = [f"claimed {column}" for column in CLAIM_COLUMNS]
+
+
+def claimed_text(rows: Rows, *form: tuple[str, Moment | None]) -> Text:
+    claim = Claim(*map(_parameter, CLAIM_COLUMNS, CLAIMED))
+    columns = {
+        column: moment.expression() if moment else _parameter(column) for column, moment in form
+    }
+    return update_text(rows.under_claim(claim), columns)
+
+
+def due_text(rows: Rows, limit: int, aliases: Collection[str]) -> Text:
+    due = rows.due().of_aliases(aliases).claimable().exclude(state=State.TRANSFERRING)
+    return select_text(due.workable_here().order_by("due_at").unlocked_keys()[:limit])
+
+
+def take_text(
+    rows: Rows,
+    count: int,
+    trying: Collection[str],
+    chosen: Callable[[Any], Any] = lambda due: due,
+    attempts: Any = None,
+    skips_locked: bool = False,
+) -> Text:
+    """No index helps with the condition. MariaDB would sometimes use that of ``due_at`` instead of
+    the primary key, lock every due row, and end the transactions of others by a deadlock."""
+    is_work = Q(due_at__lte=DatabaseNow(), state__in=CLAIMABLE)
+    is_due = Case(When(is_work, then=Value(True)), default=Value(False))
+    rows = rows.filter(pk__in=_numbered_keys(count)).workable_here()
+    starts = When(state=State.PENDING, then=Value(State.TRANSFERRING))
+    token = _parameter("lease_token", "token")
+    columns = {
+        "unconfirmed": _tried_in(trying, token),
+        "attempts": attempts or F("attempts") + 1,
+        "state": Case(starts, default=F("state")),
+        "due_at": seconds_from_now(settings.lease),
+        "lease_token": token,
+        "sent": 0,
+    }
+    fields = QueuedFile._meta.concrete_fields if returns_rows(rows.db) else ()
+    due = chosen(rows.alias(is_due=is_due).filter(is_due=True))
+    return update_text(due, columns, fields, skips_locked=skips_locked)
+
+
+def _tried_in(aliases: Collection[str], token: Parameter) -> Case:
+    """What ``mark_tried()`` records, for the new files of these aliases: see ``Sending``."""
+    is_new = Q(state=State.PENDING, remote_name="", unconfirmed="")
+    is_known = Q(alias__in=aliases, checksum__startswith="crc32:")
+    size = Cast("size", models.CharField())
+    tried = Concat(size, Value(" "), "checksum", Value(" "), token)
+    return Case(When(is_new & is_known, then=tried), default=F("unconfirmed"))
+
+
+def promote_text(rows: Rows, count: int) -> Text:
+    claimed = rows.filter(
+        pk__in=_numbered_keys(count),
+        state=State.TRANSFERRING,
+        generation=_parameter("generation"),
+        lease_token=_parameter("lease_token", "token"),
+    )
+    columns = {
+        "state": State.TRANSFERRED,
+        "remote_name": F("name"),
+        "unconfirmed": "",
+        "verified": _parameter("verified"),
+        "last_error": "",
+        "transferred_at": DatabaseNow(),
+        "due_at": None,
+        "lease_token": "",
+    }
+    return update_text(claimed, columns, [QueuedFile._meta.get_field("id")], skips_locked=True)
