@@ -64,7 +64,7 @@ from queued_storage.queues.base import run_all
 from queued_storage.storage import routes
 from queued_storage.tasks import Transfer, TransferAndDelete
 from queued_storage.testing import Fault, FaultyStorage, drain
-from queued_storage.transfers import leases
+from queued_storage.transfers import leases, work
 from queued_storage.transfers.work import run_claimed
 from tests.support.stepped import (
     ACTORS_MAX,
@@ -72,6 +72,7 @@ from tests.support.stepped import (
     Dead,
     Fate,
     Kind,
+    Processes,
     SteppedQueue,
     SteppedRemote,
     SteppedStorage,
@@ -786,6 +787,7 @@ def test_users_always_see_their_own_files(
 ) -> None:
     settings.QUEUED_STORAGE = {**settings.QUEUED_STORAGE, "VERIFY": "content", "RETRIES": 1}
     monkeypatch.setattr(leases, "keep", keep)
+    monkeypatch.setattr(work, "solitude", Processes())
     monkeypatch.setattr(routes, "PER_PROCESS_TIMEOUT", 3600)  # no answer depends on the clock
     with stage() as pool:
         Model.bench = Bench(pool)

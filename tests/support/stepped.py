@@ -166,6 +166,18 @@ def keep(row: Any) -> Iterator[Lease]:
             actor.claims.pop()
 
 
+class Processes:
+    """Replaces ``solitude``: each actor is a process of its own, which does nothing else."""
+
+    @contextlib.contextmanager
+    def beside_others(self) -> Iterator[None]:
+        yield
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[bool]:
+        yield True
+
+
 @contextlib.contextmanager
 def stage() -> Iterator[ThreadPoolExecutor]:
     """Yield a pool of threads for actors. Each thread has its own database connection."""
