@@ -1,5 +1,6 @@
 """Invalid input raises a clear error and leaves nothing behind."""
 
+import contextlib
 import io
 import os
 import subprocess
@@ -89,7 +90,8 @@ def test_bad_name_is_not_opened_for_writing(name: str) -> None:
 @any_bad_name
 def test_bad_name_has_no_row_and_no_message(name: str) -> None:
     storage = make()
-    assert storage.queued_file(name) is None
+    with contextlib.suppress(SuspiciousFileOperation):  # for a path outside of the local storage
+        assert storage.queued_file(name) is None
     with pytest.raises((FileNotFoundError, SuspiciousFileOperation)):
         storage.transfer(name)
     assert storage.queue.messages == []
