@@ -72,7 +72,7 @@ def size_of(cache: Path) -> int:
 
 
 @pytest.mark.parametrize("mode", [0o777, 0o1777, 0o770, 0o720, 0o702])
-def test_a_directory_that_others_can_write_to_is_refused(
+def test_directory_that_others_can_write_is_refused(
     cache: Path, mode: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     cache.mkdir()

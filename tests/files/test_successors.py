@@ -110,7 +110,7 @@ def test_a_commit_that_fails_leaves_no_new_file(
     assert not was_there or read(storage, "a.txt") == b"unrecorded"
 
 
-def test_a_commit_whose_answer_is_lost_keeps_the_new_bytes() -> None:
+def test_lost_answer_to_a_commit_keeps_new_bytes() -> None:
     storage = make()
     name = transferred(storage)
     opened = storage.open(name, "wb")
@@ -156,7 +156,7 @@ def test_content_after_a_rollback_is_not_mixed_up() -> None:
 
 
 @pytest.mark.parametrize("evicts", [True, False])
-def test_a_worker_puts_in_place_what_a_dead_process_left(
+def test_worker_places_what_a_dead_process_left(
     evicts: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     storage = make(task="queued_storage.tasks.TransferAndDelete") if evicts else make()
@@ -226,7 +226,7 @@ def test_two_processes_put_the_same_content_in_place(monkeypatch: pytest.MonkeyP
     assert read(storage, name) == b"second"
 
 
-def test_an_orphan_of_a_rolled_back_transaction_is_found() -> None:
+def test_orphan_of_a_rollback_is_found() -> None:
     storage = make()
     name = transferred(storage)
     with rolled_back():
@@ -309,7 +309,7 @@ def test_only_later_generations_are_looked_for() -> None:
     assert successors.current_name(Untouched(), "a.txt", NextVersion(1, 1, "")) == "a.txt"
 
 
-def test_content_is_kept_for_a_file_that_is_there() -> None:
+def test_content_of_an_existing_file_is_kept() -> None:
     local = InMemoryStorage()
     local.save("a.txt", ContentFile(b"theirs"))
     with pytest.raises(FileExistsError):

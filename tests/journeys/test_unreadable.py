@@ -113,7 +113,7 @@ def test_another_user_may_not_look(tmp_path: Path) -> None:
 
 @each_reason
 @pytest.mark.parametrize("only", ["", "open", "stat", "lstat"])
-def test_a_file_is_retried_until_it_can_be_read(only: str, reason: int, settings: Settings) -> None:
+def test_unreadable_file_is_retried(only: str, reason: int, settings: Settings) -> None:
     settings.QUEUED_STORAGE = {"RETRIES": 1}
     storage, name = saved()
     with refusing(near(), reason, only="" if only == "lstat" else only):

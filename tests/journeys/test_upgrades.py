@@ -142,7 +142,7 @@ def test_a_lost_host_leaves_an_unknown_state_alone(settings: Any) -> None:
 
 
 @pytest.mark.parametrize("due_at", [None, LONG_AGO, "later"])
-def test_a_released_row_stays_due_as_the_newer_version_says(due_at: Any) -> None:
+def test_released_row_keeps_its_due_time(due_at: Any) -> None:
     storage = make()
     storage.save("a.txt", file())
     claimed = ledger().claim(row(storage, "a.txt").pk)
@@ -238,7 +238,7 @@ def test_pages_show_unknown_states(page: str) -> None:
     assert expected in answer.content.decode()
 
 
-def test_a_delete_or_new_content_counts_in_any_state(state: str) -> None:
+def test_delete_and_overwrite_count_in_any_state(state: str) -> None:
     storage = make()
     in_state(storage, state)
     in_state(storage, state, "b.txt")

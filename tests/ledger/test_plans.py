@@ -141,12 +141,12 @@ def test_a_status_counts_only_the_newest(storage: Any, monkeypatch: pytest.Monke
     assert (transferred.files, transferred.bytes, transferred.is_cut) == (SETTLED, SETTLED, False)
 
 
-def test_a_search_for_suspects_reads_only_files_in_progress(storage: Any, statistics: str) -> None:
+def test_search_for_suspects_reads_files_in_progress(storage: Any, statistics: str) -> None:
     suspects = ledger().filter(alias__in=[storage.alias]).suspects()
     ((_sql, plan),) = plans(suspects.exists)
     assert "queued_storage_state" in plan, plan
 
 
-def test_a_count_of_stalled_files_reads_no_transferred_row(storage: Any, statistics: str) -> None:
+def test_counting_stalled_files_reads_no_transferred_row(storage: Any, statistics: str) -> None:
     for sql, plan in plans(measures.stalled):
         assert not reads_whole_table(plan), f"{sql}\n{plan}"

@@ -215,7 +215,7 @@ def test_overwrite_takes_a_tombstone_over(token: str) -> None:
     assert ledger().mark_local_dropped(row.pk, 1) == 0
 
 
-def test_overwrite_of_a_living_row_that_was_deleted_before() -> None:
+def test_overwrite_of_a_row_deleted_before() -> None:
     row = new_row(state=State.DELETING)
     entry = ledger().entry("one", "a.txt")
     assert entry
@@ -301,7 +301,7 @@ def test_mark_local_dropped() -> None:
     assert ledger().mark_local_dropped(row.pk, row.generation) == 0
 
 
-def test_local_copy_of_an_unconfirmed_upload_stays_for_the_purge() -> None:
+def test_purge_needs_copy_of_an_unconfirmed_upload() -> None:
     row = new_row(state=State.DELETING, unconfirmed="5 crc32:00000005 token")
     assert ledger().mark_local_dropped(row.pk, 1) == 0
     assert ledger().mark_local_dropped(row.pk, 1, even_unconfirmed=True) == 1

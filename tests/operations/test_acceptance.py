@@ -340,7 +340,7 @@ def test_copy_changed_during_verification_is_not_evicted() -> None:
     assert read(storage, name) == b"BYTES"
 
 
-def test_copy_changed_at_the_last_moment_is_not_evicted(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_copy_changed_at_last_moment_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     storage = make()
     name = transferred(storage)
     mark_evicted = type(ledger()).mark_evicted

@@ -92,7 +92,7 @@ def test_copies_are_verified() -> None:
     assert on_disk() == ["0.txt", "1.txt"]
 
 
-def test_a_failure_is_kept_and_the_others_go_on() -> None:
+def test_failure_is_kept_and_others_go_on() -> None:
     storage = make()
     saved(storage)
     storage.remote.delete("1.txt")
@@ -264,7 +264,7 @@ def test_a_worker_that_lost_its_job_stops() -> None:
     assert on_disk() == names
 
 
-def test_a_file_of_a_killed_worker_is_waited_for() -> None:
+def test_file_of_a_killed_worker_is_awaited() -> None:
     storage = make()
     names = saved(storage, 1, are_local=False)
     job = requested(storage, Action.RESTORE)
@@ -280,7 +280,7 @@ def test_a_file_of_a_killed_worker_is_waited_for() -> None:
     assert on_disk() == names
 
 
-def test_a_file_whose_claim_nobody_ends_is_given_up() -> None:
+def test_file_with_an_endless_claim_is_given_up() -> None:
     storage = make()
     names = saved(storage, 1, are_local=False)
     job = requested(storage, Action.RESTORE)
@@ -310,7 +310,7 @@ def test_a_cancelled_job_stops_after_its_file() -> None:
 # Who carries them out
 
 
-def test_an_action_of_a_newer_version_is_left_alone() -> None:
+def test_newer_action_is_left_alone() -> None:
     storage = make()
     saved(storage)
     job = requested(storage)
@@ -322,7 +322,7 @@ def test_an_action_of_a_newer_version_is_left_alone() -> None:
     assert numbers(job) == (JobState.PENDING, 0, 0, 0)
 
 
-def test_a_job_of_another_host_is_left_to_it(settings: Settings) -> None:
+def test_job_of_another_host_is_left_alone(settings: Settings) -> None:
     storage = make()
     saved(storage)
     ledger().filter(name="1.txt").update(host="web-2")

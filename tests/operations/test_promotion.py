@@ -134,7 +134,7 @@ def test_copy_of_another_file_is_not_promoted() -> None:
     assert row(storage, name).state == State.PENDING
 
 
-def test_files_with_a_local_copy_are_left_to_workers() -> None:
+def test_local_files_are_left_to_workers() -> None:
     storage = make()
     name = storage.save("a.txt", file())
     storage.remote.save(name, file())

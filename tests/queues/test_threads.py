@@ -62,6 +62,9 @@ def test_a_fork_during_a_start_does_not_hang(what: str, monkeypatch: pytest.Monk
         def notify(self, pks: list[int]) -> None:
             pass
 
+        def stop(self, timeout: float | None) -> bool:
+            return True
+
     monkeypatch.setattr("queued_storage.transfers.executor.Executor", Slow)
     monkeypatch.setattr(leases, "_Heart", Slow)
     monkeypatch.setattr(leases, "_heart", None)
@@ -81,6 +84,7 @@ def test_a_fork_during_a_start_does_not_hang(what: str, monkeypatch: pytest.Monk
     goes_on.set()
     first.join(60)
     assert not first.is_alive()
+    assert queue.stop(30)
 
 
 @pytest.mark.django_db(transaction=True)
@@ -205,7 +209,7 @@ def test_a_flush_waits_only_once_for_what_hangs(
 
 
 @pytest.mark.django_db(transaction=True)
-def test_a_database_in_memory_has_no_threads_that_stay(
+def test_no_thread_stays_with_a_database_in_memory(
     queue: ThreadQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if connection.vendor != "sqlite":

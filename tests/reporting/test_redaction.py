@@ -185,7 +185,7 @@ def test_messages_of_this_package_keep_their_names() -> None:
     assert reason(error) == "VerificationError: 'x9KfPq27ZmLw83TqVb' differs. https://h/k?…"
 
 
-def test_secret_in_a_name_of_a_file_is_cut() -> None:
+def test_secret_in_a_file_name_is_cut() -> None:
     assert without_secrets("/media/x9KfPq27ZmLw83TqVb.jpg") == "/media/….jpg"
 
 

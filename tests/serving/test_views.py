@@ -283,7 +283,7 @@ def test_a_signature_is_not_for_later_content() -> None:
     assert get(storage.url(name)).body == b"new"
 
 
-def test_a_signature_of_an_unrecorded_file_is_for_that_only() -> None:
+def test_signature_of_an_unrecorded_file_is_not_reusable() -> None:
     storage, _name = stable()
     url = storage.stable_url("new.png", expire=60)
     assert get(url).status == 302
@@ -371,9 +371,7 @@ def test_the_permission_is_checked_for_every_request() -> None:
 @pytest.mark.parametrize("mode", ["stable", "proxied", "signed"])
 @pytest.mark.parametrize("is_transferred", [True, False])
 @pytest.mark.parametrize("change", ["replace", "delete", "overwrite"])
-def test_the_permission_is_about_the_row_that_is_sent(
-    mode: str, is_transferred: bool, change: str
-) -> None:
+def test_permission_is_about_the_row_sent(mode: str, is_transferred: bool, change: str) -> None:
     """While the project decides, another process puts another file in its place."""
     storage, name = stable(b"public", url_mode=mode)
     url = storage.stable_url(name)
@@ -402,7 +400,7 @@ def test_the_permission_is_about_the_row_that_is_sent(
     assert len(set(asked)) == len(asked)
 
 
-def test_a_file_replaced_while_it_is_read_from_the_remote() -> None:
+def test_file_replaced_during_a_read_from_the_remote() -> None:
     storage, name = stable(b"public", url_mode="proxied")
     deliver(storage, name, free=True)
 
@@ -417,7 +415,7 @@ def test_a_file_replaced_while_it_is_read_from_the_remote() -> None:
     assert answer.status in (403, 404)
 
 
-def test_the_permission_of_an_unrecorded_file_is_for_that_only() -> None:
+def test_permission_of_an_unrecorded_file_is_not_reusable() -> None:
     storage, _name = stable()
     url = storage.stable_url("new.png", expire=60)
 

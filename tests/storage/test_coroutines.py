@@ -167,7 +167,7 @@ def test_an_error_in_async_code_names_the_coroutine(method: str) -> None:
 
 
 @pytest.mark.parametrize("method", CALLS)
-def test_an_error_in_a_broken_transaction_names_the_rollback(method: str) -> None:
+def test_error_in_a_broken_transaction_names_rollback(method: str) -> None:
     storage = make()
     pending(storage)
     with pytest.raises(TransactionManagementError) as caught:
@@ -228,7 +228,7 @@ def test_files_can_be_awaited() -> None:
     async_to_sync(main)()
 
 
-def test_an_async_block_that_raises_discards_what_was_written() -> None:
+def test_async_block_that_raises_discards_its_bytes() -> None:
     storage = make()
 
     async def main() -> None:

@@ -179,7 +179,7 @@ def test_a_save_that_takes_too_long_removes_nothing(storage: Any) -> None:
     assert read(storage, "a.txt") == b"theirs"
 
 
-def test_a_save_that_took_too_long_is_an_error() -> None:
+def test_save_that_takes_too_long_is_an_error() -> None:
     storage = make(local=Near())
 
     def take_back() -> None:
@@ -220,7 +220,7 @@ def test_an_unrecorded_file_is_not_overwritten(storage: Any) -> None:
     assert storage.local.files == {"a.txt": b"unrecorded", name: b"mine"}
 
 
-def test_names_of_files_without_a_local_copy_are_taken(storage: Any) -> None:
+def test_names_of_remote_files_are_taken(storage: Any) -> None:
     storage.save("a.txt", file(b"old"))
     storage.queue.deliver()
     storage.local.files.clear()
@@ -230,7 +230,7 @@ def test_names_of_files_without_a_local_copy_are_taken(storage: Any) -> None:
     assert (read(storage, "a.txt"), read(storage, name)) == (b"old", b"mine")
 
 
-def test_a_chosen_name_of_a_file_without_a_local_copy() -> None:
+def test_chosen_name_of_a_remote_file() -> None:
     local = Renaming()
     storage = make(local=local)
     storage.save("b.txt", file(b"old"))

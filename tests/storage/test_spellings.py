@@ -197,7 +197,7 @@ def test_a_write_through_a_link_is_recorded(linked: Any) -> None:
     assert read(linked, "real/a.txt") == read(linked, "link/a.txt") == b"new"
 
 
-def test_a_file_saved_through_a_link_is_a_file_of_its_own(linked: Any) -> None:
+def test_file_saved_through_a_link_is_separate(linked: Any) -> None:
     name = linked.save("link/a.txt", file(b"other"))
     assert name != "link/a.txt"
     linked.delete(name)

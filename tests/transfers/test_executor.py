@@ -393,7 +393,7 @@ def test_too_many_hung_threads_are_not_replaced(
     assert not found.is_exhausted
 
 
-def test_claimed_ahead_goes_back_if_no_thread_has_time(
+def test_claimed_ahead_goes_back_without_free_thread(
     gate: Gate, running: Callable[..., Executor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another worker may have time long before these threads are given up."""
@@ -488,7 +488,7 @@ def test_suspect_that_hangs_stops_nobody(hang: Hang, running: Callable[..., Exec
     until(lambda: row(storage, "suspect.txt").state == State.TRANSFERRED)
 
 
-def test_suspects_of_a_message_are_processed_at_its_end() -> None:
+def test_suspects_of_a_message_come_last() -> None:
     gate = Gate()
     storage = make(task=gate)
     abandoned(storage, "one.txt", "two.txt")

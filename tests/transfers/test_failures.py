@@ -53,7 +53,7 @@ def test_failed_attempt_is_retried_later() -> None:
     assert (found.state, found.attempts, found.last_error) == (State.TRANSFERRED, 2, "")
 
 
-def test_name_that_the_remote_does_not_allow_fails_at_once() -> None:
+def test_name_forbidden_on_the_remote_fails_immediately() -> None:
     storage = make()
     name = storage.save("a.txt", file())
 

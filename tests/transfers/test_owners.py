@@ -444,7 +444,7 @@ def test_unknown_name_spares_the_object_of_another_storage(is_renamed: bool) -> 
     assert read(other, "a.txt") == b"TWO"
 
 
-def test_unknown_name_is_not_sent_to_while_it_is_deleted() -> None:
+def test_unknown_name_being_deleted_is_not_used() -> None:
     """The delete has looked at the ledger, and is about to remove what it has not found there."""
     one, other = two()
     other.save("a.txt", file(b"TWO"))
@@ -454,7 +454,7 @@ def test_unknown_name_is_not_sent_to_while_it_is_deleted() -> None:
     assert read(other, "a.txt") == b"TWO"
 
 
-def test_an_alias_that_is_not_known_here_keeps_its_object() -> None:
+def test_alias_unknown_here_keeps_its_object() -> None:
     one, other = two()
     other.save("a.txt", file(b"TWO"))
     assert other.queue.deliver() == {}
@@ -464,7 +464,7 @@ def test_an_alias_that_is_not_known_here_keeps_its_object() -> None:
     assert on_disk("far") == ["a.txt"]
 
 
-def test_a_storage_alone_in_its_place_costs_no_query(
+def test_storage_alone_in_its_place_makes_no_query(
     django_assert_num_queries: DjangoAssertNumQueries, settings: Settings
 ) -> None:
     counts = []

@@ -111,7 +111,7 @@ def test_one_file_is_alone_at_a_time(pool: ThreadPoolExecutor) -> None:
     assert pool.submit(is_alone).result(60) is True
 
 
-def test_thread_that_is_alone_is_not_in_its_own_way() -> None:
+def test_lone_thread_does_not_block_itself() -> None:
     """A transfer may process other files by itself."""
     solitude = Solitude()
     with solitude.alone(), solitude.beside_others(), solitude.alone() as is_alone:

@@ -344,7 +344,7 @@ def multipart(s3_options: Options) -> S3Storage:
 
 
 @pytest.mark.parametrize("is_first", [True, False])
-def test_large_file_is_sent_at_the_end_of_the_process(
+def test_large_file_is_sent_while_process_ends(
     s3_options: Options,
     s3_client: BaseClient,
     s3_bucket: str,

@@ -146,7 +146,7 @@ def test_the_clock_of_the_host_does_not_matter(hours: int) -> None:
 
 
 @pytest.mark.parametrize(("ahead", "age"), [(-3, "1h"), (3, "1h"), (3, "0s")])
-def test_a_new_file_is_no_orphan_by_a_wrong_clock(ahead: int, age: str) -> None:
+def test_new_file_is_no_orphan_despite_wrong_clock(ahead: int, age: str) -> None:
     storage = make()
     storage.local.save("new.txt", file())
     with host_ahead(hours=ahead):
@@ -243,7 +243,7 @@ def test_hours_that_come_twice_are_told_apart(berlin: None) -> None:
         assert seconds_between(found, found) == 0
 
 
-def test_the_days_of_the_admin_are_those_of_django(zone: dict[str, Any]) -> None:
+def test_days_are_those_of_django(zone: dict[str, Any]) -> None:
     new_row()
     new_row("b.txt")
     today = timezone.localdate(database_time("default"))

@@ -152,7 +152,7 @@ def test_an_object_that_came_meanwhile_stays(
 
 
 @pytest.mark.parametrize("is_own", [False, True])
-def test_a_request_that_boto3_repeats_may_find_its_own_object(
+def test_request_that_boto3_repeats_finds_its_object(
     is_own: bool, s3_options: Options, s3_client: BaseClient, s3_bucket: str, objects: Any
 ) -> None:
     config = s3_options["client_config"].merge(Config(retries={"total_max_attempts": 3}))
