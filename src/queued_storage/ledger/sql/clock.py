@@ -6,7 +6,13 @@ from typing import Any
 
 from django.conf import settings
 from django.db import connections
-from django.db.models import DateTimeField, DurationField, ExpressionWrapper, Value
+from django.db.models import (
+    DateTimeField,
+    DurationField,
+    Expression,
+    ExpressionWrapper,
+    Value,
+)
 from django.db.models.functions import Now
 from django.db.models.sql import Query
 from django.utils import timezone
@@ -85,8 +91,10 @@ class _Duration(Value):
         return "%s * INTERVAL '1 second'", [self.value.total_seconds()]
 
 
-def seconds_from_now(seconds: float) -> ExpressionWrapper:
+def seconds_from_now(seconds: float) -> Expression:
     """The time in ``seconds`` from now."""
+    if not seconds:  # SQLite writes a sum with more digits, so that it would be in the future
+        return DatabaseNow()
     later = DatabaseNow() + _Duration(timedelta(seconds=seconds), output_field=DurationField())
     return ExpressionWrapper(later, output_field=UTCDateTimeField())
 
