@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from django.db import connection
+from django.db.models.lookups import GreaterThan
 from django.utils import timezone
 
 from queued_storage.admin.overview import overview
@@ -14,6 +15,7 @@ from queued_storage.health import Limits, check
 from queued_storage.ledger import measures
 from queued_storage.ledger.database import ledger
 from queued_storage.ledger.sql.clock import (
+    DatabaseNow,
     database_time,
     in_utc,
     seconds_between,
@@ -56,6 +58,12 @@ def test_the_database_and_django_agree_on_times(zone: dict[str, Any]) -> None:
     assert not ledger().due().exists()
     ledger().update(due_at=seconds_from_now(-0.5))
     assert ledger().due().exists()
+
+
+def test_no_seconds_from_now_is_now() -> None:
+    new_row()
+    is_later = GreaterThan(seconds_from_now(0), DatabaseNow())  # time stands still in a statement
+    assert not ledger().filter(is_later).exists()
 
 
 def test_times_survive_the_database(zone: dict[str, Any]) -> None:
