@@ -99,10 +99,11 @@ class TestFTP:
         assert storage.queue.deliver() == {}
         assert read(ftp_server(), "three/c.bin") == b"c"
 
-    def test_allow_overwrite_is_a_problem(self) -> None:
+    def test_stored_files_exist_despite_allow_overwrite(self) -> None:
         with ftp(allow_overwrite=True) as make:
             findings = {found.check: found for found in check_remote(make(), large=LARGE)}
-        assert findings["exists"].outcome == "returns False for a stored file"
+        assert findings["exists"].outcome == "correct"
+        assert findings["delete"].outcome == "can be repeated"
 
 
 class TestSFTP:

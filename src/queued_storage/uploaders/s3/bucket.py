@@ -1,5 +1,6 @@
 """The keys, parameters and client that ``S3Storage.save()`` uses."""
 
+import time
 from typing import TYPE_CHECKING, Any, Protocol, TypedDict
 
 from boto3.s3.transfer import TransferConfig
@@ -38,6 +39,10 @@ class Place(TypedDict):
     Key: str
 
 
+SEEN_FOR = 60.0  # seconds for which a bucket that the server has named is taken to exist
+_seen: dict[tuple[str | None, str], float] = {}  # when the server has last named a bucket
+
+
 class Bucket:
     """The objects of one storage. Creating an instance is cheap."""
 
@@ -53,6 +58,15 @@ class Bucket:
         """The client of this thread."""
         client: S3Client = self.storage.connection.meta.client
         return client
+
+    @property
+    def was_seen(self) -> bool:
+        """Whether it existed a short while ago, so that an answer is about the object."""
+        at = _seen.get((self.storage.endpoint_url, self.name))
+        return at is not None and time.monotonic() - at < SEEN_FOR
+
+    def note_seen(self) -> None:
+        _seen[self.storage.endpoint_url, self.name] = time.monotonic()
 
     def key(self, name: str) -> str:
         return self.storage._normalize_name(clean_name(name))

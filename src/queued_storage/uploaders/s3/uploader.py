@@ -261,11 +261,11 @@ class S3Uploader(Uploader):
         """Return whether the bucket has the object.
 
         The answer to HEAD has no body, so a missing bucket, or a wrong endpoint, looks like a
-        missing object. GET tells them apart.
+        missing object. GET tells them apart, unless it has done so a short while ago.
         """
         if not self._bucket.allows(name):
             return False
-        return super().exists(name) or not self._is_missing(name)
+        return super().exists(name) or not (self._bucket.was_seen or self._is_missing(name))
 
     def _is_missing(self, name: str) -> bool:
         try:
@@ -276,6 +276,7 @@ class S3Uploader(Uploader):
                 return False
             if _code(error) not in MISSING:
                 raise
+            self._bucket.note_seen()
             return True
         return False
 
