@@ -469,7 +469,7 @@ def test_storage_alone_in_its_place_makes_no_query(
 ) -> None:
     counts = []
     for number, is_shared in enumerate([False, False, True]):  # the first one fills caches
-        one = make(remote=Bucket(f"far/{number}"), task=TransferAndDelete)
+        one = make(remote=Bucket(f"apart/{number}"), task=TransferAndDelete)
         another = make(remote=one.remote if is_shared else InMemoryStorage())
         assert another.alias
         one.save("a.txt", file(b"one"))

@@ -2,10 +2,12 @@
 
 import os
 from collections.abc import Collection, Iterable, Iterator
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, reduce
+from operator import or_
 from typing import Any
 
 from django.core.files.storage import Storage
+from django.db.models import Q
 
 from ..ledger.aliases import storages_in_use
 from ..ledger.database import ledger
@@ -44,16 +46,25 @@ class Neighbors:
         return alias != self._alias and alias not in self._others
 
     def rows(self, names: Collection[str]) -> dict[str, list[QueuedFile]]:
-        """Return the rows of other storages that have these objects under the files' own names."""
+        """Return the rows of other storages that have these objects under the files' own names.
+
+        This is one query, or none if no other storage has the same place.
+        """
         wanted: dict[str, dict[str, str]] = {}
         for name in names:
             for alias, theirs in self.names(name):
                 wanted.setdefault(alias, {})[theirs] = name
-        found: dict[str, list[QueuedFile]] = {}
+        aliases: dict[frozenset[str], list[str]] = {}  # those with the same names
         for alias, given in wanted.items():
-            for row in ledger().filter(alias=alias, name__in=given):
-                if row.object_name == row.name:
-                    found.setdefault(given[row.name], []).append(row)
+            aliases.setdefault(frozenset(given), []).append(alias)
+        found: dict[str, list[QueuedFile]] = {}
+        if not aliases:
+            return found
+        groups = (Q(alias__in=those, name__in=given) for given, those in aliases.items())
+        for row in ledger().filter(reduce(or_, groups)):
+            given = wanted[row.alias]
+            if row.object_name == row.name in given:
+                found.setdefault(given[row.name], []).append(row)
         return found
 
     @cached_property

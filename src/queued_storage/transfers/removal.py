@@ -3,7 +3,7 @@
 from functools import cached_property
 
 from ..conf import settings
-from ..exceptions import LeaseLost
+from ..exceptions import LeaseLost, LocalFileChanged
 from ..files import presence, readcache, successors
 from ..files.stamps import stamp_of
 from ..ledger.models import QueuedFile
@@ -37,7 +37,11 @@ def evict(storage: TransferringStorage, row: QueuedFile, lease: Lease) -> Outcom
     seen = lease.intact
     if seen is None or stamp_of(storage.local, row.name) != seen:
         seen = intact.require_intact(storage, row, lease.progress)
-    copies.free_local(storage, row, seen)
+    try:
+        copies.free_local(storage, row, seen)
+    except LocalFileChanged:
+        # A save that removes its draft changes the inode, too: the bytes decide.
+        copies.free_local(storage, row, intact.require_intact(storage, row, lease.progress))
     return Outcome.EVICTED
 
 
