@@ -418,9 +418,14 @@ def short_lock_timeout() -> Iterator[None]:
 @pytest.mark.usefixtures("short_lock_timeout")
 def test_worker_waits_again_for_a_lock(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(outages, "PAUSES", (0.3, 1))
-    storage = make()
-    name = storage.save("a.txt", file())
-    with locked(row(storage, name).pk, 1.3 if connection.vendor == "mysql" else 0.4):
+    with contextlib.ExitStack() as locks:
+
+        def lock(*args: Any) -> None:
+            seconds = 1.3 if connection.vendor == "mysql" else 0.4
+            locks.enter_context(locked(row(storage, name).pk, seconds))
+
+        storage = make(task=Step(lock))
+        name = storage.save("a.txt", file())
         assert storage.queue.deliver() == {}
     assert (row(storage, name).state, row(storage, name).attempts) == (State.TRANSFERRED, 1)
 
@@ -430,8 +435,12 @@ def test_long_lock_only_delays_the_file() -> None:
     storage = make()
     name = storage.save("a.txt", file())
     with locked(row(storage, name).pk, 4 if connection.vendor == "mysql" else 1):
-        [error] = storage.queue.deliver().values()
-    assert isinstance(error, OperationalError)
+        errors = list(storage.queue.deliver().values())
+    if connection.vendor == "sqlite":  # others skip locked rows
+        [error] = errors
+        assert isinstance(error, OperationalError)
+    else:
+        assert errors == []
     assert sweep(storage.alias) == 1
     assert storage.queue.deliver() == {}
     assert row(storage, name).state == State.TRANSFERRED
@@ -451,8 +460,6 @@ def test_save_into_a_locked_database_leaves_nothing() -> None:
 @pytest.mark.skipif(connection.vendor != "postgresql", reason="uses isolation levels of PostgreSQL")
 @pytest.mark.parametrize("level", ["REPEATABLE READ", "SERIALIZABLE"])
 def test_statement_is_repeated_after_serialization_failure(level: str) -> None:
-    storage = make()
-    name = storage.save("a.txt", file())
     failures = []
 
     def watch(execute: Any, *args: Any) -> Any:
@@ -462,10 +469,15 @@ def test_statement_is_repeated_after_serialization_failure(level: str) -> None:
             failures.append(error)
             raise
 
+    def lock(*args: Any) -> None:
+        locks.enter_context(locked(row(storage, name).pk, 0.3))
+
+    storage = make(task=Step(lock))
+    name = storage.save("a.txt", file())
     with connection.cursor() as cursor:
         cursor.execute(f"SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL {level}")
     try:
-        with locked(row(storage, name).pk, 0.3), connection.execute_wrapper(watch):
+        with contextlib.ExitStack() as locks, connection.execute_wrapper(watch):
             assert storage.queue.deliver() == {}
     finally:
         connection.close()

@@ -55,8 +55,12 @@ class Claims(Rows):
         """Claim those of these rows that are due, except suspects and those that are locked."""
         rows = self.filter(pk__in=pks).exclude(state=State.TRANSFERRING)
         rows = rows.workable_here().order_by("pk")
-        with self._claiming():
-            return self._take(list(rows.unlocked_keys()), trying)
+
+        def take() -> list[QueuedFile]:
+            with self._claiming():
+                return self._take(list(rows.all().unlocked_keys()), trying)
+
+        return outlast(take, self.db)
 
     def _claiming(self) -> contextlib.AbstractContextManager[object]:
         """A transaction to hold row locks, if the database can skip locked rows.
