@@ -62,12 +62,15 @@ def test_storage_that_leads_back_to_itself(settings: Settings) -> None:
     first = make(remote="disk")
     second = make(remote=first)
     first.sides.remote.given = second
-    for storage in (first, second):
-        clash = clash_of(storage.sides)
-        assert clash
-        assert clash.kind is Kind.CIRCLE
-        with pytest.raises(ImproperlyConfigured, match="leads back"):
-            storage.require_two_places()
+    try:
+        for storage in (first, second):
+            clash = clash_of(storage.sides)
+            assert clash
+            assert clash.kind is Kind.CIRCLE
+            with pytest.raises(ImproperlyConfigured, match="leads back"):
+                storage.require_two_places()
+    finally:
+        first.sides.remote.given = "disk"  # a circle has no description, and outlives the test
 
 
 def test_two_memories_transfer() -> None:
