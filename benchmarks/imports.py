@@ -14,6 +14,7 @@ SECRET_KEY = "benchmark"
 INSTALLED_APPS = ["django.contrib.contenttypes", "django.contrib.auth", {apps}]
 DATABASES = {{"default": {{"ENGINE": "django.db.backends.sqlite3", "NAME": "db.sqlite3"}}}}
 DEBUG = True
+MEDIA_ROOT = {media!r}
 STORAGES = {{
     "default": {storage},
     "staticfiles": {{"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"}},
@@ -32,8 +33,11 @@ QUEUED = """{
 
 def rows(options: Options) -> Iterator[Row]:
     place = options.directory
-    (place / "plain.py").write_text(SETTINGS.format(apps="", storage=PLAIN))
-    (place / "queued.py").write_text(SETTINGS.format(apps='"queued_storage"', storage=QUEUED))
+    media = str(place.absolute() / "media")
+    (place / "plain.py").write_text(SETTINGS.format(apps="", storage=PLAIN, media=media))
+    (place / "queued.py").write_text(
+        SETTINGS.format(apps='"queued_storage"', storage=QUEUED, media=media)
+    )
     used: dict[str, list[float]] = {"plain": [], "queued": []}
 
     def check(settings: str) -> None:
