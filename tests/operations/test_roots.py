@@ -75,6 +75,18 @@ def test_location_of_loaded_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert "views.py" in reason_of(tmp_path)
 
 
+def test_what_only_poses_as_a_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Library:
+        """As cffi puts its libraries among the modules."""
+
+        @property
+        def __class__(self) -> type[ModuleType]:  # type: ignore[override]
+            return ModuleType
+
+    monkeypatch.setitem(sys.modules, "shop.lib", Library())  # type: ignore[arg-type]
+    assert reason_of(tmp_path) == ""
+
+
 def test_location_on_the_path_of_imports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(tmp_path / "lib"))
     assert "sys.path" in reason_of(tmp_path)

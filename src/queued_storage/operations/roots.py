@@ -77,8 +77,8 @@ def _files_of_the_project(root: str) -> Iterator[tuple[str, str]]:
         if any(f"{each}/".startswith(prefixes) for each in (path, os.path.realpath(path))):
             yield what, path
     for module in list(sys.modules.values()):
-        # Any other way to read it may import a lazy module.
-        is_module = isinstance(module, ModuleType)
+        # Any other way to read it may import a lazy module. Libraries of cffi only pose as modules.
+        is_module = issubclass(type(module), ModuleType)
         names = ModuleType.__getattribute__(module, "__dict__") if is_module else {}
         file = names.get("__file__")
         if isinstance(file, str) and file.startswith(prefixes):
