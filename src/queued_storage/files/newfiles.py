@@ -78,7 +78,7 @@ class NewFile(ABC):
 
     def wait_as(self, hidden: str) -> None:
         """Give up the name, and wait under a hidden one. Only if ``can_wait``."""
-        raise NotImplementedError
+        raise NotImplementedError  # ``can_wait`` is False
 
     @abstractmethod
     def give_up_name(self) -> None:

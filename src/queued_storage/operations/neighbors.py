@@ -25,7 +25,7 @@ def directories_of_others(storage: Storage) -> tuple[str, ...]:
 
 def _places(is_in_process: bool) -> Iterator[Place]:
     for storage in _storages(is_in_process):
-        with suppress(Exception):  # whoever uses it gets the error
+        with suppress(Exception):  # its own checks report the error
             yield place_of(storage)
 
 
