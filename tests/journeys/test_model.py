@@ -277,7 +277,7 @@ class Model(RuleBasedStateMachine):
 
     @contextlib.contextmanager
     def atomic(self, is_kept: bool) -> Iterator[None]:
-        files, saved = self.files.copy(), len(self.saved)
+        files, strays, saved = self.files.copy(), self.strays.copy(), len(self.saved)
         with contextlib.suppress(RolledBack), transaction.atomic():
             yield
             if not is_kept:
@@ -285,7 +285,9 @@ class Model(RuleBasedStateMachine):
         if not is_kept:
             self.files = files
             near = self.bench.near.content()
-            self.strays.update(pair for pair in self.saved[saved:] if pair in near.items())
+            # A save over a deleted name without a row leaves the old bytes, too.
+            left = [*strays.items(), *self.saved[saved:]]
+            self.strays.update(pair for pair in left if pair in near.items())
             self.drafts |= {name for name in near if is_unfinished(name)}
 
     # Users and workers, one step at a time
