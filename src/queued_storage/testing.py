@@ -81,7 +81,7 @@ class QueuedStorageRunnerMixin:
                 "A file is still being processed, so the test database may be in use. "
                 "Does a FaultyStorage hang? Reset its fault at the end of the test."
             )
-        super().teardown_databases(*args, **kwargs)  # type: ignore[misc]
+        super().teardown_databases(*args, **kwargs)  # type: ignore[misc]  # of the runner
 
 
 class Fault(enum.StrEnum):
@@ -237,11 +237,11 @@ class QueueContract:
 
     def make_queue(self) -> BaseQueue:
         """Return the queue to test; each test calls this once."""
-        raise NotImplementedError
+        raise NotImplementedError  # your test class implements it
 
     def run_workers(self) -> None:
         """Return after everything that was enqueued has been processed."""
-        raise NotImplementedError
+        raise NotImplementedError  # your test class implements it
 
     def messages(self) -> list[str]:
         """Return the messages in the broker, as text."""
@@ -327,7 +327,7 @@ class RemoteContract:
 
     def make_remote(self) -> Storage:
         """Return the remote to test."""
-        raise NotImplementedError
+        raise NotImplementedError  # your test class implements it
 
     def test_the_remote_keeps_the_contract(self) -> None:
         findings = list(check_remote(self.make_remote()))

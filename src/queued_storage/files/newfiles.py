@@ -220,8 +220,8 @@ def _write(storage: Storage, draft: str, content: File) -> str:
     """Save the draft without checking its random name, which ``save()`` would do."""
     is_plain = type(storage).save is _SAVE and type(storage).get_available_name is _AVAILABLE
     if is_plain and "save" not in vars(storage):
-        # Django documents _save() for authors of storages; its stubs leave it out.
-        return str(storage._save(draft, content))  # type: ignore[attr-defined]
+        # Django documents _save() for authors of storages.
+        return str(storage._save(draft, content))  # type: ignore[attr-defined]  # not in its stubs
     return storage.save(draft, content)
 
 

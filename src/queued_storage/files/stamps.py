@@ -58,7 +58,7 @@ def modified_at(storage: Storage, name: str) -> datetime | None:
     """Return when a file was last modified; None if the storage doesn't know."""
     try:
         return storage.get_modified_time(name)
-    except NotImplementedError:
+    except NotImplementedError:  # as Django documents for a storage without times
         return None
 
 

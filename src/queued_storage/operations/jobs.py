@@ -52,7 +52,7 @@ def request(action: str, rows: QueuedFileQuerySet, requested_by: str = "") -> li
         for (alias, host), pks in parts.items()
     ]
     for job in found:
-        on_commit(lambda job=job: _enqueue(job))  # type: ignore[misc]
+        on_commit(lambda job=job: _enqueue(job))  # type: ignore[misc]  # binds this job
     return found
 
 

@@ -47,7 +47,7 @@ class ReservingStorage(RenewingStorage):
                     return saved
                 # The name that the storage chose is that of a file without a local copy.
                 source = stack.enter_context(local.open(chosen))
-                source.content_type = details.content_type  # type: ignore[attr-defined]
+                source.content_type = details.content_type  # type: ignore[attr-defined]  # as uploads
                 stack.callback(discard, local, chosen)
 
 

@@ -19,6 +19,7 @@ class Command(BaseCommand):
         """Make the parser, whose errors quote arguments that a script may have from anywhere."""
         parser = super().create_parser(prog_name, subcommand, **kwargs)
         complain = parser.error
+        # An assignment to a method is an error of types.
         setattr(parser, "error", lambda message: complain(one_line(message)))  # noqa: B010
         return parser
 
