@@ -62,6 +62,22 @@ def test_a_delete_before_the_row_leaves_the_file(
     assert on_disk() == [name]
 
 
+def test_a_delete_after_the_row_wins(storage: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    record = QueuedStorage._record_new
+
+    def record_and_delete(self: QueuedStorage, parts: Any, name: str, content: Any) -> Any:
+        monkeypatch.undo()
+        saved = record(self, parts, name, content)
+        storage.delete(name)  # by another process
+        drain(storage)
+        return saved
+
+    monkeypatch.setattr(QueuedStorage, "_record_new", record_and_delete)
+    storage.save("a.txt", file(b"hello"))
+    assert not storage.exists("a.txt")
+    assert on_disk() == []
+
+
 def test_a_taken_name_gets_a_suffix(storage: Any) -> None:
     names = {storage.save("a.txt", file(str(number).encode())) for number in range(5)}
     assert len(names) == 5

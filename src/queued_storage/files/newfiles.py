@@ -66,8 +66,9 @@ class NewFile(ABC):
         Returns the name that the storage chose, if it chooses names itself.
         """
 
-    def keep_name(self) -> None:
-        """Take the name again if another process has removed the file meanwhile."""
+    def keep_name(self) -> bool:
+        """Take the name again if another process has removed the file; return whether it had."""
+        return False
 
     def take_over(self, name: str) -> None:
         """Replace the file of this name, which was found to have the same bytes.
@@ -129,10 +130,11 @@ class _Draft(NewFile):
         self._name = name
         return name
 
-    def keep_name(self) -> None:
+    def keep_name(self) -> bool:
         name = self._name
-        if name is not None and name != self._draft and not self._is_mine(name):
-            link(self._path, self._storage.path(name))
+        if name is None or name == self._draft or self._is_mine(name):
+            return False
+        return link(self._path, self._storage.path(name))
 
     def take_over(self, name: str) -> None:
         replace(self._storage, self._draft, name)

@@ -19,7 +19,7 @@ from ..files.streams import MeasuredFile, content_of
 from ..files.writing import is_for_writing
 from ..ledger.aliases import keeps_its_key
 from ..ledger.names import Name, StoredName, tidy
-from ..ledger.states import Content
+from ..ledger.states import Content, State
 from ..queues.on_commit import require_commits
 from ..reporting.spans import span
 from .advising import advised
@@ -166,8 +166,11 @@ class QueuedStorage(AsyncStorage):
                 if taken:
                     name = taken if taken == name else tidy(taken)
                     if saved := self._record_new(parts, name, details()):
-                        # Before there was a row, a delete of this name could remove the file.
-                        file.keep_name()
+                        # Before there was a row, a delete of this name could remove the file. If
+                        # the row was deleted since, the file must not come back.
+                        new = parts.rows.filter(pk=saved.pk, generation=1)
+                        if file.keep_name() and not new.exclude(state=State.DELETING).exists():
+                            file.give_up_name()
                         return saved
                 if saved := self._take_over(parts, name, file, details, is_taken=bool(taken)):
                     return saved
