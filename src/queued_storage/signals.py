@@ -1,8 +1,8 @@
 """The signals, which are sent in the worker after the ledger was updated.
 
-All but ``remote_changed`` provide ``name``, ``local``, ``remote`` (the two storages) and ``queued_file`` (the row, as it
-was last if it no longer exists). The sender is the storage's class. An exception of a receiver is
-logged.
+All but ``remote_changed`` provide ``name``, ``local``, ``remote`` (the two storages) and
+``queued_file`` (the row, as it was last if it no longer exists). The sender is the storage's class.
+An exception of a receiver is logged.
 """
 
 from django.dispatch import Signal

@@ -94,6 +94,10 @@ class QueuedFile(models.Model):
                 fields=["due_at", "alias", "host", "is_local", "id"], name="queued_storage_due"
             ),
             models.Index(
+                fields=["alias", "priority", "due_at", "host", "is_local", "id"],
+                name="queued_storage_alias_due",
+            ),
+            models.Index(
                 fields=["alias", "state", "transferred_at", "saved_at", "size"],
                 name="queued_storage_state",
             ),
