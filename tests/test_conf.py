@@ -33,6 +33,8 @@ GOOD = {
     "OTHER_HOST": ["wait", "fetch"],
     "OTHER_HOST_TIMEOUT": [1, 2.5],
     "HOST_URLS": [{"web-1": "http://10.0.0.1:8000/queued/"}, {"a": "https://a.example/"}],
+    "PROBE_EVERY": [5, 0.5],
+    "DEPLOYMENT": ["production"],
     "URL_MAX_AGE": [60, 0.5],
     "PERMISSION": ["site.may_have", callable],
     "SENDFILE": [
@@ -74,6 +76,8 @@ BAD = {
         {1: "http://web-1/"},
         {"web-1": None},
     ],
+    "PROBE_EVERY": SECONDS,
+    "DEPLOYMENT": ["", 1],
     "URL_MAX_AGE": SECONDS,
     "PERMISSION": ["", "hook", 1, True],
     "SENDFILE": [

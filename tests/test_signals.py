@@ -91,7 +91,10 @@ def common(storage: QueuedStorage, name: str) -> dict[str, Any]:
 
 
 def test_module_has_only_these_signals() -> None:
-    assert [name for name in vars(signals) if isinstance(getattr(signals, name), Signal)] == NAMES
+    assert [name for name in vars(signals) if isinstance(getattr(signals, name), Signal)] == [
+        *NAMES,
+        "remote_changed",
+    ]
 
 
 def test_file_transferred(storage: QueuedStorage, seen: list[Any]) -> None:

@@ -133,6 +133,8 @@ OPTIONS: dict[str, Option] = {
     "OTHER_HOST": Option("error", _one_of(OTHER_HOST_WAYS)),
     "OTHER_HOST_TIMEOUT": Option(10, SECONDS),
     "HOST_URLS": Option({}, URLS),
+    "PROBE_EVERY": Option(30, SECONDS),
+    "DEPLOYMENT": Option(None, _or_none(STRING)),
     "URL_MAX_AGE": Option(3600, SECONDS),
     "PERMISSION": Option(None, _or_none(CALLABLE)),
     "SENDFILE": Option(None, _or_none(SENDFILE)),
@@ -293,6 +295,18 @@ class Settings:
         """For each host name, the URL under which that host serves ``queued_storage.urls``."""
         urls: Mapping[str, str] = self.values["HOST_URLS"]
         return urls
+
+    @setting
+    def probe_every(self) -> float:
+        """The maximum number of seconds between two probes of a remote that is away."""
+        return float(self.values["PROBE_EVERY"])
+
+    @setting
+    def deployment(self) -> str | None:
+        """The name of this deployment, such as "production"; it tells a copy of the database from
+        the original. None if there is only one."""
+        name: str | None = self.values["DEPLOYMENT"]
+        return name
 
     @setting
     def url_max_age(self) -> float:

@@ -84,6 +84,14 @@ class NameTooLong(TransferError):
     """
 
 
+class RemoteChanged(QueuedStorageError, OSError):
+    """The file is at another place than the one that its storage is configured for now.
+
+    Put the old configuration back, or run ``manage.py queued_storage remotes accept`` once the
+    objects are at the new place. The message names both places.
+    """
+
+
 class LeaseLost(QueuedStorageError):
     """The attempt was superseded by a delete, by newer content, or by another worker.
 

@@ -1,7 +1,9 @@
 """The ledger's models, where Django looks for models, and the rows behind them."""
 
 from .ledger.database import ledger
+from .ledger.identity import LedgerIdentity
 from .ledger.jobs import Job
 from .ledger.models import ExactCharField, QueuedFile
+from .ledger.remotes import Remote
 
-__all__ = ["ExactCharField", "Job", "QueuedFile", "ledger"]
+__all__ = ["ExactCharField", "Job", "LedgerIdentity", "QueuedFile", "Remote", "ledger"]

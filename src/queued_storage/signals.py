@@ -1,8 +1,8 @@
 """The signals, which are sent in the worker after the ledger was updated.
 
-All provide ``name``, ``local``, ``remote`` (the two storages) and ``queued_file`` (the row, as it
-was last if it no longer exists). The sender is the storage's class. An exception of a receiver is
-logged.
+All but ``remote_changed`` provide ``name``, ``local``, ``remote`` (the two storages) and
+``queued_file`` (the row, as it was last if it no longer exists). The sender is the storage's class.
+An exception of a receiver is logged.
 """
 
 from django.dispatch import Signal
@@ -18,3 +18,10 @@ file_evicted = Signal()
 
 file_deleted = Signal()
 """Both copies of a deleted file were removed, and its name can be used again."""
+
+remote_changed = Signal()
+"""A remote was closed, opened, paused or resumed.
+
+Provides ``alias``, ``place`` (its description), ``state`` (a ``Remote.State``) and ``error`` (a
+string), and none of the above. The sender is the storage's class.
+"""

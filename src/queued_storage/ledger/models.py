@@ -65,6 +65,11 @@ class QueuedFile(models.Model):
     transferred_at = UTCDateTimeField(_("transferred at"), null=True, blank=True)
     evicted_at = UTCDateTimeField(_("evicted at"), null=True, blank=True)
     failures = models.JSONField(_("failures"), default=list, blank=True)  # the last few attempts
+    # The digest of the place that the file was, or will be, uploaded to, as it was when the file
+    # was saved. 0 for one that cannot be told from others. NULL in rows of earlier versions: the
+    # place at which the alias was first seen.
+    place = models.BigIntegerField(_("place"), null=True, blank=True)
+    priority = models.SmallIntegerField(_("priority"), db_default=0)  # lower ones go first
 
     class Meta:
         app_label = "queued_storage"
@@ -87,6 +92,10 @@ class QueuedFile(models.Model):
             # They contain all columns that a sweep and a status need, so that neither reads a row.
             models.Index(
                 fields=["due_at", "alias", "host", "is_local", "id"], name="queued_storage_due"
+            ),
+            models.Index(
+                fields=["alias", "priority", "due_at", "host", "is_local", "id"],
+                name="queued_storage_alias_due",
             ),
             models.Index(
                 fields=["alias", "state", "transferred_at", "saved_at", "size"],

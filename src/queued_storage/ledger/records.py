@@ -6,7 +6,7 @@ from functools import lru_cache
 from typing import Any
 
 from django.db import IntegrityError, connections, models
-from django.db.models import F, Q, Value
+from django.db.models import Case, F, Q, Value, When
 from django.db.models.functions import Cast, Concat
 
 from ..conf import settings
@@ -26,6 +26,7 @@ _AT_FIRST = dict.fromkeys(["unconfirmed", "lease_token", "last_error"], "''")
 _AT_FIRST |= dict.fromkeys(["attempts", "sent"], "0")
 _AT_FIRST |= {"generation": "1", "failures": "'[]'"}
 
+_PLACE = models.BigIntegerField(null=True)
 _SAVED_AT: Any = QueuedFile._meta.get_field("saved_at")
 MYSQL_DUPLICATE = 1062  # the error code of a value that a unique index has already
 
@@ -54,19 +55,35 @@ class Records(Rows):
         return {name: Entry(*values) for name, *values in rows}
 
     def record(
-        self, alias: str, name: str, content: Content, *, held: bool, task: str = ""
+        self,
+        alias: str,
+        name: str,
+        content: Content,
+        *,
+        held: bool,
+        task: str = "",
+        place: int | None = None,
     ) -> int | None:
         """Insert the row of a new file; None if the name is taken."""
         state = State.HELD if held else State.PENDING
-        return self._record(alias, name, state, content, task=task)
+        return self._record(alias, name, state, content, task=task, place=place)
 
-    def record_tombstone(self, alias: str, name: str, remote_name: str | None = None) -> int | None:
+    def record_tombstone(
+        self,
+        alias: str,
+        name: str,
+        remote_name: str | None = None,
+        *,
+        place: int | None = None,
+    ) -> int | None:
         """Insert the row of a deleted file that predates the ledger.
 
         With ``remote_name=""`` there is nothing to delete on the remote: the name is reserved.
         """
         known = name if remote_name is None else remote_name
-        return self._record(alias, name, State.DELETING, Content(0, ""), remote_name=known)
+        return self._record(
+            alias, name, State.DELETING, Content(0, ""), remote_name=known, place=place
+        )
 
     def reserve(self, row: QueuedFile) -> int:
         """Reserve the name of a claimed tombstone, whose local copy is gone, for a new file."""
@@ -77,21 +94,35 @@ class Records(Rows):
         """Make a reserved name a tombstone without a local copy again."""
         return self.under_claim(Claim.of(row)).update(is_local=False)
 
-    def fill(self, row: QueuedFile, content: Content, *, held: bool, task: str = "") -> int:
+    def fill(
+        self,
+        row: QueuedFile,
+        content: Content,
+        *,
+        held: bool,
+        task: str = "",
+        place: int | None = None,
+    ) -> int:
         """Let a reserved name be that of a new file, and end the claim."""
         is_new = not (row.size or row.checksum or row.remote_name)
         return self.under_claim(Claim.of(row)).update(
-            **self._of_new_content(content, held, task),
+            **self._of_new_content(content, held, task, place),
             due_at=None if held else DatabaseNow(),
             generation=F("generation") + (0 if is_new else 1),
             lease_token="",
         )
 
     def record_local(
-        self, alias: str, name: str, content: Content, saved_at: datetime | None
+        self,
+        alias: str,
+        name: str,
+        content: Content,
+        saved_at: datetime | None,
+        *,
+        place: int | None = None,
     ) -> int | None:
         """Insert the row of a local file that predates the ledger, for its transfer."""
-        return self._record(alias, name, State.PENDING, content, saved_at=saved_at)
+        return self._record(alias, name, State.PENDING, content, saved_at=saved_at, place=place)
 
     def record_remote(
         self,
@@ -102,6 +133,7 @@ class Records(Rows):
         *,
         is_local: bool,
         verified: str,
+        place: int | None = None,
     ) -> int | None:
         """Insert the row of a file on the remote that predates the ledger.
 
@@ -116,6 +148,7 @@ class Records(Rows):
             saved_at=saved_at,
             is_local=is_local,
             verified=verified,
+            place=place,
         )
 
     def _record(
@@ -130,6 +163,7 @@ class Records(Rows):
         saved_at: datetime | None = None,
         is_local: bool = True,
         verified: str = "",
+        place: int | None = None,
     ) -> int | None:
         """Execute one statement; a savepoint around it would take two more."""
         connection = connections[self.db]
@@ -145,6 +179,7 @@ class Records(Rows):
             "content_type": content.content_type,
             "verified": verified,
             "host": settings.host,
+            "place": place,
         }
         times = _TIMES[state]
         if saved_at:
@@ -165,7 +200,15 @@ class Records(Rows):
                 return row[0] if row else None
             return cursor.lastrowid if cursor.rowcount == 1 else None
 
-    def overwrite(self, entry: Entry, content: Content, *, held: bool, task: str = "") -> int:
+    def overwrite(
+        self,
+        entry: Entry,
+        content: Content,
+        *,
+        held: bool,
+        task: str = "",
+        place: int | None = None,
+    ) -> int:
         """Start the generation after that of ``entry``, which makes claims on the old one void.
 
         A worker that has the claim may still write to the remote or delete there. Until it lets go
@@ -175,13 +218,18 @@ class Records(Rows):
         deleted = Q(state=State.DELETING)
         return same.filter(deleted if entry.is_deleted else ~deleted).update(
             due_at=None if held else when_unclaimed(),
-            **self._of_new_content(content, held, task),
+            **self._of_new_content(content, held, task, place),
             generation=F("generation") + 1,
         )
 
     @staticmethod
-    def _of_new_content(content: Content, held: bool, task: str) -> dict[str, Any]:
+    def _of_new_content(
+        content: Content, held: bool, task: str, place: int | None
+    ) -> dict[str, Any]:
+        # What lies at the old place must be found there, to be overwritten or removed.
+        was_never_sent = When(remote_name="", unconfirmed="", then=Value(place, _PLACE))
         return {
+            "place": Case(was_never_sent, default=F("place")),
             "state": State.HELD if held else State.PENDING,
             "task": task,
             "is_local": True,

@@ -109,6 +109,7 @@ class Entry:
     host: str
     generation: int
     checksum: str
+    place: int | None
 
     @property
     def is_here(self) -> bool:

@@ -1,6 +1,7 @@
 """Tells where a storage really keeps its files, and whether two storages share a place."""
 
 import getpass
+import hashlib
 import json
 import os
 import posixpath
@@ -22,6 +23,7 @@ FILE_SYSTEM = "file system"
 MEMORY = "memory"
 OTHER = "other"
 UNKNOWN = "unknown"
+QUEUED = "queued"  # the final places of a queued storage
 IN_PROCESS = frozenset({FILE_SYSTEM, MEMORY, OTHER, UNKNOWN})  # kinds that need no library
 SFTP = "storages.backends.sftpstorage.SFTPStorage"
 FTP = "storages.backends.ftp.FTPStorage"
@@ -50,7 +52,22 @@ class Place(NamedTuple):
         """The place in one line."""
         if self.kind == FILE_SYSTEM:
             return self.root
+        if self.kind == QUEUED:
+            return self.home
         return f"{self.kind}://{self.home}/{self.root.lstrip('/')}".rstrip("/")
+
+    @property
+    def digest(self) -> int:
+        """A positive number of 63 bits that the ledger knows the place by; 0 if nothing tells the
+        place from others in another process."""
+        return 0 if self.only else _digest_of(self)
+
+
+@lru_cache(1000)  # each save asks for it
+def _digest_of(place: Place) -> int:
+    text = "\0".join((place.kind, place.home, place.root))
+    found = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(found) >> 1 or 1
 
 
 def place_of(storage: Storage) -> Place:

@@ -17,12 +17,13 @@ from ..ledger.names import Name, StoredName
 from ..queues import BaseQueue, get_queue
 from ..remotes.classes import dotted_path
 from ..remotes.perthread import for_threads
+from ..remotes.places import Place
 from ..tasks import Transfer
 from ..transfers.parts import TransferParts
 from ..uploaders import Uploader, uploader_for
 from . import foreign
 from .foreign import ForeignTask
-from .places import clash_of
+from .places import clash_of, place_of_side
 from .routes import Routes, routes_of
 from .sides import Sides
 
@@ -44,11 +45,12 @@ class Parts(NamedTuple):
     held: bool  # whether new files wait for transfer()
     variant: str
     foreign_task: ForeignTask | None
+    place: Place  # of the remote
 
     @property
     def row_options(self) -> dict[str, Any]:
         """What the rows of new content have in common."""
-        return {"held": self.held, "task": self.variant}
+        return {"held": self.held, "task": self.variant, "place": self.place.digest}
 
 
 def option(method: Callable[[Any], Any]) -> Any:
@@ -244,6 +246,11 @@ class ComposedStorage(AliasedStorage):
             foreign_task=None if isinstance(task, Transfer) else task,
         )
 
+    @property
+    def remote_place(self) -> Place:
+        """Where the remote keeps its files, as this thread sees it now."""
+        return place_of_side(self.sides.remote)
+
     def require_two_places(self) -> None:
         """Raise ``ImproperlyConfigured`` if the two sides lead to one place.
 
@@ -263,6 +270,7 @@ class ComposedStorage(AliasedStorage):
             held=self.delayed,
             variant=_variant_of(task),
             foreign_task=None if isinstance(task, Transfer) else task,
+            place=self.remote_place,
         )
 
 

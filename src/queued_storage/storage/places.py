@@ -6,7 +6,7 @@ from itertools import product
 from typing import NamedTuple
 
 from ..remotes.classes import LIBRARY
-from ..remotes.places import IN_PROCESS, are_apart, place_of, same_place
+from ..remotes.places import IN_PROCESS, QUEUED, Place, are_apart, place_of, same_place
 from .sides import Side, Sides
 
 
@@ -40,6 +40,17 @@ def clash_of(sides: Sides) -> Clash | None:
             f"would be uploaded to itself.",
         )
     return next(filter(None, (_compare(*pair) for pair in product(local, remote))), None)
+
+
+def place_of_side(side: Side) -> Place:
+    """Return where a side keeps its files; of a queued storage, its final places."""
+    inner = getattr(side.storage, "sides", None)
+    if not isinstance(inner, Sides):
+        return place_of(side.storage)
+    finals = [place_of(each.storage) for each in _final_sides(side, ())]
+    if not all(place.digest for place in finals):
+        return Place(QUEUED, "", only=id(side.storage))
+    return Place(QUEUED, " and ".join(place.description for place in finals))
 
 
 class _Circle(Exception):

@@ -1,0 +1,59 @@
+"""The id by which this ledger is told from others that use the same places."""
+
+import uuid
+from typing import Any
+
+from django.db import connections, models
+from django.db.models.signals import post_migrate
+from django.utils.translation import gettext_lazy as _
+
+from .database import ledger_database
+
+_ONLY = 1  # the primary key of the only row
+
+
+class LedgerIdentity(models.Model):
+    """The id of this ledger: one row, which a copy of the database has too."""
+
+    id = models.PositiveSmallIntegerField(primary_key=True)
+    uid = models.CharField(_("id"), max_length=32)
+
+    class Meta:
+        app_label = "queued_storage"
+        verbose_name = _("identity of the ledger")
+        verbose_name_plural = _("identities of the ledger")
+        default_permissions = ["view"]
+
+    def __str__(self) -> str:
+        return self.uid
+
+
+def ledger_id(*, anew: bool = False) -> str:
+    """Return the id of this ledger, which is made when it is first needed.
+
+    A process asks the database once; ``anew`` asks it again.
+    """
+    database = ledger_database()
+    key = (database, str(connections[database].settings_dict["NAME"]))
+    if anew or key not in _ids:
+        _ids[key] = _read_or_make(database)
+    return _ids[key]
+
+
+def _read_or_make(database: str) -> str:
+    known: Any = models.QuerySet(LedgerIdentity, using=database).filter(pk=_ONLY)
+    uid = known.values_list("uid", flat=True).first()
+    if uid is None:
+        new = LedgerIdentity(id=_ONLY, uid=uuid.uuid4().hex)
+        known.bulk_create([new], ignore_conflicts=True)  # another process may have made one
+        uid = known.all().values_list("uid", flat=True).get()
+    return str(uid)
+
+
+def _forget(**kwargs: object) -> None:
+    """Forget the id after a flush, which removes the row."""
+    _ids.clear()
+
+
+_ids: dict[tuple[str, str], str] = {}
+post_migrate.connect(_forget)
