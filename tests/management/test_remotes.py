@@ -45,11 +45,11 @@ def test_list_of_a_remote_that_is_open(storage: Any) -> None:
 def test_list_of_a_remote_that_is_closed(storage: Any, state: str) -> None:
     save(storage, "a.txt")
     remote = close(storage, state)
-    registered(storage).postpone_probe(state, ERROR, 20.5)
+    registered(storage).postpone_probe(state, ERROR, 610)
     first, second = run("remotes").splitlines()
     assert first.split()[:2] == ["default", state]
     assert f"since {remote.since:%Y-%m-%d %H:%M:%S}" in first
-    assert first.endswith("1 probe failed, next probe in 20 seconds, 1 file waits")
+    assert first.endswith("1 probe failed, next probe in 10 minutes, 1 file waits")
     assert second.strip() == ERROR
 
 

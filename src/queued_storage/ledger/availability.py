@@ -2,13 +2,15 @@
 
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Protocol, cast
 
 from ..reporting.counts import about, counted
+from . import measures
 from .aliases import AliasedStorage, known_storages
 from .database import ledger
+from .measures import Overdue
 from .remotes import KnownPlace, RemoteState, remotes
 from .sql.clock import DatabaseNow, seconds_between, seconds_from_now
 
@@ -54,15 +56,15 @@ def availabilities() -> list[Availability]:
     If a storage was moved, its old remotes are included, with ``is_configured`` false.
     """
     places = _places()
-    rows: Any = remotes().annotate(now=DatabaseNow()).order_by("alias", "-since", "-pk")
     found: list[Availability] = []
+    used: set[str] = set()
+    rows: Any = remotes().annotate(now=DatabaseNow()).order_by("-since", "-pk")
     for row in rows:
         place = places.get(row.alias)
         # Of an alias that this process does not know, the remote that changed last is in use.
-        is_first = row.alias not in {each.alias for each in found}
-        is_configured = is_first if place is None else place.digest == row.digest
-        found.append(_of_row(row, is_configured))
-    used = {each.alias for each in found if each.is_configured}
+        is_used = row.alias not in used if place is None else place.digest == row.digest
+        found.append(_of_row(row, is_used))
+        used |= {row.alias} if is_used else set()
     found += [
         Availability(alias, place.description, RemoteState.OPEN)
         for alias, place in places.items()
@@ -74,11 +76,6 @@ def availabilities() -> list[Availability]:
 def in_use() -> list[Availability]:
     """The remote of each alias that its files are uploaded to now."""
     return [each for each in availabilities() if each.is_configured]
-
-
-def closed() -> list[Availability]:
-    """The remotes to which nothing is uploaded until they open."""
-    return [each for each in in_use() if not each.is_open]
 
 
 def availability_of(alias: str) -> Availability | None:
@@ -146,13 +143,42 @@ _HAS_BEEN: dict[str, str] = {
 _UNKNOWN = "has been closed by a newer version of queued_storage"
 
 
+def closed_sentence(alias: str) -> str:
+    """What is the matter with the remote of this alias; "" if it is open, or cannot be told."""
+    remote = availability_of(alias)
+    return "" if remote is None or remote.is_open else sentence(remote, waiting(alias))
+
+
 def _next_probe(remote: Availability) -> str:
     if not remote.next_probe_in:
         return "a probe is due"
     return f"next probe in {about(remote.next_probe_in)}"
 
 
-def reasons(aliases: Iterable[str]) -> list[str]:
-    """The sentences about the closed remotes of these storages."""
-    wanted = set(aliases)
-    return [sentence(each, waiting(each.alias)) for each in closed() if each.alias in wanted]
+# Files that wait for workers, not for a remote
+
+
+def reachable(
+    aliases: Iterable[str], known: Iterable[Availability], seconds: float = 0.0
+) -> list[str]:
+    """Those of the storages whose remote has been open for at least so many seconds.
+
+    While a remote is closed, and until its files have had that time, nobody neglects them.
+    """
+    waits = {
+        each.alias
+        for each in known
+        if not each.is_open or (each.since is not None and each.age < seconds)
+    }
+    return [alias for alias in aliases if alias not in waits]
+
+
+def unclaimed(known: Iterable[Availability]) -> list[Overdue]:
+    """The due files that a worker could process, whose age begins when their remote opened."""
+    opened = {each.alias: each.age for each in known if each.is_open and each.since}
+    shut = {each.alias for each in known if not each.is_open}
+    return [
+        replace(row, age=min(row.age, opened.get(row.alias, row.age)))
+        for row in measures.overdue()
+        if row.alias not in shut
+    ]

@@ -34,7 +34,7 @@ class Remotes(Verb):
     def run(self, options: dict[str, Any]) -> None:
         action, alias = options["action"], options["alias"]
         if action is None:
-            self._list(as_json=options["json"])
+            self._list(is_json=options["json"])
             return
         if alias is None:
             there_is = sorted({each.alias for each in availabilities()})
@@ -47,15 +47,14 @@ class Remotes(Verb):
 
     # The list
 
-    def _list(self, *, as_json: bool) -> None:
+    def _list(self, *, is_json: bool) -> None:
         found = availabilities()
-        if not found and not as_json:
+        if not found and not is_json:
             self.stdout.write("There is no queued storage.")
         for remote in found:
             files = waiting(remote.alias) if remote.is_configured else 0
-            if as_json:
-                answer = {**asdict(remote), "waiting": files}
-                self.stdout.write_json(answer, default=datetime.isoformat)
+            if is_json:
+                self.stdout.write_json(as_json(remote, files), default=datetime.isoformat)
             else:
                 self._show(remote, files)
 
@@ -118,6 +117,11 @@ ACTIONS: dict[str, Callable[[Remotes, str], None]] = {
     "resume": Remotes.resume,
     "probe": Remotes.probe,
 }
+
+
+def as_json(remote: Availability, files: int) -> dict[str, Any]:
+    """What programs get to know of a remote that so many files wait for."""
+    return {**asdict(remote), "waiting": files}
 
 
 def _details(remote: Availability) -> list[str]:
