@@ -53,7 +53,7 @@ class Remote(models.Model):
         app_label = "queued_storage"
         verbose_name = _("remote")
         verbose_name_plural = _("remotes")
-        default_permissions = ["view"]
+        default_permissions = []  # the dashboard shows remotes with the files
         permissions = [("steer_remote", _("Can pause, resume and probe remotes"))]
         constraints = [
             models.UniqueConstraint(fields=["alias", "digest"], name="queued_storage_remote_unique")

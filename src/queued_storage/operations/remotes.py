@@ -28,12 +28,12 @@ def pause(alias: str) -> int:
     A remote that nothing was uploaded to yet is recorded. ``UnknownAlias`` is raised if neither the
     ledger nor this process knows the alias.
     """
-    return _steer(alias, _rows(alias, registers=True), Remotes.pause)
+    return _steer(alias, rows(alias, registers=True), Remotes.pause)
 
 
 def resume(alias: str) -> int:
     """Open a paused remote, and enqueue what waits for it; return 0 if it is not paused."""
-    count = _steer(alias, _rows(alias), Remotes.resume)
+    count = _steer(alias, rows(alias), Remotes.resume)
     if count:
         on_commit(lambda: sweep(alias))
     return count
@@ -58,7 +58,7 @@ def probe(alias: str) -> Probed:
 
 def request_probe(alias: str) -> int:
     """Let a worker probe a closed remote at once; return 0 if it is open or paused."""
-    return _rows(alias).request_probe()
+    return rows(alias).request_probe()
 
 
 def _probe_now(storage: OperableStorage) -> str:
@@ -66,10 +66,10 @@ def _probe_now(storage: OperableStorage) -> str:
     return str(probing.probe_now(storage))
 
 
-def _steer(alias: str, rows: Remotes, verb: Any) -> int:
+def _steer(alias: str, found: Remotes, verb: Any) -> int:
     """Change the rows one by one, and tell of each that has changed."""
     count = 0
-    for before in rows:
+    for before in found:
         row = remotes().filter(pk=before.pk)
         if verb(row):
             count += 1
@@ -85,15 +85,18 @@ def _tell(remote: Remote, before: Remote) -> None:
     on_commit(lambda: announce(storage, remote, before))
 
 
-def _rows(alias: str, *, registers: bool = False) -> Remotes:
-    """The remote at the place that is configured here; all of an alias that is not known here."""
+def rows(alias: str, *, registers: bool = False) -> Remotes:
+    """The remote at the place that is configured here; all of an alias that is not known here.
+
+    ``UnknownAlias`` is raised if the ledger does not know it either.
+    """
     try:
         place = place_of(storage_for(alias))
     except UnknownAlias:
-        rows = remotes().filter(alias=alias)
-        if not rows.exists():
+        found = remotes().filter(alias=alias)
+        if not found.exists():
             raise
-        return rows
+        return found
     if registers:
         remotes().register(alias, place)
     return remotes().at(alias, place.digest)
