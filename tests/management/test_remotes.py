@@ -5,7 +5,7 @@ import pytest
 from django.core.management import CommandError
 
 from queued_storage.ledger.remotes import RemoteState, remotes
-from queued_storage.operations import remotes as operations
+from queued_storage.uploaders import Uploader
 from tests.support.command import run, save
 from tests.support.outages import ERROR, close, registered
 
@@ -23,12 +23,7 @@ def error_of(*arguments: str) -> tuple[str, int]:
 @pytest.fixture
 def probes(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Let each probe succeed."""
-
-    def probe_now(storage: Any) -> str:
-        registered(storage).reopen()
-        return RemoteState.OPEN
-
-    monkeypatch.setattr(operations, "_probe_now", probe_now)
+    monkeypatch.setattr(Uploader, "write_probe", lambda uploader: None)
 
 
 # The list
@@ -119,10 +114,17 @@ def test_probe_that_opens(storage: Any, probes: Any) -> None:
 
 def test_probe_that_fails(storage: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     close(storage, ago=12 * 60)
-    monkeypatch.setattr(operations, "_probe_now", lambda storage: RemoteState.AWAY)
+
+    def fail(uploader: Uploader) -> None:
+        raise ConnectionRefusedError("The remote is down.")
+
+    monkeypatch.setattr(Uploader, "write_probe", fail)
     text, code = error_of("probe", "default")
     assert code == 1
-    assert f"has been away for 12 minutes: {ERROR[:-1]}; 0 files wait; next probe in" in text
+    assert (
+        f"has been away for 12 minutes: ConnectionRefusedError: The remote is down; 0 files wait; next probe in"
+        in text
+    )
 
 
 def test_probe_of_a_paused_remote(storage: Any) -> None:
