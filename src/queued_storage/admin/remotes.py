@@ -47,7 +47,7 @@ class Action:
 
 PAUSE = Action(
     "pause",
-    _("Pause"),
+    _("Pause uploads"),
     remotes.pause,
     _("The remote of %(alias)s is paused. Files can still be saved; they wait."),
     _("The remote of %(alias)s is paused already."),
@@ -55,7 +55,7 @@ PAUSE = Action(
 )
 RESUME = Action(
     "resume",
-    _("Resume"),
+    _("Resume uploads"),
     remotes.resume,
     _("The remote of %(alias)s is open again."),
     _("The remote of %(alias)s is not paused."),
