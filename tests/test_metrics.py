@@ -183,19 +183,15 @@ def test_stalls(value: Value) -> None:
 
 
 def test_failures(value: Value, settings: Any) -> None:
-    def fail(name: str) -> None:
-        raise ValueError(f"{name} is not welcome.")
-
     settings.QUEUED_STORAGE = settings.QUEUED_STORAGE | {"RETRIES": 1}
     storage = make()
-    storage.remote.before["save"] = fail
+    storage.remote.rejects = True
     storage.save("a.txt", file())
     storage.queue.deliver()
     label = {"storage": storage.alias}
     assert value("transfer_failures_total", **label, outcome="retried") == 1
     assert value("transfer_failures_total", **label, outcome="parked") == 0
     make_due(storage, "a.txt")
-    storage.remote.before["save"] = fail
     storage.queue.enqueue([row(storage, "a.txt").pk])
     storage.queue.deliver()
     assert value("transfer_failures_total", **label, outcome="parked") == 1
