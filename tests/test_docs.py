@@ -34,6 +34,7 @@ from queued_storage.ledger import measures
 from queued_storage.ledger.jobs import MAX_FINDINGS, Job
 from queued_storage.ledger.models import MAX_FAILURES, NAME_MAX_BYTES, NAME_MAX_LENGTH, QueuedFile
 from queued_storage.ledger.names import COMPONENT_MAX_BYTES
+from queued_storage.ledger.remotes import Remote, RemoteState
 from queued_storage.management.commands.queued_storage import Command
 from queued_storage.operations import contract, status
 from queued_storage.operations import jobs as operations_jobs
@@ -286,6 +287,10 @@ def test_every_state() -> None:
     }
 
 
+def test_every_state_of_a_remote() -> None:
+    assert list(table(page("outages"), "state")) == RemoteState.values
+
+
 def test_every_state_is_in_the_diagram() -> None:
     [diagram] = blocks(page("ledger"), "text")
     assert set(re.findall(r"\b[A-Z]{4,}\b", diagram)) == set(QueuedFile.State.names)
@@ -310,7 +315,7 @@ def test_the_properties_of_a_row() -> None:
 def test_every_permission() -> None:
     assert list(table(page("admin"), "permission")) == [
         codename
-        for options in (QueuedFile._meta, Job._meta)
+        for options in (QueuedFile._meta, Job._meta, Remote._meta)
         for codename in (
             *(f"{action}_{options.model_name}" for action in options.default_permissions),
             *(codename for codename, _label in options.permissions),

@@ -185,7 +185,7 @@ def test_stalls(value: Value) -> None:
 def test_failures(value: Value, settings: Any) -> None:
     settings.QUEUED_STORAGE = settings.QUEUED_STORAGE | {"RETRIES": 1}
     storage = make()
-    storage.remote.refuses = True
+    storage.remote.rejects = True
     storage.save("a.txt", file())
     storage.queue.deliver()
     label = {"storage": storage.alias}

@@ -39,6 +39,7 @@ ARGUMENTS: dict[str, list[list[str]]] = {
     "remotes": [
         *([], ["--json"], ["pause", f"x{ALIAS}"[:64]], ["resume", f"x{ALIAS}"[:64]]),
         *(["pause", ALIAS], ["resume", HOSTILE], ["resume", ALIAS], ["pause"], [HOSTILE]),
+        *(["probe", ALIAS], ["probe", HOSTILE]),
     ],
     "worker": [["--until-empty", "--poll", "0.01"]],
     "sweep": [[], ["--dry-run"], ["--storage", HOSTILE]],

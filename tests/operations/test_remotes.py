@@ -2,16 +2,19 @@ import logging
 from typing import Any
 
 import pytest
-from django.db import transaction
+from django.db import connection, transaction
 
 from queued_storage.exceptions import UnknownAlias
 from queued_storage.ledger.remotes import RemoteState, remotes
-from queued_storage.ledger.sql.clock import DatabaseNow
+from queued_storage.ledger.sql.clock import DatabaseNow, seconds_from_now
 from queued_storage.operations import remotes as operations
 from queued_storage.operations.remotes import Probed
 from queued_storage.signals import remote_changed
+from queued_storage.transfers import watching
+from queued_storage.uploaders import Uploader
 from tests.support.outages import ERROR, close, registered
 from tests.support.scripted import file, make
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -38,19 +41,18 @@ def told() -> Any:
 
 @pytest.fixture
 def probing(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Replace the probe by one that ends with `state`."""
+    """Answer small writes to the remote with `error`, if there is one."""
 
     class Probing:
-        state = RemoteState.OPEN
+        error: Exception | None = None
         calls = 0
 
-    def probe_now(storage: Any) -> str:
+    def write_probe(uploader: Uploader) -> None:
         Probing.calls += 1
-        if Probing.state == RemoteState.OPEN:
-            registered(storage).reopen()
-        return Probing.state
+        if Probing.error:
+            raise Probing.error
 
-    monkeypatch.setattr(operations, "_probe_now", probe_now)
+    monkeypatch.setattr(Uploader, "write_probe", write_probe)
     return Probing
 
 
@@ -156,7 +158,7 @@ def test_probe_enqueues_what_waits(storage: Any, state: str, probing: Any) -> No
 
 
 def test_probe_that_fails_enqueues_nothing(storage: Any, probing: Any) -> None:
-    probing.state = RemoteState.AWAY
+    probing.error = ConnectionRefusedError("The remote is away.")
     storage.save("a.txt", file())
     close(storage)
     storage.queue.messages.clear()
@@ -171,7 +173,9 @@ def test_only_a_closed_remote_is_probed(storage: Any, probing: Any) -> None:
     assert probing.calls == 0
 
 
-def test_a_probe_can_be_requested(storage: Any) -> None:
+def test_a_probe_can_be_requested(storage: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    woken: list[int] = []
+    monkeypatch.setattr(watching, "probe_soon", lambda: woken.append(1))
     registered(storage)
     assert operations.request_probe(storage.alias) == 0
     close(storage)
@@ -179,6 +183,22 @@ def test_a_probe_can_be_requested(storage: Any) -> None:
     assert not due.exists()
     assert operations.request_probe(storage.alias) == 1
     assert due.exists()
+    assert woken == [1]
+
+
+def test_a_request_wakes_the_thread_that_probes(storage: Any, probing: Any) -> None:
+    if connection.vendor == "sqlite" and connection.is_in_memory_db():
+        pytest.skip("a thread would have a database of its own")
+    probing.error = ConnectionRefusedError("The remote is away.")
+    close(storage, probe_in=1000)
+    watching.watch()
+    operations.request_probe(storage.alias)
+    until(lambda: probing.calls)
+    until(lambda: registered(storage).get().probes == 1)
+    registered(storage).update(next_probe_at=seconds_from_now(1000))
+    probing.error = None
+    operations.request_probe(storage.alias)
+    until(lambda: registered(storage).get().is_open)
 
 
 def test_the_reason_is_told(storage: Any, told: Any, caplog: pytest.LogCaptureFixture) -> None:

@@ -149,7 +149,7 @@ def test_outage_of_one_storage_hides_no_other(storage: Any) -> None:
 def test_storage_that_was_moved_is_not_closed(storage: Any) -> None:
     close(storage, ago=9000)
     registered(storage).update(digest=5)
-    [(remote, _files)] = status.remotes()
+    [remote] = [each for each, _files in status.remotes() if each.alias == "default"]
     assert remote.is_open
     assert status.outages(status.remotes()) == []
 

@@ -196,9 +196,7 @@ def test_timeout_says_the_last_error(storage: Any) -> None:
     for wait in waits(storage):
         with pytest.raises(TransferTimeout, match=r"the transfers? continues?\.$"):
             wait()
-    storage.remote.refuses = True
-    storage.queue.deliver()
-    ledger().filter(name="a.txt").update(last_error="")
+    ledger().filter(name="b.txt").update(last_error="ConnectionError: The remote is away.")
     for wait in waits(storage):
         with pytest.raises(TransferTimeout) as caught:
             wait()

@@ -96,7 +96,9 @@ class _Urls:
 def _summary(found: Overview, remote_lines: list[remotes.Line]) -> str:
     """Return what a screen reader says when it changes."""
     piles = found.total.piles
-    numbers = gettext("Pending: %(pending)s. Transferring: %(transferring)s. Failed: %(failed)s.") % {
+    numbers = gettext(
+        "Pending: %(pending)s. Transferring: %(transferring)s. Failed: %(failed)s."
+    ) % {
         "pending": _count(piles[State.PENDING]),
         "transferring": _count(piles[State.TRANSFERRING]),
         "failed": _count(piles[State.FAILED]),

@@ -9,7 +9,7 @@ from django.contrib.admin import AdminSite
 from django.core.exceptions import PermissionDenied
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import reverse
-from django.utils.translation import gettext, ngettext, ngettext_lazy
+from django.utils.translation import gettext, ngettext_lazy
 from django.utils.translation import gettext_lazy as _
 from django.views.decorators.http import require_POST
 
@@ -22,6 +22,9 @@ from .formats import AtLeast, Number, duration
 from .log import log_change
 
 WAITING = ngettext_lazy("%(count)s file waits.", "%(count)s files wait.", "count")
+NEXT_PROBE = ngettext_lazy(
+    "Next probe in %(seconds)d second.", "Next probe in %(seconds)d seconds.", "seconds"
+)
 HEADLINES: dict[str, Any] = {
     RemoteState.AWAY: _("The remote of %(alias)s has been away for %(time)s."),
     RemoteState.REFUSED: _("The remote of %(alias)s has refused files for %(time)s."),
@@ -44,7 +47,7 @@ class Action:
 
 PAUSE = Action(
     "pause",
-    _("Pause"),
+    _("Pause uploads"),
     remotes.pause,
     _("The remote of %(alias)s is paused. Files can still be saved; they wait."),
     _("The remote of %(alias)s is paused already."),
@@ -52,7 +55,7 @@ PAUSE = Action(
 )
 RESUME = Action(
     "resume",
-    _("Resume"),
+    _("Resume uploads"),
     remotes.resume,
     _("The remote of %(alias)s is open again."),
     _("The remote of %(alias)s is not paused."),
@@ -132,8 +135,7 @@ def _ending(remote: Availability) -> str:
         return gettext("It is being probed.")
     seconds = round(remote.next_probe_in)
     if seconds < 60:
-        text = ngettext("Next probe in %(seconds)d second.", "Next probe in %(seconds)d seconds.", seconds)
-        return text % {"seconds": seconds}
+        return str(NEXT_PROBE % {"seconds": seconds})
     return gettext("Next probe in %(time)s.") % {"time": duration(seconds)}
 
 

@@ -1,17 +1,16 @@
 """Pause, resume or probe the remote of a storage."""
 
 from enum import Enum
-from importlib import import_module
-from typing import Any, cast
+from typing import Any
 
 from ..exceptions import UnknownAlias
 from ..ledger.aliases import AliasedStorage, storage_for
 from ..ledger.availability import availability_of, place_of
 from ..ledger.database import on_commit
-from ..ledger.remotes import Remote, Remotes, RemoteState, remotes
+from ..ledger.remotes import Remote, Remotes, remotes
 from ..queues.sweep import sweep
+from ..transfers import probing, watching
 from ..transfers.announcing import announce
-from .storages import OperableStorage
 
 
 class Probed(Enum):
@@ -45,25 +44,25 @@ def probe(alias: str) -> Probed:
     This calls the remote, and takes as long as that does. Raises ``UnknownAlias`` if this process
     has no such storage.
     """
-    storage = cast(OperableStorage, storage_for(alias))
+    storage_for(alias)  # raises
     before = availability_of(alias)
     if before is None or before.is_open:
         return Probed.WAS_OPEN
     if before.is_paused:
         return Probed.IS_PAUSED
-    if _probe_now(storage) == RemoteState.OPEN:
-        sweep(alias)
+    probing.probe_now(alias)
     return Probed.PROBED
 
 
 def request_probe(alias: str) -> int:
-    """Let a worker probe a closed remote at once; return 0 if it is open or paused."""
-    return rows(alias).request_probe()
+    """Let a thread probe a closed remote at once; return 0 if it is open or paused.
 
-
-def _probe_now(storage: OperableStorage) -> str:
-    probing: Any = import_module("queued_storage.transfers.probing")
-    return str(probing.probe_now(storage))
+    No request may wait for a remote.
+    """
+    count = rows(alias).request_probe()
+    if count:
+        on_commit(watching.probe_soon)
+    return count
 
 
 def _steer(alias: str, found: Remotes, verb: Any) -> int:
