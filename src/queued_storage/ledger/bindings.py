@@ -1,0 +1,82 @@
+"""Compares the place that a file is bound to with the one that its storage is configured for."""
+
+import time
+from typing import Any, Protocol
+
+from django.db import connections
+from django.db.models.signals import post_migrate
+
+from ..exceptions import RemoteChanged
+from .database import ledger_database
+from .remotes import KnownPlace, remotes
+
+UNKNOWN = 0  # the digest of a place that nothing tells from others, and that is never compared
+REPEAT_AFTER = 60.0  # seconds until a process asks again for the first place of an alias
+
+
+class Bound(Protocol):
+    """A row, or what a reader knows of it."""
+
+    place: Any  # a digest; None in rows of earlier versions
+
+
+def digest_of(alias: str, place: int | None) -> int | None:
+    """Return the digest of the place that a row is bound to; None for the configured one.
+
+    A row of an earlier version is at the place at which its alias was first seen. No query is made
+    for other rows, and for these one a minute.
+    """
+    return _first_of(alias) if place is None else place
+
+
+def is_elsewhere(alias: str, bound: Bound, configured: KnownPlace) -> bool:
+    """Return whether a file is at another place than the one that its storage has now."""
+    if bound.place == configured.digest:
+        return False
+    digest = digest_of(alias, bound.place)
+    return digest not in {None, UNKNOWN, configured.digest} and configured.digest != UNKNOWN
+
+
+def changed(alias: str, name: str, bound: Bound, configured: KnownPlace) -> RemoteChanged:
+    """Return the error about a file that is at another place."""
+    return RemoteChanged(
+        f"{name!r} belongs to {_description_of(alias, bound)}, but the storage {alias!r} is "
+        f"configured for {configured.description!r}. Put the old configuration back; or keep it "
+        f"for these files, and use the new one in a storage with another alias; or copy the "
+        f"objects to the new place and run 'manage.py queued_storage remotes accept {alias}'."
+    )
+
+
+def require_same(alias: str, name: str, bound: Bound, configured: KnownPlace) -> None:
+    """Raise ``RemoteChanged`` if the file is at another place than the configured one."""
+    if is_elsewhere(alias, bound, configured):
+        raise changed(alias, name, bound, configured)
+
+
+def _description_of(alias: str, bound: Bound) -> str:
+    remote = remotes().at(alias, digest_of(alias, bound.place) or UNKNOWN).first()
+    return repr(remote.place) if remote else "another place, to which nothing was uploaded yet"
+
+
+# The first place of each alias
+
+_firsts: dict[tuple[str, str, str], tuple[int | None, float]] = {}
+
+
+def _first_of(alias: str) -> int | None:
+    database = ledger_database()
+    key = (database, str(connections[database].settings_dict["NAME"]), alias)
+    digest, at = _firsts.get(key, (None, float("-inf")))
+    if time.monotonic() - at > REPEAT_AFTER:
+        first = remotes().first_of(alias)
+        digest = first.digest if first else None
+        _firsts[key] = digest, time.monotonic()
+    return digest
+
+
+def forget(**kwargs: object) -> None:
+    """Forget the first places, after they have changed or after a flush."""
+    _firsts.clear()
+
+
+post_migrate.connect(forget)

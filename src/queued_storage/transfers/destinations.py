@@ -1,0 +1,56 @@
+"""The places that workers of this process upload files to."""
+
+from django.db import connections
+from django.db.models.signals import post_migrate
+
+from ..exceptions import RemoteChanged
+from ..ledger import bindings
+from ..ledger.database import in_transaction, ledger_database
+from ..ledger.models import QueuedFile
+from ..ledger.remotes import Remote, remotes
+from .parts import TransferringStorage
+
+ADVICE = (
+    "If the place depends on the thread, for example on the tenant of a request, a worker cannot "
+    "know it: make it the same for all threads, for example with the tenant in upload_to. If it "
+    "is the same, give the class the constant attribute queued_storage_place. See the docs, under "
+    "'Several tenants'."
+)
+
+
+def remote_of(storage: TransferringStorage) -> Remote:
+    """Return the ledger's remote that this storage uploads to now, which is made if it is new.
+
+    A process asks the database once per place, so nothing but ``alias``, ``digest`` and ``place``
+    is up to date.
+    """
+    alias, place = storage.alias, storage.remote_place
+    database = ledger_database()
+    key = (database, str(connections[database].settings_dict["NAME"]), alias, place.digest)
+    if known := _known.get(key):
+        return known
+    remote = remotes().register(alias, place)
+    if not in_transaction():  # which may be rolled back
+        _known[key] = remote
+    return remote
+
+
+def require_same_place(storage: TransferringStorage, row: QueuedFile) -> None:
+    """Raise ``RemoteChanged`` if the file is at another place than its storage's, as this thread
+    sees it now."""
+    place = storage.remote_place
+    if not bindings.is_elsewhere(row.alias, row, place):
+        return
+    error = bindings.changed(row.alias, row.name, row, place)
+    raise error if storage.has_fixed_place else RemoteChanged(f"{error} {ADVICE}")
+
+
+_known: dict[tuple[str, str, str, int], Remote] = {}
+
+
+def _forget(**kwargs: object) -> None:
+    """Forget the remotes after a flush, which removes their rows."""
+    _known.clear()
+
+
+post_migrate.connect(_forget)
