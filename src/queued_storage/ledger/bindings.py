@@ -7,6 +7,7 @@ from django.db import connections
 from django.db.models.signals import post_migrate
 
 from ..exceptions import RemoteChanged
+from ..reporting.logs import logger
 from .database import ledger_database
 from .remotes import KnownPlace, remotes
 
@@ -17,7 +18,9 @@ REPEAT_AFTER = 60.0  # seconds until a process asks again for the first place of
 class Bound(Protocol):
     """A row, or what a reader knows of it."""
 
-    place: Any  # a digest; None in rows of earlier versions
+    @property
+    def place(self) -> Any:
+        """The digest of its place; None in rows of earlier versions."""
 
 
 def digest_of(alias: str, place: int | None) -> int | None:
@@ -53,6 +56,23 @@ def require_same(alias: str, name: str, bound: Bound, configured: KnownPlace) ->
         raise changed(alias, name, bound, configured)
 
 
+def warn_once(alias: str, name: str, bound: Bound, configured: KnownPlace) -> None:
+    """Log that files are at another place, once per process and place."""
+    key = alias, digest_of(alias, bound.place), configured.digest
+    if key in _warned:
+        return
+    _warned.add(key)
+    logger.warning(
+        "The URLs of files such as %r lead nowhere. %s",
+        name,
+        changed(alias, name, bound, configured),
+        extra={"queued_storage": alias},
+    )
+
+
+_warned: set[tuple[str, int | None, int]] = set()
+
+
 def _description_of(alias: str, bound: Bound) -> str:
     remote = remotes().at(alias, digest_of(alias, bound.place) or UNKNOWN).first()
     return repr(remote.place) if remote else "another place, to which nothing was uploaded yet"
@@ -77,6 +97,7 @@ def _first_of(alias: str) -> int | None:
 def forget(**kwargs: object) -> None:
     """Forget the first places, after they have changed or after a flush."""
     _firsts.clear()
+    _warned.clear()
 
 
 post_migrate.connect(forget)

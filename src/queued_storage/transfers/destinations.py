@@ -8,6 +8,7 @@ from ..ledger import bindings
 from ..ledger.database import in_transaction, ledger_database
 from ..ledger.models import QueuedFile
 from ..ledger.remotes import Remote, remotes
+from ..remotes.places import Place
 from .parts import TransferringStorage
 
 ADVICE = (
@@ -35,14 +36,34 @@ def remote_of(storage: TransferringStorage) -> Remote:
     return remote
 
 
+def has_moved(storage: TransferringStorage, row: QueuedFile) -> Place | None:
+    """Return the place that a file can simply be uploaded to instead of its own; None if there is
+    no need to, or if this may be wrong.
+
+    Nothing of the file may lie anywhere, and the place must be that of all threads: otherwise those
+    who saved the file may not find it there.
+    """
+    was_sent = row.remote_name or (row.unconfirmed and not row.is_tried)
+    if was_sent or not storage.has_fixed_place:
+        return None
+    place = storage.remote_place
+    return place if bindings.is_elsewhere(row.alias, row, place) else None
+
+
 def require_same_place(storage: TransferringStorage, row: QueuedFile) -> None:
     """Raise ``RemoteChanged`` if the file is at another place than its storage's, as this thread
     sees it now."""
     place = storage.remote_place
     if not bindings.is_elsewhere(row.alias, row, place):
         return
-    error = bindings.changed(row.alias, row.name, row, place)
-    raise error if storage.has_fixed_place else RemoteChanged(f"{error} {ADVICE}")
+    if row.object_name and not row.is_tried:
+        error = bindings.changed(row.alias, row.name, row, place)
+        raise error if storage.has_fixed_place else RemoteChanged(f"{error} {ADVICE}")
+    raise RemoteChanged(
+        f"{row.name!r} was saved for another place than {place.description!r}, which this worker "
+        f"sees as that of the storage {row.alias!r}. Nothing was uploaded. {ADVICE} If only the "
+        f"configuration has changed, run 'manage.py queued_storage remotes accept {row.alias}'."
+    )
 
 
 _known: dict[tuple[str, str, str, int], Remote] = {}

@@ -19,6 +19,7 @@ from ..exceptions import (
     LocalFileMissing,
     LocalFileUnreadable,
     NameTooLong,
+    RemoteChanged,
 )
 from ..ledger.database import ledger
 from ..ledger.models import QueuedFile
@@ -34,6 +35,7 @@ from .outcomes import Outcome
 from .parts import TransferringStorage, sides_of, storage_of
 from .solitude import solitude
 
+LONG = 3600.0  # seconds until a file is looked at again that is at another place
 # What ends a process in its main thread, and a single task in any other thread
 ENDS = (SystemExit, KeyboardInterrupt, GeneratorExit)
 
@@ -226,11 +228,12 @@ class _Work:
         row = self.row
         text = reason(error, *sides_of(row))
         # Faults of this process or host, not of the file
-        is_setup = isinstance(error, ImproperlyConfigured | LocalFileUnreadable)
+        is_setup = isinstance(error, ImproperlyConfigured | LocalFileUnreadable | RemoteChanged)
         will_retry = is_setup or self._will_retry(error)
         if will_retry:
             count = self._is_evicting or not is_setup
-            taken = self.lease.ledger.postpone(row, backoff(row.attempts), text, count=count)
+            delay = LONG if isinstance(error, RemoteChanged) else backoff(row.attempts)
+            taken = self.lease.ledger.postpone(row, delay, text, count=count)
         else:
             taken = self.lease.ledger.mark_failed(row, text)
         if not taken:
