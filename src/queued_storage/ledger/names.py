@@ -9,6 +9,9 @@ from .models import NAME_MAX_BYTES, NAME_MAX_LENGTH
 
 COMPONENT_MAX_BYTES = 255  # on the file systems in use
 RESERVED_PREFIX = ".queued-"  # of files that are still being written
+# What this package keeps for itself at the root of a storage begins with this.
+RESERVED = ".queued-storage"
+PROBE_NAME = f"{RESERVED}-probe"  # written to find out whether a remote takes files
 LEADS_OUT = "it leads out of the storage; use a relative name without '..'"
 
 Name = str | PathLike[str]

@@ -11,15 +11,15 @@ from contextlib import suppress
 from functools import lru_cache
 from inspect import getattr_static
 from itertools import takewhile
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from django.core.files.storage import FileSystemStorage, InMemoryStorage, Storage
-from django.utils.functional import LazyObject
 
 from ..reporting.descriptions import describe, is_describable
 from .classes import dotted_path, known_of
 from .expiry import AZURE, GCLOUD, S3
+from .layers import itself
 
 FILE_SYSTEM = "file system"
 MEMORY = "memory"
@@ -77,7 +77,7 @@ def place_of(storage: Storage) -> Place:
 
     It is computed in a few microseconds and makes no request.
     """
-    storage = _itself(storage)
+    storage = itself(storage)
     given = getattr(storage, "queued_storage_place", None)
     if given is not None:
         return Place(OTHER, str(given))
@@ -98,7 +98,7 @@ def has_fixed_place(storage: Storage) -> bool:
     Nothing is known of the methods and properties of other classes: one may return the directory
     of the tenant whose request the thread processes.
     """
-    storage = _itself(storage)
+    storage = itself(storage)
     given = getattr_static(storage, "queued_storage_place", None)
     if given is not None:
         return not hasattr(type(given), "__get__")
@@ -152,14 +152,6 @@ def are_apart(one: Place, other: Place) -> bool:
     next, and by the comparison of the two files before an eviction.
     """
     return not holds(one, other) and not holds(other, one)
-
-
-def _itself(storage: Storage) -> Storage:
-    """Return what a wrapper passes its calls on to."""
-    if isinstance(storage, LazyObject):  # such as django.core.files.storage.default_storage
-        storage = cast(Any, storage.exists).__self__
-    inner = getattr(storage, "storage", None)  # of PerThread, FaultyStorage, and many wrappers
-    return _itself(inner) if isinstance(inner, Storage) else storage
 
 
 def _of_this_process(kind: str, storage: Storage) -> Place:

@@ -2,20 +2,26 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import ClassVar
 
 from django.core.files import File
+from django.core.files.base import ContentFile
 from django.core.files.storage import Storage
 
 from ..exceptions import VerificationError
 from ..files import presence
 from ..files.streams import MeasuredFile, checksum_of
 from ..files.walking import names_on
+from ..ledger.names import PROBE_NAME
 from ..ledger.states import Content
+from ..remotes.faults import Diagnosis, diagnosis_of
 from ..remotes.guarding import guarded
+from ..remotes.layers import attribute_of
 from ..remotes.opening import opened
 
 PIECE = 1024 * 1024  # bytes
+PROBE = b"Written by django-queued-storage to find out whether this storage takes files.\n"
 
 
 class Uploader(ABC):
@@ -128,6 +134,29 @@ class Uploader(ABC):
     def names(self, under: str = "") -> Iterator[str]:
         """Yield the names of all files on the remote, or of those in a directory."""
         return names_on(self.remote, under)
+
+    def diagnose(self, error: BaseException, size: int | None = None) -> Diagnosis:
+        """Return whose fault an error of this uploader is.
+
+        ``size`` is the number of bytes of the file that was transferred, if that is known.
+        """
+        return diagnosis_of(error, self.remote, size)
+
+    def write_probe(self) -> None:
+        """Write a few bytes at the remote's root, and remove them.
+
+        Raises what the remote raises if it cannot be written to, and ``NotImplementedError`` if
+        this says nothing of the remote. That they cannot be removed is no error.
+        """
+        if attribute_of(self.remote, "sides"):
+            raise NotImplementedError("A queued storage saves files while its remote is away.")
+        name = PROBE_NAME
+        try:
+            with guarded(self.remote, name):
+                name = self.remote.save(name, ContentFile(PROBE))
+        finally:  # an interrupted save may leave an unfinished file
+            with suppress(Exception):  # a key may be allowed to write, but not to delete
+                self.remote.delete(name)
 
     # Must be implemented
 

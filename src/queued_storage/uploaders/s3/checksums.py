@@ -32,3 +32,13 @@ def sum_of(algorithm: str, data: bytes) -> Sum:
 
 def encoded(crc32: int) -> Sum:
     return Sum(CRC32, base64.b64encode(crc32.to_bytes(4, "big")).decode())
+
+
+def as_recorded(checksum: str) -> str:
+    """Return what the ledger records for a CRC-32 that is encoded as S3 does."""
+    return f"crc32:{base64.b64decode(checksum).hex()}"
+
+
+def crc32_in(recorded: str) -> int:
+    """Return the CRC-32 that the ledger records."""
+    return int(recorded.removeprefix("crc32:"), 16)

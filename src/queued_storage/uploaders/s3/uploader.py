@@ -1,6 +1,5 @@
 """The uploader for django-storages' ``S3Storage``."""
 
-import base64
 import contextlib
 from collections.abc import Iterator
 from http import HTTPStatus
@@ -20,10 +19,10 @@ from ...reporting.logs import logger
 from ...reporting.reasons import reason
 from ...runtime import ending
 from ..base import PIECE, Uploader
-from . import by_obstore, dialects, multipart, small, trust
+from . import by_obstore, dialects, multipart, small, trust, trying
 from .bucket import Bucket, S3Remote
 from .by_obstore import Outcome, Substitute
-from .checksums import ALGORITHMS, CRC32, SHA256, Sum, encoded, sum_of
+from .checksums import ALGORITHMS, CRC32, SHA256, Sum, as_recorded, crc32_in, encoded, sum_of
 from .dialects import Dialect, may_be_refusal
 from .small import SmallObject
 
@@ -178,7 +177,7 @@ class S3Uploader(Uploader):
         """Send the object by boto3. Returns whether that proved its bytes."""
         trusted = trust.trust_in(self._bucket.storage, named or CRC32)
         is_crc32 = named in (None, CRC32)
-        checksum = encoded(_crc32_of(sent)) if is_crc32 else sum_of(SHA256, what.data)
+        checksum = encoded(crc32_in(sent.checksum)) if is_crc32 else sum_of(SHA256, what.data)
         answer = small.put_object(self._bucket.client, what, checksum)
         if substitute:
             substitute.learn(what, answer.request)
@@ -299,6 +298,9 @@ class S3Uploader(Uploader):
 
     # Verifying
 
+    def write_probe(self) -> None:
+        trying.write_probe(self._bucket)
+
     def refuses_wrong_checksum(self, name: str) -> bool | None:
         if not dialects.of(self._bucket.storage).checksums:
             return None
@@ -321,7 +323,7 @@ class S3Uploader(Uploader):
         self._require(name, "bytes", head["ContentLength"], sent.size)
         checksum = head.get("ChecksumCRC32", "")
         if checksum and head.get("ChecksumType") != "COMPOSITE" and "-" not in checksum:
-            self._require(name, "the checksum", _as_recorded(checksum), sent.checksum)
+            self._require(name, "the checksum", as_recorded(checksum), sent.checksum)
             return "checksum"
         if "ChecksumSHA256" in head and sent.size <= small.LIMIT:
             return self.verify_content(name, sent)  # the ledger has no SHA-256 to compare
@@ -390,11 +392,3 @@ def _status(error: ClientError) -> int:
 
 def _code(error: ClientError) -> str:
     return error.response.get("Error", {}).get("Code", "")
-
-
-def _crc32_of(content: Content) -> int:
-    return int(content.checksum.removeprefix("crc32:"), 16)
-
-
-def _as_recorded(checksum: str) -> str:
-    return f"crc32:{base64.b64decode(checksum).hex()}"
