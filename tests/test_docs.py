@@ -35,7 +35,7 @@ from queued_storage.ledger.jobs import MAX_FINDINGS, Job
 from queued_storage.ledger.models import MAX_FAILURES, NAME_MAX_BYTES, NAME_MAX_LENGTH, QueuedFile
 from queued_storage.ledger.names import COMPONENT_MAX_BYTES
 from queued_storage.management.commands.queued_storage import Command
-from queued_storage.operations import contract
+from queued_storage.operations import contract, status
 from queued_storage.operations import jobs as operations_jobs
 from queued_storage.queues.base import BaseQueue
 from queued_storage.reporting import logs
@@ -540,6 +540,9 @@ def test_every_limit_of_the_health_check() -> None:
     limits = [field.name for field in dataclasses.fields(health.Limits)]
     assert list(table(section("monitoring", "Health"), "limit")) == limits
     assert health.TIMEOUT == 3
+    assert health.MAX_AWAY == status.MAX_AWAY.total_seconds() == 300
+    assert "this one is 300" in flat(section("monitoring", "Health"))
+    assert "Defaults to five minutes" in section("commands", "status")
     assert "within three seconds" in flat(section("monitoring", "Health"))
     assert measures._MOST_WAITING == 4
     assert "at most four such threads" in flat(section("monitoring", "Health"))

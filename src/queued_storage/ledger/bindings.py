@@ -4,14 +4,16 @@ import time
 from typing import Any, Protocol
 
 from django.db import connections
+from django.db.models import Q
 from django.db.models.signals import post_migrate
 
 from ..exceptions import RemoteChanged
 from ..reporting.logs import logger
-from .database import ledger_database
+from .database import ledger, ledger_database
 from .remotes import KnownPlace, remotes
 
 UNKNOWN = 0  # the digest of a place that nothing tells from others, and that is never compared
+EMPTY_FOR = 3600.0  # seconds until a process looks again for files at an old place
 REPEAT_AFTER = 60.0  # seconds until a process asks again for the first place of an alias
 
 
@@ -78,6 +80,42 @@ def _description_of(alias: str, bound: Bound) -> str:
     return repr(remote.place) if remote else "another place, to which nothing was uploaded yet"
 
 
+# Files at other places
+
+_empty: dict[tuple[str, str, int], float] = {}  # when no file was found at an old place
+
+
+def stranded(alias: str, configured: KnownPlace) -> str:
+    """Return a place other than the configured one that files are bound to; "" if there is none.
+
+    Only places that the ledger knows are looked for, so it costs one query as long as the storage
+    was never moved. A place is in no index: a search ends at the first file, but reads all rows of
+    the alias if no file is left there. A process then repeats it after an hour.
+    """
+    known = list(remotes().filter(alias=alias).order_by("pk"))
+    if configured.digest == UNKNOWN:
+        return ""
+    for remote in known:
+        if remote.digest in {UNKNOWN, configured.digest}:
+            continue
+        if _has_files(alias, remote.digest, with_old_rows=remote == known[0]):
+            return str(remote.place)
+    return ""
+
+
+def _has_files(alias: str, digest: int, *, with_old_rows: bool) -> bool:
+    key = ledger_database(), alias, digest
+    if time.monotonic() - _empty.get(key, float("-inf")) < EMPTY_FOR:
+        return False
+    is_there = Q(place=digest) | Q(place=None) if with_old_rows else Q(place=digest)
+    # A file that was never sent needs nothing at the old place.
+    was_sent = ~Q(remote_name="", unconfirmed="")
+    found = bool(ledger().filter(is_there, was_sent, alias=alias).order_by()[:1])
+    if not found:
+        _empty[key] = time.monotonic()
+    return found
+
+
 # The first place of each alias
 
 _firsts: dict[tuple[str, str, str], tuple[int | None, float]] = {}
@@ -98,6 +136,7 @@ def forget(**kwargs: object) -> None:
     """Forget the first places, after they have changed or after a flush."""
     _firsts.clear()
     _warned.clear()
+    _empty.clear()
 
 
 post_migrate.connect(forget)

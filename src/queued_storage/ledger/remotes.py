@@ -143,6 +143,10 @@ class Remotes(models.QuerySet[Remote]):
             due = due.filter(next_probe_at__lte=DatabaseNow())
         return due.update(next_probe_at=seconds_from_now(seconds))
 
+    def request_probe(self) -> int:
+        """Let the next probe be due now; 0 if no remote is probed."""
+        return self.probed().update(next_probe_at=DatabaseNow())
+
     def postpone_probe(self, state: str, error: str, probe_in: float) -> int:
         """Record a failed probe, and when the next one is due, in seconds."""
         return self.probed().update(

@@ -1,0 +1,99 @@
+"""Pause, resume or probe the remote of a storage."""
+
+from enum import Enum
+from importlib import import_module
+from typing import Any, cast
+
+from ..exceptions import UnknownAlias
+from ..ledger.aliases import AliasedStorage, storage_for
+from ..ledger.availability import availability_of, place_of
+from ..ledger.database import on_commit
+from ..ledger.remotes import Remote, Remotes, RemoteState, remotes
+from ..queues.sweep import sweep
+from ..transfers.announcing import announce
+from .storages import OperableStorage
+
+
+class Probed(Enum):
+    """What became of the request to probe a remote."""
+
+    WAS_OPEN = "nothing was to be done"
+    IS_PAUSED = "only resume() opens it"
+    PROBED = "it was probed"
+
+
+def pause(alias: str) -> int:
+    """Upload, delete and evict nothing until ``resume()``; return 0 if it is paused already.
+
+    A remote that nothing was uploaded to yet is recorded. ``UnknownAlias`` is raised if neither the
+    ledger nor this process knows the alias.
+    """
+    return _steer(alias, _rows(alias, registers=True), Remotes.pause)
+
+
+def resume(alias: str) -> int:
+    """Open a paused remote, and enqueue what waits for it; return 0 if it is not paused."""
+    count = _steer(alias, _rows(alias), Remotes.resume)
+    if count:
+        on_commit(lambda: sweep(alias))
+    return count
+
+
+def probe(alias: str) -> Probed:
+    """Find out now whether a closed remote works, and open it if it does.
+
+    This calls the remote, and takes as long as that does. Raises ``UnknownAlias`` if this process
+    has no such storage.
+    """
+    storage = cast(OperableStorage, storage_for(alias))
+    before = availability_of(alias)
+    if before is None or before.is_open:
+        return Probed.WAS_OPEN
+    if before.is_paused:
+        return Probed.IS_PAUSED
+    if _probe_now(storage) == RemoteState.OPEN:
+        sweep(alias)
+    return Probed.PROBED
+
+
+def request_probe(alias: str) -> int:
+    """Let a worker probe a closed remote at once; return 0 if it is open or paused."""
+    return _rows(alias).request_probe()
+
+
+def _probe_now(storage: OperableStorage) -> str:
+    probing: Any = import_module("queued_storage.transfers.probing")
+    return str(probing.probe_now(storage))
+
+
+def _steer(alias: str, rows: Remotes, verb: Any) -> int:
+    """Change the rows one by one, and tell of each that has changed."""
+    count = 0
+    for before in rows:
+        row = remotes().filter(pk=before.pk)
+        if verb(row):
+            count += 1
+            _tell(row.get(), before)
+    return count
+
+
+def _tell(remote: Remote, before: Remote) -> None:
+    try:
+        storage: AliasedStorage | None = storage_for(remote.alias)
+    except UnknownAlias:
+        storage = None
+    on_commit(lambda: announce(storage, remote, before))
+
+
+def _rows(alias: str, *, registers: bool = False) -> Remotes:
+    """The remote at the place that is configured here; all of an alias that is not known here."""
+    try:
+        place = place_of(storage_for(alias))
+    except UnknownAlias:
+        rows = remotes().filter(alias=alias)
+        if not rows.exists():
+            raise
+        return rows
+    if registers:
+        remotes().register(alias, place)
+    return remotes().at(alias, place.digest)
