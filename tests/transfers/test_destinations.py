@@ -16,7 +16,7 @@ from queued_storage.ledger.remotes import remotes
 from queued_storage.ledger.states import State
 from queued_storage.remotes.places import place_of
 from queued_storage.tasks import TransferAndDelete
-from queued_storage.transfers import work
+from queued_storage.transfers import destinations, work
 from queued_storage.transfers.destinations import remote_of
 from tests.support.rows import is_about
 from tests.support.scripted import ScriptedStorage, file, make, make_due, on_disk, read, row
@@ -75,6 +75,24 @@ def test_a_process_registers_a_remote_once(
     move(storage, new)
     assert remote_of(storage) != first
     assert remotes().filter(alias=storage.alias).count() == 2
+
+
+def test_workers_register_the_place_of_old_rows(old: Any, new: Any) -> None:
+    storage, name = transferred(old)
+    remotes().all().delete()
+    ledger().update(place=None)
+    destinations._forget()
+    destinations.register_first([storage.alias, "unknown"])
+    assert [remote.digest for remote in remotes()] == [place_of(old).digest]
+    move(storage, new)
+    with pytest.raises(RemoteChanged):
+        destinations.require_same_place(storage, row(storage, name))
+
+
+def test_nothing_is_registered_without_old_rows(old: Any) -> None:
+    storage, _name = saved(old)
+    destinations.register_first([storage.alias])
+    assert not remotes().exists()
 
 
 # The configured place has changed

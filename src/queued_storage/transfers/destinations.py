@@ -1,15 +1,19 @@
 """The places that workers of this process upload files to."""
 
+from collections.abc import Iterable
+from contextlib import suppress
+
+from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
 from django.db.models.signals import post_migrate
 
 from ..exceptions import RemoteChanged
 from ..ledger import bindings
-from ..ledger.database import in_transaction, ledger_database
+from ..ledger.database import in_transaction, ledger, ledger_database
 from ..ledger.models import QueuedFile
 from ..ledger.remotes import Remote, remotes
 from ..remotes.places import Place
-from .parts import TransferringStorage
+from .parts import TransferringStorage, storage_of
 
 ADVICE = (
     "If the place depends on the thread, for example on the tenant of a request, a worker cannot "
@@ -34,6 +38,23 @@ def remote_of(storage: TransferringStorage) -> Remote:
     if not in_transaction():  # which may be rolled back
         _known[key] = remote
     return remote
+
+
+def register_first(aliases: Iterable[str]) -> None:
+    """Register the place of each storage whose rows are all of earlier versions.
+
+    Those files are at the place that is configured when the first worker starts after an upgrade. A
+    process does this once per storage.
+    """
+    database = ledger_database()
+    for alias in aliases:
+        if (database, alias) in _begun:
+            continue
+        without_place = ledger().filter(alias=alias, place=None)
+        if not remotes().filter(alias=alias).exists() and without_place.exists():
+            with suppress(ImproperlyConfigured):  # the attempts report it
+                remote_of(storage_of(alias, ""))
+        _begun.add((database, alias))
 
 
 def has_moved(storage: TransferringStorage, row: QueuedFile) -> Place | None:
@@ -67,11 +88,13 @@ def require_same_place(storage: TransferringStorage, row: QueuedFile) -> None:
 
 
 _known: dict[tuple[str, str, str, int], Remote] = {}
+_begun: set[tuple[str, str]] = set()
 
 
 def _forget(**kwargs: object) -> None:
     """Forget the remotes after a flush, which removes their rows."""
     _known.clear()
+    _begun.clear()
 
 
 post_migrate.connect(_forget)
