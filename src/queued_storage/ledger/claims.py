@@ -125,6 +125,10 @@ class Claims(Rows):
             remote_name="", unconfirmed=""
         )
 
+    def bind(self, row: QueuedFile, place: int) -> int:
+        """Record the place that the file of this claim is going to be uploaded to."""
+        return self._update_claimed(Claim.of(row), place=place)
+
     def record_remote_name(self, row: QueuedFile, remote_name: str) -> int:
         """Record where this claim has sent the file, even if it was deleted or overwritten since.
 

@@ -1,5 +1,6 @@
 """Numbers and warnings about the ledger and its workers."""
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -8,8 +9,9 @@ from django.db.models import Count, F, Min, Q, Sum
 
 from ..conf import settings
 from ..ledger import measures
-from ..ledger.aliases import known_storages
-from ..ledger.availability import Availability, in_use, reachable, sentence, waiting
+from ..ledger.aliases import AliasedStorage, known_storages
+from ..ledger.availability import Availability, in_use, place_of, reachable, sentence, waiting
+from ..ledger.bindings import stranded
 from ..ledger.database import ledger
 from ..ledger.jobs import Job, are_available, jobs
 from ..ledger.measures import UNSETTLED, aliases
@@ -174,7 +176,33 @@ def troubles(max_failures: int = 0, found: list[Tally] | None = None) -> list[st
         *_idle_jobs(known),
         *_unknown_aliases(found),
         *_unknown_states(found),
+        *moved(),
     ]
+
+
+def moved() -> list[str]:
+    """The storages whose configured place isn't that of all their files, and what to do."""
+    return [sentence for _storage, sentence in moved_storages(known_storages())]
+
+
+def moved_storages(
+    storages: Iterable[AliasedStorage],
+) -> Iterator[tuple[AliasedStorage, str]]:
+    """Yield those of the storages for which this is so, each with what to say of it."""
+    for storage in storages:
+        try:
+            place = place_of(storage)
+        except Exception:  # its remote cannot be made; a system check reports it
+            continue
+        if old := stranded(storage.alias, place):
+            alias = storage.alias
+            yield (
+                storage,
+                f"Files of {alias!r} are at {old!r}, but the storage is configured for "
+                f"{place.description!r}, so they cannot be read. Put the old configuration back; "
+                f"or copy the objects to the new place and run 'manage.py queued_storage remotes "
+                f"accept {alias}'.",
+            )
 
 
 def _failures(found: list[Tally], tolerated: int) -> list[str]:

@@ -10,29 +10,36 @@ from django.core.management.base import CommandError
 
 from ...exceptions import UnknownAlias
 from ...ledger.availability import Availability, availabilities, availability_of, sentence, waiting
-from ...operations import remotes
+from ...operations import rebinding, remotes
 from ...operations.remotes import Probed
 from ...reporting.counts import about, counted
-from .base import Verb
+from .base import RepeatableVerb
+from .selection import add_dry_run
 from .typos import unknown
 
 TIME = "%Y-%m-%d %H:%M:%S"
 
 
-class Remotes(Verb):
+class Remotes(RepeatableVerb):
     name = "remotes"
-    help = "show the state of all remotes; pause, resume or probe one"
+    help = "show the state of all remotes; pause, resume, probe or accept one"
 
     @classmethod
     def add_arguments(cls, parser: ArgumentParser) -> None:
         parser.add_argument(
-            "action", nargs="?", choices=sorted(ACTIONS), help="what to do with one remote"
+            "action",
+            nargs="?",
+            choices=sorted([*ACTIONS, "accept"]),
+            help="what to do with one remote",
         )
         parser.add_argument("alias", nargs="?", help="alias of the storage whose remote it is")
         parser.add_argument("--json", action="store_true", help="print one JSON object per remote")
+        add_dry_run(parser)
 
     def run(self, options: dict[str, Any]) -> None:
         action, alias = options["action"], options["alias"]
+        if options["dry_run"] and action != "accept":
+            raise CommandError("--dry-run is for 'remotes accept' only.", returncode=2)
         if action is None:
             self._list(is_json=options["json"])
             return
@@ -40,7 +47,10 @@ class Remotes(Verb):
             there_is = sorted({each.alias for each in availabilities()})
             raise unknown(f"Give the alias of the storage to {action}.", there_is)
         try:
-            ACTIONS[action](self, alias)
+            if action == "accept":
+                self.accept(alias, dry_run=options["dry_run"])
+            else:
+                ACTIONS[action](self, alias)
         except UnknownAlias:
             there_is = sorted({each.alias for each in availabilities()})
             raise unknown(f"No storage has the alias {alias!r}.", there_is) from None
@@ -71,6 +81,29 @@ class Remotes(Verb):
             self.stdout.write(f"{'':<24} {remote.last_error}")
 
     # The actions
+
+    def accept(self, alias: str, *, dry_run: bool) -> None:
+        """Bind the files of the storage to its place, where an operator has copied the objects."""
+        count = rebinding.rebind(alias, dry_run=dry_run)
+        files = counted(count, "{} file", "{} files")
+        remote = availability_of(alias)
+        place = remote.place if remote else ""
+        if dry_run:
+            self.stdout.write(f"{files} of {alias!r} would be bound to {place}.")
+            return
+        self.stdout.write(f"{files} of {alias!r} {counted(count, 'is', 'are')} bound to {place}.")
+        if count:
+            self.stdout.write(
+                f"Run 'manage.py queued_storage verify --storage {alias}' to find those whose "
+                f"objects are not there."
+            )
+        if left := rebinding.elsewhere(alias):
+            files = counted(left, "{} file is", "{} files are")
+            raise CommandError(
+                f"{files} in the hands of a worker. Restart the workers that have the old "
+                f"configuration, and run the command again.",
+                returncode=1,
+            )
 
     def pause(self, alias: str) -> None:
         if remotes.pause(alias):
