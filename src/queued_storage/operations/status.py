@@ -12,7 +12,7 @@ from ..ledger import measures
 from ..ledger.aliases import AliasedStorage, known_storages
 from ..ledger.availability import Availability, in_use, place_of, reachable, sentence, waiting
 from ..ledger.bindings import stranded
-from ..ledger.database import ledger
+from ..ledger.database import QueuedFileQuerySet, ledger
 from ..ledger.jobs import Job, are_available, jobs
 from ..ledger.measures import UNSETTLED, aliases
 from ..ledger.sql.clock import DatabaseNow, seconds_from_now
@@ -21,7 +21,6 @@ from ..reporting.counts import counted
 from ..reporting.reasons import one_line
 
 LIMIT = 10_000  # transferred files of a storage that are counted unless all must be
-EVER = 1_000_000_000  # seconds, longer than any file has been due
 SHOWN = 5  # files that killed their worker
 MAX_AWAY = timedelta(minutes=5)  # for which a remote may be closed before it is a trouble
 IDLE_AFTER = 3600  # seconds that the files of a host may be due without a worker processing them
@@ -85,7 +84,7 @@ def backlogs() -> list[Backlog]:
     waits = Q(state__in=[State.PENDING, State.TRANSFERRING, State.HELD, State.FAILED])
     rows: Any = (
         ledger()
-        .filter(waits, is_local=True)
+        .filter(waits, alias__in=aliases(), is_local=True)
         .values_list("host")
         .annotate(
             Count("pk"), Sum("size"), overdue=Min("due_at", filter=Q(due_at__lte=DatabaseNow()))
@@ -107,15 +106,19 @@ class Activity:
 
 def activity() -> Activity:
     """What the workers are doing now, and what waits for them; not what waits for a remote."""
-    claimed = ledger().exclude(lease_token="").filter(due_at__isnull=False)
-    due = ledger().due().of_aliases(reachable(aliases(), in_use()))
-    unclaimed = due.filter(lease_token="")
+    claimed = ledger().exclude(lease_token="").of_aliases(aliases())
+    opened = reachable(aliases(), in_use())
+    first = (_first_due(rows.filter(lease_token="")) for rows in measures.ranges(opened))
     return Activity(
         moving=claimed.filter(due_at__gt=DatabaseNow()).count(),
-        silent=due.exclude(lease_token="").count(),
+        silent=claimed.due().of_aliases(opened).count(),
         last=max(filter(None, map(_last_transfer, aliases())), default=None),
-        waiting_since=unclaimed.order_by("due_at").values_list("due_at", flat=True).first(),
+        waiting_since=min(filter(None, first), default=None),
     )
+
+
+def _first_due(rows: QueuedFileQuerySet) -> datetime | None:
+    return rows.due().order_by("due_at").values_list("due_at", flat=True).first()
 
 
 def _last_transfer(alias: str) -> datetime | None:
@@ -274,7 +277,6 @@ def _idle_hosts(known: list[Availability]) -> list[str]:
         return []
     due: Any = (
         ledger()
-        .due()
         .of_aliases(reachable(aliases(), known, IDLE_AFTER))
         .filter(is_local=True, due_at__lte=seconds_from_now(-IDLE_AFTER))
         .values_list("host")
@@ -337,8 +339,7 @@ def last_failures(limit: int = 10) -> list[tuple[str, str, str]]:
     Transferred files are included if something is due for them, such as their eviction.
     """
     unsettled = ledger().filter(alias__in=aliases()).unsettled()
-    # With "is not NULL", SQLite would read all rows.
-    due = ledger().filter(due_at__gt=seconds_from_now(-EVER))
+    due = ledger().of_aliases(aliases()).scheduled()
     found: set[tuple[int, str, str, str]] = set()
     for rows in (unsettled, due):
         # The keys come from an index first, and are sorted by an expression: in the order of the
