@@ -1,9 +1,5 @@
 """Several processes that find a remote closed, and those that die meanwhile."""
 
-import os
-import signal
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest

@@ -56,7 +56,8 @@ class Circuit:
     def __init__(self, alias: str) -> None:
         self._alias = alias
         self._lock = threading.Lock()  # held during a trial, whose result the others wait for
-        self._failed: dict[int, None] = {}  # the files that failed in a row
+        # The files that failed in a row, and whether the failure was counted
+        self._failed: dict[int, bool] = {}
         self._succeeded_at = -QUIET
         self._tried_at = -TRIAL_EVERY
         self._is_proved = False  # whether the last trial succeeded
@@ -75,7 +76,7 @@ class Circuit:
         if diagnosis.fault is Fault.FILE:
             return Verdict(Fate.OWN)
         with self._lock:
-            self._failed[row.pk] = None
+            self._failed[row.pk] = False
             if self._is_suspicious and self._must_be_closed(storage, diagnosis, error):
                 self._take_back()
                 return Verdict(Fate.CLOSED)
@@ -83,6 +84,8 @@ class Circuit:
             self.take_back_if_closed()
             return Verdict(Fate.CLOSED)
         fate = Fate.OWN if diagnosis.fault is Fault.UNCLEAR else Fate.REMOTE
+        if row.pk in self._failed:
+            self._failed[row.pk] = fate is Fate.OWN
         return Verdict(fate, min(diagnosis.retry_after or 0.0, RETRY_AFTER_MAX))
 
     def take_back_if_closed(self) -> None:
@@ -93,7 +96,7 @@ class Circuit:
 
     def _take_back(self) -> None:
         # Cleared first, so that no failure is taken back twice.
-        failed = list(self._failed)
+        failed = dict(self._failed)
         self._failed.clear()
         ledger().undo_failures(failed)
 
