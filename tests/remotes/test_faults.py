@@ -465,6 +465,7 @@ def azure_error(code: object, status: int, *, cls: str = "HttpResponseError") ->
         (None, 503, AWAY),
         ("AccountIsDisabled", 403, REFUSED),
         ("AuthenticationFailed", 403, REFUSED),
+        ("AuthorizationFailure", 403, REFUSED),
         ("ContainerBeingDeleted", 409, REFUSED),
         ("ContainerNotFound", 404, REFUSED),
         (SimpleNamespace(value="ContainerNotFound"), 404, REFUSED),  # an enum of the library
