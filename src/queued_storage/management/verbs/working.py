@@ -15,13 +15,16 @@ from django.core.management.base import CommandError
 from django.db import connections
 
 from ... import maintenance
+from ...ledger import measures
 from ...ledger.aliases import known_storages
 from ...ledger.database import ledger
 from ...ledger.jobs import are_available, jobs
 from ...queues.jobs import JobThreads
 from ...reporting.counts import counted
 from ...runtime import ending, hung
+from ...transfers import probing
 from ...transfers.executor import Executor
+from ...transfers.gates import gates
 from .base import Verb, require_ledger
 from .selection import add_dry_run
 from .typos import require_alias
@@ -82,6 +85,8 @@ class Worker(Verb):
         self.stdout.write("Stopped.")
 
     def _transfer(self, options: dict[str, Any], signals: "_Signals") -> None:
+        if options["until_empty"]:
+            probing.probe_closed(_aliases())
         executor = Executor(options["threads"], options["poll"], _aliases)
         executor.start()
         job_threads = JobThreads(options["poll"], _aliases)
@@ -110,9 +115,9 @@ class Worker(Verb):
     @staticmethod
     def is_due() -> bool:
         """Whether a file or a job is due that this process can process."""
-        aliases = _aliases()
-        rows = ledger().due().claimable().workable_here()
-        is_due = rows.filter(alias__in=aliases).exists()
+        aliases = gates.open_of(_aliases())
+        rows = ledger().due().of_aliases(aliases).claimable().workable_here()
+        is_due = rows.exists()
         return is_due or (are_available() and bool(jobs().due_keys(aliases)))
 
     def _serve_metrics(self, address: str, port: int) -> None:
@@ -226,9 +231,8 @@ class Sweep(Verb):
     def run(self, options: dict[str, Any]) -> None:
         require_alias(options["storage"])
         if options["dry_run"]:
-            due = ledger().due()
-            if options["storage"] is not None:
-                due = due.filter(alias=options["storage"])
+            chosen = options["storage"]
+            due = ledger().due().of_aliases(measures.aliases() if chosen is None else [chosen])
             self.stdout.write(counted(due.count(), "{} file is due.", "{} files are due."))
             return
         count = maintenance.sweep(options["storage"])
