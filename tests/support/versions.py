@@ -27,6 +27,7 @@ VERSIONS = {
     "0003_remote": "fbbce77",
     "0004_due_by_alias": "2b31d1f",
     "0005_remote_probed_by_files": "5bda81f",
+    "0006_remove_due": "debba8a",
 }
 
 
