@@ -11,6 +11,7 @@ COMPONENT_MAX_BYTES = 255  # on the file systems in use
 RESERVED_PREFIX = ".queued-"  # of files that are still being written
 # What this package keeps for itself at the root of a storage begins with this.
 RESERVED = ".queued-storage"
+WRITER_NAME = f"{RESERVED}-writer"  # says which ledger overwrites and removes files of a remote
 PROBE_NAME = f"{RESERVED}-probe"  # written to find out whether a remote takes files
 LEADS_OUT = "it leads out of the storage; use a relative name without '..'"
 

@@ -75,6 +75,12 @@ class Migration(migrations.Migration):
                     ),
                 ),
                 (
+                    "other_writer",
+                    models.CharField(
+                        blank=True, db_default="", max_length=255, verbose_name="other writer"
+                    ),
+                ),
+                (
                     "is_probed_by_files",
                     models.BooleanField(db_default=False, verbose_name="probed by files"),
                 ),

@@ -118,7 +118,7 @@ _OURS = {
     for name in (
         *("InvalidName", "InvalidQueue", "InvalidResult", "LeaseLost", "LocalFileChanged"),
         *("LocalFileMissing", "LocalFileUnreadable", "NameTooLong", "NameUnavailable"),
-        *("RemoteChanged", "TransferTimeout", "UnknownAlias", "VerificationError"),
+        *("OtherWriter", "RemoteChanged", "TransferTimeout", "UnknownAlias", "VerificationError"),
     )
 }
 RULES: Rules = {
