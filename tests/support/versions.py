@@ -35,6 +35,8 @@ VERSIONS = {
 @contextlib.contextmanager
 def newer_table(**fields: models.Field) -> Iterator[None]:
     """Add columns that this version doesn't know, as the migrations of a newer one would."""
+    known = {field.name for field in QueuedFile._meta.get_fields()}
+    assert known.isdisjoint(fields), "This version knows the column, and would lose it here."
     with contextlib.ExitStack() as stack:
         for name, field in fields.items():
             _named(field, name)
