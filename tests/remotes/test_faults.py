@@ -219,6 +219,7 @@ OWN_FAULTS = {
     "MissingLibrary": FILE,
     "NameTooLong": FILE,
     "NameUnavailable": FILE,
+    "OtherWriter": FILE,
     "RemoteChanged": FILE,
     "TransferTimeout": FILE,
     "UnknownAlias": FILE,

@@ -77,8 +77,8 @@ def sftp_at(host: str, port: int) -> Any:
 
 def sftp_with(make: Make, **params: Any) -> Any:
     storage: Any = make()
-    storage.params = storage.params | params
-    return storage
+    _path, _args, options = storage.deconstruct()  # as the storage of each thread is made
+    return type(storage)(**options | {"params": storage.params | params})
 
 
 @contextlib.contextmanager
