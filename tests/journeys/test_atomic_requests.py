@@ -113,6 +113,7 @@ def arguments(pattern: URLPattern, rows: list[Any]) -> list[dict[str, Any]]:
     known = {
         (): [{}],
         ("alias", "name"): [{"alias": row.alias, "name": row.name} for row in rows],
+        ("name",): [{"name": name} for name in ("pause", "resume", "probe")],
         ("object_id",): [{"object_id": jobs().get().pk if pk else row.pk} for row in rows],
         ("pk",): [{"pk": jobs().get().pk if pk else row.pk} for row in rows],
         ("ticket",): [{"ticket": ticket_for(row)} for row in rows],
