@@ -5,7 +5,7 @@ from .base import Verb
 from .checking import CheckRemote
 from .comparing import Orphans, Reconcile, Verify
 from .copies import AcceptLocal, Evict, Restore
-from .losses import GiveUp, Prune
+from .losses import AcceptRoot, GiveUp, Prune
 from .status import Status
 from .transfers import Cancel, Flush, Retry, Transfer
 from .working import Sweep, Worker
@@ -16,6 +16,7 @@ VERBS: tuple[type[Verb], ...] = (  # in the order of the help
     Sweep,
     Transfer,
     GiveUp,
+    AcceptRoot,
     Retry,
     Cancel,
     Evict,
