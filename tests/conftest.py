@@ -36,8 +36,12 @@ def pytest_unconfigure() -> None:
 
 @pytest.fixture(autouse=True)
 def clean_slate() -> Iterator[None]:
-    """Isolate the files, cache entries and inline storages of each test."""
+    """Isolate the files, cache entries, inline storages and remotes of each test."""
+    from queued_storage.transfers import circuit, watching  # need the models
+
     yield
+    watching.stop()
+    circuit.reset()
     registry.reset()  # the alias of a field's storage may be from a test with other STORAGES
     cache.clear()
     for alias in ("disk", "far"):

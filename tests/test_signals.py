@@ -112,7 +112,7 @@ def test_file_transferred(storage: QueuedStorage, seen: list[Any]) -> None:
 def test_transfer_failed_and_retried(
     storage: QueuedStorage, far: FaultyStorage, seen: list[Any]
 ) -> None:
-    far.fault = Fault.REFUSE
+    far.fault = Fault.REJECT
     name = save(storage)
     (error,) = drain(storage).values()
     ((signal, kwargs),) = seen
@@ -120,14 +120,14 @@ def test_transfer_failed_and_retried(
     assert signal == "transfer_failed"
     assert kwargs == common(storage, name) | {"error": error, "will_retry": True}
     assert (row.state, row.attempts) == (State.PENDING, 1)
-    assert "ConnectionError" in row.last_error
+    assert "OSError" in row.last_error
 
 
 def test_transfer_failed_for_good(
     storage: QueuedStorage, far: FaultyStorage, seen: list[Any], settings: Settings
 ) -> None:
     settings.QUEUED_STORAGE = settings.QUEUED_STORAGE | {"RETRIES": 0}
-    far.fault = Fault.REFUSE
+    far.fault = Fault.REJECT
     save(storage)
     drain(storage)
     ((_signal, kwargs),) = seen
@@ -243,7 +243,7 @@ def test_failing_receiver_is_logged(
     after: list[str] = []
     connect(name, lambda **kwargs: after.append(name))
     if name == "transfer_failed":
-        far.fault = Fault.REFUSE
+        far.fault = Fault.REJECT
         save(storage)
         drain(storage)
         assert QueuedFile.objects.get().state == State.PENDING

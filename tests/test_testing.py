@@ -137,7 +137,7 @@ def test_drain_ends_when_work_never_does(
 ) -> None:
     monkeypatch.setattr("queued_storage.transfers.work._Work._will_retry", lambda *args: True)
     monkeypatch.setattr("queued_storage.transfers.work.backoff", lambda attempts: -1)
-    remote.fault = Fault.REFUSE
+    remote.fault = Fault.REJECT
     save(storage)
     with pytest.raises(TransferTimeout, match=r"0\.3 seconds"):
         drain(storage, timeout=0.3)
@@ -183,8 +183,7 @@ class HalfStorage(InMemoryStorage):
 @pytest.mark.parametrize(
     ("fault", "error"),
     [
-        (Fault.REFUSE, ConnectionError),
-        (Fault.HALFWAY, ConnectionError),
+        (Fault.REJECT, OSError),
         (Fault.LOSE, FileNotFoundError),
         (Fault.TRUNCATE, VerificationError),
         (Fault.FLIP, VerificationError),
@@ -211,6 +210,24 @@ def test_no_fault_counts_as_a_transfer(
     assert drain(storage) == {}
     with storage.remote.open("a.txt") as file:
         assert file.read() == CONTENT
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("fault", [Fault.REFUSE, Fault.HALFWAY])
+def test_a_remote_that_is_away_fails_no_file(
+    storage: QueuedStorage, remote: FaultyStorage, settings: Settings, fault: Fault
+) -> None:
+    settings.QUEUED_STORAGE = {"RETRIES": 0}
+    pk = save(storage)
+    remote.fault = fault
+    assert isinstance(drain(storage)[pk], ConnectionError)
+    assert drain(storage) == {}
+    row = storage.queued_file("a.txt")
+    assert row is not None
+    assert (row.state, row.attempts) == (State.PENDING, 0)
+    remote.fault = None
+    assert drain(storage) == {}
+    assert storage.using_remote("a.txt")
     assert remote.listdir("") == ([], ["a.txt"])
 
 

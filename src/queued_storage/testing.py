@@ -21,6 +21,7 @@ from .exceptions import TransferTimeout
 from .ledger.aliases import AliasedStorage, known_storages
 from .ledger.database import ledger
 from .ledger.models import QueuedFile
+from .ledger.names import is_reserved
 from .ledger.states import State
 from .maintenance import sweep
 from .operations.contract import check_remote
@@ -28,6 +29,8 @@ from .operations.jobs import run_due
 from .queues import BaseQueue
 from .queues.threads import stop_all
 from .reporting.logs import logger
+from .transfers import probing, watching
+from .transfers.gates import gates
 from .transfers.work import run_claimed
 
 ENQUEUE_MAX = 1.5  # seconds that enqueue() may take, even if the broker is down
@@ -36,16 +39,18 @@ ENQUEUE_MAX = 1.5  # seconds that enqueue() may take, even if the broker is down
 def drain(storage: Storage | None = None, *, timeout: float = 60) -> dict[int, Exception]:
     """Process every due file synchronously, regardless of the configured queue.
 
-    Jobs that were requested in the admin are processed too. With ``storage``, only its files are
-    processed. Nothing has to be committed, so this works inside ``TestCase``. Return the exceptions
-    of failed attempts by the row's id. Retries that are due later are not waited for.
+    A remote that is closed is probed first; its files are processed if it works again. Jobs that
+    were requested in the admin are processed too. With ``storage``, only its files are processed.
+    Nothing has to be committed, so this works inside ``TestCase``. Return the exceptions of failed
+    attempts by the row's id. Retries that are due later are not waited for.
     ``TransferTimeout`` is raised if files are still due after ``timeout`` seconds.
     """
     chosen = [cast(AliasedStorage, storage)] if storage else known_storages()
     aliases = [each.alias for each in chosen]
+    probing.probe_closed(aliases)
     deadline = time.monotonic() + timeout
     errors: dict[int, Exception] = {}
-    while aliases and (row := _due_row(aliases)):
+    while (opened := gates.open_of(aliases)) and (row := _due_row(opened)):
         error = run_claimed(row)
         if error:
             errors[row.pk] = error
@@ -66,6 +71,7 @@ def stop_threads(timeout: float | None = 10) -> bool:
 
     They end after the files that they are processing. The next commit starts new ones.
     """
+    watching.stop()
     return stop_all(timeout)
 
 
@@ -96,6 +102,7 @@ class Fault(enum.StrEnum):
     FLIP = "flip"  # save() reports success and stores one bit changed
     RENAME = "rename"  # save() stores under another name and returns that
     MISPLACE = "misplace"  # save() stores under another name and returns the requested one
+    REJECT = "reject"  # save() raises OSError for every file, although the remote works
     HIDE = "hide"  # stored files cannot be seen, as where listings are delayed
 
 
@@ -156,6 +163,8 @@ class FaultyStorage(Storage):
                 return save(name, _flipped(content), max_length=max_length)
             case Fault.TRUNCATE:
                 return save(name, _half(content), max_length=max_length)
+            case Fault.REJECT if not is_reserved(name):
+                raise OSError("The remote rejects the file.")
             case Fault.HALFWAY:
                 save(name, _half(content), max_length=max_length)
                 raise ConnectionError("The connection was lost halfway.")

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from django.core.management import call_command
 
+from queued_storage.checks.places import volumes_are_mounted
 from queued_storage.exceptions import LocalFileMissing, LocalStorageMissing
 from queued_storage.files import markers, volumes
 from queued_storage.ledger.identity import ledger_id
@@ -14,6 +15,7 @@ from queued_storage.ledger.states import State
 from queued_storage.operations import errands, inventory, status
 from queued_storage.operations.pruning import prune
 from queued_storage.operations.reconciliation import reconcile
+from queued_storage.transfers.gates import gates
 from tests.support.scripted import disk, file, ledger, make, make_due, read, row
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -36,6 +38,7 @@ def mount(volume: Path) -> None:
     assert left == []
     near().rmdir()
     os.rename(volume, near())
+    gates.forget()  # which a worker does once a second
 
 
 def deliver(storage: Any) -> None:
@@ -166,3 +169,11 @@ def test_no_method_gives_a_marker(name: str) -> None:
     assert storage.listdir("")[1] == ["a.txt"]
     assert name not in list(inventory.names_of(storage, "local"))
     assert (near() / name).read_text().endswith("kept\n")
+
+
+def test_check_finds_the_missing_volume() -> None:
+    storage = make()
+    storage.save("a.txt", file())
+    unmount()
+    found = [each for each in volumes_are_mounted() if each.obj is storage]
+    assert [each.id for each in found] == ["queued_storage.W009"]

@@ -36,9 +36,9 @@ def test_the_result_of_a_save(storage: Any) -> None:
 def test_the_result_of_a_failed_file(storage: Any, settings: Settings) -> None:
     settings.QUEUED_STORAGE = {**settings.QUEUED_STORAGE, "RETRIES": 0}
     storage.save("a.txt", file())
-    storage.remote.refuses = True
+    storage.remote.rejects = True
     storage.queue.deliver()
-    with pytest.raises(TransferError, match="The remote is away"):
+    with pytest.raises(TransferError, match="The remote rejects the file"):
         storage.result.get(timeout=0)
     assert storage.result.get(timeout=0, propagate=False) is False
 
@@ -122,9 +122,9 @@ def test_wait_sees_what_other_threads_do(storage: Any) -> None:
 def test_wait_raises_for_a_failed_file(storage: Any, settings: Settings) -> None:
     settings.QUEUED_STORAGE = {**settings.QUEUED_STORAGE, "RETRIES": 0}
     storage.save("a.txt", file())
-    storage.remote.refuses = True
+    storage.remote.rejects = True
     storage.queue.deliver()
-    with pytest.raises(TransferError, match="The remote is away"):
+    with pytest.raises(TransferError, match="The remote rejects the file"):
         storage.wait()
 
 

@@ -14,6 +14,7 @@ from django.core.files.storage import FileSystemStorage, storages
 from queued_storage.backends import QueuedStorage
 from queued_storage.files.markers import MARKER
 from queued_storage.ledger.database import ledger
+from queued_storage.ledger.names import is_reserved
 from queued_storage.models import QueuedFile
 from queued_storage.queues.dummy import DummyQueue
 from queued_storage.tasks import Transfer
@@ -28,7 +29,8 @@ class ScriptedStorage(FileSystemStorage):
 
     `before` and `after` map the name of a method to a function that is called once, with the name
     of the file, before or after the next call of the method. If `refuses` is true, every call
-    raises ``ConnectionError``.
+    raises ``ConnectionError``. If `rejects` is true, only calls for files raise an error, and
+    that does not say whose fault it is.
     """
 
     def __init__(self, place: str = "far", **options: Any) -> None:
@@ -37,11 +39,17 @@ class ScriptedStorage(FileSystemStorage):
         self.before: dict[str, Callable[[str], object]] = {}
         self.after: dict[str, Callable[[str], object]] = {}
         self.refuses = False
+        self.rejects = False
 
     def _call(self, method: str, name: str, *args: Any, **kwargs: Any) -> Any:
-        self.calls[method] += 1
         if self.refuses:
+            self.calls[method] += 1
             raise ConnectionError("The remote is away.")
+        if is_reserved(name):  # a probe
+            return getattr(super(), method)(name, *args, **kwargs)
+        self.calls[method] += 1
+        if self.rejects:
+            raise OSError("The remote rejects the file.")
         self.before.pop(method, _nothing)(name)
         answer = getattr(super(), method)(name, *args, **kwargs)
         self.after.pop(method, _nothing)(name)

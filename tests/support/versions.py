@@ -21,7 +21,12 @@ APP = "queued_storage"
 
 # The last migration of earlier versions, each with a commit that has no later one. Processes of
 # these versions are tested beside today's.
-VERSIONS = {"0001_initial": "76654bd", "0002_job": "b22cc8e", "0003_remote": "fbbce77"}
+VERSIONS = {
+    "0001_initial": "76654bd",
+    "0002_job": "b22cc8e",
+    "0003_remote": "fbbce77",
+    "0004_due_by_alias": "2b31d1f",
+}
 
 
 # Tables

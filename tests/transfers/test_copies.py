@@ -8,7 +8,7 @@ from queued_storage.ledger.states import State
 from queued_storage.models import QueuedFile
 from queued_storage.tasks import TransferAndDelete
 from queued_storage.testing import Fault, FaultyStorage
-from queued_storage.transfers import work
+from queued_storage.transfers import probing, work
 from tests.support.scripted import (
     ScriptedStorage,
     disk,
@@ -94,6 +94,7 @@ def test_local_copy_stays_until_remote_is_verified(
     assert read(storage, name) == b"every byte of it"
 
     storage.remote.fault = None
+    probing.probe_closed([storage.alias])
     assert retry(storage, name) is None
     assert row(storage, name).verified == level
     assert on_disk("far") == ["a.txt"]

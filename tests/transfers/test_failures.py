@@ -36,18 +36,18 @@ pytestmark = pytest.mark.django_db(transaction=True)
 def test_failed_attempt_is_retried_later() -> None:
     storage = make()
     name = storage.save("a.txt", file())
-    storage.remote.refuses = True
+    storage.remote.rejects = True
 
     [error] = storage.queue.deliver().values()
 
-    assert isinstance(error, ConnectionError)
+    assert isinstance(error, OSError)
     found = row(storage, name)
     assert (found.state, found.attempts, found.lease_token) == (State.PENDING, 1, "")
-    assert found.last_error == "ConnectionError: The remote is away."
+    assert found.last_error == "OSError: The remote rejects the file."
     assert work.run(found.pk) is None  # it is not due yet
     assert row(storage, name).attempts == 1
 
-    storage.remote.refuses = False
+    storage.remote.rejects = False
     assert retry(storage, name) is None
     found = row(storage, name)
     assert (found.state, found.attempts, found.last_error) == (State.TRANSFERRED, 2, "")
@@ -69,7 +69,7 @@ def test_next_attempt_is_due_after_retry_delay(settings: Settings) -> None:
     settings.QUEUED_STORAGE = {**settings.QUEUED_STORAGE, "RETRY_DELAY": 1000}
     storage = make()
     name = storage.save("a.txt", file())
-    storage.remote.refuses = True
+    storage.remote.rejects = True
     before = row(storage, name).due_at
     storage.queue.deliver()
     after = row(storage, name).due_at
@@ -99,15 +99,15 @@ def test_failed_file_keeps_reason_and_local_copy(
     settings.QUEUED_STORAGE = {**settings.QUEUED_STORAGE, "RETRIES": 2}
     storage = make(task=TransferAndDelete)
     name = storage.save("a.txt", file(b"kept"))
-    storage.remote.refuses = True
+    storage.remote.rejects = True
     for _attempt in range(3):
         retry(storage, name)
 
     found = row(storage, name)
     assert (found.state, found.attempts, found.due_at) == (State.FAILED, 3, None)
-    assert "The remote is away" in found.last_error
+    assert "The remote rejects the file" in found.last_error
     assert [kwargs["will_retry"] for _signal, kwargs in heard] == [True, True, False]
-    assert isinstance(heard[-1][1]["error"], ConnectionError)
+    assert isinstance(heard[-1][1]["error"], OSError)
     assert read(storage, name) == b"kept"
     assert work.run(found.pk) is None
 
@@ -116,13 +116,13 @@ def test_transfer_retries_failed_file(settings: Settings) -> None:
     settings.QUEUED_STORAGE = {**settings.QUEUED_STORAGE, "RETRIES": 0}
     storage = make()
     name = storage.save("a.txt", file())
-    storage.remote.refuses = True
+    storage.remote.rejects = True
     storage.queue.deliver()
     assert row(storage, name).state == State.FAILED
 
     result = storage.transfer(name)
     assert (row(storage, name).state, row(storage, name).attempts) == (State.PENDING, 0)
-    storage.remote.refuses = False
+    storage.remote.rejects = False
     storage.queue.deliver()
     assert result.get(timeout=0) is True
 
@@ -130,9 +130,9 @@ def test_transfer_retries_failed_file(settings: Settings) -> None:
 def test_transfer_does_not_wait_for_retry_delay() -> None:
     storage = make()
     name = storage.save("a.txt", file())
-    storage.remote.refuses = True
+    storage.remote.rejects = True
     storage.queue.deliver()
-    storage.remote.refuses = False
+    storage.remote.rejects = False
     assert not is_due(storage, name)
     storage.transfer(name)
     storage.queue.deliver()

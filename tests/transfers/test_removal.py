@@ -8,6 +8,7 @@ from django.core.files.storage import FileSystemStorage, InMemoryStorage
 from django.db import transaction
 from pytest_django import Settings
 
+from queued_storage.ledger.names import is_reserved
 from queued_storage.ledger.states import State
 from queued_storage.signals import file_transferred
 from queued_storage.tasks import Transfer, TransferAndDelete
@@ -345,14 +346,15 @@ class DeletesOnce(InMemoryStorage):
     fails = False
 
     def delete(self, name: str) -> None:
-        if self.fails or not self.exists(name):
+        is_down = self.fails and not is_reserved(name)
+        if is_down or not self.exists(name):
             raise RuntimeError("path_lookup/not_found")
         super().delete(name)
 
     def _save(self, name: str, content: Any) -> str:
-        if self.fails:
+        if self.fails and not is_reserved(name):
             content.read()
-            raise ConnectionError("It is down.")
+            raise RuntimeError("It is down.")
         return super()._save(name, content)
 
 

@@ -9,7 +9,7 @@ from django.db import connections, transaction
 from django.db.models import Case, F, Value, When
 
 from .models import QueuedFile
-from .rows import Rows, new_token
+from .rows import Rows, new_token, when_saved
 from .sql.clock import DatabaseNow, seconds_from_now
 from .sql.group_commit import GroupCommit
 from .sql.outages import outlast
@@ -257,13 +257,16 @@ class Claims(Rows):
         # A row that is TRANSFERRED under a lease waits for its eviction. Only a newer version knows
         # when a row in a state of its own is due.
         back = When(state=State.TRANSFERRING, then=Value(State.PENDING))
+        # Files that nobody has tried to transfer keep their order.
+        untried = When(state=State.TRANSFERRING, attempts__lte=1, then=when_saved())
         return self.update(
-            **columns,
             due_at=Case(
+                untried,
                 When(state__in=CLAIMABLE, then=DatabaseNow()),
                 When(state__in=[State.HELD, State.FAILED], then=Value(None)),
                 default=F("due_at"),
             ),
+            **columns,
             state=Case(back, default=F("state")),
             lease_token="",
         )

@@ -8,7 +8,7 @@ from ..conf import settings
 from .models import QueuedFile
 from .orders import Orders
 from .records import Records
-from .supervision import Supervision
+from .undoing import Undoing
 
 
 def ledger_database() -> str:
@@ -17,7 +17,7 @@ def ledger_database() -> str:
 
 
 # To django-stubs each base returns a manager of its own class.
-class QueuedFileQuerySet(Records, Orders, Supervision):  # type: ignore[override]
+class QueuedFileQuerySet(Records, Orders, Undoing):  # type: ignore[override]
     """The rows of the ledger, with all verbs."""
 
 

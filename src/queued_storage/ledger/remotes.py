@@ -48,6 +48,9 @@ class Remote(models.Model):
     accepted_writer = models.CharField(
         _("accepted writer"), max_length=WRITER_MAX_LENGTH, blank=True, db_default=""
     )  # another ledger whose marker is there, and that an operator has accepted
+    is_probed_by_files = models.BooleanField(
+        _("probed by files"), db_default=False
+    )  # it takes files, but no small write of our own
 
     class Meta:
         app_label = "queued_storage"
@@ -114,6 +117,7 @@ class Remotes(models.QuerySet[Remote]):
             is_marked=False,
             accepted_writer="",
             probes=0,
+            is_probed_by_files=False,
         )
         self.bulk_create([new], ignore_conflicts=True)
         return known.all().get()

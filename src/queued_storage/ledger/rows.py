@@ -9,11 +9,11 @@ from typing import Any, Self
 
 from django.db import connections, models
 from django.db.models import Case, F, Q, Value, When
-from django.db.models.functions import Coalesce
+from django.db.models.functions import Coalesce, Least
 
 from ..conf import settings
 from .models import QueuedFile
-from .sql.clock import DatabaseNow, seconds_from_now
+from .sql.clock import DatabaseNow, UTCDateTimeField, seconds_from_now
 from .sql.outages import outlast
 from .states import CLAIM_COLUMNS, CLAIMABLE, KNOWN, Claim, State
 
@@ -34,6 +34,11 @@ def when_unclaimed() -> Case:
         When(is_unclaimed(), then=DatabaseNow()),
         default=seconds_from_now(settings.lease + LEASE_GRACE),
     )
+
+
+def when_saved() -> Least:
+    """When the file was saved. The time of one that predates the ledger may be in the future."""
+    return Least(F("saved_at"), DatabaseNow(), output_field=UTCDateTimeField())
 
 
 class Rows(models.QuerySet[QueuedFile]):

@@ -63,7 +63,7 @@ def run_all(pks: Iterable[int]) -> dict[int, Exception]:
     Return the exceptions of failed attempts. The ledger stores them too, so a worker may ignore
     them.
     """
-    from ..transfers import work
+    from ..transfers import watching, work
 
     errors: dict[int, Exception] = {}
     left = []
@@ -83,6 +83,7 @@ def run_all(pks: Iterable[int]) -> dict[int, Exception]:
                 errors[pk] = error
     if (collected := _inline_errors.get()) is not None:
         collected.update(errors)
+    watching.watch_if_closed()
     return errors
 
 

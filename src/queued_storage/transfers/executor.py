@@ -14,7 +14,8 @@ from ..ledger.database import ledger
 from ..ledger.models import QueuedFile
 from ..ledger.supervision import Supervision
 from ..runtime import ending, hung
-from . import lanes, leases
+from . import lanes, leases, watching
+from .gates import gates
 from .lanes import Lane, guarded
 from .solitude import ALONE_MAX, solitude
 from .work import run_claimed
@@ -191,6 +192,10 @@ class Executor:
                 for _pk in range(min(len(self._notified), NOTIFIED_AT_ONCE))
             ]
         aliases = dict(ledger().filter(pk__in=pks).values_list("pk", "alias")) if pks else {}
+        closed = gates.closed() if pks else frozenset()
+        if closed.intersection(aliases.values()):  # these files are due when the remote is open
+            watching.watch()
+            aliases = {pk: alias for pk, alias in aliases.items() if alias not in closed}
         chosen: list[int] = []
         with self._lock:
             for pk in filter(aliases.__contains__, pks):
@@ -210,7 +215,7 @@ class Executor:
             if ending.was_noticed():  # what was found could not be finished
                 return
             self._next_search = time.monotonic() + self._poll
-        aliases = self._aliases()
+        aliases = self._open_aliases()
         room = self._room(aliases)
         limit = min(sum(room.values()), lanes.AHEAD_MAX)
         rows = []
@@ -225,6 +230,24 @@ class Executor:
         guarded(partial(self._clear_suspects, aliases))
         if not rows:
             close_old_connections()
+
+    def _open_aliases(self) -> list[str]:
+        """Return the aliases whose remote is open; put the files of the others back."""
+        aliases = self._aliases()
+        closed = gates.closed().intersection(aliases)
+        if closed:
+            watching.watch()
+            self._put_back(closed)
+        return [alias for alias in aliases if alias not in closed]
+
+    def _put_back(self, closed: Iterable[str]) -> None:
+        back = []
+        with self._lock:
+            for alias in closed:
+                lane = self._lane(alias)
+                back += lane.give_back_all()
+                lane.begin_slowly()
+        _return(back)
 
     def _clear_suspects(self, aliases: Collection[str]) -> None:
         """Have files whose worker died processed, one at a time and nothing beside them."""

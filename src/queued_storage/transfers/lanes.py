@@ -19,6 +19,7 @@ from .solitude import solitude
 
 AHEAD_MAX = 50  # claimed files of a lane that wait for a thread, at most
 AHEAD_SECONDS = 0.25  # the same as time: a lane claims no file ahead if its files take long
+NOT_RUN = object()  # in place of the result of what raised an error
 AHEAD_PATIENCE = 10.0  # seconds after which files that wait for a thread are for other workers
 
 
@@ -51,6 +52,7 @@ class Lane:
         self._seconds = 1.0  # that a file takes, as a moving average
         self._moved_at = time.monotonic()  # when a thread last began or ended a file
         self._is_over = False
+        self._limit: int | None = None  # files in hand, after the remote was closed
 
     @property
     def load(self) -> int:
@@ -61,6 +63,8 @@ class Lane:
         """How many files to have in hand. Other workers may have time for the rest."""
         if not self.width:
             return 0
+        if self._limit is not None:
+            return min(self._limit, self.width)
         seconds = max(self._seconds, 1e-4)
         if len(self._at_work) >= self.width:
             seconds = max(seconds, time.monotonic() - self._moved_at)
@@ -130,6 +134,15 @@ class Lane:
         for row in back:
             leases.forget(row)
         return back
+
+    def begin_slowly(self) -> None:
+        """Process one file at first, then twice as many after each that succeeds: the remote was
+        closed."""
+        self._limit = 1
+
+    def _note_success(self) -> None:
+        if self._limit is not None:
+            self._limit = None if self._limit >= self.width else self._limit * 2
 
     def end(self) -> None:
         """Let the threads end when no claimed file is left."""
@@ -253,13 +266,16 @@ class Lane:
         """Process a file. Return False if this thread was given up meanwhile."""
         started = time.monotonic()
         thread = threading.current_thread()
+        error: object = NOT_RUN
         try:
-            guarded(partial(work.run_claimed, row), row.pk)
+            error = guarded(partial(work.run_claimed, row), row.pk)
         finally:
             leases.forget(row)  # if the work failed before it kept the lease itself
             tries_names = self.tries_names or work.tries_names(row.alias)
             with self._changed:
                 self.tries_names = tries_names
+                if error is None:
+                    self._note_success()
                 is_needed = self._at_work.pop(thread, None) is not None
                 if thread in self._not_replaced:
                     self._not_replaced.remove(thread)
@@ -273,7 +289,7 @@ class Lane:
 
 
 def guarded(action: Callable[[], object], pk: int | None = None) -> object:
-    """Call ``action``; log what it raises, and return None, so that the thread goes on."""
+    """Call ``action``; log what it raises, and return ``NOT_RUN``, so that the thread goes on."""
     try:
         return action()
     # A task may raise SystemExit. If the ledger is out of reach, rows stay due and leases expire.
@@ -282,4 +298,4 @@ def guarded(action: Callable[[], object], pk: int | None = None) -> object:
             logger.exception("A file could not be processed.", extra={"queued_file": pk})
         with suppress(Exception):
             close_old_connections()
-        return None
+        return NOT_RUN

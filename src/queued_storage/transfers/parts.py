@@ -7,6 +7,7 @@ from django.core.files.storage import Storage
 
 from ..ledger.aliases import storage_for
 from ..ledger.models import QueuedFile
+from ..ledger.remotes import KnownPlace
 from ..tasks import Transfer
 from ..uploaders import Uploader
 
@@ -42,6 +43,10 @@ class TransferringStorage(Protocol):
 
     @property
     def uploader(self) -> Uploader: ...
+
+    @property
+    def remote_place(self) -> KnownPlace:
+        """Where the remote keeps its files, as this thread sees it now."""
 
     @property
     def foreign_task(self) -> object | None:

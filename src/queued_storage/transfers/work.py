@@ -20,10 +20,11 @@ from ..exceptions import (
     LocalFileUnreadable,
     LocalStorageMissing,
     NameTooLong,
+    TransferError,
 )
 from ..files import volumes
 from ..ledger.database import ledger
-from ..ledger.models import QueuedFile
+from ..ledger.models import MAX_FAILURES, QueuedFile
 from ..ledger.states import State, is_reachable_from_here
 from ..reporting.logs import about, logger
 from ..reporting.reasons import reason
@@ -31,6 +32,8 @@ from ..reporting.spans import Span, span
 from ..runtime import ending
 from ..signals import file_deleted, file_evicted, file_transferred, transfer_failed
 from . import attempt, leases, removal
+from .circuit import Fate, Verdict, circuit_of
+from .gates import gates
 from .leases import Lease
 from .outcomes import Outcome
 from .parts import TransferringStorage, sides_of, storage_of
@@ -38,6 +41,11 @@ from .solitude import solitude
 
 # What ends a process in its main thread, and a single task in any other thread
 ENDS = (SystemExit, KeyboardInterrupt, GeneratorExit)
+
+
+# Failures that say nothing about the remote. That of a thread that hangs is judged afterwards,
+# since the row is to be released first.
+NOT_THE_REMOTES = (ImproperlyConfigured, TransferError)
 
 
 def run(pk: int) -> Exception | None:
@@ -52,6 +60,8 @@ def run(pk: int) -> Exception | None:
 
 def run_new(pk: int) -> tuple[bool, Exception | None]:
     """Do the same unless the file is a suspect; return whether it could be claimed, too."""
+    if is_closed(pk):
+        return True, None
     with solitude.beside_others():
         row = None if pk in leases.held() else ledger().claim_new(pk)
         return row is not None, run_claimed(row) if row else None
@@ -60,11 +70,17 @@ def run_new(pk: int) -> tuple[bool, Exception | None]:
 def run_suspect(pk: int) -> Exception | None:
     """Do the same only if the file is a suspect, while this process does nothing else."""
     suspects = ledger().filter(pk=pk).suspects()
-    if pk in leases.held() or not suspects.exists():
+    if pk in leases.held() or not suspects.exists() or is_closed(pk):
         return None
     with solitude.alone() as is_alone:
         row = ledger().claim_suspect(suspects) if is_alone else None
         return run_claimed(row) if row else None
+
+
+def is_closed(pk: int) -> bool:
+    """Return whether the remote of the file's storage is closed; then the file waits for it."""
+    closed = gates.closed()
+    return bool(closed) and ledger().filter(pk=pk, alias__in=closed).exists()
 
 
 def run_claimed(row: QueuedFile) -> Exception | None:
@@ -76,7 +92,8 @@ def run_claimed(row: QueuedFile) -> Exception | None:
     error = None
     while claimed:
         error, is_superseded = _run_once(claimed)
-        claimed = ledger().claim_new(row.pk) if is_superseded else None
+        is_due = is_superseded and not gates.is_closed(row.alias)
+        claimed = ledger().claim_new(row.pk) if is_due else None
     return error
 
 
@@ -141,6 +158,10 @@ CONSEQUENCES = {
 }
 
 
+# The outcomes that show that the remote works
+PROOFS = {Outcome.TRANSFERRED, Outcome.TRANSFERRED_FOR_EVICTION}
+
+
 class _Work:
     """What one claim on one row leads to."""
 
@@ -187,6 +208,8 @@ class _Work:
         while step:
             with self._span(step.operation) if step.operation else nullcontext():
                 self.outcome = step.action(self.storage, self.row, self.lease)
+                if self.outcome in PROOFS:
+                    circuit_of(self.row.alias).succeeded()
                 consequence = CONSEQUENCES[self.outcome]
                 if consequence.message:
                     logger.info(consequence.message, self.row)
@@ -223,6 +246,7 @@ class _Work:
         try:
             with about(self.row):
                 self._fail(self.lease.stall())
+                self._judge(self.lease.stall())
         except Exception as error:  # the lease expires
             logger.warning("A stalled attempt could not be ended: %s", reason(error))
         finally:
@@ -234,18 +258,28 @@ class _Work:
         row = self.row
         error = self._cause_of(error)
         text = reason(error, *sides_of(row))
+        is_unmounted = isinstance(error, LocalStorageMissing)
+        if is_unmounted:
+            gates.forget()  # so that no more files of this storage are claimed
+        if is_unmounted and row.state == State.TRANSFERRING:
+            return bool(self.lease.ledger.undo_attempt(row))
+        verdict = self._verdict(error)
+        if verdict.fate is Fate.CLOSED:
+            logger.info("%s waits until its remote is open: %s", row, text)
+            return bool(self.lease.ledger.undo_attempt(row))
         # Faults of this process or host, not of the file
         is_setup = isinstance(error, ImproperlyConfigured | LocalFileUnreadable)
-        will_retry = is_setup or self._will_retry(error)
+        is_own = verdict.fate is Fate.OWN and not is_setup
+        will_retry = not is_own or self._will_retry(error)
         if will_retry:
-            count = self._is_evicting or not is_setup
-            taken = self.lease.ledger.postpone(row, backoff(row.attempts), text, count=count)
+            failures = row.attempts if is_own else len(row.failures) + 1
+            delay = max(backoff(failures), verdict.retry_after)
+            count = self._is_evicting or is_own
+            taken = self.lease.ledger.postpone(row, delay, text, count=count)
         else:
             taken = self.lease.ledger.mark_failed(row, text)
-        if not taken:
-            return False
-        if isinstance(error, LocalStorageMissing):  # logged once for all files
-            return True
+        if not taken or is_unmounted:  # which is logged once for all files
+            return bool(taken)
         log = logger.warning if will_retry else logger.error
         log("%s failed: %s", row, text, extra={"queued_error": type(error).__name__})
         if row.state == State.TRANSFERRING:
@@ -262,6 +296,24 @@ class _Work:
             except Exception:  # the ledger or the storage, which the error is about, too
                 return error
         return error
+
+    def _verdict(self, error: BaseException) -> Verdict:
+        """Say whose fault the failure is."""
+        if not isinstance(error, Exception) or isinstance(error, NOT_THE_REMOTES):
+            return Verdict(Fate.OWN)
+        verdict = self._judge(error)
+        # A file that always makes the remote fail is to be noticed in the end.
+        is_too_often = len(self.row.failures) >= MAX_FAILURES
+        if verdict.fate is Fate.REMOTE and is_too_often:
+            return verdict._replace(fate=Fate.OWN)
+        return verdict
+
+    def _judge(self, error: BaseException) -> Verdict:
+        try:
+            return circuit_of(self.row.alias).judge(self.storage, self.row, error)
+        except Exception as mistake:  # the ledger is away, or the remote cannot be made
+            logger.warning("The remote of %s could not be tried out: %s", self.row, reason(mistake))
+            return Verdict(Fate.OWN)
 
     def _will_retry(self, error: BaseException) -> bool:
         """Whether there is another attempt; deletes and evictions are retried forever."""

@@ -150,10 +150,13 @@ class Uploader(ABC):
         """
         if attribute_of(self.remote, "sides"):
             raise NotImplementedError("A queued storage saves files while its remote is away.")
-        with guarded(self.remote, PROBE_NAME):
-            name = self.remote.save(PROBE_NAME, ContentFile(PROBE))
-        with suppress(Exception):  # a key may be allowed to write, but not to delete
-            self.remote.delete(name)
+        name = PROBE_NAME
+        try:
+            with guarded(self.remote, name):
+                name = self.remote.save(name, ContentFile(PROBE))
+        finally:  # an interrupted save may leave an unfinished file
+            with suppress(Exception):  # a key may be allowed to write, but not to delete
+                self.remote.delete(name)
 
     # Must be implemented
 

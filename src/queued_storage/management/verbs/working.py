@@ -21,7 +21,9 @@ from ...ledger.jobs import are_available, jobs
 from ...queues.jobs import JobThreads
 from ...reporting.counts import counted
 from ...runtime import ending, hung
+from ...transfers import probing
 from ...transfers.executor import Executor
+from ...transfers.gates import gates
 from .base import Verb, require_ledger
 from .selection import add_dry_run
 from .typos import require_alias
@@ -82,6 +84,8 @@ class Worker(Verb):
         self.stdout.write("Stopped.")
 
     def _transfer(self, options: dict[str, Any], signals: "_Signals") -> None:
+        if options["until_empty"]:
+            probing.probe_closed(_aliases())
         executor = Executor(options["threads"], options["poll"], _aliases)
         executor.start()
         job_threads = JobThreads(options["poll"], _aliases)
@@ -110,7 +114,7 @@ class Worker(Verb):
     @staticmethod
     def is_due() -> bool:
         """Whether a file or a job is due that this process can process."""
-        aliases = _aliases()
+        aliases = gates.open_of(_aliases())
         rows = ledger().due().claimable().workable_here()
         is_due = rows.filter(alias__in=aliases).exists()
         return is_due or (are_available() and bool(jobs().due_keys(aliases)))

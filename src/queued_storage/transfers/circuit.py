@@ -1,0 +1,166 @@
+"""Decides from failed attempts whether a remote is closed."""
+
+import threading
+import time
+from enum import Enum
+from http import HTTPStatus
+from typing import NamedTuple
+
+from django.core.files.storage import Storage
+
+from ..conf import settings
+from ..ledger.database import ledger
+from ..ledger.models import QueuedFile
+from ..ledger.remotes import Remote, RemoteState, remotes
+from ..remotes.fault_kinds import Fault
+from ..remotes.faults import Diagnosis
+from ..remotes.faults_http import answer_in
+from ..reporting.reasons import reason
+from ..runtime.forks import after_fork
+from . import announcing, trials
+from .gates import gates
+from .parts import TransferringStorage
+from .trials import Result, Trial
+
+FAILURES = 5  # failed attempts of different files in a row that raise a suspicion
+QUIET = 30.0  # seconds without a success after which a single one does
+TRIAL_EVERY = 10.0  # seconds in which one trial answers for all failures
+RETRY_AFTER_MAX = 300.0  # seconds that a remote may ask to be left alone
+QUICKLY = 1.0  # seconds: a trial that fails faster is repeated once
+DENIED = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
+FIRST_PROBE = 1.0  # seconds after the remote was closed
+
+
+class Fate(Enum):
+    """What a failed attempt says."""
+
+    OWN = "the file's own failure, which counts"
+    REMOTE = "the remote's, which is open nevertheless"
+    CLOSED = "the remote is closed"
+
+
+class Verdict(NamedTuple):
+    """Whose fault a failed attempt is, and for how many seconds to leave the remote alone."""
+
+    fate: Fate
+    retry_after: float = 0.0
+
+
+class Circuit:
+    """What this process has lately seen of the remote of one storage.
+
+    A file never decides whether the remote is closed: it may be one that no remote takes. If there
+    is a suspicion, a small write of our own decides.
+    """
+
+    def __init__(self, alias: str) -> None:
+        self._alias = alias
+        self._lock = threading.Lock()  # held during a trial, whose result the others wait for
+        self._failed: dict[int, None] = {}  # the files that failed in a row
+        self._succeeded_at = -QUIET
+        self._tried_at = -TRIAL_EVERY
+        self._is_proved = False  # whether the last trial succeeded
+
+    def succeeded(self) -> None:
+        """Note that the remote took a file."""
+        self._succeeded_at = time.monotonic()
+        self._failed.clear()
+
+    def judge(self, storage: TransferringStorage, row: QueuedFile, error: BaseException) -> Verdict:
+        """Say whose fault the failure of an attempt is; close the remote if it is the remote's.
+
+        This may take as long as two trials.
+        """
+        diagnosis = storage.uploader.diagnose(error, row.size)
+        if diagnosis.fault is Fault.FILE:
+            return Verdict(Fate.OWN)
+        with self._lock:
+            self._failed[row.pk] = None
+            if self._is_suspicious and self._must_be_closed(storage, diagnosis, error):
+                return Verdict(Fate.CLOSED)
+        if gates.is_closed(self._alias):
+            return Verdict(Fate.CLOSED)
+        fate = Fate.OWN if diagnosis.fault is Fault.UNCLEAR else Fate.REMOTE
+        return Verdict(fate, min(diagnosis.retry_after or 0.0, RETRY_AFTER_MAX))
+
+    @property
+    def _is_suspicious(self) -> bool:
+        is_quiet = time.monotonic() - self._succeeded_at > QUIET
+        return is_quiet or len(self._failed) >= FAILURES
+
+    def _must_be_closed(
+        self, storage: TransferringStorage, diagnosis: Diagnosis, error: BaseException
+    ) -> bool:
+        gates.forget()
+        if gates.is_closed(self._alias):
+            return True
+        if self._is_proved and time.monotonic() - self._tried_at < TRIAL_EVERY:
+            return False
+        remote = remotes().register(self._alias, storage.remote_place)
+        trial = Trial(Result.IMPOSSIBLE) if remote.is_probed_by_files else _try_twice(storage)
+        self._tried_at = time.monotonic()
+        self._is_proved = trial.result is Result.WORKS
+        if self._is_proved:
+            self.succeeded()
+            return False
+        if trial.error:
+            diagnosis = storage.uploader.diagnose(trial.error, 0)
+        elif len(self._failed) < FAILURES:  # without a trial, files must decide after all
+            return False
+        self._close(storage, remote, diagnosis, trial.error or error)
+        return True
+
+    def _close(
+        self,
+        storage: TransferringStorage,
+        remote: Remote,
+        diagnosis: Diagnosis,
+        error: BaseException,
+    ) -> None:
+        text = reason(error, *_sides(storage))
+        pause = max(FIRST_PROBE, min(diagnosis.retry_after or 0.0, RETRY_AFTER_MAX))
+        closed = remotes().filter(pk=remote.pk)
+        if closed.close(state_of(diagnosis, error), text, min(pause, settings.probe_every)):
+            announcing.announce(storage, closed.get(), remote)
+        gates.forget()
+        ledger().undo_failures(list(self._failed))
+        self._failed.clear()
+        self._succeeded_at = self._tried_at = -QUIET
+
+
+def state_of(diagnosis: Diagnosis, error: BaseException) -> RemoteState:
+    """Return the state of a remote that answers so to what any remote takes."""
+    if diagnosis.fault is Fault.AWAY:
+        return RemoteState.AWAY
+    answer = answer_in(error)
+    is_denied = isinstance(error, PermissionError) or (answer and answer.status in DENIED)
+    is_refused = diagnosis.fault is not Fault.UNCLEAR or is_denied
+    return RemoteState.REFUSED if is_refused else RemoteState.AWAY
+
+
+def _try_twice(storage: TransferringStorage) -> Trial:
+    """Try again if the first trial fails at once, since some remotes fail now and then."""
+    started = time.monotonic()
+    trial = trials.try_out(storage)
+    if trial.result is Result.FAILS and time.monotonic() - started < QUICKLY:
+        trial = trials.try_out(storage)
+    return trial
+
+
+def _sides(storage: TransferringStorage) -> list[Storage]:
+    return [storage.local, storage.remote]
+
+
+_circuits: dict[str, Circuit] = {}
+after_fork(_circuits.clear)
+
+
+def circuit_of(alias: str) -> Circuit:
+    """Return what this process knows of the remote of a storage."""
+    return _circuits.setdefault(alias, Circuit(alias))
+
+
+def reset() -> None:
+    """Forget everything, for tests."""
+    _circuits.clear()
+    gates.forget()

@@ -1,0 +1,130 @@
+"""Probes the closed remotes of this process, in one thread, until all are open."""
+
+import threading
+import time
+from contextlib import suppress
+from typing import Any
+
+from django.db import connections
+from django.db.models import Min
+from django.db.models.signals import post_migrate
+
+from ..conf import settings
+from ..ledger import schema
+from ..ledger.database import in_transaction, ledger_database
+from ..ledger.remotes import remotes
+from ..ledger.sql.clock import database_time, seconds_between
+from ..reporting.logs import logger
+from ..reporting.reasons import reason
+from ..runtime.forks import ForkSafeLock, after_fork
+from . import probing
+from .gates import gates
+
+SOONEST = 0.05  # seconds between two looks, at least
+ENDS_WITHIN = 2.0  # seconds for which a flush waits for the thread
+
+
+class Watch(threading.Thread):
+    """The thread; it ends when no remote of this process is closed."""
+
+    def __init__(self, database: str) -> None:
+        super().__init__(name="queued-storage-watch", daemon=True)
+        self._database = database
+        self._stopped = threading.Event()
+
+    def stop(self) -> None:
+        self._stopped.set()
+
+    def run(self) -> None:
+        try:
+            while not self._stopped.wait(self._look()):
+                pass
+        except _Over:
+            pass
+        finally:
+            connections.close_all()
+
+    def _look(self) -> float:
+        """Probe what is due; return how many seconds to wait before the next look."""
+        if self._stopped.is_set() or ledger_database() != self._database:
+            raise _Over
+        try:
+            gates.forget()
+            if not gates.closed():
+                raise _Over
+            probing.probe_due()
+            return self._pause()
+        except _Over:
+            raise
+        except Exception as error:  # the database may be back later
+            if not schema.is_explained(error):
+                logger.warning("Closed remotes could not be probed: %s", reason(error))
+            return settings.probe_every
+        finally:
+            connections.close_all()  # this thread sleeps most of the time
+
+    def _pause(self) -> float:
+        """Return the seconds until the next probe of any remote is due."""
+        next_at = remotes().probed().aggregate(Min("next_probe_at"))["next_probe_at__min"]
+        longest = settings.probe_every
+        if next_at is None:  # all are paused, or were opened meanwhile
+            return longest
+        seconds = seconds_between(database_time(self._database), next_at)
+        return min(max(seconds, SOONEST), longest)
+
+
+class _Over(Exception):
+    """No remote is closed any more, or the thread was stopped."""
+
+
+_lock = ForkSafeLock()
+_watch: Watch | None = None
+
+
+def watch() -> None:
+    """See to it that the closed remotes of this process are probed until they are open.
+
+    Inside a transaction, as in a ``TestCase``, no other connection sees them.
+    """
+    global _watch
+    database = ledger_database()
+    connection: Any = connections[database]
+    in_memory = connection.vendor == "sqlite" and connection.is_in_memory_db()
+    if in_memory or in_transaction():
+        return
+    with _lock:
+        if _watch is None or not _watch.is_alive():
+            _watch = Watch(database)
+            with suppress(RuntimeError):  # the interpreter ends, or there are no more threads
+                _watch.start()
+
+
+def watch_if_closed() -> None:
+    """Do so if this process knows of a closed remote, after it has processed a message."""
+    if gates.are_closed:
+        watch()
+
+
+def stop() -> None:
+    """Stop the thread, for the end of a process or of a test database."""
+    global _watch
+    watch, _watch = _watch, None
+    if watch is not None and watch.is_alive() and watch is not threading.current_thread():
+        watch.stop()
+        deadline = time.monotonic() + ENDS_WITHIN
+        watch.join(max(deadline - time.monotonic(), 0))
+
+
+def _on_flush(using: str, **kwargs: object) -> None:
+    """Stop after a flush, like the threads that transfer files."""
+    if using == ledger_database():
+        stop()
+
+
+def _forget() -> None:
+    global _watch
+    _watch = None
+
+
+after_fork(_forget)
+post_migrate.connect(_on_flush)
