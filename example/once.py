@@ -25,6 +25,7 @@ import s3server
 
 SIZES = os.environ.get("DEMO_SIZES", "10 100 1024 5120 51200")  # in KB
 TRANSFERRED = "Transferred"  # as shown on the page
+NOTICED_WITHIN = 60  # seconds until the site knows that S3 is down
 DEADLINE = float(os.environ.get("DEMO_DEADLINE", "120"))  # seconds for all transfers
 
 
@@ -63,6 +64,7 @@ def run(url: str) -> int:
         site.post("first.bmp", picture(1024))  # loads libraries and starts threads: not measured
         for upload in uploads:
             save_and_read_back(site, upload)
+        show_outage(site)
         bring_s3_up()
         wait_for_all(site, uploads)
         for upload in uploads:
@@ -104,6 +106,16 @@ def save_and_read_back(site: "Site", upload: Upload) -> None:
     upload.compare(site.get(file["url"]), "on the local disk")
 
 
+def show_outage(site: "Site") -> None:
+    """Print what the ledger knows of S3: one state for all files."""
+    start = time.monotonic()
+    while not (text := site.state()["remote"]).startswith("S3 has been"):
+        if time.monotonic() - start > NOTICED_WITHIN:
+            raise Wrong("The site did not notice that S3 is down.")
+        time.sleep(0.05)
+    print(text)
+
+
 def bring_s3_up() -> None:
     start = time.monotonic()
     settings.S3.start()
@@ -124,7 +136,8 @@ def wait_for_all(site: "Site", uploads: list[Upload]) -> None:
         if not missing:
             return
         if seconds > DEADLINE:
-            errors = {site.file(upload.file_name)["error"] for upload in missing} - {""}
+            errors = {site.file(upload.file_name)["error"] for upload in missing}
+            errors = (errors | {site.state()["remote"]}) - {""}
             raise Wrong(
                 f"{len(missing)} of {len(uploads)} files were not transferred "
                 f"within {DEADLINE:g} s. " + " ".join(sorted(errors))
@@ -184,9 +197,12 @@ class Site:
         except HTTPError as error:
             raise Wrong(f"{error.url} returned an error: {error}.") from error
 
+    def state(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(b"".join(self.get("/state/")))
+        return found
+
     def file(self, file_name: str) -> dict[str, Any]:
-        files = json.loads(b"".join(self.get("/state/")))["files"]
-        return next(file for file in files if file["name"] == file_name)
+        return next(file for file in self.state()["files"] if file["name"] == file_name)
 
     def post(self, file_name: str, content: bytes) -> None:
         boundary = "a-line-that-no-picture-has"

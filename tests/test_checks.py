@@ -6,7 +6,9 @@ from typing import Any
 import pytest
 from django.core.checks import run_checks
 from django.core.exceptions import ImproperlyConfigured
+from django.core.files.base import ContentFile
 from django.core.files.storage import FileSystemStorage, storages
+from django.core.management import CommandError, call_command
 from django.db import connection
 from pytest_django import Settings
 
@@ -436,3 +438,25 @@ def test_sqlite_in_memory_needs_no_options(monkeypatch: Any) -> None:
     monkeypatch.setitem(connection.settings_dict, "NAME", ":memory:")
     monkeypatch.setitem(connection.settings_dict, "OPTIONS", {})
     assert ids() == set()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_files_at_another_place(settings: Settings, tmp_path: Path) -> None:
+    storage: Any = storages["default"]
+    name = storage.save("a.txt", ContentFile(b"bytes"))
+    assert storage.queue.deliver() == {}
+    assert ids() == set()
+    with_default(settings, remote=FILES, remote_options={"location": str(tmp_path)})
+    text = messages("W008")
+    for part in ("'default'", str(tmp_path), "remotes accept default", "Moving to another"):
+        assert part in text
+    with pytest.raises(CommandError, match="remotes accept default"):
+        call_command("queued_storage", "status", "--check")
+    call_command("queued_storage", "remotes", "accept", "default")
+    assert ids() == set()
+    assert storages["default"].exists(name)
+
+
+def test_the_database_of_files_is_only_asked_if_it_answers() -> None:
+    """pytest-django forbids queries in this test."""
+    assert not messages("W008")

@@ -47,6 +47,7 @@ def test_all_images_reach_s3_unchanged(environment, tmp_path):
     done = run_once(environment)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "refused" in done.stdout
+    assert re.search(r"^S3 has been away for \d+ s, .*EndpointConnectionError", done.stdout, re.M)
     for name, size in SIZES.items():
         row = rf"^{name} +{size} +\d+ +local disk +Transferred +\d+\.\d +yes$"
         assert re.search(row, done.stdout, re.MULTILINE), done.stdout

@@ -34,8 +34,9 @@ from queued_storage.ledger import measures
 from queued_storage.ledger.jobs import MAX_FINDINGS, Job
 from queued_storage.ledger.models import MAX_FAILURES, NAME_MAX_BYTES, NAME_MAX_LENGTH, QueuedFile
 from queued_storage.ledger.names import COMPONENT_MAX_BYTES
+from queued_storage.ledger.remotes import Remote, RemoteState
 from queued_storage.management.commands.queued_storage import Command
-from queued_storage.operations import contract
+from queued_storage.operations import contract, status
 from queued_storage.operations import jobs as operations_jobs
 from queued_storage.queues.base import BaseQueue
 from queued_storage.reporting import logs
@@ -286,6 +287,10 @@ def test_every_state() -> None:
     }
 
 
+def test_every_state_of_a_remote() -> None:
+    assert list(table(page("outages"), "state")) == RemoteState.values
+
+
 def test_every_state_is_in_the_diagram() -> None:
     [diagram] = blocks(page("ledger"), "text")
     assert set(re.findall(r"\b[A-Z]{4,}\b", diagram)) == set(QueuedFile.State.names)
@@ -310,7 +315,7 @@ def test_the_properties_of_a_row() -> None:
 def test_every_permission() -> None:
     assert list(table(page("admin"), "permission")) == [
         codename
-        for options in (QueuedFile._meta, Job._meta)
+        for options in (QueuedFile._meta, Job._meta, Remote._meta)
         for codename in (
             *(f"{action}_{options.model_name}" for action in options.default_permissions),
             *(codename for codename, _label in options.permissions),
@@ -540,6 +545,9 @@ def test_every_limit_of_the_health_check() -> None:
     limits = [field.name for field in dataclasses.fields(health.Limits)]
     assert list(table(section("monitoring", "Health"), "limit")) == limits
     assert health.TIMEOUT == 3
+    assert health.MAX_AWAY == status.MAX_AWAY.total_seconds() == 300
+    assert "this one is 300" in flat(section("monitoring", "Health"))
+    assert "Defaults to five minutes" in section("commands", "status")
     assert "within three seconds" in flat(section("monitoring", "Health"))
     assert measures._MOST_WAITING == 4
     assert "at most four such threads" in flat(section("monitoring", "Health"))
@@ -650,6 +658,8 @@ OTHER_CAPITALS = {
 }
 OTHER_CAPITALS |= {"CONN_MAX_AGE", "INSERT", "QUEUES", "SKIP", "TASKS", "UPDATE"}
 OTHER_CAPITALS |= {"ASCII", "ATOMIC_REQUESTS", "HEAD", "SIGINT", "SIGTERM"}
+# Those of django-tenants
+OTHER_CAPITALS |= {"SHARED_APPS", "TENANT_APPS"}
 # Task queues and databases
 OTHER_CAPITALS |= {"ALT_CLUSTERS", "COMMIT_MODE", "DEFAULT_TIMEOUT", "Q_CLUSTER", "RQ_QUEUES"}
 OTHER_CAPITALS |= {

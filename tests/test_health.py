@@ -15,8 +15,10 @@ from django.test.utils import CaptureQueriesContext
 from queued_storage import health
 from queued_storage.health import Health, Limits, check
 from queued_storage.ledger.database import ledger
+from queued_storage.ledger.remotes import RemoteState
 from queued_storage.ledger.sql.clock import DatabaseNow
 from queued_storage.ledger.states import State
+from tests.support.outages import close, registered
 from tests.support.scripted import LONG_AGO, file, make
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.one_database]
@@ -87,6 +89,47 @@ def test_overdue_files(pending: Any) -> None:
     [problem] = check(Limits(max_overdue=20)).problems
     assert problem.endswith("without a worker processing it; the limit is 20.")
     assert check(Limits(max_overdue=600)).is_well
+
+
+@pytest.mark.parametrize(
+    ("limits", "text"),
+    [
+        (Limits(max_failed=0), r"A remote has been {} for 31\d seconds; the limit is 300\."),
+        (Limits(max_away=300), r"A remote has been {} for 31\d seconds; the limit is 300\."),
+        (Limits(max_away=60), r"A remote has been {} for 31\d seconds; the limit is 60\."),
+    ],
+)
+@pytest.mark.parametrize("state", [RemoteState.AWAY, RemoteState.REFUSED, RemoteState.PAUSED])
+def test_closed_remote(pending: Any, state: str, limits: Limits, text: str) -> None:
+    close(pending, state, ago=310)
+    word = "paused" if state == RemoteState.PAUSED else "closed"
+    [problem] = check(limits).problems
+    assert re.fullmatch(text.format(word), problem)
+    assert check().is_well
+    assert check(Limits(max_away=3600)).is_well
+    registered(pending).resume() or registered(pending).reopen()
+    assert check(limits).is_well
+
+
+def test_one_outage_exceeds_no_other_limit(pending: Any) -> None:
+    ledger().update(
+        due_at=DatabaseNow() - timedelta(seconds=60), last_error="TransferStalled: No byte moved."
+    )
+    limits = Limits(max_age=1, max_overdue=1, max_stalled=0)
+    assert len(check(limits).problems) == 3
+    close(pending)
+    assert check(limits).is_well
+    assert check(Limits(max_pending=0)).problems == ("1 file is pending; the limit is 0.",)
+
+
+def test_files_get_their_time_after_an_outage(pending: Any) -> None:
+    ledger().update(due_at=DatabaseNow() - timedelta(seconds=600))
+    close(pending, ago=600)
+    registered(pending).reopen()
+    assert check(Limits(max_overdue=30)).is_well
+    registered(pending).update(since=DatabaseNow() - timedelta(seconds=40))
+    [problem] = check(Limits(max_overdue=30)).problems
+    assert "has been due for 4" in problem
 
 
 def test_the_remote_is_not_called(pending: Any) -> None:

@@ -23,10 +23,12 @@ from django.test.utils import CaptureQueriesContext
 from queued_storage.exceptions import TransferError, TransferStalled
 from queued_storage.ledger import measures
 from queued_storage.ledger.database import ledger
+from queued_storage.ledger.remotes import RemoteState
 from queued_storage.ledger.sql.clock import DatabaseNow
 from queued_storage.ledger.states import State
 from queued_storage.signals import transfer_failed
 from queued_storage.tasks import TransferAndDelete
+from tests.support.outages import close, registered
 from tests.support.scripted import LONG_AGO, file, make, make_due, row
 from tests.support.waiting import until
 
@@ -119,6 +121,26 @@ def test_stuck_deletes(value: Value) -> None:
     assert value("stuck_deletes", storage=storage.alias) == 1
 
 
+@pytest.mark.parametrize("state", [RemoteState.AWAY, RemoteState.REFUSED, RemoteState.PAUSED])
+def test_remotes(value: Value, state: str) -> None:
+    storage = make()
+    label = {"storage": storage.alias}
+    assert value("remote_up", **label) == 1
+    assert value("remote_state", state="open", **label) == 1
+    assert value("remote_state", state=state, **label) == 0
+    storage.save("a.txt", file())
+    ledger().update(due_at=LONG_AGO)
+    close(storage, state)
+    assert value("remote_up", **label) == 0
+    assert value("remote_state", state="open", **label) == 0
+    assert value("remote_state", state=state, **label) == 1
+    # Nobody can work on its files, so nobody neglects them.
+    assert value("oldest_due_age_seconds", host="", **label) == 0
+    registered(storage).resume() or registered(storage).reopen()
+    assert value("remote_up", **label) == 1
+    assert (value("oldest_due_age_seconds", host="", **label) or 0) < 60
+
+
 def test_an_unknown_alias_is_counted(value: Value) -> None:
     storage = make()
     storage.save("a.txt", file())
@@ -163,7 +185,7 @@ def test_stalls(value: Value) -> None:
 def test_failures(value: Value, settings: Any) -> None:
     settings.QUEUED_STORAGE = settings.QUEUED_STORAGE | {"RETRIES": 1}
     storage = make()
-    storage.remote.refuses = True
+    storage.remote.rejects = True
     storage.save("a.txt", file())
     storage.queue.deliver()
     label = {"storage": storage.alias}
@@ -269,7 +291,8 @@ def test_a_scrape_takes_four_queries() -> None:
     with CaptureQueriesContext(connection) as captured:
         measures.unsettled()
         measures.overdue()
-    assert len(captured) == 4  # the first alias, no second one, unsettled files, due files
+    # The first alias, no second one, unsettled files; the same for due files
+    assert len(captured) == 6
 
 
 # Output

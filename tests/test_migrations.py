@@ -7,7 +7,7 @@ import pytest
 from django.core.management import call_command
 from django.db import migrations, models
 
-from queued_storage.ledger.migrating import AddIndexWithoutLock
+from queued_storage.ledger.migrating import AddIndexWithoutLock, RemoveIndexWithoutLock
 from tests.support.versions import VERSIONS, earlier_names, faults, last_state, later_migrations
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -47,10 +47,12 @@ FINE: dict[str, Callable[[], Any]] = {
     "choices": lambda: migrations.AlterField(MODEL, "state", STATE),
     "new table": lambda: migrations.CreateModel("Place", [("id", models.BigAutoField())]),
     "index": lambda: AddIndexWithoutLock(MODEL, INDEX),
+    "no index": lambda: RemoveIndexWithoutLock(MODEL, "queued_storage_state"),
 }
 FAULTY: dict[str, Callable[[], Any]] = {
     "no default": lambda: migrations.AddField(MODEL, "priority", field(default=5)),
     "locks": lambda: migrations.AddIndex(MODEL, INDEX),
+    "locks for its end": lambda: migrations.RemoveIndex(MODEL, "queued_storage_state"),
     "removed": lambda: migrations.RemoveField(MODEL, "sent"),
     "renamed": lambda: migrations.RenameField(MODEL, "sent", "uploaded"),
     "altered": lambda: migrations.AlterField(MODEL, "sent", models.BigIntegerField(null=True)),
@@ -74,5 +76,6 @@ def test_faulty_operations(make: Callable[[], Any]) -> None:
     assert len(checked(make, atomic=False)) == 1
 
 
-def test_an_index_in_a_transaction_is_a_fault() -> None:
-    assert len(checked(FINE["index"], atomic=True)) == 1
+@pytest.mark.parametrize("change", ["index", "no index"])
+def test_an_index_in_a_transaction_is_a_fault(change: str) -> None:
+    assert len(checked(FINE[change], atomic=True)) == 1

@@ -34,12 +34,12 @@ STORAGES = {
     },
 }
 
-# People watch the demo: short delays, endless retries, and a poll of the ledger every second.
+# People watch the demo: short delays, and a poll of the ledger every second.
 QUEUED_STORAGE = {
     "QUEUE": {"BACKEND": "queued_storage.queues.threads.ThreadQueue", "OPTIONS": {"poll": 1}},
-    "RETRIES": 1_000_000,
     "RETRY_DELAY": 1,
     "RETRY_MAX_DELAY": 5,
+    "PROBE_EVERY": 5,  # seconds after which the remote is probed again while it is away
     "LEASE": 3,  # the progress of a transfer is stored every third of it
 }
 
@@ -73,6 +73,6 @@ LOGGING = {
     "loggers": {
         "django.server": {"level": "ERROR"},  # the page polls the site
         "django.request": {"level": "ERROR"},  # the page reports files that aren't images
-        "queued_storage": {"level": "ERROR"},  # the page shows each failed attempt
+        "queued_storage": {"level": "ERROR"},  # the page shows the state of S3
     },
 }

@@ -15,7 +15,7 @@ from django.views.decorators.csrf import ensure_csrf_cookie
 from django.views.decorators.http import require_POST, require_safe
 
 from line import BYTES_PER_SECOND
-from queued_storage.models import QueuedFile
+from queued_storage.models import QueuedFile, Remote
 
 from .models import Picture
 
@@ -94,11 +94,16 @@ def switch_line(request: HttpRequest) -> HttpResponse:
 def _state() -> dict[str, Any]:
     rows = list(QueuedFile.objects.order_by("-pk"))
     pictures = {picture.image.name: picture for picture in Picture.objects.all()}
+    remote = Remote.objects.exclude(state=Remote.State.OPEN).first()
     urls = default_storage.urls(row.name for row in rows if row.name in pictures)
-    files = [_file(row, pictures.get(row.name), urls.get(row.name, "")) for row in rows]
+    files = [
+        _file(row, pictures.get(row.name), urls.get(row.name, ""), remote is not None)
+        for row in rows
+    ]
     living = [row for row in rows if row.state != State.DELETING]
     return {
         "s3_is_up": settings.S3.is_up,
+        "remote": _remote(remote) if remote else _last_error(rows),
         "line_is_slow": settings.S3.line.slow,
         "files": files,
         "total": len(living),
@@ -109,7 +114,23 @@ def _state() -> dict[str, Any]:
     }
 
 
-def _file(row: QueuedFile, picture: Picture | None, url: str) -> dict[str, Any]:
+def _remote(remote: Remote) -> str:
+    """What the ledger knows of S3: one state for all files."""
+    now = timezone.now()
+    text = f"S3 has been {remote.get_state_display()} for {(now - remote.since).seconds} s"
+    if remote.next_probe_at:
+        left = round((remote.next_probe_at - now).total_seconds())
+        text += f", next probe in {left} s" if left > 0 else ", it is being probed"
+    return f"{text}. {remote.last_error}"
+
+
+def _last_error(rows: list[QueuedFile]) -> str:
+    """What fails while the ledger still takes S3 for open: that may be one file's own fault."""
+    errors = [row.last_error for row in rows if row.last_error and row.state != State.FAILED]
+    return f"The last attempt failed. {errors[0]}" if errors else ""
+
+
+def _file(row: QueuedFile, picture: Picture | None, url: str, waits_for_s3: bool) -> dict[str, Any]:
     place = "" if not url else "local" if url.startswith("/media/") else "s3"
     return {
         "key": row.pk,
@@ -121,8 +142,8 @@ def _file(row: QueuedFile, picture: Picture | None, url: str) -> dict[str, Any]:
         "place": place,
         "served": _served(place),
         "url": url,
-        "note": _note(row, picture),
-        "error": row.last_error,
+        "note": _note(row, picture, waits_for_s3),
+        "error": row.last_error if row.state == State.FAILED else "",
         "delete": reverse("delete", args=[picture.pk]) if picture else "",
     }
 
@@ -141,14 +162,17 @@ def _percent(row: QueuedFile) -> int:
     return 0
 
 
-def _note(row: QueuedFile, picture: Picture | None) -> str:
+def _note(row: QueuedFile, picture: Picture | None, waits_for_s3: bool) -> str:
     parts = []
     if picture and picture.saved_in_ms is not None:
         parts.append(f"saved in {picture.saved_in_ms:.0f} ms")
     if row.state == State.TRANSFERRED and row.transferred_at:
         seconds = (row.transferred_at - row.saved_at).total_seconds()
         parts.append(f"transferred after {seconds:.1f} s")
-    if row.attempts > 1 or row.last_error:
+    if waits_for_s3:
+        parts += ["waits for S3"] if row.state != State.TRANSFERRED else []
+        return " · ".join(parts)
+    if row.attempts > 1:
         parts.append(f"{row.attempts} attempt{'s' if row.attempts != 1 else ''}")
     if row.last_error and row.due_at and not row.lease_token:
         left = round((row.due_at - timezone.now()).total_seconds())

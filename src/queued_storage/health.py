@@ -12,6 +12,7 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
 
 from .ledger import measures, schema
+from .ledger.availability import Availability, in_use, reachable, unclaimed
 from .ledger.measures import Overdue, Unsettled
 from .ledger.states import State
 from .reporting.counts import counted
@@ -19,6 +20,7 @@ from .reporting.logs import logger
 from .reporting.reasons import reason
 from .runtime import hung
 
+MAX_AWAY = 300.0  # seconds for which a remote may be closed, if there is any other limit
 TIMEOUT = 3.0  # seconds that the ledger may take to respond
 OUTDATED = "The ledger's tables are older than this version. Run 'manage.py migrate'."
 
@@ -35,6 +37,7 @@ class Limits:
     max_stalled: int | None = None  # files whose last attempt hung
     max_pending: int | None = None  # pending and transferring files
     max_pending_bytes: int | None = None  # the size of these files
+    max_away: float | None = None  # seconds that a remote has been closed; see MAX_AWAY
 
 
 NO_LIMITS = Limits()
@@ -82,19 +85,41 @@ def _problems(limits: Limits) -> list[str]:
     schema.probe()
     if limits == NO_LIMITS:
         return []
-    overdue = measures.overdue() if limits.max_overdue is not None else []
-    stalled = sum(measures.stalled().values()) if limits.max_stalled is not None else 0
-    found = _exceeded(limits, measures.unsettled(), overdue, stalled)
+    known = in_use()
+    overdue = unclaimed(known) if limits.max_overdue is not None else []
+    stalled = measures.stalled() if limits.max_stalled is not None else {}
+    hanging = sum(stalled[alias] for alias in reachable(stalled, known))
+    found = [
+        *_closed(limits, known),
+        *_exceeded(limits, measures.unsettled(), known, overdue, hanging),
+    ]
     if hung.are_too_many():
         found.append("Too many threads of this process hang. Restart it.")
     return found
 
 
+def _closed(limits: Limits, known: list[Availability]) -> list[str]:
+    """How long remotes have been closed. Their names and errors are not for everybody."""
+    limit = MAX_AWAY if limits.max_away is None else limits.max_away
+    ages = [(remote.age, remote.is_paused) for remote in known if not remote.is_open]
+    return [
+        f"A remote has been {'paused' if is_paused else 'closed'} for {age:,.0f} seconds; the "
+        f"limit is {limit:,.0f}."
+        for age, is_paused in ages
+        if age > limit
+    ]
+
+
 def _exceeded(
-    limits: Limits, rows: list[Unsettled], overdue: list[Overdue], stalled: int
+    limits: Limits,
+    rows: list[Unsettled],
+    known: list[Availability],
+    overdue: list[Overdue],
+    stalled: int,
 ) -> list[str]:
     pending = [row for row in rows if row.state in (State.PENDING, State.TRANSFERRING)]
-    age = max((row.age for row in pending), default=0)
+    moving = reachable({row.alias for row in pending}, known)
+    age = max((row.age for row in pending if row.alias in moving), default=0)
     due_for = max((row.age for row in overdue), default=0)
     failed = sum(row.files for row in rows if row.state == State.FAILED)
     files = sum(row.files for row in pending)

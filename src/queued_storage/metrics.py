@@ -17,8 +17,10 @@ from .exceptions import MissingLibrary, TransferStalled
 from .health import outside_transactions
 from .ledger import measures
 from .ledger.aliases import known_storages
+from .ledger.availability import Availability, in_use, unclaimed
 from .ledger.measures import Overdue, Settled, Unsettled
 from .ledger.models import QueuedFile
+from .ledger.remotes import RemoteState
 from .ledger.sql.clock import seconds_between
 from .ledger.states import State
 from .reporting.logs import logger
@@ -54,6 +56,11 @@ GAUGES = {
         "Number of deletes that failed more often than RETRIES allows for a transfer",
         ("storage",),
     ),
+    "remote_up": ("Whether files are uploaded to the remote; 0 while it is closed", ("storage",)),
+    "remote_state": (
+        "1 for the state that the remote is in, 0 for the others",
+        ("storage", "state"),
+    ),
     "ledger_up": ("Whether the ledger responded to this scrape", ()),
     "ledger_query_seconds": ("Time that the ledger took to respond", ()),
 }
@@ -88,9 +95,7 @@ class LedgerCollector:
         families = _families()
         started = time.monotonic()
         try:
-            unsettled, overdue = measures.in_time(
-                lambda: (measures.unsettled(), measures.overdue()), self._timeout
-            )
+            unsettled, overdue, remotes = measures.in_time(_questions, self._timeout)
         except Exception as error:
             logger.error("The metrics of the ledger are not available: %s", reason(error))
             families["ledger_up"].add_metric((), 0)
@@ -102,6 +107,7 @@ class LedgerCollector:
             self._expect(alias)
         _add_unsettled(families, unsettled, known)
         _add_overdue(families, overdue, known)
+        _add_remotes(families, remotes)
         _add_settled(families, self._settled_files())
         return families.values()
 
@@ -118,6 +124,11 @@ class LedgerCollector:
             finally:
                 self._counting.release()
         return self._settled
+
+
+def _questions() -> tuple[list[Unsettled], list[Overdue], list[Availability]]:
+    remotes = in_use()
+    return measures.unsettled(), unclaimed(remotes), remotes
 
 
 Families = dict[str, GaugeMetricFamily]
@@ -161,6 +172,13 @@ def _add_overdue(families: Families, rows: list[Overdue], known: list[str]) -> N
     ages |= {(row.alias, row.host): row.age for row in rows}
     for place, age in ages.items():
         families["oldest_due_age_seconds"].add_metric(place, age)
+
+
+def _add_remotes(families: Families, remotes: list[Availability]) -> None:
+    for remote in remotes:
+        families["remote_up"].add_metric((remote.alias,), int(remote.is_open))
+        for state in {*RemoteState.values, remote.state}:
+            families["remote_state"].add_metric((remote.alias, state), int(state == remote.state))
 
 
 def _add_settled(families: Families, rows: list[Settled]) -> None:

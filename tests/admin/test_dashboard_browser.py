@@ -13,10 +13,13 @@ from django.test import Client
 
 from queued_storage.admin import dashboard
 from queued_storage.ledger.jobs import Action, JobState, jobs
+from queued_storage.ledger.remotes import remotes
 from queued_storage.ledger.states import State
 from queued_storage.models import QueuedFile
+from queued_storage.uploaders import Uploader
 from tests.admin.test_overview import add
 from tests.support import services
+from tests.support.outages import close
 from tests.support.scripted import file
 from tests.support.waiting import until
 
@@ -236,6 +239,8 @@ def test_it_fits_on_a_phone(browser: Any, live_server: Any, path: str) -> None:
     jobs().filter(pk=job.pk).update(state="running", failed=1, findings=findings)
     add(1, State.FAILED, name=f"{'long-name-' * 20}.jpg", last_error="x" * 300)
     add(1, State.TRANSFERRING, name=f"{'other-name-' * 20}.jpg", size=10**12)
+    close(storages["default"])
+    remotes().update(last_error="x" * 500, place="s3://" + "y" * 200)
     see(browser, width=360)
     browser.get(f"{live_server.url}/admin/queued_storage/{path.format(job.pk)}")
     assert browser.execute_script("return document.documentElement.scrollWidth") == 360
@@ -254,6 +259,37 @@ def test_an_action_is_followed_and_cancelled(browser: Any, live_server: Any) -> 
     until(lambda: "1 job was cancelled." in browser.page_source)
     assert jobs().get().state == JobState.CANCELLED
     assert not browser.find_elements("css selector", ".queued-cancel")
+
+
+def test_a_remote_is_paused_and_resumed(browser: Any, live_server: Any) -> None:
+    storages["default"].save("a.txt", file())
+    browser.get(live_server.url + URL)
+    banner = "return document.querySelector('.queued-outage')?.textContent ?? ''"
+    assert browser.execute_script(banner) == ""
+    browser.find_element("id", "queued-pause-default").click()
+    until(lambda: "Files can still be saved" in browser.page_source)
+    assert "has been paused for less than a minute" in browser.execute_script(banner)
+    assert summary(browser).startswith("Remote of default: paused.")
+    # The button is still that of the user after an update.
+    script = "const button = document.getElementById(arguments[0]); button.focus(); button.old = 1"
+    browser.execute_script(script, "queued-resume-default")
+    until(lambda: browser.execute_script("return !document.activeElement.old"))
+    browser.switch_to.active_element.send_keys("\n")
+    until(lambda: "is open again" in browser.page_source)
+    assert browser.execute_script(banner) == ""
+
+
+def test_a_probe_opens_the_remote(
+    browser: Any, live_server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storages["default"].save("a.txt", file())
+    close(storages["default"], ago=800, probe_in=1000)
+    monkeypatch.setattr(Uploader, "write_probe", lambda uploader: None)
+    browser.get(live_server.url + URL)
+    assert "has been away for 13" in browser.find_element("css selector", ".queued-outage").text
+    browser.find_element("id", "queued-probe-default").click()
+    until(lambda: "is being probed" in browser.page_source)
+    until(lambda: not browser.find_elements("css selector", ".queued-outage"))
 
 
 def test_it_has_a_dark_mode(browser: Any, live_server: Any) -> None:

@@ -545,7 +545,9 @@ def test_cache_outage_changes_no_answer(
         storage.queue.deliver()
         remote_url = f"https://far.example/{name}"
         assert storage.url(name) == remote_url
-        assert storage._routes.remote_name(name) == name  # the cache works
+        assert (
+            storage._routes.remote_name(name, storage.remote_place.digest) == name
+        )  # the cache works
         assert not caplog.records
 
         proxy.mode = Mode.REFUSE

@@ -96,6 +96,49 @@ def test_claim_due_begins_with_the_longest_due() -> None:
     assert [row.name for row in ledger().claim_due(9, ["two"])] == ["other"]
 
 
+def test_claim_due_orders_files_of_all_aliases() -> None:
+    for number in range(9):
+        new_row(f"{number}", alias=f"alias {number % 3}", due_at=past(100 - number))
+    aliases = [f"alias {number}" for number in range(3)]
+    for expected in (["0", "1", "2", "3"], ["4", "5", "6", "7"], ["8"], []):
+        assert [row.name for row in ledger().claim_due(4, aliases)] == expected
+
+
+def test_claim_due_searches_any_number_of_aliases() -> None:
+    aliases = [f"alias {number}" for number in range(claims.TOGETHER * 3)]
+    for number in range(0, len(aliases), 60):
+        new_row(f"{number}", alias=aliases[number])
+    found: list[str] = []
+    while rows := ledger().claim_due(2, aliases):
+        found += [row.alias for row in rows]
+    assert sorted(found) == sorted(aliases[::60])
+
+
+def test_a_priority_of_a_newer_version_is_left_alone() -> None:
+    new_row("low", priority=30_000)
+    assert ledger().claim_due(9, ["one"]) == []
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_locked_row_is_left_out_of_a_search() -> None:
+    if not connections["default"].features.has_select_for_update_skip_locked:
+        pytest.skip("On this database a transaction locks all rows.")
+    for number in range(4):
+        new_row(f"{number}", alias=f"alias {number % 2}", due_at=past(100 - number))
+    found: list[str] = []
+
+    def search() -> None:
+        found.extend(row.name for row in ledger().claim_due(2, ["alias 0", "alias 1"]))
+        connections.close_all()
+
+    with transaction.atomic():
+        list(QueuedFile.objects.filter(name="0").select_for_update())
+        thread = threading.Thread(target=search)
+        thread.start()
+        thread.join(20)
+        assert found == ["1", "2"]
+
+
 def test_a_claim_marks_new_files_as_tried() -> None:
     known = {"size": 16, "checksum": "crc32:1a2b3c4d"}
     new_row("new", **known)

@@ -8,7 +8,7 @@ import pytest
 from django.db import DatabaseError, NotSupportedError, connection, connections, models, transaction
 from django.db.migrations.state import ProjectState
 
-from queued_storage.ledger.migrating import AddIndexWithoutLock
+from queued_storage.ledger.migrating import AddIndexWithoutLock, RemoveIndexWithoutLock
 from queued_storage.models import QueuedFile
 from tests.support.rows import new_row
 from tests.support.waiting import until
@@ -18,6 +18,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 NAME = "queued_storage_test_index"
 INDEX = models.Index(fields=["host", "size"], name=NAME)
 ADD = AddIndexWithoutLock("QueuedFile", INDEX)
+REMOVE = RemoveIndexWithoutLock("QueuedFile", NAME)
 
 
 def migrate(*, forwards: bool = True, collect_sql: bool = False) -> list[str]:
@@ -36,6 +37,19 @@ def indexes() -> list[str]:
     with connection.cursor() as cursor:
         found = connection.introspection.get_constraints(cursor, QueuedFile._meta.db_table)
     return [name for name in found if name == NAME]
+
+
+def remove(*, forwards: bool = True, collect_sql: bool = False) -> list[str]:
+    """Run the operation that removes the index, or undo it."""
+    after = ProjectState.from_apps(QueuedFile._meta.apps)
+    before = after.clone()
+    ADD.state_forwards("queued_storage", before)
+    with connection.schema_editor(atomic=False, collect_sql=collect_sql) as editor:
+        if forwards:
+            REMOVE.database_forwards("queued_storage", editor, before, after)
+        else:
+            REMOVE.database_backwards("queued_storage", editor, after, before)
+    return editor.collected_sql if collect_sql else []
 
 
 errors: list[DatabaseError] = []  # of other threads
@@ -63,6 +77,24 @@ def test_the_sql_can_be_shown() -> None:
     assert ("CONCURRENTLY" in sql) == (connection.vendor == "postgresql")
     assert indexes() == []
     assert "without locking" in ADD.describe()
+
+
+def test_an_index_is_removed_and_added_again() -> None:
+    migrate()
+    remove()
+    assert indexes() == []
+    remove()  # as after a process that died before the migration was recorded
+    remove(forwards=False)
+    assert indexes() == [NAME]
+
+
+def test_the_sql_of_a_removal_can_be_shown() -> None:
+    migrate()
+    [sql] = [line for line in remove(collect_sql=True) if NAME in line]
+    assert sql.startswith("DROP INDEX")
+    assert ("CONCURRENTLY" in sql) == (connection.vendor == "postgresql")
+    assert indexes() == [NAME]
+    assert "without locking" in REMOVE.describe()
 
 
 postgres = pytest.mark.skipif(connection.vendor != "postgresql", reason="PostgreSQL only")

@@ -10,14 +10,16 @@ from django.db import connection
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
+from queued_storage.admin import overview
 from queued_storage.ledger import measures
 from queued_storage.ledger.database import ledger
 from queued_storage.ledger.states import State
+from queued_storage.management.verbs.working import Worker
 from queued_storage.models import QueuedFile
 from queued_storage.operations import status
 from queued_storage.queues import sweep as sweeping
 from queued_storage.queues.sweep import sweep
-from tests.support.scripted import make
+from tests.support.scripted import LONG_AGO, make
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -97,14 +99,13 @@ def reads_whole_table(plan: str) -> bool:
 
 @pytest.mark.parametrize("alias", [None, "plans"])
 def test_a_sweep_reads_only_the_due_index(storage: Any, statistics: str, alias: str | None) -> None:
-    ((_sql, plan),) = plans(lambda: sweep(alias))
-    assert "queued_storage_due" in plan, plan
+    _sql, plan = plans(lambda: sweep(alias))[-1]
+    assert "queued_storage_alias_due" in plan, plan
     assert is_index_only(plan), plan
 
 
 def test_a_sweep_finds_each_row_once(storage: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sweeping, "FEW", 10)
-    monkeypatch.setattr(sweeping, "BATCH", 30)
+    monkeypatch.setattr(sweeping, "AT_ONCE", 30)
     assert sweep() == DUE
     told = [pk for message in storage.queue.messages for pk in message]
     assert sorted(told) == sorted(ledger().due().values_list("pk", flat=True))
@@ -150,3 +151,61 @@ def test_search_for_suspects_reads_files_in_progress(storage: Any, statistics: s
 def test_counting_stalled_files_reads_no_transferred_row(storage: Any, statistics: str) -> None:
     for sql, plan in plans(measures.stalled):
         assert not reads_whole_table(plan), f"{sql}\n{plan}"
+
+
+OTHERS = 20_000  # due files of another alias
+RANGE = {  # what says that only a range of the index is read
+    "sqlite": "queued_storage_alias_due (alias=? AND priority=? AND due_at<?)",
+    "postgresql": "AND (priority = 0) AND (due_at <=",
+    "mysql": "queued_storage_alias_due",
+}
+
+
+@pytest.fixture
+def others(storage: Any) -> None:
+    """Many files of another alias, which are due for longer."""
+    now = timezone.now()
+    rows = [
+        QueuedFile(alias="others", name=f"{number}", saved_at=now, due_at=LONG_AGO)
+        for number in range(OTHERS)
+    ]
+    ledger().bulk_create(rows, batch_size=1000)
+
+
+def handler_reads() -> int:
+    with connection.cursor() as cursor:
+        cursor.execute("SHOW SESSION STATUS LIKE 'Handler_read_%'")
+        return sum(int(number) for _name, number in cursor.fetchall())
+
+
+@pytest.mark.parametrize("aliases", [["plans"], ["plans", "nothing"]], ids=len)
+def test_a_claim_reads_only_its_aliases(
+    storage: Any, others: None, statistics: str, aliases: list[str]
+) -> None:
+    sql, plan = plans(lambda: ledger().claim_due(5, aliases))[0]
+    assert plan.count(RANGE[connection.vendor]) >= len(aliases), plan
+    assert "Sort" not in plan or len(aliases) > 1, plan
+    if connection.vendor == "mysql":
+        before = handler_reads()
+        with connection.cursor() as cursor:
+            cursor.execute(sql)
+        assert handler_reads() - before < DUE
+
+
+LOOKS: dict[str, Callable[[], Any]] = {
+    "overdue": measures.overdue,
+    "activity": status.activity,
+    "idle hosts": lambda: status._idle_hosts(),
+    "hosts": overview.hosts,
+    "worker": Worker.is_due,
+}
+
+
+@pytest.mark.parametrize("look", LOOKS.values(), ids=LOOKS)
+def test_looks_for_due_files_read_ranges(
+    storage: Any, statistics: str, look: Callable[[], Any], settings: Any
+) -> None:
+    settings.QUEUED_STORAGE = settings.QUEUED_STORAGE | {"LOCAL_PER_HOST": True}
+    for sql, plan in plans(look):
+        if '"due_at" <' in sql or '"due_at" >' in sql or "`due_at` <" in sql or "`due_at` >" in sql:
+            assert "queued_storage_alias_due" in plan, f"{sql}\n{plan}"

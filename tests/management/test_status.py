@@ -7,9 +7,11 @@ from django.core.management import CommandError
 
 from queued_storage.ledger.database import ledger
 from queued_storage.ledger.jobs import Action, jobs
+from queued_storage.ledger.remotes import RemoteState
 from queued_storage.ledger.states import State
 from queued_storage.models import QueuedFile
 from tests.support.command import run, save, transferred
+from tests.support.outages import ERROR, close
 from tests.support.scripted import LONG_AGO
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -102,3 +104,61 @@ def test_status_shows_unfinished_jobs(storage: Any) -> None:
         "succeeded": 1197,
         "failed": 3,
     }
+
+
+# Closed remotes
+
+
+def test_banner_of_a_remote_that_is_away(storage: Any) -> None:
+    save(storage, "a.txt", "b.txt")
+    close(storage, ago=12 * 60 + 1, probe_in=610)
+    lines = run("status").splitlines()
+    assert lines[0] == (
+        f"The remote of 'default' ({storage.remote_place.description}) has been away for 12 "
+        f"minutes: {ERROR[:-1]}; 2 files wait; next probe in 10 minutes."
+    )
+    assert len([line for line in lines if "The remote" in line]) == 1
+
+
+def test_banner_of_a_paused_remote(storage: Any) -> None:
+    save(storage, "a.txt")
+    close(storage, RemoteState.PAUSED, ago=130)
+    assert (
+        run("status")
+        .splitlines()[0]
+        .endswith(
+            "has been paused for 2 minutes; 1 file waits until an operator runs 'manage.py "
+            "queued_storage remotes resume default'."
+        )
+    )
+
+
+def of_default(answer: Any) -> Any:
+    """The remote of "default". Other tests may have created storages."""
+    [found] = [remote for remote in answer["remotes"] if remote["alias"] == "default"]
+    return found
+
+
+def test_remotes_as_json(storage: Any) -> None:
+    save(storage, "a.txt")
+    shown = of_default(json.loads(run("status", "--json")))
+    assert (shown["state"], shown["waiting"]) == ("open", 1)
+    close(storage, ago=400)
+    answer = json.loads(run("status", "--json"))
+    shown = of_default(answer)
+    assert (shown["state"], shown["last_error"], shown["waiting"]) == ("away", ERROR, 1)
+    [trouble] = answer["troubles"]
+    assert "has been away for 6 minutes" in trouble
+
+
+@pytest.mark.parametrize("state", [RemoteState.AWAY, RemoteState.REFUSED, RemoteState.PAUSED])
+def test_check_of_a_closed_remote(storage: Any, state: str) -> None:
+    close(storage, state, ago=290)
+    run("status", "--check")
+    with pytest.raises(CommandError, match="The remote of 'default'") as caught:
+        run("status", "--check", "--max-away", "4m")
+    assert caught.value.returncode == 1
+    close(storage, state, ago=310)
+    with pytest.raises(CommandError, match="The remote of 'default'"):
+        run("status", "--check")
+    run("status", "--check", "--max-away", "6m")

@@ -19,6 +19,7 @@ import queued_storage
 from queued_storage.files import markers
 from queued_storage.ledger.database import ledger
 from queued_storage.ledger.identity import ledger_id
+from queued_storage.ledger.remotes import Remote, RemoteState
 from queued_storage.ledger.states import State
 from queued_storage.management.terminal import CLEAR, Lines, Terminal, printable
 from queued_storage.management.verbs import VERBS
@@ -37,6 +38,11 @@ HOST = f"ho{HOSTILE}"
 # The arguments with which each verb says as much as it can. A new verb needs a line here.
 ARGUMENTS: dict[str, list[list[str]]] = {
     "status": [["--check"], ["--json", "--check"], ["--exact"]],
+    "remotes": [
+        *([], ["--json"], ["pause", f"x{ALIAS}"[:64]], ["resume", f"x{ALIAS}"[:64]]),
+        *(["pause", ALIAS], ["resume", HOSTILE], ["resume", ALIAS], ["pause"], [HOSTILE]),
+        *(["probe", ALIAS], ["probe", HOSTILE]),
+    ],
     "worker": [["--until-empty", "--poll", "0.01"]],
     "sweep": [[], ["--dry-run"], ["--storage", HOSTILE]],
     "transfer": [["failed" + NAME], ["failed" + NAME, "--dry-run"], [HOSTILE], ["both" + NAME]],
@@ -68,7 +74,7 @@ ARGUMENTS: dict[str, list[list[str]]] = {
 CASES = [(verb.name, arguments) for verb in VERBS for arguments in ARGUMENTS.get(verb.name, [[]])]
 
 
-class Remote(ScriptedStorage):
+class FarStorage(ScriptedStorage):
     """A remote that quotes what it was asked for in a hostile way."""
 
     def size(self, name: str) -> int:
@@ -86,7 +92,7 @@ class Screen(io.StringIO):
 def hostile(settings: Settings) -> Any:
     """A storage of which everything has a hostile name."""
     settings.QUEUED_STORAGE = settings.QUEUED_STORAGE | {"LOCAL_PER_HOST": True, "HOST": "me"}
-    storage = make(alias=ALIAS, remote=Remote())
+    storage = make(alias=ALIAS, remote=FarStorage())
     now = timezone.now() - timedelta(hours=3)
     for number, state in enumerate(State.values * 2):
         is_known, is_here = number < len(State.values), number % 2
@@ -105,6 +111,14 @@ def hostile(settings: Settings) -> Any:
         )
     for alias in (ALIAS, "default"):
         QueuedFile.objects.create(alias=alias, name="both" + NAME, saved_at=now)
+    Remote.objects.create(
+        alias=f"x{ALIAS}"[:64],
+        digest=1,
+        place=f"s3://{HOSTILE}",
+        state=RemoteState.AWAY,
+        since=now,
+        last_error=f"ConnectionError: server said {HOSTILE}",
+    )
     markers.add(disk().location, ledger_id())
     for place in (disk(), storage.remote):
         root = Path(place.location)

@@ -11,7 +11,13 @@ from storages.backends.ftp import FTPStorage
 from storages.backends.s3 import S3Storage
 
 from queued_storage.remotes.perthread import for_threads
-from queued_storage.remotes.places import are_apart, holds, place_of, same_place
+from queued_storage.remotes.places import (
+    are_apart,
+    has_fixed_place,
+    holds,
+    place_of,
+    same_place,
+)
 from queued_storage.testing import FaultyStorage
 
 pytestmark = pytest.mark.one_database
@@ -255,3 +261,61 @@ def test_wrapped_storages() -> None:
     connected = ftp("ftp://bob:x@files.example:21/media")
     assert place_of(for_threads(connected)) == place_of(connected)
     assert place_of(default_storage) == place_of(configured["default"])
+
+
+# Threads
+
+
+class PlainS3(S3Storage):
+    location = "media"
+    bucket_name = "media"
+
+
+class TenantS3(S3Storage):
+    @property
+    def location(self) -> str:
+        return "public"
+
+
+class TenantMixin:
+    @property
+    def base_location(self) -> str:
+        return "/srv/public"
+
+
+class Mixed(TenantMixin, FileSystemStorage):
+    pass
+
+
+class Constant(TenantS3):
+    queued_storage_place = "one bucket"
+
+
+class Varying(TenantS3):
+    @property
+    def queued_storage_place(self) -> str:
+        return self.location
+
+
+@pytest.mark.parametrize(
+    ("storage", "expected"),
+    [
+        (s3(), True),
+        (PlainS3(), True),
+        (FileSystemStorage("/srv"), True),
+        (Sub("/srv"), True),
+        (ftp("ftp://bob:x@files.example:21/media"), True),
+        (for_threads(ftp("ftp://bob:x@files.example:21/media")), True),
+        (Wrapper(s3()), True),
+        (azure(), True),
+        (Constant.__new__(Constant), True),
+        (TenantS3.__new__(TenantS3), False),
+        (Varying.__new__(Varying), False),
+        (Mixed("/srv"), False),
+        (Elsewhere("/srv"), False),
+        (Custom("a"), False),
+        (Opaque(None), False),
+    ],
+)
+def test_places_that_no_thread_can_change(storage: Any, expected: bool) -> None:
+    assert has_fixed_place(storage) is expected

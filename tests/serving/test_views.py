@@ -928,3 +928,17 @@ def test_a_link_works_before_and_after_eviction(
             assert answer.read() == DATA
     assert "X-Amz-Signature=" in answer.url
     assert urlsplit(answer.url).port == urlsplit(s3_options["endpoint_url"]).port
+
+
+@pytest.mark.parametrize("url_mode", ["proxied", "stable"])
+def test_a_file_at_another_place(url_mode: str, tmp_path: Path) -> None:
+    storage, name = stable(url_mode=url_mode)
+    deliver(storage, name, free=True)
+    new = FileSystemStorage(tmp_path, "https://new.example/")
+    new.save(name, file(b"of another project"))
+    storage.sides.remote.given = new
+    found = get(storage.url(name))
+    if url_mode == "proxied":
+        assert found.status == 502
+    else:
+        assert found.headers["Location"] == f"https://new.example/{name}"

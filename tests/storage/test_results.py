@@ -1,5 +1,6 @@
 """Results of transfers, and waiting for them."""
 
+import asyncio
 import threading
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,11 @@ from pytest_django import Settings
 
 from queued_storage.exceptions import TransferError, TransferTimeout
 from queued_storage.ledger.database import ledger
+from queued_storage.ledger.remotes import RemoteState
 from queued_storage.ledger.states import State
 from queued_storage.operations import steering
 from queued_storage.queues.immediate import ImmediateQueue
+from tests.support.outages import ERROR, close
 from tests.support.scripted import file, make, on_disk
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -172,3 +175,49 @@ def test_wait_inside_the_transaction_raises(storage: Any) -> None:
 def test_wait_for_a_name_without_a_row() -> None:
     with pytest.raises(FileNotFoundError, match=r"nope\.txt"):
         make().wait(["nope.txt"], timeout=1)
+
+
+# What a timeout says
+
+
+def waits(storage: Any) -> list[Any]:
+    """Every way to wait for the file of the last save."""
+    return [
+        lambda: storage.wait(timeout=0),
+        lambda: storage.wait(["b.txt"], timeout=0),
+        lambda: asyncio.run(storage.await_transferred(timeout=0)),
+        lambda: storage.result.get(timeout=0),
+    ]
+
+
+def test_timeout_says_the_last_error(storage: Any) -> None:
+    for name in ("a.txt", "b.txt"):
+        storage.save(name, file())
+    for wait in waits(storage):
+        with pytest.raises(TransferTimeout, match=r"the transfers? continues?\.$"):
+            wait()
+    ledger().filter(name="b.txt").update(last_error="ConnectionError: The remote is away.")
+    for wait in waits(storage):
+        with pytest.raises(TransferTimeout) as caught:
+            wait()
+        assert str(caught.value).endswith(
+            " The last attempt to transfer 'b.txt' failed: ConnectionError: The remote is away."
+        )
+
+
+def test_timeout_says_why_the_remote_is_closed(storage: Any) -> None:
+    for name in ("a.txt", "b.txt"):
+        storage.save(name, file())
+    close(storage, ago=610)
+    for wait in waits(storage):
+        with pytest.raises(TransferTimeout) as caught:
+            wait()
+        assert f"has been away for 10 minutes: {ERROR[:-1]}; 2 files wait" in str(caught.value)
+
+
+def test_timeout_says_who_paused_the_remote(storage: Any) -> None:
+    storage.save("b.txt", file())
+    close(storage, RemoteState.PAUSED)
+    for wait in waits(storage):
+        with pytest.raises(TransferTimeout, match="until an operator runs"):
+            wait()

@@ -133,10 +133,10 @@ def test_a_late_reader_does_not_restore_old_answers(storage: Any, transferred: s
     late = storage._routes
     with transaction.atomic():
         storage.delete(transferred)
-        late.remember(transferred, "a.txt")  # it queried the ledger before the delete
-        assert late.remote_name(transferred) is None
-    late.remember(transferred, "a.txt")
-    assert late.remote_name(transferred) is None
+        late.remember(transferred, "a.txt", 1)  # it queried the ledger before the delete
+        assert late.remote_name(transferred, 1) is None
+    late.remember(transferred, "a.txt", 1)
+    assert late.remote_name(transferred, 1) is None
     assert storage.using_local(transferred)
 
 
@@ -144,8 +144,8 @@ def test_a_reader_during_a_long_delete(storage: Any, transferred: str) -> None:
     with transaction.atomic():
         storage.delete(transferred)
         cache.clear()  # the mark has expired
-        storage._routes.remember(transferred, "a.txt")  # by a reader before the commit
-    assert storage._routes.remote_name(transferred) is None
+        storage._routes.remember(transferred, "a.txt", 1)  # by a reader before the commit
+    assert storage._routes.remote_name(transferred, 1) is None
 
 
 def test_a_delete_that_is_rolled_back(storage: Any, transferred: str) -> None:

@@ -38,6 +38,7 @@ class FaultProxy:
     """A context manager whose `mode` can be set at any time, also during requests.
 
     `requests` lists all requests, such as "PUT /bucket/key", including those that failed.
+    `accepted` counts all connections, also while the server is switched off.
     """
 
     def __init__(self, target_port: int) -> None:
@@ -46,6 +47,7 @@ class FaultProxy:
         self.delay = 0.05
         self.stops_after = 1
         self.requests: list[str] = []
+        self.accepted = 0
         self._mode = Mode.OK
         self._bodies = 0  # bytes of bodies forwarded since the mode was set
         self._connections: set[asyncio.Task[Any]] = set()
@@ -103,6 +105,7 @@ class FaultProxy:
         self.port = self._server.sockets[0].getsockname()[1]
 
     def _accept(self, reader: StreamReader, writer: StreamWriter) -> None:
+        self.accepted += 1
         task = asyncio.create_task(self._serve(reader, writer))
         self._connections.add(task)
         task.add_done_callback(self._connections.discard)

@@ -12,7 +12,7 @@ from django.db import connection, migrations, models
 from django.db.migrations.loader import MigrationLoader
 from django.db.migrations.state import ProjectState
 
-from queued_storage.ledger.migrating import AddIndexWithoutLock
+from queued_storage.ledger.migrating import AddIndexWithoutLock, RemoveIndexWithoutLock
 from queued_storage.ledger.models import QueuedFile
 
 ROOT = Path(__file__).parent.parent.parent
@@ -26,6 +26,7 @@ VERSIONS = {
     "0002_job": "b22cc8e",
     "0003_remote": "fbbce77",
     "0004_due_by_alias": "2b31d1f",
+    "0005_remote_probed_by_files": "5bda81f",
 }
 
 
@@ -118,7 +119,8 @@ def _last(loader: MigrationLoader) -> tuple[str, str]:
 def faults(migration: migrations.Migration, state: ProjectState) -> Iterator[str]:
     """Yield what in a migration would stop processes of the version before it."""
     for operation in migration.operations:
-        if isinstance(operation, AddIndexWithoutLock):
+        # Without an index, processes of the version before do the same, only slower.
+        if isinstance(operation, AddIndexWithoutLock | RemoveIndexWithoutLock):
             if migration.atomic:
                 yield f"{operation.describe()}: the migration must have atomic = False."
         elif isinstance(operation, migrations.AddField):

@@ -14,7 +14,7 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
 
 from ..ledger.states import State
-from . import jobs
+from . import jobs, remotes
 from .formats import FILES, SIZE, AtLeast, Number, age
 from .overview import MINUTES, OTHER, SHOWN, Failed, Overview, Pile, Running, Share, overview
 
@@ -46,11 +46,13 @@ def numbers(request: HttpRequest, site: AdminSite) -> HttpResponse:
 def _context(request: HttpRequest, site: AdminSite) -> dict[str, Any]:
     found = overview()
     urls = _Urls(site)
+    remote_lines = remotes.lines(request, site)
     storages = [_line(share, found, urls.changelist(alias=share.name)) for share in found.storages]
     hosts = [_line(share, found, urls.changelist(host=share.name)) for share in found.hosts]
     return {
         "at": found.at,
-        "summary": _summary(found),
+        "summary": _summary(found, remote_lines),
+        "remotes": remote_lines,
         "tiles": _tiles(found, urls),
         "plots": _plots(found),
         "running": [_running(row, urls) for row in found.running],
@@ -91,14 +93,23 @@ class _Urls:
         return self._reverse("dashboard_numbers")
 
 
-def _summary(found: Overview) -> str:
+def _summary(found: Overview, remote_lines: list[remotes.Line]) -> str:
     """Return what a screen reader says when it changes."""
     piles = found.total.piles
-    return gettext("Pending: %(pending)s. Transferring: %(transferring)s. Failed: %(failed)s.") % {
+    numbers = gettext(
+        "Pending: %(pending)s. Transferring: %(transferring)s. Failed: %(failed)s."
+    ) % {
         "pending": _count(piles[State.PENDING]),
         "transferring": _count(piles[State.TRANSFERRING]),
         "failed": _count(piles[State.FAILED]),
     }
+    closed = [
+        gettext("Remote of %(alias)s: %(state)s.")
+        % {"alias": line.remote.alias, "state": line.label}
+        for line in remote_lines
+        if not line.remote.is_open
+    ]
+    return " ".join([*closed, numbers])
 
 
 def _count(pile: Pile) -> Number:

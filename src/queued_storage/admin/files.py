@@ -25,7 +25,7 @@ from ..ledger.database import ledger
 from ..ledger.measures import aliases
 from ..ledger.models import QueuedFile
 from ..ledger.states import State
-from . import dashboard, overview, preview
+from . import dashboard, overview, preview, remotes
 from .actions import FileActions
 from .changelist import (
     CappedPaginator,
@@ -221,12 +221,14 @@ class QueuedFileAdmin(FileActions):
         return [
             self._path("dashboard/", self._dashboard, "dashboard"),
             self._path("dashboard/numbers/", self._dashboard_numbers, "dashboard_numbers"),
+            self._path("remotes/<slug:name>/", self._steer_remote, "remotes"),
             self._path("<int:pk>/preview/", self._preview, "preview"),
             *super().get_urls(),
         ]
 
     def _path(self, route: str, view: Callable[..., Any], name: str) -> URLPattern:
-        # A preview may call a remote: where local copies are, or for a URL.
+        # A preview may call a remote: where local copies are, or for a URL. What steers a remote is
+        # told when it is committed, and must be told if the rest of the request fails.
         view = outside_transactions(self.admin_site.admin_view(view))
         return path(route, view, name=f"queued_storage_queuedfile_{name}")
 
@@ -241,6 +243,10 @@ class QueuedFileAdmin(FileActions):
     def _dashboard_numbers(self, request: HttpRequest) -> HttpResponse:
         self._require_view(request)
         return dashboard.numbers(request, self.admin_site)
+
+    def _steer_remote(self, request: HttpRequest, name: str) -> HttpResponse:
+        self._require_view(request)
+        return remotes.steer(request, name, self.admin_site)
 
     def _preview(self, request: HttpRequest, pk: int) -> HttpResponse | FileResponse:
         self._require_view(request)

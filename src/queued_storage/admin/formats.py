@@ -1,6 +1,6 @@
 """How numbers, sizes and times are written in the admin."""
 
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 
 from django.template.defaultfilters import filesizeformat
 from django.utils import timezone
@@ -11,6 +11,7 @@ from django.utils.translation import gettext, ngettext_lazy
 from ..ledger.sql.clock import in_utc, seconds_between
 
 SIZE = filesizeformat
+_DAY = datetime(2020, 1, 1, tzinfo=UTC)
 
 
 class Number(int):
@@ -38,6 +39,14 @@ def age(time: datetime | None, now: datetime) -> str:
     if seconds_between(time, now) < 60:
         return gettext("less than a minute")
     return timesince(in_utc(time), in_utc(now), depth=1)
+
+
+def duration(seconds: float) -> str:
+    """Return how long a time is, in the largest unit that suits it."""
+    if seconds < 60:
+        return gettext("less than a minute")
+    # From a day that is far from a change of the clocks
+    return timesince(_DAY, _DAY + timedelta(seconds=seconds), depth=1)
 
 
 def local_time(time: datetime) -> datetime:

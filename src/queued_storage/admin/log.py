@@ -5,6 +5,7 @@ from typing import Any
 
 from django.contrib.admin.models import ADDITION, CHANGE, LogEntry
 from django.contrib.contenttypes.models import ContentType
+from django.db.models import Model
 from django.http import HttpRequest
 from django.utils.translation import ngettext_lazy
 
@@ -45,8 +46,8 @@ def log_request(request: HttpRequest, jobs: Sequence[Job], text: str) -> None:
     _log(request, jobs, ADDITION, text)
 
 
-def log_change(request: HttpRequest, jobs: Sequence[Job], text: str) -> None:
-    _log(request, jobs, CHANGE, text)
+def log_change(request: HttpRequest, rows: Sequence[Model], text: str) -> None:
+    _log(request, rows, CHANGE, text)
 
 
 def _log(request: HttpRequest, rows: Sequence[Any], flag: int, text: str) -> None:

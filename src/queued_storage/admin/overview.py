@@ -11,6 +11,7 @@ from typing import Any
 
 from django.db.models import Case, Count, IntegerField, Min, Q, Sum, Value, When
 
+from ..ledger import measures
 from ..ledger.aliases import known_storages
 from ..ledger.database import QueuedFileQuerySet, ledger, ledger_database
 from ..ledger.measures import aliases
@@ -130,10 +131,11 @@ def overview() -> Overview:
 
 def hosts() -> list[str]:
     """Return the hosts of the newest files, and of the files that are due first."""
-    rows = ledger().values_list("host", flat=True)
-    newest = rows.order_by("-pk")[:1000]
-    due = rows.filter(due_at__isnull=False).order_by("due_at")[:1000]
-    return sorted({*newest, *due} - {""})
+    found = {*ledger().order_by("-pk").values_list("host", flat=True)[:1000]}
+    for rows in measures.ranges():
+        first = rows.scheduled().order_by("due_at")
+        found.update(first.values_list("host", flat=True)[:1000])
+    return sorted(found - {""})
 
 
 class _Shares:

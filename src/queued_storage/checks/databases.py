@@ -1,16 +1,20 @@
 """Checks of the database that holds the ledger."""
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from django.apps import apps
-from django.core.checks import CheckMessage, Warning
+from django.core.checks import CheckMessage, Warning, register
 from django.db import connections, router
 from django.db.models import FileField
 
 from ..ledger.aliases import AliasedStorage
 from ..ledger.database import ledger_database
-from .registration import check
+from ..operations.status import moved_storages
+from ..remotes.classes import LIBRARY
+from ..storage.composition import ComposedStorage
+from .registration import check, settings_problem, storages
 
 
 @check
@@ -29,6 +33,40 @@ def ledger_is_beside_the_models() -> Iterator[CheckMessage]:
                     obj=field,
                     id="queued_storage.W003",
                 )
+
+
+@register("queued_storage")
+def files_are_where_storages_look(
+    databases: Collection[str] | None = None, **kwargs: Any
+) -> list[CheckMessage]:
+    """Nothing is reported while the database does not answer, or lacks the tables.
+
+    Libraries that take long to import are imported only for ``check --database``.
+    """
+    if settings_problem():
+        return []
+    is_asked = ledger_database() in (databases or ())
+    try:
+        moved = list(moved_storages(each for each in storages() if is_asked or _is_made(each)))
+    except Exception:  # also where a test forbids queries
+        return []
+    return [
+        Warning(
+            sentence,
+            hint="See the docs, under 'Moving to another remote'.",
+            obj=storage,
+            id="queued_storage.W008",
+        )
+        for storage, sentence in moved
+    ]
+
+
+def _is_made(storage: ComposedStorage) -> bool:
+    """Whether the remote can be made without importing a library."""
+    path, _options = storage.sides.remote.specification()
+    return not (isinstance(path, str) and path.startswith(LIBRARY)) or (
+        path.rpartition(".")[0] in sys.modules
+    )
 
 
 SQLITE_OPTIONS = {

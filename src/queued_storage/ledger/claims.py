@@ -3,6 +3,7 @@
 import contextlib
 from collections import defaultdict
 from collections.abc import Callable, Collection, Sequence
+from random import shuffle
 from typing import Any, NamedTuple
 
 from django.db import connections, transaction
@@ -15,9 +16,19 @@ from .sql.group_commit import GroupCommit
 from .sql.outages import outlast
 from .sql.statements import Text, returns_rows, statement
 from .states import CLAIMABLE, Claim, Content, Sending, State
-from .texts import CLAIMED, Moment, claimed_text, due_text, numbered, promote_text, take_text
+from .texts import (
+    CLAIMED,
+    Moment,
+    claimed_text,
+    due_text,
+    numbered,
+    numbered_aliases,
+    promote_text,
+    take_text,
+)
 
 Aliases = Collection[str]
+TOGETHER = 100  # aliases in one statement; SQLite takes a statement with up to 500 parts
 
 
 class Claims(Rows):
@@ -40,11 +51,21 @@ class Claims(Rows):
 
         New files of ``trying`` are marked as ``mark_tried()`` does. Suspects are left out.
         """
-        if not aliases:
-            return []
+        found = [*aliases]
+        if len(found) > TOGETHER:  # then each group comes first once in a while
+            shuffle(found)
+        groups = (found[start : start + TOGETHER] for start in range(0, len(found), TOGETHER))
+        return next(
+            filter(None, (self._claim_due(limit, each, trying, without) for each in groups)), []
+        )
+
+    def _claim_due(
+        self, limit: int, aliases: Aliases, trying: Aliases, without: Collection[int]
+    ) -> list[QueuedFile]:
         while True:
             with self._claiming():
-                due = statement(self, due_text, limit + len(without), tuple(aliases))
+                form = (limit + len(without), len(aliases))
+                due = statement(self, due_text, *form, **numbered_aliases(aliases))
                 pks = [pk for pk in due.first_column() if pk not in without][:limit]
                 taken = self._take(pks, trying)
             # If other workers were faster with all of these rows, there may be more.
@@ -124,6 +145,10 @@ class Claims(Rows):
         return self.filter(pk=row.pk, lease_token=row.lease_token).update(
             remote_name="", unconfirmed=""
         )
+
+    def bind(self, row: QueuedFile, place: int) -> int:
+        """Record the place that the file of this claim is going to be uploaded to."""
+        return self._update_claimed(Claim.of(row), place=place)
 
     def record_remote_name(self, row: QueuedFile, remote_name: str) -> int:
         """Record where this claim has sent the file, even if it was deleted or overwritten since.

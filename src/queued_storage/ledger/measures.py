@@ -5,7 +5,7 @@ Millions of files may be transferred, so no function except ``settled()`` reads 
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from itertools import islice
@@ -30,9 +30,9 @@ from django.db.models.functions import Coalesce
 
 from ..conf import settings
 from ..exceptions import TransferStalled
-from .database import in_transaction, ledger
+from .database import QueuedFileQuerySet, in_transaction, ledger
 from .sql.clock import DatabaseNow
-from .states import State
+from .states import PRIORITIES, State
 
 Answer = TypeVar("Answer")
 
@@ -95,7 +95,7 @@ def overdue() -> list[Overdue]:
     """Count the due rows, including those with an expired lease, from their index."""
     # If grouped by the column itself, SQLite would read all rows in the order of an index.
     alias = Coalesce("alias", Value(""))
-    due = ledger().due().order_by().values_list(alias, _host())
+    due = ledger().due().of_aliases(aliases()).order_by().values_list(alias, _host())
     rows: Any = due.annotate(Count("pk"), age=_age("due_at"))
     return sorted(
         (Overdue(alias, host, files, _seconds(age)) for alias, host, files, age in rows),
@@ -135,6 +135,16 @@ def _aliases() -> Iterator[str]:
     last: str | None = ""
     while last := rows.filter(alias__gt=last).first():
         yield last
+
+
+def ranges(of: Iterable[str] | None = None) -> Iterator[QueuedFileQuerySet]:
+    """Yield the rows of each alias and priority, which an index has in the order of ``due_at``.
+
+    ``of`` are the aliases, if not all.
+    """
+    for alias in aliases() if of is None else of:
+        for priority in PRIORITIES:
+            yield ledger().filter(alias=alias, priority=priority)
 
 
 def _host() -> Any:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from django.db import NotSupportedError
-from django.db.migrations.operations import AddIndex
+from django.db.migrations.operations import AddIndex, RemoveIndex
 
 
 class AddIndexWithoutLock(AddIndex):
@@ -39,12 +39,47 @@ class AddIndexWithoutLock(AddIndex):
         return f"{super().describe()}, without locking the table"
 
 
+class RemoveIndexWithoutLock(RemoveIndex):
+    """Remove an index while other processes read and write the table.
+
+    PostgreSQL drops it concurrently; a statement that runs for long only delays the migration. The
+    migration must have ``atomic = False``, and can be run again if it is interrupted.
+    """
+
+    def database_forwards(
+        self, app_label: str, schema_editor: Any, from_state: Any, to_state: Any
+    ) -> None:
+        connection = schema_editor.connection
+        model = from_state.apps.get_model(app_label, self.model_name)
+        if not self.allow_migrate_model(connection.alias, model):
+            return
+        if _options(schema_editor):
+            schema_editor.execute(_drop(schema_editor, self.name))
+        elif schema_editor.collect_sql or _is_there(connection, model, self.name):
+            schema_editor.remove_index(model, self._index(from_state, app_label))
+
+    def database_backwards(
+        self, app_label: str, schema_editor: Any, from_state: Any, to_state: Any
+    ) -> None:
+        adding = AddIndexWithoutLock(self.model_name, self._index(to_state, app_label))
+        adding.database_forwards(app_label, schema_editor, from_state, to_state)
+
+    def _index(self, state: Any, app_label: str) -> Any:
+        model_state = state.models[app_label, self.model_name_lower]
+        return model_state.get_index_by_name(self.name)
+
+    def describe(self) -> str:
+        return f"{super().describe()}, without locking the table"
+
+
 def _options(schema_editor: Any) -> dict[str, bool]:
     connection = schema_editor.connection
     if connection.vendor != "postgresql":
         return {}
     if connection.in_atomic_block:
-        raise NotSupportedError("A migration with AddIndexWithoutLock must have atomic = False.")
+        raise NotSupportedError(
+            "A migration that adds or removes an index without a lock must have atomic = False."
+        )
     return {"concurrently": True}
 
 

@@ -91,9 +91,6 @@ class QueuedFile(models.Model):
         indexes = [
             # They contain all columns that a sweep and a status need, so that neither reads a row.
             models.Index(
-                fields=["due_at", "alias", "host", "is_local", "id"], name="queued_storage_due"
-            ),
-            models.Index(
                 fields=["alias", "priority", "due_at", "host", "is_local", "id"],
                 name="queued_storage_alias_due",
             ),

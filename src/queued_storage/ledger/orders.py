@@ -75,9 +75,17 @@ class Orders(Rows):
         )
 
     def promote_found(
-        self, row: QueuedFile, remote_name: str, content: Content, verified: str, *, is_local: bool
+        self,
+        row: QueuedFile,
+        remote_name: str,
+        content: Content,
+        verified: str,
+        *,
+        is_local: bool,
+        place: int | None = None,
     ) -> int:
-        """Make reads use a remote copy that was found, unless the row was claimed or changed."""
+        """Make reads use a remote copy that was found at ``place``, unless the row was claimed or
+        changed."""
         return (
             self.under_claim(Claim.of(row))
             .filter(is_unclaimed())
@@ -86,6 +94,7 @@ class Orders(Rows):
                 state=State.TRANSFERRED,
                 remote_name=remote_name,
                 unconfirmed="",
+                place=place,
                 is_local=is_local,
                 size=content.size,
                 checksum=content.checksum,

@@ -56,7 +56,7 @@ class Remote(models.Model):
         app_label = "queued_storage"
         verbose_name = _("remote")
         verbose_name_plural = _("remotes")
-        default_permissions = ["view"]
+        default_permissions = []  # the dashboard shows remotes with the files
         permissions = [("steer_remote", _("Can pause, resume and probe remotes"))]
         constraints = [
             models.UniqueConstraint(fields=["alias", "digest"], name="queued_storage_remote_unique")
@@ -142,6 +142,10 @@ class Remotes(models.QuerySet[Remote]):
         if not even_early:
             due = due.filter(next_probe_at__lte=DatabaseNow())
         return due.update(next_probe_at=seconds_from_now(seconds))
+
+    def request_probe(self) -> int:
+        """Let the next probe be due now; 0 if no remote is probed."""
+        return self.probed().update(next_probe_at=DatabaseNow())
 
     def postpone_probe(self, state: str, error: str, probe_in: float) -> int:
         """Record a failed probe, and when the next one is due, in seconds."""

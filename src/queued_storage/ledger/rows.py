@@ -15,8 +15,9 @@ from ..conf import settings
 from .models import QueuedFile
 from .sql.clock import DatabaseNow, UTCDateTimeField, seconds_from_now
 from .sql.outages import outlast
-from .states import CLAIM_COLUMNS, CLAIMABLE, KNOWN, Claim, State
+from .states import CLAIM_COLUMNS, CLAIMABLE, KNOWN, PRIORITIES, Claim, State
 
+EVER = 1_000_000_000  # seconds, longer than any file has been due
 LEASE_GRACE = 5  # seconds after the end of a lease in which its worker may still be writing
 
 
@@ -62,6 +63,10 @@ class Rows(models.QuerySet[QueuedFile]):
         """Rows to process now, including those whose lease has expired."""
         return self.filter(due_at__lte=DatabaseNow())
 
+    def scheduled(self) -> Self:
+        """Rows to process now or later. With "is not NULL", SQLite would read all rows."""
+        return self.filter(due_at__gt=seconds_from_now(-EVER))
+
     def claimable(self) -> Self:
         """Rows in a state whose work this version knows, for a queryset of due rows.
 
@@ -85,12 +90,12 @@ class Rows(models.QuerySet[QueuedFile]):
         return self.filter(reduce(or_, between, outside))
 
     def of_aliases(self, aliases: Collection[str]) -> Self:
-        """Rows of these aliases, for a queryset of due rows.
+        """Rows of these aliases, for a queryset with a condition on ``due_at``.
 
-        The expression keeps SQLite, as long as it has no statistics, from reading all rows of the
-        aliases instead of the due rows.
+        That makes one range of an index for each alias and priority. Without aliases and
+        priorities, a database would read all rows.
         """
-        return self.alias(its_alias=Coalesce("alias", Value(""))).filter(its_alias__in=aliases)
+        return self.filter(alias__in=aliases, priority__in=PRIORITIES)
 
     def workable_here(self) -> Self:
         """Rows that don't need a local copy on another host."""
@@ -168,10 +173,14 @@ class Rows(models.QuerySet[QueuedFile]):
 
     def unlocked_keys(self) -> Any:
         """The keys of these rows, except those that another worker is claiming."""
-        keys = self.values_list("pk", flat=True)
+        return self.unlocked("pk", flat=True)
+
+    def unlocked(self, *columns: str, flat: bool = False) -> Any:
+        """Columns of these rows, except of those that another worker is claiming."""
+        found = self.values_list(*columns, flat=flat)
         if connections[self.db].features.has_select_for_update_skip_locked:
-            keys = keys.select_for_update(skip_locked=True)
-        return keys
+            found = found.select_for_update(skip_locked=True)
+        return found
 
     # Writing
 

@@ -12,8 +12,8 @@ from ..conf import settings
 from .models import QueuedFile
 from .rows import Rows
 from .sql.clock import DatabaseNow, seconds_from_now
-from .sql.statements import Parameter, Text, returns_rows, select_text, update_text
-from .states import CLAIM_COLUMNS, CLAIMABLE, Claim, State
+from .sql.statements import Parameter, Text, first_text, returns_rows, update_text
+from .states import CLAIM_COLUMNS, CLAIMABLE, PRIORITIES, Claim, State
 
 
 class Moment(Enum):
@@ -51,9 +51,26 @@ def claimed_text(rows: Rows, *form: tuple[str, Moment | None]) -> Text:
     return update_text(rows.under_claim(claim), columns)
 
 
-def due_text(rows: Rows, limit: int, aliases: Collection[str]) -> Text:
-    due = rows.due().of_aliases(aliases).claimable().exclude(state=State.TRANSFERRING)
-    return select_text(due.workable_here().order_by("due_at").unlocked_keys()[:limit])
+def numbered_aliases(aliases: Iterable[str]) -> dict[str, str]:
+    """The values of ``due_text()``."""
+    return {f"alias {number}": alias for number, alias in enumerate(aliases)}
+
+
+def due_text(rows: Rows, limit: int, aliases: int) -> Text:
+    """The first due rows of a number of aliases.
+
+    The index has a range for each alias and priority, whose first ``limit`` rows are read and
+    locked. So rows of other aliases are not read, however many are due.
+    """
+    due = rows.due().claimable().exclude(state=State.TRANSFERRING).workable_here()
+    parts = [
+        due.filter(alias=_parameter("alias", f"alias {number}"), priority=priority)
+        .order_by("due_at")
+        .unlocked("id", "priority", "due_at")[:limit]
+        for number in range(aliases)
+        for priority in PRIORITIES
+    ]
+    return first_text(parts, ["priority", "due_at"], limit)
 
 
 def take_text(

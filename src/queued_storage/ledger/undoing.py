@@ -1,6 +1,6 @@
 """The statements that undo attempts which failed only because a remote was closed."""
 
-from collections.abc import Collection
+from collections.abc import Mapping
 
 from django.db.models import Case, F, PositiveIntegerField, Value, When
 
@@ -30,13 +30,18 @@ class Undoing(Supervision):
             lease_token="",
         )
 
-    def undo_failures(self, pks: Collection[int]) -> int:
-        """Take back the last failure of files that failed before the remote was found closed."""
+    def undo_failures(self, failed: Mapping[int, bool]) -> int:
+        """Take back the last failure of files that failed before the remote was found closed.
+
+        The values say whether it was counted as an attempt.
+        """
         waiting = self.filter(
-            pk__in=pks, state__in=[State.PENDING, State.FAILED], lease_token="", attempts__gt=0
+            pk__in=failed, state__in=[State.PENDING, State.FAILED], lease_token=""
         )
+        counted = [pk for pk, was_counted in failed.items() if was_counted]
+        was_counted = When(pk__in=counted, attempts__gt=0, then=F("attempts") - 1)
         return waiting.update(
-            attempts=F("attempts") - 1,
+            attempts=Case(was_counted, default=F("attempts"), output_field=PositiveIntegerField()),
             due_at=when_saved(),
             state=State.PENDING,
             last_error="",

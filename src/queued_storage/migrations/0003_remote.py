@@ -79,7 +79,7 @@ class Migration(migrations.Migration):
                 "verbose_name": "remote",
                 "verbose_name_plural": "remotes",
                 "permissions": [("steer_remote", "Can pause, resume and probe remotes")],
-                "default_permissions": ["view"],
+                "default_permissions": [],
                 "constraints": [
                     models.UniqueConstraint(
                         fields=("alias", "digest"), name="queued_storage_remote_unique"

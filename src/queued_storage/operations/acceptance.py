@@ -63,7 +63,9 @@ def _record(storage: OperableStorage, row: QueuedFile, found: Content) -> int:
     routes = Routes(row.alias, storage.cache_prefix)
     routes.forget(row.name)
     with transaction.atomic(using=ledger_database()):
-        taken = ledger().overwrite(entry, found, held=is_held, task=row.task)
+        taken = ledger().overwrite(
+            entry, found, held=is_held, task=row.task, place=storage.remote_place.digest
+        )
         if taken and not is_held:
             enqueue_on_commit(row.alias, storage.queue_for(row.host), row.pk)
     routes.forget(row.name)

@@ -56,6 +56,7 @@ class _Recording(ABC):
     def __init__(self, storage: OperableStorage, dry_run: bool) -> None:
         self.storage = storage
         self.local = storage.local
+        self.place = storage.remote_place
         self.dry_run = dry_run
 
     def run(self, names: Iterable[str], report: Report) -> int:
@@ -104,7 +105,9 @@ class _Backfill(_Recording):
             return Step(1, 0, reason(error, self.local), name)
         if not self.dry_run:
             alias = self.storage.alias
-            pk = ledger().record_local(alias, name, _content(name, size), saved_at)
+            pk = ledger().record_local(
+                alias, name, _content(name, size), saved_at, place=self.place.digest
+            )
             if pk is not None:
                 enqueue_on_commit(alias, self.storage.queue, pk)
         return Step(1, size)
@@ -177,6 +180,7 @@ class _Adoption(_Recording):
             _modified(self.local if is_local else self.remote, name),
             is_local=is_local,
             verified="content" if self.content else level,
+            place=self.place.digest,
         )
 
     def _local_checksum(self, name: str) -> str:

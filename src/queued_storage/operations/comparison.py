@@ -13,7 +13,7 @@ from ..ledger.database import QueuedFileQuerySet, ledger
 from ..ledger.models import QueuedFile
 from ..ledger.states import State, is_reachable_from_here
 from ..reporting.reasons import reason
-from ..transfers import copies, intact
+from ..transfers import copies, destinations, intact
 from ..transfers.parts import sides_of
 from .passes import Report, Step, each, ignore
 from .sharing import of_other_storages
@@ -121,6 +121,7 @@ class _Comparison:
 
     def _of_remote(self) -> Difference | None:
         name = self.row.remote_name
+        destinations.require_same_place(self.storage, self.row)
         try:
             copies.verify_remote(self.storage, self.row, self._level(), lambda: None)
         except Exception as error:

@@ -19,7 +19,7 @@ from ..ledger.states import is_reachable_from_here
 from ..reporting.logs import fields_of, logger
 from ..reporting.reasons import reason
 from ..signals import file_evicted
-from ..transfers import copies, intact, leases, work
+from ..transfers import copies, destinations, intact, leases, work
 from ..transfers.copies import is_copy
 from ..transfers.leases import Lease
 from ..transfers.parts import sides_of
@@ -117,6 +117,7 @@ def _evict(storage: OperableStorage, row: QueuedFile, lease: Lease) -> None:
 def _restore(storage: OperableStorage, row: QueuedFile, lease: Lease) -> None:
     if row.is_local:
         raise LeaseLost(f"{row} already has a local copy.")
+    destinations.require_same_place(storage, row)
     volumes.require(row.alias, storage.local, mark=True)
     pieces = PiecewiseFile(storage.uploader.read_back(row.remote_name), row.name)
     measured = MeasuredFile(pieces, row.name, lambda count: lease.progress())

@@ -9,7 +9,7 @@ from ..ledger.states import Content, State, is_reachable_from_here
 from ..reporting.logs import fields_of, logger
 from ..reporting.reasons import reason
 from ..storage.routes import Routes
-from ..transfers import copies
+from ..transfers import copies, destinations
 from ..transfers.copies import Upload
 from ..transfers.owners import Others
 from ..transfers.parts import sides_of
@@ -55,6 +55,8 @@ def _verified(storage: OperableStorage, row: QueuedFile) -> tuple[Upload, str]:
     """Return the remote copy with what proved it; raise an error if it is not this file's."""
     if is_reachable_from_here(row.host) and _has_local_copy(storage, row):
         raise TransferError(f"{row.name!r} has its local copy. Run 'retry' to transfer it.")
+    if row.object_name or not storage.has_fixed_place:
+        destinations.require_same_place(storage, row)
     name = row.remote_name or row.name
     uploader = storage.uploader
     if not uploader.exists(name):
@@ -81,7 +83,12 @@ def _verified(storage: OperableStorage, row: QueuedFile) -> tuple[Upload, str]:
 def _record(storage: OperableStorage, row: QueuedFile, upload: Upload, verified: str) -> int:
     is_local = not is_reachable_from_here(row.host)
     promoted = ledger().promote_found(
-        row, upload.remote_name, upload.content, verified, is_local=is_local
+        row,
+        upload.remote_name,
+        upload.content,
+        verified,
+        is_local=is_local,
+        place=storage.remote_place.digest,
     )
     Routes(row.alias, storage.cache_prefix).forget(row.name)
     return promoted

@@ -9,6 +9,7 @@ from ..ledger.measures import aliases
 from ..ledger.models import QueuedFile
 from ..reporting.reasons import reason
 from ..storage.routes import Routes
+from ..transfers import destinations
 from ..transfers.parts import sides_of
 from .passes import Report, Step, each, ignore, never
 from .roots import require_safe_root
@@ -61,6 +62,7 @@ def _is_lost(row: QueuedFile) -> bool:
     if presence.exists(storage.local, name):
         return False
     volumes.require(row.alias, storage.local)
+    destinations.require_same_place(storage, row)
     return not storage.uploader.exists(row.remote_name or row.name)
 
 

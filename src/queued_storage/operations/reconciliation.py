@@ -13,7 +13,7 @@ from ..ledger.models import QueuedFile
 from ..ledger.states import is_reachable_from_here
 from ..queues.on_commit import enqueue_on_commit
 from ..storage.routes import Routes
-from ..transfers import attempt, copies, intact
+from ..transfers import attempt, copies, destinations, intact
 from ..transfers.leases import Lease
 from . import promotion
 from .comparison import Difference, verify
@@ -98,6 +98,7 @@ def _transfer_again(storage: OperableStorage, row: QueuedFile, lease: Lease) -> 
     """Transfer the local copy again, overwriting the remote one."""
     if not row.is_local or not is_reachable_from_here(row.host):
         raise LocalFileMissing(f"This host has no local copy of {row.name!r}.")
+    destinations.require_same_place(storage, row)
     successors.put_in_place(storage.local, row.name, row)
     found, _seen = read_unchanging(storage.local, row.name, lease.progress)
     if intact.is_changed(storage.local, row, found):

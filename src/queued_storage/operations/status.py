@@ -1,5 +1,6 @@
 """Numbers and warnings about the ledger and its workers."""
 
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -10,8 +11,10 @@ from django.db.models import Count, F, Min, Q, Sum
 from ..conf import settings
 from ..files import volumes
 from ..ledger import measures
-from ..ledger.aliases import known_storages
-from ..ledger.database import ledger
+from ..ledger.aliases import AliasedStorage, known_storages
+from ..ledger.availability import Availability, in_use, place_of, reachable, sentence, waiting
+from ..ledger.bindings import stranded
+from ..ledger.database import QueuedFileQuerySet, ledger
 from ..ledger.jobs import Job, are_available, jobs
 from ..ledger.measures import UNSETTLED, aliases
 from ..ledger.sql.clock import DatabaseNow, seconds_from_now
@@ -20,8 +23,8 @@ from ..reporting.counts import counted
 from ..reporting.reasons import one_line
 
 LIMIT = 10_000  # transferred files of a storage that are counted unless all must be
-EVER = 1_000_000_000  # seconds, longer than any file has been due
 SHOWN = 5  # files that killed their worker
+MAX_AWAY = timedelta(minutes=5)  # for which a remote may be closed before it is a trouble
 IDLE_AFTER = 3600  # seconds that the files of a host may be due without a worker processing them
 
 
@@ -83,7 +86,7 @@ def backlogs() -> list[Backlog]:
     waits = Q(state__in=[State.PENDING, State.TRANSFERRING, State.HELD, State.FAILED])
     rows: Any = (
         ledger()
-        .filter(waits, is_local=True)
+        .filter(waits, alias__in=aliases(), is_local=True)
         .values_list("host")
         .annotate(
             Count("pk"), Sum("size"), overdue=Min("due_at", filter=Q(due_at__lte=DatabaseNow()))
@@ -104,15 +107,20 @@ class Activity:
 
 
 def activity() -> Activity:
-    """What the workers are doing now."""
-    claimed = ledger().exclude(lease_token="").filter(due_at__isnull=False)
-    unclaimed = ledger().due().filter(lease_token="")
+    """What the workers are doing now, and what waits for them; not what waits for a remote."""
+    claimed = ledger().exclude(lease_token="").of_aliases(aliases())
+    opened = reachable(aliases(), in_use())
+    first = (_first_due(rows.filter(lease_token="")) for rows in measures.ranges(opened))
     return Activity(
         moving=claimed.filter(due_at__gt=DatabaseNow()).count(),
-        silent=claimed.due().count(),
+        silent=claimed.due().of_aliases(opened).count(),
         last=max(filter(None, map(_last_transfer, aliases())), default=None),
-        waiting_since=unclaimed.order_by("due_at").values_list("due_at", flat=True).first(),
+        waiting_since=min(filter(None, first), default=None),
     )
+
+
+def _first_due(rows: QueuedFileQuerySet) -> datetime | None:
+    return rows.due().order_by("due_at").values_list("due_at", flat=True).first()
 
 
 def _last_transfer(alias: str) -> datetime | None:
@@ -123,14 +131,16 @@ def _last_transfer(alias: str) -> datetime | None:
 def excesses(max_age: timedelta | None = None, max_bytes: int | None = None) -> list[str]:
     """The limits that are exceeded by files that aren't transferred yet; held files are ignored.
 
-    ``max_age`` is that of the oldest file, ``max_bytes`` the size of all. None is no limit.
+    ``max_age`` is that of the oldest file that doesn't wait for a closed remote, ``max_bytes`` the
+    size of all. None is no limit.
     """
     if max_age is None and max_bytes is None:
         return []
     pending = ledger().filter(alias__in=aliases(), state__in=[State.PENDING, State.TRANSFERRING])
     found = []
     if max_age is not None:
-        late = pending.filter(saved_at__lte=seconds_from_now(-max_age.total_seconds()))
+        moving = pending.filter(alias__in=reachable(aliases(), in_use()))
+        late = moving.filter(saved_at__lte=seconds_from_now(-max_age.total_seconds()))
         if count := late.count():
             files = counted(count, "{} file has", "{} files have")
             found.append(f"{files} been pending for longer than {max_age}.")
@@ -142,25 +152,63 @@ def excesses(max_age: timedelta | None = None, max_bytes: int | None = None) -> 
     return found
 
 
+def remotes() -> list[tuple[Availability, int]]:
+    """The remotes in use, each with the number of files that wait for it."""
+    return [(each, waiting(each.alias)) for each in in_use()]
+
+
+def outages(found: list[tuple[Availability, int]], longest: timedelta = MAX_AWAY) -> list[str]:
+    """Those of the remotes that have been closed for longer than that, and why."""
+    limit = longest.total_seconds()
+    return [sentence(*each) for each in found if not each[0].is_open and each[0].age > limit]
+
+
 def troubles(max_failures: int = 0, found: list[Tally] | None = None) -> list[str]:
     """What needs attention, each with what to do.
 
     ``max_failures`` is the number of failed files to tolerate. ``found`` are the tallies, if they
-    were counted already.
+    were counted already. Files that wait for a closed remote are none: see ``outages()``.
     """
     found = tallies(exact=False) if found is None else found
+    known = in_use()
     return [
         *_failures(found, max_failures),
         *_missing_volumes(),
-        *_stuck_deletes(found),
-        *_stalled(),
-        *_expired(),
+        *_stuck_deletes(found, known),
+        *_stalled(known),
+        *_expired(known),
         *_deadly(),
-        *_idle_hosts(),
-        *_idle_jobs(),
+        *_idle_hosts(known),
+        *_idle_jobs(known),
         *_unknown_aliases(found),
         *_unknown_states(found),
+        *moved(),
     ]
+
+
+def moved() -> list[str]:
+    """The storages whose configured place isn't that of all their files, and what to do."""
+    return [sentence for _storage, sentence in moved_storages(known_storages())]
+
+
+def moved_storages(
+    storages: Iterable[AliasedStorage],
+) -> Iterator[tuple[AliasedStorage, str]]:
+    """Yield those of the storages for which this is so, each with what to say of it."""
+    for storage in storages:
+        try:
+            place = place_of(storage)
+        except Exception:  # its remote cannot be made; a system check reports it
+            continue
+        if old := stranded(storage.alias, place):
+            alias = storage.alias
+            yield (
+                storage,
+                f"Files of {alias!r} are at {old!r}, but the storage is configured for "
+                f"{place.description!r}, so they cannot be read. Put the old configuration back; "
+                f"or copy the objects to the new place and run 'manage.py queued_storage remotes "
+                f"accept {alias}'.",
+            )
 
 
 def _failures(found: list[Tally], tolerated: int) -> list[str]:
@@ -183,9 +231,10 @@ def _missing_volumes() -> list[str]:
     return list(filter(None, found))
 
 
-def _stuck_deletes(found: list[Tally]) -> list[str]:
-    aliases_ = {tally.alias for tally in found if tally.state == State.DELETING}
-    deleting = ledger().filter(alias__in=aliases_, state=State.DELETING)
+def _stuck_deletes(found: list[Tally], known: list[Availability]) -> list[str]:
+    deleted_from = {tally.alias for tally in found if tally.state == State.DELETING}
+    open_ones = reachable(deleted_from, known)
+    deleting = ledger().filter(alias__in=open_ones, state=State.DELETING)
     count = deleting.filter(attempts__gt=settings.retries).count()
     if not count:
         return []
@@ -196,18 +245,20 @@ def _stuck_deletes(found: list[Tally]) -> list[str]:
     ]
 
 
-def _stalled() -> list[str]:
+def _stalled(known: list[Availability]) -> list[str]:
+    stalled = measures.stalled()
     return [
         counted(count, "{} transfer", "{} transfers")
         + f" of {alias!r} made no progress for STALL_TIMEOUT, and {counted(count, 'is', 'are')} "
         f"retried. Find out why the remote hangs, or increase the setting."
-        for alias, count in measures.stalled().items()
+        for alias, count in stalled.items()
+        if reachable([alias], known)
     ]
 
 
-def _expired() -> list[str]:
+def _expired(known: list[Availability]) -> list[str]:
     """Files that no worker has taken over although their lease has expired."""
-    expired = ledger().filter(alias__in=aliases()).suspects()
+    expired = ledger().filter(alias__in=reachable(aliases(), known, settings.lease)).suspects()
     count = expired.filter(due_at__lte=seconds_from_now(-settings.lease)).count()
     if not count:
         return []
@@ -231,13 +282,13 @@ def _deadly() -> list[str]:
     ]
 
 
-def _idle_hosts() -> list[str]:
+def _idle_hosts(known: list[Availability]) -> list[str]:
     """Hosts whose own files have been due for a long time."""
     if not settings.local_per_host:
         return []
     due: Any = (
         ledger()
-        .due()
+        .of_aliases(reachable(aliases(), known, IDLE_AFTER))
         .filter(is_local=True, due_at__lte=seconds_from_now(-IDLE_AFTER))
         .values_list("host")
         .annotate(Count("pk"))
@@ -252,11 +303,12 @@ def _idle_hosts() -> list[str]:
     ]
 
 
-def _idle_jobs() -> list[str]:
+def _idle_jobs(known: list[Availability]) -> list[str]:
     """Jobs that have been due for a long time."""
     if not are_available():
         return []
-    idle = jobs().filter(due_at__lte=seconds_from_now(-IDLE_AFTER)).count()
+    due = jobs().filter(due_at__lte=seconds_from_now(-IDLE_AFTER)).values_list("alias", flat=True)
+    idle = len(reachable(due, known, IDLE_AFTER))
     if not idle:
         return []
     return [
@@ -298,8 +350,7 @@ def last_failures(limit: int = 10) -> list[tuple[str, str, str]]:
     Transferred files are included if something is due for them, such as their eviction.
     """
     unsettled = ledger().filter(alias__in=aliases()).unsettled()
-    # With "is not NULL", SQLite would read all rows.
-    due = ledger().filter(due_at__gt=seconds_from_now(-EVER))
+    due = ledger().of_aliases(aliases()).scheduled()
     found: set[tuple[int, str, str, str]] = set()
     for rows in (unsettled, due):
         # The keys come from an index first, and are sorted by an expression: in the order of the

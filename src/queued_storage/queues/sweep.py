@@ -4,7 +4,10 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple, Protocol, cast
 
+from django.db.models import F
+
 from ..exceptions import UnknownAlias
+from ..ledger import measures
 from ..ledger.aliases import storage_for
 from ..ledger.database import ledger
 from ..ledger.jobs import are_available, jobs
@@ -13,8 +16,7 @@ from ..reporting.logs import logger
 from .base import BaseQueue
 from .jobs import notify
 
-BATCH = 1000  # rows in memory if there are more than FEW
-FEW = 5000  # rows that are read in one query, which uses the index of due rows
+AT_ONCE = 50_000  # keys in memory; each query reads the due part of the index as a whole
 
 
 def sweep(alias: str | None = None) -> int:
@@ -55,23 +57,20 @@ class _Storage(Protocol):
 
 def _due(alias: str | None) -> Iterator[tuple[Place, list[int]]]:
     """Yield the ids of the due rows, in batches of one place."""
-    rows = ledger().due()
-    if alias is not None:
-        rows = rows.of_aliases([alias])
-    found = list(rows.order_by().values_list("pk", *Place._fields)[: FEW + 1])
-    if len(found) <= FEW:
+    for each in measures.aliases() if alias is None else [alias]:
+        # As an expression, so that no database reads all rows in the order of the primary key.
+        rows = ledger().due().of_aliases([each]).alias(key=F("pk") + 0).order_by("key")
+        columns = rows.values_list("pk", *Place._fields)
+        found = list(columns[:AT_ONCE])
         yield from _by_place(found)
-        return
-    rows = rows.order_by("pk")
-    last = 0
-    while found := list(rows.filter(pk__gt=last).values_list("pk", *Place._fields)[:BATCH]):
-        last = found[-1][0]
-        yield from _by_place(found)
+        while len(found) == AT_ONCE:
+            found = list(columns.filter(key__gt=found[-1][0])[:AT_ONCE])
+            yield from _by_place(found)
 
 
 def _by_place(found: list[tuple[Any, ...]]) -> Iterable[tuple[Place, list[int]]]:
     by_place = defaultdict(list)
-    for pk, *place in sorted(found):
+    for pk, *place in found:
         by_place[Place(*place)].append(pk)
     return by_place.items()
 

@@ -1,7 +1,7 @@
 """The kinds of faults, and what a rule about the errors of one library may say."""
 
 import enum
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from django.core.files.storage import Storage
@@ -34,3 +34,31 @@ Rules = dict[str, Fault | Rule]
 def timed_out(error: object, case: Case) -> Fault:
     """A time-out while the remote was to answer: a large file may just take its time."""
     return Fault.AWAY if case.size is not None and case.size <= SMALL else Fault.UNCLEAR
+
+
+def broken_off(error: BaseException, case: Case) -> Fault | None:
+    """A broken connection, unless the cause says otherwise.
+
+    HTTP libraries read the file while they send it, and take an error of the file for one of the
+    connection.
+    """
+    return None if _cause_of(error) else Fault.AWAY
+
+
+def with_causes(error: BaseException) -> Iterator[BaseException]:
+    """Yield an error, then what it was raised from: some storages hide every error in their own."""
+    seen: set[int] = set()
+    each: BaseException | None = error
+    while each is not None and id(each) not in seen:
+        seen.add(id(each))
+        yield each
+        each = _cause_of(each)
+
+
+def _cause_of(error: BaseException) -> BaseException | None:
+    if error.__cause__ is not None:
+        return error.__cause__
+    for attribute in ("inner_exception", "last_exception"):  # of Azure's libraries, of s3transfer
+        if isinstance(found := getattr(error, attribute, None), BaseException):
+            return found
+    return None if error.__suppress_context__ else error.__context__

@@ -2,16 +2,15 @@
 
 import errno
 import ssl
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from django.core.files.storage import Storage
 
 from ..reporting.logs import logger
 from ..reporting.reasons import reason
-from . import faults_http, faults_s3
+from . import faults_azure, faults_google, faults_http, faults_s3, faults_servers
 from .classes import known_of
-from .fault_kinds import Case, Fault, Rules, timed_out
+from .fault_kinds import Case, Fault, Rules, timed_out, with_causes
 from .layers import attribute_of
 
 HOOK = "queued_storage_fault"  # the method by which a storage of one's own sorts its errors
@@ -29,13 +28,18 @@ def diagnosis_of(error: BaseException, remote: Storage, size: int | None = None)
     """Return whose fault an error is that a call of the remote raised.
 
     ``size`` is the number of bytes that were transferred, by which a time-out is judged. No request
-    is made, and this raises no error.
+    is made, and no error is raised.
     """
+    if not isinstance(error, Exception):  # the process ends, or the time limit of a queue
+        return Diagnosis(Fault.UNCLEAR)
     if any(known_of(type(error), _OURS)):
         return Diagnosis(Fault.FILE)
-    if given := _fault_by_hook(error, remote):
+    try:
+        given = _fault_by_hook(error, remote) or _fault_by_rules(error, Case(remote, size))
         return Diagnosis(given, _retry_after(error) if given is Fault.AWAY else None)
-    return _by_rules(error, Case(remote, size))
+    except Exception as mistake:  # of an attribute of the error
+        logger.error("%s cannot be sorted: %s", type(error).__name__, reason(mistake, remote))
+        return Diagnosis(Fault.UNCLEAR)
 
 
 def _fault_by_hook(error: BaseException, remote: Storage) -> Fault | None:
@@ -46,13 +50,15 @@ def _fault_by_hook(error: BaseException, remote: Storage) -> Fault | None:
     except Exception as mistake:
         logger.error("%s.%s() failed: %s", _name_of(remote), HOOK, reason(mistake, remote))
         return None
-    if answer is None or answer in _ANSWERS:
-        return _ANSWERS.get(answer)
+    if answer is None:
+        return None
+    if isinstance(answer, str) and answer in _ANSWERS:
+        return _ANSWERS[answer]
     logger.error(
-        "%s.%s() returned %r; return 'away', 'refused', 'file' or None.",
+        "%s.%s() returned %s; return 'away', 'refused', 'file' or None.",
         _name_of(remote),
         HOOK,
-        answer,
+        repr(answer)[:80],
     )
     return None
 
@@ -61,44 +67,26 @@ def _name_of(storage: Storage) -> str:
     return type(storage).__qualname__
 
 
-def _by_rules(error: BaseException, case: Case) -> Diagnosis:
-    for each in _with_causes(error):
-        fault = _fault_of(each, case)
-        if fault is Fault.AWAY:
-            return _away(error)
-        if fault is not None:
-            return Diagnosis(fault)
-    return Diagnosis(Fault.UNCLEAR)
+def _fault_by_rules(error: Exception, case: Case) -> Fault:
+    causes = list(with_causes(error))
+    found = (fault for each in causes if (fault := _fault_of(each, case)))
+    fault = next(found, Fault.UNCLEAR)
+    # A certificate that is not trusted stays so until its owner, or this host, gets another one.
+    is_untrusted = any(isinstance(each, ssl.SSLCertVerificationError) for each in causes)
+    return Fault.REFUSED if fault is Fault.AWAY and is_untrusted else fault
 
 
 def _fault_of(error: BaseException, case: Case) -> Fault | None:
-    for rule in known_of(type(error), _RULES):
+    for rule in known_of(type(error), RULES):
         fault = rule if isinstance(rule, Fault) else rule(error, case)
         if fault is not None:
             return fault
     return faults_http.by_status(error, case)
 
 
-def _away(error: BaseException) -> Diagnosis:
-    # A certificate that is not trusted stays so until somebody does something about it.
-    if any(isinstance(each, ssl.SSLCertVerificationError) for each in _with_causes(error)):
-        return Diagnosis(Fault.REFUSED)
-    return Diagnosis(Fault.AWAY, _retry_after(error))
-
-
 def _retry_after(error: BaseException) -> float | None:
-    found = map(faults_http.retry_after, _with_causes(error))
+    found = map(faults_http.retry_after, with_causes(error))
     return next((seconds for seconds in found if seconds is not None), None)
-
-
-def _with_causes(error: BaseException) -> Iterator[BaseException]:
-    """Yield an error, then what it was raised from: some storages hide every error in their own."""
-    seen: set[int] = set()
-    each: BaseException | None = error
-    while each is not None and id(each) not in seen:
-        seen.add(id(each))
-        yield each
-        each = each.__cause__ or (None if each.__suppress_context__ else each.__context__)
 
 
 # By class
@@ -133,7 +121,7 @@ _OURS = {
         *("RemoteChanged", "TransferTimeout", "UnknownAlias", "VerificationError"),
     )
 }
-_RULES: Rules = {
+RULES: Rules = {
     **_OURS,
     "builtins.ConnectionError": Fault.AWAY,
     "builtins.OSError": _by_errno,
@@ -142,8 +130,11 @@ _RULES: Rules = {
     "socket.gaierror": Fault.AWAY,
     "socket.herror": Fault.AWAY,
     "ssl.SSLError": Fault.AWAY,
+    **faults_azure.RULES,
+    **faults_google.RULES,
     **faults_http.RULES,
     **faults_s3.RULES,
+    **faults_servers.RULES,
 }
 
 __all__ = ["Diagnosis", "Fault", "diagnosis_of"]

@@ -7,7 +7,7 @@ from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from typing import Any, NamedTuple
 
-from .fault_kinds import Case, Fault, Rules, timed_out
+from .fault_kinds import Case, Fault, Rules, broken_off, timed_out
 
 RETRY_AFTER_MAX = 3600.0  # seconds; a server that asks for more may have a wrong clock
 
@@ -48,13 +48,13 @@ def answer_in(error: BaseException) -> Answer | None:
 def _answer(status: object, headers: object) -> Answer | None:
     if not isinstance(status, int) or not 300 <= status <= 599:
         return None
-    items = headers.items() if isinstance(headers, Mapping) else ()
+    items = headers.items() if hasattr(headers, "items") else ()
     return Answer(int(status), {str(name).lower(): str(value) for name, value in items})
 
 
 def _headers_of(*holders: object) -> object:
     found = (getattr(holder, "headers", None) for holder in holders)
-    return next((headers for headers in found if isinstance(headers, Mapping)), None)
+    return next((headers for headers in found if headers), None)
 
 
 def fault_of_status(status: int) -> Fault:
@@ -99,15 +99,17 @@ def _seconds_between(sent: str, until: str) -> float | None:
 
 
 RULES: Rules = {
-    "requests.exceptions.ChunkedEncodingError": Fault.AWAY,
+    "http.client.HTTPException": Fault.AWAY,
+    "requests.exceptions.ChunkedEncodingError": broken_off,
     "requests.exceptions.ConnectTimeout": Fault.AWAY,
-    "requests.exceptions.ConnectionError": Fault.AWAY,
+    "requests.exceptions.ConnectionError": broken_off,
+    "requests.exceptions.ProxyError": Fault.AWAY,
     "requests.exceptions.RetryError": Fault.AWAY,
+    "requests.exceptions.SSLError": Fault.AWAY,
     "requests.exceptions.Timeout": timed_out,
-    "urllib3.exceptions.IncompleteRead": Fault.AWAY,
-    "urllib3.exceptions.NewConnectionError": Fault.AWAY,
     "urllib3.exceptions.ConnectTimeoutError": Fault.AWAY,
-    "urllib3.exceptions.ProtocolError": Fault.AWAY,
+    "urllib3.exceptions.IncompleteRead": Fault.AWAY,
+    "urllib3.exceptions.ProtocolError": broken_off,
     "urllib3.exceptions.ProxyError": Fault.AWAY,
     "urllib3.exceptions.SSLError": Fault.AWAY,
     "urllib3.exceptions.TimeoutError": timed_out,
@@ -116,6 +118,8 @@ RULES: Rules = {
     "httpx.ProxyError": Fault.AWAY,
     "httpx.RemoteProtocolError": Fault.AWAY,
     "httpx.TimeoutException": timed_out,
-    "http.client.BadStatusLine": Fault.AWAY,
-    "http.client.IncompleteRead": Fault.AWAY,
+    "aiohttp.client_exceptions.ClientConnectorError": Fault.AWAY,
+    "aiohttp.client_exceptions.ClientOSError": Fault.AWAY,
+    "aiohttp.client_exceptions.ClientPayloadError": Fault.AWAY,
+    "aiohttp.client_exceptions.ServerDisconnectedError": Fault.AWAY,
 }

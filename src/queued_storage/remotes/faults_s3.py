@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from .fault_kinds import Case, Fault, Rules, timed_out
+from .fault_kinds import Case, Fault, Rules, broken_off, timed_out
 from .faults_http import by_status
 
 # The server's codes are looked at before its status: an expired token is a 400.
@@ -46,12 +46,13 @@ def by_code(error: Any, case: Case) -> Fault | None:
 
 RULES: Rules = {
     "botocore.exceptions.ClientError": by_code,
-    "botocore.exceptions.ConnectionClosedError": Fault.AWAY,
+    "botocore.exceptions.ConnectionClosedError": broken_off,
     "botocore.exceptions.ConnectionError": Fault.AWAY,
-    "botocore.exceptions.HTTPClientError": Fault.AWAY,
+    "botocore.exceptions.HTTPClientError": broken_off,
     "botocore.exceptions.IncompleteReadError": Fault.AWAY,
     "botocore.exceptions.MetadataRetrievalError": Fault.AWAY,
     "botocore.exceptions.ReadTimeoutError": timed_out,
+    "botocore.exceptions.ResponseStreamingError": Fault.AWAY,
     "botocore.exceptions.CredentialRetrievalError": Fault.REFUSED,
     "botocore.exceptions.LoginError": Fault.REFUSED,
     "botocore.exceptions.NoAuthTokenError": Fault.REFUSED,

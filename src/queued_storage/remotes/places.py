@@ -9,13 +9,15 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import lru_cache
+from inspect import getattr_static
+from itertools import takewhile
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from django.core.files.storage import FileSystemStorage, InMemoryStorage, Storage
 
 from ..reporting.descriptions import describe, is_describable
-from .classes import known_of
+from .classes import dotted_path, known_of
 from .expiry import AZURE, GCLOUD, S3
 from .layers import itself
 
@@ -88,6 +90,32 @@ def place_of(storage: Storage) -> Place:
     if is_describable(storage):
         return Place(OTHER, json.dumps(describe(storage), sort_keys=True, default=repr))
     return _of_this_process(UNKNOWN, storage)
+
+
+def has_fixed_place(storage: Storage) -> bool:
+    """Return whether the place of a storage is certainly the same in every thread.
+
+    Nothing is known of the methods and properties of other classes: one may return the directory
+    of the tenant whose request the thread processes.
+    """
+    storage = itself(storage)
+    given = getattr_static(storage, "queued_storage_place", None)
+    if given is not None:
+        return not hasattr(type(given), "__get__")
+    classes = type(storage).__mro__
+    own = list(takewhile(lambda cls: not _is_known(cls), classes))
+    return len(own) < len(classes) and all(map(_only_sets_attributes, own))
+
+
+def _is_known(cls: type) -> bool:
+    return cls is FileSystemStorage or cls is InMemoryStorage or dotted_path(cls) in _RULES
+
+
+def _only_sets_attributes(cls: type) -> bool:
+    return not any(
+        hasattr(type(value), "__get__") and not name.startswith("__annotat")  # of Python 3.14
+        for name, value in vars(cls).items()
+    )
 
 
 def same_place(one: Place, other: Place) -> bool:

@@ -16,10 +16,12 @@ from ..conf import settings
 from ..exceptions import FileElsewhere
 from ..files import presence, readcache, successors
 from ..files.localfiles import has_paths, is_as_on_disk, is_directory
+from ..ledger import bindings
 from ..ledger.database import ledger
 from ..ledger.models import QueuedFile
 from ..ledger.states import State, is_reachable_from_here
 from ..remotes.expiry import lifetime_of, url_within
+from ..remotes.places import Place
 from ..reporting.logs import logger
 from ..reporting.reasons import reason
 from ..uploaders import Uploader
@@ -44,6 +46,8 @@ class ServedStorage(Protocol):
     def remote(self) -> Storage: ...
     @property
     def uploader(self) -> Uploader: ...
+    @property
+    def remote_place(self) -> Place: ...
     @property
     def url_mode(self) -> str: ...
     @property
@@ -124,7 +128,12 @@ class Delivery:
         local = self.storage.local
         if is_directory(local, self.name):
             raise Http404(NOT_FOUND)
-        row = QueuedFile(alias=self.storage.alias, name=self.name, remote_name=self.name)
+        row = QueuedFile(
+            alias=self.storage.alias,
+            name=self.name,
+            remote_name=self.name,
+            place=bindings.UNKNOWN,
+        )
         if presence.exists(local, self.name):
             row.size = local.size(self.name)
             row.saved_at = local.get_modified_time(self.name)
@@ -195,6 +204,9 @@ class Delivery:
     def _from_remote(self, row: QueuedFile) -> HttpResponseBase | None:
         if row.pk and self.storage.url_mode == "proxied":
             return self._proxied(row)
+        place = self.storage.remote_place
+        if bindings.is_elsewhere(row.alias, row, place):
+            bindings.warn_once(row.alias, row.name, row, place)
         url = self._remote_url(row)
         if url:
             response = HttpResponseRedirect(url)
@@ -225,6 +237,7 @@ class Delivery:
             return response
         source = RemoteSource(self._remote_reader(row))
         try:
+            bindings.require_same(row.alias, row.name, row, self.storage.remote_place)
             response = respond(self.request, self._representation(row), source)
         except FileNotFoundError as error:
             raise Http404(NOT_FOUND) from error

@@ -1,12 +1,14 @@
 """Waits until the files saved before a call are on the remote."""
 
 from collections.abc import Iterable, Sequence
+from itertools import chain
 
 from ..exceptions import TransferError, TransferTimeout
 from ..ledger.database import QueuedFileQuerySet, in_transaction, ledger
+from ..ledger.models import QueuedFile
 from ..ledger.names import Name, StoredName
 from ..ledger.states import State
-from .results import unknown_state, wait_until
+from .results import obstacle, unknown_state, wait_until
 
 BULK = 500  # names in one query
 UNDER_WAY = (State.PENDING, State.TRANSFERRING)
@@ -55,7 +57,23 @@ class Barrier:
         seconds.
         """
         if not wait_until(self.is_over, timeout):
-            raise too_late(timeout)
+            raise self.too_late(timeout)
+
+    def too_late(self, timeout: float | None) -> TransferTimeout:
+        """Return the error after so many seconds, with what keeps the files."""
+        text = (
+            f"The files were not transferred within {timeout or 0:g} seconds; the transfers "
+            f"continue."
+        )
+        row = self._troubled()
+        return TransferTimeout(text if row is None else f"{text}{obstacle(row)}")
+
+    def _troubled(self) -> QueuedFile | None:
+        """A file that is waited for; one whose last attempt failed, if there is any."""
+        waits = [group.filter(state__in=UNDER_WAY) for group in self._groups]
+        failed = (group.exclude(last_error="").first() for group in waits)
+        others = (group.first() for group in waits)
+        return next(filter(None, chain(failed, others)), None)
 
     def require_commit(self) -> None:
         """Raise ``TransferError`` if the transfers begin only after this transaction."""
@@ -78,9 +96,3 @@ class Barrier:
             raise TransferError(f"{held} is held until transfer() is called for it.")
         if unknown := group.in_unknown_state().first():
             raise TransferError(unknown_state(unknown))
-
-
-def too_late(timeout: float | None) -> TransferTimeout:
-    return TransferTimeout(
-        f"The files were not transferred within {timeout or 0:g} seconds; the transfers continue."
-    )

@@ -23,7 +23,7 @@ from ..transfers.parts import TransferParts
 from ..uploaders import Uploader, uploader_for
 from . import foreign
 from .foreign import ForeignTask
-from .places import clash_of, place_of_side
+from .places import clash_of, is_fixed, place_of_side
 from .routes import Routes, routes_of
 from .sides import Sides
 
@@ -264,6 +264,11 @@ class ComposedStorage(AliasedStorage):
     def remote_place(self) -> Place:
         """Where the remote keeps its files, as this thread sees it now."""
         return place_of_side(self.sides.remote)
+
+    @property
+    def has_fixed_place(self) -> bool:
+        """Whether that place is certainly the same in every thread."""
+        return is_fixed(self.sides.remote)
 
     def require_two_places(self) -> None:
         """Raise ``ImproperlyConfigured`` if the two sides lead to one place.

@@ -9,7 +9,7 @@ from django.core.files import File
 
 from ..files.asyncfiles import AsyncFile
 from ..ledger.names import Name
-from .barrier import Barrier, too_late
+from .barrier import Barrier
 from .reserving import ReservingStorage
 from .results import TransferResult, pauses
 
@@ -74,4 +74,4 @@ class AsyncStorage(ReservingStorage):
                 return
             await asyncio.sleep(pause)
         if not await is_over():
-            raise too_late(timeout)
+            raise await sync_to_async(barrier.too_late)(timeout)

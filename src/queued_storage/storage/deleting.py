@@ -67,7 +67,8 @@ class DeletingStorage(ReadableStorage):
 
     def _bury_unrecorded(self, name: str) -> Entry | None:
         """Record a tombstone of a name without a row; None if another process deletes it."""
-        is_recorded = ledger().record_tombstone(self.alias, name) is not None
+        place = self.remote_place.digest
+        is_recorded = ledger().record_tombstone(self.alias, name, place=place) is not None
         entry = ledger().latest_entry(self.alias, name)
         if is_recorded or entry is None or entry.is_deleted:
             return entry if is_recorded else None

@@ -10,11 +10,13 @@ from django.db import DatabaseError, InterfaceError
 
 from ..conf import settings
 from ..files import localfiles, presence, spelling
+from ..ledger import bindings
 from ..ledger.database import ledger
 from ..ledger.models import QueuedFile
 from ..ledger.names import Name, StoredName
 from ..ledger.states import Entry
 from ..remotes.expiry import lifetime_of
+from ..remotes.places import Place
 from ..serving import links
 from .advising import advised
 from .composition import ComposedStorage
@@ -72,12 +74,20 @@ class LocatingStorage(ComposedStorage):
         """Return the name on the remote if the cache has it, else the ledger's entry."""
         if not name.can_be_recorded:
             return None
-        if remembered := self._routes.remote_name(name.text):
+        place = self.remote_place
+        if remembered := self._routes.remote_name(name.text, place.digest):
             return remembered
         entry = self._entry(name)
-        if entry and entry.is_transferred:
-            self._routes.remember(name.text, entry.remote_name)
+        if entry and not self._is_elsewhere(name.text, entry, place) and entry.is_transferred:
+            self._routes.remember(name.text, entry.remote_name, place.digest)
         return entry
+
+    def _is_elsewhere(self, name: str, entry: Entry, place: Place) -> bool:
+        """Return whether a file's URL is one of another place than its own; log the first one."""
+        if not (entry.is_promoted and bindings.is_elsewhere(self.alias, entry, place)):
+            return False
+        bindings.warn_once(self.alias, name, entry, place)
+        return True
 
     def _route(self, name: StoredName, found: Entry | str | None) -> tuple[Storage, str]:
         """Return the storage that serves a name, and the file's name there."""
@@ -134,11 +144,15 @@ class LocatingStorage(ComposedStorage):
         if self.has_stable_urls:
             return {name: self.url(stored.text) for name, stored in given.items()}
         known = {stored.text for stored in given.values() if stored.can_be_recorded}
-        found: dict[str, Entry | str] = dict(self._routes.remote_names(known))
+        place = self.remote_place
+        found: dict[str, Entry | str] = dict(self._routes.remote_names(known, place.digest))
         asked = sorted(known - set(found))
         with suppress(*NO_ANSWER):
             for start in range(0, len(asked), BULK):
-                found.update(ledger().entries(self.alias, asked[start : start + BULK]))
+                entries = ledger().entries(self.alias, asked[start : start + BULK])
+                found.update(entries)
+                for name, entry in entries.items():
+                    self._is_elsewhere(name, entry, place)
         return {
             name: self._url_on(entry, *self._route(stored, entry))
             for name, stored in given.items()

@@ -10,6 +10,7 @@ from django.core.files import File
 from ..conf import settings
 from ..exceptions import LocalFileMissing, LocalStorageMissing
 from ..files import readcache, successors, volumes
+from ..ledger import bindings
 from ..ledger.database import ledger
 from ..ledger.names import StoredName
 from ..ledger.states import Entry
@@ -88,6 +89,8 @@ class Opening:
     def _opened_away(self, entry: Entry) -> File:
         """Open the copy that is not on this host's local storage."""
         if entry.is_promoted:
+            storage = self.storage
+            bindings.require_same(storage.alias, self.name, entry, storage.remote_place)
             cached = self._opened_from_cache(entry)
             return cached or opening.opened(self.storage.remote, entry.remote_name, self.mode)
         if entry.is_local and not entry.is_here:

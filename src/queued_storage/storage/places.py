@@ -6,7 +6,15 @@ from itertools import product
 from typing import NamedTuple
 
 from ..remotes.classes import LIBRARY
-from ..remotes.places import IN_PROCESS, QUEUED, Place, are_apart, place_of, same_place
+from ..remotes.places import (
+    IN_PROCESS,
+    QUEUED,
+    Place,
+    are_apart,
+    has_fixed_place,
+    place_of,
+    same_place,
+)
 from .sides import Side, Sides
 
 
@@ -51,6 +59,11 @@ def place_of_side(side: Side) -> Place:
     if not all(place.digest for place in finals):
         return Place(QUEUED, "", only=id(side.storage))
     return Place(QUEUED, " and ".join(place.description for place in finals))
+
+
+def is_fixed(side: Side) -> bool:
+    """Return whether the place of a side is certainly the same in every thread."""
+    return all(has_fixed_place(each.storage) for each in _final_sides(side, ()))
 
 
 class _Circle(Exception):

@@ -13,6 +13,7 @@ from django.core.files.storage import Storage
 
 from ..files import localfiles, presence, readcache, successors
 from ..files.reopening import unwrapped
+from ..ledger import bindings
 from ..ledger.names import Name, StoredName
 from ..ledger.states import Entry
 from .advising import advised
@@ -115,6 +116,7 @@ class ReadableStorage(LocatingStorage):
             return recorded
         if not entry.is_promoted:
             raise local_file_missing(self, name)
+        bindings.require_same(self.alias, name, entry, self.remote_place)
         return fact.from_storage(self.remote, entry.remote_name)
 
     # Paths

@@ -64,7 +64,7 @@ class _Reservation:
     def of(cls, parts: Parts, name: str) -> "_Reservation | None":
         """Reserve a name; None if a file has it, or one that a worker is deleting."""
         rows = parts.rows
-        pk = rows.record_tombstone(parts.alias, name, remote_name="")
+        pk = rows.record_tombstone(parts.alias, name, remote_name="", place=parts.place.digest)
         is_new = pk is not None
         if pk is None:
             entry = rows.latest_entry(parts.alias, name)

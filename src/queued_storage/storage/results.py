@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from django.core.files.storage import Storage
 
 from ..exceptions import TransferError, TransferTimeout
+from ..ledger.availability import closed_sentence
 from ..ledger.database import in_transaction, ledger
 from ..ledger.models import QueuedFile
 from ..ledger.states import KNOWN, State
@@ -79,15 +80,27 @@ class TransferResult:
                 "The transfer starts after the transaction is committed; call get() after that."
             )
         if self._error is None and not wait_until(self.ready, timeout):
-            raise TransferTimeout(
-                f"The file was not transferred within {timeout:g} seconds; the transfer continues."
-            )
+            raise self._too_late(timeout or 0)
         row = self.queued_file
         if row and row.state == State.TRANSFERRED:
             return True
         if not propagate:
             return False
         raise self._error or TransferError(_why(row))
+
+    def _too_late(self, timeout: float) -> TransferTimeout:
+        text = f"The file was not transferred within {timeout:g} seconds; the transfer continues."
+        row = self.queued_file
+        return TransferTimeout(text if row is None else f"{text}{obstacle(row)}")
+
+
+def obstacle(row: QueuedFile) -> str:
+    """What keeps a file from being transferred, as a sentence after another one; "" if unknown."""
+    if closed := closed_sentence(row.alias):
+        return f" {closed}"
+    if row.last_error:
+        return f" The last attempt to transfer {row.name!r} failed: {row.last_error}"
+    return ""
 
 
 def _why(row: QueuedFile | None) -> str:

@@ -36,19 +36,31 @@ class Routes:
         """Return the cache key of a name."""
         return _key(self._alias, self._prefix, name)
 
-    def remote_name(self, name: str) -> str | None:
-        """Return the name on the remote; None if it is not remembered."""
-        return _remote_name_in(_ask(_get, _key(self._alias, self._prefix, name)))
+    def remote_name(self, name: str, place: int) -> str | None:
+        """Return the name on the remote at this place; None if it is not remembered."""
+        found = _ask(_get, _key(self._alias, self._prefix, name))
+        return self._name_at(place, name, found) if found else None
 
-    def remote_names(self, names: Iterable[str]) -> dict[str, str]:
+    def remote_names(self, names: Iterable[str], place: int) -> dict[str, str]:
         keys = {self.key(name): name for name in names}
         found = _ask(lambda cache: cache.get_many(keys)) or {}
-        return {keys[key]: name for key in found if (name := _remote_name_in(found[key]))}
+        routes = {keys[key]: self._name_at(place, keys[key], found[key]) for key in found}
+        return {name: remote_name for name, remote_name in routes.items() if remote_name}
 
-    def remember(self, name: str, remote_name: str) -> None:
-        """Remember a transferred file, unless a mark says that it was just changed."""
-        key = self.key(name)
-        _ask(lambda cache: cache.add(key, remote_name, _timeout(cache)))
+    def _name_at(self, place: int, name: str, found: object) -> str | None:
+        """Return what ``remember()`` wrote; a task of the ancestor's sets the key to True."""
+        match found:
+            case [str(remote_name), int(its_place)] if its_place == place:
+                return remote_name
+            case [str(), int()]:
+                self.forget(name)  # otherwise the present place could not be remembered
+        return None
+
+    def remember(self, name: str, remote_name: str, place: int) -> None:
+        """Remember a file that was transferred to this place, unless a mark says that it was just
+        changed."""
+        key, route = self.key(name), (remote_name, place)
+        _ask(lambda cache: cache.add(key, route, _timeout(cache)))
 
     def forget(self, name: str) -> None:
         """Remember nothing of the file for ``MARK_TIMEOUT`` seconds."""
@@ -71,11 +83,6 @@ def _digest(text: str) -> str:
     """Return a short digest: Django's caches check each character of a key."""
     digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
     return b2a_base64(digest[:21], newline=False).decode()
-
-
-def _remote_name_in(found: object) -> str | None:
-    """Return what ``remember()`` wrote; a task of the ancestor's sets the key to True."""
-    return found if isinstance(found, str) and found != _UNSETTLED else None
 
 
 def _get(cache: BaseCache, key: str) -> Any:

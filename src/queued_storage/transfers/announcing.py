@@ -1,12 +1,27 @@
 """Tells that a remote was closed or opened: by a signal, and by one line in the log."""
 
-from ..ledger.remotes import Remote
+from ..ledger.availability import waiting
+from ..ledger.remotes import Remote, RemoteState
+from ..ledger.sql.clock import seconds_between
+from ..reporting.counts import about, counted
 from ..reporting.logs import logger
 from ..signals import remote_changed
 
+CLOSED: dict[str, str] = {
+    RemoteState.AWAY: "is away",
+    RemoteState.REFUSED: "refuses files",
+    RemoteState.PAUSED: "was paused",
+}
+
 
 def announce(storage: object, remote: Remote, before: Remote | None = None) -> None:
-    """Send ``remote_changed``, and log that the remote was closed or opened."""
+    """Send ``remote_changed``, and log that the remote was closed or opened.
+
+    ``remote`` is the row as it is now, ``before`` as it was until then, which an opening needs to
+    say how long it was closed. The log has one line when it is closed and one when it opens, so a
+    remote that is away and then refuses files is not logged again. ``storage`` may be None if this
+    process has none of this alias.
+    """
     remote_changed.send_robust(
         sender=None if storage is None else type(storage),
         alias=remote.alias,
@@ -14,4 +29,33 @@ def announce(storage: object, remote: Remote, before: Remote | None = None) -> N
         state=remote.state,
         error=remote.last_error,
     )
-    logger.warning("The remote of %r is %s. %s", remote.alias, remote.state, remote.last_error)
+    if remote.is_open:
+        _log(_opening(remote, before), remote)
+    elif before is None or before.is_open or remote.state == RemoteState.PAUSED:
+        _log(_closing(remote), remote)
+
+
+def _closing(remote: Remote) -> str:
+    verb = CLOSED.get(remote.state, "is closed")
+    text = f"The remote of {remote.alias!r} ({remote.place}) {verb}"
+    if remote.state == RemoteState.PAUSED:
+        return (
+            f"{text}. Its files wait until 'manage.py queued_storage remotes resume "
+            f"{remote.alias}' is run."
+        )
+    error = f": {remote.last_error.rstrip('.')}" if remote.last_error else ""
+    return f"{text}{error}. Its files wait until a probe succeeds."
+
+
+def _opening(remote: Remote, before: Remote | None) -> str:
+    was_paused = before is not None and before.state == RemoteState.PAUSED
+    text = f"The remote of {remote.alias!r} ({remote.place})"
+    text += " was resumed" if was_paused else " works again"
+    if before is not None:
+        text += f" after {about(seconds_between(before.since, remote.since))}"
+    return f"{text}. {counted(waiting(remote.alias), '{} file waits', '{} files wait')} for it."
+
+
+def _log(text: str, remote: Remote) -> None:
+    # A warning even when it opens: a log that has the beginning of an outage must have its end.
+    logger.warning("%s", text, extra={"queued_storage": remote.alias})

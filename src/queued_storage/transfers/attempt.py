@@ -10,6 +10,7 @@ from ..exceptions import (
     LeaseLost,
     LocalFileChanged,
     LocalFileMissing,
+    RemoteChanged,
     TransferError,
     VerificationError,
 )
@@ -19,6 +20,7 @@ from ..files.streams import checksum_of
 from ..ledger.models import QueuedFile
 from ..ledger.states import Content, State
 from ..uploaders import Uploader
+from . import destinations
 from .copies import Upload, has_saved_bytes, verify_upload
 from .leases import Lease
 from .outcomes import Outcome
@@ -57,7 +59,24 @@ class Attempt:
         if self.row.attempts > attempts_max(foreign_task):
             raise TransferError("Gave up: the worker died during every attempt.")
         self.storage.require_two_places()  # what is uploaded to itself may be lost
+        self._require_its_place()
+        destinations.remote_of(self.storage)  # before anything lies there
         return self._run_foreign(foreign_task) if foreign_task else self._run_task()
+
+    def _require_its_place(self) -> None:
+        """Bind a file of which nothing was sent to the place that is configured now; raise
+        ``RemoteChanged`` for another file whose place is not that one."""
+        ledger, row = self.lease.ledger, self.row
+        if place := destinations.has_moved(self.storage, row):
+            if not ledger.bind(row, place.digest):
+                self.lease.lose()
+            row.place = place.digest
+        try:
+            destinations.require_same_place(self.storage, row)
+        except RemoteChanged:
+            if row.is_tried:
+                ledger.release_remote_name(row)
+            raise
 
     def _run_task(self) -> Outcome:
         local, remote = self.parts.local, self.parts.remote

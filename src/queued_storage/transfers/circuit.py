@@ -56,7 +56,8 @@ class Circuit:
     def __init__(self, alias: str) -> None:
         self._alias = alias
         self._lock = threading.Lock()  # held during a trial, whose result the others wait for
-        self._failed: dict[int, None] = {}  # the files that failed in a row
+        # The files that failed in a row, and whether the failure was counted
+        self._failed: dict[int, bool] = {}
         self._succeeded_at = -QUIET
         self._tried_at = -TRIAL_EVERY
         self._is_proved = False  # whether the last trial succeeded
@@ -75,12 +76,14 @@ class Circuit:
         if diagnosis.fault is Fault.FILE:
             return Verdict(Fate.OWN)
         with self._lock:
-            self._failed[row.pk] = None
+            self._failed[row.pk] = False
             if self._is_suspicious and self._must_be_closed(storage, diagnosis, error):
                 return Verdict(Fate.CLOSED)
         if gates.is_closed(self._alias):
             return Verdict(Fate.CLOSED)
         fate = Fate.OWN if diagnosis.fault is Fault.UNCLEAR else Fate.REMOTE
+        if row.pk in self._failed:
+            self._failed[row.pk] = fate is Fate.OWN
         return Verdict(fate, min(diagnosis.retry_after or 0.0, RETRY_AFTER_MAX))
 
     @property
@@ -123,7 +126,7 @@ class Circuit:
         if closed.close(state_of(diagnosis, error), text, min(pause, settings.probe_every)):
             announcing.announce(storage, closed.get(), remote)
         gates.forget()
-        ledger().undo_failures(list(self._failed))
+        ledger().undo_failures(self._failed)
         self._failed.clear()
         self._succeeded_at = self._tried_at = -QUIET
 

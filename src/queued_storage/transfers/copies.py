@@ -20,7 +20,7 @@ from ..ledger.database import ledger, ledger_database
 from ..ledger.models import QueuedFile
 from ..ledger.states import Content
 from ..uploaders import Uploader
-from . import intact
+from . import destinations, intact
 from .parts import TransferringStorage
 
 # The remote copy
@@ -56,7 +56,11 @@ def verify_upload(uploader: Uploader, upload: Upload, progress: Callable[[], obj
 def verify_remote(
     storage: TransferringStorage, row: QueuedFile, level: str, progress: Callable[[], object]
 ) -> str:
-    """Verify the remote copy of a transferred file, as far as the ledger knows its bytes."""
+    """Verify the remote copy of a transferred file, as far as the ledger knows its bytes.
+
+    ``RemoteChanged`` is raised if it is at another place than the one that is configured now.
+    """
+    destinations.require_same_place(storage, row)
     uploader = storage.uploader
     uploader.progress = progress
     content = Content(row.size, row.checksum)
@@ -113,9 +117,11 @@ def free_local(storage: TransferringStorage, row: QueuedFile, seen: Stamp | None
     """Delete the local copy, while the row is locked against new content.
 
     ``seen`` is its stamp when it was compared; None if it did not exist. ``ImproperlyConfigured``
-    is raised if that would delete the remote copy too.
+    is raised if that would delete the remote copy too, and ``RemoteChanged`` if readers would look
+    for it at another place.
     """
     require_other_file(storage, row)
+    destinations.require_same_place(storage, row)
     with transaction.atomic(using=ledger_database()):
         if not ledger().mark_evicted(row):
             raise LeaseLost(f"{row} was changed before its local copy could be evicted.")

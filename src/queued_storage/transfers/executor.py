@@ -14,7 +14,7 @@ from ..ledger.database import ledger
 from ..ledger.models import QueuedFile
 from ..ledger.supervision import Supervision
 from ..runtime import ending, hung
-from . import lanes, leases, watching
+from . import destinations, lanes, leases, watching
 from .gates import gates
 from .lanes import Lane, guarded
 from .solitude import ALONE_MAX, solitude
@@ -234,6 +234,7 @@ class Executor:
     def _open_aliases(self) -> list[str]:
         """Return the aliases whose remote is open; put the files of the others back."""
         aliases = self._aliases()
+        destinations.register_first(aliases)
         closed = gates.closed().intersection(aliases)
         if closed:
             watching.watch()

@@ -7,7 +7,7 @@ from django.core.files.storage import Storage
 
 from ..ledger.aliases import storage_for
 from ..ledger.models import QueuedFile
-from ..ledger.remotes import KnownPlace
+from ..remotes.places import Place
 from ..tasks import Transfer
 from ..uploaders import Uploader
 
@@ -45,14 +45,18 @@ class TransferringStorage(Protocol):
     def uploader(self) -> Uploader: ...
 
     @property
-    def remote_place(self) -> KnownPlace:
-        """Where the remote keeps its files, as this thread sees it now."""
-
-    @property
     def foreign_task(self) -> object | None:
         """An object with ``delay()`` that transfers files in its own way."""
 
     def transfer_parts(self) -> TransferParts: ...
+
+    @property
+    def remote_place(self) -> Place:
+        """Where the remote keeps its files, as this thread sees it now."""
+
+    @property
+    def has_fixed_place(self) -> bool:
+        """Whether that place is certainly the same in every thread."""
 
     def require_two_places(self) -> None:
         """Raise ``ImproperlyConfigured`` if the two sides lead to one place."""

@@ -92,7 +92,7 @@ def _find_out(
     error = work.run_claimed(row)
     if error is None and trial.error:
         remotes().filter(pk=remote.pk).update(is_probed_by_files=True)
-    return diagnosis, error
+    return diagnosis, error and (trial.error or error)
 
 
 def _claim(remote: Remote) -> QueuedFile | None:

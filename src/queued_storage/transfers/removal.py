@@ -9,7 +9,7 @@ from ..files.stamps import stamp_of
 from ..ledger.models import QueuedFile
 from ..reporting.logs import logger
 from ..uploaders import Uploader
-from . import copies, intact
+from . import copies, destinations, intact
 from .copies import Likeness
 from .leases import Lease
 from .outcomes import Outcome
@@ -34,6 +34,7 @@ def resume(storage: TransferringStorage, row: QueuedFile, lease: Lease) -> Outco
 
 def evict(storage: TransferringStorage, row: QueuedFile, lease: Lease) -> Outcome:
     """Delete the local copy of a transferred file, unless it was changed since."""
+    destinations.require_same_place(storage, row)
     seen = lease.intact
     if seen is None or stamp_of(storage.local, row.name) != seen:
         seen = intact.require_intact(storage, row, lease.progress)
@@ -68,6 +69,8 @@ class _Purge:
     def run(self) -> None:
         row = self._row
         remote_name = row.object_name
+        if remote_name:
+            destinations.require_same_place(self._storage, row)
         if remote_name and self._is_its_own(remote_name):
             self._remove_remote(remote_name)
         self._lease.require()

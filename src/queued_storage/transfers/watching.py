@@ -31,14 +31,21 @@ class Watch(threading.Thread):
         super().__init__(name="queued-storage-watch", daemon=True)
         self._database = database
         self._stopped = threading.Event()
+        self._woken = threading.Event()
 
     def stop(self) -> None:
         self._stopped.set()
+        self._woken.set()
+
+    def wake(self) -> None:
+        """Look at once, because a probe was made due."""
+        self._woken.set()
 
     def run(self) -> None:
         try:
-            while not self._stopped.wait(self._look()):
-                pass
+            while not self._stopped.is_set():
+                self._woken.wait(self._look())
+                self._woken.clear()
         except _Over:
             pass
         finally:
@@ -97,6 +104,13 @@ def watch() -> None:
             _watch = Watch(database)
             with suppress(RuntimeError):  # the interpreter ends, or there are no more threads
                 _watch.start()
+
+
+def probe_soon() -> None:
+    """Let the thread probe what is due now; for requests, which must not wait for a remote."""
+    watch()
+    if (thread := _watch) is not None:
+        thread.wake()
 
 
 def watch_if_closed() -> None:

@@ -20,6 +20,7 @@ from ..exceptions import (
     LocalFileUnreadable,
     LocalStorageMissing,
     NameTooLong,
+    RemoteChanged,
     TransferError,
 )
 from ..files import volumes
@@ -39,13 +40,14 @@ from .outcomes import Outcome
 from .parts import TransferringStorage, sides_of, storage_of
 from .solitude import solitude
 
+LONG = 3600.0  # seconds until a file is looked at again that is at another place
 # What ends a process in its main thread, and a single task in any other thread
 ENDS = (SystemExit, KeyboardInterrupt, GeneratorExit)
 
 
 # Failures that say nothing about the remote. That of a thread that hangs is judged afterwards,
 # since the row is to be released first.
-NOT_THE_REMOTES = (ImproperlyConfigured, TransferError)
+NOT_THE_REMOTES = (ImproperlyConfigured, RemoteChanged, TransferError)
 
 
 def run(pk: int) -> Exception | None:
@@ -268,12 +270,14 @@ class _Work:
             logger.info("%s waits until its remote is open: %s", row, text)
             return bool(self.lease.ledger.undo_attempt(row))
         # Faults of this process or host, not of the file
-        is_setup = isinstance(error, ImproperlyConfigured | LocalFileUnreadable)
+        is_setup = isinstance(error, ImproperlyConfigured | LocalFileUnreadable | RemoteChanged)
         is_own = verdict.fate is Fate.OWN and not is_setup
         will_retry = not is_own or self._will_retry(error)
         if will_retry:
             failures = row.attempts if is_own else len(row.failures) + 1
             delay = max(backoff(failures), verdict.retry_after)
+            if isinstance(error, RemoteChanged):
+                delay = LONG
             count = self._is_evicting or is_own
             taken = self.lease.ledger.postpone(row, delay, text, count=count)
         else:

@@ -15,8 +15,8 @@ from queued_storage.ledger.sql.statements import (
     Parameter,
     Statement,
     Text,
+    first_text,
     returns_rows,
-    select_text,
     statement,
     update_text,
 )
@@ -86,7 +86,9 @@ def test_the_text_is_what_update_executes(row: QueuedFile, django_assert_num_que
 
 def test_a_select_returns_its_first_column(row: QueuedFile) -> None:
     def named(rows: Any) -> Text:
-        return select_text(rows.filter(name=parameter("name")).values_list("pk", "name"))
+        return first_text(
+            [rows.filter(name=parameter("name")).values_list("pk", "name")], ["name"], 9
+        )
 
     assert statement(ledger(), named, name="a.txt").first_column() == [row.pk]
     assert statement(ledger(), named, name="b.txt").first_column() == []
@@ -96,7 +98,7 @@ def test_many_keys_are_parameters(row: QueuedFile) -> None:
     def among(rows: Any, count: int) -> Text:
         field: Any = QueuedFile._meta.pk
         keys = [Parameter(f"id {number}", field) for number in range(count)]
-        return select_text(rows.filter(pk__in=keys).values_list("pk"))
+        return first_text([rows.filter(pk__in=keys).values_list("pk")], ["id"], 9)
 
     values = {"id 0": row.pk + 1, "id 1": row.pk}
     assert statement(ledger(), among, 2, **values).first_column() == [row.pk]

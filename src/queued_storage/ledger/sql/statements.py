@@ -94,9 +94,22 @@ class Text:
         return Statement(database, self._sql, parameters)
 
 
-def select_text(rows: models.QuerySet[Any]) -> Text:
-    """Compile the SELECT of a queryset."""
-    return Text(*rows.query.get_compiler(rows.db).as_sql())
+def first_text(
+    parts: Sequence[models.QuerySet[Any, Any]], order: Sequence[str], limit: int
+) -> Text:
+    """Compile the SELECT of the first rows of several querysets together, in the order of columns.
+
+    Each part may have an order, a limit and locks of its own. Django's ``union()`` refuses them.
+    """
+    compiled = [part.query.get_compiler(part.db).as_sql() for part in parts]
+    if len(compiled) == 1:
+        return Text(*compiled[0])
+    quote = connections[parts[0].db].ops.quote_name
+    union = " UNION ALL ".join(
+        f"SELECT * FROM ({sql}) part_{number}" for number, (sql, _values) in enumerate(compiled)
+    )
+    sql = f"SELECT * FROM ({union}) parts ORDER BY {', '.join(map(quote, order))} LIMIT {limit}"
+    return Text(sql, [value for _sql, values in compiled for value in values])
 
 
 def update_text(

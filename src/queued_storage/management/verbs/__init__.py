@@ -6,12 +6,14 @@ from .checking import CheckRemote
 from .comparing import Orphans, Reconcile, Verify
 from .copies import AcceptLocal, Evict, Restore
 from .losses import AcceptRoot, GiveUp, Prune
+from .remotes import Remotes
 from .status import Status
 from .transfers import Cancel, Flush, Retry, Transfer
 from .working import Sweep, Worker
 
 VERBS: tuple[type[Verb], ...] = (  # in the order of the help
     Status,
+    Remotes,
     Worker,
     Sweep,
     Transfer,

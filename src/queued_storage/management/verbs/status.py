@@ -7,11 +7,13 @@ from typing import Any
 
 from django.core.management.base import CommandError
 
+from ...ledger.availability import Availability, sentence
 from ...ledger.jobs import Job
 from ...operations import status
 from ..quantities import format_size, parse_duration, parse_size
 from ..terminal import Lines
 from .base import Verb
+from .remotes import as_json
 
 # What programs get to know of a job
 JOB_FIELDS = (
@@ -23,6 +25,7 @@ TIME = "%Y-%m-%d %H:%M:%S"
 
 @dataclass(frozen=True)
 class _Report:
+    remotes: list[tuple[Availability, int]]  # with the number of files that wait
     tallies: list[status.Tally]
     backlogs: list[status.Backlog]
     activity: status.Activity
@@ -60,6 +63,13 @@ class Status(Verb):
             help="maximum total size of files that aren't on their remote yet, for example 20G",
         )
         parser.add_argument(
+            "--max-away",
+            type=parse_duration,
+            default=status.MAX_AWAY,
+            metavar="TIME",
+            help="maximum time for which a remote may be closed, for example 30m (default: 5m)",
+        )
+        parser.add_argument(
             "--max-failures",
             type=int,
             default=0,
@@ -69,13 +79,16 @@ class Status(Verb):
 
     def run(self, options: dict[str, Any]) -> None:
         tallies = status.tallies(exact=options["exact"])
+        remotes = status.remotes()
         report = _Report(
+            remotes=remotes,
             tallies=tallies,
             backlogs=status.backlogs(),
             failures=status.last_failures(),
             activity=status.activity(),
             jobs=status.unfinished_jobs(),
             troubles=[
+                *status.outages(remotes, options["max_away"]),
                 *status.troubles(options["max_failures"], tallies),
                 *status.excesses(options["max_age"], options["max_bytes"]),
             ],
@@ -90,6 +103,7 @@ class Status(Verb):
     def _print_json(self, report: _Report) -> None:
         keys = ("alias", "name", "error")
         answer = {
+            "remotes": [as_json(*each) for each in report.remotes],
             "files": [asdict(tally) for tally in report.tallies],
             "hosts": [asdict(backlog) for backlog in report.backlogs],
             "workers": asdict(report.activity),
@@ -100,6 +114,9 @@ class Status(Verb):
         self.stdout.write_json(answer, default=datetime.isoformat)
 
     def _print(self, report: _Report) -> None:
+        banners = [sentence(*each) for each in report.remotes if not each[0].is_open]
+        for banner in banners:
+            self.stdout.write(banner, self.style.ERROR)
         if not report.tallies:
             self.stdout.write("The ledger is empty.")
         for tally in report.tallies:
@@ -116,6 +133,8 @@ class Status(Verb):
         for alias, name, error in report.failures:
             self.stdout.write(f"{alias}: {name}: {error}")
         for trouble in report.troubles:
+            if trouble in banners:  # it is shown already
+                continue
             self.stdout.write(trouble, self.style.ERROR)
 
 

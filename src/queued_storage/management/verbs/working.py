@@ -15,6 +15,7 @@ from django.core.management.base import CommandError
 from django.db import connections
 
 from ... import maintenance
+from ...ledger import measures
 from ...ledger.aliases import known_storages
 from ...ledger.database import ledger
 from ...ledger.jobs import are_available, jobs
@@ -115,8 +116,8 @@ class Worker(Verb):
     def is_due() -> bool:
         """Whether a file or a job is due that this process can process."""
         aliases = gates.open_of(_aliases())
-        rows = ledger().due().claimable().workable_here()
-        is_due = rows.filter(alias__in=aliases).exists()
+        rows = ledger().due().of_aliases(aliases).claimable().workable_here()
+        is_due = rows.exists()
         return is_due or (are_available() and bool(jobs().due_keys(aliases)))
 
     def _serve_metrics(self, address: str, port: int) -> None:
@@ -230,9 +231,8 @@ class Sweep(Verb):
     def run(self, options: dict[str, Any]) -> None:
         require_alias(options["storage"])
         if options["dry_run"]:
-            due = ledger().due()
-            if options["storage"] is not None:
-                due = due.filter(alias=options["storage"])
+            chosen = options["storage"]
+            due = ledger().due().of_aliases(measures.aliases() if chosen is None else [chosen])
             self.stdout.write(counted(due.count(), "{} file is due.", "{} files are due."))
             return
         count = maintenance.sweep(options["storage"])

@@ -35,7 +35,7 @@
     const focused = numbers.contains(document.activeElement) ? document.activeElement : null;
     numbers.replaceChildren(...page.body.childNodes);
     if (focused) {
-      const links = [...numbers.querySelectorAll("a")];
+      const links = [...numbers.querySelectorAll("a, button")];
       const same = links.find((link) => focused.id ? link.id === focused.id : link.href === focused.href);
       if (same) same.focus({ preventScroll: true });
     }

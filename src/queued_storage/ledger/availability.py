@@ -1,0 +1,187 @@
+"""Which remotes are open or closed, since when, and how many files wait for them."""
+
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any, Protocol, cast
+
+from ..reporting.counts import about, counted
+from . import measures
+from .aliases import AliasedStorage, known_storages
+from .database import ledger
+from .measures import Overdue
+from .remotes import KnownPlace, RemoteState, remotes
+from .sql.clock import DatabaseNow, seconds_between
+from .states import State
+
+WAITING = (State.PENDING, State.TRANSFERRING, State.DELETING)
+
+
+class PlacedStorage(Protocol):
+    """A storage that knows where its remote keeps the files."""
+
+    @property
+    def alias(self) -> str: ...
+
+    @property
+    def remote_place(self) -> KnownPlace: ...
+
+
+@dataclass(frozen=True)
+class Availability:
+    """A remote at one moment. All times are in seconds."""
+
+    alias: str
+    place: str  # without secrets
+    state: str  # a ``RemoteState``, or one that a newer version wrote
+    since: datetime | None = None  # when it got into the state; None if nothing was uploaded yet
+    age: float = 0.0  # since then
+    next_probe_in: float | None = None  # None unless it is away or refused
+    probes: int = 0  # that failed since it was closed
+    last_error: str = ""
+    is_configured: bool = True  # whether this process's storage uploads there
+
+    @property
+    def is_open(self) -> bool:
+        return self.state == RemoteState.OPEN
+
+    @property
+    def is_paused(self) -> bool:
+        return self.state == RemoteState.PAUSED
+
+
+def availabilities() -> list[Availability]:
+    """Every remote that the ledger or a storage of this process knows, by alias.
+
+    If a storage was moved, its old remotes are included, with ``is_configured`` false.
+    """
+    places = _places()
+    found: list[Availability] = []
+    used: set[str] = set()
+    rows: Any = remotes().annotate(now=DatabaseNow()).order_by("-since", "-pk")
+    for row in rows:
+        place = places.get(row.alias)
+        # Of an alias that this process does not know, the remote that changed last is in use.
+        is_used = row.alias not in used if place is None else place.digest == row.digest
+        found.append(_of_row(row, is_used))
+        used |= {row.alias} if is_used else set()
+    found += [
+        Availability(alias, place.description, RemoteState.OPEN)
+        for alias, place in places.items()
+        if alias not in used
+    ]
+    return sorted(found, key=lambda each: (each.alias, not each.is_configured))
+
+
+def in_use() -> list[Availability]:
+    """The remote of each alias that its files are uploaded to now."""
+    return [each for each in availabilities() if each.is_configured]
+
+
+def availability_of(alias: str) -> Availability | None:
+    """The remote that the files of this alias are uploaded to now; None if it is unknown."""
+    return next((each for each in in_use() if each.alias == alias), None)
+
+
+def waiting(alias: str, limit: int | None = None) -> int:
+    """Count the files that are to be uploaded or deleted; stop at ``limit`` if given."""
+    # By state, since the index of these has few rows. That of due rows begins with the alias, too,
+    # but has those that are not due.
+    rows = ledger().filter(alias=alias, state__in=WAITING).order_by()
+    return rows.count() if limit is None else rows.values("pk")[:limit].count()
+
+
+def _of_row(row: Any, is_configured: bool) -> Availability:
+    next_probe = row.next_probe_at and max(seconds_between(row.now, row.next_probe_at), 0.0)
+    return Availability(
+        row.alias,
+        row.place,
+        row.state,
+        row.since,
+        max(seconds_between(row.since, row.now), 0.0),
+        next_probe,
+        row.probes,
+        row.last_error,
+        is_configured,
+    )
+
+
+def place_of(storage: AliasedStorage) -> KnownPlace:
+    """Where a queued storage uploads to, as this thread sees it now."""
+    return cast(PlacedStorage, storage).remote_place
+
+
+def _places() -> dict[str, KnownPlace]:
+    found = {}
+    for storage in known_storages():
+        with suppress(Exception):  # its remote cannot be made; a system check reports it
+            found[storage.alias] = place_of(storage)
+    return found
+
+
+# Sentences
+
+
+def sentence(remote: Availability, files: int) -> str:
+    """Say what is the matter with a closed remote, and what ends it. ``files`` wait for it."""
+    head = f"The remote of {remote.alias!r} ({remote.place})"
+    wait = counted(files, "{} file waits", "{} files wait")
+    if remote.is_paused:
+        return (
+            f"{head} has been paused for {about(remote.age)}; {wait} until an operator runs "
+            f"'manage.py queued_storage remotes resume {remote.alias}'."
+        )
+    error = f": {remote.last_error.rstrip('.')}" if remote.last_error else ""
+    return (
+        f"{head} {_HAS_BEEN.get(remote.state, _UNKNOWN)} for {about(remote.age)}{error}; {wait}; "
+        f"{_next_probe(remote)}."
+    )
+
+
+_HAS_BEEN: dict[str, str] = {
+    RemoteState.AWAY: "has been away",
+    RemoteState.REFUSED: "has refused files",
+}
+_UNKNOWN = "has been closed by a newer version of queued_storage"
+
+
+def closed_sentence(alias: str) -> str:
+    """What is the matter with the remote of this alias; "" if it is open, or cannot be told."""
+    remote = availability_of(alias)
+    return "" if remote is None or remote.is_open else sentence(remote, waiting(alias))
+
+
+def _next_probe(remote: Availability) -> str:
+    if not remote.next_probe_in:
+        return "a probe is due"
+    return f"next probe in {about(remote.next_probe_in)}"
+
+
+# Files that wait for workers, not for a remote
+
+
+def reachable(
+    aliases: Iterable[str], known: Iterable[Availability], seconds: float = 0.0
+) -> list[str]:
+    """Those of the storages whose remote has been open for at least so many seconds.
+
+    While a remote is closed, and until its files have had that time, nobody neglects them.
+    """
+    waits = {
+        each.alias
+        for each in known
+        if not each.is_open or (each.since is not None and each.age < seconds)
+    }
+    return [alias for alias in aliases if alias not in waits]
+
+
+def unclaimed(known: Iterable[Availability]) -> list[Overdue]:
+    """The due files that a worker could process, whose age begins when their remote opened."""
+    opened = {each.alias: each.age for each in known if each.is_open and each.since}
+    shut = {each.alias for each in known if not each.is_open}
+    return [
+        replace(row, age=min(row.age, opened.get(row.alias, row.age)))
+        for row in measures.overdue()
+        if row.alias not in shut
+    ]

@@ -1,0 +1,165 @@
+"""``remotes``: the state of all remotes, and what an operator can do about it."""
+
+from argparse import ArgumentParser
+from collections.abc import Callable
+from dataclasses import asdict
+from datetime import datetime
+from typing import Any
+
+from django.core.management.base import CommandError
+
+from ...exceptions import UnknownAlias
+from ...ledger.availability import Availability, availabilities, availability_of, sentence, waiting
+from ...operations import rebinding, remotes
+from ...operations.remotes import Probed
+from ...reporting.counts import about, counted
+from .base import RepeatableVerb
+from .selection import add_dry_run
+from .typos import unknown
+
+TIME = "%Y-%m-%d %H:%M:%S"
+
+
+class Remotes(RepeatableVerb):
+    name = "remotes"
+    help = "show the state of all remotes; pause, resume, probe or accept one"
+
+    @classmethod
+    def add_arguments(cls, parser: ArgumentParser) -> None:
+        parser.add_argument(
+            "action",
+            nargs="?",
+            choices=sorted([*ACTIONS, "accept"]),
+            help="what to do with one remote",
+        )
+        parser.add_argument("alias", nargs="?", help="alias of the storage whose remote it is")
+        parser.add_argument("--json", action="store_true", help="print one JSON object per remote")
+        add_dry_run(parser)
+
+    def run(self, options: dict[str, Any]) -> None:
+        action, alias = options["action"], options["alias"]
+        if options["dry_run"] and action != "accept":
+            raise CommandError("--dry-run is for 'remotes accept' only.", returncode=2)
+        if action is None:
+            self._list(is_json=options["json"])
+            return
+        if alias is None:
+            there_is = sorted({each.alias for each in availabilities()})
+            raise unknown(f"Give the alias of the storage to {action}.", there_is)
+        try:
+            if action == "accept":
+                self.accept(alias, dry_run=options["dry_run"])
+            else:
+                ACTIONS[action](self, alias)
+        except UnknownAlias:
+            there_is = sorted({each.alias for each in availabilities()})
+            raise unknown(f"No storage has the alias {alias!r}.", there_is) from None
+
+    # The list
+
+    def _list(self, *, is_json: bool) -> None:
+        found = availabilities()
+        if not found and not is_json:
+            self.stdout.write("There is no queued storage.")
+        for remote in found:
+            files = waiting(remote.alias) if remote.is_configured else 0
+            if is_json:
+                self.stdout.write_json(as_json(remote, files), default=datetime.isoformat)
+            else:
+                self._show(remote, files)
+
+    def _show(self, remote: Availability, files: int) -> None:
+        since = f"since {remote.since:{TIME}}" if remote.since else "not used yet"
+        details = [remote.place, since, *_details(remote)]
+        if remote.is_configured:
+            details.append(counted(files, "{} file waits", "{} files wait"))
+        else:
+            details.append("the storage uploads to another place now")
+        line = f"{remote.alias:<24} {remote.state:<8} {', '.join(details)}"
+        self.stdout.write(line, None if remote.is_open else self.style.ERROR)
+        if remote.last_error:
+            self.stdout.write(f"{'':<24} {remote.last_error}")
+
+    # The actions
+
+    def accept(self, alias: str, *, dry_run: bool) -> None:
+        """Bind the files of the storage to its place, where an operator has copied the objects."""
+        count = rebinding.rebind(alias, dry_run=dry_run)
+        files = counted(count, "{} file", "{} files")
+        remote = availability_of(alias)
+        place = remote.place if remote else ""
+        if dry_run:
+            self.stdout.write(f"{files} of {alias!r} would be bound to {place}.")
+            return
+        self.stdout.write(f"{files} of {alias!r} {counted(count, 'is', 'are')} bound to {place}.")
+        if count:
+            self.stdout.write(
+                f"Run 'manage.py queued_storage verify --storage {alias}' to find those whose "
+                f"objects are not there."
+            )
+        if left := rebinding.elsewhere(alias):
+            files = counted(left, "{} file is", "{} files are")
+            raise CommandError(
+                f"{files} in the hands of a worker. Restart the workers that have the old "
+                f"configuration, and run the command again.",
+                returncode=1,
+            )
+
+    def pause(self, alias: str) -> None:
+        if remotes.pause(alias):
+            self.stdout.write(
+                f"The remote of {alias!r} is paused. Files can be saved and read; their transfers "
+                f"wait until you run 'manage.py queued_storage remotes resume {alias}'."
+            )
+        else:
+            self.stdout.write(f"The remote of {alias!r} is paused already.")
+
+    def resume(self, alias: str) -> None:
+        if remotes.resume(alias):
+            files = counted(waiting(alias), "{} file waits", "{} files wait")
+            self.stdout.write(f"The remote of {alias!r} is open. {files} for it.")
+            return
+        remote = availability_of(alias)
+        if remote is not None and not remote.is_open:
+            raise CommandError(
+                f"The remote of {alias!r} is not paused, but {remote.state}. It opens when a probe "
+                f"succeeds: run 'manage.py queued_storage remotes probe {alias}'.",
+                returncode=1,
+            )
+        self.stdout.write(f"The remote of {alias!r} is not paused.")
+
+    def probe(self, alias: str) -> None:
+        before = remotes.probe(alias)
+        remote = availability_of(alias)
+        if before is Probed.WAS_OPEN or remote is None:
+            self.stdout.write(
+                f"The remote of {alias!r} is open, so there is nothing to find out. To test it, "
+                f"run 'manage.py queued_storage check-remote {alias}'."
+            )
+        elif remote.is_open:
+            files = counted(waiting(alias), "{} file waits", "{} files wait")
+            self.stdout.write(f"The remote of {alias!r} works again. {files} for it.")
+        else:
+            raise CommandError(sentence(remote, waiting(alias)), returncode=1)
+
+
+# One method for each action on a remote. An action that needs options of its own adds them in
+# ``add_arguments()``.
+ACTIONS: dict[str, Callable[[Remotes, str], None]] = {
+    "pause": Remotes.pause,
+    "resume": Remotes.resume,
+    "probe": Remotes.probe,
+}
+
+
+def as_json(remote: Availability, files: int) -> dict[str, Any]:
+    """What programs get to know of a remote that so many files wait for."""
+    return {**asdict(remote), "waiting": files}
+
+
+def _details(remote: Availability) -> list[str]:
+    """What is known of the probes of a remote that is closed until one succeeds."""
+    if remote.next_probe_in is None:
+        return []
+    probes = counted(remote.probes, "{} probe failed", "{} probes failed")
+    return [probes, f"next probe in {about(remote.next_probe_in)}"]
