@@ -1,3 +1,4 @@
+import gc
 import subprocess
 import sys
 from pathlib import Path
@@ -7,13 +8,13 @@ import pytest
 from django.core.checks import run_checks
 from django.core.exceptions import ImproperlyConfigured
 from django.core.files.base import ContentFile
-from django.core.files.storage import FileSystemStorage, storages
+from django.core.files.storage import FileSystemStorage, InMemoryStorage, storages
 from django.core.management import CommandError, call_command
 from django.db import connection
 from pytest_django import Settings
 
 from queued_storage.backends import QueuedStorage
-from queued_storage.checks import registration
+from queued_storage.checks import deployments, registration
 
 pytestmark = pytest.mark.one_database
 
@@ -37,6 +38,12 @@ def messages(identifier: str) -> str:
 def with_default(settings: Settings, **options: Any) -> None:
     options = {"local": "disk", "remote": "far"} | options
     settings.STORAGES = settings.STORAGES | {"default": {"BACKEND": QUEUED, "OPTIONS": options}}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def no_storages_of_other_tests() -> None:
+    """The checks look at every storage that lives, also in a cycle of objects."""
+    gc.collect()
 
 
 @pytest.fixture(autouse=True)
@@ -460,3 +467,26 @@ def test_files_at_another_place(settings: Settings, tmp_path: Path) -> None:
 def test_the_database_of_files_is_only_asked_if_it_answers() -> None:
     """pytest-django forbids queries in this test."""
     assert not messages("W008")
+
+
+def deployment_messages() -> list[str]:
+    found = run_checks(tags=["queued_storage"], include_deployment_checks=True)
+    return [message.msg for message in found if message.id == "queued_storage.W010"]
+
+
+def test_deployment_without_a_name(settings: Settings) -> None:
+    assert len(deployment_messages()) == 1
+    assert "queued_storage.W010" not in ids()  # only with --deploy
+    settings.QUEUED_STORAGE = {**settings.QUEUED_STORAGE, "DEPLOYMENT": "production"}
+    assert not deployment_messages()
+
+
+def test_deployment_needs_no_name_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    storage = QueuedStorage(local="disk", remote=InMemoryStorage(), alias="memory")
+    monkeypatch.setattr(deployments, "storages", lambda: [storage])
+    assert not deployment_messages()
+
+
+def test_deployment_needs_no_name_while_developing(settings: Settings) -> None:
+    settings.DEBUG = True
+    assert not deployment_messages()

@@ -77,7 +77,7 @@ BAD = {
         {"web-1": None},
     ],
     "PROBE_EVERY": SECONDS,
-    "DEPLOYMENT": ["", 1],
+    "DEPLOYMENT": ["", "x" * 65, 1],
     "URL_MAX_AGE": SECONDS,
     "PERMISSION": ["", "hook", 1, True],
     "SENDFILE": [

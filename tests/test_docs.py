@@ -33,12 +33,13 @@ from queued_storage.fields import QueuedFieldFile
 from queued_storage.ledger import measures
 from queued_storage.ledger.jobs import MAX_FINDINGS, Job
 from queued_storage.ledger.models import MAX_FAILURES, NAME_MAX_BYTES, NAME_MAX_LENGTH, QueuedFile
-from queued_storage.ledger.names import COMPONENT_MAX_BYTES
+from queued_storage.ledger.names import COMPONENT_MAX_BYTES, PROBE_NAME
 from queued_storage.ledger.remotes import Remote, RemoteState
 from queued_storage.management.commands.queued_storage import Command
 from queued_storage.operations import contract, status
 from queued_storage.operations import jobs as operations_jobs
 from queued_storage.queues.base import BaseQueue
+from queued_storage.remotes import faults, faults_s3
 from queued_storage.reporting import logs
 from queued_storage.storage.results import TransferResult
 from queued_storage.storage.routes import PER_PROCESS_TIMEOUT
@@ -181,6 +182,17 @@ def test_every_check_of_a_remote_is_explained() -> None:
     explained = re.findall(r"^- (.*?):", meanings[1], re.M)
     named = [word for words_of_line in explained for word in CODE.findall(words_of_line)]
     assert sorted(named) == sorted(checks_)
+
+
+def test_every_fault_of_a_remote_and_its_examples() -> None:
+    text = section("remotes", "Whose fault an error is")
+    rows = next(tables(text))[1:]
+    for (_who, examples), fault in zip(rows, faults.Fault, strict=True):
+        for example in CODE.findall(examples):
+            known = faults_s3.CODES.get(example, fault)
+            assert known is fault, f"{example} is {known}"
+    assert {faults.HOOK, PROBE_NAME} <= words(text)
+    assert {f'"{answer}"' for answer in faults.ANSWERS} <= words(text)
 
 
 def test_azure_emulator_matches_the_makefile() -> None:

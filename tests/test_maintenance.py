@@ -82,7 +82,7 @@ def test_sweep_of_one_storage(storage: Any) -> None:
 
 
 def test_sweep_in_batches(storage: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("queued_storage.queues.sweep.BATCH", 2)
+    monkeypatch.setattr("queued_storage.queues.sweep.AT_ONCE", 2)
     pks = save(storage, 5)
     assert maintenance.sweep() == 5
     assert enqueued(storage.queue) == pks

@@ -17,6 +17,7 @@ from .runtime.forks import ForkSafeLock
 VERIFY_LEVELS = ("size", "checksum", "content")
 OTHER_HOST_WAYS = ("error", "wait", "fetch")
 HOST_MAX_LENGTH = 255  # of the ledger's column
+DEPLOYMENT_MAX_LENGTH = 64  # two of them are in one column of the ledger
 
 
 class Rule(NamedTuple):
@@ -36,6 +37,10 @@ def _is_string(value: Any) -> bool:
 
 def _is_host(value: Any) -> bool:
     return isinstance(value, str) and 0 < len(value) <= HOST_MAX_LENGTH
+
+
+def _is_deployment(value: Any) -> bool:
+    return isinstance(value, str) and 0 < len(value) <= DEPLOYMENT_MAX_LENGTH
 
 
 def _is_count(value: Any) -> bool:
@@ -89,6 +94,7 @@ FLAG = Rule("True or False", lambda value: isinstance(value, bool))
 BACKEND = Rule("a dotted path, a dictionary with 'BACKEND', a class, or an instance", bool)
 CALLABLE = Rule("a callable or its dotted path", _is_callable)
 HOST = Rule(f"a string of 1 to {HOST_MAX_LENGTH} characters", _is_host)
+DEPLOYMENT = Rule(f"a string of 1 to {DEPLOYMENT_MAX_LENGTH} characters", _is_deployment)
 URLS = Rule(
     "a dictionary that maps each host name to an http or https URL that ends with '/'", _are_urls
 )
@@ -134,7 +140,7 @@ OPTIONS: dict[str, Option] = {
     "OTHER_HOST_TIMEOUT": Option(10, SECONDS),
     "HOST_URLS": Option({}, URLS),
     "PROBE_EVERY": Option(30, SECONDS),
-    "DEPLOYMENT": Option(None, _or_none(STRING)),
+    "DEPLOYMENT": Option(None, _or_none(DEPLOYMENT)),
     "URL_MAX_AGE": Option(3600, SECONDS),
     "PERMISSION": Option(None, _or_none(CALLABLE)),
     "SENDFILE": Option(None, _or_none(SENDFILE)),

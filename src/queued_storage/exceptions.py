@@ -102,6 +102,14 @@ class RemoteChanged(QueuedStorageError, OSError):
     """
 
 
+class OtherWriter(QueuedStorageError):
+    """The remote has the marker of another ledger, so nothing there is overwritten or removed.
+
+    If this is a copy of that ledger, such as a staging site, use a place of its own. If both may
+    change files there, run ``manage.py queued_storage remotes accept``. The file waits until then.
+    """
+
+
 class LeaseLost(QueuedStorageError):
     """The attempt was superseded by a delete, by newer content, or by another worker.
 

@@ -15,6 +15,7 @@ from django.core.files.storage import storages
 from pytest_django import Settings
 
 from queued_storage.backends import QueuedStorage
+from queued_storage.ledger.remotes import remotes
 from queued_storage.ledger.states import State
 from queued_storage.models import QueuedFile
 from queued_storage.queues.threads import ThreadQueue
@@ -42,7 +43,12 @@ def threads() -> Iterator[ThreadQueue]:
 
 @pytest.fixture
 def short_retry_delays(settings: Settings) -> None:
-    settings.QUEUED_STORAGE = {"RETRY_DELAY": 0.2, "RETRY_MAX_DELAY": 0.5, "RETRIES": 1000}
+    settings.QUEUED_STORAGE = {
+        "RETRY_DELAY": 0.2,
+        "RETRY_MAX_DELAY": 0.5,
+        "RETRIES": 1000,
+        "PROBE_EVERY": 0.5,
+    }
 
 
 @pytest.fixture
@@ -67,7 +73,7 @@ def test_file_is_served_locally_during_an_outage(
     row = storage.queued_file(name)
     assert row
 
-    until(lambda: QueuedFile.objects.get(pk=row.pk).attempts > 1)  # one attempt has failed
+    until(remotes().closed().exists, 60)
     assert storage.url(name) == "/media/docs/report.bin"
     assert read(storage, name) == CONTENT
     assert storage.size(name) == len(CONTENT)
@@ -89,7 +95,7 @@ def test_interrupted_upload_is_repeated(
     name = storage.save("cut.bin", ContentFile(CONTENT))
     row = storage.queued_file(name)
     assert row
-    until(lambda: QueuedFile.objects.get(pk=row.pk).attempts > 1)
+    until(remotes().closed().exists, 60)
     s3_proxy.mode = Mode.OK
     storage.wait(timeout=30)
     listing = s3_client.list_objects_v2(Bucket=s3_bucket)  # type: ignore[attr-defined]
@@ -103,7 +109,7 @@ def test_lost_response_leaves_one_object(
     name = storage.save("lost.bin", ContentFile(CONTENT))
     row = storage.queued_file(name)
     assert row
-    until(lambda: QueuedFile.objects.get(pk=row.pk).attempts > 1)
+    until(remotes().closed().exists, 60)
     s3_proxy.mode = Mode.OK
     storage.wait(timeout=30)
     listing = s3_client.list_objects_v2(Bucket=s3_bucket)  # type: ignore[attr-defined]

@@ -24,8 +24,9 @@ from pytest_django import Settings
 from storages.backends.s3 import S3Storage
 
 from queued_storage.backends import QueuedStorage
+from queued_storage.ledger.names import is_reserved
 from queued_storage.ledger.states import State
-from queued_storage.models import QueuedFile
+from queued_storage.models import QueuedFile, Remote
 from queued_storage.queues import celery as adapter
 from queued_storage.queues import get_queue
 from queued_storage.queues.base import BaseQueue
@@ -166,7 +167,9 @@ def test_ledger_and_logs_hold_no_secret(logged: Any) -> None:
     storage = queued()
     name = storage.save("a.txt", file())
     storage.queue.deliver()
-    assert "was refused" in row(storage, name).last_error
+    assert row(storage, name).last_error == ""
+    assert "was refused" in Remote.objects.get().last_error
+    assert_clean(str(list(Remote.objects.values_list())))
     assert_clean(in_ledger())
     assert_clean(logged())
 
@@ -280,9 +283,10 @@ def test_cache_holds_no_secret_or_signed_url() -> None:
     name = storage.save("a.txt", file())
     storage.queue.deliver()
     storage.sides.remote.given = remote()
+    QueuedFile.objects.update(place=storage.remote_place.digest)
     assert "Signature=" in storage.url(name)
     held = cache.get(storage.get_cache_key(name))
-    assert held == name
+    assert name in held
     assert_clean(repr(held))
 
 
@@ -308,6 +312,8 @@ def test_status_shows_no_secret(capsys: pytest.CaptureFixture[str]) -> None:
 def test_file_is_retried_after_any_error_message(text: str) -> None:
     class Odd(ScriptedStorage):
         def _save(self, name: str, content: Any) -> str:
+            if is_reserved(name):  # a probe
+                return str(super()._save(name, content))
             raise OSError(text)
 
     storage = make(remote=Odd())
@@ -326,6 +332,8 @@ def test_error_whose_str_fails_is_recorded() -> None:
 
     class Odd(ScriptedStorage):
         def _save(self, name: str, content: Any) -> str:
+            if is_reserved(name):  # a probe
+                return str(super()._save(name, content))
             raise Mute
 
     storage = make(remote=Odd())

@@ -260,7 +260,7 @@ def with_default(**options: Any) -> models.Field:
 def test_an_older_process_works_on_a_newer_table() -> None:
     storage = make()
     storage.save("before.txt", file())
-    columns = {"priority": with_default(db_default=5), "place": models.TextField(null=True)}
+    columns = {"urgency": with_default(db_default=5), "shelf": models.TextField(null=True)}
     with newer_table(**columns):
         storage.save("after.txt", file())
         with storage.open("written.txt", "wb") as opened:
@@ -291,8 +291,8 @@ SAVES: dict[str, Callable[[Any], Any]] = {
 def test_a_row_without_a_required_value_fails_cleanly(save: Callable[[Any], Any]) -> None:
     storage = make()
     storage.save("before.txt", file())
-    with newer_table(priority=with_default()):
-        with pytest.raises(DatabaseError, match="priority"):
+    with newer_table(urgency=with_default()):
+        with pytest.raises(DatabaseError, match="urgency"):
             save(storage)
         assert on_disk() == ["before.txt"]
         assert [found.name for found in ledger().all()] == ["before.txt"]

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from queued_storage.ledger.names import WRITER_NAME
 from tests.conftest import ROOT
 
 pytestmark = pytest.mark.one_database
@@ -51,7 +52,7 @@ call_command("queued_storage", "worker", "--until-empty", "--poll", "0.01", stdo
 answer = {
     "database": ledger().db,
     "names": names(),
-    "remote": storage.remote.listdir("")[1],
+    "remote": sorted(storage.remote.listdir("")[1]),
     "warnings": [message.id for message in ledger_is_beside_the_models()],
     "tables": [alias for alias in connections if is_there(alias)],
     "in default": QueuedFile.objects.using("default").count() if is_there("default") else 0,
@@ -107,7 +108,7 @@ def test_the_setting_chooses_the_database(run: Any) -> None:
     assert answer == {
         "database": "media",
         "names": ["kept.txt"],
-        "remote": ["kept.txt"],
+        "remote": [WRITER_NAME, "kept.txt"],
         "warnings": ["queued_storage.W003"] * 3,  # the models of the tests are in "default"
         "tables": ["default", "media"],
         "in default": 0,
@@ -120,7 +121,7 @@ def test_a_router_chooses_the_database(run: Any, tmp_path: Path) -> None:
     assert answer == {
         "database": "media",
         "names": ["kept.txt"],
-        "remote": ["kept.txt"],
+        "remote": [WRITER_NAME, "kept.txt"],
         "warnings": [],
         "tables": ["media"],
         "in default": 0,

@@ -12,6 +12,7 @@ from django.utils import timezone
 
 from queued_storage.admin import overview
 from queued_storage.ledger import measures
+from queued_storage.ledger.availability import in_use
 from queued_storage.ledger.database import ledger
 from queued_storage.ledger.states import State
 from queued_storage.management.verbs.working import Worker
@@ -195,7 +196,7 @@ def test_a_claim_reads_only_its_aliases(
 LOOKS: dict[str, Callable[[], Any]] = {
     "overdue": measures.overdue,
     "activity": status.activity,
-    "idle hosts": lambda: status._idle_hosts(),
+    "idle hosts": lambda: status._idle_hosts(in_use()),
     "hosts": overview.hosts,
     "worker": Worker.is_due,
 }

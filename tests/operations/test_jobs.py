@@ -13,6 +13,8 @@ from queued_storage.ledger import jobs as ledger_jobs
 from queued_storage.ledger.database import ledger
 from queued_storage.ledger.jobs import Action, Job, JobState, jobs
 from queued_storage.ledger.models import QueuedFile
+from queued_storage.ledger.remotes import remotes
+from queued_storage.ledger.sql.clock import seconds_from_now
 from queued_storage.ledger.states import State
 from queued_storage.operations import comparison, errands, status
 from queued_storage.operations.jobs import GIVEN_UP, request, run, run_due
@@ -466,4 +468,5 @@ def test_status_reports_jobs_without_a_worker() -> None:
     assert [each.pk for each in status.unfinished_jobs()] == [job.pk]
     assert not any("job" in trouble for trouble in status.troubles())
     let_the_lease_expire(job)
+    remotes().update(since=seconds_from_now(-2 * status.IDLE_AFTER))  # it was open all the time
     assert any(trouble.startswith("1 job has been due") for trouble in status.troubles())

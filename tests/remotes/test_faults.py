@@ -16,6 +16,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import botocore.exceptions
 import obstore.exceptions
@@ -40,6 +41,9 @@ from queued_storage.remotes.faults import Fault, diagnosis_of
 from queued_storage.remotes.perthread import for_threads
 from queued_storage.testing import FaultyStorage
 from queued_storage.uploaders import uploader_for
+from queued_storage.uploaders.s3 import by_obstore
+from queued_storage.uploaders.s3.by_obstore import Outcome
+from queued_storage.uploaders.s3.small import SmallObject
 from tests.support.fault_proxy import FaultProxy, Mode
 from tests.support.services import S3Server, free_ports
 
@@ -461,6 +465,7 @@ def azure_error(code: object, status: int, *, cls: str = "HttpResponseError") ->
         (None, 503, AWAY),
         ("AccountIsDisabled", 403, REFUSED),
         ("AuthenticationFailed", 403, REFUSED),
+        ("AuthorizationFailure", 403, REFUSED),
         ("ContainerBeingDeleted", 409, REFUSED),
         ("ContainerNotFound", 404, REFUSED),
         (SimpleNamespace(value="ContainerNotFound"), 404, REFUSED),  # an enum of the library
@@ -745,13 +750,21 @@ def test_s3_server_hangs(
 
 @pytest.mark.usefixtures("asked_soon")
 def test_s3_server_goes_away_from_obstore(s3_proxy: FaultProxy, s3_proxy_options: Options) -> None:
+    outcomes: list[Outcome] = []
+    send = by_obstore.Sender.send
+
+    def spy(self: by_obstore.Sender, what: SmallObject) -> Outcome:
+        outcomes.append(send(self, what))
+        return outcomes[-1]
+
     uploader = uploader_for(S3Storage(**s3_proxy_options))
-    for number in range(3):  # obstore sends the last one
-        name = f"{number}.bin"
-        uploader.upload(name, MeasuredFile(ContentFile(b"data"), name))
-    s3_proxy.mode = Mode.REFUSE
-    with pytest.raises(EndpointConnectionError) as caught:
-        uploader.upload("a.bin", MeasuredFile(ContentFile(b"data"), "a.bin"))
+    with mock.patch.object(by_obstore.Sender, "send", spy):
+        for name in ("a.bin", "b.bin"):
+            uploader.upload(name, MeasuredFile(ContentFile(b"data"), name))
+        s3_proxy.mode = Mode.REFUSE
+        with pytest.raises(EndpointConnectionError) as caught:  # by boto3, which knows more
+            uploader.upload("c.bin", MeasuredFile(ContentFile(b"data"), "c.bin"))
+    assert outcomes == [Outcome.PROVED, Outcome.FAILED]
     assert uploader.diagnose(caught.value, 4).fault is AWAY
 
 

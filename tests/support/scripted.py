@@ -18,6 +18,7 @@ from queued_storage.ledger.names import is_reserved
 from queued_storage.models import QueuedFile
 from queued_storage.queues.dummy import DummyQueue
 from queued_storage.tasks import Transfer
+from queued_storage.transfers import probing
 from tests.support.waiting import until
 
 _numbers = itertools.count()
@@ -146,7 +147,11 @@ def row(storage: Any, name: str) -> QueuedFile:
 
 
 def make_due(storage: Any, name: str) -> int:
-    """Let the lease, or the delay before the next attempt, expire. Return the primary key."""
+    """Let the lease, or the delay before the next attempt, expire. Return the primary key.
+
+    A closed remote is probed, too.
+    """
+    probing.probe_closed([storage.alias])
     pk: int = row(storage, name).pk
     ledger().filter(pk=pk).update(due_at=LONG_AGO)
     return pk

@@ -26,7 +26,6 @@ VERSIONS = {
     "0002_job": "b22cc8e",
     "0003_remote": "fbbce77",
     "0004_due_by_alias": "2b31d1f",
-    "0005_remote_probed_by_files": "5bda81f",
 }
 
 

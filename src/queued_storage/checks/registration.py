@@ -1,6 +1,7 @@
 """How a check is registered, and which storages the checks look at."""
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
@@ -19,14 +20,19 @@ WITHOUT_STORAGES = (
 Check = Callable[..., Iterator[CheckMessage]]
 
 
-def check(function: Check) -> Callable[..., list[CheckMessage]]:
-    """Register a check, which is skipped if the settings are invalid: E001 reports that."""
+def check(function: Check | None = None, *, deploy: bool = False) -> Callable[..., Any]:
+    """Register a check, which is skipped if the settings are invalid: E001 reports that.
+
+    With ``deploy``, only ``manage.py check --deploy`` runs it.
+    """
+    if function is None:
+        return partial(check, deploy=deploy)
 
     def run(app_configs: Sequence[Any] | None = None, **kwargs: Any) -> list[CheckMessage]:
         return [] if settings_problem() else list(function())
 
     run.__name__, run.__doc__ = function.__name__, function.__doc__
-    register(run, "queued_storage")
+    register(run, "queued_storage", deploy=deploy)
     return run
 
 

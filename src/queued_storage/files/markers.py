@@ -6,11 +6,11 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from ..conf import settings
-from ..ledger.names import OWN_PREFIX
+from ..ledger.names import RESERVED
 from .flushing import flush_directories, flush_file
 from .localfiles import unfinished_name
 
-MARKER = OWN_PREFIX
+MARKER = RESERVED
 IDS_MAX = 100  # the newest: the databases of test runs leave one each
 _HEAD = (
     "# django-queued-storage: the ledgers that keep files in this directory. Do not delete this "

@@ -168,7 +168,7 @@ def _problem_with(key: Key) -> str:
 
 
 def _decided(key: Key, local: Storage) -> Found:
-    rows = list(_local_files(_aliases_at(*key))[:SAMPLE])
+    rows = [row for alias in _aliases_at(*key) for row in _local_files(alias)[:SAMPLE]]
     if not rows:
         return Found.NEW
     if any(_is_there(local, row) for row in rows):
@@ -176,14 +176,17 @@ def _decided(key: Key, local: Storage) -> Found:
     return Found.NEW if _is_another(key) else Found.MISSING
 
 
-def _local_files(aliases: set[str]) -> QueuedFileQuerySet:
+def _local_files(alias: str) -> QueuedFileQuerySet:
     """Return the files of which this host has a local copy, deleted ones included.
 
     The name of a deleted file that was never saved has a row, too, but neither size nor checksum.
+    The order is that of an index, which says what is local without reading the rows.
     """
-    local = ledger().filter(alias__in=sorted(aliases), is_local=True).workable_here()
+    local = ledger().filter(alias=alias, is_local=True).workable_here()
     saved = local.exclude(size=0, checksum="")
-    return saved.exclude(state=State.FAILED, last_error__startswith=GIVEN_UP).defer("failures")
+    return saved.exclude(state=State.FAILED, last_error__startswith=GIVEN_UP).order_by(
+        "priority", "due_at"
+    )
 
 
 def _aliases_at(alias: str, root: str) -> set[str]:

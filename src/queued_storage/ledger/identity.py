@@ -40,6 +40,21 @@ def ledger_id(*, anew: bool = False) -> str:
     return _ids[key]
 
 
+def is_for_tests() -> bool:
+    """Return whether the ledger lives no longer than a run of tests, or than this process.
+
+    Its database is in memory, or has the name that Django gives to a database for tests.
+    """
+    connection: Any = connections[ledger_database()]
+    given = connection.settings_dict
+    name = str(given["NAME"])
+    if name == str(given["TEST"].get("NAME")):
+        return True
+    if connection.vendor == "sqlite":
+        return bool(connection.is_in_memory_db())
+    return name.startswith("test_")
+
+
 def _read_or_make(database: str) -> str:
     known: Any = models.QuerySet(LedgerIdentity, using=database).filter(pk=_ONLY)
     uid = known.values_list("uid", flat=True).first()

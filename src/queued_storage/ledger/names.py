@@ -9,9 +9,9 @@ from .models import NAME_MAX_BYTES, NAME_MAX_LENGTH
 
 COMPONENT_MAX_BYTES = 255  # on the file systems in use
 RESERVED_PREFIX = ".queued-"  # of files that are still being written
-OWN_PREFIX = ".queued-storage"  # of the package's own files, in the root of either storage
-# What this package keeps for itself at the root of a storage begins with this.
+# The marker of a local root; what the package keeps at the root of either side begins with it.
 RESERVED = ".queued-storage"
+WRITER_NAME = f"{RESERVED}-writer"  # says which ledger overwrites and removes files of a remote
 PROBE_NAME = f"{RESERVED}-probe"  # written to find out whether a remote takes files
 LEADS_OUT = "it leads out of the storage; use a relative name without '..'"
 
@@ -86,7 +86,7 @@ def is_own(name: str) -> bool:
     These are in the root of a storage. No method gives, lists or deletes them. A file system may
     ignore case.
     """
-    return name[: len(OWN_PREFIX)].casefold() == OWN_PREFIX
+    return name[: len(RESERVED)].casefold() == RESERVED
 
 
 def extension_of(file_name: str) -> str:

@@ -3,7 +3,7 @@
 from typing import Any, Protocol, Self
 
 from django.db import models
-from django.db.models import F
+from django.db.models import F, Q
 from django.db.models.functions import Now  # noqa: TID251  # the default in the migration
 from django.utils.translation import gettext_lazy as _
 
@@ -51,6 +51,9 @@ class Remote(models.Model):
     is_probed_by_files = models.BooleanField(
         _("probed by files"), db_default=False
     )  # it takes files, but no small write of our own
+    other_writer = models.CharField(
+        _("other writer"), max_length=WRITER_MAX_LENGTH, blank=True, db_default=""
+    )  # another ledger whose marker was seen there, until it is accepted
 
     class Meta:
         app_label = "queued_storage"
@@ -116,6 +119,7 @@ class Remotes(models.QuerySet[Remote]):
             last_error="",
             is_marked=False,
             accepted_writer="",
+            other_writer="",
             probes=0,
             is_probed_by_files=False,
         )
@@ -169,6 +173,21 @@ class Remotes(models.QuerySet[Remote]):
     def resume(self) -> int:
         """Open paused remotes; 0 if none is paused."""
         return self.filter(state=RemoteState.PAUSED)._open()
+
+    def mark(self) -> int:
+        """Record that the marker of this ledger is there; 0 if that is known."""
+        known = Q(is_marked=True, other_writer="")
+        return self.exclude(known).update(is_marked=True, other_writer="")
+
+    def note_other_writer(self, writer: str) -> int:
+        """Record that another ledger's marker is there; 0 if that is known."""
+        return self.exclude(other_writer=writer).update(is_marked=False, other_writer=writer)
+
+    def accept_writer(self, accepted: str) -> int:
+        """Let this ledger overwrite and remove files although another one's marker is there; 0 if
+        it may do so already. ``accepted`` names both writers."""
+        known = Q(accepted_writer=accepted, other_writer="")
+        return self.exclude(known).update(accepted_writer=accepted, other_writer="")
 
     def _open(self) -> int:
         return self.update(

@@ -74,6 +74,16 @@ class Migration(migrations.Migration):
                         blank=True, db_default="", max_length=255, verbose_name="accepted writer"
                     ),
                 ),
+                (
+                    "other_writer",
+                    models.CharField(
+                        blank=True, db_default="", max_length=255, verbose_name="other writer"
+                    ),
+                ),
+                (
+                    "is_probed_by_files",
+                    models.BooleanField(db_default=False, verbose_name="probed by files"),
+                ),
             ],
             options={
                 "verbose_name": "remote",

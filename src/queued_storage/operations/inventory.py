@@ -16,6 +16,7 @@ from ..files.walking import names_on
 from ..ledger.database import ledger, ledger_database
 from ..ledger.names import can_be_recorded, is_own, tidy
 from ..ledger.sql.clock import database_time, in_utc
+from ..transfers.writers import PlaceMarker
 from .neighbors import directories_of_others
 from .passes import batched
 from .storages import OperableStorage
@@ -54,6 +55,7 @@ def unknown(names: Iterable[str]) -> list[str]:
     find the file of the normal form under it.
     """
     left = {name for name in names if can_be_recorded(name) and name == tidy(name)}
+    left = {name for name in left if not is_own(name)}
     left -= {name for name in left if _waits(name)}
     for column in ("name", "remote_name"):
         if left:
@@ -132,11 +134,16 @@ def orphans(
 
 
 def delete_orphan(storage: OperableStorage, orphan: Orphan, older_than: timedelta) -> bool:
-    """Delete the file if it is still an orphan; return whether it was."""
+    """Delete the file if it is still an orphan; return whether it was.
+
+    Raises ``OtherWriter`` if the remote has the marker of another ledger.
+    """
     place: Storage = getattr(storage, orphan.side)
     now = _examine(place, orphan.side, orphan.name)
     if now != orphan or not _is_old(now, older_than) or not unknown([orphan.name]):
         return False
+    if orphan.side == "remote":
+        PlaceMarker(storage).require_own()
     place.delete(orphan.name)
     return True
 

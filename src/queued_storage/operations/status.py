@@ -21,6 +21,7 @@ from ..ledger.sql.clock import DatabaseNow, seconds_from_now
 from ..ledger.states import KNOWN, State
 from ..reporting.counts import counted
 from ..reporting.reasons import one_line
+from .writers import other_writers
 
 LIMIT = 10_000  # transferred files of a storage that are counted unless all must be
 SHOWN = 5  # files that killed their worker
@@ -175,6 +176,7 @@ def troubles(max_failures: int = 0, found: list[Tally] | None = None) -> list[st
         *_failures(found, max_failures),
         *_missing_volumes(),
         *_stuck_deletes(found, known),
+        *_other_writers(),
         *_stalled(known),
         *_expired(known),
         *_deadly(),
@@ -242,6 +244,15 @@ def _stuck_deletes(found: list[Tally], known: list[Availability]) -> list[str]:
         counted(count, "{} deleted file", "{} deleted files")
         + " cannot be removed from the remote. The deletes are retried without limit. Run "
         "'manage.py queued_storage status' to see the reasons."
+    ]
+
+
+def _other_writers() -> list[str]:
+    return [
+        f"The remote of {alias!r} has the marker of another writer, {writer}, so nothing there is "
+        f"overwritten or removed. Use another place, or run "
+        f"'manage.py queued_storage remotes accept {alias}'."
+        for alias, writer in other_writers().items()
     ]
 
 

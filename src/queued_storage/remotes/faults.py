@@ -14,7 +14,7 @@ from .fault_kinds import Case, Fault, Rules, timed_out, with_causes
 from .layers import attribute_of
 
 HOOK = "queued_storage_fault"  # the method by which a storage of one's own sorts its errors
-_ANSWERS = {fault.value: fault for fault in (Fault.AWAY, Fault.REFUSED, Fault.FILE)}
+ANSWERS = {fault.value: fault for fault in (Fault.AWAY, Fault.REFUSED, Fault.FILE)}
 
 
 class Diagnosis(NamedTuple):
@@ -52,8 +52,8 @@ def _fault_by_hook(error: BaseException, remote: Storage) -> Fault | None:
         return None
     if answer is None:
         return None
-    if isinstance(answer, str) and answer in _ANSWERS:
-        return _ANSWERS[answer]
+    if isinstance(answer, str) and answer in ANSWERS:
+        return ANSWERS[answer]
     logger.error(
         "%s.%s() returned %s; return 'away', 'refused', 'file' or None.",
         _name_of(remote),
@@ -118,7 +118,7 @@ _OURS = {
     for name in (
         *("InvalidName", "InvalidQueue", "InvalidResult", "LeaseLost", "LocalFileChanged"),
         *("LocalFileMissing", "LocalFileUnreadable", "NameTooLong", "NameUnavailable"),
-        *("RemoteChanged", "TransferTimeout", "UnknownAlias", "VerificationError"),
+        *("OtherWriter", "RemoteChanged", "TransferTimeout", "UnknownAlias", "VerificationError"),
     )
 }
 RULES: Rules = {

@@ -12,6 +12,7 @@ CODES: dict[str, Fault | Rule] = {
     "ServerBusy": Fault.AWAY,
     "AccountIsDisabled": Fault.REFUSED,
     "AuthenticationFailed": Fault.REFUSED,  # a 403
+    "AuthorizationFailure": Fault.REFUSED,  # by the firewall; by Azurite, for a wrong key
     "AuthorizationProtocolMismatch": Fault.REFUSED,
     "AuthorizationResourceTypeMismatch": Fault.REFUSED,
     "AuthorizationServiceMismatch": Fault.REFUSED,

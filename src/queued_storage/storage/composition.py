@@ -13,7 +13,7 @@ from ..conf import settings
 from ..files import spelling
 from ..ledger.aliases import AliasedStorage, configured_storages, living_storages
 from ..ledger.database import QueuedFileQuerySet, ledger
-from ..ledger.names import OWN_PREFIX, Name, StoredName, is_own
+from ..ledger.names import RESERVED, Name, StoredName, is_own
 from ..queues import BaseQueue, get_queue
 from ..remotes.classes import dotted_path
 from ..remotes.perthread import for_threads
@@ -231,7 +231,7 @@ class ComposedStorage(AliasedStorage):
         if is_own(stored.text):
             raise FileNotFoundError(
                 f"{stored.text!r} is no file of {self.alias!r}: names starting with "
-                f"{OWN_PREFIX!r} are those of markers."
+                f"{RESERVED!r} are those of markers."
             )
         return stored
 

@@ -26,6 +26,7 @@ from .leases import Lease
 from .outcomes import Outcome
 from .parts import TransferringStorage
 from .proxies import LocalProxy, RemoteProxy
+from .writers import PlaceMarker
 
 
 def transfer(storage: TransferringStorage, row: QueuedFile, lease: Lease) -> Outcome:
@@ -53,6 +54,7 @@ class Attempt:
         self.parts = storage.transfer_parts()
         self.row = row
         self.lease = lease
+        self.marker = PlaceMarker(storage)
 
     def run(self) -> Outcome:
         foreign_task = self.parts.foreign_task
@@ -61,7 +63,9 @@ class Attempt:
         self.storage.require_two_places()  # what is uploaded to itself may be lost
         self._require_its_place()
         destinations.remote_of(self.storage)  # before anything lies there
-        return self._run_foreign(foreign_task) if foreign_task else self._run_task()
+        outcome = self._run_foreign(foreign_task) if foreign_task else self._run_task()
+        self.marker.write()
+        return outcome
 
     def _require_its_place(self) -> None:
         """Bind a file of which nothing was sent to the place that is configured now; raise
@@ -82,7 +86,7 @@ class Attempt:
         local, remote = self.parts.local, self.parts.remote
         uploader = self.parts.uploader
         local_proxy = LocalProxy(local, self.lease)
-        remote_proxy = RemoteProxy(remote, self.lease, uploader)
+        remote_proxy = RemoteProxy(remote, self.lease, uploader, self.marker)
         try:
             self._require_local_copy(local, local_proxy)
         except Exception:

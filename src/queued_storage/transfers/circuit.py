@@ -78,13 +78,27 @@ class Circuit:
         with self._lock:
             self._failed[row.pk] = False
             if self._is_suspicious and self._must_be_closed(storage, diagnosis, error):
+                self._take_back()
                 return Verdict(Fate.CLOSED)
         if gates.is_closed(self._alias):
+            self.take_back_if_closed()
             return Verdict(Fate.CLOSED)
         fate = Fate.OWN if diagnosis.fault is Fault.UNCLEAR else Fate.REMOTE
         if row.pk in self._failed:
             self._failed[row.pk] = fate is Fate.OWN
         return Verdict(fate, min(diagnosis.retry_after or 0.0, RETRY_AFTER_MAX))
+
+    def take_back_if_closed(self) -> None:
+        """Take back what failed here before any process found the remote closed."""
+        with self._lock:
+            if self._failed and gates.is_closed(self._alias):
+                self._take_back()
+
+    def _take_back(self) -> None:
+        # Cleared first, so that no failure is taken back twice.
+        failed = dict(self._failed)
+        self._failed.clear()
+        ledger().undo_failures(failed)
 
     @property
     def _is_suspicious(self) -> bool:
@@ -121,13 +135,14 @@ class Circuit:
         error: BaseException,
     ) -> None:
         text = reason(error, *_sides(storage))
-        pause = max(FIRST_PROBE, min(diagnosis.retry_after or 0.0, RETRY_AFTER_MAX))
+        asked = min(diagnosis.retry_after or 0.0, RETRY_AFTER_MAX)
+        pause = max(min(FIRST_PROBE, settings.probe_every), asked)
         closed = remotes().filter(pk=remote.pk)
-        if closed.close(state_of(diagnosis, error), text, min(pause, settings.probe_every)):
+        # Before it is closed: nobody else knows what to take back if this process dies.
+        self._take_back()
+        if closed.close(state_of(diagnosis, error), text, pause):
             announcing.announce(storage, closed.get(), remote)
         gates.forget()
-        ledger().undo_failures(self._failed)
-        self._failed.clear()
         self._succeeded_at = self._tried_at = -QUIET
 
 

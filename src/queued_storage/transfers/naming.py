@@ -18,6 +18,7 @@ from ..uploaders import Uploader
 from .copies import Likeness, likeness
 from .leases import Lease
 from .owners import Others
+from .writers import PlaceMarker
 
 MAX_NAMES = 100  # names that are tried before the transfer fails
 
@@ -51,6 +52,7 @@ class Naming:
         uploader: Uploader,
         lease: Lease,
         outgoing: MeasuredFile,
+        marker: PlaceMarker,
         *,
         is_verbatim: bool,
         is_repeated: bool = False,
@@ -62,6 +64,7 @@ class Naming:
         self._row = row = lease.row
         self._others = Others(row, remote)
         self._outgoing = outgoing
+        self._marker = marker
         self._is_verbatim = is_verbatim
         self._name = row.remote_name or row.name  # the one to try next
         self._names_left = MAX_NAMES
@@ -102,6 +105,7 @@ class Naming:
         The object is this file's as long as the claim stands, so the ledger confirms that right
         before the object is touched.
         """
+        self._marker.require_own()
         self._lease.confirm()
         self._uploader.forget_unfinished(self._name)
         if self._uploader.replaces:
@@ -127,7 +131,7 @@ class Naming:
 
         Of two files that reserve one name, at least one sees the other then.
         """
-        if self._may_be_stored:
+        if self._may_be_stored and self._marker.allows_changes():
             self._uploader.forget_unfinished(self._name)
         if not self._lease.ledger.reserve_remote_name(self._row, self._name):
             self._lease.lose()
@@ -153,6 +157,8 @@ class Naming:
     def remove_unfinished(self) -> bool:
         """Remove the object if it is the beginning of this file, whose upload was interrupted."""
         if self._uploader.replaces or self._likeness() is not Likeness.BEGINNING:
+            return False
+        if not self._marker.allows_changes():
             return False
         self._lease.confirm()
         self._uploader.remove(self._name)

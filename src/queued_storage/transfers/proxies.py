@@ -16,6 +16,7 @@ from ..uploaders import Uploader
 from .copies import Upload
 from .leases import Lease
 from .naming import Naming
+from .writers import PlaceMarker
 
 
 class StorageProxy:
@@ -91,9 +92,12 @@ class RemoteProxy(StorageProxy):
         | {"get_accessed_time", "get_created_time", "get_modified_time"}
     )
 
-    def __init__(self, storage: Storage, lease: Lease, uploader: Uploader) -> None:
+    def __init__(
+        self, storage: Storage, lease: Lease, uploader: Uploader, marker: PlaceMarker
+    ) -> None:
         super().__init__(storage, lease)
         uploader.progress = lease.progress
+        self._marker = marker
         self._uploader = uploader
         self._naming: Naming | None = None  # of the last save()
         self.upload: Upload | None = None  # what the last save() sent
@@ -130,6 +134,7 @@ class RemoteProxy(StorageProxy):
             self._uploader,
             self._lease,
             outgoing,
+            self._marker,
             is_verbatim=is_verbatim,
             is_repeated=self._naming is not None and self._naming.is_begun,
         )
@@ -140,10 +145,15 @@ class RemoteProxy(StorageProxy):
         return name
 
     def delete(self, name: str) -> None:
-        """Delete a file; of the transferred file only what an upload of it has made."""
+        """Delete a file; of the transferred file only what an upload of it has made.
+
+        Raises ``OtherWriter`` if the remote has the marker of another ledger.
+        """
         if name != self._name:
+            self._marker.require_own()
             self.storage.delete(name)
         elif self._lease.row.is_object_its_own or (self._naming and self._naming.is_sent):
+            self._marker.require_own()
             self.storage.delete(self._lease.row.remote_name)
 
     def release_try(self) -> None:

@@ -15,6 +15,7 @@ from .leases import Lease
 from .outcomes import Outcome
 from .owners import Others
 from .parts import TransferringStorage
+from .writers import PlaceMarker
 
 
 def resume(storage: TransferringStorage, row: QueuedFile, lease: Lease) -> Outcome:
@@ -71,6 +72,7 @@ class _Purge:
         remote_name = row.object_name
         if remote_name:
             destinations.require_same_place(self._storage, row)
+            PlaceMarker(self._storage).require_own()
         if remote_name and self._is_its_own(remote_name):
             self._remove_remote(remote_name)
         self._lease.require()

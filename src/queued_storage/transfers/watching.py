@@ -18,6 +18,7 @@ from ..reporting.logs import logger
 from ..reporting.reasons import reason
 from ..runtime.forks import ForkSafeLock, after_fork
 from . import probing
+from .circuit import circuit_of
 from .gates import gates
 
 SOONEST = 0.05  # seconds between two looks, at least
@@ -57,8 +58,11 @@ class Watch(threading.Thread):
             raise _Over
         try:
             gates.forget()
-            if not gates.closed():
+            closed = gates.closed()
+            if not closed:
                 raise _Over
+            for alias in closed:
+                circuit_of(alias).take_back_if_closed()
             probing.probe_due()
             return self._pause()
         except _Over:
@@ -115,7 +119,11 @@ def probe_soon() -> None:
 
 def watch_if_closed() -> None:
     """Do so if this process knows of a closed remote, after it has processed a message."""
-    if gates.are_closed:
+    try:
+        closed = gates.closed()
+    except Exception:  # the ledger is away; the next message asks again
+        return
+    if closed:
         watch()
 
 

@@ -20,6 +20,7 @@ from ..exceptions import (
     LocalFileUnreadable,
     LocalStorageMissing,
     NameTooLong,
+    OtherWriter,
     RemoteChanged,
     TransferError,
 )
@@ -40,14 +41,14 @@ from .outcomes import Outcome
 from .parts import TransferringStorage, sides_of, storage_of
 from .solitude import solitude
 
-LONG = 3600.0  # seconds until a file is looked at again that is at another place
+OPERATOR_DELAY = 3600.0  # seconds until a file that waits for an operator is looked at again
 # What ends a process in its main thread, and a single task in any other thread
 ENDS = (SystemExit, KeyboardInterrupt, GeneratorExit)
 
 
 # Failures that say nothing about the remote. That of a thread that hangs is judged afterwards,
 # since the row is to be released first.
-NOT_THE_REMOTES = (ImproperlyConfigured, RemoteChanged, TransferError)
+NOT_THE_REMOTES = (ImproperlyConfigured, OtherWriter, RemoteChanged, TransferError)
 
 
 def run(pk: int) -> Exception | None:
@@ -269,15 +270,14 @@ class _Work:
         if verdict.fate is Fate.CLOSED:
             logger.info("%s waits until its remote is open: %s", row, text)
             return bool(self.lease.ledger.undo_attempt(row))
-        # Faults of this process or host, not of the file
-        is_setup = isinstance(error, ImproperlyConfigured | LocalFileUnreadable | RemoteChanged)
+        is_waiting = isinstance(error, OtherWriter | RemoteChanged)
+        # Faults of this process, host or remote, not of the file
+        is_setup = is_waiting or isinstance(error, ImproperlyConfigured | LocalFileUnreadable)
         is_own = verdict.fate is Fate.OWN and not is_setup
         will_retry = not is_own or self._will_retry(error)
         if will_retry:
             failures = row.attempts if is_own else len(row.failures) + 1
-            delay = max(backoff(failures), verdict.retry_after)
-            if isinstance(error, RemoteChanged):
-                delay = LONG
+            delay = OPERATOR_DELAY if is_waiting else max(backoff(failures), verdict.retry_after)
             count = self._is_evicting or is_own
             taken = self.lease.ledger.postpone(row, delay, text, count=count)
         else:

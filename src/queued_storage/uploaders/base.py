@@ -13,7 +13,7 @@ from ..exceptions import VerificationError
 from ..files import presence
 from ..files.streams import MeasuredFile, checksum_of
 from ..files.walking import names_on
-from ..ledger.names import PROBE_NAME
+from ..ledger.names import PROBE_NAME, WRITER_NAME
 from ..ledger.states import Content
 from ..remotes.faults import Diagnosis, diagnosis_of
 from ..remotes.guarding import guarded
@@ -21,6 +21,7 @@ from ..remotes.layers import attribute_of
 from ..remotes.opening import opened
 
 PIECE = 1024 * 1024  # bytes
+MARKER_MAX = 1000  # bytes that are read of a marker
 PROBE = b"Written by django-queued-storage to find out whether this storage takes files.\n"
 
 
@@ -157,6 +158,28 @@ class Uploader(ABC):
         finally:  # an interrupted save may leave an unfinished file
             with suppress(Exception):  # a key may be allowed to write, but not to delete
                 self.remote.delete(name)
+
+    def read_marker(self) -> bytes | None:
+        """Return the beginning of the marker at the remote's root; None if there is none."""
+        if not self.exists(WRITER_NAME):
+            return None
+        return b"".join(self.read_part(WRITER_NAME, 0, MARKER_MAX))
+
+    def write_marker(self, data: bytes) -> bool:
+        """Store a marker at the remote's root, which has none; return whether it was stored.
+
+        If another process stores one at the same time, that one stays, where the remote can
+        tell that a name was taken.
+        """
+        try:
+            written = str(
+                self.upload_new(WRITER_NAME, MeasuredFile(ContentFile(data), WRITER_NAME))
+            )
+        except FileExistsError:
+            return False
+        if written != WRITER_NAME:
+            self.remove(written)
+        return written == WRITER_NAME
 
     # Must be implemented
 

@@ -1,6 +1,11 @@
 """The uploader for storages without a specialized one."""
 
+from django.core.files.base import ContentFile
+
+from ..files.localfiles import has_paths
+from ..files.newfiles import new_file
 from ..files.streams import MeasuredFile
+from ..ledger.names import WRITER_NAME
 from ..ledger.states import Content
 from ..remotes.guarding import guarded
 from .base import Uploader
@@ -19,3 +24,13 @@ class GenericUploader(Uploader):
             return self.verify_content(name, sent)
         with guarded(self.remote, name):
             return super().verify_size(name, sent)
+
+    def write_marker(self, data: bytes) -> bool:
+        """Store it whole in a directory: a process that dies leaves none that cannot be read."""
+        if not has_paths(self.remote):
+            return super().write_marker(data)
+        with new_file(self.remote, WRITER_NAME, ContentFile(data)) as file:
+            taken = file.take(WRITER_NAME)
+        if taken and taken != WRITER_NAME:  # a storage that names files by their content
+            self.remove(taken)
+        return taken == WRITER_NAME

@@ -13,7 +13,9 @@ from storages.backends.s3 import S3Storage
 
 from queued_storage.files.streams import MeasuredFile
 from queued_storage.ledger.states import State
+from queued_storage.models import Remote
 from queued_storage.operations.contract import check_remote
+from queued_storage.transfers import probing
 from queued_storage.uploaders.s3 import PlainS3Uploader, S3Uploader, dialects, trust
 from tests.support.scripted import file, make, read, row
 from tests.support.services import S3Server
@@ -232,9 +234,10 @@ def test_first_error_is_kept_if_nothing_helps(strict: Strict) -> None:
     name = storage.save("a.txt", file(b"every byte"))
     [error] = storage.queue.deliver().values()
     assert isinstance(error, ClientError)
-    assert "The words of InvalidArgument" in row(storage, name).last_error
+    assert "The words of InvalidArgument" in Remote.objects.get().last_error
     assert dialects.of(remote) == dialects.Dialect()
     proxy.methods = set()
+    assert probing.probe_now(storage.alias)
     storage.transfer(name)
     assert storage.queue.deliver() == {}
 

@@ -15,6 +15,7 @@ from storages.backends.s3 import S3Storage
 from urllib3 import HTTPResponse
 
 from queued_storage.ledger.database import ledger
+from queued_storage.ledger.names import is_reserved
 from queued_storage.ledger.states import State
 from queued_storage.operations.comparison import verify
 from queued_storage.operations.passes import Step
@@ -64,9 +65,8 @@ def objects(s3_client: BaseClient, s3_bucket: str) -> Callable[[], dict[str, byt
     def look() -> dict[str, bytes]:
         found = s3_client.list_objects_v2(Bucket=s3_bucket).get("Contents", [])
         get = s3_client.get_object
-        return {
-            each["Key"]: get(Bucket=s3_bucket, Key=each["Key"])["Body"].read() for each in found
-        }
+        keys = [each["Key"] for each in found if not is_reserved(each["Key"])]
+        return {key: get(Bucket=s3_bucket, Key=key)["Body"].read() for key in keys}
 
     return look
 
@@ -230,7 +230,9 @@ def test_nothing_is_buried_while_the_bucket_is_missing(
     name = storage.save("a.txt", file(b"bytes"))
     assert storage.queue.deliver() == {}
     gone = make(remote=lost_bucket, task=TransferAndDelete)
-    ledger().filter(pk=row(storage, name).pk).update(alias=gone.alias)
+    ledger().filter(pk=row(storage, name).pk).update(
+        alias=gone.alias, place=gone.remote_place.digest
+    )
     steps: list[Step] = []
     assert list(prune(ledger().all(), steps.append)) == []
     assert "NoSuchBucket" in steps[0].error

@@ -13,6 +13,7 @@ from storages.backends.s3 import S3Storage
 from queued_storage.exceptions import NameTooLong
 from queued_storage.ledger.database import ledger
 from queued_storage.ledger.states import State
+from queued_storage.models import Remote
 from queued_storage.operations import errands
 from queued_storage.remotes.refusals_s3 import ADVICE, S3Refusal
 from queued_storage.transfers import work
@@ -107,7 +108,8 @@ def test_wrong_keys_are_named(s3_server: S3Server, s3_bucket: str) -> None:
     name = storage.save("a.txt", file())
     [error] = storage.queue.deliver().values()
     assert isinstance(error, S3Refusal)
-    text = row(storage, name).last_error
+    assert row(storage, name).last_error == ""
+    text = Remote.objects.get().last_error
     assert "InvalidAccessKeyId" in text
     assert "'access_key'" in text
     assert "nobody" not in text
@@ -118,7 +120,8 @@ def test_refused_upload_says_what_to_grant(remote: S3Storage, proxy: StrictProxy
     name = storage.save("a.txt", file())
     proxy.methods = {"PUT"}
     storage.queue.deliver()
-    text = row(storage, name).last_error
+    assert row(storage, name).last_error == ""
+    text = Remote.objects.get().last_error
     assert "s3:PutObject" in text
     assert "check-remote" in text
 

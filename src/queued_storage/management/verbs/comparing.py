@@ -7,9 +7,11 @@ from typing import Any
 
 from django.core.management.base import CommandError
 
+from ...exceptions import OtherWriter
 from ...ledger.database import ledger
 from ...operations import comparison, inventory, reconciliation
 from ...operations.roots import require_safe_root
+from ...operations.storages import OperableStorage
 from ...reporting.counts import counted
 from ..quantities import format_size, parse_duration
 from .base import RepeatableVerb
@@ -176,7 +178,7 @@ class Orphans(RepeatableVerb):
             for orphan in inventory.orphans(storage, side, older_than, under, refused.append):
                 if deletes and count >= options["at_most"]:
                     raise too_many(options)
-                if deletes and not inventory.delete_orphan(storage, orphan, older_than):
+                if deletes and not _delete(storage, orphan, older_than):
                     continue
                 count += 1
                 size += orphan.bytes
@@ -202,6 +204,13 @@ class Orphans(RepeatableVerb):
         else:
             files = counted(count, "{} orphan was found", "{} orphans were found")
         self.stdout.write(f"{files}, {format_size(size)}.")
+
+
+def _delete(storage: OperableStorage, orphan: inventory.Orphan, older_than: timedelta) -> bool:
+    try:
+        return inventory.delete_orphan(storage, orphan, older_than)
+    except OtherWriter as error:
+        raise CommandError(str(error), returncode=1) from error
 
 
 def _entry(orphan: inventory.Orphan) -> str:

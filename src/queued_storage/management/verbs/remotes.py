@@ -12,7 +12,10 @@ from ...exceptions import UnknownAlias
 from ...ledger.availability import Availability, availabilities, availability_of, sentence, waiting
 from ...operations import rebinding, remotes
 from ...operations.remotes import Probed
+from ...operations.writers import accept_writer
 from ...reporting.counts import about, counted
+from ...reporting.reasons import reason
+from ...transfers.parts import storage_of
 from .base import RepeatableVerb
 from .selection import add_dry_run
 from .typos import unknown
@@ -83,7 +86,8 @@ class Remotes(RepeatableVerb):
     # The actions
 
     def accept(self, alias: str, *, dry_run: bool) -> None:
-        """Bind the files of the storage to its place, where an operator has copied the objects."""
+        """Bind the files of the storage to its place, where an operator has copied the objects, and
+        let them be overwritten and removed there whatever the marker of the writer says."""
         count = rebinding.rebind(alias, dry_run=dry_run)
         files = counted(count, "{} file", "{} files")
         remote = availability_of(alias)
@@ -97,12 +101,28 @@ class Remotes(RepeatableVerb):
                 f"Run 'manage.py queued_storage verify --storage {alias}' to find those whose "
                 f"objects are not there."
             )
+        self._accept_writer(alias)
         if left := rebinding.elsewhere(alias):
             files = counted(left, "{} file is", "{} files are")
             raise CommandError(
                 f"{files} in the hands of a worker. Restart the workers that have the old "
                 f"configuration, and run the command again.",
                 returncode=1,
+            )
+
+    def _accept_writer(self, alias: str) -> None:
+        try:
+            writer = accept_writer(storage_of(alias, ""))
+        except Exception as error:
+            raise CommandError(
+                f"The marker of the writer could not be read, so none was accepted: "
+                f"{reason(error)}",
+                returncode=1,
+            ) from error
+        if writer:
+            self.stdout.write(
+                f"{writer} has its marker there and is accepted: this site overwrites and removes "
+                f"files there, too."
             )
 
     def pause(self, alias: str) -> None:

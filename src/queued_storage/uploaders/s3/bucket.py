@@ -39,6 +39,7 @@ class Place(TypedDict):
     Key: str
 
 
+MISSING = ("NoSuchKey", "NoSuchVersion")  # error codes by which the bucket has no such object
 SEEN_FOR = 60.0  # seconds for which a bucket that the server has named is taken to exist
 _seen: dict[tuple[str | None, str], float] = {}  # when the server has last named a bucket
 

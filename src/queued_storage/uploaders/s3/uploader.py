@@ -13,14 +13,15 @@ from storages.utils import clean_name, is_seekable
 
 from ...exceptions import VerificationError
 from ...files.streams import MeasuredFile, Saved
+from ...ledger.names import WRITER_NAME
 from ...ledger.states import Content
 from ...remotes.refusals_s3 import explained
 from ...reporting.logs import logger
 from ...reporting.reasons import reason
 from ...runtime import ending
-from ..base import PIECE, Uploader
+from ..base import MARKER_MAX, PIECE, Uploader
 from . import by_obstore, dialects, multipart, small, trust, trying
-from .bucket import Bucket, S3Remote
+from .bucket import MISSING, Bucket, S3Remote
 from .by_obstore import Outcome, Substitute
 from .checksums import ALGORITHMS, CRC32, SHA256, Sum, as_recorded, crc32_in, encoded, sum_of
 from .dialects import Dialect, may_be_refusal
@@ -28,9 +29,6 @@ from .small import SmallObject
 
 if TYPE_CHECKING:
     from mypy_boto3_s3.type_defs import HeadObjectOutputTypeDef
-
-
-MISSING = ("NoSuchKey", "NoSuchVersion")  # error codes by which the bucket has no such object
 
 
 class S3Uploader(Uploader):
@@ -295,6 +293,14 @@ class S3Uploader(Uploader):
         except ClientError as error:
             if _code(error) not in MISSING:
                 raise
+
+    def read_marker(self) -> bytes | None:
+        try:
+            return b"".join(self.read_part(WRITER_NAME, 0, MARKER_MAX))
+        except ClientError as error:
+            if _code(error) in MISSING:
+                return None
+            raise
 
     # Verifying
 

@@ -7,7 +7,7 @@ class Migration(migrations.Migration):
     atomic = False
 
     dependencies = [
-        ("queued_storage", "0005_remote_probed_by_files"),
+        ("queued_storage", "0004_due_by_alias"),
     ]
 
     operations = [
