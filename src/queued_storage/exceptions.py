@@ -62,6 +62,16 @@ class LocalFileUnreadable(TransferError, OSError):
     """
 
 
+class LocalStorageMissing(LocalFileUnreadable):
+    """The volume of the local storage isn't mounted: its directory has neither the marker
+    ``.queued-storage`` nor the files of the ledger.
+
+    Mount it; everything then continues by itself. Until then nothing is saved there, no attempt
+    counts, and no file is taken for a missing one. If the volume is lost, run
+    ``manage.py queued_storage accept-root``.
+    """
+
+
 class LocalFileChanged(TransferError):
     """The local copy differs from what was saved.
 

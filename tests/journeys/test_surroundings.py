@@ -44,6 +44,7 @@ from tests.support.scripted import (
     Step,
     disk,
     file,
+    files_in,
     make,
     make_due,
     on_disk,
@@ -725,10 +726,6 @@ def tmpfs(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
             return place
 
         yield mount
-
-
-def files_in(place: Path) -> list[str]:
-    return sorted(str(each.relative_to(place)) for each in place.rglob("*") if not each.is_dir())
 
 
 def overwrite(storage: Any, mode: str = "wb") -> str:

@@ -36,7 +36,7 @@ def test_names_that_cannot_be_recorded(name: str) -> None:
         (5, "not a string"),
         ("docs/", "name of a directory"),
         ("docs/../a.txt", "leads out of the storage"),
-        ("docs/.queued-a.txt", "reserved for unfinished files; choose another name"),
+        ("docs/.queued-a.txt", "reserved for unfinished files and markers; choose another name"),
     ],
 )
 def test_new_names_that_are_refused(name: Any, problem: str) -> None:

@@ -16,7 +16,9 @@ from django.utils import timezone
 from pytest_django import Settings
 
 import queued_storage
+from queued_storage.files import markers
 from queued_storage.ledger.database import ledger
+from queued_storage.ledger.identity import ledger_id
 from queued_storage.ledger.remotes import Remote, RemoteState
 from queued_storage.ledger.states import State
 from queued_storage.management.terminal import CLEAR, Lines, Terminal, printable
@@ -44,6 +46,7 @@ ARGUMENTS: dict[str, list[list[str]]] = {
     "worker": [["--until-empty", "--poll", "0.01"]],
     "sweep": [[], ["--dry-run"], ["--storage", HOSTILE]],
     "transfer": [["failed" + NAME], ["failed" + NAME, "--dry-run"], [HOSTILE], ["both" + NAME]],
+    "accept-root": [[ALIAS, "--yes"], [HOSTILE, "--yes"]],
     "give-up": [[HOST], [HOST, "--dry-run"], [HOSTILE], ["me"]],
     "retry": [["--all"], ["--all", "--dry-run"], [HOSTILE], ["--storage", HOSTILE]],
     "cancel": [["--all"], ["--storage", ALIAS, "--dry-run"]],
@@ -116,6 +119,7 @@ def hostile(settings: Settings) -> Any:
         since=now,
         last_error=f"ConnectionError: server said {HOSTILE}",
     )
+    markers.add(disk().location, ledger_id())
     for place in (disk(), storage.remote):
         root = Path(place.location)
         root.mkdir(exist_ok=True)

@@ -12,6 +12,7 @@ from django.core.files.base import ContentFile
 from django.core.files.storage import FileSystemStorage, storages
 
 from queued_storage.backends import QueuedStorage
+from queued_storage.files.markers import MARKER
 from queued_storage.ledger.database import ledger
 from queued_storage.ledger.names import is_reserved
 from queued_storage.models import QueuedFile
@@ -168,8 +169,13 @@ def is_due(storage: Any, name: str) -> bool:
 
 def on_disk(place: str = "disk") -> list[str]:
     """Return the names of all files in a directory of the tests, including hidden ones."""
-    base = Path(settings.DIRECTORY) / place
-    return sorted(str(path.relative_to(base)) for path in base.rglob("*") if not path.is_dir())
+    return files_in(Path(settings.DIRECTORY) / place)
+
+
+def files_in(base: Path) -> list[str]:
+    """Return the names of all files in a directory, without the marker of a local storage."""
+    found = sorted(str(path.relative_to(base)) for path in base.rglob("*") if not path.is_dir())
+    return [name for name in found if Path(name).name != MARKER]
 
 
 def disk() -> Any:

@@ -17,6 +17,7 @@ from typing import Any
 from django.core.files.storage import FileSystemStorage
 from django.db import connection, connections
 
+from queued_storage.files.markers import MARKER
 from queued_storage.files.streams import MeasuredFile
 from queued_storage.queues.dummy import DummyQueue
 from queued_storage.transfers.leases import Lease
@@ -232,9 +233,12 @@ class SteppedStorage(FileSystemStorage):
         super().delete(name)
 
     def content(self) -> dict[str, bytes]:
-        """Return the content of all files, including hidden ones. This is not a step."""
+        """Return the content of all files, including hidden ones, but not of the marker.
+
+        This is not a step.
+        """
         base = Path(self.location)
-        found = (path for path in base.rglob("*") if path.is_file())
+        found = (path for path in base.rglob("*") if path.is_file() and path.name != MARKER)
         return {path.relative_to(base).as_posix(): path.read_bytes() for path in found}
 
 

@@ -1,12 +1,14 @@
 """Checks of where the two sides of a storage keep their files."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 from inspect import signature
 from typing import Any, cast
 
 from django.core.checks import CheckMessage, Error, Warning
 from django.core.files.storage import FileSystemStorage, Storage
 
+from ..files import volumes
 from ..operations.roots import Danger, danger_of
 from ..remotes.classes import LIBRARY
 from ..storage.composition import ComposedStorage
@@ -88,6 +90,21 @@ def _dangers() -> Iterator[tuple[ComposedStorage, str, Danger]]:
                 continue  # E004 reports it
             if danger := danger_of(getattr(storage, side)):
                 yield storage, side, danger
+
+
+@check
+def volumes_are_mounted() -> Iterator[CheckMessage]:
+    for storage in storages():
+        problem = ""
+        with suppress(Exception):  # the ledger cannot be asked, or E004 reports it
+            problem = volumes.problem_of(storage.alias, storage.local)
+        if problem:
+            yield Warning(
+                problem,
+                hint="See the docs, under 'Disasters'.",
+                obj=storage,
+                id="queued_storage.W009",
+            )
 
 
 @check

@@ -33,7 +33,7 @@ def errors_of(name: str) -> Iterator[None]:
     """Raise ``LocalFileUnreadable`` for an error that does not tell whether a file exists."""
     try:
         yield
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, LocalFileUnreadable):
         raise
     except OSError as error:
         if error.errno in ABSENT:

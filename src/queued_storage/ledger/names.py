@@ -9,7 +9,7 @@ from .models import NAME_MAX_BYTES, NAME_MAX_LENGTH
 
 COMPONENT_MAX_BYTES = 255  # on the file systems in use
 RESERVED_PREFIX = ".queued-"  # of files that are still being written
-# What this package keeps for itself at the root of a storage begins with this.
+# The marker of a local root; what the package keeps at the root of either side begins with it.
 RESERVED = ".queued-storage"
 WRITER_NAME = f"{RESERVED}-writer"  # says which ledger overwrites and removes files of a remote
 PROBE_NAME = f"{RESERVED}-probe"  # written to find out whether a remote takes files
@@ -51,8 +51,8 @@ class StoredName(NamedTuple):
             problem = _problem_of_parts(stored.text)
         if not problem and is_reserved(stored.text):
             problem = (
-                f"names starting with {RESERVED_PREFIX!r} are reserved for unfinished files; "
-                f"choose another name"
+                f"names starting with {RESERVED_PREFIX!r} are reserved for unfinished files and "
+                f"markers; choose another name"
             )
         if problem:
             _refuse(stored.text, problem)
@@ -76,8 +76,17 @@ def can_be_recorded(name: str) -> bool:
 
 
 def is_reserved(name: str) -> bool:
-    """Return whether the name is that of an unfinished file."""
-    return posixpath.basename(name).startswith(RESERVED_PREFIX)
+    """Return whether no file of a user can have this name: the package uses it."""
+    return is_own(name) or posixpath.basename(name).startswith(RESERVED_PREFIX)
+
+
+def is_own(name: str) -> bool:
+    """Return whether the (tidied) name is that of a marker or of a probe, or of what is below one.
+
+    These are in the root of a storage. No method gives, lists or deletes them. A file system may
+    ignore case.
+    """
+    return name[: len(RESERVED)].casefold() == RESERVED
 
 
 def extension_of(file_name: str) -> str:

@@ -9,6 +9,8 @@ from .rows import Rows, is_unclaimed, new_token, when_unclaimed
 from .sql.clock import DatabaseNow, seconds_from_now
 from .states import Claim, Content, State
 
+GIVEN_UP = "The only copy was on the host"  # begins the error of a file that is lost with its disk
+
 
 class Orders(Rows):
     """The verbs of the command ``queued_storage`` and of the admin."""
@@ -119,7 +121,7 @@ class Orders(Rows):
     def give_up(self, host: str) -> int:
         """Declare the disk of ``host`` lost; files stored only there become failed."""
         lost = self.with_local_copy_on(host)
-        text = f"The only copy was on the host {host!r}, which was given up."
+        text = f"{GIVEN_UP} {host!r}, which was given up."
         reason = Value(text, output_field=models.TextField())
         is_only_copy = Q(state__in=[State.HELD, State.PENDING, State.TRANSFERRING, State.FAILED])
         return lost.update(

@@ -5,7 +5,7 @@ from dataclasses import replace
 from django.db import transaction
 
 from ..exceptions import LeaseLost
-from ..files import successors
+from ..files import successors, volumes
 from ..files.stamps import read_unchanging
 from ..ledger.database import QueuedFileQuerySet, ledger, ledger_database
 from ..ledger.models import QueuedFile
@@ -42,6 +42,7 @@ def accept_local(
 def _accept(row: QueuedFile, dry_run: bool) -> int | None:
     """Record the local bytes of a file; return how many, or None if they are as recorded."""
     storage = storage_of(row)
+    volumes.require(row.alias, storage.local)
     successors.put_in_place(storage.local, row.name, row)
     found, _stamp = read_unchanging(storage.local, row.name)
     if not intact.is_changed(storage.local, row, found):

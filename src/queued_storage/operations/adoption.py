@@ -8,7 +8,7 @@ from datetime import datetime
 from django.core.files.storage import Storage
 from django.db import transaction
 
-from ..files import localfiles, presence
+from ..files import localfiles, presence, volumes
 from ..files.streams import checksum_of
 from ..ledger.database import ledger, ledger_database
 from ..ledger.models import QueuedFile
@@ -158,6 +158,7 @@ class _Adoption(_Recording):
         if localfiles.is_directory(self.remote, name):
             return Step(1, 0, IS_DIRECTORY, name)
         size, checksum = self.remote.size(name), ""
+        volumes.require(self.storage.alias, self.local)
         is_local = may_be_local and presence.exists(self.local, name)
         if is_local and self.local.size(name) != size:
             return Step(1, size, "The local and the remote copy have different sizes.", name)

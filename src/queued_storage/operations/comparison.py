@@ -7,7 +7,7 @@ from functools import cached_property
 
 from ..conf import settings
 from ..exceptions import VerificationError
-from ..files import presence, successors
+from ..files import presence, successors, volumes
 from ..files.stamps import read_unchanging
 from ..ledger.database import QueuedFileQuerySet, ledger
 from ..ledger.models import QueuedFile
@@ -88,6 +88,8 @@ class _Comparison:
         row, local = self.row, self.storage.local
         if not is_reachable_from_here(row.host) and row.is_local:
             return None
+        if row.is_local:
+            volumes.require(row.alias, local)
         name = successors.current_name(local, row.name, row)
         exists = presence.exists(local, name)
         if not row.is_local:

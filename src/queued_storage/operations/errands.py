@@ -9,8 +9,8 @@ from django.core.files import File
 from django.db import transaction
 
 from ..conf import settings
-from ..exceptions import LeaseLost, LocalFileChanged, VerificationError
-from ..files import localfiles
+from ..exceptions import LeaseLost, LocalFileChanged, LocalStorageMissing, VerificationError
+from ..files import localfiles, volumes
 from ..files.newfiles import new_file
 from ..files.streams import MeasuredFile, PiecewiseFile
 from ..ledger.database import QueuedFileQuerySet, ledger, ledger_database
@@ -51,6 +51,9 @@ class Errand:
             except LeaseLost:
                 _release(row)
                 return CHANGED
+            except LocalStorageMissing as error:  # no fault of the file
+                _release(row)
+                return reason(error, *sides_of(row))
             except Exception as error:
                 text = reason(error, *sides_of(row))
                 # Workers then try the eviction again, and 'status' shows the reason.
@@ -103,6 +106,7 @@ def restore(rows: QueuedFileQuerySet, report: Report = ignore) -> int:
 def _evict(storage: OperableStorage, row: QueuedFile, lease: Lease) -> None:
     if not row.is_local or not is_reachable_from_here(row.host):
         raise LeaseLost(f"{row} has no local copy on this host.")
+    volumes.require(row.alias, storage.local)
     copies.verify_remote(storage, row, settings.verify, lease.progress)
     seen = intact.require_intact(storage, row, lease.progress)
     lease.confirm()
@@ -114,6 +118,7 @@ def _restore(storage: OperableStorage, row: QueuedFile, lease: Lease) -> None:
     if row.is_local:
         raise LeaseLost(f"{row} already has a local copy.")
     destinations.require_same_place(storage, row)
+    volumes.require(row.alias, storage.local, mark=True)
     pieces = PiecewiseFile(storage.uploader.read_back(row.remote_name), row.name)
     measured = MeasuredFile(pieces, row.name, lambda count: lease.progress())
     with contextlib.ExitStack() as stack:

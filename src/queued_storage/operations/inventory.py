@@ -11,10 +11,10 @@ from django.core.files.storage import Storage
 from django.db.models import FileField, Model, Q
 from django.utils import timezone
 
-from ..files import successors
+from ..files import successors, volumes
 from ..files.walking import names_on
 from ..ledger.database import ledger, ledger_database
-from ..ledger.names import WRITER_NAME, can_be_recorded, tidy
+from ..ledger.names import can_be_recorded, is_own, tidy
 from ..ledger.sql.clock import database_time, in_utc
 from ..transfers.writers import PlaceMarker
 from .neighbors import directories_of_others
@@ -55,7 +55,7 @@ def unknown(names: Iterable[str]) -> list[str]:
     find the file of the normal form under it.
     """
     left = {name for name in names if can_be_recorded(name) and name == tidy(name)}
-    left -= {WRITER_NAME}
+    left = {name for name in left if not is_own(name)}
     left -= {name for name in left if _waits(name)}
     for column in ("name", "remote_name"):
         if left:
@@ -96,12 +96,18 @@ class Orphan:
 def names_of(storage: OperableStorage, side: str, under: str = "") -> Iterator[str]:
     """The names of all files on one side of a storage, or in one of its directories.
 
-    Files of other storages of the project, in directories of their own, are left out.
+    Files of other storages of the project, in directories of their own, are left out, and so are
+    markers. ``LocalStorageMissing`` is raised if the local files are not there to be listed.
     """
     place: Storage = getattr(storage, side)
-    names = names_on(place, under) if side == "local" else map(str, storage.uploader.names(under))
+    if side == "local":
+        volumes.require(storage.alias, place)
+        found = names_on(place, under)
+    else:
+        found = map(str, storage.uploader.names(under))
+    names = (name for name in found if not is_own(name))
     others = directories_of_others(place)
-    return (name for name in names if not name.startswith(others)) if others else iter(names)
+    return (name for name in names if not name.startswith(others)) if others else names
 
 
 def orphans(

@@ -1,7 +1,7 @@
 """Promote files whose transfer the ledger doesn't know of, as after the restore of a backup."""
 
 from ..exceptions import LocalFileMissing, TransferError, VerificationError
-from ..files import presence, successors
+from ..files import presence, successors, volumes
 from ..files.streams import checksum_of
 from ..ledger.database import ledger
 from ..ledger.models import QueuedFile
@@ -28,6 +28,7 @@ def is_stranded(storage: OperableStorage, row: QueuedFile) -> bool:
 
 
 def _has_local_copy(storage: OperableStorage, row: QueuedFile) -> bool:
+    volumes.require(row.alias, storage.local)
     name = successors.current_name(storage.local, row.name, row)
     return presence.exists(storage.local, name)
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 
-from ..files import presence, successors
+from ..files import presence, successors, volumes
 from ..ledger.database import QueuedFileQuerySet, ledger
 from ..ledger.measures import aliases
 from ..ledger.models import QueuedFile
@@ -32,6 +32,7 @@ def prune(
     """
     for storage in _storages(rows):
         require_safe_root(storage, "local")
+        volumes.require(storage.alias, storage.local)
     for row in each(rows.prunable()):
         try:
             is_lost = _is_lost(row)
@@ -60,6 +61,7 @@ def _is_lost(row: QueuedFile) -> bool:
     name = successors.current_name(storage.local, row.name, row)
     if presence.exists(storage.local, name):
         return False
+    volumes.require(row.alias, storage.local)
     destinations.require_same_place(storage, row)
     return not storage.uploader.exists(row.remote_name or row.name)
 

@@ -1,13 +1,15 @@
 """Numbers and warnings about the ledger and its workers."""
 
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, cast
 
 from django.db.models import Count, F, Min, Q, Sum
 
 from ..conf import settings
+from ..files import volumes
 from ..ledger import measures
 from ..ledger.aliases import AliasedStorage, known_storages
 from ..ledger.availability import Availability, in_use, place_of, reachable, sentence, waiting
@@ -172,6 +174,7 @@ def troubles(max_failures: int = 0, found: list[Tally] | None = None) -> list[st
     known = in_use()
     return [
         *_failures(found, max_failures),
+        *_missing_volumes(),
         *_stuck_deletes(found, known),
         *_other_writers(),
         *_stalled(known),
@@ -220,6 +223,14 @@ def _failures(found: list[Tally], tolerated: int) -> list[str]:
         "Fix the cause, then run 'manage.py queued_storage retry'."
         for tally in failed
     ]
+
+
+def _missing_volumes() -> list[str]:
+    found = []
+    for storage in known_storages():
+        with suppress(Exception):  # it cannot be made; its checks report the error
+            found.append(volumes.problem_of(storage.alias, cast(Any, storage).local))
+    return list(filter(None, found))
 
 
 def _stuck_deletes(found: list[Tally], known: list[Availability]) -> list[str]:

@@ -13,7 +13,7 @@ from ..conf import settings
 from ..files import spelling
 from ..ledger.aliases import AliasedStorage, configured_storages, living_storages
 from ..ledger.database import QueuedFileQuerySet, ledger
-from ..ledger.names import Name, StoredName
+from ..ledger.names import RESERVED, Name, StoredName, is_own
 from ..queues import BaseQueue, get_queue
 from ..remotes.classes import dotted_path
 from ..remotes.perthread import for_threads
@@ -222,12 +222,26 @@ class ComposedStorage(AliasedStorage):
         """Return the name of a file that may exist: of an absolute path, the one inside the local
         storage, as ``FileSystemStorage`` does.
 
-        Raises ``SuspiciousFileOperation`` for a path outside.
+        Raises ``SuspiciousFileOperation`` for a path outside, and ``FileNotFoundError`` for a file
+        of the package itself.
         """
         stored = StoredName.of(name)
         if stored.problem and stored.text.startswith("/"):
-            return StoredName.of(spelling.name_inside(self.local, stored.text))
+            stored = StoredName.of(spelling.name_inside(self.local, stored.text))
+        if is_own(stored.text):
+            raise FileNotFoundError(
+                f"{stored.text!r} is no file of {self.alias!r}: names starting with "
+                f"{RESERVED!r} are those of markers."
+            )
         return stored
+
+    def _hides(self, name: Name) -> bool:
+        """Return whether the name is that of a file of the package itself."""
+        try:
+            self._stored(name)
+        except FileNotFoundError:
+            return True
+        return False
 
     @property
     def _routes(self) -> Routes:

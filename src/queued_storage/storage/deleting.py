@@ -1,6 +1,9 @@
 """Deletes a file from both storages, as part of the transaction."""
 
-from ..files import localfiles, presence
+import contextlib
+
+from ..exceptions import LocalStorageMissing
+from ..files import localfiles, presence, volumes
 from ..ledger.database import in_transaction, ledger, on_commit
 from ..ledger.names import Name, StoredName
 from ..ledger.states import Entry
@@ -22,6 +25,8 @@ class DeletingStorage(ReadableStorage):
         """
         if not name:
             raise ValueError("The name must be given to delete().")
+        if self._hides(name):
+            return
         stored = self._stored(name)
         entry = self._entry(stored)
         if entry is None:
@@ -33,7 +38,7 @@ class DeletingStorage(ReadableStorage):
         require_commits()
         if entry is not None:
             deleted = self._bury(entry)
-        elif self.asks_for_unknown or presence.exists(self.local, stored.text):
+        elif self.asks_for_unknown or self._may_have(stored.text):
             deleted = self._bury_unrecorded(stored.text)
         else:
             return
@@ -47,6 +52,10 @@ class DeletingStorage(ReadableStorage):
         A remote-only file may have the same name as a local directory; that one has a row.
         """
         return not name.can_be_recorded or localfiles.is_directory(self.local, name.text)
+
+    def _may_have(self, name: str) -> bool:
+        """Return whether the local storage has a file, or its volume is not mounted."""
+        return presence.exists(self.local, name) or volumes.is_missing(self.alias, self.local)
 
     def _bury(self, entry: Entry) -> Entry | None:
         """Turn a row into a tombstone; None if it is one already."""
@@ -68,7 +77,11 @@ class DeletingStorage(ReadableStorage):
 
     def _finish_delete(self, entry: Entry, name: str) -> None:
         enqueue_on_commit(self.alias, self.queue_for(entry.host, is_local=entry.is_local), entry.pk)
-        on_commit(lambda: copies.drop_local(self, name, entry), robust=in_transaction())
+        on_commit(lambda: self._drop_local(entry, name), robust=in_transaction())
+
+    def _drop_local(self, entry: Entry, name: str) -> None:
+        with contextlib.suppress(LocalStorageMissing):  # a worker does it when the volume is back
+            copies.drop_local(self, name, entry)
 
     def _forget(self, name: str) -> None:
         """Make readers query the ledger for this file, before and after the commit."""

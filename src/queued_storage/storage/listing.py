@@ -4,7 +4,7 @@ from django.core.files.storage import Storage
 
 from ..files import localfiles
 from ..ledger.database import ledger
-from ..ledger.names import Name, tidy
+from ..ledger.names import Name, is_own, tidy
 from ..ledger.states import State
 
 
@@ -26,8 +26,9 @@ class Listing:
         self._apply_ledger()
         if not any(exists) and not self._directories and not self._files:
             raise FileNotFoundError(f"The directory {self._path!r} does not exist.")
+        directories = {name for name in self._directories if not is_own(self._prefix + name)}
         visible = {name for name in self._files if not localfiles.is_unfinished(name)}
-        return sorted(self._directories), sorted(visible)
+        return sorted(directories), sorted(visible)
 
     def _add(self, storage: Storage) -> bool:
         """Add what a storage has; return whether the directory exists there."""

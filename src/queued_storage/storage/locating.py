@@ -32,8 +32,7 @@ class LocatingStorage(ComposedStorage):
     @advised
     def queued_file(self, name: Name) -> QueuedFile | None:
         """Return the ledger's row of this name, or None."""
-        stored = self._stored(name)
-        if not stored.can_be_recorded:
+        if self._hides(name) or not (stored := self._stored(name)).can_be_recorded:
             return None
         return ledger().named(self.alias, stored.text).first()
 

@@ -8,8 +8,8 @@ from typing import Any, cast
 from django.core.files import File
 
 from ..conf import settings
-from ..exceptions import LocalFileMissing
-from ..files import readcache, successors
+from ..exceptions import LocalFileMissing, LocalStorageMissing
+from ..files import readcache, successors, volumes
 from ..ledger import bindings
 from ..ledger.database import ledger
 from ..ledger.names import StoredName
@@ -95,7 +95,7 @@ class Opening:
             return cached or opening.opened(self.storage.remote, entry.remote_name, self.mode)
         if entry.is_local and not entry.is_here:
             return self._opened_on_other_host(entry)
-        raise local_file_missing(self.name)
+        raise local_file_missing(self.storage, self.name)
 
     def _opened_from_cache(self, entry: Entry) -> File | None:
         """Return the copy in the read cache, filled if need be; None without a cache."""
@@ -157,7 +157,12 @@ def is_still_local(storage: LocatingStorage, name: str, entry: Entry) -> bool:
     return bool(now and now.pk == entry.pk and now.is_here)
 
 
-def local_file_missing(name: str) -> LocalFileMissing:
+def local_file_missing(
+    storage: LocatingStorage, name: str
+) -> LocalFileMissing | LocalStorageMissing:
+    """Return the error for a file that is only local, and is not there."""
+    if problem := volumes.problem_of(storage.alias, storage.local):
+        return LocalStorageMissing(f"{name!r} has not been transferred yet. {problem}")
     return LocalFileMissing(
         f"{name!r} has not been transferred yet and its local copy is not on this machine."
     )

@@ -52,6 +52,8 @@ class ReadableStorage(LocatingStorage):
         The remote is asked only for a name that neither the ledger nor the local storage knows,
         and not at all with the option ``unknown="absent"``.
         """
+        if self._hides(name):
+            return False
         stored = self._stored(name)
         if entry := self._entry(stored):
             return not entry.is_deleted
@@ -113,7 +115,7 @@ class ReadableStorage(LocatingStorage):
         if recorded is not None:
             return recorded
         if not entry.is_promoted:
-            raise local_file_missing(name)
+            raise local_file_missing(self, name)
         bindings.require_same(self.alias, name, entry, self.remote_place)
         return fact.from_storage(self.remote, entry.remote_name)
 

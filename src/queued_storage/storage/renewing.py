@@ -13,7 +13,7 @@ from django.db import connections, transaction
 
 from ..conf import settings
 from ..exceptions import NameUnavailable
-from ..files import localfiles, successors
+from ..files import localfiles, successors, volumes
 from ..files.newfiles import NewFile
 from ..files.streams import content_of
 from ..files.successors import NextVersion
@@ -121,6 +121,7 @@ class RenewingStorage(DeletingStorage):
         exists = ("x" in mode or "a" in mode) and self.exists(stored.text)
         if "x" in mode and exists:
             raise FileExistsError(f"{stored.text!r} already exists.")
+        volumes.require(parts.alias, parts.local, mark=True)
         publish = partial(self._publish, stored, entry)
         with contextlib.ExitStack() as stack:
             existing = None
@@ -135,6 +136,7 @@ class RenewingStorage(DeletingStorage):
         parts = self._parts()
         kind = mimetypes.guess_type(name.text)[0] or ""
         content = replace(content, content_type=kind)
+        volumes.require(parts.alias, parts.local)
         for _try in range(PUBLISH_MAX):
             entry = parts.rows.latest_entry(parts.alias, name.text)
             if entry is None:

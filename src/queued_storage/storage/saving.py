@@ -12,7 +12,7 @@ from django.core.files.storage import Storage
 from django.utils.deconstruct import deconstructible
 
 from ..exceptions import NameUnavailable
-from ..files import localfiles
+from ..files import localfiles, volumes
 from ..files.newfiles import new_file
 from ..files.reopening import StoredFile
 from ..files.streams import MeasuredFile, content_of
@@ -145,6 +145,7 @@ class QueuedStorage(AsyncStorage):
         names = self._candidates(local, name, max_length)
         if not localfiles.has_paths(local):
             return self._store_reserved(parts, names, content)
+        volumes.require(parts.alias, local, mark=True)
         name = next(names)
         measured = MeasuredFile(content, name)
         # A movable file is not read.

@@ -12,7 +12,7 @@ from django.db import transaction
 
 from ..conf import settings
 from ..exceptions import LeaseLost, VerificationError
-from ..files import localfiles, presence, successors
+from ..files import localfiles, presence, successors, volumes
 from ..files.stamps import Stamp
 from ..files.streams import checksum_of
 from ..files.successors import Version
@@ -126,6 +126,7 @@ def free_local(storage: TransferringStorage, row: QueuedFile, seen: Stamp | None
         if not ledger().mark_evicted(row):
             raise LeaseLost(f"{row} was changed before its local copy could be evicted.")
         intact.require_unchanged(storage, row, seen)
+        volumes.require(row.alias, storage.local)
         successors.remove(storage.local, row.name, row)
 
 
@@ -153,12 +154,13 @@ def drop_local(
     Without the lock, a late call could delete a new file that was given the name in the meantime:
     as a new row, after another worker had finished the delete, or as a new generation. While an
     upload is unconfirmed, only the local copy can prove that an object is this file's, so it stays
-    for the purge.
+    for the purge. So it does while its volume is not mounted, which ``LocalStorageMissing`` says.
     """
     with transaction.atomic(using=ledger_database()):
         if ledger().mark_local_dropped(
             version.pk, version.generation, even_unconfirmed=even_unconfirmed
         ):
+            volumes.require(storage.alias, storage.local)
             # A file may be where its directory was.
             with contextlib.suppress(FileNotFoundError, NotADirectoryError):
                 successors.remove(storage.local, name, version)

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 
 from django.db.models.signals import post_migrate
 
+from ..files import volumes
 from ..ledger.remotes import remotes
 from ..runtime.forks import after_fork
 from .parts import storage_of
@@ -22,13 +23,17 @@ class Gates:
         post_migrate.connect(self._on_flush)
 
     def closed(self) -> frozenset[str]:
-        """Return the aliases of the storages whose remote is closed."""
+        """Return the aliases of the storages whose remote is closed, or whose local volume is not
+        mounted."""
         now = time.monotonic()
         if now >= self._read_again_at:
-            self._closed = frozenset(
-                alias
-                for alias, digest in remotes().closed().values_list("alias", "digest")
-                if _is_configured(alias, digest)
+            self._closed = (
+                frozenset(
+                    alias
+                    for alias, digest in remotes().closed().values_list("alias", "digest")
+                    if _is_configured(alias, digest)
+                )
+                | volumes.missing_aliases()
             )
             self._read_again_at = now + READ_EVERY
         return self._closed

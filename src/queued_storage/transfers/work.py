@@ -18,14 +18,16 @@ from ..exceptions import (
     LocalFileChanged,
     LocalFileMissing,
     LocalFileUnreadable,
+    LocalStorageMissing,
     NameTooLong,
     OtherWriter,
     RemoteChanged,
     TransferError,
 )
+from ..files import volumes
 from ..ledger.database import ledger
 from ..ledger.models import MAX_FAILURES, QueuedFile
-from ..ledger.states import State
+from ..ledger.states import State, is_reachable_from_here
 from ..reporting.logs import about, logger
 from ..reporting.reasons import reason
 from ..reporting.spans import Span, span
@@ -205,6 +207,7 @@ class _Work:
         step = FIRST_STEPS.get(self.row.state)
         if step is None:
             raise LeaseLost(f"{self.row} was overwritten while it was claimed.")
+        self._require_volume()
         while step:
             with self._span(step.operation) if step.operation else nullcontext():
                 self.outcome = step.action(self.storage, self.row, self.lease)
@@ -216,6 +219,11 @@ class _Work:
                 if consequence.signal:
                     send(consequence.signal, self.storage, self.row)
             step = consequence.next_step
+
+    def _require_volume(self) -> None:
+        """Raise ``LocalStorageMissing`` if the local copy is on a volume that is not mounted."""
+        if self.row.is_local and is_reachable_from_here(self.row.host):
+            volumes.require(self.row.alias, self.storage.local)
 
     def _span(self, operation: str) -> Span:
         row = self.row
@@ -251,7 +259,13 @@ class _Work:
     def _fail(self, error: BaseException) -> bool:
         """Record the failure and release the row; return False if the claim was lost."""
         row = self.row
+        error = self._cause_of(error)
         text = reason(error, *sides_of(row))
+        is_unmounted = isinstance(error, LocalStorageMissing)
+        if is_unmounted:
+            gates.forget()  # so that no more files of this storage are claimed
+        if is_unmounted and row.state == State.TRANSFERRING:
+            return bool(self.lease.ledger.undo_attempt(row))
         verdict = self._verdict(error)
         if verdict.fate is Fate.CLOSED:
             logger.info("%s waits until its remote is open: %s", row, text)
@@ -268,13 +282,24 @@ class _Work:
             taken = self.lease.ledger.postpone(row, delay, text, count=count)
         else:
             taken = self.lease.ledger.mark_failed(row, text)
-        if not taken:
-            return False
+        if not taken or is_unmounted:  # which is logged once for all files
+            return bool(taken)
         log = logger.warning if will_retry else logger.error
         log("%s failed: %s", row, text, extra={"queued_error": type(error).__name__})
         if row.state == State.TRANSFERRING:
             send(transfer_failed, self.storage, row, error=error, will_retry=will_retry)
         return True
+
+    def _cause_of(self, error: BaseException) -> BaseException:
+        """Return ``LocalStorageMissing`` if the volume vanished during the work."""
+        if isinstance(error, Exception):
+            try:
+                self._require_volume()
+            except LocalStorageMissing as missing:
+                return missing
+            except Exception:  # the ledger or the storage, which the error is about, too
+                return error
+        return error
 
     def _verdict(self, error: BaseException) -> Verdict:
         """Say whose fault the failure is."""

@@ -6,6 +6,7 @@ from typing import Any
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
+from ...exceptions import LocalStorageMissing
 from ...reporting.reasons import one_line
 from ..terminal import Terminal, printable
 from ..verbs import VERBS, Verb
@@ -38,7 +39,7 @@ class Command(BaseCommand):
             verb_class(*streams, self.style).execute(options)
         except CommandError as error:
             raise printable(error) from error
-        except ImproperlyConfigured as error:
+        except (ImproperlyConfigured, LocalStorageMissing) as error:
             raise printable(CommandError(str(error))) from error
         except Exception as error:
             if str(error).isprintable():

@@ -5,7 +5,7 @@ from .base import Verb
 from .checking import CheckRemote
 from .comparing import Orphans, Reconcile, Verify
 from .copies import AcceptLocal, Evict, Restore
-from .losses import GiveUp, Prune
+from .losses import AcceptRoot, GiveUp, Prune
 from .remotes import Remotes
 from .status import Status
 from .transfers import Cancel, Flush, Retry, Transfer
@@ -18,6 +18,7 @@ VERBS: tuple[type[Verb], ...] = (  # in the order of the help
     Sweep,
     Transfer,
     GiveUp,
+    AcceptRoot,
     Retry,
     Cancel,
     Evict,

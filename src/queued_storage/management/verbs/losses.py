@@ -6,12 +6,21 @@ from typing import Any
 from django.core.management.base import CommandError
 
 from ...conf import settings
+from ...files import volumes
 from ...ledger.database import ledger
 from ...ledger.states import State
 from ...operations import pruning
 from ...reporting.counts import counted
 from .base import RepeatableVerb, Verb
-from .selection import add_at_most, add_dry_run, add_selection, add_yes, selected, too_many
+from .selection import (
+    add_at_most,
+    add_dry_run,
+    add_selection,
+    add_yes,
+    one_storage,
+    selected,
+    too_many,
+)
 from .typos import require_host
 
 
@@ -47,6 +56,36 @@ class GiveUp(Verb):
                 left, "{} file was not, because it is", "{} files were not, because they are"
             )
             self.stdout.write(f"{files} in progress: a worker on the host {host!r} is running.")
+
+
+class AcceptRoot(Verb):
+    name = "accept-root"
+    help = "declare the files of a local storage lost whose volume is not mounted any more"
+
+    @classmethod
+    def add_arguments(cls, parser: ArgumentParser) -> None:
+        parser.add_argument("alias", help="alias of the storage")
+        add_dry_run(parser)
+        add_yes(parser)
+
+    def run(self, options: dict[str, Any]) -> None:
+        storage = one_storage(options["alias"])
+        problem = volumes.problem_of(storage.alias, storage.local)
+        if not problem:
+            raise CommandError(
+                f"The directory of the local storage of {storage.alias!r} is not missing.",
+                returncode=1,
+            )
+        self.require_yes(
+            options,
+            f"{problem} This marks the directory as it is now, so files that are not in it count "
+            f"as lost.",
+        )
+        if options["dry_run"]:
+            self.stdout.write("The directory would be marked.")
+            return
+        volumes.accept(storage.alias, storage.local)
+        self.stdout.write("The directory was marked.")
 
 
 class Prune(RepeatableVerb):
