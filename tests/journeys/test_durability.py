@@ -19,7 +19,7 @@ from pytest_django import Settings
 
 from queued_storage.files.localfiles import is_unfinished
 from queued_storage.models import QueuedFile
-from tests.support.scripted import disk, file, make, on_disk, read, row
+from tests.support.scripted import disk, file, make, mark, on_disk, read, row
 
 pytestmark = [
     pytest.mark.django_db(transaction=True),
@@ -41,8 +41,14 @@ def place(path: str | os.PathLike[str]) -> str:
 
 
 @pytest.fixture
-def steps(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """Record every flush, link, rename and insert, in order."""
+def marked() -> None:
+    """Have the marker made, which the first save of a test would do."""
+    mark(disk().location)
+
+
+@pytest.fixture
+def steps(marked: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """Record every flush, link, rename and insert, in order, after the marker was made."""
     seen: list[str] = []
     fsync, link, replace = os.fsync, os.link, os.replace
 
@@ -236,6 +242,7 @@ storages["default"].save("docs/a.txt", ContentFile(b"bytes"))
 
 @pytest.mark.skipif(not shutil.which("strace"), reason="no strace")
 @pytest.mark.skipif(connection.vendor != "sqlite", reason="needs a local database file")
+@pytest.mark.usefixtures("marked")
 def test_row_is_written_after_the_flush_system_calls(
     child_settings: Callable[..., dict[str, str]], tmp_path: Path
 ) -> None:

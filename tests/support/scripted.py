@@ -12,8 +12,9 @@ from django.core.files.base import ContentFile
 from django.core.files.storage import FileSystemStorage, storages
 
 from queued_storage.backends import QueuedStorage
-from queued_storage.files.markers import MARKER
+from queued_storage.files import markers
 from queued_storage.ledger.database import ledger
+from queued_storage.ledger.identity import ledger_id
 from queued_storage.ledger.names import is_reserved
 from queued_storage.models import QueuedFile
 from queued_storage.queues.dummy import DummyQueue
@@ -167,6 +168,11 @@ def is_due(storage: Any, name: str) -> bool:
     return ledger().filter(pk=row(storage, name).pk).due().exists()
 
 
+def mark(location: str | Path) -> None:
+    """Make the marker of a local root, which the first save in it does."""
+    markers.add(str(location), ledger_id())
+
+
 def on_disk(place: str = "disk") -> list[str]:
     """Return the names of all files in a directory of the tests, including hidden ones."""
     return files_in(Path(settings.DIRECTORY) / place)
@@ -175,7 +181,7 @@ def on_disk(place: str = "disk") -> list[str]:
 def files_in(base: Path) -> list[str]:
     """Return the names of all files in a directory, without the marker of a local storage."""
     found = sorted(str(path.relative_to(base)) for path in base.rglob("*") if not path.is_dir())
-    return [name for name in found if Path(name).name != MARKER]
+    return [name for name in found if Path(name).name != markers.MARKER]
 
 
 def disk() -> Any:
