@@ -1,3 +1,4 @@
+import errno
 import logging
 import os
 import shutil
@@ -5,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from django.core.files.storage import storages
 from django.core.management import call_command
+from django.test import TestCase
 
 from queued_storage.checks.places import volumes_are_mounted
 from queued_storage.exceptions import LocalFileMissing, LocalStorageMissing
@@ -15,6 +18,7 @@ from queued_storage.ledger.states import State
 from queued_storage.operations import errands, inventory, status
 from queued_storage.operations.pruning import prune
 from queued_storage.operations.reconciliation import reconcile
+from queued_storage.tasks import Transfer
 from queued_storage.transfers.gates import gates
 from tests.support.scripted import disk, file, ledger, make, make_due, read, row
 
@@ -177,3 +181,50 @@ def test_check_finds_the_missing_volume() -> None:
     unmount()
     found = [each for each in volumes_are_mounted() if each.obj is storage]
     assert [each.id for each in found] == ["queued_storage.W009"]
+
+
+class ClassLevelRows(TestCase):
+    """The root is removed between tests, and rows of ``setUpTestData()`` stay."""
+
+    @classmethod
+    def setUpTestData(cls) -> None:
+        storages["default"].save("earlier.txt", file())
+
+    def test_saves_go_on_in_one_test(self) -> None:
+        storages["default"].save("a.txt", file())
+
+    def test_saves_go_on_in_another_test(self) -> None:
+        storages["default"].save("b.txt", file())
+
+
+def test_storages_that_share_a_root_protect_each_other() -> None:
+    storage = make()
+    storage.save("a.txt", file())
+    unmount()
+    with pytest.raises(LocalStorageMissing):
+        make().save("b.txt", file())
+
+
+def test_failing_transfer_is_not_counted_if_the_volume_vanishes() -> None:
+    class Vanishing(Transfer):
+        def transfer(self, name: str, local: Any, remote: Any) -> bool:
+            unmount()
+            return super().transfer(name, local, remote)
+
+    storage = make(task=Vanishing())
+    name = storage.save("a.txt", file())
+    storage.queue.deliver()
+    assert (row(storage, name).state, row(storage, name).attempts) == (State.PENDING, 0)
+
+
+def test_read_only_root_has_no_marker(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(*args: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(markers, "add", refuse)
+    storage = make()
+    names = [storage.save(f"{number}.txt", file()) for number in range(3)]
+    assert len(names) == ledger().count()
+    assert len([each for each in caplog.records if "cannot be written" in each.getMessage()]) == 1

@@ -11,7 +11,7 @@ from django.core.files import File
 from django.db import transaction
 
 from ..conf import settings
-from ..exceptions import LeaseLost, VerificationError
+from ..exceptions import LeaseLost, LocalStorageMissing, VerificationError
 from ..files import localfiles, presence, successors, volumes
 from ..files.stamps import Stamp
 from ..files.streams import checksum_of
@@ -122,11 +122,12 @@ def free_local(storage: TransferringStorage, row: QueuedFile, seen: Stamp | None
     """
     require_other_file(storage, row)
     destinations.require_same_place(storage, row)
+    volumes.require(row.alias, storage.local)
     with transaction.atomic(using=ledger_database()):
         if not ledger().mark_evicted(row):
             raise LeaseLost(f"{row} was changed before its local copy could be evicted.")
         intact.require_unchanged(storage, row, seen)
-        volumes.require(row.alias, storage.local)
+        volumes.require(row.alias, storage.local)  # since it may have waited for the lock
         successors.remove(storage.local, row.name, row)
 
 
@@ -156,11 +157,13 @@ def drop_local(
     upload is unconfirmed, only the local copy can prove that an object is this file's, so it stays
     for the purge. So it does while its volume is not mounted, which ``LocalStorageMissing`` says.
     """
+    problem = volumes.problem_of(storage.alias, storage.local)
     with transaction.atomic(using=ledger_database()):
         if ledger().mark_local_dropped(
             version.pk, version.generation, even_unconfirmed=even_unconfirmed
         ):
-            volumes.require(storage.alias, storage.local)
+            if problem:
+                raise LocalStorageMissing(problem)
             # A file may be where its directory was.
             with contextlib.suppress(FileNotFoundError, NotADirectoryError):
                 successors.remove(storage.local, name, version)
