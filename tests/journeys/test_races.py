@@ -30,7 +30,7 @@ from queued_storage.operations import errands
 from queued_storage.queues.base import run_all
 from queued_storage.tasks import TransferAndDelete
 from tests.support.forks import ended, forks
-from tests.support.scripted import make, on_disk
+from tests.support.scripted import make, mark, on_disk
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -200,6 +200,7 @@ def save_on_own_disk(meeting: Meeting, number: int) -> None:
         "OPTIONS": {"location": str(meeting.place / f"host-{number}")},
     }
     storage = QueuedStorage(local, "far", alias="hosts", delayed=True)
+    mark(storage.location)
     meeting.wait_for_the_others()
     kept = {}
     for turn in range(ROUNDS):
