@@ -246,6 +246,11 @@ def test_it_fits_on_a_phone(browser: Any, live_server: Any, path: str) -> None:
     assert browser.execute_script("return document.documentElement.scrollWidth") == 360
 
 
+def press(browser: Any, selector: str) -> None:
+    """Press a button in one step, since an update of the page replaces it at any moment."""
+    browser.execute_script("document.querySelector(arguments[0]).click()", selector)
+
+
 def test_an_action_is_followed_and_cancelled(browser: Any, live_server: Any) -> None:
     add(2, State.TRANSFERRED)
     browser.get(f"{live_server.url}/admin/queued_storage/queuedfile/")
@@ -254,29 +259,32 @@ def test_an_action_is_followed_and_cancelled(browser: Any, live_server: Any) -> 
     browser.find_element("css selector", ".actions button").click()
     until(lambda: "A worker will evict 2 local copies." in browser.page_source)
     browser.get(live_server.url + URL)
-    browser.find_element("css selector", "a[id^=queued-job-]").click()
-    browser.find_element("css selector", ".queued-cancel button").click()
+    press(browser, "a[id^=queued-job-]")
+    until(lambda: browser.find_elements("css selector", ".queued-cancel button"))
+    press(browser, ".queued-cancel button")
     until(lambda: "1 job was cancelled." in browser.page_source)
     assert jobs().get().state == JobState.CANCELLED
     assert not browser.find_elements("css selector", ".queued-cancel")
 
 
+BANNER = "return document.querySelector('.queued-outage')?.textContent ?? ''"
+
+
 def test_a_remote_is_paused_and_resumed(browser: Any, live_server: Any) -> None:
     storages["default"].save("a.txt", file())
     browser.get(live_server.url + URL)
-    banner = "return document.querySelector('.queued-outage')?.textContent ?? ''"
-    assert browser.execute_script(banner) == ""
-    browser.find_element("id", "queued-pause-default").click()
+    assert browser.execute_script(BANNER) == ""
+    press(browser, "#queued-pause-default")
     until(lambda: "Files can still be saved" in browser.page_source)
-    assert "has been paused for less than a minute" in browser.execute_script(banner)
+    assert "has been paused for less than a minute" in browser.execute_script(BANNER)
     assert summary(browser).startswith("Remote of default: paused.")
     # The button is still that of the user after an update.
     script = "const button = document.getElementById(arguments[0]); button.focus(); button.old = 1"
     browser.execute_script(script, "queued-resume-default")
     until(lambda: browser.execute_script("return !document.activeElement.old"))
-    browser.switch_to.active_element.send_keys("\n")
+    press(browser, "#queued-resume-default")
     until(lambda: "is open again" in browser.page_source)
-    assert browser.execute_script(banner) == ""
+    assert browser.execute_script(BANNER) == ""
 
 
 def test_a_probe_opens_the_remote(
@@ -286,8 +294,8 @@ def test_a_probe_opens_the_remote(
     close(storages["default"], ago=800, probe_in=1000)
     monkeypatch.setattr(Uploader, "write_probe", lambda uploader: None)
     browser.get(live_server.url + URL)
-    assert "has been away for 13" in browser.find_element("css selector", ".queued-outage").text
-    browser.find_element("id", "queued-probe-default").click()
+    assert "has been away for 13" in browser.execute_script(BANNER)
+    press(browser, "#queued-probe-default")
     until(lambda: "is being probed" in browser.page_source)
     until(lambda: not browser.find_elements("css selector", ".queued-outage"))
 
