@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from queued_storage.ledger.remotes import Remote, Remotes, RemoteState, remotes
-from tests.support.rows import now
+from tests.support.rows import new_row, now, past
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -32,7 +32,7 @@ def closed() -> Remotes:
 
 
 def probe_is_due(found: Remotes) -> Remotes:
-    found.update(next_probe_at=found.get().since)
+    found.update(next_probe_at=past())
     return found
 
 
@@ -104,8 +104,6 @@ def test_unknown_state_counts_as_closed() -> None:
 
 
 def test_since_is_of_the_database_clock() -> None:
-    from tests.support.rows import new_row
-
     new_row()
     row: Remote = closed().get()
     assert abs((row.since - now()).total_seconds()) < 5

@@ -219,6 +219,7 @@ OWN_FAULTS = {
     "MissingLibrary": FILE,
     "NameTooLong": FILE,
     "NameUnavailable": FILE,
+    "LocalStorageMissing": FILE,
     "OtherWriter": FILE,
     "RemoteChanged": FILE,
     "TransferTimeout": FILE,

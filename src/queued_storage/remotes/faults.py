@@ -117,8 +117,9 @@ _OURS = {
     f"queued_storage.exceptions.{name}": Fault.FILE
     for name in (
         *("InvalidName", "InvalidQueue", "InvalidResult", "LeaseLost", "LocalFileChanged"),
-        *("LocalFileMissing", "LocalFileUnreadable", "NameTooLong", "NameUnavailable"),
-        *("OtherWriter", "RemoteChanged", "TransferTimeout", "UnknownAlias", "VerificationError"),
+        *("LocalFileMissing", "LocalFileUnreadable", "LocalStorageMissing", "NameTooLong"),
+        *("NameUnavailable", "OtherWriter", "RemoteChanged", "TransferTimeout", "UnknownAlias"),
+        "VerificationError",
     )
 }
 RULES: Rules = {
