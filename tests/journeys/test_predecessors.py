@@ -145,14 +145,14 @@ def test_delayed_paperclip_signal_follows_the_whole_upload() -> None:
 
 def test_rclone_2382_failed_file_is_kept() -> None:
     storage = make()
-    storage.remote.refuses = True
+    storage.remote.rejects = True
     name = storage.save("a.txt", file())
     storage.queue.deliver()
     while row(storage, name).state == State.PENDING:
         work.run(make_due(storage, name))
     assert row(storage, name).state == State.FAILED
     assert read(storage, name) == b"bytes"
-    storage.remote.refuses = False
+    storage.remote.rejects = False
     storage.transfer(name)
     storage.queue.deliver()
     assert read(storage.remote, name) == b"bytes"

@@ -13,6 +13,8 @@ from queued_storage.ledger import identity
         ("postgresql", "site", False),
         ("postgresql", "test_site", True),
         ("postgresql", "chosen", True),
+        ("sqlite", "chosen_gw0", True),
+        ("sqlite", "chosen_2.sqlite3", True),
         ("sqlite", "/srv/test_site/ledger.sqlite3", False),
         ("sqlite", "test_ledger.sqlite3", False),
         ("sqlite", "file:memorydb_default?mode=memory&cache=shared", True),
@@ -23,7 +25,10 @@ def test_databases_for_tests(
 ) -> None:
     connection = SimpleNamespace(
         vendor=vendor,
-        settings_dict={"NAME": name, "TEST": {"NAME": "chosen"}},
+        settings_dict={
+            "NAME": name,
+            "TEST": {"NAME": "chosen.sqlite3" if vendor == "sqlite" else "chosen"},
+        },
         is_in_memory_db=lambda: "mode=memory" in name,
     )
     monkeypatch.setattr(identity, "ledger_database", lambda: "ledger")

@@ -38,6 +38,7 @@ from tests.support import services
 from tests.support.celeryapp import app as project_app
 from tests.support.fault_proxy import FaultProxy, Mode
 from tests.support.latched import LatchedStorage
+from tests.support.scripted import on_disk
 from tests.support.services import S3Server
 from tests.support.waiting import until
 
@@ -273,7 +274,7 @@ def test_a_soft_limit_ends_one_message(
     assert (first.lease_token, first.attempts) == ("", 1)
     assert first.last_error == "TimeLimitReached: Celery's soft time limit was reached."
     assert (second.state, second.attempts) == (State.PENDING, 0)
-    assert sorted(storages["disk"].listdir("")[1]) == names
+    assert on_disk() == names
     assert content_of(storage, names[0]) == CONTENT
 
     until(lambda: ledger().due().count() == 2)

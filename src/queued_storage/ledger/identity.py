@@ -1,5 +1,6 @@
 """The id by which this ledger is told from others that use the same places."""
 
+import os
 import uuid
 from typing import Any
 
@@ -43,12 +44,14 @@ def ledger_id(*, anew: bool = False) -> str:
 def is_for_tests() -> bool:
     """Return whether the ledger lives no longer than a run of tests, or than this process.
 
-    Its database is in memory, or has the name that Django gives to a database for tests.
+    Its database is in memory, or has the name that Django gives to a database for tests. Test
+    runners that use several processes add the number of the process.
     """
     connection: Any = connections[ledger_database()]
     given = connection.settings_dict
     name = str(given["NAME"])
-    if name == str(given["TEST"].get("NAME")):
+    chosen = given["TEST"].get("NAME")
+    if chosen and name.startswith(os.path.splitext(chosen)[0]):
         return True
     if connection.vendor == "sqlite":
         return bool(connection.is_in_memory_db())
