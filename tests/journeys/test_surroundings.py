@@ -47,6 +47,7 @@ from tests.support.scripted import (
     files_in,
     make,
     make_due,
+    mark,
     on_disk,
     read,
     row,
@@ -232,7 +233,7 @@ def test_failure_with_lost_answer_is_signalled(
         signals.append(will_retry)
 
     storage = make()
-    storage.remote.refuses = True
+    storage.remote.rejects = True
     name = storage.save("a.txt", file())
     pk = row(storage, name).pk
     end = Cutter(1, before=False, kind="UPDATE")  # after the claim
@@ -245,7 +246,7 @@ def test_failure_with_lost_answer_is_signalled(
     assert end.statement
     assert list(errors) == [pk]
     assert signals == [bool(retries)]
-    assert "failed: ConnectionError: The remote is away." in caplog.text
+    assert "failed: OSError: The remote rejects the file." in caplog.text
     found = row(storage, name)
     assert (found.state, len(found.failures)) == (["failed", "pending"][retries], 1)
 
@@ -299,6 +300,7 @@ def test_claim_with_lost_answer_is_repeated_later() -> None:
 def test_save_with_lost_connection_leaves_no_file(before: bool, atomic: bool) -> None:
     storage = make()
     storage.alias  # noqa: B018
+    mark(storage.location)
     with (
         pytest.raises(LOST),
         connection.execute_wrapper(Cutter(0, before=before)),

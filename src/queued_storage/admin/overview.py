@@ -215,7 +215,7 @@ def _failed(pks: list[int]) -> list[Failed]:
 def _running(rows: QueuedFileQuerySet) -> list[Running]:
     columns = ("pk", "alias", "name", "host", "size", "sent", "attempts", "is_expired")
     running = rows.annotate(is_expired=Q(due_at__lte=DatabaseNow())).values_list(*columns)
-    return [Running(*row) for row in running[:TRANSFERS]]
+    return [Running(*row) for row in running.order_by("pk")[:TRANSFERS]]
 
 
 def _count_transferred(alias: str, shares: _Shares, found: Overview) -> None:

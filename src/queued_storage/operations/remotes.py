@@ -93,7 +93,7 @@ def rows(alias: str, *, registers: bool = False) -> Remotes:
         place = place_of(storage_for(alias))
     except UnknownAlias:
         found = remotes().filter(alias=alias)
-        if not found.exists():
+        if "\0" in alias or not found.exists():  # PostgreSQL takes no NUL character
             raise
         return found
     if registers:
