@@ -10,6 +10,8 @@ from django.conf import settings
 from django.core.files.uploadedfile import SimpleUploadedFile
 from django.core.management import call_command
 
+from queued_storage.files.markers import MARKER
+
 DIRECTORIES = {"local": "disk", "remote": "far"}
 
 
@@ -18,9 +20,10 @@ def upload(name: str = "a.txt", content: bytes = b"text") -> SimpleUploadedFile:
 
 
 def files(side: str) -> dict[str, bytes]:
-    """Return the content of all files on "disk" or "far" by name, including drafts."""
+    """Return the content of all files on "disk" or "far" by name, including drafts, without the
+    marker of the local storage."""
     root: Path = settings.BASE / side
-    found = (path for path in root.rglob("*") if path.is_file())
+    found = (path for path in root.rglob("*") if path.is_file() and path.name != MARKER)
     return {path.relative_to(root).as_posix(): path.read_bytes() for path in found}
 
 

@@ -21,6 +21,7 @@ from PIL import Image as Pillow
 from sorl.thumbnail import default as sorl
 from sorl.thumbnail.images import get_or_create_storage
 
+from queued_storage.files.markers import MARKER
 from queued_storage.testing import drain
 from tests.support.fault_proxy import FaultProxy
 from tests.support.services import S3Server
@@ -52,7 +53,7 @@ class Site:
         return [html.unescape(url) for url in re.findall(r'src="(.*?)"', response.text)]
 
     def local_names(self) -> set[str]:
-        files = (path for path in self.media.rglob("*") if path.is_file())
+        files = (path for path in self.media.rglob("*") if path.is_file() and path.name != MARKER)
         return {path.relative_to(self.media).as_posix() for path in files}
 
     def remote_names(self) -> set[str]:

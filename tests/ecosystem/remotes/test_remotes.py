@@ -10,6 +10,7 @@ from django.core.files.base import ContentFile
 from django.core.files.storage import FileSystemStorage
 
 from queued_storage.backends import QueuedStorage
+from queued_storage.files.markers import MARKER
 from queued_storage.operations.contract import check_remote
 from queued_storage.queues.dummy import DummyQueue
 from queued_storage.tasks import TransferAndDelete
@@ -78,7 +79,7 @@ def test_save_overwrite_and_delete(remote: tuple[str, Make], tmp_path: Path, siz
     assert storage.queue.deliver() == {}
     assert storage.queued_file(name) is None
     assert names_on(make) == []
-    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+    assert [path for path in tmp_path.rglob("*") if path.is_file() and path.name != MARKER] == []
 
 
 @pytest.mark.parametrize("name", NAMES)
