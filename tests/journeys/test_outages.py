@@ -184,6 +184,7 @@ def test_outage_longer_than_all_retries(
     until(lambda: remote().probes > 1, PATIENCE)  # the interval has grown to its maximum
     assert remote().state == RemoteState.AWAY
 
+    until(lambda: not ledger().exclude(lease_token="").exists(), PATIENCE)  # begun before
     before = s3_proxy.accepted
     started = time.monotonic()
     while time.monotonic() - started < WATCHED:

@@ -11,6 +11,7 @@ from django.db.models import FileField
 
 from ..ledger.aliases import AliasedStorage
 from ..ledger.database import ledger_database
+from ..ledger.remotes import remotes
 from ..operations.status import moved_storages
 from ..remotes.classes import LIBRARY
 from ..storage.composition import ComposedStorage
@@ -41,13 +42,16 @@ def files_are_where_storages_look(
 ) -> list[CheckMessage]:
     """Nothing is reported while the database does not answer, or lacks the tables.
 
-    Libraries that take long to import are imported only for ``check --database``.
+    Libraries that take long to import are imported only where Django checks the database, and for
+    storages that have uploaded files.
     """
     if settings_problem():
         return []
     is_asked = ledger_database() in (databases or ())
     try:
-        moved = list(moved_storages(each for each in storages() if is_asked or _is_made(each)))
+        used = set(remotes().values_list("alias", flat=True)) if is_asked else set()
+        asked = (each for each in storages() if _is_made(each) or each.alias in used)
+        moved = list(moved_storages(asked))
     except Exception:  # also where a test forbids queries
         return []
     return [

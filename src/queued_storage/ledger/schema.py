@@ -2,6 +2,7 @@
 
 import threading
 import time
+from typing import Any
 
 from django.apps import apps
 from django.db import DatabaseError, connections, models
@@ -43,12 +44,20 @@ def _missing(database: str) -> str:
             table = model._meta.db_table
             if table not in tables:
                 return f"the table {table!r} of the ledger"
-            found = connection.introspection.get_table_description(cursor, table)
-            columns = {column.name for column in found}
+            columns = _columns_of(table, connection, cursor)
             for field in model._meta.local_concrete_fields:
                 if field.column not in columns:
                     return f"the column {field.column!r} of the ledger's table {table!r}"
     return ""
+
+
+def _columns_of(table: str, connection: Any, cursor: Any) -> set[str]:
+    while True:
+        try:
+            found = connection.introspection.get_table_description(cursor, table)
+        except KeyError:  # Django asks twice, and a migration added a column in between
+            continue
+        return {column.name for column in found}
 
 
 def explanation(error: BaseException) -> str:

@@ -2,6 +2,7 @@
 
 import io
 import os
+import uuid
 from collections.abc import Callable
 from typing import Any
 
@@ -208,7 +209,8 @@ def test_two_storages_share_a_bucket(
 
 @pytest.fixture
 def lost_bucket(s3_options: Options) -> S3Storage:
-    return remote_of(s3_options | {"bucket_name": "not-there"})
+    # Another name for each test, since SeaweedFS makes a bucket that something is written to.
+    return remote_of(s3_options | {"bucket_name": f"not-there-{uuid.uuid4().hex}"})
 
 
 def test_a_missing_bucket_is_no_missing_object(
