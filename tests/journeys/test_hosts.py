@@ -34,6 +34,7 @@ from queued_storage.queues.dummy import DummyQueue
 from queued_storage.queues.immediate import ImmediateQueue
 from queued_storage.queues.threads import ThreadQueue
 from queued_storage.serving import peers
+from queued_storage.transfers.gates import gates
 from tests.support.fault_proxy import FaultProxy, Mode
 from tests.support.forks import ended, forks
 from tests.support.scripted import LONG_AGO, files_in
@@ -79,6 +80,7 @@ def host_settings(host: str, **changes: Any) -> dict[str, Any]:
 def on_host(host: str, **changes: Any) -> Iterator[Any]:
     """Use the settings of a host; yield its default storage."""
     with override_settings(**host_settings(host, **changes)):
+        gates.forget()  # each host has a process of its own
         yield storages["default"]
 
 

@@ -69,7 +69,19 @@ def problem_of(alias: str, local: Storage) -> str:
 def missing_aliases() -> frozenset[str]:
     """Return the storages that were found without their volume, and are so still."""
     found = list(_missing.items())
-    return frozenset(alias for (alias, _root), local in found if is_missing(alias, local))
+    return frozenset(
+        alias
+        for (alias, root), local in found
+        if _is_root_of(alias, root) and is_missing(alias, local)
+    )
+
+
+def _is_root_of(alias: str, root: str) -> bool:
+    """Return whether a storage keeps its local files there; not if it was configured anew."""
+    try:
+        return _root_of(_local_of(storage_for(alias))) == root
+    except Exception:  # it cannot be made; its checks report the error
+        return False
 
 
 def accept(alias: str, local: Storage) -> bool:
