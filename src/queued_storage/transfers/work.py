@@ -26,7 +26,7 @@ from ..exceptions import (
 )
 from ..files import volumes
 from ..ledger.database import ledger
-from ..ledger.models import MAX_FAILURES, QueuedFile
+from ..ledger.models import QueuedFile
 from ..ledger.states import State, is_reachable_from_here
 from ..reporting.logs import about, logger
 from ..reporting.reasons import reason
@@ -248,8 +248,10 @@ class _Work:
         """Record that the thread of this work hangs. If it goes on, it finds its claim void."""
         try:
             with about(self.row):
-                self._fail(self.lease.stall())
+                # Recorded first, so that another worker need not wait for a trial.
+                is_counted = self._fail(self.lease.stall())
                 self._judge(self.lease.stall())
+                circuit_of(self.row.alias).recorded(self.row.pk, is_counted=is_counted)
         except Exception as error:  # the lease expires
             logger.warning("A stalled attempt could not be ended: %s", reason(error))
         finally:
@@ -274,14 +276,16 @@ class _Work:
         # Faults of this process, host or remote, not of the file
         is_setup = is_waiting or isinstance(error, ImproperlyConfigured | LocalFileUnreadable)
         is_own = verdict.fate is Fate.OWN and not is_setup
+        count = self._is_evicting or is_own
         will_retry = not is_own or self._will_retry(error)
         if will_retry:
             failures = row.attempts if is_own else len(row.failures) + 1
             delay = OPERATOR_DELAY if is_waiting else max(backoff(failures), verdict.retry_after)
-            count = self._is_evicting or is_own
             taken = self.lease.ledger.postpone(row, delay, text, count=count)
         else:
             taken = self.lease.ledger.mark_failed(row, text)
+        if taken and verdict.may_be_remotes:
+            circuit_of(row.alias).recorded(row.pk, is_counted=count)
         if not taken or is_unmounted:  # which is logged once for all files
             return bool(taken)
         log = logger.warning if will_retry else logger.error
@@ -305,12 +309,7 @@ class _Work:
         """Say whose fault the failure is."""
         if not isinstance(error, Exception) or isinstance(error, NOT_THE_REMOTES):
             return Verdict(Fate.OWN)
-        verdict = self._judge(error)
-        # A file that always makes the remote fail is to be noticed in the end.
-        is_too_often = len(self.row.failures) >= MAX_FAILURES
-        if verdict.fate is Fate.REMOTE and is_too_often:
-            return verdict._replace(fate=Fate.OWN)
-        return verdict
+        return self._judge(error)
 
     def _judge(self, error: BaseException) -> Verdict:
         try:
