@@ -153,11 +153,11 @@ def _note(remote: Remote, *, is_probed_by_files: bool) -> None:
 
 def _claim(remote: Remote) -> QueuedFile | None:
     """Claim a due file: the oldest, the newest and any other one in turn, for one of them may be
-    the fault. Files by which the remote was probed before come last."""
+    the fault. Files that have failed, in a probe or before, come last."""
     files = ledger().filter(alias=remote.alias, priority=0, state=State.PENDING).due()
     files = files.workable_here().exclude(pk__in=leases.held())
     choose = (_oldest, _newest, _any_of)[remote.probes % 3]
-    for some, order in product((files.filter(last_error=""), files), (choose, _oldest)):
+    for some, order in product((files.filter(failures=[]), files), (choose, _oldest)):
         if row := ledger().claim_probe(order(some)):
             return row
     return None

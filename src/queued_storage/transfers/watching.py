@@ -122,8 +122,10 @@ def watch() -> None:
         if _watch is not None and _watch.goes_on:
             _watch.is_wanted = True
             return
-        if _watch is not None and _watch.hangs and (hung.are_too_many() or not hung.add(_watch)):
-            return
+        if _watch is not None and _watch.hangs:
+            if hung.are_too_many() or not hung.add(_watch):
+                return
+            _watch.stop()
         _watch = Watch(database)
         with suppress(RuntimeError):  # the interpreter ends, or there are no more threads
             _watch.start()
