@@ -29,6 +29,7 @@ from .operations.jobs import run_due
 from .queues import BaseQueue
 from .queues.threads import stop_all
 from .reporting.logs import logger
+from .storage.results import obstacle
 from .transfers import probing, watching
 from .transfers.gates import gates
 from .transfers.work import run_claimed
@@ -55,7 +56,8 @@ def drain(storage: Storage | None = None, *, timeout: float = 60) -> dict[int, E
         if error:
             errors[row.pk] = error
         if time.monotonic() > deadline:
-            raise TransferTimeout(f"Files are still due after {timeout} seconds.")
+            why = obstacle(ledger().filter(pk=row.pk).first() or row)
+            raise TransferTimeout(f"Files are still due after {timeout} seconds.{why}")
     run_due(aliases, lambda: time.monotonic() > deadline)
     return errors
 

@@ -5,25 +5,31 @@ QUEUED_STORAGE_TEST_POISONOUS_FILES is the number of files that no remote takes.
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 from django.core.files.storage import storages
+from django.db import connection
 from django.db.models import F
 from pytest_django import Settings
 
+from queued_storage.ledger import schema
 from queued_storage.ledger.database import ledger
 from queued_storage.ledger.models import MAX_FAILURES
 from queued_storage.ledger.remotes import RemoteState, remotes
 from queued_storage.ledger.sql.clock import database_time, seconds_between
 from queued_storage.ledger.states import State
+from queued_storage.queues.base import run_all
 from queued_storage.remotes.fault_kinds import Fault
 from queued_storage.remotes.faults import Diagnosis
 from queued_storage.signals import remote_changed
 from queued_storage.transfers import circuit, probing, trials, watching, work
+from queued_storage.transfers.executor import Executor
 from queued_storage.transfers.gates import gates
 from tests.support.outages import registered
 from tests.support.scripted import LONG_AGO, ScriptedStorage, file, make, make_due, row
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -486,3 +492,71 @@ def test_poisonous_files_do_not_close(settings: Settings, changes: list[str]) ->
     assert states(storage, bad) == [(State.FAILED, 2)] * POISONOUS
     assert states(storage, good) == [(State.TRANSFERRED, 1)] * 3
     assert changes == []
+
+
+# New code before its migrations
+
+ALTERATIONS = {
+    "column": ("queued_storage_remote RENAME COLUMN {} TO {}", "other_writer", "not_yet"),
+    "table": ("{} RENAME TO {}", "queued_storage_remote", "not_yet"),
+}
+
+
+@contextmanager
+def before_migration(alteration: str, name: str, other: str) -> Iterator[None]:
+    """Take a column or the table of remotes away."""
+    with connection.cursor() as cursor:
+        cursor.execute("ALTER TABLE " + alteration.format(name, other))
+        try:
+            yield
+        finally:
+            cursor.execute("ALTER TABLE " + alteration.format(other, name))
+
+
+@pytest.fixture
+def unreported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the next missing column be logged, even if another test has logged it."""
+    monkeypatch.setattr(schema, "_reported", ("", 0.0))
+
+
+older = pytest.mark.parametrize("alteration", ALTERATIONS.values(), ids=ALTERATIONS)
+
+
+@pytest.mark.usefixtures("unreported")
+@older
+def test_messages_wait_quietly_for_migrate(alteration: tuple[str, str, str], caplog: Any) -> None:
+    storage = make()
+    names = save(storage, 2)
+    pks = [row(storage, name).pk for name in names]
+    with before_migration(*alteration):
+        assert list(run_all(pks)) == pks
+        assert [record.exc_info for record in caplog.records] == [None], caplog.text
+        assert alteration[1] in caplog.text
+        assert states(storage, names) == [(State.PENDING, 0)] * 2
+    assert run_all(pks) == {}
+    assert states(storage, names) == [(State.TRANSFERRED, 1)] * 2
+
+
+@pytest.mark.usefixtures("unreported")
+@older
+def test_threads_wait_quietly_for_migrate(alteration: tuple[str, str, str], caplog: Any) -> None:
+    storage = make()
+    names = save(storage, 2)
+    searched: list[str] = []
+
+    def aliases() -> list[str]:
+        searched.append(storage.alias)
+        return [storage.alias]
+
+    threads = Executor(1, 0.05, aliases)
+    try:
+        with before_migration(*alteration):
+            threads.start()
+            threads.notify([row(storage, names[0]).pk])
+            until(lambda: len(searched) > 3)
+            assert [record.exc_info for record in caplog.records] == [None], caplog.text
+            assert "Run 'manage.py migrate'." in caplog.text
+            assert states(storage, names) == [(State.PENDING, 0)] * 2
+        until(lambda: states(storage, names) == [(State.TRANSFERRED, 1)] * 2)
+    finally:
+        assert threads.stop(60)

@@ -14,6 +14,7 @@ from ...ledger.states import State, is_reachable_from_here
 from ...operations import steering
 from ...operations.passes import Step
 from ...reporting.counts import counted
+from ...storage.results import obstacle
 from ...transfers import work
 from ..quantities import parse_duration
 from .base import RepeatableVerb, Verb
@@ -147,7 +148,9 @@ class Flush(RepeatableVerb):
             while left[0]:
                 if deadline is not None and monotonic() >= deadline:
                     files = counted(left[0], "{} file is", "{} files are")
-                    raise CommandError(f"{files} not transferred yet.", returncode=1)
+                    row = rows.exclude(last_error="").first() or rows.first()
+                    text = f"{files} not transferred yet.{obstacle(row) if row else ''}"
+                    raise CommandError(text, returncode=1)
                 sleep(POLL_EVERY)
                 before, left = left, total(rows)
                 progress(Step(before[0] - left[0], before[1] - left[1]))
