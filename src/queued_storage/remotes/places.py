@@ -81,7 +81,8 @@ def place_of(storage: Storage) -> Place:
     given = getattr(storage, "queued_storage_place", None)
     if given is not None:
         return Place(OTHER, str(given))
-    if rule := _rule_of(type(storage)):
+    cls: Any = type(storage)
+    if rule := _rule_of(cls):
         return rule(storage)
     if isinstance(storage, InMemoryStorage):
         return _of_this_process(MEMORY, storage)
