@@ -18,6 +18,7 @@ from queued_storage.ledger.remotes import Remote, RemoteState, remotes
 from queued_storage.ledger.sql.clock import database_time
 from queued_storage.ledger.states import State
 from queued_storage.queues.base import BaseQueue, run_all
+from queued_storage.remotes.places import Place
 from queued_storage.signals import remote_changed
 from queued_storage.transfers import probing, watching
 from queued_storage.transfers.gates import gates
@@ -205,6 +206,14 @@ def test_needed_thread_looks_again(opened: list[str], monkeypatch: pytest.Monkey
     registered(storage)
     watching.watch()
     until(lambda: opened == [storage.alias])
+
+
+def test_thread_ignores_remotes_of_others(opened: list[str]) -> None:
+    storage = make(remote=ScriptedStorage())
+    other = remotes().register(storage.alias, Place("s3", "host/before"))
+    remotes().filter(pk=other.pk).close(RemoteState.AWAY, "moved since", 0)
+    close(storage, probe_in=20)
+    assert Watch("default")._pause() > 10
 
 
 def test_thread_that_hangs_is_replaced(

@@ -18,7 +18,7 @@ from queued_storage.ledger import schema
 from queued_storage.ledger.database import ledger
 from queued_storage.ledger.models import MAX_FAILURES
 from queued_storage.ledger.remotes import RemoteState, remotes
-from queued_storage.ledger.sql.clock import database_time, seconds_between
+from queued_storage.ledger.sql.clock import database_time, seconds_between, seconds_from_now
 from queued_storage.ledger.states import State
 from queued_storage.queues.base import run_all
 from queued_storage.remotes.fault_kinds import Fault
@@ -27,7 +27,7 @@ from queued_storage.signals import remote_changed
 from queued_storage.transfers import circuit, probing, trials, watching, work
 from queued_storage.transfers.executor import Executor
 from queued_storage.transfers.gates import gates
-from tests.support.outages import registered
+from tests.support.outages import close, registered
 from tests.support.scripted import LONG_AGO, ScriptedStorage, file, make, make_due, row
 from tests.support.waiting import until
 
@@ -379,6 +379,29 @@ def test_file_deleted_during_the_probe_opens_nothing(choosy: Any) -> None:
     assert (remote.state, remote.last_error, remote.probes) == (RemoteState.REFUSED, "denied", 0)
     assert remote.next_probe_at
     assert 0 < seconds_between(database_time("default"), remote.next_probe_at) <= 1
+
+
+def test_odd_file_changes_no_state(changes: list[str]) -> None:
+    storage = make(remote=WritesFilesOnly())
+    save(storage, 1)
+    storage.remote.rejects = True
+    close(storage, RemoteState.REFUSED)
+    assert [probe_once(storage) for _probe in range(3)] == [False] * 3
+    assert registered(storage).get().state == RemoteState.REFUSED
+    assert changes == []
+
+
+@pytest.mark.one_database
+@pytest.mark.parametrize("is_pending", [True, False])
+def test_deletes_do_not_wait_for_a_file(choosy: Any, is_pending: bool) -> None:
+    [name] = save(choosy, 1)
+    choosy.queue.deliver()
+    choosy.delete(name)
+    if is_pending:  # on another host, or later
+        new = row(choosy, choosy.save("new.txt", file()))
+        ledger().filter(pk=new.pk).update(due_at=seconds_from_now(60))
+    close(choosy, RemoteState.REFUSED)
+    assert probe_once(choosy) != is_pending
 
 
 def test_unreadable_file_says_nothing_of_remote(choosy: Any) -> None:

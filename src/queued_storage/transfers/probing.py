@@ -58,8 +58,9 @@ class Answer(NamedTuple):
     """What a probe found out."""
 
     works: bool | None  # None if that is still unknown
-    diagnosis: Diagnosis = Diagnosis(Fault.UNCLEAR)
+    state: RemoteState | None = None  # of one that does not work, unless it is as before
     error: BaseException | None = None
+    retry_after: float | None = None  # seconds
 
 
 WORKS = Answer(True)
@@ -81,15 +82,15 @@ def probe(remote: Remote, *, even_early: bool = False) -> bool:
     try:
         answer = _find_out(storage, remote, by_all=even_early)
     except Exception as mistake:  # such as a remote that cannot be made any more
-        answer = Answer(False, error=mistake)
+        answer = _failure(Diagnosis(Fault.UNCLEAR), mistake)
     if answer.works:
         return _open(storage, remote)
     if answer.error is None:
         same.take_probe(circuit.FIRST_PROBE, even_early=True)
         return False
     text = reason(answer.error, storage.local, storage.remote)
-    state = circuit.state_of(answer.diagnosis, answer.error)
-    pause = _pause(remote, state, answer.diagnosis.retry_after)
+    state = answer.state or remote.state
+    pause = _pause(remote, state, answer.retry_after)
     if same.postpone_probe(state, text, pause) and state != remote.state:
         announcing.announce(storage, same.get(), remote)
     return False
@@ -110,13 +111,26 @@ def _find_out(storage: TransferringStorage, remote: Remote, *, by_all: bool) -> 
         _note(remote, is_probed_by_files=False)
         return WORKS
     if trial.error is None:
-        return _try_file(storage, remote) or WORKS
+        return _try_file(storage, remote) or _without_files(remote, UNKNOWN)
     diagnosis = storage.uploader.diagnose(trial.error, 0)
-    denied = Answer(False, diagnosis, trial.error)
+    denied = _failure(diagnosis, trial.error)
+    if diagnosis.fault is Fault.UNCLEAR and remote.is_probed_by_files:
+        denied = _without_files(remote, denied)
     if diagnosis.fault is Fault.AWAY or (is_refused and not by_all):
         return denied
     answer = _try_file(storage, remote)
     return denied if answer is None or answer.error else answer
+
+
+def _failure(diagnosis: Diagnosis, error: BaseException) -> Answer:
+    state = circuit.state_of(diagnosis, error)
+    return Answer(False, state, error, diagnosis.retry_after)
+
+
+def _without_files(remote: Remote, answer: Answer) -> Answer:
+    """Open a remote that only files can prove if there are none, since deletes may wait for it."""
+    files = ledger().filter(alias=remote.alias, state__in=[State.PENDING, State.TRANSFERRING])
+    return answer if files.exists() else WORKS
 
 
 def _try_file(storage: TransferringStorage, remote: Remote) -> Answer | None:
@@ -129,14 +143,14 @@ def _try_file(storage: TransferringStorage, remote: Remote) -> Answer | None:
     if circuit.circuit_of(remote.alias).has_succeeded_since(started):
         _learn(storage, remote)
         return WORKS
-    # The file may have been deleted meanwhile, or cannot be read.
-    if error is None or isinstance(error, work.NOT_THE_REMOTES):
+    if error is None:  # it was deleted or overwritten meanwhile
         return UNKNOWN
     diagnosis = storage.uploader.diagnose(error, row.size)
-    if diagnosis.fault is Fault.FILE:
+    if diagnosis.fault is Fault.FILE:  # it cannot be read, for example
         return UNKNOWN
     ledger().note_failed_probe(row, reason(error, storage.local, storage.remote))
-    return Answer(False, diagnosis, error)
+    answer = _failure(diagnosis, error)
+    return answer._replace(state=None) if diagnosis.fault is Fault.UNCLEAR else answer
 
 
 def _learn(storage: TransferringStorage, remote: Remote) -> None:

@@ -6,7 +6,6 @@ from contextlib import suppress
 from typing import Any
 
 from django.db import connections
-from django.db.models import Min
 from django.db.models.signals import post_migrate
 
 from ..conf import settings
@@ -20,7 +19,7 @@ from ..runtime import hung
 from ..runtime.forks import ForkSafeLock, after_fork
 from . import leases, probing
 from .circuit import circuit_of
-from .gates import gates
+from .gates import gates, is_configured
 
 SOONEST = 0.05  # seconds between two looks, at least
 ENDS_WITHIN = 2.0  # seconds for which a flush waits for the thread
@@ -95,11 +94,12 @@ class Watch(threading.Thread):
 
     def _pause(self) -> float:
         """Return the seconds until the next probe of any remote is due, or the next opening."""
-        next_at = remotes().aggregate(Min("next_probe_at"))["next_probe_at__min"]
+        with_time = filter(is_configured, remotes().filter(next_probe_at__isnull=False))
+        times = [remote.next_probe_at for remote in with_time if remote.next_probe_at]
         longest = settings.probe_every
-        if next_at is None:  # all are paused, or were opened meanwhile
+        if not times:  # all are paused, or were opened meanwhile
             return longest
-        seconds = seconds_between(database_time(self._database), next_at)
+        seconds = seconds_between(database_time(self._database), min(times))
         return min(max(seconds, SOONEST), longest)
 
 
