@@ -66,6 +66,7 @@ POINTS: dict[str, tuple[str, str, int]] = {
     "second adopted": (f"{_LEDGER}.record_remote", AFTER, 2),
     "second backfilled": (f"{_LEDGER}.record_local", AFTER, 2),  # not committed
     "pruned": (f"{_LEDGER}.mark_deleting_if_unchanged", AFTER, 1),
+    "place filled": (f"{_LEDGER}.fill_place", AFTER, 1),
     # New content of a file
     "overwriting": (f"{_LEDGER}.overwrite", AFTER, 1),  # not committed
 }
