@@ -40,16 +40,21 @@ class Filling:
 
     def take_turn(
         self, seconds: float, may_go_on: Callable[[], bool], *, even_early: bool = False
-    ) -> None:
-        """Go through some ranges, unless another thread does, or it is too early."""
+    ) -> bool:
+        """Go through some ranges, unless another thread does, or it is too early.
+
+        Return whether there is more to go through in this round.
+        """
         if in_transaction() or not self._lock.acquire(blocking=False):
-            return
+            return False
         try:
             started = time.monotonic()
-            if self._is_time(started, even_early=even_early):
-                self._next_turn = started + AGAIN  # also if the database is away
-                has_more = self._go_on(started + seconds, may_go_on)
-                self._next_turn = time.monotonic() + self._pause(started, has_more=has_more)
+            if not self._is_time(started, even_early=even_early):
+                return False
+            self._next_turn = started + AGAIN  # also if the database is away
+            has_more = self._go_on(started + seconds, may_go_on)
+            self._next_turn = time.monotonic() + self._pause(started, has_more=has_more)
+            return has_more
         finally:
             self._lock.release()
 
