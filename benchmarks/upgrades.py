@@ -272,6 +272,9 @@ class Writer:
         at = _time(database, time.time())
         values = VALUES.replace("'pending'", "'held'")
         insert = f"INSERT INTO queued_storage_queuedfile ({COLUMNS}) VALUES (%s, %s, {values})"
+        if connections[database].vendor == "sqlite":
+            with connections[database].cursor() as cursor:  # to measure what would be an error
+                cursor.execute("PRAGMA busy_timeout = 600000")
         number = 0
         while not self._is_over.is_set():
             number += 1
