@@ -1,5 +1,6 @@
 """Places of files that were saved by earlier versions."""
 
+import json
 import os
 import signal
 import threading
@@ -24,6 +25,7 @@ from queued_storage.remotes.places import MEMORY, Place, place_of
 from queued_storage.transfers import filling
 from queued_storage.transfers.executor import Executor
 from queued_storage.transfers.filling import Filling
+from tests.support.command import run
 from tests.support.failpoints import FailPoint
 from tests.support.forks import ended, forks
 from tests.support.rows import claimed, new_row, snapshot
@@ -310,3 +312,21 @@ def test_a_sweep_of_all_storages_fills_in_places() -> None:
     with open(os.devnull, "w") as nowhere:
         call_command("queued_storage", "sweep", stdout=nowhere)
     assert set(places()) == {OLD.digest}
+
+
+@pytest.mark.one_database
+def test_status_shows_how_much_is_done() -> None:
+    remotes().register("one", OLD)
+    save(50, place=OLD.digest)
+    save(50)
+    assert "places of files saved by earlier versions" not in run("status")  # not where it looks
+    ledger().update(place=None)
+    first = ledger().order_by("pk")[0].pk
+    assert "earlier versions: 0% done" in run("status")
+    assert json.loads(run("status", "--json"))["places"] == 0
+    unplaced.record_progress(Progress(), Progress(first + 49))
+    assert f"earlier versions: {int((first + 49) * 100 / (first + 99))}% done" in run("status")
+    go_round(Filling())
+    ledger().filter(place=None).delete()  # what was passed over
+    assert "earlier versions" not in run("status")
+    assert json.loads(run("status", "--json"))["places"] == 1

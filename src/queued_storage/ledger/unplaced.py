@@ -8,7 +8,7 @@ from collections import defaultdict
 from typing import Any, NamedTuple, Self
 
 from django.db import models
-from django.db.models import Value
+from django.db.models import Max, Value
 from django.db.models.functions import Coalesce
 
 from .database import QueuedFileQuerySet, ledger, ledger_database
@@ -78,12 +78,28 @@ def firsts() -> Firsts:
 
 def window(after: int, size: int) -> Window | None:
     """Return the range of the next ``size`` keys; None if there are no more."""
-    keys = ledger().order_by("pk").values_list("pk", flat=True)
-    newest = keys.last()
-    if newest is None or newest <= after:
+    newest = _newest()
+    if newest <= after:
         return None
-    [end] = keys.filter(pk__gt=after)[size - 1 : size] or [newest]
+    keys = ledger().filter(pk__gt=after).order_by("pk").values_list("pk", flat=True)
+    [end] = keys[size - 1 : size] or [newest]
     return Window(after, end, end == newest, end <= newest - size)
+
+
+def _newest() -> int:
+    return ledger().aggregate(newest=Max("pk"))["newest"] or 0
+
+
+def share_done(size: int) -> float:
+    """Return the share of keys that were gone through; 1 if no place is missing.
+
+    Of the others, only the next ``size`` keys are looked at: older files come first.
+    """
+    done = progress().key
+    following = window(done, size)
+    if following is None or not following.has_files:
+        return 1.0
+    return done / max(_newest(), 1)
 
 
 def fill(window: Window, firsts: Firsts, limit: int) -> tuple[int, int]:
