@@ -20,6 +20,7 @@ from .rows import Options, Row, by_turns
 
 FILES = 1_000_000  # due, of a storage whose remote is closed
 OPEN = 1_000  # due later, of another storage
+SETTLED = 5  # a file of that storage is transferred for so many files of the first one
 AT_ONCE = 100_000  # rows in one INSERT
 BATCH = 10  # files in a claim
 NAMES = {"default": "SQLite", "postgres": "PostgreSQL", "mariadb": "MariaDB"}
@@ -39,7 +40,7 @@ COLUMNS = (
     "due_at"
 )
 VALUES = (
-    "'', 'pending', '', true, 10000, 'crc32:01234567', 'image/jpeg', '', 1, 0, 0, '', 'web-1', "
+    "'', %s, '', true, 10000, 'crc32:01234567', 'image/jpeg', '', 1, 0, 0, '', 'web-1', "
     "'', '', %s, '[]', %s"
 )
 CHANGE = "UPDATE queued_storage_queuedfile SET last_error = %s WHERE id = %s"
@@ -80,7 +81,7 @@ def _goals(files: int) -> Iterator[tuple[str, str, float, str]]:
         yield f"{number}.time", f"migration {number}, {files:,} files", 60, "s"
         yield f"{number}.wait", f"longest save during migration {number}", 1000, "ms"
     yield "alone.wait", "longest save without anything beside it", 1000, "ms"
-    yield "filling.time", f"filling in the places of {files:,} files", 600, "s"
+    yield "filling.time", f"filling in the places of {files + files // SETTLED:,} files", 600, "s"
     yield "filling.step", "filling in the places of 500 of them", 200, "ms"
     yield "filling.wait", "longest save during the filling", 1000, "ms"
     yield "filling.change", "longest change of an old row during the filling", 1000, "ms"
@@ -98,15 +99,16 @@ def _measure(database: str, options: Options) -> Measured:
     _migrate(database, BEFORE)
     now = time.time()
     for first in range(1, files, AT_ONCE):
-        _insert(database, "closed", first, min(first + AT_ONCE - 1, files), now - 86_400)
-    _insert(database, "open", 1, OPEN, now - 3_600)
+        _insert(database, "closed", first, min(first + AT_ONCE - 1, files), due=now - 86_400)
+    _insert(database, "open", 1, files // SETTLED)
+    _insert(database, "open", files // SETTLED + 1, files // SETTLED + OPEN, due=now - 3_600)
     with connections[database].cursor() as cursor:
         vendor = connections[database].vendor
         cursor.execute(ANALYZE.get(vendor, "ANALYZE TABLE queued_storage_queuedfile"))
     found: Measured = {}
     with Writer.beside(database, files) as writer:
         with writer.watched(found, "alone"):
-            time.sleep(0.5 if options.quick else 5)
+            time.sleep(0.5 if options.quick else 20)
         before = 0.0
         for name in MIGRATIONS:
             with writer.watched(found, name[:4]):
@@ -129,15 +131,17 @@ def _migrate(database: str, name: str) -> None:
     call_command("migrate", "queued_storage", name, database=database, verbosity=0)
 
 
-def _insert(database: str, alias: str, first: int, last: int, due: float) -> None:
+def _insert(database: str, alias: str, first: int, last: int, due: float | None = None) -> None:
     from django.db import connections
 
     vendor = connections[database].vendor
     numbers = SEQUENCE[vendor].format(first, last)
     sql = f"INSERT INTO queued_storage_queuedfile ({COLUMNS}) SELECT %s, {NAME[vendor]}, {VALUES} "
     with connections[database].cursor() as cursor:
-        at = _time(database, due)
-        cursor.execute(f"{sql} FROM {numbers}", [alias, "some/directory/", at, at])
+        saved_at = _time(database, due or time.time())
+        state = "pending" if due else "transferred"
+        values = [alias, "some/directory/", state, saved_at, saved_at if due else None]
+        cursor.execute(f"{sql} FROM {numbers}", values)
 
 
 def _time(database: str, seconds: float) -> Any:
@@ -220,7 +224,7 @@ class Writer:
     It knows neither places nor priorities.
     """
 
-    FIGURES = ("save", "change", "turns")
+    FIGURES = ("save", "change", "turns", "seconds")
 
     def __init__(self, database: str, files: int) -> None:
         context = multiprocessing.get_context("fork")
@@ -248,7 +252,7 @@ class Writer:
         """Measure how long the block takes, and the longest save meanwhile."""
         self._await_turn()
         with self._figures.get_lock():
-            self._figures[:] = [0, 0, 0]
+            self._figures[:] = [0] * len(self.FIGURES)
         started = time.perf_counter()
         yield
         seconds = time.perf_counter() - started
@@ -258,7 +262,9 @@ class Writer:
 
     def longest(self, what: str) -> tuple[float, dict[str, Any]]:
         figure = self._figures[self.FIGURES.index(what)]
-        return round(figure * 1000, 1), {"saves": int(self._figures[2])}
+        turns, seconds = self._figures[2:]
+        details = {"saves": int(turns), "mean save, ms": round(seconds / turns * 1000, 2)}
+        return round(figure * 1000, 1), details
 
     def _await_turn(self) -> None:
         """Wait for the end of what has begun."""
@@ -270,8 +276,7 @@ class Writer:
         from django.db import connections
 
         at = _time(database, time.time())
-        values = VALUES.replace("'pending'", "'held'")
-        insert = f"INSERT INTO queued_storage_queuedfile ({COLUMNS}) VALUES (%s, %s, {values})"
+        insert = f"INSERT INTO queued_storage_queuedfile ({COLUMNS}) VALUES (%s, %s, {VALUES})"
         if connections[database].vendor == "sqlite":
             with connections[database].cursor() as cursor:  # to measure what would be an error
                 cursor.execute("PRAGMA busy_timeout = 600000")
@@ -279,13 +284,15 @@ class Writer:
         while not self._is_over.is_set():
             number += 1
             with connections[database].cursor() as cursor:
-                saving = self._seconds(cursor.execute, insert, ["writer", f"{number}", at, at])
+                values = ["writer", f"{number}", "held", at, None]
+                saving = self._seconds(cursor.execute, insert, values)
                 key = random.randint(1, files)
                 changing = self._seconds(cursor.execute, CHANGE, [f"{number}", key])
             with self._figures.get_lock():
                 self._figures[0] = max(self._figures[0], saving)
                 self._figures[1] = max(self._figures[1], changing)
                 self._figures[2] += 1
+                self._figures[3] += saving
             time.sleep(0.002)
 
     @staticmethod

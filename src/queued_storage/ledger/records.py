@@ -249,8 +249,8 @@ class Records(Rows):
     def fill_place(self, pks: Collection[int], place: int) -> int:
         """Record the place of files that were saved by earlier versions.
 
-        Rows that are locked are left out. No condition of a claim compares the place, so claims
-        stay valid.
+        Rows that are locked are left out, so this never waits for the transaction of a request,
+        nor ends it by a deadlock. No condition of a claim compares the place: claims stay valid.
         """
         unplaced = self.filter(place=None)
         with self.locking():
