@@ -7,6 +7,7 @@ from typing import Any
 
 from django.core.management.base import CommandError
 
+from ...ledger.availability import closed_sentence
 from ...ledger.database import QueuedFileQuerySet, ledger
 from ...ledger.models import QueuedFile
 from ...ledger.names import tidy
@@ -14,7 +15,7 @@ from ...ledger.states import State, is_reachable_from_here
 from ...operations import steering
 from ...operations.passes import Step
 from ...reporting.counts import counted
-from ...transfers import work
+from ...transfers import probing, work
 from ..quantities import parse_duration
 from .base import RepeatableVerb, Verb
 from .selection import add_dry_run, add_selection, of_storage, selected, total
@@ -45,6 +46,7 @@ class Transfer(Verb):
             self.stdout.write(f"{row} is {row.get_state_display()}. It {would}.")
             return
         if ledger().filter(pk=row.pk).make_due():
+            probing.probe_closed([row.alias])
             work.run(row.pk)
         row = ledger().filter(pk=row.pk).first() or row
         if row.state == State.PENDING and not is_reachable_from_here(row.host):
@@ -52,7 +54,8 @@ class Transfer(Verb):
                 f"The only copy of {row} is on host {row.host!r}. Run this command there."
             )
         if row.state != State.TRANSFERRED:
-            raise CommandError(f"{row} is {row.get_state_display()}. {row.last_error}")
+            closed = closed_sentence(row.alias) if row.state == State.PENDING else ""
+            raise CommandError(f"{row} is {row.get_state_display()}. {closed or row.last_error}")
         self.stdout.write(f"{row} is {row.get_state_display()}.")
 
 
@@ -65,6 +68,12 @@ def _find(name: str, alias: str | None) -> QueuedFile:
         problem = f"Several storages have a file {name!r}."
         raise unknown(problem, aliases, "Choose one with --storage")
     return first
+
+
+def _closed_sentences(rows: QueuedFileQuerySet) -> list[str]:
+    """What is the matter with the remotes that these files wait for."""
+    aliases = rows.order_by("alias").values_list("alias", flat=True).distinct()
+    return list(filter(None, map(closed_sentence, aliases)))
 
 
 class Retry(RepeatableVerb):
@@ -147,7 +156,8 @@ class Flush(RepeatableVerb):
             while left[0]:
                 if deadline is not None and monotonic() >= deadline:
                     files = counted(left[0], "{} file is", "{} files are")
-                    raise CommandError(f"{files} not transferred yet.", returncode=1)
+                    text = " ".join([f"{files} not transferred yet.", *_closed_sentences(rows)])
+                    raise CommandError(text, returncode=1)
                 sleep(POLL_EVERY)
                 before, left = left, total(rows)
                 progress(Step(before[0] - left[0], before[1] - left[1]))
