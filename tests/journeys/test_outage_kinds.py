@@ -109,22 +109,32 @@ def closed(state: str, words: str, *, probes: int = 2) -> Remote:
 
 
 def require_probes_only(log: list[Request], since: datetime, pause: float) -> None:
-    """Require that nothing but probes was sent to a closed remote, with pauses between them."""
+    """Require that nothing but probes was sent to a closed remote, with pauses between them.
+
+    A probe is a write of our own, or a file, or both.
+    """
     sent = [request for request in log if request.at > since]
-    starts = [number for number, request in enumerate(sent) if is_probe(request)]
-    assert starts
-    assert starts[0] == 0
-    for start, end in itertools.pairwise([*starts, len(sent)]):
-        files = {request.key for request in sent[start:end]} - {"", PROBE_NAME}
-        assert len(files) <= 1  # the file that decides if our own write does not
-    times = [since, *(sent[start].at for start in starts)]
-    pauses = [PROBE_EVERY, *itertools.repeat(pause, len(times) - 2)]
-    for (before, after), least in zip(itertools.pairwise(times), pauses, strict=True):
-        assert after - before >= timedelta(seconds=least - CLOCK)
+    own = [request.at for request in sent if is_own_write(request)]
+    files = [request.at for request in sent if is_attempt(request)]
+    assert [request.key for request in sent if request.method == "PUT"] == [PROBE_NAME] * len(own)
+    assert own
+    for times in (own, files):
+        require_pauses(times, pause)
+        require_pauses([since, *times[:1]], PROBE_EVERY)
 
 
-def is_probe(request: Request) -> bool:
+def is_own_write(request: Request) -> bool:
     return (request.method, request.key) == ("PUT", PROBE_NAME)
+
+
+def is_attempt(request: Request) -> bool:
+    """Whether an attempt to upload a file begins."""
+    return request.method == "HEAD" and request.key not in ("", PROBE_NAME)
+
+
+def require_pauses(times: list[datetime], pause: float) -> None:
+    for before, after in itertools.pairwise(times):
+        assert after - before >= timedelta(seconds=pause - CLOCK)
 
 
 def all_transferred(count: int = FILES, *, but_first: int = 0) -> None:

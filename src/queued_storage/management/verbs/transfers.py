@@ -7,7 +7,6 @@ from typing import Any
 
 from django.core.management.base import CommandError
 
-from ...ledger.availability import closed_sentence
 from ...ledger.database import QueuedFileQuerySet, ledger
 from ...ledger.models import QueuedFile
 from ...ledger.names import tidy
@@ -15,7 +14,9 @@ from ...ledger.states import State, is_reachable_from_here
 from ...operations import steering
 from ...operations.passes import Step
 from ...reporting.counts import counted
-from ...transfers import probing, work
+from ...storage.results import obstacle
+from ...transfers import work
+from ...transfers.probing import probe_closed
 from ..quantities import parse_duration
 from .base import RepeatableVerb, Verb
 from .selection import add_dry_run, add_selection, of_storage, selected, total
@@ -46,7 +47,7 @@ class Transfer(Verb):
             self.stdout.write(f"{row} is {row.get_state_display()}. It {would}.")
             return
         if ledger().filter(pk=row.pk).make_due():
-            probing.probe_closed([row.alias])
+            probe_closed([row.alias])
             work.run(row.pk)
         row = ledger().filter(pk=row.pk).first() or row
         if row.state == State.PENDING and not is_reachable_from_here(row.host):
@@ -54,8 +55,8 @@ class Transfer(Verb):
                 f"The only copy of {row} is on host {row.host!r}. Run this command there."
             )
         if row.state != State.TRANSFERRED:
-            closed = closed_sentence(row.alias) if row.state == State.PENDING else ""
-            raise CommandError(f"{row} is {row.get_state_display()}. {closed or row.last_error}")
+            why = obstacle(row) if row.state == State.PENDING else f" {row.last_error}"
+            raise CommandError(f"{row} is {row.get_state_display()}.{why}")
         self.stdout.write(f"{row} is {row.get_state_display()}.")
 
 
@@ -68,12 +69,6 @@ def _find(name: str, alias: str | None) -> QueuedFile:
         problem = f"Several storages have a file {name!r}."
         raise unknown(problem, aliases, "Choose one with --storage")
     return first
-
-
-def _closed_sentences(rows: QueuedFileQuerySet) -> list[str]:
-    """What is the matter with the remotes that these files wait for."""
-    aliases = rows.order_by("alias").values_list("alias", flat=True).distinct()
-    return list(filter(None, map(closed_sentence, aliases)))
 
 
 class Retry(RepeatableVerb):
@@ -156,7 +151,8 @@ class Flush(RepeatableVerb):
             while left[0]:
                 if deadline is not None and monotonic() >= deadline:
                     files = counted(left[0], "{} file is", "{} files are")
-                    text = " ".join([f"{files} not transferred yet.", *_closed_sentences(rows)])
+                    row = rows.exclude(last_error="").first() or rows.first()
+                    text = f"{files} not transferred yet.{obstacle(row) if row else ''}"
                     raise CommandError(text, returncode=1)
                 sleep(POLL_EVERY)
                 before, left = left, total(rows)
