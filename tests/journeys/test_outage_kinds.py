@@ -116,8 +116,8 @@ def require_probes_only(log: list[Request], since: datetime, pause: float) -> No
     sent = [request for request in log if request.at > since]
     own = [request.at for request in sent if is_own_write(request)]
     files = [request.at for request in sent if is_attempt(request)]
-    assert [request.key for request in sent if request.method == "PUT"] == [PROBE_NAME] * len(own)
     assert own
+    assert sum(request.method == "PUT" for request in sent) <= len(own) + len(files)
     for times in (own, files):
         require_pauses(times, pause)
         require_pauses([since, *times[:1]], PROBE_EVERY)
