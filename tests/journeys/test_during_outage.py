@@ -312,7 +312,7 @@ def test_greenlets_go_on_during_an_outage(
         STORAGES=settings.STORAGES | {"far": far},
     )
     s3_proxy.mode = Mode.REFUSE
-    site = spawn(GEVENT, env=env)
+    site = spawn(GEVENT, env=env | {"AWS_MAX_ATTEMPTS": "1"})  # as all clients of the tests
     until(lambda: remotes().closed().filter(probes__gt=1).exists())
     assert set(ledger().values_list("state", "attempts")) <= {(State.PENDING, 0)}
     s3_proxy.mode = Mode.OK
