@@ -1,8 +1,6 @@
 import errno
 import logging
 import os
-import shutil
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,30 +17,10 @@ from queued_storage.operations import errands, inventory, status
 from queued_storage.operations.pruning import prune
 from queued_storage.operations.reconciliation import reconcile
 from queued_storage.tasks import Transfer
-from queued_storage.transfers.gates import gates
-from tests.support.scripted import disk, file, ledger, make, make_due, read, row
+from tests.support.scripted import file, ledger, make, make_due, read, row
+from tests.support.volumes import mount, near, unmount
 
 pytestmark = pytest.mark.django_db(transaction=True)
-
-
-def near() -> Path:
-    return Path(disk().location)
-
-
-def unmount() -> Path:
-    volume = near().with_name("volume")
-    shutil.rmtree(volume, ignore_errors=True)  # of another test
-    os.rename(near(), volume)
-    near().mkdir()
-    return volume
-
-
-def mount(volume: Path) -> None:
-    left = [each for each in near().iterdir() if each.name != "far"]
-    assert left == []
-    near().rmdir()
-    os.rename(volume, near())
-    gates.forget()  # which a worker does once a second
 
 
 def deliver(storage: Any) -> None:
