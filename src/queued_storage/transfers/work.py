@@ -81,7 +81,18 @@ def run_suspect(pk: int) -> Exception | None:
 
 
 def is_closed(pk: int) -> bool:
-    """Return whether the remote of the file's storage is closed; then the file waits for it."""
+    """Return whether the remote of the file's storage is closed; then the file waits for it.
+
+    Whoever opens it enqueues the file only once. So a message is not dropped because this process
+    has not noticed yet that the remote is open.
+    """
+    if not _is_known_to_be_closed(pk):
+        return False
+    gates.forget()
+    return _is_known_to_be_closed(pk)
+
+
+def _is_known_to_be_closed(pk: int) -> bool:
     closed = gates.closed()
     return bool(closed) and ledger().filter(pk=pk, alias__in=closed).exists()
 
