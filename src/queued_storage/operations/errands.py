@@ -21,6 +21,7 @@ from ..reporting.reasons import reason
 from ..signals import file_evicted
 from ..transfers import copies, destinations, intact, leases, work
 from ..transfers.copies import is_copy
+from ..transfers.gates import gates
 from ..transfers.leases import Lease
 from ..transfers.parts import sides_of
 from .passes import Report, Step, each, ignore, never
@@ -28,6 +29,10 @@ from .steering import enqueue_rows
 from .storages import OperableStorage, storage_of
 
 CHANGED = "The file was changed in the meantime."
+CLOSED = (
+    "The remote of {0!r} is closed, so the copy there cannot be verified. Run 'manage.py "
+    "queued_storage remotes' to see why."
+)
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,9 @@ class Errand:
         row = ledger().claim_settled(pk, evicts=self.evicts)
         if row is None:
             return CHANGED
+        if self.evicts and gates.is_closed(row.alias):
+            _release(row)
+            return CLOSED.format(row.alias)
         with leases.keep(row) as lease:
             try:
                 self.action(storage_of(row), row, lease)

@@ -191,10 +191,14 @@ class Executor:
                 self._notified.popleft()
                 for _pk in range(min(len(self._notified), NOTIFIED_AT_ONCE))
             ]
+            known = {alias for alias, lane in self._lanes.items() if lane.notified}
+        if not (pks or known):
+            return
         aliases = dict(ledger().filter(pk__in=pks).values_list("pk", "alias")) if pks else {}
-        closed = gates.closed() if pks else frozenset()
-        if closed.intersection(aliases.values()):  # these files are due when the remote is open
+        closed = gates.closed().intersection({*known, *aliases.values()})
+        if closed:  # their files are due when the remote is open
             watching.watch()
+            self._put_back(closed)
             aliases = {pk: alias for pk, alias in aliases.items() if alias not in closed}
         chosen: list[int] = []
         with self._lock:

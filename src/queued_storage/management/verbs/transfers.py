@@ -14,7 +14,9 @@ from ...ledger.states import State, is_reachable_from_here
 from ...operations import steering
 from ...operations.passes import Step
 from ...reporting.counts import counted
+from ...storage.results import obstacle
 from ...transfers import work
+from ...transfers.probing import probe_closed
 from ..quantities import parse_duration
 from .base import RepeatableVerb, Verb
 from .selection import add_dry_run, add_selection, of_storage, selected, total
@@ -45,6 +47,7 @@ class Transfer(Verb):
             self.stdout.write(f"{row} is {row.get_state_display()}. It {would}.")
             return
         if ledger().filter(pk=row.pk).make_due():
+            probe_closed([row.alias])
             work.run(row.pk)
         row = ledger().filter(pk=row.pk).first() or row
         if row.state == State.PENDING and not is_reachable_from_here(row.host):
@@ -52,7 +55,8 @@ class Transfer(Verb):
                 f"The only copy of {row} is on host {row.host!r}. Run this command there."
             )
         if row.state != State.TRANSFERRED:
-            raise CommandError(f"{row} is {row.get_state_display()}. {row.last_error}")
+            why = obstacle(row) if row.state == State.PENDING else f" {row.last_error}"
+            raise CommandError(f"{row} is {row.get_state_display()}.{why}")
         self.stdout.write(f"{row} is {row.get_state_display()}.")
 
 
@@ -147,7 +151,9 @@ class Flush(RepeatableVerb):
             while left[0]:
                 if deadline is not None and monotonic() >= deadline:
                     files = counted(left[0], "{} file is", "{} files are")
-                    raise CommandError(f"{files} not transferred yet.", returncode=1)
+                    row = rows.exclude(last_error="").first() or rows.first()
+                    text = f"{files} not transferred yet.{obstacle(row) if row else ''}"
+                    raise CommandError(text, returncode=1)
                 sleep(POLL_EVERY)
                 before, left = left, total(rows)
                 progress(Step(before[0] - left[0], before[1] - left[1]))
