@@ -40,10 +40,11 @@ def pytest_unconfigure() -> None:
 @pytest.fixture(autouse=True)
 def clean_slate() -> Iterator[None]:
     """Isolate the files, cache entries, inline storages and remotes of each test."""
-    from queued_storage.transfers import circuit, watching  # need the models
+    from queued_storage.transfers import circuit, mounting, watching  # need the models
 
     yield
     watching.stop()
+    mounting.wait(10)
     circuit.reset()
     registry.reset()  # the alias of a field's storage may be from a test with other STORAGES
     cache.clear()

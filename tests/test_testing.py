@@ -139,7 +139,7 @@ def test_drain_ends_when_work_never_does(
     monkeypatch.setattr("queued_storage.transfers.work.backoff", lambda attempts: -1)
     remote.fault = Fault.REJECT
     save(storage)
-    with pytest.raises(TransferTimeout, match=r"0\.3 seconds"):
+    with pytest.raises(TransferTimeout, match=r"0\.3 seconds\. The last attempt .* failed"):
         drain(storage, timeout=0.3)
 
 

@@ -29,10 +29,12 @@ from .operations.jobs import run_due
 from .queues import BaseQueue
 from .queues.threads import stop_all
 from .reporting.logs import logger
-from .transfers import probing, watching
+from .storage.results import obstacle
+from .transfers import mounting, probing, watching
 from .transfers.gates import gates
 from .transfers.work import run_claimed
 
+MOUNTING = 2.0  # seconds for which to wait until files are enqueued after a volume is back
 ENQUEUE_MAX = 1.5  # seconds that enqueue() may take, even if the broker is down
 
 
@@ -55,7 +57,8 @@ def drain(storage: Storage | None = None, *, timeout: float = 60) -> dict[int, E
         if error:
             errors[row.pk] = error
         if time.monotonic() > deadline:
-            raise TransferTimeout(f"Files are still due after {timeout} seconds.")
+            why = obstacle(ledger().filter(pk=row.pk).first() or row)
+            raise TransferTimeout(f"Files are still due after {timeout} seconds.{why}")
     run_due(aliases, lambda: time.monotonic() > deadline)
     return errors
 
@@ -72,6 +75,7 @@ def stop_threads(timeout: float | None = 10) -> bool:
     They end after the files that they are processing. The next commit starts new ones.
     """
     watching.stop()
+    mounting.wait(MOUNTING)
     return stop_all(timeout)
 
 

@@ -1,20 +1,23 @@
 """Several processes that find a remote closed, and those that die meanwhile."""
 
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 from pytest_django import Settings
 
-from queued_storage.ledger.database import ledger
+from queued_storage.ledger.database import QueuedFileQuerySet, ledger
 from queued_storage.ledger.remotes import Remotes, RemoteState, remotes
 from queued_storage.ledger.states import State
 from queued_storage.queues.base import run_all
 from queued_storage.remotes.fault_kinds import Fault
 from queued_storage.remotes.faults import Diagnosis
-from queued_storage.transfers import circuit, watching
-from queued_storage.transfers.circuit import circuit_of
+from queued_storage.signals import remote_changed
+from queued_storage.transfers import circuit, probing, trials, watching, work
+from queued_storage.transfers.circuit import Circuit, Fate, circuit_of
 from queued_storage.transfers.gates import gates
-from tests.support.scripted import ScriptedStorage, file, make, row
+from tests.support.outages import close, registered
+from tests.support.scripted import LONG_AGO, ScriptedStorage, file, make, row
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -102,3 +105,180 @@ def test_first_probe_waits_as_long_as_asked(
     remote = remotes().get()
     assert remote.next_probe_at
     assert (remote.next_probe_at - remote.since).total_seconds() == pytest.approx(120, abs=1)
+
+
+# A failure is counted while another thread or process closes the remote
+
+
+@pytest.fixture
+def closing(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Callable[[], object]], None]:
+    """Run a function once, right before or after the ledger marks a file as failed."""
+
+    def install(when: str, close_now: Callable[[], object]) -> None:
+        mark_failed, actions = QueuedFileQuerySet.mark_failed, [close_now]
+
+        def marked(self: Any, *args: Any) -> int:
+            if when == "before" and actions:
+                actions.pop()()
+            answer = mark_failed(self, *args)
+            if when == "after" and actions:
+                actions.pop()()
+            return answer
+
+        monkeypatch.setattr(QueuedFileQuerySet, "mark_failed", marked)
+
+    return install
+
+
+@pytest.mark.one_database
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_failure_is_given_back_once(
+    when: str, unwatched: list[str], closing: Callable[..., None]
+) -> None:
+    storage = make(remote=Denying())
+    others = [storage.save(f"other/{number}.txt", file()) for number in range(circuit.FAILURES)]
+    pks = [row(storage, name).pk for name in others]
+    closing(when, lambda: run_all(pks))
+    failing(storage, 1)
+    assert registered(storage).get().state == RemoteState.REFUSED
+    assert states() == {(State.PENDING, 0)}
+    circuit_of(storage.alias).take_back_if_closed()
+    assert states() == {(State.PENDING, 0)}
+
+
+@pytest.mark.one_database
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_failure_is_given_back_despite_other_process(
+    when: str, unwatched: list[str], closing: Callable[..., None]
+) -> None:
+    storage = make(remote=Denying())
+    closing(when, lambda: close(storage))
+    [name] = failing(storage, 1)
+    ledger().filter(pk=row(storage, name).pk).update(attempts=3)  # earlier ones count
+    gates.forget()
+    for _look in range(2):
+        circuit_of(storage.alias).take_back_if_closed()
+    assert states() == {(State.PENDING, 2)}
+
+
+@pytest.mark.one_database
+def test_success_leaves_the_failure_counted(
+    unwatched: list[str], closing: Callable[..., None]
+) -> None:
+    storage = make(remote=Denying())
+    closing("before", circuit_of(storage.alias).succeeded)
+    failing(storage, 1)
+    assert states() == {(State.FAILED, 1)}
+    close(storage)
+    gates.forget()
+    circuit_of(storage.alias).take_back_if_closed()
+    assert states() == {(State.FAILED, 1)}
+
+
+# Two processes at once
+
+
+@pytest.fixture
+def changes() -> Iterator[list[str]]:
+    found: list[str] = []
+
+    def receiver(state: str, **kwargs: Any) -> None:
+        found.append(str(state))
+
+    remote_changed.connect(receiver)
+    yield found
+    remote_changed.disconnect(receiver)
+
+
+@pytest.mark.one_database
+def test_two_closers_tell_once(
+    unwatched: list[str],
+    changes: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    storage = make(remote=ScriptedStorage())
+    found = row(storage, storage.save("a.txt", file()))
+    storage.remote.refuses = True
+    shut, fates = Remotes.close, []
+
+    def judge() -> None:
+        # Each process has a circuit of its own.
+        fates.append(Circuit(storage.alias).judge(storage, found, ConnectionError()).fate)
+
+    def closing(self: Any, *args: Any) -> int:
+        monkeypatch.setattr(Remotes, "close", shut)
+        judge()
+        return shut(self, *args)
+
+    monkeypatch.setattr(Remotes, "close", closing)
+    judge()
+    assert fates == [Fate.CLOSED, Fate.CLOSED]
+    assert changes == ["away"]
+    assert caplog.text.count("is away: ") == 1
+
+
+@pytest.mark.one_database
+@pytest.mark.parametrize("is_away", [True, False])
+@pytest.mark.parametrize("verbs", [["pause"], ["pause", "resume"]])
+def test_operator_wins_over_running_probe(
+    verbs: list[str],
+    is_away: bool,
+    unwatched: list[str],
+    changes: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    storage = make(remote=ScriptedStorage())
+    storage.remote.refuses = is_away
+    remote, try_out = close(storage, RemoteState.REFUSED), trials.try_out
+
+    def steered(storage: Any) -> trials.Trial:
+        for verb in verbs:
+            assert getattr(registered(storage), verb)() == 1
+        return try_out(storage)
+
+    monkeypatch.setattr(trials, "try_out", steered)
+    assert not probing.probe(remote, even_early=True)
+    expected = RemoteState.OPEN if "resume" in verbs else RemoteState.PAUSED
+    assert registered(storage).get().state == expected
+    assert changes == []  # the operator's command tells of its own changes
+
+
+def test_accepted_writer_opens_nothing() -> None:
+    storage = make(remote=ScriptedStorage())
+    remote = close(storage)
+    assert registered(storage).accept_writer("theirs ours") == 1
+    found = registered(storage).get()
+    assert (found.state, found.next_probe_at) == (RemoteState.AWAY, remote.next_probe_at)
+
+
+# A file by which a remote is probed
+
+
+@pytest.mark.one_database
+def test_probe_by_a_large_file_is_the_only_one(
+    unwatched: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = make(remote=Denying())
+    name = storage.save("large.bin", file())
+    storage.save("other.txt", file())
+    close(storage, RemoteState.REFUSED)
+    registered(storage).update(is_probed_by_files=True, next_probe_at=LONG_AGO)
+    attempts, others = [], []
+    run_claimed = work.run_claimed
+
+    def attempt(claimed: Any) -> Any:
+        attempts.append(claimed.name)
+        # The time for a probe is over, and another process looks.
+        registered(storage).update(next_probe_at=LONG_AGO)
+        others.append(probing.probe(registered(storage).get()))
+        if len(attempts) == 1:  # this process dies, and the lease ends
+            ledger().filter(pk=claimed.pk).update(due_at=LONG_AGO)
+            registered(storage).update(next_probe_at=LONG_AGO)
+            others.append(probing.probe(registered(storage).get()))
+        return run_claimed(claimed)
+
+    monkeypatch.setattr(work, "run_claimed", attempt)
+    probing.probe(registered(storage).get())
+    assert attempts == [name, "other.txt"]
+    assert others == [False, False, True]

@@ -71,6 +71,25 @@ def test_failed_probe_is_counted() -> None:
     assert (row.state, row.probes, row.last_error, row.since) == (REFUSED, 1, "denied", since)
 
 
+def test_unfinished_opening_is_for_another_process() -> None:
+    found = closed()
+    assert found.reopen(100) == 1
+    assert [each.is_open for each in found.opening()] == [True]
+    assert found.take_opening(100) == 0  # the process that opened it is at work
+    probe_is_due(found)
+    assert [found.take_opening(100), found.take_opening(100)] == [1, 0]
+    assert [found.finish_opening(), found.finish_opening()] == [1, 0]
+    assert found.get().next_probe_at is None
+
+
+@pytest.mark.parametrize("verb", ["take_opening", "finish_opening"])
+def test_remote_that_is_closed_is_not_opening(verb: str) -> None:
+    found = probe_is_due(closed())
+    before = found.get().next_probe_at
+    assert getattr(found, verb)(*([100] if verb == "take_opening" else [])) == 0
+    assert found.get().next_probe_at == before
+
+
 def test_only_one_process_reopens() -> None:
     found = closed()
     assert [found.reopen(), found.reopen()] == [1, 0]

@@ -1,5 +1,7 @@
 """What failed only because a remote was closed is as it was before."""
 
+from typing import Any
+
 import pytest
 from django.db.models import F
 
@@ -69,3 +71,53 @@ def test_what_changed_since_is_left_alone(state: str) -> None:
 
 def test_claimed_file_is_left_alone() -> None:
     assert ledger().undo_failures({claimed().pk: True}) == 0
+
+
+# Files by which a remote is probed
+
+
+def test_file_is_claimed_for_a_probe_once() -> None:
+    row = new_row(due_at=past())
+    waiting = ledger().filter(state=State.PENDING).due()
+    claim = ledger().claim_probe(waiting)
+    assert claim is not None
+    assert (claim.pk, claim.state, claim.attempts) == (row.pk, State.TRANSFERRING, 1)
+    assert ledger().claim_probe(waiting) is None
+    assert [each.pk for each in ledger().probes()] == [row.pk]
+    ledger().filter(pk=row.pk).update(due_at=past())  # the worker died
+    assert not ledger().probes().exists()
+
+
+@pytest.mark.parametrize("columns", [{"state": State.FAILED}, {"due_at": seconds_from_now(60)}])
+def test_probe_takes_what_is_due(columns: dict[str, Any]) -> None:
+    new_row(**{"due_at": past()} | columns)
+    assert ledger().claim_probe(ledger().all()) is None
+
+
+def test_other_claims_are_no_probes() -> None:
+    claimed()
+    assert not ledger().probes().exists()
+
+
+def test_failed_probe_is_noted_once() -> None:
+    row = claimed()
+    ledger().undo_attempt(row)
+    assert ledger().note_failed_probe(row, "first") == 1
+    found = again(row)
+    assert (found.last_error, found.attempts) == ("first", 0)
+    assert [failure["error"] for failure in found.failures] == ["first"]
+    ledger().note_failed_probe(found, "second")
+    assert len(again(row).failures) == 1
+
+
+def test_new_content_keeps_no_failed_probe() -> None:
+    row = claimed()
+    ledger().undo_attempt(row)
+    ledger().filter(pk=row.pk).update(generation=F("generation") + 1)
+    assert ledger().note_failed_probe(row, "late") == 0
+
+
+def test_files_without_failures_are_found() -> None:
+    new_row("new.txt", due_at=past())
+    ledger().note_failed_probe(new_row("old.txt", due_at=past()), "denied")
+    assert [row.name for row in ledger().filter(failures=[])] == ["new.txt"]

@@ -15,6 +15,7 @@ from queued_storage.management.verbs import transfers
 from queued_storage.models import QueuedFile
 from queued_storage.queues.base import run_all
 from tests.support.command import run, save, states
+from tests.support.outages import ERROR, close, registered
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -142,6 +143,17 @@ def test_flush_timeout(storage: Any, monkeypatch: pytest.MonkeyPatch, timeout: s
     save(storage, "a.txt")
     with pytest.raises(CommandError, match="1 file is not transferred"):
         run("flush", "--wait", "--timeout", timeout)
+
+
+def test_flush_timeout_says_why(storage: Any) -> None:
+    save(storage, "a.txt")
+    close(storage)
+    with pytest.raises(CommandError, match=rf"not transferred yet\. The remote .*{ERROR[:-1]}"):
+        run("flush", "--wait", "--timeout", "0s")
+    registered(storage).reopen()
+    ledger().update(last_error="OSError: too odd")
+    with pytest.raises(CommandError, match=r"yet\. The last attempt .* failed: OSError: too odd"):
+        run("flush", "--wait", "--timeout", "0s")
 
 
 def test_flush_reports_failed_files(storage: Any) -> None:

@@ -11,6 +11,7 @@ from queued_storage.operations import remotes as operations
 from queued_storage.operations.remotes import Probed
 from queued_storage.signals import remote_changed
 from queued_storage.transfers import watching
+from queued_storage.transfers.probing import finish_openings
 from queued_storage.uploaders import Uploader
 from tests.support.outages import ERROR, close, registered
 from tests.support.scripted import file, make
@@ -120,9 +121,26 @@ def test_resume_opens_and_enqueues_what_waits(storage: Any, told: Any) -> None:
     pks = enqueued(storage)
     storage.queue.messages.clear()
     assert operations.resume(storage.alias) == 1
-    assert registered(storage).get().is_open
+    found = registered(storage).get()
+    assert (found.is_open, found.next_probe_at) == (True, None)
     assert enqueued(storage) == pks != []
     assert [call["state"] for call in told] == [RemoteState.PAUSED, RemoteState.OPEN]
+
+
+def test_process_that_dies_after_resume(storage: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage.save("a.txt", file())
+    operations.pause(storage.alias)
+    pks = enqueued(storage)
+    storage.queue.messages.clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(operations, "_enqueue", lambda *args: None)
+        operations.resume(storage.alias)
+    finish_openings()  # another process, a moment later
+    assert enqueued(storage) == []
+    registered(storage).update(next_probe_at=DatabaseNow())
+    finish_openings()
+    finish_openings()
+    assert enqueued(storage) == pks != []
 
 
 @pytest.mark.parametrize("state", CLOSED)

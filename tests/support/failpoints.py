@@ -66,6 +66,14 @@ POINTS: dict[str, tuple[str, str, int]] = {
     "second adopted": (f"{_LEDGER}.record_remote", AFTER, 2),
     "second backfilled": (f"{_LEDGER}.record_local", AFTER, 2),  # not committed
     "pruned": (f"{_LEDGER}.mark_deleting_if_unchanged", AFTER, 1),
+    # A probe of a closed remote
+    "probe taken": ("queued_storage.ledger.remotes:Remotes.take_probe", AFTER, 1),
+    "probe written": ("queued_storage.transfers.trials:try_out", AFTER, 1),
+    "probed by file": ("queued_storage.transfers.work:run_claimed", AFTER, 1),
+    "probe postponed": ("queued_storage.ledger.remotes:Remotes.postpone_probe", AFTER, 1),
+    "reopened": ("queued_storage.ledger.remotes:Remotes.reopen", AFTER, 1),
+    "opening announced": ("queued_storage.transfers.announcing:announce", AFTER, 1),
+    "place filled": (f"{_LEDGER}.fill_place", AFTER, 1),
     # New content of a file
     "overwriting": (f"{_LEDGER}.overwrite", AFTER, 1),  # not committed
 }

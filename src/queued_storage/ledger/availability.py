@@ -93,7 +93,9 @@ def waiting(alias: str, limit: int | None = None) -> int:
 
 
 def _of_row(row: Any, is_configured: bool) -> Availability:
-    next_probe = row.next_probe_at and max(seconds_between(row.now, row.next_probe_at), 0.0)
+    next_probe = None
+    if row.next_probe_at and not row.is_open:
+        next_probe = max(seconds_between(row.now, row.next_probe_at), 0.0)
     return Availability(
         row.alias,
         row.place,

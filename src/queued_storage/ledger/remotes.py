@@ -29,7 +29,9 @@ class Remote(models.Model):
     """A place to which a storage has uploaded files, or tried to.
 
     No file is uploaded, deleted or evicted there while it is not open. ``next_probe_at`` is when
-    one process may find out whether it works again; NULL unless it is away or refused.
+    one process may find out whether it works again. Of a remote that was just opened, it is when
+    another process is to enqueue its files, unless the one that opened it has done so. Otherwise,
+    it is NULL.
     """
 
     State = RemoteState
@@ -99,6 +101,10 @@ class Remotes(models.QuerySet[Remote]):
         """Remotes that are closed until a probe succeeds."""
         return self.filter(state__in=PROBED)
 
+    def opening(self) -> Self:
+        """Remotes that were opened, but whose files may not be enqueued yet."""
+        return self.filter(state=RemoteState.OPEN, next_probe_at__isnull=False)
+
     def first_of(self, alias: str) -> Remote | None:
         """The place at which the alias was first seen: that of rows without a place."""
         return self.filter(alias=alias).order_by("pk").first()
@@ -160,9 +166,21 @@ class Remotes(models.QuerySet[Remote]):
             last_error=error,
         )
 
-    def reopen(self) -> int:
-        """Open remotes whose probe succeeded; 0 if another process did, or one was paused."""
-        return self.probed()._open()
+    def reopen(self, seconds: float | None = None) -> int:
+        """Open remotes whose probe succeeded; 0 if another process did, or one was paused.
+
+        If ``finish_opening()`` isn't called within ``seconds``, another process does the rest.
+        """
+        return self.probed()._open(seconds)
+
+    def take_opening(self, seconds: float) -> int:
+        """Let this process finish what one that died has begun; 0 if another one does."""
+        due = self.opening().filter(next_probe_at__lte=DatabaseNow())
+        return due.update(next_probe_at=seconds_from_now(seconds))
+
+    def finish_opening(self) -> int:
+        """Record that the files of remotes that were opened are enqueued."""
+        return self.opening().update(next_probe_at=None)
 
     def pause(self) -> int:
         """Close these remotes until ``resume()``; 0 if they are paused."""
@@ -170,9 +188,9 @@ class Remotes(models.QuerySet[Remote]):
             state=RemoteState.PAUSED, since=DatabaseNow(), next_probe_at=None, probes=0
         )
 
-    def resume(self) -> int:
-        """Open paused remotes; 0 if none is paused."""
-        return self.filter(state=RemoteState.PAUSED)._open()
+    def resume(self, seconds: float | None = None) -> int:
+        """Do the same with paused remotes; 0 if none is paused."""
+        return self.filter(state=RemoteState.PAUSED)._open(seconds)
 
     def mark(self) -> int:
         """Record that the marker of this ledger is there; 0 if that is known."""
@@ -189,11 +207,11 @@ class Remotes(models.QuerySet[Remote]):
         known = Q(accepted_writer=accepted, other_writer="")
         return self.exclude(known).update(accepted_writer=accepted, other_writer="")
 
-    def _open(self) -> int:
+    def _open(self, seconds: float | None) -> int:
         return self.update(
             state=RemoteState.OPEN,
             since=DatabaseNow(),
-            next_probe_at=None,
+            next_probe_at=None if seconds is None else seconds_from_now(seconds),
             probes=0,
             last_error="",
         )

@@ -32,10 +32,18 @@ def pause(alias: str) -> int:
 
 def resume(alias: str) -> int:
     """Open a paused remote, and enqueue what waits for it; return 0 if it is not paused."""
-    count = _steer(alias, rows(alias), Remotes.resume)
+    found = rows(alias)
+    count = _steer(alias, found, lambda row: row.resume(probing.HOLD))
     if count:
-        on_commit(lambda: sweep(alias))
+        on_commit(lambda: _enqueue(alias, found))
     return count
+
+
+def _enqueue(alias: str, opened: Remotes) -> None:
+    try:
+        sweep(alias)
+    finally:
+        opened.all().finish_opening()
 
 
 def probe(alias: str) -> Probed:

@@ -81,7 +81,8 @@ def place_of(storage: Storage) -> Place:
     given = getattr(storage, "queued_storage_place", None)
     if given is not None:
         return Place(OTHER, str(given))
-    for rule in known_of(type(storage), _RULES):
+    cls: Any = type(storage)
+    if rule := _rule_of(cls):
         return rule(storage)
     if isinstance(storage, InMemoryStorage):
         return _of_this_process(MEMORY, storage)
@@ -90,6 +91,11 @@ def place_of(storage: Storage) -> Place:
     if is_describable(storage):
         return Place(OTHER, json.dumps(describe(storage), sort_keys=True, default=repr))
     return _of_this_process(UNKNOWN, storage)
+
+
+@lru_cache(1000)
+def _rule_of(cls: type) -> Callable[[Any], Place] | None:
+    return next(known_of(cls, _RULES), None)
 
 
 def has_fixed_place(storage: Storage) -> bool:
@@ -203,7 +209,12 @@ def _endpoint_of_s3(storage: Any) -> str:
     url = storage.endpoint_url
     for variable in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"):  # as boto3 does
         url = url or os.environ.get(variable)
-    host = _host(url) if url else AMAZON
+    return _s3_host(url) if url else AMAZON
+
+
+@lru_cache(1000)  # each url() asks for it
+def _s3_host(url: str) -> str:
+    host = _host(url)
     # A bucket has the same name at every endpoint of Amazon's.
     is_amazon = host.removesuffix(".cn").endswith(f".{AMAZON}")
     return AMAZON if is_amazon else host

@@ -10,7 +10,7 @@ from django.core.files.storage import Storage
 
 from ..conf import settings
 from ..ledger.database import ledger
-from ..ledger.models import QueuedFile
+from ..ledger.models import MAX_FAILURES, QueuedFile
 from ..ledger.remotes import Remote, RemoteState, remotes
 from ..remotes.fault_kinds import Fault
 from ..remotes.faults import Diagnosis
@@ -44,6 +44,14 @@ class Verdict(NamedTuple):
 
     fate: Fate
     retry_after: float = 0.0
+    may_be_remotes: bool = False  # so ``recorded()`` must be called once the ledger has it
+
+
+class Failure(NamedTuple):
+    """The last failed attempt of a file."""
+
+    is_first: bool
+    is_counted: bool = False  # as an attempt, in the ledger
 
 
 class Circuit:
@@ -51,42 +59,69 @@ class Circuit:
 
     A file never decides whether the remote is closed: it may be one that no remote takes. If there
     is a suspicion, a small write of our own decides.
+
+    A remote that takes files, but no such write, is closed after failures of several files which
+    have never failed before. A file that fails again says nothing there, and each of its failures
+    counts. So every file that no remote takes is marked as failed in the end, however many there
+    are.
     """
 
     def __init__(self, alias: str) -> None:
         self._alias = alias
         self._lock = threading.Lock()  # held during a trial, whose result the others wait for
-        # The files that failed in a row, and whether the failure was counted
-        self._failed: dict[int, bool] = {}
+        self._failed: dict[int, Failure] = {}  # in a row
         self._succeeded_at = -QUIET
         self._tried_at = -TRIAL_EVERY
-        self._is_proved = False  # whether the last trial succeeded
+        self._proved_at: float | None = None  # when the last trial began; None if it failed
+        self._files_decide = False  # whether the last trial said nothing
 
     def succeeded(self) -> None:
         """Note that the remote took a file."""
         self._succeeded_at = time.monotonic()
         self._failed.clear()
 
+    def has_succeeded_since(self, moment: float) -> bool:
+        """Whether the remote has taken a file since a moment of ``time.monotonic()``."""
+        return self._succeeded_at >= moment
+
     def judge(self, storage: TransferringStorage, row: QueuedFile, error: BaseException) -> Verdict:
         """Say whose fault the failure of an attempt is; close the remote if it is the remote's.
 
         This may take as long as two trials.
         """
+        failed_at = time.monotonic()
         diagnosis = storage.uploader.diagnose(error, row.size)
         if diagnosis.fault is Fault.FILE:
             return Verdict(Fate.OWN)
         with self._lock:
-            self._failed[row.pk] = False
-            if self._is_suspicious and self._must_be_closed(storage, diagnosis, error):
+            self._failed[row.pk] = Failure(is_first=not row.failures)
+            is_suspicious = self._is_suspicious or _is_again(row, diagnosis)
+            if is_suspicious and self._must_be_closed(storage, diagnosis, error):
                 self._take_back()
                 return Verdict(Fate.CLOSED)
+            is_own = self._is_own(row, diagnosis, failed_at)
         if gates.is_closed(self._alias):
             self.take_back_if_closed()
             return Verdict(Fate.CLOSED)
-        fate = Fate.OWN if diagnosis.fault is Fault.UNCLEAR else Fate.REMOTE
-        if row.pk in self._failed:
-            self._failed[row.pk] = fate is Fate.OWN
-        return Verdict(fate, min(diagnosis.retry_after or 0.0, RETRY_AFTER_MAX))
+        asked = min(diagnosis.retry_after or 0.0, RETRY_AFTER_MAX)
+        return Verdict(Fate.OWN if is_own else Fate.REMOTE, asked, may_be_remotes=True)
+
+    def _is_own(self, row: QueuedFile, diagnosis: Diagnosis, failed_at: float) -> bool:
+        """Whether a failure is the file's own although the remote may be at fault."""
+        if diagnosis.fault is Fault.UNCLEAR or len(row.failures) >= MAX_FAILURES:
+            return True
+        # A remote that asks to be called later may take what is small meanwhile.
+        is_proved = self._proved_at is not None and self._proved_at >= failed_at
+        return is_proved and not diagnosis.retry_after
+
+    def recorded(self, pk: int, *, is_counted: bool) -> None:
+        """Note that the ledger has the failure of a file that was judged, so that it is taken back
+        if the remote is found closed, or if that happened since."""
+        with self._lock:
+            if failure := self._failed.get(pk):
+                self._failed[pk] = failure._replace(is_counted=is_counted)
+            elif gates.is_closed(self._alias):
+                ledger().undo_failures({pk: is_counted})
 
     def take_back_if_closed(self) -> None:
         """Take back what failed here before any process found the remote closed."""
@@ -98,7 +133,13 @@ class Circuit:
         # Cleared first, so that no failure is taken back twice.
         failed = dict(self._failed)
         self._failed.clear()
-        ledger().undo_failures(failed)
+        ledger().undo_failures(
+            {
+                pk: failure.is_counted
+                for pk, failure in failed.items()
+                if failure.is_first or not self._files_decide
+            }
+        )
 
     @property
     def _is_suspicious(self) -> bool:
@@ -111,21 +152,33 @@ class Circuit:
         gates.forget()
         if gates.is_closed(self._alias):
             return True
-        if self._is_proved and time.monotonic() - self._tried_at < TRIAL_EVERY:
+        was_just_tried = time.monotonic() - self._tried_at < TRIAL_EVERY
+        if was_just_tried and self._proved_at is not None:
             return False
         remote = remotes().register(self._alias, storage.remote_place)
-        trial = Trial(Result.IMPOSSIBLE) if remote.is_probed_by_files else _try_twice(storage)
-        self._tried_at = time.monotonic()
-        self._is_proved = trial.result is Result.WORKS
-        if self._is_proved:
+        trial = Trial(Result.IMPOSSIBLE) if was_just_tried else self._try_out(storage, remote)
+        if trial.result is Result.WORKS:
             self.succeeded()
             return False
         if trial.error:
-            diagnosis = storage.uploader.diagnose(trial.error, 0)
-        elif len(self._failed) < FAILURES:  # without a trial, files must decide after all
+            diagnosis, error = storage.uploader.diagnose(trial.error, 0), trial.error
+        elif sum(failure.is_first for failure in self._failed.values()) < FAILURES:
             return False
-        self._close(storage, remote, diagnosis, trial.error or error)
+        self._close(storage, remote, diagnosis, error)
         return True
+
+    def _try_out(self, storage: TransferringStorage, remote: Remote) -> Trial:
+        """Try the remote out, and remember what that said."""
+        started = time.monotonic()
+        trial = _try_twice(storage)
+        if trial.error and remote.is_probed_by_files:
+            fault = storage.uploader.diagnose(trial.error, 0).fault
+            if fault is Fault.UNCLEAR:  # such a remote always denies it
+                trial = Trial(Result.IMPOSSIBLE)
+        self._tried_at = time.monotonic()
+        self._proved_at = started if trial.result is Result.WORKS else None
+        self._files_decide = trial.result is Result.IMPOSSIBLE
+        return trial
 
     def _close(
         self,
@@ -154,6 +207,11 @@ def state_of(diagnosis: Diagnosis, error: BaseException) -> RemoteState:
     is_denied = isinstance(error, PermissionError) or (answer and answer.status in DENIED)
     is_refused = diagnosis.fault is not Fault.UNCLEAR or is_denied
     return RemoteState.REFUSED if is_refused else RemoteState.AWAY
+
+
+def _is_again(row: QueuedFile, diagnosis: Diagnosis) -> bool:
+    """Whether a file fails again as if the remote were away. Perhaps it always does."""
+    return bool(row.failures) and diagnosis.fault is not Fault.UNCLEAR
 
 
 def _try_twice(storage: TransferringStorage) -> Trial:

@@ -6,7 +6,6 @@ from contextlib import suppress
 from typing import Any
 
 from django.db import connections
-from django.db.models import Min
 from django.db.models.signals import post_migrate
 
 from ..conf import settings
@@ -16,10 +15,11 @@ from ..ledger.remotes import remotes
 from ..ledger.sql.clock import database_time, seconds_between
 from ..reporting.logs import logger
 from ..reporting.reasons import reason
+from ..runtime import hung
 from ..runtime.forks import ForkSafeLock, after_fork
-from . import probing
+from . import leases, probing
 from .circuit import circuit_of
-from .gates import gates
+from .gates import gates, is_configured
 
 SOONEST = 0.05  # seconds between two looks, at least
 ENDS_WITHIN = 2.0  # seconds for which a flush waits for the thread
@@ -33,6 +33,19 @@ class Watch(threading.Thread):
         self._database = database
         self._stopped = threading.Event()
         self._woken = threading.Event()
+        # Guarded by the lock, so that whoever needs the thread has it look again or starts another.
+        self.is_wanted = False  # since its last look began
+        self._is_over = False
+
+    @property
+    def hangs(self) -> bool:
+        """Whether a file by which it probes a remote hangs."""
+        return self.is_alive() and self.ident in leases.stalled_threads()
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether it will look again."""
+        return self.is_alive() and not self._is_over and not self.hangs
 
     def stop(self) -> None:
         self._stopped.set()
@@ -44,29 +57,28 @@ class Watch(threading.Thread):
 
     def run(self) -> None:
         try:
-            while not self._stopped.is_set():
-                self._woken.wait(self._look())
+            while (pause := self._look()) is not None:
+                self._woken.wait(pause)
                 self._woken.clear()
-        except _Over:
-            pass
         finally:
             connections.close_all()
 
-    def _look(self) -> float:
-        """Probe what is due; return how many seconds to wait before the next look."""
+    def _look(self) -> float | None:
+        """Probe what is due; return how many seconds to wait before the next look, if any."""
+        with _lock:
+            self.is_wanted = False
         if self._stopped.is_set() or ledger_database() != self._database:
-            raise _Over
+            self._is_over = True
+            return None
         try:
             gates.forget()
-            closed = gates.closed()
-            if not closed:
-                raise _Over
-            for alias in closed:
+            if gates.are_settled:
+                return None if self._ends() else 0.0
+            for alias in gates.closed():
                 circuit_of(alias).take_back_if_closed()
             probing.probe_due()
+            probing.finish_openings()
             return self._pause()
-        except _Over:
-            raise
         except Exception as error:  # the database may be back later
             if not schema.is_explained(error):
                 logger.warning("Closed remotes could not be probed: %s", reason(error))
@@ -74,18 +86,21 @@ class Watch(threading.Thread):
         finally:
             connections.close_all()  # this thread sleeps most of the time
 
+    def _ends(self) -> bool:
+        """End, unless somebody found another remote closed since the look began."""
+        with _lock:
+            self._is_over = not self.is_wanted
+            return self._is_over
+
     def _pause(self) -> float:
-        """Return the seconds until the next probe of any remote is due."""
-        next_at = remotes().probed().aggregate(Min("next_probe_at"))["next_probe_at__min"]
+        """Return the seconds until the next probe of any remote is due, or the next opening."""
+        with_time = filter(is_configured, remotes().filter(next_probe_at__isnull=False))
+        times = [remote.next_probe_at for remote in with_time if remote.next_probe_at]
         longest = settings.probe_every
-        if next_at is None:  # all are paused, or were opened meanwhile
+        if not times:  # all are paused, or were opened meanwhile
             return longest
-        seconds = seconds_between(database_time(self._database), next_at)
+        seconds = seconds_between(database_time(self._database), min(times))
         return min(max(seconds, SOONEST), longest)
-
-
-class _Over(Exception):
-    """No remote is closed any more, or the thread was stopped."""
 
 
 _lock = ForkSafeLock()
@@ -104,10 +119,16 @@ def watch() -> None:
     if in_memory or in_transaction():
         return
     with _lock:
-        if _watch is None or not _watch.is_alive():
-            _watch = Watch(database)
-            with suppress(RuntimeError):  # the interpreter ends, or there are no more threads
-                _watch.start()
+        if _watch is not None and _watch.goes_on:
+            _watch.is_wanted = True
+            return
+        if _watch is not None and _watch.hangs:
+            if hung.are_too_many() or not hung.add(_watch):
+                return
+            _watch.stop()
+        _watch = Watch(database)
+        with suppress(RuntimeError):  # the interpreter ends, or there are no more threads
+            _watch.start()
 
 
 def probe_soon() -> None:
@@ -118,12 +139,13 @@ def probe_soon() -> None:
 
 
 def watch_if_closed() -> None:
-    """Do so if this process knows of a closed remote, after it has processed a message."""
+    """Do so if this process knows of a closed remote, or of one whose opening may have to be
+    finished, after it has processed a message."""
     try:
-        closed = gates.closed()
+        are_settled = gates.are_settled
     except Exception:  # the ledger is away; the next message asks again
         return
-    if closed:
+    if not are_settled:
         watch()
 
 
