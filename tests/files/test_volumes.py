@@ -144,6 +144,9 @@ def test_operations_take_no_file_for_lost() -> None:
     storage.queue.deliver()
     fresh = storage.save("fresh.txt", file())
     unmount()
+    with pytest.raises(LocalStorageMissing):
+        storage.open(fresh)
+    gates.forget()  # it now says that the storage's files wait
     reasons: list[str] = []
     assert errands.evict(ledger().all(), lambda step: reasons.append(step.error)) == 0
     assert [reason.partition(":")[0] for reason in reasons] == ["LocalStorageMissing"]
