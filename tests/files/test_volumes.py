@@ -144,7 +144,12 @@ def test_operations_take_no_file_for_lost() -> None:
     storage.queue.deliver()
     fresh = storage.save("fresh.txt", file())
     unmount()
-    assert errands.evict(ledger().all()) == 0
+    with pytest.raises(LocalStorageMissing):
+        storage.open(fresh)
+    gates.forget()  # it now says that the storage's files wait
+    reasons: list[str] = []
+    assert errands.evict(ledger().all(), lambda step: reasons.append(step.error)) == 0
+    assert [reason.partition(":")[0] for reason in reasons] == ["LocalStorageMissing"]
     found = list(reconcile(ledger().all(), ["missing-local"]))
     assert found == []
     with pytest.raises(LocalStorageMissing):

@@ -278,3 +278,21 @@ def test_key_for_one_directory(
         until(partial(is_transferred, number * FILES))
     assert changes == ["away", "open"] * 2
     assert remote().is_probed_by_files
+
+
+def test_few_files_of_such_a_key(
+    configure: Configure, proxy: ScriptedProxy, changes: list[str], s3_server: S3Server
+) -> None:
+    """They are fewer than those that decide where our own write is denied."""
+    configure(access_key=s3_server.LIMITED_KEY, secret_key=s3_server.LIMITED_SECRET)
+    save(2, "uploads/before")
+    until(partial(is_transferred, 2))
+    remotes().update(is_probed_by_files=True)
+    proxy.follow(lambda request: Answer(503, "ServiceUnavailable"))
+    save(2, "uploads/after")
+    found = closed(RemoteState.AWAY, "ServiceUnavailable")
+    require_probes_only(list(proxy.log), found.since, PROBE_EVERY)
+    proxy.follow(None)
+    until(partial(is_transferred, 4))
+    assert changes == ["away", "open"]
+    assert set(ledger().values_list("attempts", flat=True)) == {1}

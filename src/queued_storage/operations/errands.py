@@ -35,6 +35,10 @@ CLOSED = (
 )
 
 
+class _RemoteClosed(Exception):
+    """The remote copy cannot be verified now."""
+
+
 @dataclass(frozen=True)
 class Errand:
     """Something to do with one transferred file while no one else can claim it."""
@@ -50,9 +54,6 @@ class Errand:
         row = ledger().claim_settled(pk, evicts=self.evicts)
         if row is None:
             return CHANGED
-        if self.evicts and gates.is_closed(row.alias):
-            _release(row)
-            return CLOSED.format(row.alias)
         with leases.keep(row) as lease:
             try:
                 self.action(storage_of(row), row, lease)
@@ -62,6 +63,9 @@ class Errand:
             except LocalStorageMissing as error:  # no fault of the file
                 _release(row)
                 return reason(error, *sides_of(row))
+            except _RemoteClosed:
+                _release(row)
+                return CLOSED.format(row.alias)
             except Exception as error:
                 text = reason(error, *sides_of(row))
                 # Workers then try the eviction again, and 'status' shows the reason.
@@ -115,6 +119,8 @@ def _evict(storage: OperableStorage, row: QueuedFile, lease: Lease) -> None:
     if not row.is_local or not is_reachable_from_here(row.host):
         raise LeaseLost(f"{row} has no local copy on this host.")
     volumes.require(row.alias, storage.local)
+    if gates.is_closed(row.alias):
+        raise _RemoteClosed
     copies.verify_remote(storage, row, settings.verify, lease.progress)
     seen = intact.require_intact(storage, row, lease.progress)
     lease.confirm()
