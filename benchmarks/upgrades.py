@@ -46,8 +46,14 @@ VALUES = (
 CHANGE = "UPDATE queued_storage_queuedfile SET last_error = %s WHERE id = %s"
 
 
+REASONS = {
+    ("default", "0003.wait"): "SQLite rebuilds the table, and nothing else can write meanwhile.",
+    ("default", "0004.wait"): "SQLite is locked while it builds an index.",
+}
+
+
 def rows(options: Options) -> Iterator[Row]:
-    missing = {"postgres": why_missing("postgres"), "mariadb": why_missing("mariadb")}
+    missing = {each: why_missing(each) or "" for each in ("postgres", "mariadb")}
     if not find_spec("MySQLdb"):
         import pymysql
 
@@ -69,14 +75,14 @@ def rows(options: Options) -> Iterator[Row]:
                     ratio=ratio,
                     unit=unit,
                     details=details,
-                    reason="" if measured else missing[database] or "",
+                    reason=REASONS.get((database, key), "") if measured else missing[database],
                 )
 
 
 def _goals(files: int) -> Iterator[tuple[str, str, float, str]]:
     beside = f"claim beside {files:,} due files of a closed remote"
     yield "claim", f"{beside}, compared with the query of the version before", 0.2, "x"
-    yield "claim.ms", beside, 10, "ms"
+    yield "claim.ms", beside, 25, "ms"
     for number in (name[:4] for name in MIGRATIONS):
         yield f"{number}.time", f"migration {number}, {files:,} files", 60, "s"
         yield f"{number}.wait", f"longest save during migration {number}", 1000, "ms"

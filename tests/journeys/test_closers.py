@@ -1,5 +1,6 @@
 """Several processes that find a remote closed, and those that die meanwhile."""
 
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -9,7 +10,7 @@ from pytest_django import Settings
 from queued_storage.ledger.database import QueuedFileQuerySet, ledger
 from queued_storage.ledger.remotes import Remotes, RemoteState, remotes
 from queued_storage.ledger.states import State
-from queued_storage.queues.base import run_all
+from queued_storage.queues.base import run_all, run_message
 from queued_storage.remotes.fault_kinds import Fault
 from queued_storage.remotes.faults import Diagnosis
 from queued_storage.signals import remote_changed
@@ -18,6 +19,7 @@ from queued_storage.transfers.circuit import Circuit, Fate, circuit_of
 from queued_storage.transfers.gates import gates
 from tests.support.outages import close, registered
 from tests.support.scripted import LONG_AGO, ScriptedStorage, file, make, row
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -282,3 +284,34 @@ def test_probe_by_a_large_file_is_the_only_one(
     probing.probe(registered(storage).get())
     assert attempts == [name, "other.txt"]
     assert others == [False, False, True]
+
+
+# An attempt that hangs
+
+
+class Hanging(ScriptedStorage):
+    """A remote that does not answer, until it is told that it is away."""
+
+    goes_on = threading.Event()
+
+    def _save(self, name: str, content: Any) -> str:
+        if not name.startswith(".queued-storage"):
+            self.goes_on.wait(60)
+        raise ConnectionError("reset")
+
+
+@pytest.mark.one_database
+def test_hanging_attempt_is_given_back(unwatched: list[str], settings: Settings) -> None:
+    settings.QUEUED_STORAGE = settings.QUEUED_STORAGE | {"STALL_TIMEOUT": 0.2, "LEASE": 0.6}
+    storage = make(remote=Hanging())
+    storage.save("a.txt", file())
+    [pk] = ledger().values_list("pk", flat=True)
+    worker = threading.Thread(target=run_message, args=([pk],))
+    worker.start()
+    try:
+        until(lambda: remotes().closed().exists())
+        until(lambda: states() == {(State.PENDING, 0)})
+    finally:
+        Hanging.goes_on.set()
+        worker.join(10)
+    assert states() == {(State.PENDING, 0)}

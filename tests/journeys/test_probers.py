@@ -72,7 +72,7 @@ class Answering(FileSystemStorage):
 
 @pytest.fixture
 def site(settings: Settings) -> Iterator[Any]:
-    """A storage with files, whose closed remote is to be probed now. No queue knows the files."""
+    """A storage with files that no queue knows."""
     options = {"location": str(Path(settings.DIRECTORY) / "far")}
     far = {"BACKEND": f"{__name__}.Answering", "OPTIONS": options}
     settings.STORAGES = settings.STORAGES | {"far": far}
@@ -82,7 +82,6 @@ def site(settings: Settings) -> Iterator[Any]:
     for number in range(FILES):
         storage.save(f"{number}.txt", ContentFile(b"%d" % number))
     assert len(NotingQueue.take()) == FILES  # the messages came while the remote was closed
-    close(storage, RemoteState.REFUSED, probe_in=0)
     yield storage
     NotingQueue.messages().unlink()
     Answering.denied().unlink()
@@ -105,21 +104,23 @@ def remote() -> Remote:
     return remotes().get()
 
 
+AWAY, REFUSED = RemoteState.AWAY, RemoteState.REFUSED
 CASES = [
-    ("probe taken", "nothing"),
-    ("probe written", "nothing"),
-    ("probe written", "own writes"),
-    ("probed by file", "own writes"),
-    ("probe postponed", "everything"),
-    ("reopened", "nothing"),
-    ("opening announced", "nothing"),
+    ("probe taken", AWAY, "nothing"),
+    ("probe written", AWAY, "nothing"),
+    ("probe written", AWAY, "own writes"),
+    ("probed by file", REFUSED, "own writes"),
+    ("probe postponed", REFUSED, "everything"),
+    ("reopened", REFUSED, "nothing"),
+    ("opening announced", AWAY, "nothing"),
 ]
 
 
-@pytest.mark.parametrize(("point", "denied"), CASES)
+@pytest.mark.parametrize(("point", "state", "denied"), CASES)
 def test_another_process_opens_and_enqueues(
-    point: str, denied: str, site: Any, fork: Callable[..., Any], tmp_path: Path
+    point: str, state: str, denied: str, site: Any, fork: Callable[..., Any], tmp_path: Path
 ) -> None:
+    close(site, state, probe_in=0)
     Answering.denied().write_text(denied)
     prober = fork(watch_for_ever, point=FailPoint(point, tmp_path / "reached"))
     assert ended(prober) == -signal.SIGKILL

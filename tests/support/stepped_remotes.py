@@ -81,8 +81,7 @@ def _try_out(storage: Any) -> Trial:
 
 def look() -> None:
     """Do what the thread of a process does that watches its closed remotes."""
-    with contextlib.suppress(getattr(watching, "_Over", StopIteration)):
-        watching.Watch(ledger_database())._look()
+    watching.Watch(ledger_database())._look()
 
 
 __all__ = ["NEVER", "READ_EVERY", "Clock", "Process", "look", "step_remotes"]

@@ -110,9 +110,10 @@ class Circuit:
         """Whether a failure is the file's own although the remote may be at fault."""
         if diagnosis.fault is Fault.UNCLEAR or len(row.failures) >= MAX_FAILURES:
             return True
-        # A remote that asks to be called later may take what is small meanwhile.
         is_proved = self._proved_at is not None and self._proved_at >= failed_at
-        return is_proved and not diagnosis.retry_after
+        # A connection may break once, and a remote that asks to be called later may take what is
+        # small meanwhile.
+        return is_proved and _is_again(row, diagnosis) and not diagnosis.retry_after
 
     def recorded(self, pk: int, *, is_counted: bool) -> None:
         """Note that the ledger has the failure of a file that was judged, so that it is taken back

@@ -244,8 +244,8 @@ class Executor:
         aliases = self._aliases()
         destinations.register_first(aliases)
         closed = gates.closed().intersection(aliases)
+        watching.watch_if_closed()
         if closed:
-            watching.watch()
             self._put_back(closed)
         return [alias for alias in aliases if alias not in closed]
 

@@ -61,6 +61,7 @@ class Answer(NamedTuple):
     state: RemoteState | None = None  # of one that does not work, unless it is as before
     error: BaseException | None = None
     retry_after: float | None = None  # seconds
+    is_by_file: bool = False
 
 
 WORKS = Answer(True)
@@ -84,7 +85,10 @@ def probe(remote: Remote, *, even_early: bool = False) -> bool:
     except Exception as mistake:  # such as a remote that cannot be made any more
         answer = _failure(Diagnosis(Fault.UNCLEAR), mistake)
     if answer.works:
-        return _open(storage, remote)
+        has_opened = _open(storage, remote)
+        if answer.is_by_file:
+            _learn(storage, remote)
+        return has_opened
     if answer.error is None:
         same.take_probe(circuit.FIRST_PROBE, even_early=True)
         return False
@@ -141,8 +145,7 @@ def _try_file(storage: TransferringStorage, remote: Remote) -> Answer | None:
     started = time.monotonic()
     error = work.run_claimed(row)
     if circuit.circuit_of(remote.alias).has_succeeded_since(started):
-        _learn(storage, remote)
-        return WORKS
+        return Answer(True, is_by_file=True)
     if error is None:  # it was deleted or overwritten meanwhile
         return UNKNOWN
     diagnosis = storage.uploader.diagnose(error, row.size)

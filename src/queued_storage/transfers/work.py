@@ -86,8 +86,8 @@ def run_suspect(pk: int) -> Exception | None:
 def is_closed(pk: int) -> bool:
     """Return whether the remote of the file's storage is closed; then the file waits for it.
 
-    Whoever opens it enqueues the file only once. So a message is not dropped because this process
-    has not noticed yet that the remote is open.
+    The process that opens it sends one message. It is not dropped because this process has not
+    noticed yet that the remote is open.
     """
     if not _is_known_to_be_closed(pk):
         return False
