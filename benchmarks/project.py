@@ -13,11 +13,15 @@ from django.conf import settings
 from tests.support import services
 
 
-def configure(directory: Path, postgres: bool = False, **changes: Any) -> None:
-    """Set Django up with a database in ``directory``, and PostgreSQL if ``postgres`` is true."""
+def configure(
+    directory: Path, postgres: bool = False, mariadb: bool = False, **changes: Any
+) -> None:
+    """Set Django up with a database in ``directory``, and on servers if their argument is true."""
     databases: dict[str, Any] = {"default": _sqlite(directory)}
     if postgres:
-        databases["postgres"] = _postgres()
+        databases["postgres"] = _on_server("postgres", "postgresql", "postgres")
+    if mariadb:
+        databases["mariadb"] = _on_server("mariadb", "mysql", "mysql")
     values: dict[str, Any] = {
         "INSTALLED_APPS": ["queued_storage"],
         "SECRET_KEY": "benchmark",
@@ -42,16 +46,17 @@ def _sqlite(directory: Path) -> dict[str, Any]:
     }
 
 
-def _postgres() -> dict[str, Any]:
-    address = services.address("postgres")
+def _on_server(service: str, engine: str, name: str) -> dict[str, Any]:
+    address = services.address(service)
     return {
-        "ENGINE": "django.db.backends.postgresql",
-        "NAME": "postgres",
+        "ENGINE": f"django.db.backends.{engine}",
+        "NAME": name,
         "HOST": address.hostname,
         "PORT": address.port,
         "USER": unquote(address.username or ""),
         "PASSWORD": unquote(address.password or ""),
         "CONN_MAX_AGE": None,
+        "OPTIONS": {"charset": "utf8mb4"} if engine == "mysql" else {},
         "TEST": {"NAME": f"bench_queued_storage_{os.getpid()}"},
     }
 

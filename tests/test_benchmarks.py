@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
-from benchmarks import GROUPS, report
+from benchmarks import GROUPS, SLOW, report
 from benchmarks.rows import Row
 
 pytestmark = pytest.mark.one_database
@@ -31,7 +31,7 @@ def test_each_plot_of_the_page_is_generated() -> None:
 
 def test_each_group_is_a_module() -> None:
     place = Path(report.__file__).parent
-    for group in GROUPS:
+    for group in (*GROUPS, *SLOW):
         assert "def rows(" in (place / f"{group}.py").read_text(), group
 
 

@@ -1,13 +1,12 @@
 import errno
 import logging
 import os
-import shutil
-from pathlib import Path
 from typing import Any
 
 import pytest
 from django.core.files.storage import storages
 from django.core.management import call_command
+from django.db import transaction
 from django.test import TestCase
 
 from queued_storage.checks.places import volumes_are_mounted
@@ -18,31 +17,14 @@ from queued_storage.ledger.states import State
 from queued_storage.operations import errands, inventory, status
 from queued_storage.operations.pruning import prune
 from queued_storage.operations.reconciliation import reconcile
+from queued_storage.queues.dummy import DummyQueue
 from queued_storage.tasks import Transfer
+from queued_storage.transfers import mounting
 from queued_storage.transfers.gates import gates
-from tests.support.scripted import disk, file, ledger, make, make_due, read, row
+from tests.support.scripted import file, ledger, make, make_due, read, row
+from tests.support.volumes import mount, near, unmount
 
 pytestmark = pytest.mark.django_db(transaction=True)
-
-
-def near() -> Path:
-    return Path(disk().location)
-
-
-def unmount() -> Path:
-    volume = near().with_name("volume")
-    shutil.rmtree(volume, ignore_errors=True)  # of another test
-    os.rename(near(), volume)
-    near().mkdir()
-    return volume
-
-
-def mount(volume: Path) -> None:
-    left = [each for each in near().iterdir() if each.name != "far"]
-    assert left == []
-    near().rmdir()
-    os.rename(volume, near())
-    gates.forget()  # which a worker does once a second
 
 
 def deliver(storage: Any) -> None:
@@ -85,6 +67,47 @@ def test_no_attempt_counts_without_the_volume(caplog: pytest.LogCaptureFixture) 
     assert {row(storage, name).state for name in names} == {State.TRANSFERRED}
 
 
+def test_whoever_sees_the_volume_back_sweeps_once(caplog: pytest.LogCaptureFixture) -> None:
+    storage = make()
+    pks = [row(storage, storage.save(f"{number}.txt", file())).pk for number in range(2)]
+    storage.queue.messages.clear()
+    volume = unmount()
+    assert gates.is_closed(storage.alias) is False  # nobody has noticed
+    with pytest.raises(LocalStorageMissing):
+        storage.save("b.txt", file())
+    mount(volume)
+    caplog.clear()
+    with caplog.at_level(logging.WARNING, "queued_storage"), transaction.atomic():
+        storage.save("c.txt", file())
+        assert storage.queue.messages == []
+    mounting.wait(10)
+    storage.save("d.txt", file())
+    pk, last = (row(storage, name).pk for name in ("c.txt", "d.txt"))
+    sent = [sorted(message) for message in storage.queue.messages]
+    assert sorted(sent) == sorted([[pk], [*pks, pk], [last]])
+    assert [each.getMessage() for each in caplog.records] == [
+        f"The volume of the local storage of {storage.alias!r} is back in {str(near())!r}."
+    ]
+
+
+def test_broker_away_when_the_volume_is_back(caplog: pytest.LogCaptureFixture) -> None:
+    class Broken(DummyQueue):
+        def enqueue(self, pks: list[int]) -> None:
+            raise ConnectionError("The broker is away.")
+
+    storage = make(queue=Broken())
+    name = storage.save("a.txt", file())
+    volume = unmount()
+    with pytest.raises(LocalStorageMissing):
+        storage.open(name)
+    mount(volume)
+    caplog.clear()
+    assert read(storage, name) == b"bytes"
+    assert not gates.is_closed(storage.alias)  # which a worker asks
+    mounting.wait(10)
+    assert "The broker is away." in caplog.records[-1].getMessage()
+
+
 def test_deleted_files_do_not_come_back() -> None:
     storage = make()
     done = storage.save("done.txt", file())
@@ -121,7 +144,12 @@ def test_operations_take_no_file_for_lost() -> None:
     storage.queue.deliver()
     fresh = storage.save("fresh.txt", file())
     unmount()
-    assert errands.evict(ledger().all()) == 0
+    with pytest.raises(LocalStorageMissing):
+        storage.open(fresh)
+    gates.forget()  # it now says that the storage's files wait
+    reasons: list[str] = []
+    assert errands.evict(ledger().all(), lambda step: reasons.append(step.error)) == 0
+    assert [reason.partition(":")[0] for reason in reasons] == ["LocalStorageMissing"]
     found = list(reconcile(ledger().all(), ["missing-local"]))
     assert found == []
     with pytest.raises(LocalStorageMissing):

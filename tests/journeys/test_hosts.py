@@ -410,6 +410,19 @@ def test_forged_ticket_is_refused(saved: str) -> None:
         assert Client().post(f"/queued/{peers.PATH}{ticket}").status_code == 405
 
 
+def test_ticket_for_a_missing_volume_is_unavailable(saved: str) -> None:
+    ticket = peers.ticket_for(ledger().get())
+    place = disk_of("one")
+    volume = place.rename(place.with_name("volume"))
+    place.mkdir()
+    answer = ask(ticket)
+    place.rmdir()
+    volume.rename(place)
+    assert (answer.status_code, answer.body) == (503, b"")
+    assert "no-store" in answer.headers["Cache-Control"]
+    assert ask(ticket).status_code == 200
+
+
 def test_ticket_expires(saved: str, monkeypatch: pytest.MonkeyPatch) -> None:
     ticket = peers.ticket_for(ledger().get())
     monkeypatch.setattr(peers, "TICKET_AGE", -1)

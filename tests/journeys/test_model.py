@@ -3,12 +3,15 @@
 Hypothesis chooses the steps. Users save, overwrite, read and delete files, in transactions that are
 committed or rolled back. Messages are lost, repeated and reordered. Workers are paused, stopped or
 killed at any call to the database or a storage; their leases expire, and paused workers continue
-after that. The remote fails in several ways, and the cache is cleared. Users and workers run one
-step at a time (see tests/support/stepped.py), so every run is reproducible.
+after that. The remote fails in several ways, goes away and comes back, and is paused and resumed by
+an operator. The volume of the local files is not mounted for a while. The cache is cleared. Users
+and workers run one step at a time (see tests/support/stepped.py), so every run is reproducible.
 
 After every step, each file has its own content, deleted files do not exist, promoted files are
-complete on the remote, and the ledger knows every object there. At the end, all files are processed
-and nothing may be left over. docs/guarantees.md lists the only exceptions:
+complete on the remote, and the ledger knows every object there. The state of the remote in the
+ledger is that of the model, a closed remote receives only probes, no outage counts as an attempt,
+and no local copy is missing unless its remote copy was verified. At the end, the remote is there,
+all files are processed and nothing may be left over. docs/guarantees.md lists the only exceptions:
 
 - what a worker without a claim writes to the remote in a call that it had already begun;
 - an object that the remote renamed, if the worker crashed before it recorded the name;
@@ -26,6 +29,7 @@ import math
 import os
 import shutil
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -52,19 +56,22 @@ from hypothesis.stateful import (
 from pytest_django import Settings
 
 from queued_storage.backends import QueuedStorage
-from queued_storage.exceptions import NameUnavailable
+from queued_storage.exceptions import LocalStorageMissing, NameUnavailable
 from queued_storage.files.localfiles import is_unfinished
 from queued_storage.files.successors import waiting_name
 from queued_storage.ledger.database import ledger
+from queued_storage.ledger.remotes import PROBED, Remote, RemoteState, remotes
 from queued_storage.ledger.states import State
 from queued_storage.maintenance import sweep
 from queued_storage.models import QueuedFile
 from queued_storage.operations import errands, steering
+from queued_storage.operations import remotes as operator
 from queued_storage.queues.base import run_all
 from queued_storage.storage import routes
 from queued_storage.tasks import Transfer, TransferAndDelete
 from queued_storage.testing import Fault, FaultyStorage, drain
-from queued_storage.transfers import leases, work
+from queued_storage.transfers import circuit, leases, probing, work
+from queued_storage.transfers.gates import gates
 from queued_storage.transfers.work import run_claimed
 from tests.support.stepped import (
     ACTORS_MAX,
@@ -80,14 +87,17 @@ from tests.support.stepped import (
     stage,
     step,
 )
+from tests.support.stepped_remotes import NEVER, READ_EVERY, Clock, Process, look, step_remotes
 
-EXAMPLES = int(os.environ.get("QUEUED_STORAGE_TEST_MODEL_EXAMPLES", "60"))
+EXAMPLES = int(os.environ.get("QUEUED_STORAGE_TEST_MODEL_EXAMPLES", "40"))
 STEPS = 50
 ALIAS = "model"
 NAMES = ["a.txt", "b.txt", "d/c.txt"]
 SHARED = b"the same in many files"
 LONG_AGO = datetime(2001, 1, 1, tzinfo=UTC)
 FAULTS = [None, Fault.REFUSE, Fault.HALFWAY, Fault.LOSE, Fault.TRUNCATE, Fault.FLIP, Fault.RENAME]
+OUTAGES = {Fault.REFUSE, Fault.HALFWAY}  # the remote's own faults; all others are the file's
+SECONDS = [READ_EVERY, circuit.TRIAL_EVERY, circuit.QUIET + READ_EVERY]
 
 PROFILE = hypothesis_settings(
     max_examples=EXAMPLES,
@@ -107,7 +117,9 @@ EVENTS = [
     "beat",
     "break_remote",
     "put_foreign_object",
+    "unmount",
 ]
+OUTAGE_EVENTS = ["probe", "go_away", "pause_remote", "end_pause", "pass_time", "probe"]
 STOPS = ["UPDATE", "BEGIN", "DELETE", "local delete", "local deleted", "remote save"]
 STOPS += ["remote half saved", "remote saved", "remote open", "remote delete", "remote deleted"]
 USER_STEPS = 10  # more than most actions of a user take
@@ -124,7 +136,8 @@ class SteppedQueuedStorage(QueuedStorage):
 class Bench:
     """The storages, which are reused by all runs."""
 
-    def __init__(self, pool: Any) -> None:
+    def __init__(self, pool: Any, clock: Clock) -> None:
+        self.clock = clock
         base = Path(django_settings.DIRECTORY) / "model"
         self.pool = pool
         self.near = SteppedStorage(base / "near", "/near/")
@@ -148,6 +161,8 @@ class Bench:
 
     def clear(self) -> None:
         ledger().filter(alias=ALIAS).delete()
+        remotes().filter(alias=ALIAS).delete()
+        circuit.reset()
         cache.clear()
         for side in (self.near, self.far):
             shutil.rmtree(side.location, ignore_errors=True)
@@ -155,6 +170,15 @@ class Bench:
         self.near.numbers, self.far.numbers = count(), count(1000)
         self.queue.messages.clear()
         self.remote.fault = None
+
+    @property
+    def writes(self) -> int:
+        """How often the remote was asked to change something, and probed."""
+        return self.remote.calls["save"] + self.remote.calls["delete"]
+
+    @property
+    def is_away(self) -> bool:
+        return self.remote.fault in OUTAGES
 
 
 @dataclass
@@ -170,12 +194,13 @@ class Known:
 class Action:
     """One pending change to one file by a user or a worker."""
 
-    kind: str  # "save", "write", "delete"; any other if no file changes
+    kind: str  # "save", "write", "delete", "work", "probe"; any other if nothing changes
     name: str = ""
     data: bytes = b""
     is_done: bool = False
     seen: list[bytes | None] = field(default_factory=list)  # contents of the file meanwhile
     faults: set[Fault | None] = field(default_factory=set)
+    is_barred: bool = False  # from the remote, which has been closed for long enough
 
 
 class RolledBack(Exception):
@@ -193,10 +218,12 @@ class Model(RuleBasedStateMachine):
         kind=st.sampled_from(Kind),
         events=st.lists(st.sampled_from(EVENTS), min_size=3, max_size=len(EVENTS), unique=True),
         may_end=st.booleans(),
+        has_outages=st.booleans(),
     )
-    def start(self, kind: Kind, events: list[str], may_end: bool) -> None:
+    def start(self, kind: Kind, events: list[str], may_end: bool, has_outages: bool) -> None:
         bench = self.bench
         self.events = events
+        self.has_outages = has_outages
         self.fates = st.sampled_from(
             [Fate.PAUSE, Fate.PAUSE, Fate.DIE, Fate.STOP][: 2 + 2 * may_end]
         )
@@ -219,6 +246,12 @@ class Model(RuleBasedStateMachine):
         self.saved: list[tuple[str, bytes]] = []
         self.contents = count()
         self.is_steered = False  # by evicting or restoring local copies
+        self.processes = [Process() for _number in range(ACTORS_MAX)]
+        self.process_of: dict[Actor, int] = {}
+        self.turns = 0
+        self.remote_state: str = RemoteState.OPEN
+        self.closed_at = math.inf
+        self.charged: Counter[tuple[int, int]] = Counter()  # attempts that may count, by file
 
     @rule(data=st.data())
     def turn(self, data: st.DataObject) -> None:
@@ -230,6 +263,9 @@ class Model(RuleBasedStateMachine):
             turns += ["resume", "resume"]
         if any(actor.claim for actor in self.actors):
             turns += ["disturb", "disturb", "disturb"]
+        if self.has_outages:
+            turns += ["outage", "outage"]
+        self.bench.clock.advance(READ_EVERY / 2)
         self.draw_and_do(data, "turn", turns)
 
     def draw_and_do(self, data: st.DataObject, what: str, names: list[str]) -> None:
@@ -338,7 +374,7 @@ class Model(RuleBasedStateMachine):
             work = partial(run_all, message)
             if not data.draw(st.sampled_from([False, False, False, True]), "again"):
                 messages.remove(message)
-        self.enter(f"work on {message}", work, Action(""), *self.some_way(data, WORK_STEPS))
+        self.enter(f"work on {message}", work, Action("work"), *self.some_way(data, WORK_STEPS))
 
     def resume(self, data: st.DataObject) -> None:
         if self.actors:
@@ -361,7 +397,7 @@ class Model(RuleBasedStateMachine):
         rows = ledger().named(ALIAS, self.target)
         rows.filter(due_at__isnull=False).update(due_at=LONG_AGO)
         if len(self.actors) < ACTORS_MAX and (row := rows.first()):
-            self.enter(f"take over {row.pk}", partial(run_all, [row.pk]), Action(""))
+            self.enter(f"take over {row.pk}", partial(run_all, [row.pk]), Action("work"))
 
     # Events that affect all
 
@@ -395,9 +431,131 @@ class Model(RuleBasedStateMachine):
             return  # a remote that renames does not overwrite
         if fault == Fault.HALFWAY and self.kind == Kind.REPLACES:
             return  # such a remote has no unfinished objects
+        self.turn_into(fault)
+
+    # Remotes that go away
+
+    def outage(self, data: st.DataObject) -> None:
+        self.draw_and_do(data, "event of an outage", OUTAGE_EVENTS)
+
+    def probe(self, data: st.DataObject) -> None:
+        """Let a process find out whether the remote is back, as it mostly is by then."""
+        if data.draw(st.integers(0, 3), "back"):
+            self.turn_into(None)
+        if len(self.actors) == ACTORS_MAX:
+            return
+        work: Callable[[], Any] = partial(probing.probe_now, ALIAS)
+        if data.draw(st.booleans(), "when it is time"):
+            remotes().filter(alias=ALIAS).probed().update(next_probe_at=LONG_AGO)
+            work = look
+        way, fate = self.some_way(data, WORK_STEPS)
+        action = Action("probe")
+        self.enter("probe", work, action, way, fate)
+        if way == math.inf and self.remote_state != RemoteState.PAUSED:
+            is_open = self.remote_state == RemoteState.OPEN
+            # Another process may have taken this probe, and may be about to finish it.
+            assert is_open or self.bench.is_away or self.is_probed_by_another()
+            assert not is_open or not self.bench.is_away
+
+    def is_probed_by_another(self) -> bool:
+        return any(action.kind == "probe" for action in self.actors.values())
+
+    def go_away(self, data: st.DataObject) -> None:
+        """Let the remote be away for so long that a single failure raises a suspicion."""
+        self.turn_into(Fault.REFUSE)
+        self.bench.clock.advance(circuit.QUIET + READ_EVERY)
+        if self.remote_state != RemoteState.OPEN or len(self.actors) == ACTORS_MAX:
+            return
+        calls = self.bench.remote.calls.total()
+        self.enter("find out", self.poll, Action("work"))
+        if self.bench.remote.calls.total() > calls:
+            assert self.remote_state == RemoteState.AWAY, "It was not noticed."
+
+    def pass_time(self, data: st.DataObject) -> None:
+        self.bench.clock.advance(data.draw(st.sampled_from(SECONDS), "seconds"))
+
+    def pause_remote(self, data: st.DataObject) -> None:
+        self.steer_remote(operator.pause, RemoteState.PAUSED)
+
+    def end_pause(self, data: st.DataObject) -> None:
+        if self.remote_state == RemoteState.PAUSED:
+            self.steer_remote(operator.resume, RemoteState.OPEN)
+
+    def steer_remote(self, verb: Callable[[str], int], state: str) -> None:
+        calls = self.bench.remote.calls.copy()
+        assert verb(ALIAS) == (self.remote_state != state)
+        assert self.bench.remote.calls == calls
+        self.know(state)
+
+    def turn_into(self, fault: Fault | None) -> None:
         self.bench.remote.fault = fault
         for action in self.actors.values():
             action.faults.add(fault)
+
+    def know(self, state: str) -> None:
+        """Note the state of the remote."""
+        if (state == RemoteState.OPEN) == (self.remote_state == RemoteState.OPEN):
+            self.remote_state = state
+            return
+        self.remote_state = state
+        is_open = state == RemoteState.OPEN
+        self.closed_at = math.inf if is_open else self.bench.clock.now
+        for action in self.actors.values():
+            action.is_barred &= not is_open
+
+    @property
+    def is_known_to_be_closed(self) -> bool:
+        """Whether every process must know by now that the remote is closed."""
+        return self.bench.clock.now - self.closed_at >= READ_EVERY
+
+    # A volume that is not mounted
+
+    def unmount(self, data: st.DataObject) -> None:
+        """Let users and workers do some things while the local volume is not mounted."""
+        rows = self.rows()
+        if self.actors or not any(rows[name].is_local and rows[name].size for name in self.files):
+            return  # somebody may write there, or nothing is missing
+        place = Path(self.bench.near.location)
+        self.bench.near.volume = place.rename(place.with_name("volume"))
+        place.mkdir()
+        try:
+            self.bench.clock.advance(READ_EVERY)
+            self.miss_save(data)
+            self.miss_read(data)
+            if data.draw(st.booleans(), "delete"):
+                self.delete(data)
+            self.miss_work(data)
+        finally:
+            assert not list(place.iterdir()), "Something was written to the mount point."
+            place.rmdir()
+            self.bench.near.volume.rename(place)
+            self.bench.near.volume = None
+            self.bench.clock.advance(READ_EVERY)
+
+    def miss_save(self, data: st.DataObject) -> None:
+        storage, name = self.some_storage(data), self.some_name(data)
+        before = self.rows()
+        with pytest.raises(LocalStorageMissing):
+            storage.save(name, ContentFile(self.some_bytes(data)))
+        with pytest.raises((LocalStorageMissing, NameUnavailable)):
+            self.write_file(storage, Action("write", name, self.some_bytes(data)))
+        assert self.rows() == before
+
+    def miss_read(self, data: st.DataObject) -> None:
+        for name, row in self.rows().items():
+            if name in self.files and row.state != State.TRANSFERRED:
+                with pytest.raises(LocalStorageMissing):
+                    self.read_file(self.bench.storage, name)
+
+    def miss_work(self, data: st.DataObject) -> None:
+        self.reach_next_tries(data)
+        before = self.rows()
+        for pk in sorted(self.due_now()):
+            self.enter(f"work on {pk} without its volume", partial(run_all, [pk]), Action("work"))
+        for name, row in self.rows().items():
+            if row.is_local and name in self.files:
+                was = before[name]
+                assert (row.state, row.attempts) == (was.state, was.attempts)
 
     def put_foreign_object(self, data: st.DataObject) -> None:
         name = self.some_name(data)
@@ -458,7 +616,7 @@ class Model(RuleBasedStateMachine):
 
     @staticmethod
     def poll() -> None:
-        for row in ledger().claim_due(1, [ALIAS]):
+        for row in ledger().claim_due(1, gates.open_of([ALIAS])):
             run_claimed(row)
 
     def do(self, action: Action, act: Callable[[], Any]) -> None:
@@ -479,7 +637,9 @@ class Model(RuleBasedStateMachine):
     ) -> None:
         actor = Actor(self.bench.pool, what, work)
         action.faults.add(self.bench.remote.fault)
+        action.is_barred = action.kind != "probe" and self.is_known_to_be_closed
         self.actors[actor] = action
+        self.process_of[actor] = self.free_process()
         self.notice(action)
         self.go(actor, way, fate)
 
@@ -487,14 +647,37 @@ class Model(RuleBasedStateMachine):
         tokens = {row.lease_token for row in self.rows().values()}
         for claim in actor.claims:
             claim.is_lost |= claim.lease.row.lease_token not in tokens
-        actor.go(way, fate)
+        writes = self.bench.writes
+        with self.processes[self.process_of[actor]].running():
+            actor.go(way, fate)
         note(f"        {actor}")
         action = self.actors[actor]
+        assert not action.is_barred or self.bench.writes == writes, "The remote is closed."
         self.absorb(action)
+        self.absorb_remote(action)
         if actor.is_over:
             del self.actors[actor]
             self.orphans |= actor.renamed | actor.told
+            self.charge(actor, action)
             self.leave(actor, action)
+
+    def free_process(self) -> int:
+        used = {self.process_of[actor] for actor in self.actors if actor in self.process_of}
+        self.turns += 1
+        numbers = [(self.turns + number) % ACTORS_MAX for number in range(ACTORS_MAX)]
+        return next(number for number in numbers if number not in used)
+
+    def charge(self, actor: Actor, action: Action) -> None:
+        """Note the attempts that may count, since not only an outage has ended them."""
+        if actor.is_dead:
+            self.processes[self.process_of[actor]] = Process()
+        del self.process_of[actor]
+        # A remote that is away now and then may be there when the failure of a file is judged.
+        is_steady = action.faults <= {None} or action.faults <= OUTAGES
+        is_spared = actor.error is None and is_steady
+        for claim in actor.had:
+            if not is_spared or claim.is_lost:
+                self.charged[claim.lease.row.pk, claim.lease.row.generation] += 1
 
     def leave(self, actor: Actor, action: Action) -> None:
         if actor.is_dead:
@@ -587,6 +770,28 @@ class Model(RuleBasedStateMachine):
                 assert was_deleted, f"{name} takes over a foreign object"
                 del self.foreign[name]
 
+    def absorb_remote(self, action: Action) -> None:
+        """Apply the only change of the remote's state that this action may have made."""
+        found = self.remote_row()
+        state = found.state if found else RemoteState.OPEN
+        if state == self.remote_state:
+            return
+        match self.remote_state, state:
+            case RemoteState.OPEN, RemoteState.AWAY:
+                assert action.kind == "work", f"{action} closed it"
+                assert action.faults & OUTAGES, f"{action} closed it"
+            case RemoteState.AWAY, RemoteState.OPEN:
+                assert action.kind == "probe", f"{action} opened it"
+                assert action.faults - OUTAGES, f"{action} opened it"
+            case _:
+                raise AssertionError(f"{action} made {state} of {self.remote_state}.")
+        self.know(state)
+
+    def remote_row(self) -> Remote | None:
+        rows = list(remotes().filter(alias=ALIAS))
+        assert len(rows) <= 1
+        return rows[0] if rows else None
+
     def after_death(self, actor: Actor, action: Action) -> None:
         """Note local files left by a process that died between the disk and the ledger."""
         near = self.bench.near.content()
@@ -649,6 +854,8 @@ class Model(RuleBasedStateMachine):
         near, far = self.bench.near.content(), self.bench.far.content()
         self.check_local(rows, near)
         self.check_remote(rows, far)
+        self.check_state_of_remote()
+        self.check_attempts(rows)
         fault, self.bench.remote.fault = self.bench.remote.fault, None
         for name in self.names:
             self.check_file(name, rows.get(name), near, far)
@@ -684,6 +891,29 @@ class Model(RuleBasedStateMachine):
         for row in rows.values():
             if row.state == State.TRANSFERRED and row.remote_name not in self.tainted:
                 assert far.get(row.remote_name) == self.files[row.name].data, f"{row} is not there"
+
+    def check_state_of_remote(self) -> None:
+        found = self.remote_row()
+        assert (found.state if found else RemoteState.OPEN) == self.remote_state
+        if found:
+            is_probed = found.state in PROBED
+            assert not is_probed or (found.next_probe_at and found.last_error)
+            assert is_probed or not found.probes
+
+    def check_attempts(self, rows: dict[str, QueuedFile]) -> None:
+        """Require that no outage counts as an attempt of a file."""
+        running = Counter(
+            (claim.lease.row.pk, claim.lease.row.generation)
+            for actor in self.actors
+            for claim in actor.had
+        )
+        for name, row in rows.items():
+            key = row.pk, row.generation
+            allowed = self.charged[key] + running[key]
+            if row.state in {State.PENDING, State.TRANSFERRING}:
+                assert row.attempts <= allowed, f"{name}: {row.attempts} attempts, not {allowed}"
+            if row.state == State.FAILED:
+                assert allowed, f"{name} failed by an outage"
 
     def note_unproved(self, rows: dict[str, QueuedFile], far: dict[str, bytes]) -> None:
         """Note objects whose bytes do not prove that they are a file's."""
@@ -733,7 +963,7 @@ class Model(RuleBasedStateMachine):
             is_remote = row.state == State.TRANSFERRED
             url = self.bench.far.url(row.remote_name) if is_remote else self.bench.near.url(name)
             assert storage.url(name) == url
-            assert is_near or is_remote, f"{name} is lost"
+            assert is_near or (is_remote and row.verified == "content"), f"{name} is lost"
 
     # The end
 
@@ -749,14 +979,20 @@ class Model(RuleBasedStateMachine):
             self.settle()
 
     def settle(self) -> None:
-        self.bench.remote.fault = None
+        self.turn_into(None)
+        if self.remote_state == RemoteState.PAUSED:
+            self.steer_remote(operator.resume, RemoteState.OPEN)
         for _round in range(20):
-            if not self.due().update(due_at=LONG_AGO):
-                break
+            self.bench.clock.advance(READ_EVERY)
+            is_over = not self.due().update(due_at=LONG_AGO)
             drain(self.bench.storage)
             self.absorb(Action(""))
+            self.absorb_remote(Action("probe", faults={None}))
             self.check()
+            if is_over:
+                break
         rows = self.rows()
+        assert self.remote_state == RemoteState.OPEN
         assert not self.due(), f"It never settles: {list(self.due())}"
         assert rows.keys() == self.files.keys()
         near = self.bench.near.content()
@@ -774,6 +1010,7 @@ class Model(RuleBasedStateMachine):
                 assert not row.last_error or self.is_steered
             case State.FAILED:
                 assert row.last_error
+                assert self.charged[row.pk, row.generation], f"{name} failed by an outage"
                 assert near[name] == data
             case _:
                 assert row.state == State.HELD
@@ -787,11 +1024,12 @@ class Model(RuleBasedStateMachine):
 def test_users_always_see_their_own_files(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings.QUEUED_STORAGE = {**settings.QUEUED_STORAGE, "VERIFY": "content", "RETRIES": 1}
+    changes = {"VERIFY": "content", "RETRIES": 1, "PROBE_EVERY": NEVER}
+    settings.QUEUED_STORAGE = settings.QUEUED_STORAGE | changes
     monkeypatch.setattr(leases, "keep", keep)
     monkeypatch.setattr(work, "solitude", Processes())
     monkeypatch.setattr(routes, "PER_PROCESS_TIMEOUT", 3600)  # no answer depends on the clock
     with stage() as pool:
-        Model.bench = Bench(pool)
+        Model.bench = Bench(pool, step_remotes(monkeypatch))
         run_state_machine_as_test(Model, settings=PROFILE)
     gc.collect()  # emit ResourceWarnings here and not in the next test

@@ -38,6 +38,7 @@ FILES = int(os.environ.get("QUEUED_STORAGE_TEST_OUTAGE_FILES", "300"))
 PATIENCE = 60 + FILES / 10  # seconds, on a busy machine
 PROBE_EVERY = 1.0
 SHORT = {"RETRIES": 2, "RETRY_DELAY": 0.1, "RETRY_MAX_DELAY": 0.2, "PROBE_EVERY": PROBE_EVERY}
+SLACK = 5.0  # seconds for which a busy machine may do something else
 WATCHED = 5.0  # seconds of the outage; longer than all retries together
 WARM_UP = 9  # files that are uploaded before the outage
 THREADS = "queued_storage.queues.threads.ThreadQueue"
@@ -173,6 +174,7 @@ def test_outage_longer_than_all_retries(
     fork(celery_site, 1, WARM_UP // 3, *celery)
     fork(worker_site, 2, WARM_UP // 3)
     until(lambda: transferred() == WARM_UP, PATIENCE)
+    warm_up = ledger().latest("pk").pk
 
     s3_server.stop()
     sites = [fork(threads_site, 3, share), fork(celery_site, 4, share, *celery)]
@@ -198,10 +200,11 @@ def test_outage_longer_than_all_retries(
     s3_server.start()
     ready_at = datetime.now(UTC)
     until(lambda: transferred() == count, PATIENCE)
-    rows = list(ledger().filter(pk__gt=WARM_UP).order_by("pk"))
+    rows = list(ledger().filter(pk__gt=warm_up).order_by("pk"))
+    assert len(rows) == 3 * share
     assert rank_correlation(rows) >= 0.95
     first = min(row.transferred_at for row in rows)
-    assert (first - ready_at).total_seconds() <= 2 * PROBE_EVERY
+    assert (first - ready_at).total_seconds() <= 2 * PROBE_EVERY + SLACK
     assert {row.attempts for row in rows} <= {1}
 
 

@@ -1,11 +1,14 @@
 """Indexes that are added while other processes write."""
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from django.core.management import call_command
 from django.db import DatabaseError, NotSupportedError, connection, connections, models, transaction
+from django.db.migrations.recorder import MigrationRecorder
 from django.db.migrations.state import ProjectState
 
 from queued_storage.ledger.migrating import AddIndexWithoutLock, RemoveIndexWithoutLock
@@ -120,12 +123,13 @@ def run_aside(action: Callable[[], Any]) -> threading.Thread:
     return thread
 
 
-def builders() -> list[int]:
-    """Return the processes of the server that wait with an index."""
+def waiting(statement: str) -> list[int]:
+    """Return the processes of the server whose statement waits for a transaction."""
     with connection.cursor() as cursor:
         cursor.execute(
             "SELECT pid FROM pg_stat_activity WHERE wait_event_type = 'Lock' "
-            "AND datname = current_database() AND query LIKE 'CREATE INDEX%%'"
+            "AND datname = current_database() AND query LIKE %s",
+            [f"{statement}%"],
         )
         return [pid for (pid,) in cursor.fetchall()]
 
@@ -146,7 +150,7 @@ class OpenTransaction:
 
     def _write(self) -> None:
         with transaction.atomic():
-            new_row("open.txt")
+            new_row(f"open-{time.monotonic_ns()}.txt")
             self._has_written.set()
             assert self._may_end.wait(60)
 
@@ -155,7 +159,7 @@ class OpenTransaction:
 def test_files_are_saved_while_the_index_is_built() -> None:
     with OpenTransaction():
         building = run_aside(migrate)
-        until(builders)
+        until(lambda: waiting("CREATE INDEX"))
         with connection.cursor() as cursor:
             cursor.execute("SET statement_timeout = '5s'")
             new_row("meanwhile.txt")  # would wait for an ordinary index
@@ -166,19 +170,89 @@ def test_files_are_saved_while_the_index_is_built() -> None:
     assert QueuedFile.objects.count() == 2
 
 
+def interrupt(action: Callable[[], Any], statement: str) -> None:
+    """Cancel a statement of the action while it waits for the transaction of a save."""
+    errors.clear()
+    with OpenTransaction():
+        acting = run_aside(action)
+        [pid] = until(lambda: waiting(statement))
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_cancel_backend(%s)", [pid])
+        acting.join()
+    assert ["canceling statement" in str(error) for error in errors] == [True]
+
+
+def is_valid(name: str = NAME) -> bool | None:
+    """Return whether queries use the index; None if there is none."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass(%s)", [name])
+        found = cursor.fetchone()
+        return found[0] if found else None
+
+
 @postgres
 def test_an_interrupted_index_is_built_anew() -> None:
-    with OpenTransaction():
-        building = run_aside(migrate)
-        pids = until(builders)
-        with connection.cursor() as cursor:
-            cursor.execute("SELECT pg_cancel_backend(%s)", pids)
-        building.join()
-    assert len(errors) == 1
-    is_valid = "SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass(%s)"
-    with connection.cursor() as cursor:
-        cursor.execute(is_valid, [NAME])
-        assert cursor.fetchone() == (False,)
-        migrate()
-        cursor.execute(is_valid, [NAME])
-        assert cursor.fetchone() == (True,)
+    interrupt(migrate, "CREATE INDEX")
+    assert is_valid() is False
+    migrate()
+    assert is_valid() is True
+
+
+@postgres
+def test_an_interrupted_removal_can_be_repeated() -> None:
+    migrate()
+    interrupt(remove, "DROP INDEX")
+    assert is_valid() is False
+    remove()
+    assert is_valid() is None
+
+
+@postgres
+def test_an_interrupted_removal_can_be_undone() -> None:
+    migrate()
+    interrupt(remove, "DROP INDEX")
+    remove(forwards=False)
+    assert is_valid() is True
+
+
+@postgres
+def test_an_interrupted_rebuilding_can_be_repeated() -> None:
+    interrupt(migrate, "CREATE INDEX")
+    interrupt(migrate, "DROP INDEX")  # of what is left of the index
+    assert is_valid() is False
+    migrate()
+    assert is_valid() is True
+
+
+OLD_DUE, NEW_DUE = "queued_storage_due", "queued_storage_alias_due"
+
+
+def migrate_to(name: str) -> None:
+    call_command("migrate", "queued_storage", name, verbosity=0)
+
+
+@pytest.fixture
+def as_before() -> Iterator[None]:
+    """The tables as they were before the index of due files was replaced."""
+    migrate_to("0003")
+    try:
+        yield
+    finally:
+        migrate_to("0005")
+
+
+def applied() -> list[str]:
+    found = MigrationRecorder(connection).applied_migrations()
+    return sorted(name[:4] for app, name in found if app == "queued_storage")
+
+
+@postgres
+def test_interrupted_migrations_can_be_repeated(as_before: None) -> None:
+    interrupt(lambda: migrate_to("0005"), "CREATE INDEX")
+    assert (applied()[-1], is_valid(OLD_DUE), is_valid(NEW_DUE)) == ("0003", True, False)
+    interrupt(lambda: migrate_to("0005"), "DROP INDEX")  # of what is left of the new index
+    migrate_to("0004")
+    interrupt(lambda: migrate_to("0005"), "DROP INDEX")
+    assert (applied()[-1], is_valid(OLD_DUE), is_valid(NEW_DUE)) == ("0004", False, True)
+    migrate_to("0005")
+    assert (applied()[-1], is_valid(OLD_DUE), is_valid(NEW_DUE)) == ("0005", None, True)

@@ -11,7 +11,7 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from queued_storage.admin import overview
-from queued_storage.ledger import measures
+from queued_storage.ledger import measures, unplaced
 from queued_storage.ledger.availability import in_use
 from queued_storage.ledger.database import ledger
 from queued_storage.ledger.states import State
@@ -210,3 +210,27 @@ def test_looks_for_due_files_read_ranges(
     for sql, plan in plans(look):
         if '"due_at" <' in sql or '"due_at" >' in sql or "`due_at` <" in sql or "`due_at` >" in sql:
             assert "queued_storage_alias_due" in plan, f"{sql}\n{plan}"
+
+
+BY_KEY = {
+    "sqlite": "USING INTEGER PRIMARY KEY (rowid",
+    "postgresql": f"{TABLE}_pkey",
+    "mysql": "'PRIMARY'",
+}
+
+
+def test_filling_reads_ranges_of_keys(storage: Any, statistics: str) -> None:
+    first = ledger().order_by("pk")[0].pk
+
+    def look() -> None:
+        window = unplaced.window(first, SETTLED // 10)
+        assert window is not None
+        assert unplaced.fill(window, {"nothing": 5}, 20) == (0, 0)
+        assert unplaced.fill(window, {"plans": 5}, 20) == (20, 20)
+        assert window.has_files
+
+    found = [(sql, plan) for sql, plan in plans(look) if "IS NULL" in sql]
+    assert len(found) >= 2
+    for sql, plan in found:
+        assert BY_KEY[connection.vendor] in plan, f"{sql}\n{plan}"
+        assert not reads_whole_table(plan), f"{sql}\n{plan}"

@@ -1,10 +1,11 @@
 import os
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
-from django.core.files.storage import storages
+from django.core.files.storage import FileSystemStorage, storages
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
@@ -245,3 +246,16 @@ def test_unreachable_remote_is_reported_for_each_name() -> None:
     count, errors = record(adopt, storage, ["a.txt", "b.txt"])
     assert count == 0
     assert errors == [f"{n}.txt: ConnectionError: The remote is away." for n in "ab"]
+
+
+def test_file_at_another_place_is_reported(tmp_path: Path) -> None:
+    storage = make()
+    name = storage.save("a.txt", file())
+    assert storage.queue.deliver() == {}
+    storage.sides.remote.given = FileSystemStorage(tmp_path)
+    put(storage.remote, name)
+    place = row(storage, name).place
+    count, [error] = record(adopt, storage, [name])
+    assert count == 0
+    assert "remotes accept" in error
+    assert row(storage, name).place == place

@@ -1,17 +1,19 @@
 import os
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from django.core.files.storage import InMemoryStorage, storages
+from django.core.files.storage import FileSystemStorage, InMemoryStorage, Storage, storages
 from django.utils import timezone
 
+from queued_storage.exceptions import InvalidName
 from queued_storage.files.walking import names_on
 from queued_storage.ledger.database import ledger
-from queued_storage.operations import errands, inventory
+from queued_storage.ledger.names import PROBE_NAME
+from queued_storage.operations import adoption, errands, inventory
 from queued_storage.operations.inventory import delete_orphan, names_in_fields, orphans, unknown
-from tests.support.scripted import RenamingStorage, disk, file, make, on_disk
+from tests.support.scripted import RenamingStorage, ScriptedStorage, disk, file, make, on_disk
 from tests.support.testapp.models import Document, Photo
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -149,3 +151,65 @@ def test_unnormalized_directories_find_the_same_names(under: str) -> None:
     storage.save("d/e/known.txt", file())
     os.utime(disk().path("d/e/known.txt"), (0, 0))
     assert found(storage, under=under) == []
+
+
+class Dotless(Storage):
+    """A remote that drops dots at the beginning of names, as Azure does in its own root."""
+
+    def __init__(self, location: Path) -> None:
+        self.disk = FileSystemStorage(location)
+
+    def _open(self, name: str, mode: str = "rb") -> Any:
+        return self.disk.open(name.strip("./"), mode)
+
+    def _save(self, name: str, content: Any) -> str:
+        self.disk.save(name.strip("./"), content)
+        return name
+
+    def exists(self, name: str) -> bool:
+        return self.disk.exists(name.strip("./"))
+
+    def delete(self, name: str) -> None:
+        self.disk.delete(name.strip("./"))
+
+    def size(self, name: str) -> int:
+        return self.disk.size(name.strip("./"))
+
+    def get_modified_time(self, name: str) -> datetime:
+        return self.disk.get_modified_time(name.strip("./"))
+
+    def listdir(self, path: str) -> tuple[list[str], list[str]]:
+        return self.disk.listdir(path)
+
+
+@pytest.mark.one_database
+def test_own_objects_on_a_remote_without_dots(tmp_path: Path) -> None:
+    storage = make(remote=Dotless(tmp_path))
+    uploader = storage.uploader
+    assert uploader.write_marker(b"a writer")
+    assert uploader.read_marker() == b"a writer"
+    storage.remote.save(PROBE_NAME, file())  # left by a process that died
+    uploader.write_probe()
+    storage.remote.save("theirs.txt", file())
+    names = {"queued-storage-writer", "queued-storage-probe", "theirs.txt"}
+    assert {each.name for each in tmp_path.iterdir()} == names
+    assert list(inventory.names_of(storage, "remote")) == ["theirs.txt"]
+    adoption.adopt(storage, sorted(names), lambda step: None)
+    assert [each.name for each in ledger().all()] == ["theirs.txt"]
+    for name in names - {"theirs.txt"}:
+        assert not storage.exists(name)
+        storage.delete(name)
+        with pytest.raises(InvalidName):
+            storage.save(name, file())
+    storage.queue.deliver()
+    assert {each.name for each in tmp_path.iterdir()} == names
+
+
+@pytest.mark.one_database
+def test_own_objects_of_a_remote_within_this_one() -> None:
+    outer, within = make(), make(remote=ScriptedStorage("far/media"), alias="within")
+    assert within.uploader.write_marker(b"a writer")
+    assert list(inventory.names_of(outer, "remote")) == []
+    outer.delete("media/.queued-storage-writer")
+    outer.queue.deliver()
+    assert within.uploader.read_marker() == b"a writer"

@@ -30,6 +30,7 @@ from queued_storage.models import QueuedFile
 from queued_storage.serving import links, responses, views
 from tests.support.fault_proxy import FaultProxy, Mode
 from tests.support.scripted import ScriptedStorage, disk, file, make, row
+from tests.support.volumes import mount, unmount
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.one_database]
 
@@ -942,3 +943,59 @@ def test_a_file_at_another_place(url_mode: str, tmp_path: Path) -> None:
         assert found.status == 502
     else:
         assert found.headers["Location"] == f"https://new.example/{name}"
+
+
+# A volume that is not mounted
+
+
+@pytest.mark.parametrize("method", ["get", "head"])
+def test_missing_volume_is_no_missing_file(method: str) -> None:
+    storage, name = stable()
+    url = storage.url(name)
+    volume = unmount()
+    answer = get(url, method)
+    assert (answer.status, answer.body) == (503, b"")
+    assert int(answer.headers["Retry-After"]) > 0
+    assert not {"ETag", "Last-Modified", "Cache-Control"} & set(answer.headers)
+    mount(volume)
+    assert get(url, method).status == 200
+
+
+def test_missing_volume_under_asgi() -> None:
+    storage, name = stable()
+    url = storage.url(name)
+    unmount()
+    answer = asyncio.run(AsyncClient().get(url))
+    assert (answer.status_code, answer.headers["Retry-After"]) == (503, "5")
+
+
+def test_signed_url_without_the_volume() -> None:
+    storage, name = stable(url_mode="signed")
+    url = storage.url(name)
+    unmount()
+    assert get(url).status == 503
+
+
+@pytest.mark.parametrize(("url_mode", "status"), [("stable", 302), ("proxied", 200)])
+def test_transferred_files_need_no_volume(url_mode: str, status: int) -> None:
+    storage, name = stable(url_mode=url_mode)
+    deliver(storage, name)
+    unmount()
+    answer = get(storage.url(name))
+    assert answer.status == status
+    assert status == 302 or answer.body == DATA
+
+
+def test_deleted_file_stays_missing_without_the_volume() -> None:
+    storage, name = stable()
+    url = storage.url(name)
+    unmount()
+    storage.delete(name)
+    assert get(url).status == 404
+
+
+def test_lost_file_on_a_mounted_volume_is_missing() -> None:
+    storage, name = stable()
+    stable(name="docs/b.png")
+    FileSystemStorage.delete(storage.local, name)
+    assert get(storage.url(name)).status == 404

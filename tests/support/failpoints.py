@@ -73,6 +73,7 @@ POINTS: dict[str, tuple[str, str, int]] = {
     "probe postponed": ("queued_storage.ledger.remotes:Remotes.postpone_probe", AFTER, 1),
     "reopened": ("queued_storage.ledger.remotes:Remotes.reopen", AFTER, 1),
     "opening announced": ("queued_storage.transfers.announcing:announce", AFTER, 1),
+    "place filled": (f"{_LEDGER}.fill_place", AFTER, 1),
     # New content of a file
     "overwriting": (f"{_LEDGER}.overwrite", AFTER, 1),  # not committed
 }

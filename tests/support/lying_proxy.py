@@ -1,5 +1,6 @@
 """A proxy in front of the S3 server whose responses are wrong."""
 
+import contextlib
 import enum
 import http.client
 import threading
@@ -113,12 +114,13 @@ class Handler(BaseHTTPRequestHandler):
 
     def forward(self, body: bytes) -> None:
         headers = {key: self.headers[key] for key in self.headers if key.lower() not in HOP_BY_HOP}
-        server = http.client.HTTPConnection("127.0.0.1", self.proxy.server.port, timeout=10)
-        server.request(self.command, self.path, body, headers)
-        answer = server.getresponse()
+        connection = http.client.HTTPConnection("127.0.0.1", self.proxy.server.port, timeout=10)
+        with contextlib.closing(connection) as server:
+            server.request(self.command, self.path, body, headers)
+            answer = server.getresponse()
+            data = answer.read()
         found = {key: value for key, value in answer.getheaders() if key.lower() not in HOP_BY_HOP}
-        self.answer(answer.status, self.falsified(found), answer.read())
-        server.close()
+        self.answer(answer.status, self.falsified(found), data)
 
     def falsified(self, headers: dict[str, str]) -> dict[str, str]:
         lie, told = self.proxy.lie, self.proxy.told.get(self.path)

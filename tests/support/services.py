@@ -4,6 +4,7 @@
 """
 
 import contextlib
+import json
 import os
 import random
 import shutil
@@ -149,10 +150,15 @@ def is_free(port: int) -> bool:
 
 
 class S3Server:
-    """SeaweedFS on free loopback ports, with its data in a temporary directory."""
+    """SeaweedFS on free loopback ports, with its data in a temporary directory.
+
+    Like AWS, it creates no bucket because of an upload.
+    """
 
     ACCESS_KEY = "test"
     SECRET_KEY = "testtest"
+    LIMITED_KEY = "limited"  # may do nothing but read and write below uploads/, in any bucket
+    LIMITED_SECRET = "limitedlimited"
     REGION = "us-east-1"
     PARTS = ("s3", "master", "volume", "filer", "admin")
     READY_BUCKET = "ready"
@@ -178,6 +184,7 @@ class S3Server:
         """Start the server with its ports and data, and wait until it accepts uploads."""
         require("s3")
         (self.directory / "data").mkdir(exist_ok=True)
+        (self.directory / "s3.json").write_text(json.dumps({"identities": self._identities()}))
         with (self.directory / "log").open("ab") as log:
             self.process = spawn(
                 self._command(),
@@ -291,6 +298,8 @@ class S3Server:
             "admin.ui": "false",
             "webdav": "false",
             "master.telemetry": "false",
+            "s3.config": self.directory / "s3.json",
+            "s3.autoCreateBucket": "false",
             "s3.port.iceberg": 0,
             "s3.port.lance": 0,
             # Relative, because the path of a socket is limited to about 100 bytes.
@@ -302,13 +311,22 @@ class S3Server:
         }
         return [WEED, "mini", *(f"-{name}={value}" for name, value in switches.items())]
 
+    def _identities(self) -> list[dict[str, Any]]:
+        def identity(access: str, secret: str, *actions: str) -> dict[str, Any]:
+            keys = [{"accessKey": access, "secretKey": secret}]
+            return {"name": access, "credentials": keys, "actions": actions}
+
+        below = ("Read:*/uploads/*", "Write:*/uploads/*")
+        return [
+            identity(self.ACCESS_KEY, self.SECRET_KEY, "Admin"),
+            identity(self.LIMITED_KEY, self.LIMITED_SECRET, *below),
+        ]
+
     def _environment(self) -> dict[str, str]:
         return {
             "PATH": os.environ.get("PATH", os.defpath),
             "HOME": str(self.directory),
             "TMPDIR": str(self.directory),  # for its logs
-            "AWS_ACCESS_KEY_ID": self.ACCESS_KEY,
-            "AWS_SECRET_ACCESS_KEY": self.SECRET_KEY,
         }
 
 

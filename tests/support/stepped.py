@@ -17,8 +17,8 @@ from typing import Any
 from django.core.files.storage import FileSystemStorage
 from django.db import connection, connections
 
-from queued_storage.files.markers import MARKER
 from queued_storage.files.streams import MeasuredFile
+from queued_storage.ledger.names import is_own
 from queued_storage.queues.dummy import DummyQueue
 from queued_storage.transfers.leases import Lease
 from queued_storage.uploaders.generic import GenericUploader
@@ -58,6 +58,7 @@ class Actor:
         self.answer: Any = None
         self.error: BaseException | None = None
         self.claims: list[Claim] = []  # the innermost is last: follow-ups are nested
+        self.had: list[Claim] = []  # these, and those that ended
         self.trail: list[str] = []
         self.drafts: set[str] = set()  # local names of unfinished files
         self.asked = ""  # the requested name of an object
@@ -160,6 +161,7 @@ def keep(row: Any) -> Iterator[Lease]:
     actor = me()
     if actor:
         actor.claims.append(Claim(lease))
+        actor.had.append(actor.claims[-1])
     try:
         yield lease
     finally:
@@ -202,6 +204,7 @@ class SteppedStorage(FileSystemStorage):
 
     side = "local"
     numbers = count()
+    volume: Path | None = None  # where the files are while they are not mounted
 
     def get_alternative_name(self, file_root: str, file_ext: str) -> str:
         return f"{file_root}_{next(self.numbers)}{file_ext}"
@@ -233,12 +236,12 @@ class SteppedStorage(FileSystemStorage):
         super().delete(name)
 
     def content(self) -> dict[str, bytes]:
-        """Return the content of all files, including hidden ones, but not of the marker.
+        """Return the content of all files, including hidden ones, but not of markers and probes.
 
         This is not a step.
         """
-        base = Path(self.location)
-        found = (path for path in base.rglob("*") if path.is_file() and path.name != MARKER)
+        base = self.volume or Path(self.location)
+        found = (path for path in base.rglob("*") if path.is_file() and not is_own(path.name))
         return {path.relative_to(base).as_posix(): path.read_bytes() for path in found}
 
 
@@ -284,7 +287,7 @@ class SteppedRemote(SteppedStorage):
                 break
             except FileExistsError:
                 name = self.get_available_name(name)
-        if (actor := me()) and name != actor.asked:
+        if (actor := me()) and name != actor.asked and not is_own(name):
             actor.renamed.add(name)
         with file:
             self._changes(name)
@@ -306,6 +309,8 @@ class SteppedRemote(SteppedStorage):
         return name
 
     def _changes(self, name: str) -> None:
+        if is_own(name):  # a probe needs no claim
+            return
         actor = me()
         self.on_change(name, actor is None or actor.changes_remote(name))
 

@@ -15,6 +15,7 @@ from queued_storage.ledger.database import ledger
 from queued_storage.ledger.remotes import remotes
 from queued_storage.ledger.states import State
 from queued_storage.remotes.places import place_of
+from queued_storage.reporting import hourly
 from queued_storage.tasks import TransferAndDelete
 from queued_storage.transfers import destinations, work
 from queued_storage.transfers.destinations import remote_of
@@ -131,6 +132,22 @@ def test_a_file_that_was_sent_waits_for_an_hour(old: Any, new: Any) -> None:
     make_due(storage, name)
     assert work.run(found.pk) is None
     assert row(storage, name).state == State.TRANSFERRED
+
+
+def test_files_elsewhere_are_logged_once_an_hour(
+    old: Any, new: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    storage = make(remote=old)
+    names = [storage.save(f"{number}.txt", file()) for number in range(3)]
+    ledger().filter(name__in=names).update(unconfirmed="5 crc32:1 a")  # by a worker that died
+    move(storage, new)
+    assert len(storage.queue.deliver()) == 3
+    assert len([each for each in caplog.records if "failed" in each.getMessage()]) == 1
+    caplog.clear()
+    monkeypatch.setattr(hourly, "EVERY", 0.0)  # an hour later
+    assert isinstance(work.run(make_due(storage, names[0])), RemoteChanged)
+    [said] = [each.getMessage() for each in caplog.records if "failed" in each.getMessage()]
+    assert said.endswith("2 other files failed like this.")
 
 
 def test_new_content_of_a_file_elsewhere_waits(old: Any, new: Any) -> None:

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from django.db import InterfaceError, connections
+from django.db import InterfaceError, connections, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.signals import connection_created
 from pytest_django import Settings
@@ -19,6 +19,7 @@ from queued_storage.runtime import hung
 from queued_storage.tasks import Transfer
 from queued_storage.transfers import executor, lanes, leases, solitude
 from queued_storage.transfers.executor import NEXT_PHASES, Executor, Phase
+from queued_storage.transfers.gates import gates
 from tests.support.scripted import LONG_AGO, Step, file, make, row
 from tests.support.waiting import until
 
@@ -202,6 +203,39 @@ def test_waiting_file_keeps_its_lease(
     gate.is_open.set()
     until(lambda: transferred(storage) == 20, 60)
     assert set(ledger().filter(alias=storage.alias).values_list("attempts", flat=True)) == {1}
+
+
+@pytest.mark.one_database
+def test_claimed_files_wait_for_a_closed_remote(
+    gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next search, which returns them, may be far."""
+    monkeypatch.setattr(lanes, "AHEAD_SECONDS", 60)
+    monkeypatch.setattr(lanes, "AHEAD_MAX", 5)
+    storage = make(task=gate)
+    first, *_others = [storage.save(f"{number}.txt", file()) for number in range(20)]
+    storage.remote.refuses = True
+    threads = Executor(1, 60, lambda: [storage.alias])
+    threads.start()
+    until(lambda: gates.is_closed(storage.alias))
+    until(lambda: not ledger().exclude(lease_token="").exists())
+    assert threads.stop(20)
+    assert gate.began == [first]
+    assert set(ledger().values_list("state", "attempts")) == {(State.PENDING, 0)}
+
+
+@pytest.mark.one_database
+def test_notified_files_wait_for_a_closed_remote(gate: Gate) -> None:
+    storage = make(task=gate)
+    names = [storage.save(f"{number}.txt", file()) for number in range(5)]
+    storage.remote.refuses = True
+    threads = Executor(1, 60, list)
+    threads.start()
+    threads.notify([row(storage, name).pk for name in names])
+    until(lambda: gates.is_closed(storage.alias) and threads.is_idle())
+    assert threads.stop(20)
+    assert gate.began == names[:1]
+    assert set(ledger().values_list("state", "attempts")) == {(State.PENDING, 0)}
 
 
 def test_file_of_unknown_storage_loses_its_lease(
@@ -440,9 +474,10 @@ class Alone(Transfer):
 
 def abandoned(storage: Any, *names: str) -> None:
     """Let a worker die that has claimed these files together."""
-    pks = [row(storage, storage.save(name, file())).pk for name in names]
-    assert len(ledger().claim_all(pks)) == len(pks)
-    ledger().filter(pk__in=pks).update(due_at=LONG_AGO)
+    with transaction.atomic():  # so that no executor that runs already is faster
+        pks = [row(storage, storage.save(name, file())).pk for name in names]
+        assert len(ledger().claim_all(pks)) == len(pks)
+        ledger().filter(pk__in=pks).update(due_at=LONG_AGO)
 
 
 def test_suspects_are_processed_alone(running: Callable[..., Executor]) -> None:

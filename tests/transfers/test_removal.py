@@ -238,9 +238,9 @@ def test_delete_is_retried_until_it_succeeds(settings: Settings) -> None:
     name = storage.save("a.txt", file())
     storage.queue.deliver()
     storage.delete(name)
-    storage.remote.refuses = True
+    storage.remote.rejects = True
     for _try in range(5):
-        assert isinstance(retry(storage, name), ConnectionError)
+        assert isinstance(retry(storage, name), OSError)
         found = row(storage, name)
         assert (found.state, found.lease_token) == (State.DELETING, "")
         assert found.last_error
@@ -248,7 +248,7 @@ def test_delete_is_retried_until_it_succeeds(settings: Settings) -> None:
         assert found.due_at is not None
     assert not storage.exists(name)
 
-    storage.remote.refuses = False
+    storage.remote.rejects = False
     assert retry(storage, name) is None
     assert storage.queued_file(name) is None
 

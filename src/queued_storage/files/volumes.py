@@ -11,11 +11,12 @@ from typing import Any
 
 from django.core import mail
 from django.core.files.storage import Storage
+from django.utils.module_loading import import_string
 
 from ..exceptions import LocalStorageMissing
 from ..ledger.aliases import storage_for
 from ..ledger.database import QueuedFileQuerySet, in_transaction, ledger
-from ..ledger.identity import ledger_id
+from ..ledger.identity import is_for_tests, ledger_id
 from ..ledger.measures import aliases
 from ..ledger.models import QueuedFile
 from ..ledger.orders import GIVEN_UP
@@ -29,6 +30,8 @@ from .streams import content_of
 
 SAMPLE = 50  # local files, one of which must be there
 READ_MAX = 16 * 1024 * 1024  # bytes; of a larger file, name and size are proof enough
+# The transfers are above the files, so this function is reached by its name.
+ENQUEUE = "queued_storage.transfers.mounting.enqueue_waiting"
 
 Key = tuple[str, str]  # the alias of a storage, and its local root
 
@@ -111,9 +114,12 @@ def _is_marked(key: Key) -> bool:
     if seen is None:
         return False
     try:
-        return (markers.look(key[1]), ledger_id()) == seen
+        is_there = (markers.look(key[1]), ledger_id()) == seen
     except OSError:
         return False
+    if is_there and key in _missing:  # the same volume as before
+        _note_return(key)
+    return is_there
 
 
 def _looked(key: Key, local: Storage, *, mark: bool) -> Found:
@@ -129,12 +135,21 @@ def _looked(key: Key, local: Storage, *, mark: bool) -> Found:
 
 def _log_change(key: Key, local: Storage, *, is_missing: bool) -> None:
     """Log once that a volume is missing, and once that it is back."""
-    alias, root = key
-    if not is_missing and _missing.pop(key, None) is not None:
-        logger.warning("The volume of the local storage of %r is back in %r.", alias, root)
-    elif is_missing and key not in _missing:
+    if not is_missing:
+        _note_return(key)
+    elif key not in _missing:
         _missing[key] = local
-        logger.error("%s", _problem_with(key), extra={"queued_storage": alias})
+        logger.error("%s", _problem_with(key), extra={"queued_storage": key[0]})
+
+
+def _note_return(key: Key) -> None:
+    """If the volume was missing, log once that it is back, and enqueue the files that waited."""
+    if _missing.pop(key, None) is None:
+        return
+    alias, root = key
+    extra = {"queued_storage": alias}
+    logger.warning("The volume of the local storage of %r is back in %r.", alias, root, extra=extra)
+    import_string(ENQUEUE)(alias)
 
 
 def _read(key: Key) -> Found | None:
@@ -238,9 +253,11 @@ def _is_there(local: Storage, row: QueuedFile) -> bool:
 def _is_in_test_case() -> bool:
     """Return whether a ``TestCase`` runs: it may remove the root and keep its rows.
 
-    Only Django's test environment has an ``outbox``.
+    Django does not say that it tests. Only its test environment has an ``outbox``, unless the
+    project sends its mail to the memory; and only the database of a test has such a name, unless
+    the project chose it. A site that is no test never has both.
     """
-    return hasattr(mail, "outbox") and in_transaction()
+    return hasattr(mail, "outbox") and is_for_tests() and in_transaction()
 
 
 def _is_another(key: Key) -> bool:

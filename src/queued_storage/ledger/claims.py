@@ -1,12 +1,11 @@
 """The statements of workers, from the claim on a row to the end of the claim."""
 
-import contextlib
 from collections import defaultdict
 from collections.abc import Callable, Collection, Sequence
 from random import shuffle
 from typing import Any, NamedTuple
 
-from django.db import connections, transaction
+from django.db import connections
 from django.db.models import Case, F, Value, When
 
 from .models import QueuedFile
@@ -63,7 +62,7 @@ class Claims(Rows):
         self, limit: int, aliases: Aliases, trying: Aliases, without: Collection[int]
     ) -> list[QueuedFile]:
         while True:
-            with self._claiming():
+            with self.locking():
                 form = (limit + len(without), len(aliases))
                 due = statement(self, due_text, *form, **numbered_aliases(aliases))
                 pks = [pk for pk in due.first_column() if pk not in without][:limit]
@@ -78,18 +77,10 @@ class Claims(Rows):
         rows = rows.workable_here().order_by("pk")
 
         def take() -> list[QueuedFile]:
-            with self._claiming():
+            with self.locking():
                 return self._take(list(rows.all().unlocked_keys()), trying)
 
         return outlast(take, self.db)
-
-    def _claiming(self) -> contextlib.AbstractContextManager[object]:
-        """A transaction to hold row locks, if the database can skip locked rows.
-
-        On other databases the UPDATE decides which worker was first.
-        """
-        can_skip = connections[self.db].features.has_select_for_update_skip_locked
-        return transaction.atomic(using=self.db) if can_skip else contextlib.nullcontext()
 
     def _take(
         self,

@@ -10,11 +10,15 @@ from django.utils.translation import gettext_lazy as _
 
 from .database import ledger_database
 
-_ONLY = 1  # the primary key of the only row
+_ONLY = 1  # the primary key of the row with the id
+PROGRESS = 2  # that of the row which tells how far places are filled in: see ``unplaced``
 
 
 class LedgerIdentity(models.Model):
-    """The id of this ledger: one row, which a copy of the database has too."""
+    """The id of this ledger, and how far its rows are upgraded: one row each.
+
+    A copy of the database has them too.
+    """
 
     id = models.PositiveSmallIntegerField(primary_key=True)
     uid = models.CharField(_("id"), max_length=32)

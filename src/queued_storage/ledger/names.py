@@ -1,6 +1,7 @@
 """Which texts can be names of files."""
 
 import posixpath
+import re
 from os import PathLike
 from typing import NamedTuple, NoReturn, Self
 
@@ -13,6 +14,9 @@ RESERVED_PREFIX = ".queued-"  # of files that are still being written
 RESERVED = ".queued-storage"
 WRITER_NAME = f"{RESERVED}-writer"  # says which ledger overwrites and removes files of a remote
 PROBE_NAME = f"{RESERVED}-probe"  # written to find out whether a remote takes files
+# As remotes may spell them that drop the dot at the beginning, and with what Django adds to a name
+# that is taken.
+_DOTLESS = re.compile(r"queued-storage-(probe|writer)(_[a-z0-9]{7})?", re.IGNORECASE)
 LEADS_OUT = "it leads out of the storage; use a relative name without '..'"
 
 Name = str | PathLike[str]
@@ -83,10 +87,10 @@ def is_reserved(name: str) -> bool:
 def is_own(name: str) -> bool:
     """Return whether the (tidied) name is that of a marker or of a probe, or of what is below one.
 
-    These are in the root of a storage. No method gives, lists or deletes them. A file system may
-    ignore case.
+    These are in the root of a storage, which may be a directory of another one. No method gives,
+    lists or deletes them. A file system may ignore case, and Azure drops a dot in its own root.
     """
-    return name[: len(RESERVED)].casefold() == RESERVED
+    return f"/{RESERVED}" in f"/{name}".casefold() or bool(_DOTLESS.fullmatch(name))
 
 
 def extension_of(file_name: str) -> str:

@@ -1,6 +1,6 @@
 """The statements behind what users of a storage do with its files."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from datetime import datetime
 from functools import lru_cache
 from typing import Any
@@ -245,6 +245,17 @@ class Records(Rows):
             "evicted_at": None,
             "failures": [],
         }
+
+    def fill_place(self, pks: Collection[int], place: int) -> int:
+        """Record the place of files that were saved by earlier versions.
+
+        Rows that are locked are left out, so this never waits for the transaction of a request,
+        nor ends it by a deadlock. No condition of a claim compares the place: claims stay valid.
+        """
+        unplaced = self.filter(place=None)
+        with self.locking():
+            unlocked = list(unplaced.filter(pk__in=pks).unlocked_keys())
+            return unplaced.filter(pk__in=unlocked).update(place=place) if unlocked else 0
 
     def lock_generation(self, pk: int, generation: int) -> int:
         """Lock a row until the end of the transaction, unless it has another generation or its

@@ -1,5 +1,6 @@
 """Filters for the rows of the ledger, which all verbs share."""
 
+import contextlib
 import uuid
 from collections.abc import Collection, Iterator, Sequence
 from functools import reduce
@@ -7,7 +8,7 @@ from itertools import pairwise
 from operator import or_
 from typing import Any, Self
 
-from django.db import connections, models
+from django.db import connections, models, transaction
 from django.db.models import Case, F, Q, Value, When
 from django.db.models.functions import Coalesce, Least
 
@@ -183,6 +184,14 @@ class Rows(models.QuerySet[QueuedFile]):
         return found
 
     # Writing
+
+    def locking(self) -> contextlib.AbstractContextManager[object]:
+        """A transaction to hold the locks of ``unlocked()``, if the database can skip locked rows.
+
+        On other databases the UPDATE that follows decides which worker was first.
+        """
+        can_skip = connections[self.db].features.has_select_for_update_skip_locked
+        return transaction.atomic(using=self.db) if can_skip else contextlib.nullcontext()
 
     def update(self, **columns: Any) -> int:
         """Do the same as Django's method, despite a short outage of the database."""

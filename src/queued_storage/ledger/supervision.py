@@ -51,7 +51,7 @@ class Supervision(Claims):
         """Claim one of these suspects for a worker that processes nothing else; None if others
         were faster. Those come first that died least often."""
         rows = suspects.workable_here().order_by("attempts", "due_at")
-        with self._claiming():
+        with self.locking():
             pks = list(rows.unlocked_keys()[:1])
             token = ALONE + new_token()[1:]
             return next(iter(self._take(pks, [], build=_take_suspect_text, token=token)), None)

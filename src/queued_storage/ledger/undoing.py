@@ -34,7 +34,7 @@ class Undoing(Supervision):
 
     def claim_probe(self, files: "Undoing") -> QueuedFile | None:
         """Claim the first of these pending files; None if none is due, or others were faster."""
-        with self._claiming():
+        with self.locking():
             pks = list(files.unlocked_keys()[:1])
             token = PROBE + new_token()[1:]
             return next(iter(self._take(pks, [], build=_take_pending_text, token=token)), None)

@@ -2,7 +2,7 @@
 
 import mimetypes
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 
 from django.core.files.storage import Storage
@@ -10,6 +10,7 @@ from django.db import transaction
 
 from ..files import localfiles, presence, volumes
 from ..files.streams import checksum_of
+from ..ledger import bindings
 from ..ledger.database import ledger, ledger_database
 from ..ledger.models import QueuedFile
 from ..ledger.names import StoredName, tidy
@@ -65,7 +66,7 @@ class _Recording(ABC):
             recordable = _recordable(batch)
             known = ledger().entries(self.storage.alias, recordable)
             steps = self.record_batch([name for name in recordable if name not in known])
-            steps += [*self.examine_known(known.values()), *_refused(batch)]
+            steps += [*self.examine_known(known), *_refused(batch)]
             count += sum(not step.error for step in steps)
             for step in steps:
                 report(step)
@@ -73,7 +74,7 @@ class _Recording(ABC):
                 report(Step(skipped, 0))
         return count
 
-    def examine_known(self, entries: Iterable[Entry]) -> list[Step]:
+    def examine_known(self, known: Mapping[str, Entry]) -> list[Step]:
         """Treat the rows of names; return a step for each that was changed, or should have been."""
         return []
 
@@ -130,11 +131,22 @@ class _Adoption(_Recording):
             for name in names
         ]
 
-    def examine_known(self, entries: Iterable[Entry]) -> list[Step]:
-        """Promote files that were transferred, though the ledger doesn't know it."""
+    def examine_known(self, known: Mapping[str, Entry]) -> list[Step]:
+        """Promote files that were transferred, though the ledger doesn't know it; report those
+        that the ledger has at another place."""
+        entries = known.values()
         pks = [entry.pk for entry in entries if entry.state in promotion.UNTRANSFERRED]
         rows = ledger().filter(pk__in=pks).order_by("pk") if pks else ()
-        return [self._promote(row) for row in rows if self._is_stranded(row)]
+        promoted = [self._promote(row) for row in rows if self._is_stranded(row)]
+        return [*promoted, *self._at_another_place(known)]
+
+    def _at_another_place(self, known: Mapping[str, Entry]) -> list[Step]:
+        alias, place = self.storage.alias, self.place
+        return [
+            Step(1, 0, str(bindings.changed(alias, name, entry, place)), name)
+            for name, entry in known.items()
+            if entry.is_transferred and bindings.is_elsewhere(alias, entry, place)
+        ]
 
     def _is_stranded(self, row: QueuedFile) -> bool:
         try:

@@ -21,6 +21,7 @@ from ..reporting.reasons import reason
 from ..signals import file_evicted
 from ..transfers import copies, destinations, intact, leases, work
 from ..transfers.copies import is_copy
+from ..transfers.gates import gates
 from ..transfers.leases import Lease
 from ..transfers.parts import sides_of
 from .passes import Report, Step, each, ignore, never
@@ -28,6 +29,14 @@ from .steering import enqueue_rows
 from .storages import OperableStorage, storage_of
 
 CHANGED = "The file was changed in the meantime."
+CLOSED = (
+    "The remote of {0!r} is closed, so the copy there cannot be verified. Run 'manage.py "
+    "queued_storage remotes' to see why."
+)
+
+
+class _RemoteClosed(Exception):
+    """The remote copy cannot be verified now."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +63,9 @@ class Errand:
             except LocalStorageMissing as error:  # no fault of the file
                 _release(row)
                 return reason(error, *sides_of(row))
+            except _RemoteClosed:
+                _release(row)
+                return CLOSED.format(row.alias)
             except Exception as error:
                 text = reason(error, *sides_of(row))
                 # Workers then try the eviction again, and 'status' shows the reason.
@@ -107,6 +119,8 @@ def _evict(storage: OperableStorage, row: QueuedFile, lease: Lease) -> None:
     if not row.is_local or not is_reachable_from_here(row.host):
         raise LeaseLost(f"{row} has no local copy on this host.")
     volumes.require(row.alias, storage.local)
+    if gates.is_closed(row.alias):
+        raise _RemoteClosed
     copies.verify_remote(storage, row, settings.verify, lease.progress)
     seen = intact.require_intact(storage, row, lease.progress)
     lease.confirm()

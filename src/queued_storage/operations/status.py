@@ -10,7 +10,7 @@ from django.db.models import Count, F, Min, Q, Sum
 
 from ..conf import settings
 from ..files import volumes
-from ..ledger import measures
+from ..ledger import measures, unplaced
 from ..ledger.aliases import AliasedStorage, known_storages
 from ..ledger.availability import Availability, in_use, place_of, reachable, sentence, waiting
 from ..ledger.bindings import stranded
@@ -21,6 +21,7 @@ from ..ledger.sql.clock import DatabaseNow, seconds_from_now
 from ..ledger.states import KNOWN, State
 from ..reporting.counts import counted
 from ..reporting.reasons import one_line
+from ..transfers import filling
 from .writers import other_writers
 
 LIMIT = 10_000  # transferred files of a storage that are counted unless all must be
@@ -151,6 +152,11 @@ def excesses(max_age: timedelta | None = None, max_bytes: int | None = None) -> 
             pending_bytes = counted(size, "{} byte is", "{} bytes are")
             found.append(f"{pending_bytes} pending; the limit is {max_bytes:,}.")
     return found
+
+
+def share_of_places() -> float:
+    """The share of the ledger in which the places of files of earlier versions are filled in."""
+    return unplaced.share_done(filling.WINDOW)
 
 
 def remotes() -> list[tuple[Availability, int]]:

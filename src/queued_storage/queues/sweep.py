@@ -13,6 +13,7 @@ from ..ledger.database import ledger
 from ..ledger.jobs import are_available, jobs
 from ..reporting.counts import counted
 from ..reporting.logs import logger
+from ..transfers import filling
 from .base import BaseQueue
 from .jobs import notify
 
@@ -25,6 +26,8 @@ def sweep(alias: str | None = None) -> int:
     Files are due if their message was lost, if it is time for a retry, or if their worker died.
     Files of an unknown alias are logged and skipped. If a queue cannot be notified, its exception
     is raised after all other queues were.
+
+    A sweep of all storages also fills in some places of files saved by earlier versions.
     """
     count = 0
     errors: list[Exception] = []
@@ -39,6 +42,8 @@ def sweep(alias: str | None = None) -> int:
         errors.append(error)
     if errors:
         raise errors[0]
+    if alias is None:
+        filling.fill_for_sweep()
     return count
 
 

@@ -14,7 +14,7 @@ from django.utils.module_loading import import_string
 
 from ..conf import settings
 from ..exceptions import FileElsewhere
-from ..files import presence, readcache, successors
+from ..files import presence, readcache, successors, volumes
 from ..files.localfiles import has_paths, is_as_on_disk, is_directory
 from ..ledger import bindings
 from ..ledger.database import ledger
@@ -29,7 +29,7 @@ from .links import Version
 from .responses import FileSource, RemoteSource, Representation, hand_over, respond
 
 LOOKS = 3  # queries of the ledger, if the file moves during the request
-RETRY_AFTER = 5  # seconds, for a file that is only on another host so far
+RETRY_AFTER = 5  # seconds, for a file that nobody can read here so far
 REDIRECT_MAX_AGE = 60  # seconds; less where the remote's URL expires sooner
 CACHED_AS_A_WHOLE = 8 * 1024 * 1024  # bytes; a client need not wait for all of a larger file
 NOT_FOUND = "The file does not exist."
@@ -98,9 +98,11 @@ class Delivery:
             return self._from_remote(row)
         if response := self._from_here(row):
             return response
-        if row.pk and row.is_local and not is_reachable_from_here(row.host):
+        if not (row.pk and row.is_local):
+            return None
+        if not is_reachable_from_here(row.host):
             return self._from_another_host(row)
-        return None
+        return unavailable() if volumes.is_missing(row.alias, self.storage.local) else None
 
     def _row(self) -> QueuedFile:
         """Return the file's row, or an unsaved one for a file that predates the ledger.
@@ -191,7 +193,7 @@ class Delivery:
         try:
             opened = self.storage.open(row.name)
         except FileElsewhere:
-            return HttpResponse(status=503, headers={"Retry-After": str(RETRY_AFTER)})
+            return unavailable()
         except FileNotFoundError as error:
             raise Http404(NOT_FOUND) from error
         if not self._is_current(row):  # the storage opened what the name stood for
@@ -276,6 +278,11 @@ class Delivery:
             # Clients ask each time: the file may be deleted or overwritten.
             cache_control="private, no-cache" if is_private else "no-cache",
         )
+
+
+def unavailable() -> HttpResponse:
+    """Return the response for a file that exists, but cannot be read yet. No cache may keep it."""
+    return HttpResponse(status=503, headers={"Retry-After": str(RETRY_AFTER)})
 
 
 def _etag(row: QueuedFile) -> str:

@@ -15,7 +15,7 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
 
 from ..exceptions import UnknownAlias
-from ..files import successors
+from ..files import successors, volumes
 from ..files.localfiles import is_unfinished
 from ..health import outside_transactions
 from ..ledger.aliases import storage_for
@@ -23,7 +23,7 @@ from ..ledger.database import ledger
 from ..ledger.names import StoredName
 from ..ledger.states import State
 from . import links
-from .delivery import NOT_FOUND, Delivery, ServedStorage
+from .delivery import NOT_FOUND, Delivery, ServedStorage, unavailable
 from .peers import read_ticket
 
 NOT_ON_THIS_HOST = "The file is not on this host."
@@ -75,7 +75,8 @@ def _storage(alias: str) -> ServedStorage:
 def local_copy(request: HttpRequest, ticket: str) -> HttpResponse | FileResponse:
     """Send the local copy that a ticket of ``peers.ticket_for()`` names to its holder.
 
-    404 if this host does not have the copy; 403 for a ticket that is invalid or has expired.
+    404 if this host does not have the copy, and 503 while its volume is not mounted; 403 for a
+    ticket that is invalid or has expired.
     """
     try:
         pk, generation = read_ticket(ticket)
@@ -89,6 +90,8 @@ def local_copy(request: HttpRequest, ticket: str) -> HttpResponse | FileResponse
     try:
         opened = storage.local.open(successors.current_name(storage.local, row.name, row))
     except FileNotFoundError as error:
+        if volumes.is_missing(row.alias, storage.local):
+            return unavailable()
         raise Http404(NOT_ON_THIS_HOST) from error
     return FileResponse(
         opened,

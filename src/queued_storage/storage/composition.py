@@ -231,7 +231,7 @@ class ComposedStorage(AliasedStorage):
         if is_own(stored.text):
             raise FileNotFoundError(
                 f"{stored.text!r} is no file of {self.alias!r}: names starting with "
-                f"{RESERVED!r} are those of markers."
+                f"{RESERVED!r} are those of markers and probes."
             )
         return stored
 

@@ -14,7 +14,7 @@ from ..ledger.database import ledger
 from ..ledger.models import QueuedFile
 from ..ledger.supervision import Supervision
 from ..runtime import ending, hung
-from . import destinations, lanes, leases, watching
+from . import destinations, filling, lanes, leases, watching
 from .gates import gates
 from .lanes import Lane, guarded
 from .solitude import ALONE_MAX, solitude
@@ -191,10 +191,14 @@ class Executor:
                 self._notified.popleft()
                 for _pk in range(min(len(self._notified), NOTIFIED_AT_ONCE))
             ]
+            known = {alias for alias, lane in self._lanes.items() if lane.notified}
+        if not (pks or known):
+            return
         aliases = dict(ledger().filter(pk__in=pks).values_list("pk", "alias")) if pks else {}
-        closed = gates.closed() if pks else frozenset()
-        if closed.intersection(aliases.values()):  # these files are due when the remote is open
+        closed = gates.closed().intersection({*known, *aliases.values()})
+        if closed:  # their files are due when the remote is open
             watching.watch()
+            self._put_back(closed)
             aliases = {pk: alias for pk, alias in aliases.items() if alias not in closed}
         chosen: list[int] = []
         with self._lock:
@@ -228,8 +232,12 @@ class Executor:
             if rows and any(lane.has_room for lane in self._lanes.values()):
                 self._next_search = 0.0
         guarded(partial(self._clear_suspects, aliases))
+        guarded(partial(filling.fill_a_little, self._may_fill))
         if not rows:
             close_old_connections()
+
+    def _may_fill(self) -> bool:
+        return not self._is_stopping() and not self._notified and self._phase is not Phase.FINDING
 
     def _open_aliases(self) -> list[str]:
         """Return the aliases whose remote is open; put the files of the others back."""

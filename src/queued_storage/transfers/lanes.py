@@ -10,11 +10,13 @@ from functools import partial
 from django.db import close_old_connections, connections
 
 from ..ledger import schema
+from ..ledger.database import ledger
 from ..ledger.models import QueuedFile
 from ..ledger.supervision import is_alone
 from ..reporting.logs import logger
 from ..runtime import hung
 from . import leases, work
+from .gates import gates
 from .solitude import solitude
 
 AHEAD_MAX = 50  # claimed files of a lane that wait for a thread, at most
@@ -268,7 +270,7 @@ class Lane:
         thread = threading.current_thread()
         error: object = NOT_RUN
         try:
-            error = guarded(partial(work.run_claimed, row), row.pk)
+            error = guarded(partial(_process, row), row.pk)
         finally:
             leases.forget(row)  # if the work failed before it kept the lease itself
             tries_names = self.tries_names or work.tries_names(row.alias)
@@ -286,6 +288,22 @@ class Lane:
                     self._moved_at = time.monotonic()
                 self._on_done(self)
         return is_needed
+
+
+def _process(row: QueuedFile) -> object:
+    """Process a claimed file; return it to the ledger if its remote was closed since."""
+    if _is_closed(row.alias):
+        leases.forget(row)
+        ledger().return_claims([row])
+        return NOT_RUN
+    return work.run_claimed(row)
+
+
+def _is_closed(alias: str) -> bool:
+    try:
+        return gates.is_closed(alias)
+    except Exception:  # the ledger may be back before the file is uploaded
+        return False
 
 
 def guarded(action: Callable[[], object], pk: int | None = None) -> object:

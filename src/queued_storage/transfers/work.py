@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
+from django.db.models.signals import post_migrate
 from django.dispatch import Signal
 
 from ..conf import settings
@@ -28,6 +29,8 @@ from ..files import volumes
 from ..ledger.database import ledger
 from ..ledger.models import QueuedFile
 from ..ledger.states import State, is_reachable_from_here
+from ..reporting.counts import counted
+from ..reporting.hourly import Hourly
 from ..reporting.logs import about, logger
 from ..reporting.reasons import reason
 from ..reporting.spans import Span, span
@@ -81,7 +84,18 @@ def run_suspect(pk: int) -> Exception | None:
 
 
 def is_closed(pk: int) -> bool:
-    """Return whether the remote of the file's storage is closed; then the file waits for it."""
+    """Return whether the remote of the file's storage is closed; then the file waits for it.
+
+    The process that opens it sends one message. It is not dropped because this process has not
+    noticed yet that the remote is open.
+    """
+    if not _is_known_to_be_closed(pk):
+        return False
+    gates.forget()
+    return _is_known_to_be_closed(pk)
+
+
+def _is_known_to_be_closed(pk: int) -> bool:
     closed = gates.closed()
     return bool(closed) and ledger().filter(pk=pk, alias__in=closed).exists()
 
@@ -163,6 +177,17 @@ CONSEQUENCES = {
 
 # The outcomes that show that the remote works
 PROOFS = {Outcome.TRANSFERRED, Outcome.TRANSFERRED_FOR_EVICTION}
+
+
+_changed = Hourly()  # files whose place is not the one that is configured
+
+
+def _forget(**kwargs: object) -> None:
+    """Forget what was logged after a flush, which removes the files."""
+    _changed.forget()
+
+
+post_migrate.connect(_forget)
 
 
 class _Work:
@@ -288,11 +313,21 @@ class _Work:
             circuit_of(row.alias).recorded(row.pk, is_counted=count)
         if not taken or is_unmounted:  # which is logged once for all files
             return bool(taken)
-        log = logger.warning if will_retry else logger.error
-        log("%s failed: %s", row, text, extra={"queued_error": type(error).__name__})
+        self._log_failure(error, text, will_retry=will_retry)
         if row.state == State.TRANSFERRING:
             send(transfer_failed, self.storage, row, error=error, will_retry=will_retry)
         return True
+
+    def _log_failure(self, error: BaseException, text: str, *, will_retry: bool) -> None:
+        others = None
+        if isinstance(error, RemoteChanged):  # as that of all other files at this place
+            others = _changed.count((self.row.alias, self.row.place))
+            if others is None:
+                return
+        if others:
+            text = f"{text} {counted(others, '1 other file', '{} other files')} failed like this."
+        log = logger.warning if will_retry else logger.error
+        log("%s failed: %s", self.row, text, extra={"queued_error": type(error).__name__})
 
     def _cause_of(self, error: BaseException) -> BaseException:
         """Return ``LocalStorageMissing`` if the volume vanished during the work."""

@@ -9,7 +9,9 @@ import pytest
 from django.core.files.base import ContentFile
 
 from queued_storage.files.streams import MeasuredFile
-from queued_storage.operations import contract, trial
+from queued_storage.ledger.names import PROBE_NAME
+from queued_storage.operations import contract, inventory, trial
+from queued_storage.operations.adoption import adopt
 from queued_storage.operations.contract import Finding, check_remote
 from queued_storage.remotes.perthread import PerThread
 from queued_storage.uploaders import uploader_for
@@ -155,6 +157,26 @@ class TestAzure:
         assert sorted(uploader.names()) == ["a.bin", "deep/er/b.bin", "deeper.bin"]
         assert list(uploader.names("deep")) == ["deep/er/b.bin"]
         assert storage.exists("deep/er/b.bin")
+
+    @pytest.mark.parametrize(("location", "dot"), [("", ""), ("own", ".")])
+    def test_own_objects_are_hidden(
+        self, azurite: Make, tmp_path: Path, location: str, dot: str
+    ) -> None:
+        """At the root, ``AzureStorage`` drops the dot at the beginning of their names."""
+        remote: Any = azurite()
+        remote.location = location
+        storage = queued(lambda: remote, tmp_path)
+        uploader = storage.uploader
+        assert uploader.write_marker(b"a writer")
+        assert uploader.read_marker() == b"a writer"
+        remote.save(PROBE_NAME, ContentFile(b"left by a process that died"))
+        uploader.write_probe()
+        own = {f"{dot}queued-storage-probe", f"{dot}queued-storage-writer"}
+        assert own <= set(uploader.names())
+        assert not own & set(inventory.names_of(storage, "remote"))
+        assert adopt(storage, own, lambda step: None) == 0
+        for name in own:
+            remote.delete(name)
 
     def test_last_upload_wins_with_overwrite_files(self, azurite: Make) -> None:
         storage: Any = azurite()

@@ -209,7 +209,6 @@ def test_two_storages_share_a_bucket(
 
 @pytest.fixture
 def lost_bucket(s3_options: Options) -> S3Storage:
-    # Another name for each test, since SeaweedFS makes a bucket that something is written to.
     return remote_of(s3_options | {"bucket_name": f"not-there-{uuid.uuid4().hex}"})
 
 

@@ -31,6 +31,7 @@ class _Report:
     activity: status.Activity
     failures: list[tuple[str, str, str]]
     jobs: list[Job]
+    places: float  # the share of the ledger in which they are filled in
     troubles: list[str]
 
 
@@ -87,6 +88,7 @@ class Status(Verb):
             failures=status.last_failures(),
             activity=status.activity(),
             jobs=status.unfinished_jobs(),
+            places=status.share_of_places(),
             troubles=[
                 *status.outages(remotes, options["max_away"]),
                 *status.troubles(options["max_failures"], tallies),
@@ -108,6 +110,7 @@ class Status(Verb):
             "hosts": [asdict(backlog) for backlog in report.backlogs],
             "workers": asdict(report.activity),
             "jobs": [{name: getattr(job, name) for name in JOB_FIELDS} for job in report.jobs],
+            "places": report.places,
             "errors": [dict(zip(keys, failure, strict=True)) for failure in report.failures],
             "troubles": report.troubles,
         }
@@ -130,6 +133,11 @@ class Status(Verb):
             self.stdout.write(_of_workers(report.activity))
         for job in report.jobs:
             self.stdout.write(_of_job(job))
+        if report.places < 1:
+            done = int(report.places * 100)
+            self.stdout.write(
+                f"Recording the places of files saved by earlier versions: {done}% done."
+            )
         for alias, name, error in report.failures:
             self.stdout.write(f"{alias}: {name}: {error}")
         for trouble in report.troubles:

@@ -16,6 +16,7 @@ from ...operations.passes import Step
 from ...reporting.counts import counted
 from ...storage.results import obstacle
 from ...transfers import work
+from ...transfers.probing import probe_closed
 from ..quantities import parse_duration
 from .base import RepeatableVerb, Verb
 from .selection import add_dry_run, add_selection, of_storage, selected, total
@@ -46,6 +47,7 @@ class Transfer(Verb):
             self.stdout.write(f"{row} is {row.get_state_display()}. It {would}.")
             return
         if ledger().filter(pk=row.pk).make_due():
+            probe_closed([row.alias])
             work.run(row.pk)
         row = ledger().filter(pk=row.pk).first() or row
         if row.state == State.PENDING and not is_reachable_from_here(row.host):
@@ -53,7 +55,8 @@ class Transfer(Verb):
                 f"The only copy of {row} is on host {row.host!r}. Run this command there."
             )
         if row.state != State.TRANSFERRED:
-            raise CommandError(f"{row} is {row.get_state_display()}. {row.last_error}")
+            why = obstacle(row) if row.state == State.PENDING else f" {row.last_error}"
+            raise CommandError(f"{row} is {row.get_state_display()}.{why}")
         self.stdout.write(f"{row} is {row.get_state_display()}.")
 
 
