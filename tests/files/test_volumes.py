@@ -4,6 +4,7 @@ import os
 from typing import Any
 
 import pytest
+from django.core import mail
 from django.core.files.storage import storages
 from django.core.management import call_command
 from django.db import transaction
@@ -223,6 +224,16 @@ class ClassLevelRows(TestCase):
 
     def test_saves_go_on_in_another_test(self) -> None:
         storages["default"].save("b.txt", file())
+
+
+def test_mail_in_memory_makes_no_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    storage = make()
+    storage.save("a.txt", file())
+    unmount()
+    assert hasattr(mail, "outbox")
+    monkeypatch.setattr(volumes, "is_for_tests", lambda: False)
+    with transaction.atomic(), pytest.raises(LocalStorageMissing):
+        storage.save("b.txt", file())
 
 
 def test_storages_that_share_a_root_protect_each_other() -> None:

@@ -96,7 +96,9 @@ NAMES = ["a.txt", "b.txt", "d/c.txt"]
 SHARED = b"the same in many files"
 LONG_AGO = datetime(2001, 1, 1, tzinfo=UTC)
 FAULTS = [None, Fault.REFUSE, Fault.HALFWAY, Fault.LOSE, Fault.TRUNCATE, Fault.FLIP, Fault.RENAME]
-OUTAGES = {Fault.REFUSE, Fault.HALFWAY}  # the remote's own faults; all others are the file's
+DENY = "deny"  # every call raises PermissionError, which may be the file's fault, too
+OUTAGES = {Fault.REFUSE, Fault.HALFWAY}  # the remote's own faults
+CLOSING = {*OUTAGES, DENY}  # all others are the file's
 SECONDS = [READ_EVERY, circuit.TRIAL_EVERY, circuit.QUIET + READ_EVERY]
 
 PROFILE = hypothesis_settings(
@@ -133,6 +135,23 @@ class SteppedQueuedStorage(QueuedStorage):
         return self.local.get_alternative_name(file_root, file_ext)
 
 
+class DenyingStorage(FaultyStorage):
+    """Can also deny everything, as a remote does whose key has expired."""
+
+    @property
+    def fault(self) -> Any:
+        return self._fault
+
+    @fault.setter
+    def fault(self, fault: Any) -> None:
+        self._fault = fault
+
+    def _call(self, method: str) -> None:
+        super()._call(method)
+        if self.fault == DENY:
+            raise PermissionError("The key has expired.")
+
+
 class Bench:
     """The storages, which are reused by all runs."""
 
@@ -142,7 +161,7 @@ class Bench:
         self.pool = pool
         self.near = SteppedStorage(base / "near", "/near/")
         self.far = SteppedRemote(base / "far", "https://far.example/")
-        self.remote = FaultyStorage(self.far)
+        self.remote = DenyingStorage(self.far)
         self.queue = SteppedQueue()
         self.storages = {
             (evicts, delayed): SteppedQueuedStorage(
@@ -178,7 +197,7 @@ class Bench:
 
     @property
     def is_away(self) -> bool:
-        return self.remote.fault in OUTAGES
+        return self.remote.fault in CLOSING
 
 
 @dataclass
@@ -199,7 +218,7 @@ class Action:
     data: bytes = b""
     is_done: bool = False
     seen: list[bytes | None] = field(default_factory=list)  # contents of the file meanwhile
-    faults: set[Fault | None] = field(default_factory=set)
+    faults: set[Fault | str | None] = field(default_factory=set)
     is_barred: bool = False  # from the remote, which has been closed for long enough
 
 
@@ -449,9 +468,9 @@ class Model(RuleBasedStateMachine):
             remotes().filter(alias=ALIAS).probed().update(next_probe_at=LONG_AGO)
             work = look
         way, fate = self.some_way(data, WORK_STEPS)
-        action = Action("probe")
-        self.enter("probe", work, action, way, fate)
-        if way == math.inf and self.remote_state != RemoteState.PAUSED:
+        before = self.remote_state
+        self.enter("probe", work, Action("probe"), way, fate)
+        if way == math.inf and before == RemoteState.AWAY:  # any other may be probed by a file
             is_open = self.remote_state == RemoteState.OPEN
             # Another process may have taken this probe, and may be about to finish it.
             assert is_open or self.bench.is_away or self.is_probed_by_another()
@@ -462,14 +481,16 @@ class Model(RuleBasedStateMachine):
 
     def go_away(self, data: st.DataObject) -> None:
         """Let the remote be away for so long that a single failure raises a suspicion."""
-        self.turn_into(Fault.REFUSE)
+        self.turn_into(data.draw(st.sampled_from([Fault.REFUSE, DENY]), "fault"))
         self.bench.clock.advance(circuit.QUIET + READ_EVERY)
         if self.remote_state != RemoteState.OPEN or len(self.actors) == ACTORS_MAX:
             return
         calls = self.bench.remote.calls.total()
         self.enter("find out", self.poll, Action("work"))
-        if self.bench.remote.calls.total() > calls:
-            assert self.remote_state == RemoteState.AWAY, "It was not noticed."
+        found = self.remote_row()
+        is_odd = found is not None and found.is_probed_by_files  # it denied only the probes
+        if self.bench.remote.calls.total() > calls and not is_odd:
+            assert self.remote_state in PROBED, "It was not noticed."
 
     def pass_time(self, data: st.DataObject) -> None:
         self.bench.clock.advance(data.draw(st.sampled_from(SECONDS), "seconds"))
@@ -487,7 +508,7 @@ class Model(RuleBasedStateMachine):
         assert self.bench.remote.calls == calls
         self.know(state)
 
-    def turn_into(self, fault: Fault | None) -> None:
+    def turn_into(self, fault: Fault | str | None) -> None:
         self.bench.remote.fault = fault
         for action in self.actors.values():
             action.faults.add(fault)
@@ -690,6 +711,7 @@ class Model(RuleBasedStateMachine):
         elif action.kind == "read":
             is_gone = isinstance(actor.error, FileNotFoundError) and None in action.seen
             is_away = isinstance(actor.error, ConnectionError) and Fault.REFUSE in action.faults
+            is_away |= isinstance(actor.error, PermissionError) and DENY in action.faults
             assert is_gone or is_away, actor.error
         elif not isinstance(actor.error, NameUnavailable):
             raise actor.error
@@ -776,15 +798,12 @@ class Model(RuleBasedStateMachine):
         state = found.state if found else RemoteState.OPEN
         if state == self.remote_state:
             return
-        match self.remote_state, state:
-            case RemoteState.OPEN, RemoteState.AWAY:
-                assert action.kind == "work", f"{action} closed it"
-                assert action.faults & OUTAGES, f"{action} closed it"
-            case RemoteState.AWAY, RemoteState.OPEN:
-                assert action.kind == "probe", f"{action} opened it"
-                assert action.faults - OUTAGES, f"{action} opened it"
-            case _:
-                raise AssertionError(f"{action} made {state} of {self.remote_state}.")
+        change = f"{action} made {state} of {self.remote_state}"
+        assert RemoteState.PAUSED not in {self.remote_state, state}, change
+        assert action.kind == ("work" if self.remote_state == RemoteState.OPEN else "probe"), change
+        assert action.faults - CLOSING if state == RemoteState.OPEN else action.faults & CLOSING, (
+            change
+        )
         self.know(state)
 
     def remote_row(self) -> Remote | None:
@@ -970,6 +989,8 @@ class Model(RuleBasedStateMachine):
     def teardown(self) -> None:
         is_broken = sys.exception() is not None
         for actor in list(self.actors):
+            if is_broken and actor.is_over:
+                continue
             if is_broken:
                 actor.kill()
             else:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from queued_storage.ledger.database import ledger_database
-from queued_storage.transfers import circuit, trials, watching
+from queued_storage.transfers import circuit, mounting, trials, watching
 from queued_storage.transfers.gates import READ_EVERY, gates
 from queued_storage.transfers.trials import Result, Trial
 
@@ -60,13 +60,15 @@ def _see(circuits: dict[str, Any], known: dict[str, Any]) -> None:
 
 
 def step_remotes(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """Let remotes be tried out and probed only as steps of actors; return their clock."""
+    """Let remotes be tried out and probed, and volumes be swept, only as steps of actors; return
+    their clock."""
     clock = Clock()
     monkeypatch.setattr(circuit, "time", clock)
     monkeypatch.setattr(sys.modules[type(gates).__module__], "time", clock)
     monkeypatch.setattr(circuit, "FIRST_PROBE", NEVER)
     monkeypatch.setattr(trials, "try_out", _try_out)
     monkeypatch.setattr(watching, "watch", lambda: None)
+    monkeypatch.setattr(mounting, "_start", mounting._enqueue)  # at once, in the same thread
     return clock
 
 
