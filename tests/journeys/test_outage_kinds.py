@@ -102,7 +102,7 @@ def closed(state: str, words: str, *, probes: int = 2) -> Remote:
     """Wait until so many probes have failed; return the remote, which must be closed like that."""
     until(lambda: is_closed() and remote().probes >= probes)
     found = remote()
-    assert found.state == state
+    assert found.state == state, (found.last_error, found.probes)
     assert words in found.last_error
     assert not ledger().filter(state=State.FAILED).exists()
     return found

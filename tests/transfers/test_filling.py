@@ -292,6 +292,22 @@ def test_a_busy_worker_does_little_at_once() -> None:
 
 
 @pytest.mark.one_database
+def test_one_thread_of_a_process_is_enough() -> None:
+    remotes().register("one", OLD)
+    save(30)
+    process = Filling()
+    others: list[bool] = []
+
+    def may_go_on() -> bool:
+        others.append(process.take_turn(60, lambda: True, even_early=True))
+        return False
+
+    assert process.take_turn(60, may_go_on, even_early=True)
+    assert others == [False]
+    assert places().count(OLD.digest) == 4
+
+
+@pytest.mark.one_database
 def test_a_worker_fills_in_places() -> None:
     remotes().register("one", OLD)
     save(30)

@@ -12,6 +12,7 @@ from ..conf import settings
 from ..ledger.database import ledger
 from ..ledger.models import MAX_FAILURES, QueuedFile
 from ..ledger.remotes import Remote, RemoteState, remotes
+from ..ledger.states import State
 from ..remotes.fault_kinds import Fault
 from ..remotes.faults import Diagnosis
 from ..remotes.faults_http import answer_in
@@ -211,8 +212,9 @@ def state_of(diagnosis: Diagnosis, error: BaseException) -> RemoteState:
 
 
 def _is_again(row: QueuedFile, diagnosis: Diagnosis) -> bool:
-    """Whether a file fails again as if the remote were away. Perhaps it always does."""
-    return bool(row.failures) and diagnosis.fault is not Fault.UNCLEAR
+    """Whether an upload fails again as if the remote were away. Perhaps the file is at fault."""
+    is_upload = row.state == State.TRANSFERRING  # others are retried for ever
+    return is_upload and bool(row.failures) and diagnosis.fault is not Fault.UNCLEAR
 
 
 def _try_twice(storage: TransferringStorage) -> Trial:
