@@ -1,6 +1,17 @@
 """Benchmarks that compare this package with others. See ``make bench``."""
 
 # Each group is a module with a function rows() and runs in its own process.
-GROUPS = ("imports", "saves", "looks", "reading", "claims", "passes", "verbs", "workers", "large")
+GROUPS = (
+    "imports",
+    "saves",
+    "looks",
+    "reading",
+    "claims",
+    "passes",
+    "verbs",
+    "workers",
+    "moves",
+    "large",
+)
 # They take long, so they run only if they are chosen, or to see whether they run.
 SLOW = ("upgrades",)

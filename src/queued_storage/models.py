@@ -1,9 +1,10 @@
 """The ledger's models, where Django looks for models, and the rows behind them."""
 
+from .ledger.copies import Copy
 from .ledger.database import ledger
 from .ledger.identity import LedgerIdentity
 from .ledger.jobs import Job
 from .ledger.models import ExactCharField, QueuedFile
 from .ledger.remotes import Remote
 
-__all__ = ["ExactCharField", "Job", "LedgerIdentity", "QueuedFile", "Remote", "ledger"]
+__all__ = ["Copy", "ExactCharField", "Job", "LedgerIdentity", "QueuedFile", "Remote", "ledger"]

@@ -36,6 +36,7 @@ from tests.support.scripted import LONG_AGO, file, make, on_disk, read, row
 from tests.support.versions import (
     ROOT,
     UNKNOWN_STATES,
+    UPGRADED,
     VERSIONS,
     checkout,
     newer_table,
@@ -448,7 +449,7 @@ class OlderVersion:
         assert "Traceback" not in self._log.read_text()
 
 
-@pytest.fixture(params=VERSIONS)
+@pytest.fixture(params=UPGRADED)
 def version(
     request: pytest.FixtureRequest, child_environment: Any, spawn: Any, tmp_path: Path
 ) -> Iterator[OlderVersion]:

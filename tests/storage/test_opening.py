@@ -83,10 +83,10 @@ def test_urls_are_those_of_the_configured_place(
 
 
 def test_the_cache_is_not_used_for_another_place(moved: Any) -> None:
-    assert moved._routes.remote_name("a.txt", moved.remote_place.digest) is None
+    assert moved._routes.find("a.txt", [moved.remote_place.digest]) is None
     cache.clear()
     moved.url("a.txt")
-    assert moved._routes.remote_name("a.txt", moved.remote_place.digest) is None
+    assert moved._routes.find("a.txt", [moved.remote_place.digest]) is None
 
 
 def test_a_good_read_costs_no_query_more(

@@ -11,7 +11,7 @@ from django.core.cache.backends.locmem import LocMemCache
 from django.db import transaction
 from pytest_django import Settings
 
-from queued_storage.storage.routes import Routes
+from queued_storage.storage.routes import Route, Routes
 from queued_storage.tasks import TransferAndDelete
 from tests.support.scripted import file, make, read, row
 
@@ -133,10 +133,10 @@ def test_a_late_reader_does_not_restore_old_answers(storage: Any, transferred: s
     late = storage._routes
     with transaction.atomic():
         storage.delete(transferred)
-        late.remember(transferred, "a.txt", 1)  # it queried the ledger before the delete
-        assert late.remote_name(transferred, 1) is None
-    late.remember(transferred, "a.txt", 1)
-    assert late.remote_name(transferred, 1) is None
+        late.remember(transferred, Route("a.txt", 1))  # it queried the ledger before the delete
+        assert late.find(transferred, [1]) is None
+    late.remember(transferred, Route("a.txt", 1))
+    assert late.find(transferred, [1]) is None
     assert storage.using_local(transferred)
 
 
@@ -144,8 +144,8 @@ def test_a_reader_during_a_long_delete(storage: Any, transferred: str) -> None:
     with transaction.atomic():
         storage.delete(transferred)
         cache.clear()  # the mark has expired
-        storage._routes.remember(transferred, "a.txt", 1)  # by a reader before the commit
-    assert storage._routes.remote_name(transferred, 1) is None
+        storage._routes.remember(transferred, Route("a.txt", 1))  # by a reader before the commit
+    assert storage._routes.find(transferred, [1]) is None
 
 
 def test_a_delete_that_is_rolled_back(storage: Any, transferred: str) -> None:

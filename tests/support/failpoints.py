@@ -22,6 +22,7 @@ AWAIT_RELEASE = 60  # seconds
 # The place of a point: before or after the Nth call of a function
 BEFORE, AFTER = "before", "after"
 _LEDGER = "queued_storage.ledger.database:QueuedFileQuerySet"
+_COPIES = "queued_storage.ledger.copies:Copies"
 _DELETE = "django.core.files.storage:FileSystemStorage.delete"
 POINTS: dict[str, tuple[str, str, int]] = {
     # A transfer
@@ -46,7 +47,7 @@ POINTS: dict[str, tuple[str, str, int]] = {
     # A delete in the process of its caller
     "buried": ("queued_storage.transfers.copies:drop_local", BEFORE, 1),
     # A purge of a file with both copies
-    "purging": ("queued_storage.transfers.removal:_Purge.run", BEFORE, 1),
+    "purging": ("queued_storage.transfers.disposal:Removal.run", BEFORE, 1),
     "remote copy removed": ("queued_storage.transfers.copies:drop_local", BEFORE, 1),
     "dropping": (f"{_LEDGER}.mark_local_dropped", AFTER, 1),  # not committed
     "local copy removed": (_DELETE, AFTER, 2),  # not committed
@@ -66,6 +67,16 @@ POINTS: dict[str, tuple[str, str, int]] = {
     "second adopted": (f"{_LEDGER}.record_remote", AFTER, 2),
     "second backfilled": (f"{_LEDGER}.record_local", AFTER, 2),  # not committed
     "pruned": (f"{_LEDGER}.mark_deleting_if_unchanged", AFTER, 1),
+    # Moving a file to another remote
+    "copy begun": (f"{_COPIES}.begin", AFTER, 1),
+    "copy reserved": (f"{_COPIES}.reserve", AFTER, 1),
+    "copy sent": ("queued_storage.transfers.moving:verify_upload", BEFORE, 1),
+    "moving": ("queued_storage.transfers.moving:exchange", BEFORE, 1),
+    "moved": ("queued_storage.transfers.moving:exchange", AFTER, 1),
+    "discarded": (f"{_COPIES}.discard", AFTER, 1),
+    "removing the old copy": ("queued_storage.transfers.disposal:Removal.run", BEFORE, 1),
+    "old copy removed": (f"{_COPIES}.drop", BEFORE, 1),
+    "old copy dropped": (f"{_COPIES}.drop", AFTER, 1),
     # A probe of a closed remote
     "probe taken": ("queued_storage.ledger.remotes:Remotes.take_probe", AFTER, 1),
     "probe written": ("queued_storage.transfers.trials:try_out", AFTER, 1),

@@ -50,7 +50,7 @@ def storages_have_aliases() -> Iterator[CheckMessage]:
 @check
 def sides_exist() -> Iterator[CheckMessage]:
     for storage in storages():
-        for side in ("local", "remote"):
+        for side in ("local", "remote", "previous"):
             if problem := side_problem(storage, side):
                 yield Error(
                     f"{storage.alias}: {problem}",

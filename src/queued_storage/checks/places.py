@@ -43,7 +43,7 @@ def no_side_is_inside_the_other() -> Iterator[CheckMessage]:
 
 def _clashes() -> Iterator[tuple[ComposedStorage, Clash]]:
     for storage in storages():
-        if side_problem(storage, "local") or side_problem(storage, "remote"):
+        if any(side_problem(storage, side) for side in ("local", "remote", "previous")):
             continue  # E004 reports it
         try:
             clash = clash_of(storage.sides)

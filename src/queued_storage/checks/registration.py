@@ -12,6 +12,7 @@ from ..conf import settings
 from ..ledger.aliases import known_storages
 from ..reporting.redaction import without_secrets
 from ..storage.composition import ComposedStorage
+from ..storage.sides import Side
 
 WITHOUT_STORAGES = (
     "django-storages is not installed. For S3, run: pip install 'django-queued-storage[s3]'"
@@ -52,17 +53,23 @@ def storages() -> list[ComposedStorage]:
     return [storage for storage in found if isinstance(storage, ComposedStorage)]
 
 
-def side_problem(storage: ComposedStorage, side: str) -> str:
-    path, _options = getattr(storage.sides, side).specification()
+def side_problem(storage: ComposedStorage, name: str) -> str:
+    """Return why a side cannot be made, or one of the previous remotes; "" if it can."""
+    problems = (_problem_of(side) for side in storage.sides if side.name == name)
+    return next(filter(None, problems), "")
+
+
+def _problem_of(side: Side) -> str:
+    path, _options = side.specification()
     if isinstance(path, str) and path.startswith("storages."):
         # Importing a cloud library takes long, and is not needed to find it.
         module = path.rpartition(".")[0]
         if _is_importable(module):
             return ""
         advice = "" if _is_importable("storages") else f" {WITHOUT_STORAGES}"
-        return f"{side}={path!r} cannot be imported.{advice}"
+        return f"{side.name}={path!r} cannot be imported.{advice}"
     try:
-        getattr(storage, side)
+        _ = side.storage
     except Exception as error:
         return said_by(error)
     return ""

@@ -1,6 +1,6 @@
 """Which remotes are open or closed, since when, and how many files wait for them."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -27,6 +27,9 @@ class PlacedStorage(Protocol):
     @property
     def remote_place(self) -> KnownPlace: ...
 
+    @property
+    def with_each_remote(self) -> "Sequence[PlacedStorage]": ...
+
 
 @dataclass(frozen=True)
 class Availability:
@@ -41,6 +44,7 @@ class Availability:
     probes: int = 0  # that failed since it was closed
     last_error: str = ""
     is_configured: bool = True  # whether this process's storage uploads there
+    digest: int = 0  # of the place
 
     @property
     def is_open(self) -> bool:
@@ -92,6 +96,12 @@ def waiting(alias: str, limit: int | None = None) -> int:
     return rows.count() if limit is None else rows.values("pk")[:limit].count()
 
 
+def left(remote: Availability) -> int:
+    """Count the files that are still at a place which their storage uploads to no more; this reads
+    all rows of the storage."""
+    return ledger().filter(alias=remote.alias, place=remote.digest).order_by().count()
+
+
 def _of_row(row: Any, is_configured: bool) -> Availability:
     next_probe = None
     if row.next_probe_at and not row.is_open:
@@ -106,12 +116,18 @@ def _of_row(row: Any, is_configured: bool) -> Availability:
         row.probes,
         row.last_error,
         is_configured,
+        row.digest,
     )
 
 
 def place_of(storage: AliasedStorage) -> KnownPlace:
     """Where a queued storage uploads to, as this thread sees it now."""
     return cast(PlacedStorage, storage).remote_place
+
+
+def places_of(storage: AliasedStorage) -> list[KnownPlace]:
+    """Where a queued storage has files: where it uploads to, and its previous remotes."""
+    return [each.remote_place for each in cast(PlacedStorage, storage).with_each_remote]
 
 
 def _places() -> dict[str, KnownPlace]:

@@ -1,6 +1,7 @@
 """Compares the place that a file is bound to with the one that its storage is configured for."""
 
 import time
+from collections.abc import Collection
 from typing import Any, Protocol
 
 from django.db import connections
@@ -46,9 +47,9 @@ def changed(alias: str, name: str, bound: Bound, configured: KnownPlace) -> Remo
     """Return the error about a file that is at another place."""
     return RemoteChanged(
         f"{name!r} belongs to {_description_of(alias, bound)}, but the storage {alias!r} is "
-        f"configured for {configured.description!r}. Put the old configuration back; or keep it "
-        f"for these files, and use the new one in a storage with another alias; or copy the "
-        f"objects to the new place and run 'manage.py queued_storage remotes accept {alias}'."
+        f"configured for {configured.description!r}. Put the old configuration back; or list the "
+        f"old remote in the option 'previous'; or copy the objects to the new place and run "
+        f"'manage.py queued_storage remotes accept {alias}'."
     )
 
 
@@ -85,18 +86,19 @@ def _description_of(alias: str, bound: Bound) -> str:
 _empty: dict[tuple[str, str, int], float] = {}  # when no file was found at an old place
 
 
-def stranded(alias: str, configured: KnownPlace) -> str:
-    """Return a place other than the configured one that files are bound to; "" if there is none.
+def stranded(alias: str, configured: Collection[KnownPlace]) -> str:
+    """Return a place other than the configured ones that files are bound to; "" if there is none.
 
     Only places that the ledger knows are looked for, so it costs one query as long as the storage
     was never moved. A place is in no index: a search ends at the first file, but reads all rows of
     the alias if no file is left there. A process then repeats it after an hour.
     """
     known = list(remotes().filter(alias=alias).order_by("pk"))
-    if configured.digest == UNKNOWN:
+    digests = {place.digest for place in configured}
+    if UNKNOWN in digests:
         return ""
     for remote in known:
-        if remote.digest in {UNKNOWN, configured.digest}:
+        if remote.digest in digests | {UNKNOWN}:
             continue
         if _has_files(alias, remote.digest, with_old_rows=remote == known[0]):
             return str(remote.place)

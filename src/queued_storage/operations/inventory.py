@@ -13,6 +13,7 @@ from django.utils import timezone
 
 from ..files import successors, volumes
 from ..files.walking import names_on
+from ..ledger.copies import copies
 from ..ledger.database import ledger, ledger_database
 from ..ledger.names import can_be_recorded, is_own, tidy
 from ..ledger.sql.clock import database_time, in_utc
@@ -60,6 +61,8 @@ def unknown(names: Iterable[str]) -> list[str]:
     for column in ("name", "remote_name"):
         if left:
             left -= set(ledger().filter(**{f"{column}__in": left}).values_list(column, flat=True))
+    if left:
+        left -= {copy.object_name for copy in copies().with_object(left)}
     for model, field in file_fields():
         if left:
             known = Q(**{f"{field.name}__in": left}) | _is_untidy(field.name)

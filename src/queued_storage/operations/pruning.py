@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 
 from ..files import presence, successors, volumes
+from ..ledger.copies import at_copy, copies
 from ..ledger.database import QueuedFileQuerySet, ledger
 from ..ledger.measures import aliases
 from ..ledger.models import QueuedFile
@@ -62,8 +63,13 @@ def _is_lost(row: QueuedFile) -> bool:
     if presence.exists(storage.local, name):
         return False
     volumes.require(row.alias, storage.local)
+    places = [row, *(at_copy(row, copy) for copy in copies().of(row))]
+    return not any(_has_object(storage.with_remote_of(its), its) for its in places)
+
+
+def _has_object(storage: OperableStorage, row: QueuedFile) -> bool:
     destinations.require_same_place(storage, row)
-    return not storage.uploader.exists(row.remote_name or row.name)
+    return storage.uploader.exists(row.remote_name or row.name)
 
 
 def _delete(row: QueuedFile) -> bool:

@@ -12,7 +12,7 @@ from ..conf import settings
 from ..files import volumes
 from ..ledger import measures, unplaced
 from ..ledger.aliases import AliasedStorage, known_storages
-from ..ledger.availability import Availability, in_use, place_of, reachable, sentence, waiting
+from ..ledger.availability import Availability, in_use, places_of, reachable, sentence, waiting
 from ..ledger.bindings import stranded
 from ..ledger.database import QueuedFileQuerySet, ledger
 from ..ledger.jobs import Job, are_available, jobs
@@ -205,17 +205,17 @@ def moved_storages(
     """Yield those of the storages for which this is so, each with what to say of it."""
     for storage in storages:
         try:
-            place = place_of(storage)
+            place, *previous = places_of(storage)
         except Exception:  # its remote cannot be made; a system check reports it
             continue
-        if old := stranded(storage.alias, place):
+        if old := stranded(storage.alias, [place, *previous]):
             alias = storage.alias
             yield (
                 storage,
                 f"Files of {alias!r} are at {old!r}, but the storage is configured for "
                 f"{place.description!r}, so they cannot be read. Put the old configuration back; "
-                f"or copy the objects to the new place and run 'manage.py queued_storage remotes "
-                f"accept {alias}'.",
+                f"or list the old remote in the option 'previous'; or copy the objects to the new "
+                f"place and run 'manage.py queued_storage remotes accept {alias}'.",
             )
 
 

@@ -19,4 +19,5 @@ class OperableStorage(TransferringStorage, Protocol):
 
 def storage_of(row: QueuedFile) -> OperableStorage:
     """The storage of a file; ``UnknownAlias`` is raised if this process has none."""
-    return cast(OperableStorage, storage_for(row.alias, row.task))
+    storage = cast(OperableStorage, storage_for(row.alias, row.task))
+    return storage.with_remote_of(row)

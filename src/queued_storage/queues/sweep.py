@@ -13,10 +13,11 @@ from ..ledger.database import ledger
 from ..ledger.jobs import are_available, jobs
 from ..reporting.counts import counted
 from ..reporting.logs import logger
-from ..transfers import filling
+from ..transfers import disposal, filling
 from .base import BaseQueue
 from .jobs import notify
 
+AT_ONCE_REMOVED = 500  # old copies
 AT_ONCE = 50_000  # keys in memory; each query reads the due part of the index as a whole
 
 
@@ -27,7 +28,8 @@ def sweep(alias: str | None = None) -> int:
     Files of an unknown alias are logged and skipped. If a queue cannot be notified, its exception
     is raised after all other queues were.
 
-    A sweep of all storages also fills in some places of files saved by earlier versions.
+    A sweep of all storages also fills in some places of files saved by earlier versions, and
+    removes old copies that are of no use.
     """
     count = 0
     errors: list[Exception] = []
@@ -44,6 +46,7 @@ def sweep(alias: str | None = None) -> int:
         raise errors[0]
     if alias is None:
         filling.fill_for_sweep()
+        disposal.dispose_due(AT_ONCE_REMOVED)
     return count
 
 

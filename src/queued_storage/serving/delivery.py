@@ -54,6 +54,8 @@ class ServedStorage(Protocol):
     def has_stable_urls(self) -> bool: ...
 
     def open(self, name: str) -> File: ...
+    def with_remote_of(self, bound: QueuedFile) -> "ServedStorage":
+        """Return the storage with the remote that a file is at."""
 
 
 class Delivery:
@@ -206,29 +208,30 @@ class Delivery:
     def _from_remote(self, row: QueuedFile) -> HttpResponseBase | None:
         if row.pk and self.storage.url_mode == "proxied":
             return self._proxied(row)
-        place = self.storage.remote_place
+        storage = self.storage.with_remote_of(row)
+        place = storage.remote_place
         if bindings.is_elsewhere(row.alias, row, place):
             bindings.warn_once(row.alias, row.name, row, place)
-        url = self._remote_url(row)
+        url = self._remote_url(row, storage.remote)
         if url:
             response = HttpResponseRedirect(url)
-            response["Cache-Control"] = self._cache_control_of_redirect()
+            response["Cache-Control"] = self._cache_control_of_redirect(storage.remote)
             return response
         if not row.pk:
             raise Http404(NOT_FOUND)
         return self._proxied(row)
 
-    def _remote_url(self, row: QueuedFile) -> str | None:
+    def _remote_url(self, row: QueuedFile, remote: Storage) -> str | None:
         try:
-            return url_within(self.storage.remote, row.remote_name, self.seconds)
+            return url_within(remote, row.remote_name, self.seconds)
         except (NotImplementedError, ValueError):  # as storages without URLs raise
             return None
 
-    def _cache_control_of_redirect(self) -> str:
+    def _cache_control_of_redirect(self, remote: Storage) -> str:
         """Let clients keep a redirect for half the time that its target is valid at least."""
         if settings.permission:
             return "private, no-store"
-        ends = [end for end in (lifetime_of(self.storage.remote), self.seconds) if end is not None]
+        ends = [end for end in (lifetime_of(remote), self.seconds) if end is not None]
         age = int(min(REDIRECT_MAX_AGE, *(end / 2 for end in ends))) if ends else REDIRECT_MAX_AGE
         return f"{'private' if ends or self.is_signed else 'public'}, max-age={age}"
 
@@ -237,14 +240,15 @@ class Delivery:
         time."""
         if response := self._from_here(row):
             return response
-        source = RemoteSource(self._remote_reader(row))
+        storage = self.storage.with_remote_of(row)
+        source = RemoteSource(self._remote_reader(row, storage.uploader))
         try:
-            bindings.require_same(row.alias, row.name, row, self.storage.remote_place)
+            bindings.require_same(row.alias, row.name, row, storage.remote_place)
             response = respond(self.request, self._representation(row), source)
         except FileNotFoundError as error:
             raise Http404(NOT_FOUND) from error
         except Exception as error:
-            sides = [self.storage.local, self.storage.remote]
+            sides = [storage.local, storage.remote]
             logger.warning("%s cannot be read from the remote: %s", row, reason(error, *sides))
             return HttpResponse(status=502)
         if not self._is_current(row):  # its object may have been another file's already
@@ -252,9 +256,9 @@ class Delivery:
             return None
         return response
 
-    def _remote_reader(self, row: QueuedFile) -> Callable[[int, int], Iterator[bytes]]:
-        uploader = self.storage.uploader
-
+    def _remote_reader(
+        self, row: QueuedFile, uploader: Uploader
+    ) -> Callable[[int, int], Iterator[bytes]]:
         def read(start: int, end: int) -> Iterator[bytes]:
             copy = None
             if row.size <= CACHED_AS_A_WHOLE:

@@ -2,8 +2,9 @@
 
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from functools import lru_cache
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Self
 
 from django.core.exceptions import ImproperlyConfigured
 from django.core.files.storage import Storage
@@ -11,7 +12,9 @@ from django.utils.module_loading import import_string
 
 from ..conf import settings
 from ..files import spelling
+from ..ledger import bindings
 from ..ledger.aliases import AliasedStorage, configured_storages, living_storages
+from ..ledger.bindings import Bound
 from ..ledger.database import QueuedFileQuerySet, ledger
 from ..ledger.names import RESERVED, Name, StoredName, is_own
 from ..queues import BaseQueue, get_queue
@@ -25,7 +28,7 @@ from . import foreign
 from .foreign import ForeignTask
 from .places import clash_of, is_fixed, place_of_side
 from .routes import Routes, routes_of
-from .sides import Sides
+from .sides import Side, Sides
 
 DEFAULT_TASK = "queued_storage.tasks.Transfer"
 
@@ -64,6 +67,7 @@ class ComposedStorage(AliasedStorage):
     OPTIONS: ClassVar[tuple[str, ...]] = (
         "local",
         "remote",
+        "previous",
         "local_args",
         "remote_args",
         "local_options",
@@ -78,6 +82,7 @@ class ComposedStorage(AliasedStorage):
         "url_mode",
     )
     _class_options: ClassVar[dict[str, Any]] = {}
+    _whole: Self | None = None  # of which this storage is the part with one remote
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Take options such as ``local = "…"`` from a subclass: their names are properties here."""
@@ -104,6 +109,15 @@ class ComposedStorage(AliasedStorage):
 
     def configuration(self) -> Any:
         return self.sides.descriptions()
+
+    def _derived_alias(self) -> str:
+        alias = super()._derived_alias()
+        if self.sides.previous and not self._named_alias:
+            raise ImproperlyConfigured(
+                "A storage with the option 'previous' needs the option 'alias', or an entry in "
+                "STORAGES: otherwise its files are known by its remote, which has changed."
+            )
+        return alias
 
     def can_be_told_from(self, other: AliasedStorage) -> bool:
         """Return False if a side is an object that does not show what it makes, or how it was
@@ -264,6 +278,47 @@ class ComposedStorage(AliasedStorage):
     def remote_place(self) -> Place:
         """Where the remote keeps its files, as this thread sees it now."""
         return place_of_side(self.sides.remote)
+
+    # Several remotes
+
+    def with_remote_of(self, bound: Bound) -> Self:
+        """Return this storage with the remote that a file is at: itself, unless the file is at one
+        of the previous remotes.
+
+        It is the storage itself for a file at another place, too, which ``RemoteChanged`` reports.
+        """
+        if self._whole is not None:
+            return self._whole.with_remote_of(bound)
+        if not self.sides.previous:
+            return self
+        digest = bindings.digest_of(self.alias, bound.place)
+        if digest in {None, bindings.UNKNOWN, self.remote_place.digest}:
+            return self
+        previous = map(self._with_remote, self.sides.previous)
+        return next((each for each in previous if each.remote_place.digest == digest), self)
+
+    @property
+    def other_place(self) -> int | None:
+        """The digest of its remote's place, if new files are not uploaded there; else None."""
+        return None if self._whole is None else self.remote_place.digest
+
+    @property
+    def with_each_remote(self) -> list[Self]:
+        """This storage, and then this storage with each of its previous remotes as its remote."""
+        if self._whole is not None:
+            return self._whole.with_each_remote
+        return [self, *map(self._with_remote, self.sides.previous)]
+
+    def _with_remote(self, side: Side) -> Self:
+        """Return a storage of the same alias, which is not registered as one of its own."""
+        alias = self.alias
+        other: Self = object.__new__(type(self))
+        vars(other).update(vars(self))
+        other._alias = alias
+        other._whole = self
+        other.sides = replace(self.sides, remote=side, previous=())
+        other._options = {**self._options, "uploader": None}
+        return other
 
     @property
     def has_fixed_place(self) -> bool:

@@ -20,6 +20,7 @@ from ..remotes.places import Place
 from ..serving import links
 from .advising import advised
 from .composition import ComposedStorage
+from .routes import Route
 
 BULK = 500  # names in one query
 # What a query raises in async code, in a broken transaction, and if the database is down
@@ -38,7 +39,7 @@ class LocatingStorage(ComposedStorage):
 
     def using_remote(self, name: Name) -> bool:
         """Return whether reads of this name go to the remote."""
-        return self.get_storage(name) is self.remote
+        return self.get_storage(name) is not self.local
 
     def using_local(self, name: Name) -> bool:
         """Return whether reads of this name go to the local storage."""
@@ -70,32 +71,37 @@ class LocatingStorage(ComposedStorage):
     def _entry(self, name: StoredName) -> Entry | None:
         return ledger().entry(self.alias, name.text) if name.can_be_recorded else None
 
-    def _settled_entry(self, name: StoredName) -> Entry | str | None:
-        """Return the name on the remote if the cache has it, else the ledger's entry."""
+    def _settled_entry(self, name: StoredName) -> Entry | Route | None:
+        """Return where the cache says that the file is, else the ledger's entry."""
         if not name.can_be_recorded:
             return None
-        place = self.remote_place
-        if remembered := self._routes.remote_name(name.text, place.digest):
+        if remembered := self._routes.find(name.text, self._places):
             return remembered
         entry = self._entry(name)
-        if entry and not self._is_elsewhere(name.text, entry, place) and entry.is_transferred:
-            self._routes.remember(name.text, entry.remote_name, place.digest)
+        if entry and entry.is_promoted:
+            place = self.with_remote_of(entry).remote_place
+            if not self._is_elsewhere(name.text, entry, place) and entry.is_transferred:
+                self._routes.remember(name.text, Route(entry.remote_name, place.digest))
         return entry
+
+    @property
+    def _places(self) -> list[int]:
+        """The digests of the places at which readers find files."""
+        return [each.remote_place.digest for each in self.with_each_remote]
 
     def _is_elsewhere(self, name: str, entry: Entry, place: Place) -> bool:
         """Return whether a file's URL is one of another place than its own; log the first one."""
-        if not (entry.is_promoted and bindings.is_elsewhere(self.alias, entry, place)):
+        if not bindings.is_elsewhere(self.alias, entry, place):
             return False
         bindings.warn_once(self.alias, name, entry, place)
         return True
 
-    def _route(self, name: StoredName, found: Entry | str | None) -> tuple[Storage, str]:
+    def _route(self, name: StoredName, found: Entry | Route | None) -> tuple[Storage, str]:
         """Return the storage that serves a name, and the file's name there."""
-        if isinstance(found, str):
-            return self.remote, found
+        if isinstance(found, Route) or (found and found.is_promoted):
+            return self.with_remote_of(found).remote, found.remote_name
         if found:
-            is_remote = found.is_promoted
-            return (self.remote, found.remote_name) if is_remote else (self.local, name.text)
+            return self.local, name.text
         # A name that predates the ledger
         is_remote = name.can_be_recorded and not self._may_be_local(name.text)
         return (self.remote if is_remote else self.local), name.text
@@ -121,8 +127,6 @@ class LocatingStorage(ComposedStorage):
                 return self.stable_url(stored.text, kwargs.get("expire"))
             return links.signed(self.alias, stored.text, kwargs["expire"], None)
         found = self._entry_for_url(stored)
-        if isinstance(found, str):
-            return self.remote.url(found, **kwargs)
         return self._url_on(found, *self._route(stored, found), **kwargs)
 
     @advised
@@ -144,30 +148,33 @@ class LocatingStorage(ComposedStorage):
         if self.has_stable_urls:
             return {name: self.url(stored.text) for name, stored in given.items()}
         known = {stored.text for stored in given.values() if stored.can_be_recorded}
-        place = self.remote_place
-        found: dict[str, Entry | str] = dict(self._routes.remote_names(known, place.digest))
+        found: dict[str, Entry | Route] = dict(self._routes.find_many(known, self._places))
         asked = sorted(known - set(found))
         with suppress(*NO_ANSWER):
             for start in range(0, len(asked), BULK):
                 entries = ledger().entries(self.alias, asked[start : start + BULK])
                 found.update(entries)
                 for name, entry in entries.items():
-                    self._is_elsewhere(name, entry, place)
+                    if entry.is_promoted:
+                        place = self.with_remote_of(entry).remote_place
+                        self._is_elsewhere(name, entry, place)
         return {
             name: self._url_on(entry, *self._route(stored, entry))
             for name, stored in given.items()
             for entry in (found.get(stored.text),)
         }
 
-    def _entry_for_url(self, name: StoredName) -> Entry | str | None:
+    def _entry_for_url(self, name: StoredName) -> Entry | Route | None:
         """Return where the file is; None if the ledger cannot be asked, as for an unknown name."""
         try:
             return self._settled_entry(name)
         except NO_ANSWER:
             return None
 
-    def _url_on(self, found: Entry | str | None, storage: Storage, name: str, **kwargs: Any) -> str:
-        if storage is self.remote:
+    def _url_on(
+        self, found: Entry | Route | None, storage: Storage, name: str, **kwargs: Any
+    ) -> str:
+        if storage is not self.local:
             # Some storages accept more arguments; S3Storage accepts an expiry.
             return storage.url(name, **kwargs)
         if self.url_mode != "signed" or not StoredName.of(name).can_be_recorded:
@@ -176,5 +183,5 @@ class LocatingStorage(ComposedStorage):
         return links.signed(self.alias, name, lifetime, _version_of(found))
 
 
-def _version_of(found: Entry | str | None) -> links.Version | None:
+def _version_of(found: Entry | Route | None) -> links.Version | None:
     return links.Version(found.pk, found.generation) if isinstance(found, Entry) else None

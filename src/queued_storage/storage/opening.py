@@ -57,7 +57,15 @@ class Opening:
     def _opened_without_row(self) -> File:
         with contextlib.suppress(*NOT_THERE):
             return self.storage.local.open(self.name, self.mode)
-        return opening.opened(self.storage.remote, self.name, self.mode)
+        return self._opened_on_any_remote()
+
+    def _opened_on_any_remote(self) -> File:
+        """Open a file that the ledger does not know, on the first remote that has it."""
+        *others, last = (each.remote for each in self.storage.with_each_remote)
+        for remote in others:
+            with contextlib.suppress(FileNotFoundError):
+                return opening.opened(remote, self.name, self.mode)
+        return opening.opened(last, self.name, self.mode)
 
     def _opened_locally(self, entry: Entry) -> File | None:
         """Return the local copy, or None if there is none.
@@ -89,20 +97,19 @@ class Opening:
     def _opened_away(self, entry: Entry) -> File:
         """Open the copy that is not on this host's local storage."""
         if entry.is_promoted:
-            storage = self.storage
+            storage = self.storage.with_remote_of(entry)
             bindings.require_same(storage.alias, self.name, entry, storage.remote_place)
-            cached = self._opened_from_cache(entry)
-            return cached or opening.opened(self.storage.remote, entry.remote_name, self.mode)
+            cached = self._opened_from_cache(entry, storage.uploader)
+            return cached or opening.opened(storage.remote, entry.remote_name, self.mode)
         if entry.is_local and not entry.is_here:
             return self._opened_on_other_host(entry)
         raise local_file_missing(self.storage, self.name)
 
-    def _opened_from_cache(self, entry: Entry) -> File | None:
+    def _opened_from_cache(self, entry: Entry, uploader: Uploader) -> File | None:
         """Return the copy in the read cache, filled if need be; None without a cache."""
         row = ledger().filter(pk=entry.pk).first() if settings.read_cache else None
         if row is None or not row.is_remote:
             return None
-        uploader: Uploader = self.storage.uploader
         copy = readcache.opened(row, lambda: uploader.read_back(row.remote_name))
         if copy is None or "b" in self.mode:
             return copy

@@ -1,8 +1,8 @@
-"""Tells whether the two sides of a queued storage lead to one place."""
+"""Tells whether two sides of a queued storage lead to one place."""
 
 from collections.abc import Iterator
 from enum import Enum, auto
-from itertools import product
+from itertools import combinations, product
 from typing import NamedTuple
 
 from ..remotes.classes import LIBRARY
@@ -34,20 +34,21 @@ class Clash(NamedTuple):
 
 
 def clash_of(sides: Sides) -> Clash | None:
-    """Return how the final places of the two sides are connected; None if they are two places.
+    """Return how the final places of two sides are connected; None if all are different places.
 
     The final places of a queued storage are those of its own sides. No request is made, and no
     library is imported that this does not need.
     """
     try:
-        local, remote = (list(_final_sides(side, (sides,))) for side in sides)
+        finals = [list(_final_sides(side, (sides,))) for side in sides]
     except _Circle as circle:
         return Clash(
             Kind.CIRCLE,
             f"{circle.side.name}={circle.side.given!r} leads back to this storage, so a file "
             f"would be uploaded to itself.",
         )
-    return next(filter(None, (_compare(*pair) for pair in product(local, remote))), None)
+    pairs = (pair for two in combinations(finals, 2) for pair in product(*two))
+    return next(filter(None, (_compare(*pair) for pair in pairs)), None)
 
 
 def place_of_side(side: Side) -> Place:
@@ -55,7 +56,7 @@ def place_of_side(side: Side) -> Place:
     inner = getattr(side.storage, "sides", None)
     if not isinstance(inner, Sides):
         return place_of(side.storage)
-    finals = [place_of(each.storage) for each in _final_sides(side, ())]
+    finals = [place_of(each.storage) for each in _present_sides(side)]
     if not all(place.digest for place in finals):
         return Place(QUEUED, "", only=id(side.storage))
     return Place(QUEUED, " and ".join(place.description for place in finals))
@@ -63,7 +64,7 @@ def place_of_side(side: Side) -> Place:
 
 def is_fixed(side: Side) -> bool:
     """Return whether the place of a side is certainly the same in every thread."""
-    return all(has_fixed_place(each.storage) for each in _final_sides(side, ()))
+    return all(has_fixed_place(each.storage) for each in _present_sides(side))
 
 
 class _Circle(Exception):
@@ -73,14 +74,30 @@ class _Circle(Exception):
 
 
 def _final_sides(side: Side, around: tuple[Sides, ...]) -> Iterator[Side]:
-    inner = None if _is_of_library(side) else getattr(side.storage, "sides", None)
-    if not isinstance(inner, Sides):
+    inner = _inner_of(side)
+    if inner is None:
         yield side
         return
     if any(inner is each for each in around):
         raise _Circle(side)
     for each in inner:
         yield from _final_sides(each, (*around, inner))
+
+
+def _present_sides(side: Side) -> Iterator[Side]:
+    """Yield the final sides that new files get to: a storage is at one place while files are moved
+    there from previous remotes."""
+    inner = _inner_of(side)
+    if inner is None:
+        yield side
+        return
+    for each in (inner.local, inner.remote):
+        yield from _present_sides(each)
+
+
+def _inner_of(side: Side) -> Sides | None:
+    inner = None if _is_of_library(side) else getattr(side.storage, "sides", None)
+    return inner if isinstance(inner, Sides) else None
 
 
 def _compare(one: Side, other: Side) -> Clash | None:
@@ -92,17 +109,22 @@ def _compare(one: Side, other: Side) -> Clash | None:
     if are_apart(*places):
         return None
     first, second = (place.description for place in places)
+    names = f"{one.name} and {other.name}"
     if same_place(*places):
         return Clash(
             Kind.SAME,
-            f"local and remote point to the same location, {first!r}: evicting the local copy "
-            f"would delete the only copy.",
+            f"{names} point to the same location, {first!r}: {_danger(one)} would delete the only "
+            f"copy.",
         )
     return Clash(
         Kind.INSIDE,
-        f"one of the locations of local and remote contains the other ({first!r} and {second!r}), "
+        f"one of the locations of {names} contains the other ({first!r} and {second!r}), "
         f"so a file of one may be taken for a file of the other.",
     )
+
+
+def _danger(one: Side) -> str:
+    return "evicting the local copy" if one.name == "local" else "removing the old one"
 
 
 def _is_of_library(side: Side) -> bool:

@@ -60,7 +60,8 @@ class ReadableStorage(LocatingStorage):
         if presence.exists(self.local, stored.text):
             return True
         is_asked = self.asks_for_unknown and stored.can_be_recorded
-        return bool(is_asked and self.uploader.exists(stored.text))
+        remotes = self.with_each_remote if is_asked else []
+        return any(each.uploader.exists(stored.text) for each in remotes)
 
     def _open_for_reading(self, name: StoredName, mode: str) -> File:
         return Opening(self, name, mode).file()
@@ -100,7 +101,11 @@ class ReadableStorage(LocatingStorage):
             return fact.from_storage(self.local, name)
         if not self.asks_for_unknown:
             raise FileNotFoundError(f"The ledger has no file {name!r} of {self.alias!r}.")
-        return fact.from_storage(self.remote, name)
+        *others, last = (each.remote for each in self.with_each_remote)
+        for remote in others:
+            with contextlib.suppress(FileNotFoundError):
+                return fact.from_storage(remote, name)
+        return fact.from_storage(last, name)
 
     def _fact_of_entry(self, name: str, entry: Entry, fact: Fact) -> Any:
         """Ask the local copy; without one the ledger, and at last the remote."""
@@ -116,8 +121,9 @@ class ReadableStorage(LocatingStorage):
             return recorded
         if not entry.is_promoted:
             raise local_file_missing(self, name)
-        bindings.require_same(self.alias, name, entry, self.remote_place)
-        return fact.from_storage(self.remote, entry.remote_name)
+        its = self.with_remote_of(entry)
+        bindings.require_same(self.alias, name, entry, its.remote_place)
+        return fact.from_storage(its.remote, entry.remote_name)
 
     # Paths
 
@@ -187,10 +193,11 @@ class ReadableStorage(LocatingStorage):
 
     @advised
     def listdir(self, path: Name) -> tuple[list[str], list[str]]:
-        """List the directories and files of both storages; asks the remote."""
+        """List the directories and files of all storages; asks the remotes."""
         if str(path).startswith("/"):
             path = self._stored(path).text
-        return Listing(self.alias, path).read(self.local, self.remote)
+        remotes = (each.remote for each in self.with_each_remote)
+        return Listing(self.alias, path).read(self.local, *remotes)
 
 
 def _directory_for(file: File) -> tempfile.TemporaryDirectory[str]:

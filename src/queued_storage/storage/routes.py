@@ -3,9 +3,9 @@
 import hashlib
 import re
 from binascii import b2a_base64
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from django.core.cache import BaseCache, InvalidCacheBackendError, caches
 from django.core.cache.backends.locmem import LocMemCache
@@ -18,6 +18,13 @@ PER_PROCESS_TIMEOUT = 5  # seconds that a process may trust an entry another one
 MARK_TIMEOUT = 60  # seconds; longer than a reader takes from its query to remember()
 _UNSETTLED = ""
 _SAFE = re.compile(r"[!-~]{1,100}")  # memcached allows no other characters, and few of them
+
+
+class Route(NamedTuple):
+    """Where a transferred file is."""
+
+    remote_name: str
+    place: int  # the digest
 
 
 class Routes:
@@ -36,31 +43,30 @@ class Routes:
         """Return the cache key of a name."""
         return _key(self._alias, self._prefix, name)
 
-    def remote_name(self, name: str, place: int) -> str | None:
-        """Return the name on the remote at this place; None if it is not remembered."""
+    def find(self, name: str, places: Collection[int]) -> Route | None:
+        """Return where the file is, if that is remembered, and one of these places."""
         found = _ask(_get, _key(self._alias, self._prefix, name))
-        return self._name_at(place, name, found) if found else None
+        return self._read(places, name, found) if found else None
 
-    def remote_names(self, names: Iterable[str], place: int) -> dict[str, str]:
+    def find_many(self, names: Iterable[str], places: Collection[int]) -> dict[str, Route]:
         keys = {self.key(name): name for name in names}
         found = _ask(lambda cache: cache.get_many(keys)) or {}
-        routes = {keys[key]: self._name_at(place, keys[key], found[key]) for key in found}
-        return {name: remote_name for name, remote_name in routes.items() if remote_name}
+        routes = {keys[key]: self._read(places, keys[key], found[key]) for key in found}
+        return {name: route for name, route in routes.items() if route}
 
-    def _name_at(self, place: int, name: str, found: object) -> str | None:
+    def _read(self, places: Collection[int], name: str, found: object) -> Route | None:
         """Return what ``remember()`` wrote; a task of the ancestor's sets the key to True."""
         match found:
-            case [str(remote_name), int(its_place)] if its_place == place:
-                return remote_name
+            case [str(remote_name), int(place)] if place in places:
+                return Route(remote_name, place)
             case [str(), int()]:
                 self.forget(name)  # otherwise the present place could not be remembered
         return None
 
-    def remember(self, name: str, remote_name: str, place: int) -> None:
-        """Remember a file that was transferred to this place, unless a mark says that it was just
-        changed."""
-        key, route = self.key(name), (remote_name, place)
-        _ask(lambda cache: cache.add(key, route, _timeout(cache)))
+    def remember(self, name: str, route: Route) -> None:
+        """Remember where a file was transferred to, unless a mark says that it was just changed."""
+        key, value = self.key(name), tuple(route)
+        _ask(lambda cache: cache.add(key, value, _timeout(cache)))
 
     def forget(self, name: str) -> None:
         """Remember nothing of the file for ``MARK_TIMEOUT`` seconds."""

@@ -1,7 +1,7 @@
 """``QueuedStorage``, the storage that projects configure."""
 
 import posixpath
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import PurePosixPath
@@ -55,6 +55,7 @@ class QueuedStorage(AsyncStorage):
         uploader: str | None = None,
         unknown: Literal["ask", "absent"] | None = None,
         url_mode: Literal["direct", "signed", "stable", "proxied"] | None = None,
+        previous: Sequence[Any] | None = None,
     ) -> None:
         super().__init__(
             local=local,
@@ -69,6 +70,7 @@ class QueuedStorage(AsyncStorage):
             uploader=uploader,
             unknown=unknown,
             url_mode=url_mode,
+            previous=previous,
         )
 
     def __repr__(self) -> str:

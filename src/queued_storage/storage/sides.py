@@ -1,8 +1,8 @@
-"""The local or the remote storage, as the options describe it."""
+"""The storages behind a queued one, as its options describe them."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
 from django.core.files.storage import Storage, storages
@@ -19,9 +19,9 @@ RENAMED = {
 
 @dataclass
 class Side:
-    """How one of the two storages is made."""
+    """How one of the storages is made."""
 
-    name: str  # "local" or "remote": the option
+    name: str  # "local", "remote" or "previous": the option
     given: Any  # an alias of STORAGES, a dotted path, a class, a dict, or a storage
     args: tuple[Any, ...]
     options: dict[str, Any]
@@ -133,17 +133,26 @@ class Side:
             ) from error
 
 
-class Sides(NamedTuple):
-    """The two storages behind one."""
+@dataclass(frozen=True)
+class Sides:
+    """The storages behind one."""
 
     local: Side
     remote: Side
+    previous: tuple[Side, ...] = ()  # remotes that have files which were not moved yet
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any], owner: str) -> "Sides":
         return cls(
-            Side.from_options("local", options, owner), Side.from_options("remote", options, owner)
+            Side.from_options("local", options, owner),
+            Side.from_options("remote", options, owner),
+            tuple(_previous_sides(options)),
         )
+
+    def __iter__(self) -> Iterator[Side]:
+        yield self.local
+        yield self.remote
+        yield from self.previous
 
     def storages(self) -> tuple[Storage, Storage]:
         """Return both storages; raise ``ImproperlyConfigured`` if one cannot be made."""
@@ -157,6 +166,16 @@ class Sides(NamedTuple):
         return self.local.can_be_told_from(other.local) and self.remote.can_be_told_from(
             other.remote
         )
+
+
+def _previous_sides(options: Mapping[str, Any]) -> Iterator[Side]:
+    given = options.get("previous") or ()
+    if not isinstance(given, list | tuple):
+        raise ImproperlyConfigured(
+            f"previous must be a list of remotes, such as [{given!r}], not {given!r}."
+        )
+    for each in given:
+        yield Side("previous", each, (), {})
 
 
 def _shows_what_it_is(spec: Any) -> bool:

@@ -17,6 +17,7 @@ from ..exceptions import (
 from ..files import presence, successors
 from ..files.stamps import Stamp
 from ..files.streams import checksum_of
+from ..ledger.copies import CopyState, copies, exchange
 from ..ledger.models import QueuedFile
 from ..ledger.states import Content, State
 from ..uploaders import Uploader
@@ -75,12 +76,23 @@ class Attempt:
             if not ledger.bind(row, place.digest):
                 self.lease.lose()
             row.place = place.digest
+        elif len(self.storage.with_each_remote) > 1:
+            self._leave_previous_places()
         try:
             destinations.require_same_place(self.storage, row)
         except RemoteChanged:
             if row.is_tried:
                 ledger.release_remote_name(row)
             raise
+
+    def _leave_previous_places(self) -> None:
+        """Upload new content to the present remote; what lies elsewhere is of no use then."""
+        storage, row = self.storage, self.row
+        copies().of(row).exclude(place=storage.remote_place.digest).discard()
+        if storage.with_remote_of(row) is not storage:
+            place = storage.remote_place.digest
+            if not exchange(row, place, left_as=CopyState.REMOVING):
+                raise TransferError(f"Another worker is removing a copy of {row.name!r}.")
 
     def _run_task(self) -> Outcome:
         local, remote = self.parts.local, self.parts.remote

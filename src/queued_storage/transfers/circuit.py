@@ -56,7 +56,7 @@ class Failure(NamedTuple):
 
 
 class Circuit:
-    """What this process has lately seen of the remote of one storage.
+    """What this process has lately seen of one remote of a storage.
 
     A file never decides whether the remote is closed: it may be one that no remote takes. If there
     is a suspicion, a small write of our own decides.
@@ -67,8 +67,9 @@ class Circuit:
     are.
     """
 
-    def __init__(self, alias: str) -> None:
+    def __init__(self, alias: str, place: int | None = None) -> None:
         self._alias = alias
+        self._place = place  # of a remote that new files are not uploaded to
         self._lock = threading.Lock()  # held during a trial, whose result the others wait for
         self._failed: dict[int, Failure] = {}  # in a row
         self._succeeded_at = -QUIET
@@ -101,7 +102,7 @@ class Circuit:
                 self._take_back()
                 return Verdict(Fate.CLOSED)
             is_own = self._is_own(row, diagnosis, failed_at)
-        if gates.is_closed(self._alias):
+        if gates.is_closed(self._alias, self._place):
             self.take_back_if_closed()
             return Verdict(Fate.CLOSED)
         asked = min(diagnosis.retry_after or 0.0, RETRY_AFTER_MAX)
@@ -122,13 +123,13 @@ class Circuit:
         with self._lock:
             if failure := self._failed.get(pk):
                 self._failed[pk] = failure._replace(is_counted=is_counted)
-            elif gates.is_closed(self._alias):
+            elif gates.is_closed(self._alias, self._place):
                 ledger().undo_failures({pk: is_counted})
 
     def take_back_if_closed(self) -> None:
         """Take back what failed here before any process found the remote closed."""
         with self._lock:
-            if self._failed and gates.is_closed(self._alias):
+            if self._failed and gates.is_closed(self._alias, self._place):
                 self._take_back()
 
     def _take_back(self) -> None:
@@ -152,7 +153,7 @@ class Circuit:
         self, storage: TransferringStorage, diagnosis: Diagnosis, error: BaseException
     ) -> bool:
         gates.forget()
-        if gates.is_closed(self._alias):
+        if gates.is_closed(self._alias, self._place):
             return True
         was_just_tried = time.monotonic() - self._tried_at < TRIAL_EVERY
         if was_just_tried and self._proved_at is not None:
@@ -230,13 +231,14 @@ def _sides(storage: TransferringStorage) -> list[Storage]:
     return [storage.local, storage.remote]
 
 
-_circuits: dict[str, Circuit] = {}
+_circuits: dict[tuple[str, int | None], Circuit] = {}
 after_fork(_circuits.clear)
 
 
-def circuit_of(alias: str) -> Circuit:
-    """Return what this process knows of the remote of a storage."""
-    return _circuits.setdefault(alias, Circuit(alias))
+def circuit_of(alias: str, place: int | None = None) -> Circuit:
+    """Return what this process knows of the present remote of a storage, or of one at a place."""
+    key = alias, place
+    return _circuits.get(key) or _circuits.setdefault(key, Circuit(*key))
 
 
 def reset() -> None:

@@ -62,10 +62,11 @@ def has_moved(storage: TransferringStorage, row: QueuedFile) -> Place | None:
     no need to, or if this may be wrong.
 
     Nothing of the file may lie anywhere, and the place must be that of all threads: otherwise those
-    who saved the file may not find it there.
+    who saved the file may not find it there. It is, if the file's own place is a previous one.
     """
     was_sent = row.remote_name or (row.unconfirmed and not row.is_tried)
-    if was_sent or not storage.has_fixed_place:
+    was_switched = storage.with_remote_of(row) is not storage
+    if was_sent or not (was_switched or storage.has_fixed_place):
         return None
     place = storage.remote_place
     return place if bindings.is_elsewhere(row.alias, row, place) else None

@@ -14,7 +14,7 @@ from ..ledger.database import ledger
 from ..ledger.models import QueuedFile
 from ..ledger.supervision import Supervision
 from ..runtime import ending, hung
-from . import destinations, filling, lanes, leases, watching
+from . import destinations, disposal, filling, lanes, leases, watching
 from .gates import gates
 from .lanes import Lane, guarded
 from .solitude import ALONE_MAX, solitude
@@ -232,11 +232,12 @@ class Executor:
             if rows and any(lane.has_room for lane in self._lanes.values()):
                 self._next_search = 0.0
         guarded(partial(self._clear_suspects, aliases))
-        guarded(partial(filling.fill_a_little, self._may_fill))
+        guarded(partial(filling.fill_a_little, self._has_time))
+        guarded(partial(disposal.dispose_a_little, self._has_time))
         if not rows:
             close_old_connections()
 
-    def _may_fill(self) -> bool:
+    def _has_time(self) -> bool:
         return not self._is_stopping() and not self._notified and self._phase is not Phase.FINDING
 
     def _open_aliases(self) -> list[str]:

@@ -15,8 +15,8 @@ from ..ledger.models import QueuedFile
 from ..ledger.names import COMPONENT_MAX_BYTES
 from ..ledger.states import Sending
 from ..uploaders import Uploader
+from .claims import UploadClaim
 from .copies import Likeness, likeness
-from .leases import Lease
 from .owners import Others
 from .writers import PlaceMarker
 
@@ -50,7 +50,7 @@ class Naming:
         self,
         remote: Storage,
         uploader: Uploader,
-        lease: Lease,
+        lease: UploadClaim,
         outgoing: MeasuredFile,
         marker: PlaceMarker,
         *,

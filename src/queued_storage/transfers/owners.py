@@ -10,6 +10,7 @@ from django.core.files.storage import Storage
 from django.db.models import Q
 
 from ..ledger.aliases import storages_in_use
+from ..ledger.copies import at_copy, copies
 from ..ledger.database import ledger
 from ..ledger.models import QueuedFile
 from ..ledger.states import State
@@ -87,17 +88,21 @@ class ClaimedObjects:
         renamed = ledger().filter(alias__in=self._neighbors.aliases).with_other_remote_name()
         self._renamed = renamed
         self._has_renamed = renamed.exists()  # saves a query for each batch
+        self._copies = copies().filter(file__alias__in=self._neighbors.aliases)
+        self._has_copies = self._copies.exists()
 
     def among(self, names: Collection[str]) -> set[str]:
         """Return those of a few names whose objects are another file's."""
         taken = set(self._neighbors.rows(names))
-        if not self._has_renamed:
+        if not (self._has_renamed or self._has_copies):
             return taken
         wanted = {(self._alias, name): name for name in names}
         for name in names:
             wanted.update(dict.fromkeys(self._neighbors.names(name), name))
         renamed = self._renamed.filter(remote_name__in={theirs for _alias, theirs in wanted})
-        keys = renamed.values_list("alias", "remote_name")
+        keys = set(renamed.values_list("alias", "remote_name"))
+        further = self._copies.with_object({theirs for _alias, theirs in wanted})
+        keys |= {(copy.file.alias, copy.object_name) for copy in further}
         return taken | {wanted[key] for key in keys if key in wanted}
 
 
@@ -119,7 +124,10 @@ class Others:
     def have_under_any_name(self, name: str) -> bool:
         """Do the same for all files, those of this storage included; this may read all rows."""
         wanted = dict(self._neighbors.names(name)) | {self._row.alias: name}
-        rows = ledger().exclude(pk=self._row.pk).with_object({name, *wanted.values()})
+        names = {name, *wanted.values()}
+        rows = ledger().exclude(pk=self._row.pk).with_object(names)
+        further = copies().exclude(file=self._row.pk).with_object(names)
+        rows += [at_copy(copy.file, copy) for copy in further]
         return self._matter(row for row in rows if self._has(row, name, wanted))
 
     def _has(self, row: QueuedFile, name: str, wanted: dict[str, str]) -> bool:

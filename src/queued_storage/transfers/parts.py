@@ -1,12 +1,14 @@
 """What a transfer needs of the storage that a file belongs to."""
 
 from collections.abc import Callable
-from typing import NamedTuple, Protocol, cast
+from typing import NamedTuple, Protocol, Self, cast
 
 from django.core.files.storage import Storage
 
 from ..ledger.aliases import storage_for
+from ..ledger.bindings import Bound
 from ..ledger.models import QueuedFile
+from ..ledger.states import State
 from ..remotes.places import Place
 from ..tasks import Transfer
 from ..uploaders import Uploader
@@ -58,6 +60,18 @@ class TransferringStorage(Protocol):
     def has_fixed_place(self) -> bool:
         """Whether that place is certainly the same in every thread."""
 
+    def with_remote_of(self, bound: Bound) -> Self:
+        """Return this storage with the remote that a file is at: itself, unless the file is at one
+        of the previous remotes."""
+
+    @property
+    def other_place(self) -> int | None:
+        """The digest of its remote's place, if new files are not uploaded there; else None."""
+
+    @property
+    def with_each_remote(self) -> list[Self]:
+        """This storage, and then this storage with each of its previous remotes as its remote."""
+
     def require_two_places(self) -> None:
         """Raise ``ImproperlyConfigured`` if the two sides lead to one place."""
 
@@ -69,10 +83,18 @@ class TransferringStorage(Protocol):
 storage_of = cast(Callable[[str, str], TransferringStorage], storage_for)
 
 
+def storage_at(row: QueuedFile) -> TransferringStorage:
+    """Return the storage of a row with the remote that is to be worked at: the one that the file
+    is at, or the one that it is uploaded to."""
+    storage = storage_of(row.alias, row.task)
+    is_at_its_own = row.object_name and row.state != State.TRANSFERRING
+    return storage.with_remote_of(row) if is_at_its_own else storage
+
+
 def sides_of(row: QueuedFile) -> list[Storage]:
     """Return the local and the remote storage of a row, or nothing if one cannot be made."""
     try:
-        storage = storage_of(row.alias, row.task)
+        storage = storage_at(row)
         return [storage.local, storage.remote]
     except Exception:
         return []

@@ -16,7 +16,7 @@ from ..ledger.states import State
 from ..remotes.faults import Diagnosis, Fault
 from ..reporting.reasons import reason
 from . import announcing, circuit, leases, trials, work
-from .gates import gates, is_configured
+from .gates import gates, is_known, storage_with
 from .parts import TransferringStorage, storage_of
 from .trials import Result
 
@@ -30,7 +30,7 @@ def probe_due() -> None:
     """Probe the closed remotes of this process whose next probe is due, unless another process
     does."""
     for remote in remotes().probed():
-        if remote.alias in gates.closed():
+        if (remote.alias, remote.digest) in gates.closed_places():
             probe(remote)
 
 
@@ -79,7 +79,7 @@ def probe(remote: Remote, *, even_early: bool = False) -> bool:
         return False
     if ledger().filter(alias=remote.alias).probes().exists():
         return False
-    storage = storage_of(remote.alias, "")
+    storage = storage_with(remote)
     try:
         answer = _find_out(storage, remote, by_all=even_early)
     except Exception as mistake:  # such as a remote that cannot be made any more
@@ -106,6 +106,8 @@ def _find_out(storage: TransferringStorage, remote: Remote, *, by_all: bool) -> 
     A remote that refuses is probed once, in turn in both ways; one that could not be reached may be
     probed in both if it answers again. ``by_all`` is for one that somebody waits for.
     """
+    if storage.other_place is not None:
+        return _try_out(storage)
     is_refused = remote.state == RemoteState.REFUSED
     is_by_file = remote.is_probed_by_files or remote.probes % 2 == 0
     if is_refused and is_by_file and not by_all and (answer := _try_file(storage, remote)):
@@ -124,6 +126,15 @@ def _find_out(storage: TransferringStorage, remote: Remote, *, by_all: bool) -> 
         return denied
     answer = _try_file(storage, remote)
     return denied if answer is None or answer.error else answer
+
+
+def _try_out(storage: TransferringStorage) -> Answer:
+    """Find out whether a remote works that no file is uploaded to. Without an answer it is opened,
+    since only what is done there can tell."""
+    trial = trials.try_out(storage)
+    if trial.error is None:
+        return WORKS
+    return _failure(storage.uploader.diagnose(trial.error, 0), trial.error)
 
 
 def _failure(diagnosis: Diagnosis, error: BaseException) -> Answer:
@@ -203,7 +214,7 @@ def _any_of(files: QueuedFileQuerySet) -> QueuedFileQuerySet:
 def _open(storage: TransferringStorage, remote: Remote) -> bool:
     has_opened = bool(remotes().filter(pk=remote.pk).reopen(HOLD))
     gates.forget()
-    circuit.circuit_of(remote.alias).succeeded()
+    circuit.circuit_of(remote.alias, storage.other_place).succeeded()
     if has_opened:
         _tell(storage, remote, remote)
     return has_opened
@@ -211,9 +222,9 @@ def _open(storage: TransferringStorage, remote: Remote) -> bool:
 
 def finish_openings() -> None:
     """Finish what processes have begun that died right after they opened a remote."""
-    for remote in filter(is_configured, remotes().opening()):
+    for remote in filter(is_known, remotes().opening()):
         if remotes().filter(pk=remote.pk).take_opening(HOLD):
-            _tell(storage_of(remote.alias, ""), remote, None)
+            _tell(storage_with(remote), remote, None)
 
 
 def _tell(storage: TransferringStorage, remote: Remote, before: Remote | None) -> None:

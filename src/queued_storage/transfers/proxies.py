@@ -13,8 +13,8 @@ from ..files.stamps import Stamp
 from ..files.streams import MeasuredFile, Saved
 from ..ledger.states import Content
 from ..uploaders import Uploader
+from .claims import UploadClaim
 from .copies import Upload
-from .leases import Lease
 from .naming import Naming
 from .writers import PlaceMarker
 
@@ -22,7 +22,7 @@ from .writers import PlaceMarker
 class StorageProxy:
     """A storage that treats the file of this transfer in its own way, and passes on the rest."""
 
-    def __init__(self, storage: Storage, lease: Lease) -> None:
+    def __init__(self, storage: Storage, lease: UploadClaim) -> None:
         self.storage = storage
         self._lease = lease
 
@@ -93,7 +93,7 @@ class RemoteProxy(StorageProxy):
     )
 
     def __init__(
-        self, storage: Storage, lease: Lease, uploader: Uploader, marker: PlaceMarker
+        self, storage: Storage, lease: UploadClaim, uploader: Uploader, marker: PlaceMarker
     ) -> None:
         super().__init__(storage, lease)
         uploader.progress = lease.progress

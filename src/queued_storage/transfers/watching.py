@@ -19,7 +19,7 @@ from ..runtime import hung
 from ..runtime.forks import ForkSafeLock, after_fork
 from . import leases, probing
 from .circuit import circuit_of
-from .gates import gates, is_configured
+from .gates import gates, is_known
 
 SOONEST = 0.05  # seconds between two looks, at least
 ENDS_WITHIN = 2.0  # seconds for which a flush waits for the thread
@@ -76,6 +76,8 @@ class Watch(threading.Thread):
                 return None if self._ends() else 0.0
             for alias in gates.closed():
                 circuit_of(alias).take_back_if_closed()
+            for alias, place in gates.closed_places():
+                circuit_of(alias, place).take_back_if_closed()
             probing.probe_due()
             probing.finish_openings()
             return self._pause()
@@ -94,7 +96,7 @@ class Watch(threading.Thread):
 
     def _pause(self) -> float:
         """Return the seconds until the next probe of any remote is due, or the next opening."""
-        with_time = filter(is_configured, remotes().filter(next_probe_at__isnull=False))
+        with_time = filter(is_known, remotes().filter(next_probe_at__isnull=False))
         times = [remote.next_probe_at for remote in with_time if remote.next_probe_at]
         longest = settings.probe_every
         if not times:  # all are paused, or were opened meanwhile

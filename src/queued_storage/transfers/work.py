@@ -37,11 +37,11 @@ from ..reporting.spans import Span, span
 from ..runtime import ending
 from ..signals import file_deleted, file_evicted, file_transferred, transfer_failed
 from . import attempt, leases, removal
-from .circuit import Fate, Verdict, circuit_of
+from .circuit import Circuit, Fate, Verdict, circuit_of
 from .gates import gates
 from .leases import Lease
 from .outcomes import Outcome
-from .parts import TransferringStorage, sides_of, storage_of
+from .parts import TransferringStorage, sides_of, storage_at, storage_of
 from .solitude import solitude
 
 OPERATOR_DELAY = 3600.0  # seconds until a file that waits for an operator is looked at again
@@ -118,11 +118,15 @@ def _run_once(row: QueuedFile) -> tuple[Exception | None, bool]:
     """Return the exception of a failed attempt, and whether the claim was superseded."""
     with about(row), leases.keep(row) as lease:
         try:
-            storage = storage_of(row.alias, row.task)
+            storage = storage_at(row)
         except ImproperlyConfigured as error:  # a fault of this process, not of the file
             logger.error("%s", error)
             lease.ledger.postpone(row, settings.retry_delay, reason(error), count=False)
             return error, False
+        if gates.is_closed(row.alias, storage.other_place) and storage.other_place is not None:
+            text = f"The previous remote is closed: {storage.remote_place.description}."
+            lease.ledger.postpone(row, settings.probe_every, text, count=False)
+            return None, False
         return _Work(storage, row, lease).run()
 
 
@@ -237,7 +241,7 @@ class _Work:
             with self._span(step.operation) if step.operation else nullcontext():
                 self.outcome = step.action(self.storage, self.row, self.lease)
                 if self.outcome in PROOFS:
-                    circuit_of(self.row.alias).succeeded()
+                    self._circuit.succeeded()
                 consequence = CONSEQUENCES[self.outcome]
                 if consequence.message:
                     logger.info(consequence.message, self.row)
@@ -253,6 +257,10 @@ class _Work:
     def _span(self, operation: str) -> Span:
         row = self.row
         return span(operation, storage=row.alias, file=row.pk, attempt=row.attempts, bytes=row.size)
+
+    @property
+    def _circuit(self) -> Circuit:
+        return circuit_of(self.row.alias, self.storage.other_place)
 
     @property
     def _is_evicting(self) -> bool:
@@ -276,7 +284,7 @@ class _Work:
                 # Recorded first, so that another worker need not wait for a trial.
                 is_counted = self._fail(self.lease.stall())
                 self._judge(self.lease.stall())
-                circuit_of(self.row.alias).recorded(self.row.pk, is_counted=is_counted)
+                self._circuit.recorded(self.row.pk, is_counted=is_counted)
         except Exception as error:  # the lease expires
             logger.warning("A stalled attempt could not be ended: %s", reason(error))
         finally:
@@ -296,6 +304,9 @@ class _Work:
         verdict = self._verdict(error)
         if verdict.fate is Fate.CLOSED:
             logger.info("%s waits until its remote is open: %s", row, text)
+            if self.storage.other_place is not None:  # claims do not know that it is closed
+                pause = settings.probe_every
+                return bool(self.lease.ledger.postpone(row, pause, text, count=self._is_evicting))
             return bool(self.lease.ledger.undo_attempt(row))
         is_waiting = isinstance(error, OtherWriter | RemoteChanged)
         # Faults of this process, host or remote, not of the file
@@ -310,7 +321,7 @@ class _Work:
         else:
             taken = self.lease.ledger.mark_failed(row, text)
         if taken and verdict.may_be_remotes:
-            circuit_of(row.alias).recorded(row.pk, is_counted=count)
+            self._circuit.recorded(row.pk, is_counted=count)
         if not taken or is_unmounted:  # which is logged once for all files
             return bool(taken)
         self._log_failure(error, text, will_retry=will_retry)
@@ -348,7 +359,7 @@ class _Work:
 
     def _judge(self, error: BaseException) -> Verdict:
         try:
-            return circuit_of(self.row.alias).judge(self.storage, self.row, error)
+            return self._circuit.judge(self.storage, self.row, error)
         except Exception as mistake:  # the ledger is away, or the remote cannot be made
             logger.warning("The remote of %s could not be tried out: %s", self.row, reason(mistake))
             return Verdict(Fate.OWN)

@@ -6,6 +6,7 @@ from .checking import CheckRemote
 from .comparing import Orphans, Reconcile, Verify
 from .copies import AcceptLocal, Evict, Restore
 from .losses import AcceptRoot, GiveUp, Prune
+from .moving import Move
 from .remotes import Remotes
 from .status import Status
 from .transfers import Cancel, Flush, Retry, Transfer
@@ -14,6 +15,7 @@ from .working import Sweep, Worker
 VERBS: tuple[type[Verb], ...] = (  # in the order of the help
     Status,
     Remotes,
+    Move,
     Worker,
     Sweep,
     Transfer,

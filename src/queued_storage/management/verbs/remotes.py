@@ -9,7 +9,15 @@ from typing import Any
 from django.core.management.base import CommandError
 
 from ...exceptions import UnknownAlias
-from ...ledger.availability import Availability, availabilities, availability_of, sentence, waiting
+from ...ledger.availability import (
+    Availability,
+    availabilities,
+    availability_of,
+    left,
+    sentence,
+    waiting,
+)
+from ...ledger.copies import copies
 from ...operations import rebinding, remotes
 from ...operations.remotes import Probed
 from ...operations.writers import accept_writer
@@ -65,7 +73,7 @@ class Remotes(RepeatableVerb):
         if not found and not is_json:
             self.stdout.write("There is no queued storage.")
         for remote in found:
-            files = waiting(remote.alias) if remote.is_configured else 0
+            files = waiting(remote.alias) if remote.is_configured else left(remote)
             if is_json:
                 self.stdout.write_json(as_json(remote, files), default=datetime.isoformat)
             else:
@@ -78,6 +86,8 @@ class Remotes(RepeatableVerb):
             details.append(counted(files, "{} file waits", "{} files wait"))
         else:
             details.append("the storage uploads to another place now")
+            details.append(counted(files, "{} file is left", "{} files are left"))
+            details.append(counted(_copies_at(remote), "{} old copy", "{} old copies"))
         line = f"{remote.alias:<24} {remote.state:<8} {', '.join(details)}"
         self.stdout.write(line, None if remote.is_open else self.style.ERROR)
         if remote.last_error:
@@ -174,7 +184,16 @@ ACTIONS: dict[str, Callable[[Remotes, str], None]] = {
 
 def as_json(remote: Availability, files: int) -> dict[str, Any]:
     """What programs get to know of a remote that so many files wait for."""
-    return {**asdict(remote), "waiting": files}
+    found = asdict(remote)
+    del found["digest"]
+    if remote.is_configured:
+        return {**found, "waiting": files}
+    return {**found, "waiting": 0, "left": files, "copies": _copies_at(remote)}
+
+
+def _copies_at(remote: Availability) -> int:
+    """Count the further copies of files at a place."""
+    return copies().filter(file__alias=remote.alias, place=remote.digest).count()
 
 
 def _details(remote: Availability) -> list[str]:

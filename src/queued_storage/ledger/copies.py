@@ -1,0 +1,234 @@
+"""Further copies of files, at other places than their rows say."""
+
+import copy as shallow
+from collections.abc import Collection
+from typing import Any, Self
+
+from django.db import models, transaction
+from django.db.models import Q
+from django.utils.translation import gettext_lazy as _
+
+from ..conf import settings
+from .bindings import digest_of
+from .database import ledger, ledger_database
+from .models import QueuedFile
+from .rows import new_token
+from .sql.clock import DatabaseNow, UTCDateTimeField, seconds_from_now
+from .sql.outages import outlast
+from .states import Claim, Sending
+
+
+class CopyState(models.TextChoices):
+    PENDING = "pending", _("pending")  # an upload of it may have begun
+    TRANSFERRED = "transferred", _("transferred")  # verified
+    REMOVING = "removing", _("removing")  # of no use; its object is to be removed at due_at
+
+
+class Copy(models.Model):
+    """A copy of a file at another place than ``QueuedFile.place``, which has the first copy.
+
+    A copy is made and changed under the claim on its row; it is removed under a claim of its own,
+    or with the file.
+    """
+
+    State = CopyState
+
+    # A process of an earlier version, which knows no copies, cannot delete the row of a file that
+    # has some.
+    file = models.ForeignKey(
+        QueuedFile, models.DO_NOTHING, related_name="copies", verbose_name=_("file")
+    )
+    place = models.BigIntegerField(_("place"))  # the digest
+    remote_name = models.CharField(_("name on the remote"), max_length=1024, blank=True)
+    unconfirmed = models.CharField(_("unconfirmed upload"), max_length=150, blank=True)
+    state = models.CharField(
+        _("state"), max_length=16, choices=CopyState, default=CopyState.PENDING
+    )
+    verified = models.CharField(_("verified by"), max_length=16, blank=True)
+    is_kept = models.BooleanField(_("is kept"), default=False)  # by "move --drop-old"
+    attempts = models.PositiveIntegerField(_("attempts"), default=0)
+    due_at = UTCDateTimeField(_("due at"), null=True, blank=True)
+    lease_token = models.CharField(_("lease"), max_length=32, blank=True)
+    last_error = models.TextField(_("last error"), blank=True)
+
+    class Meta:
+        app_label = "queued_storage"
+        verbose_name = _("copy")
+        verbose_name_plural = _("copies")
+        default_permissions = []  # the admin shows copies with their file
+        constraints = [
+            models.UniqueConstraint(fields=["file", "place"], name="queued_storage_copy_unique")
+        ]
+        indexes = [models.Index(fields=["due_at", "place"], name="queued_storage_copy_due")]
+
+    def __str__(self) -> str:
+        return f"{self.file} at {self.place}"
+
+    @property
+    def object_name(self) -> str:
+        """The name under which the remote has the copy, or may have it; "" if it was never sent."""
+        return self.remote_name or (str(self.file.name) if self.unconfirmed else "")
+
+
+class Copies(models.QuerySet[Copy]):
+    """The verbs of copies; like those of the ledger, each is one conditional statement."""
+
+    # Filters
+
+    def of(self, row: QueuedFile) -> Self:
+        return self.filter(file=row.pk)
+
+    def at(self, row: QueuedFile, place: int) -> Self:
+        return self.filter(file=row.pk, place=place)
+
+    def under_claim(self, row: QueuedFile) -> Self:
+        """Those of the file of a claim, if the claim is valid and nobody removes them."""
+        valid = ledger().using(self.db).under_claim(Claim.of(row)).values("pk")
+        return self.filter(file__in=valid, lease_token="")
+
+    def with_object(self, names: Collection[str]) -> list[Copy]:
+        """Copies whose object has one of these names, or may have it; see ``Rows``."""
+        may_have = Q(file__name__in=names, remote_name="") & ~Q(unconfirmed="")
+        found = self.filter(Q(remote_name__in=names) | may_have).select_related("file")
+        return [copy for copy in found if copy.object_name in names]  # MySQL ignores case
+
+    # Verbs
+
+    def begin(self, row: QueuedFile, place: int) -> Copy:
+        """Return the copy of a claimed file at a place, which is pending if it is new."""
+        new: Any = Copy(file=row, place=place, state=CopyState.PENDING)
+        self.bulk_create([new], ignore_conflicts=True)
+        return self.at(row, place).get()
+
+    def reserve(self, row: QueuedFile, place: int, remote_name: str) -> int:
+        """Record the name of a copy, and that it may be there, right before it is sent."""
+        return self._change(
+            row,
+            place,
+            state=CopyState.PENDING,
+            remote_name=remote_name,
+            unconfirmed=str(Sending.of(row)),
+        )
+
+    def record(self, row: QueuedFile, place: int, remote_name: str) -> int:
+        """Record where a copy was sent, even if the file was changed since."""
+        return self.at(row, place).update(remote_name=remote_name, unconfirmed="")
+
+    def release(self, row: QueuedFile, place: int) -> int:
+        """Record that nothing was sent, or that the object is not this file's."""
+        return self.at(row, place).update(remote_name="", unconfirmed="")
+
+    def _change(self, row: QueuedFile, place: int, **columns: Any) -> int:
+        return self.under_claim(row).filter(place=place).update(due_at=None, **columns)
+
+    # Removal
+
+    def removable(self) -> Self:
+        """Those that are to be removed now."""
+        return self.filter(state=CopyState.REMOVING, due_at__lte=DatabaseNow())
+
+    def claim(self, copy: Copy) -> Copy | None:
+        """Claim a copy for its removal; None if another process did, or if it is not due."""
+        token = new_token()
+        due = self.filter(pk=copy.pk).removable()
+        if not due.update(lease_token=token, due_at=seconds_from_now(settings.lease)):
+            return None
+        return self.select_related("file").filter(pk=copy.pk, lease_token=token).first()
+
+    def postpone(self, copy: Copy, delay: float, error: str) -> int:
+        """End a claim until the next attempt in ``delay`` seconds."""
+        return self._claimed(copy).update(
+            due_at=seconds_from_now(delay),
+            lease_token="",
+            attempts=models.F("attempts") + 1,
+            last_error=error,
+        )
+
+    def drop(self, copy: Copy) -> int:
+        """Forget a copy whose object is gone."""
+        return outlast(lambda: self._claimed(copy).delete()[0], self.db)
+
+    def _claimed(self, copy: Copy) -> Self:
+        return self.filter(pk=copy.pk, lease_token=copy.lease_token)
+
+    def discard(self) -> int:
+        """Let these be removed."""
+        wanted = self.exclude(state=CopyState.REMOVING)
+        return wanted.update(state=CopyState.REMOVING, due_at=DatabaseNow(), is_kept=False)
+
+    def update(self, **columns: Any) -> int:
+        """Do the same as Django's method, despite a short outage of the database."""
+        return outlast(lambda: super(Copies, self).update(**columns), self.db)
+
+    update.alters_data = True  # type: ignore[attr-defined]  # templates must not call it
+
+
+def copies() -> Copies:
+    """All copies that the ledger knows."""
+    return Copies(Copy, using=ledger_database())
+
+
+def exchange(
+    row: QueuedFile, place: int, *, left_as: CopyState, is_kept: bool = False, **columns: Any
+) -> int:
+    """Let the copy at a place be the first one of a claimed file, and its first one a further copy.
+
+    A place without a copy gets an empty one. What lies at the old place is ``left_as`` it says;
+    nothing is left if nothing lies there. ``columns`` of the row are changed too. Return 0 if the
+    claim is void, or if another process removes the copy.
+    """
+    with transaction.atomic(using=ledger_database()):
+        new = copies().at(row, place).select_for_update().first()
+        if new and new.lease_token:
+            return 0
+        changed = (
+            ledger()
+            .under_claim(Claim.of(row))
+            .update(
+                place=place,
+                remote_name=new.remote_name if new else "",
+                unconfirmed=new.unconfirmed if new else "",
+                **columns,
+            )
+        )
+        if changed:
+            _leave(row, new, left_as, is_kept=is_kept)
+        else:
+            return 0
+    row.place = place
+    row.remote_name = new.remote_name if new else ""
+    row.unconfirmed = new.unconfirmed if new else ""
+    return changed
+
+
+def at_copy(row: QueuedFile, copy: Copy) -> QueuedFile:
+    """Return the row as if a further copy were its first one."""
+    other = shallow.copy(row)
+    other.place = copy.place
+    other.remote_name = copy.remote_name
+    other.unconfirmed = copy.unconfirmed
+    return other
+
+
+def _leave(row: QueuedFile, new: Copy | None, state: CopyState, *, is_kept: bool) -> None:
+    """Let the copy that became the first one of a file be that at its old place."""
+    old_place = digest_of(row.alias, row.place)
+    if not row.object_name or old_place is None:  # nothing lies there
+        if new:
+            copies().filter(pk=new.pk).delete()
+        return
+    columns: dict[str, Any] = {
+        "place": old_place,
+        "remote_name": row.object_name,
+        "unconfirmed": row.unconfirmed,
+        "state": state,
+        "verified": row.verified,
+        "is_kept": is_kept,
+        "attempts": 0,
+        "last_error": "",
+        "due_at": DatabaseNow() if state is CopyState.REMOVING else None,
+    }
+    if new:
+        copies().filter(pk=new.pk).update(**columns)
+    else:
+        copies().bulk_create([Copy(file_id=row.pk, **columns)])

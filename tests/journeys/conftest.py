@@ -1,0 +1,28 @@
+"""Fixtures of the journeys."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.core.files.storage import storages
+from pytest_django import Settings
+
+from tests.support.moving import Switch
+
+
+@pytest.fixture
+def switch(settings: Settings) -> Switch:
+    """Return a function that configures the remotes of the default storage and returns it."""
+    for place in ("old", "new"):
+        shutil.rmtree(Path(settings.DIRECTORY) / place, ignore_errors=True)
+    scripted = "tests.support.scripted.ScriptedStorage"
+    remotes = {each: {"BACKEND": scripted, "OPTIONS": {"place": each}} for each in ("old", "new")}
+
+    def configure(remote: str, *previous: str) -> Any:
+        options = {"local": "disk", "remote": remote, "previous": list(previous)}
+        default = {"BACKEND": "queued_storage.backends.QueuedStorage", "OPTIONS": options}
+        settings.STORAGES = settings.STORAGES | remotes | {"default": default}
+        return storages["default"]
+
+    return configure
