@@ -30,7 +30,7 @@ from .queues import BaseQueue
 from .queues.threads import stop_all
 from .reporting.logs import logger
 from .storage.results import obstacle
-from .transfers import mounting, probing, watching
+from .transfers import copying, mounting, probing, watching
 from .transfers.gates import gates
 from .transfers.work import run_claimed
 
@@ -59,6 +59,8 @@ def drain(storage: Storage | None = None, *, timeout: float = 60) -> dict[int, E
         if time.monotonic() > deadline:
             why = obstacle(ledger().filter(pk=row.pk).first() or row)
             raise TransferTimeout(f"Files are still due after {timeout} seconds.{why}")
+    for mirror in copying.open_mirrors(aliases):
+        errors |= copying.make_due(mirror, lambda: time.monotonic() > deadline)
     run_due(aliases, lambda: time.monotonic() > deadline)
     return errors
 

@@ -8,6 +8,7 @@ import pytest
 from django.core.files.storage import storages
 from pytest_django import Settings
 
+from tests.support.mirroring import Mirrored
 from tests.support.moving import Switch
 
 
@@ -21,6 +22,24 @@ def switch(settings: Settings) -> Switch:
 
     def configure(remote: str, *previous: str) -> Any:
         options = {"local": "disk", "remote": remote, "previous": list(previous)}
+        default = {"BACKEND": "queued_storage.backends.QueuedStorage", "OPTIONS": options}
+        settings.STORAGES = settings.STORAGES | remotes | {"default": default}
+        return storages["default"]
+
+    return configure
+
+
+@pytest.fixture
+def mirrored(settings: Settings) -> Mirrored:
+    """Return a function that configures the mirrors of the default storage and returns it."""
+    places = ("first", "second", "third")
+    for place in places:
+        shutil.rmtree(Path(settings.DIRECTORY) / place, ignore_errors=True)
+    scripted = "tests.support.scripted.ScriptedStorage"
+    remotes = {each: {"BACKEND": scripted, "OPTIONS": {"place": each}} for each in places}
+
+    def configure(remote: str, *mirrors: str, **more: Any) -> Any:
+        options = {"local": "disk", "remote": remote, "mirrors": list(mirrors), **more}
         default = {"BACKEND": "queued_storage.backends.QueuedStorage", "OPTIONS": options}
         settings.STORAGES = settings.STORAGES | remotes | {"default": default}
         return storages["default"]

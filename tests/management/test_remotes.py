@@ -71,6 +71,7 @@ def test_list_as_json(storage: Any) -> None:
         "probes": 0,
         "last_error": ERROR,
         "is_configured": True,
+        "is_mirror": False,
         "waiting": 1,
     }
 

@@ -25,6 +25,7 @@ from queued_storage.management.terminal import CLEAR, Lines, Terminal, printable
 from queued_storage.management.verbs import VERBS
 from queued_storage.models import QueuedFile
 from queued_storage.operations.reconciliation import REPAIRS
+from queued_storage.remotes.places import place_of
 from tests.support.scripted import ScriptedStorage, disk, make
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -42,6 +43,10 @@ ARGUMENTS: dict[str, list[list[str]]] = {
         *([], ["--json"], ["pause", f"x{ALIAS}"[:64]], ["resume", f"x{ALIAS}"[:64]]),
         *(["pause", ALIAS], ["resume", HOSTILE], ["resume", ALIAS], ["pause"], [HOSTILE]),
         *(["probe", ALIAS], ["probe", HOSTILE]),
+    ],
+    "move": [
+        *(["--storage", ALIAS], ["--storage", ALIAS, "--dry-run"], ["--storage", HOSTILE], []),
+        *(["--storage", ALIAS, "--drop-old"], ["--storage", ALIAS, "--limit-rate", HOSTILE]),
     ],
     "worker": [["--until-empty", "--poll", "0.01"]],
     "sweep": [[], ["--dry-run"], ["--storage", HOSTILE]],
@@ -92,7 +97,8 @@ class Screen(io.StringIO):
 def hostile(settings: Settings) -> Any:
     """A storage of which everything has a hostile name."""
     settings.QUEUED_STORAGE = settings.QUEUED_STORAGE | {"LOCAL_PER_HOST": True, "HOST": "me"}
-    storage = make(alias=ALIAS, remote=FarStorage())
+    previous = FarStorage("previous")
+    storage = make(alias=ALIAS, remote=FarStorage(), previous=[previous])
     now = timezone.now() - timedelta(hours=3)
     for number, state in enumerate(State.values * 2):
         is_known, is_here = number < len(State.values), number % 2
@@ -109,6 +115,14 @@ def hostile(settings: Settings) -> Any:
             transferred_at=now,
             is_local=number % 3 > 0,
         )
+    QueuedFile.objects.create(
+        alias=ALIAS,
+        name="moved" + NAME,
+        remote_name=f"gone{HOSTILE}",
+        state=State.TRANSFERRED,
+        place=place_of(previous).digest,
+        saved_at=now,
+    )
     for alias in (ALIAS, "default"):
         QueuedFile.objects.create(alias=alias, name="both" + NAME, saved_at=now)
     Remote.objects.create(

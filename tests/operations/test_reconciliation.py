@@ -2,12 +2,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from django.conf import settings
 
+from queued_storage.ledger.copies import copies
 from queued_storage.ledger.database import ledger
 from queued_storage.ledger.states import State
 from queued_storage.operations import comparison, errands, reconciliation
 from queued_storage.operations.reconciliation import REPAIRS, reconcile
-from tests.support.scripted import RenamingStorage, disk, file, make, on_disk, read, row
+from queued_storage.testing import drain
+from tests.support.scripted import (
+    RenamingStorage,
+    ScriptedStorage,
+    disk,
+    file,
+    make,
+    on_disk,
+    read,
+    row,
+)
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -37,6 +49,8 @@ def differences(storage: Any) -> list[str]:
 def damage(storage: Any, name: str, kind: str) -> None:
     far = Path(storage.remote.path(row(storage, name).remote_name))
     near = Path(disk().path(name))
+    copy = copies().filter(file=row(storage, name)).first()
+    mirrored = Path(settings.DIRECTORY) / "mirror" / (copy.remote_name if copy else name)
     match kind:
         case "missing-local":
             near.unlink()
@@ -48,11 +62,15 @@ def damage(storage: Any, name: str, kind: str) -> None:
             far.unlink()
         case "different-remote":
             far.write_bytes(b"damaged")
+        case "missing-mirror":
+            mirrored.unlink()
+        case "different-mirror":
+            mirrored.write_bytes(b"damaged")
 
 
 @pytest.mark.parametrize("kind", REPAIRS)
 def test_each_repair_repairs_only_its_kind(kind: str) -> None:
-    storage = make()
+    storage = make(mirrors=[ScriptedStorage("mirror")])
     name = transferred(storage, evict=kind == "extra-local")
     transferred(storage, "other.txt")
     damage(storage, name, kind)
@@ -61,7 +79,7 @@ def test_each_repair_repairs_only_its_kind(kind: str) -> None:
     assert repair(storage, kind, dry_run=True) == [(kind, "")]
     assert differences(storage) == [kind]
     assert repair(storage, kind) == [(kind, "")]
-    assert storage.queue.deliver() == {}
+    assert storage.queue.deliver() == drain(storage) == {}
     assert differences(storage) == []
     assert repair(storage) == []
     assert read(storage, name) == b"bytes"

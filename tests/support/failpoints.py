@@ -23,6 +23,7 @@ AWAIT_RELEASE = 60  # seconds
 BEFORE, AFTER = "before", "after"
 _LEDGER = "queued_storage.ledger.database:QueuedFileQuerySet"
 _COPIES = "queued_storage.ledger.copies:Copies"
+_CLAIMS = "queued_storage.ledger.copies:CopyClaims"
 _DELETE = "django.core.files.storage:FileSystemStorage.delete"
 POINTS: dict[str, tuple[str, str, int]] = {
     # A transfer
@@ -70,13 +71,19 @@ POINTS: dict[str, tuple[str, str, int]] = {
     # Moving a file to another remote
     "copy begun": (f"{_COPIES}.begin", AFTER, 1),
     "copy reserved": (f"{_COPIES}.reserve", AFTER, 1),
-    "copy sent": ("queued_storage.transfers.moving:verify_upload", BEFORE, 1),
+    "copy sent": ("queued_storage.transfers.sending:verify_upload", BEFORE, 1),
     "moving": ("queued_storage.transfers.moving:exchange", BEFORE, 1),
     "moved": ("queued_storage.transfers.moving:exchange", AFTER, 1),
     "discarded": (f"{_COPIES}.discard", AFTER, 1),
     "removing the old copy": ("queued_storage.transfers.disposal:Removal.run", BEFORE, 1),
     "old copy removed": (f"{_COPIES}.drop", BEFORE, 1),
     "old copy dropped": (f"{_COPIES}.drop", AFTER, 1),
+    # Copying a file to a mirror
+    "copy wanted": (f"{_COPIES}.want", AFTER, 1),
+    "copy claimed": (f"{_COPIES}.claim_to_make", AFTER, 1),
+    "mirror reserved": (f"{_CLAIMS}.reserve_remote_name", AFTER, 1),
+    "finishing": (f"{_CLAIMS}.finish", BEFORE, 1),
+    "finished": (f"{_CLAIMS}.finish", AFTER, 1),
     # A probe of a closed remote
     "probe taken": ("queued_storage.ledger.remotes:Remotes.take_probe", AFTER, 1),
     "probe written": ("queued_storage.transfers.trials:try_out", AFTER, 1),

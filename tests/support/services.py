@@ -224,6 +224,10 @@ class S3Server:
                     missing_ok=True
                 )
 
+    def wipe(self) -> None:
+        """Delete the data of a server that was stopped, as if its disk was lost."""
+        shutil.rmtree(self.directory / "data")
+
     def restart(self) -> None:
         self.stop()
         self.start()

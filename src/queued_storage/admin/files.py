@@ -21,9 +21,11 @@ from django.utils.translation import gettext_lazy as _
 
 from ..conf import settings
 from ..health import outside_transactions
+from ..ledger.copies import copies
 from ..ledger.database import ledger
 from ..ledger.measures import aliases
 from ..ledger.models import QueuedFile
+from ..ledger.remotes import remotes as remotes_of_ledger
 from ..ledger.states import State
 from . import dashboard, overview, preview, remotes
 from .actions import FileActions
@@ -75,6 +77,7 @@ class QueuedFileAdmin(FileActions):
                     "verified",
                     "transferred_at",
                     "evicted_at",
+                    "further_copies",
                 ]
             },
         ),
@@ -197,6 +200,32 @@ class QueuedFileAdmin(FileActions):
             row.name,
         )
 
+    @admin.display(description=_("further copies"))
+    def further_copies(self, row: QueuedFile) -> SafeString | str:
+        """The copies on mirrors and at previous remotes."""
+        found = list(copies().of(row).order_by("pk"))
+        if not found:
+            return NONE
+        known = remotes_of_ledger().filter(alias=row.alias).values_list("digest", "place")
+        places = dict(known)
+        rows = format_html_join(
+            "",
+            "<tr><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td></tr>",
+            (
+                [
+                    places.get(copy.place, copy.place),
+                    copy.remote_name,
+                    copy.get_state_display(),
+                    copy.verified,
+                    copy.last_error,
+                ]
+                for copy in found
+            ),
+        )
+        return _table(
+            [_("place"), _("name on the remote"), _("state"), _("verified by"), _("error")], rows
+        )
+
     @admin.display(description=_("failed attempts"))
     def history(self, row: QueuedFile) -> SafeString | str:
         if not row.failures:
@@ -206,14 +235,7 @@ class QueuedFileAdmin(FileActions):
             "<tr><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td></tr>",
             (_failure_cells(failure) for failure in reversed(row.failures)),
         )
-        heads = [_("time"), _("attempt"), _("state"), _("host"), _("error")]
-        head = format_html_join("", '<th scope="col">{}</th>', ([text] for text in heads))
-        return format_html(
-            '<div class="queued-scroll"><table class="queued-history"><thead><tr>{}</tr></thead>'
-            "<tbody>{}</tbody></table></div>",
-            head,
-            rows,
-        )
+        return _table([_("time"), _("attempt"), _("state"), _("host"), _("error")], rows)
 
     # Other pages
 
@@ -255,6 +277,16 @@ class QueuedFileAdmin(FileActions):
         if response is None:
             raise Http404
         return response
+
+
+def _table(heads: list[Any], rows: SafeString) -> SafeString:
+    head = format_html_join("", '<th scope="col">{}</th>', ([text] for text in heads))
+    return format_html(
+        '<div class="queued-scroll"><table class="queued-history"><thead><tr>{}</tr></thead>'
+        "<tbody>{}</tbody></table></div>",
+        head,
+        rows,
+    )
 
 
 def _state(row: QueuedFile) -> SafeString:

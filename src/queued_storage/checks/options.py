@@ -50,7 +50,7 @@ def storages_have_aliases() -> Iterator[CheckMessage]:
 @check
 def sides_exist() -> Iterator[CheckMessage]:
     for storage in storages():
-        for side in ("local", "remote", "previous"):
+        for side in ("local", "remote", "previous", "mirrors"):
             if problem := side_problem(storage, side):
                 yield Error(
                     f"{storage.alias}: {problem}",

@@ -43,7 +43,8 @@ def no_side_is_inside_the_other() -> Iterator[CheckMessage]:
 
 def _clashes() -> Iterator[tuple[ComposedStorage, Clash]]:
     for storage in storages():
-        if any(side_problem(storage, side) for side in ("local", "remote", "previous")):
+        names = ("local", "remote", "previous", "mirrors")
+        if any(side_problem(storage, name) for name in names):
             continue  # E004 reports it
         try:
             clash = clash_of(storage.sides)

@@ -54,7 +54,7 @@ def storages() -> list[ComposedStorage]:
 
 
 def side_problem(storage: ComposedStorage, name: str) -> str:
-    """Return why a side cannot be made, or one of the previous remotes; "" if it can."""
+    """Return why a side cannot be made, or one of several of that option; "" if it can."""
     problems = (_problem_of(side) for side in storage.sides if side.name == name)
     return next(filter(None, problems), "")
 

@@ -30,6 +30,9 @@ class PlacedStorage(Protocol):
     @property
     def with_each_remote(self) -> "Sequence[PlacedStorage]": ...
 
+    @property
+    def with_each_mirror(self) -> "Sequence[PlacedStorage]": ...
+
 
 @dataclass(frozen=True)
 class Availability:
@@ -45,6 +48,7 @@ class Availability:
     last_error: str = ""
     is_configured: bool = True  # whether this process's storage uploads there
     digest: int = 0  # of the place
+    is_mirror: bool = False  # whether this process's storage copies its files there
 
     @property
     def is_open(self) -> bool:
@@ -58,9 +62,11 @@ class Availability:
 def availabilities() -> list[Availability]:
     """Every remote that the ledger or a storage of this process knows, by alias.
 
-    If a storage was moved, its old remotes are included, with ``is_configured`` false.
+    If a storage was moved, its old remotes are included, with ``is_configured`` false. So are its
+    mirrors.
     """
     places = _places()
+    mirrored = _mirrors()
     found: list[Availability] = []
     used: set[str] = set()
     rows: Any = remotes().annotate(now=DatabaseNow()).order_by("-since", "-pk")
@@ -68,7 +74,7 @@ def availabilities() -> list[Availability]:
         place = places.get(row.alias)
         # Of an alias that this process does not know, the remote that changed last is in use.
         is_used = row.alias not in used if place is None else place.digest == row.digest
-        found.append(_of_row(row, is_used))
+        found.append(_of_row(row, is_used, (row.alias, row.digest) in mirrored))
         used |= {row.alias} if is_used else set()
     found += [
         Availability(alias, place.description, RemoteState.OPEN)
@@ -102,7 +108,7 @@ def left(remote: Availability) -> int:
     return ledger().filter(alias=remote.alias, place=remote.digest).order_by().count()
 
 
-def _of_row(row: Any, is_configured: bool) -> Availability:
+def _of_row(row: Any, is_configured: bool, is_mirror: bool) -> Availability:
     next_probe = None
     if row.next_probe_at and not row.is_open:
         next_probe = max(seconds_between(row.now, row.next_probe_at), 0.0)
@@ -117,6 +123,7 @@ def _of_row(row: Any, is_configured: bool) -> Availability:
         row.last_error,
         is_configured,
         row.digest,
+        is_mirror,
     )
 
 
@@ -126,8 +133,9 @@ def place_of(storage: AliasedStorage) -> KnownPlace:
 
 
 def places_of(storage: AliasedStorage) -> list[KnownPlace]:
-    """Where a queued storage has files: where it uploads to, and its previous remotes."""
-    return [each.remote_place for each in cast(PlacedStorage, storage).with_each_remote]
+    """Where a queued storage has files: where it uploads to, its previous remotes and mirrors."""
+    placed = cast(PlacedStorage, storage)
+    return [each.remote_place for each in (*placed.with_each_remote, *placed.with_each_mirror)]
 
 
 def _places() -> dict[str, KnownPlace]:
@@ -135,6 +143,15 @@ def _places() -> dict[str, KnownPlace]:
     for storage in known_storages():
         with suppress(Exception):  # its remote cannot be made; a system check reports it
             found[storage.alias] = place_of(storage)
+    return found
+
+
+def _mirrors() -> set[tuple[str, int]]:
+    found = set()
+    for storage in known_storages():
+        with suppress(Exception):
+            mirrors = cast(PlacedStorage, storage).with_each_mirror
+            found |= {(storage.alias, each.remote_place.digest) for each in mirrors}
     return found
 
 

@@ -1,34 +1,35 @@
 """Further copies of files, at other places than their rows say."""
 
 import copy as shallow
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any, Self
 
 from django.db import models, transaction
-from django.db.models import Q
+from django.db.models import Case, F, Q, When
 from django.utils.translation import gettext_lazy as _
 
 from ..conf import settings
 from .bindings import digest_of
 from .database import ledger, ledger_database
 from .models import QueuedFile
-from .rows import new_token
+from .rows import LEASE_GRACE, is_unclaimed, new_token
 from .sql.clock import DatabaseNow, UTCDateTimeField, seconds_from_now
 from .sql.outages import outlast
-from .states import Claim, Sending
+from .states import Claim, Sending, State
 
 
 class CopyState(models.TextChoices):
-    PENDING = "pending", _("pending")  # an upload of it may have begun
+    PENDING = "pending", _("pending")  # to be made at due_at; an upload of it may have begun
     TRANSFERRED = "transferred", _("transferred")  # verified
+    FAILED = "failed", _("failed")  # retries used up
     REMOVING = "removing", _("removing")  # of no use; its object is to be removed at due_at
 
 
 class Copy(models.Model):
     """A copy of a file at another place than ``QueuedFile.place``, which has the first copy.
 
-    A copy is made and changed under the claim on its row; it is removed under a claim of its own,
-    or with the file.
+    A copy that a file is moved to is made under the claim on its row. A copy on a mirror is made,
+    and a copy of no use is removed, under a claim of its own, or it is removed with the file.
     """
 
     State = CopyState
@@ -44,6 +45,8 @@ class Copy(models.Model):
     state = models.CharField(
         _("state"), max_length=16, choices=CopyState, default=CopyState.PENDING
     )
+    # Of the file's content that the copy has, or is to get. Readers need the present one.
+    generation = models.PositiveIntegerField(_("generation"), default=0)
     verified = models.CharField(_("verified by"), max_length=16, blank=True)
     is_kept = models.BooleanField(_("is kept"), default=False)  # by "move --drop-old"
     attempts = models.PositiveIntegerField(_("attempts"), default=0)
@@ -59,7 +62,10 @@ class Copy(models.Model):
         constraints = [
             models.UniqueConstraint(fields=["file", "place"], name="queued_storage_copy_unique")
         ]
-        indexes = [models.Index(fields=["due_at", "place"], name="queued_storage_copy_due")]
+        indexes = [
+            models.Index(fields=["due_at", "place"], name="queued_storage_copy_due"),
+            models.Index(fields=["place", "state", "due_at"], name="queued_storage_copy_place"),
+        ]
 
     def __str__(self) -> str:
         return f"{self.file} at {self.place}"
@@ -96,7 +102,7 @@ class Copies(models.QuerySet[Copy]):
 
     def begin(self, row: QueuedFile, place: int) -> Copy:
         """Return the copy of a claimed file at a place, which is pending if it is new."""
-        new: Any = Copy(file=row, place=place, state=CopyState.PENDING)
+        new: Any = Copy(file=row, place=place, generation=row.generation)
         self.bulk_create([new], ignore_conflicts=True)
         return self.at(row, place).get()
 
@@ -106,6 +112,7 @@ class Copies(models.QuerySet[Copy]):
             row,
             place,
             state=CopyState.PENDING,
+            generation=row.generation,
             remote_name=remote_name,
             unconfirmed=str(Sending.of(row)),
         )
@@ -114,12 +121,101 @@ class Copies(models.QuerySet[Copy]):
         """Record where a copy was sent, even if the file was changed since."""
         return self.at(row, place).update(remote_name=remote_name, unconfirmed="")
 
-    def release(self, row: QueuedFile, place: int) -> int:
+    def disown(self, row: QueuedFile, place: int) -> int:
         """Record that nothing was sent, or that the object is not this file's."""
         return self.at(row, place).update(remote_name="", unconfirmed="")
 
     def _change(self, row: QueuedFile, place: int, **columns: Any) -> int:
         return self.under_claim(row).filter(place=place).update(due_at=None, **columns)
+
+    # Mirrors
+
+    def want(self, row: QueuedFile, places: Collection[int]) -> None:
+        """Let the copies of a claimed file at these places be made again, and made if there are
+        none.
+
+        A copy under a claim is due at its end. The object of a copy is overwritten in place.
+        """
+        self._add([self._new(row, place) for place in places])
+        stale = ~Q(state=CopyState.PENDING, generation=row.generation)
+        valid = ledger().using(self.db).under_claim(Claim.of(row)).values("pk")
+        self.filter(stale, file__in=valid, place__in=places).update(
+            due_at=Case(When(is_unclaimed(), then=DatabaseNow()), default=F("due_at")),
+            state=CopyState.PENDING,
+            generation=row.generation,
+            attempts=0,
+            verified="",
+            is_kept=False,
+            last_error="",
+        )
+
+    @staticmethod
+    def _new(row: QueuedFile, place: int) -> Any:
+        return Copy(file=row, place=place, generation=row.generation, due_at=DatabaseNow())
+
+    def _add(self, new: list[Any]) -> None:
+        self.bulk_create(new, ignore_conflicts=True)
+
+    def add(self, rows: Sequence[QueuedFile], place: int) -> None:
+        """Let copies of transferred files be made at a place where they have none."""
+        self._add([self._new(row, place) for row in rows])
+
+    def stale(self) -> Self:
+        """Those of content that is not the present one, although nothing is going to change
+        that: the process that uploaded it knew no mirrors."""
+        done = self.filter(state__in=[CopyState.TRANSFERRED, CopyState.FAILED])
+        return done.filter(file__state=State.TRANSFERRED).exclude(generation=F("file__generation"))
+
+    def make_again(self) -> int:
+        """Let these be made again, from the start."""
+        return self.filter(lease_token="").update(
+            state=CopyState.PENDING, due_at=DatabaseNow(), attempts=0, verified=""
+        )
+
+    def verified_of(self, pk: int, generation: int) -> Self:
+        """The copies that readers of a file's present content may use."""
+        return self.filter(file=pk, generation=generation, state=CopyState.TRANSFERRED)
+
+    def verified_named(self, alias: str, names: Collection[str]) -> Self:
+        """Do the same for the files of these names."""
+        its = self.filter(file__alias=alias, file__name__in=names, file__state=State.TRANSFERRED)
+        return its.filter(generation=F("file__generation"), state=CopyState.TRANSFERRED)
+
+    def to_make(self) -> Self:
+        """Those that are to be made now, of files whose first copy is there."""
+        due = self.filter(state=CopyState.PENDING, due_at__lte=DatabaseNow())
+        return due.filter(file__state=State.TRANSFERRED)
+
+    def claim_to_make(self, copy: Copy) -> Copy | None:
+        """Claim a copy to make it; None if another process did, or if it is not due."""
+        token = new_token()
+        due = self.filter(pk=copy.pk, state=CopyState.PENDING, due_at__lte=DatabaseNow())
+        if not due.update(
+            lease_token=token,
+            due_at=seconds_from_now(settings.lease),
+            attempts=F("attempts") + 1,
+        ):
+            return None
+        return self.select_related("file").filter(pk=copy.pk, lease_token=token).first()
+
+    def claim_to_purge(self, copy: Copy) -> int:
+        """Claim a copy of a deleted file, unless another worker may still be writing to it."""
+        copy.lease_token = new_token()
+        over = Q(lease_token="") | Q(due_at__lte=seconds_from_now(-LEASE_GRACE))
+        return self.filter(over, pk=copy.pk).update(
+            lease_token=copy.lease_token, due_at=seconds_from_now(settings.lease)
+        )
+
+    def release(self, copy: Copy) -> int:
+        """End a claim on a copy without changing it, so that it can be claimed again."""
+        return self._claimed(copy).update(lease_token="", due_at=DatabaseNow())
+
+    def retry(self) -> int:
+        """Make failed and waiting copies due now, with all their retries."""
+        waiting = Q(state=CopyState.FAILED) | Q(state=CopyState.PENDING, lease_token="")
+        return self.filter(waiting).update(
+            state=CopyState.PENDING, due_at=DatabaseNow(), attempts=0
+        )
 
     # Removal
 
@@ -145,8 +241,13 @@ class Copies(models.QuerySet[Copy]):
         )
 
     def drop(self, copy: Copy) -> int:
-        """Forget a copy whose object is gone."""
-        return outlast(lambda: self._claimed(copy).delete()[0], self.db)
+        """Forget a copy whose object is gone; if a mirror wants it meanwhile, it is due again."""
+        useless = self._claimed(copy).filter(state=CopyState.REMOVING)
+        if dropped := outlast(lambda: useless.delete()[0], self.db):
+            return dropped
+        return self._claimed(copy).update(
+            lease_token="", due_at=DatabaseNow(), remote_name="", unconfirmed=""
+        )
 
     def _claimed(self, copy: Copy) -> Self:
         return self.filter(pk=copy.pk, lease_token=copy.lease_token)
@@ -161,6 +262,86 @@ class Copies(models.QuerySet[Copy]):
         return outlast(lambda: super(Copies, self).update(**columns), self.db)
 
     update.alters_data = True  # type: ignore[attr-defined]  # templates must not call it
+
+
+class CopyClaims(Copies):
+    """The verbs of a worker that makes a copy, under the claim on the copy.
+
+    A row is the one that ``claimed_row()`` returns. A verb returns 0 and changes nothing if the
+    claim is void, which it also is if the file was changed or deleted.
+    """
+
+    def renew(self, row: QueuedFile, sent: int) -> int:
+        return self._current(row).update(due_at=seconds_from_now(settings.lease))
+
+    def renew_unlocked(self, claims: Sequence[tuple[QueuedFile, int]]) -> list[bool | None]:
+        """Renew several leases; return for each whether its claim is valid."""
+        return [bool(self.renew(row, sent)) for row, sent in claims]
+
+    def mark_tried(self, row: QueuedFile) -> int:
+        return self.reserve_remote_name(row, row.remote_name)
+
+    def reserve_remote_name(self, row: QueuedFile, remote_name: str) -> int:
+        """Record the name of the copy, and that it may be there, right before it is sent."""
+        return self._current(row).update(
+            remote_name=remote_name,
+            unconfirmed=str(Sending.of(row)),
+            due_at=seconds_from_now(settings.lease),
+        )
+
+    def record_remote_name(self, row: QueuedFile, remote_name: str) -> int:
+        """Record where the copy was sent, even if the file was changed since."""
+        return self._of_claim(row).update(remote_name=remote_name, unconfirmed="")
+
+    def release_remote_name(self, row: QueuedFile) -> int:
+        """Record that nothing was sent, or that the object is not this file's."""
+        return self._of_claim(row).update(remote_name="", unconfirmed="")
+
+    def finish(self, row: QueuedFile, verified: str) -> int:
+        """Let readers use the copy, which was verified."""
+        return self._current(row).update(
+            state=CopyState.TRANSFERRED,
+            generation=row.generation,
+            verified=verified,
+            due_at=None,
+            lease_token="",
+            attempts=0,
+            last_error="",
+        )
+
+    def give_back(
+        self, row: QueuedFile, delay: float = 0, error: str = "", *, count: bool = True
+    ) -> int:
+        """End the claim until the next attempt in ``delay`` seconds."""
+        texts = {"last_error": error} if error else {}
+        # New content, whose attempts begin anew, may have been transferred meanwhile.
+        is_taken_back = When(attempts__gt=0, then=F("attempts") - (0 if count else 1))
+        return self._of_claim(row).update(
+            due_at=seconds_from_now(delay),
+            lease_token="",
+            attempts=Case(
+                is_taken_back, default=F("attempts"), output_field=models.PositiveIntegerField()
+            ),
+            **texts,
+        )
+
+    def mark_failed(self, row: QueuedFile, error: str) -> int:
+        """End the attempts, unless the file was changed meanwhile."""
+        return self._current(row).update(
+            state=CopyState.FAILED, due_at=None, lease_token="", last_error=error
+        )
+
+    def _of_claim(self, row: QueuedFile) -> Self:
+        return self.filter(file=row.pk, place=row.place, lease_token=row.lease_token)
+
+    def _current(self, row: QueuedFile) -> Self:
+        content = {"generation": row.generation, "size": row.size, "checksum": row.checksum}
+        file = ledger().using(self.db).filter(pk=row.pk, state=State.TRANSFERRED, **content)
+        return self._of_claim(row).filter(state=CopyState.PENDING, file__in=file.values("pk"))
+
+
+def copy_claims() -> CopyClaims:
+    return CopyClaims(Copy, using=ledger_database())
 
 
 def copies() -> Copies:
@@ -210,6 +391,13 @@ def at_copy(row: QueuedFile, copy: Copy) -> QueuedFile:
     return other
 
 
+def claimed_row(copy: Copy) -> QueuedFile:
+    """Return the row of a claimed copy as if the copy, with its claim, were the first one."""
+    other = at_copy(copy.file, copy)
+    other.lease_token = copy.lease_token
+    return other
+
+
 def _leave(row: QueuedFile, new: Copy | None, state: CopyState, *, is_kept: bool) -> None:
     """Let the copy that became the first one of a file be that at its old place."""
     old_place = digest_of(row.alias, row.place)
@@ -222,11 +410,12 @@ def _leave(row: QueuedFile, new: Copy | None, state: CopyState, *, is_kept: bool
         "remote_name": row.object_name,
         "unconfirmed": row.unconfirmed,
         "state": state,
+        "generation": row.generation,
         "verified": row.verified,
         "is_kept": is_kept,
         "attempts": 0,
         "last_error": "",
-        "due_at": DatabaseNow() if state is CopyState.REMOVING else None,
+        "due_at": None if state is CopyState.TRANSFERRED else DatabaseNow(),
     }
     if new:
         copies().filter(pk=new.pk).update(**columns)

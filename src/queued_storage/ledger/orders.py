@@ -36,6 +36,11 @@ class Orders(Rows):
             state=Case(held, default=F("state")),
         )
 
+    def hurry(self) -> int:
+        """Let an eviction or a delete that waits for its next attempt be due now."""
+        waits = self.filter(state__in=[State.TRANSFERRED, State.DELETING], lease_token="")
+        return waits.filter(due_at__gt=DatabaseNow()).update(due_at=DatabaseNow())
+
     def claim_settled(self, pk: int, *, evicts: bool = False) -> QueuedFile | None:
         """Claim a transferred file that no worker has claimed, to evict, restore or repair it.
 

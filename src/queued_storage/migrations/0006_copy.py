@@ -36,6 +36,7 @@ class Migration(migrations.Migration):
                         choices=[
                             ("pending", "pending"),
                             ("transferred", "transferred"),
+                            ("failed", "failed"),
                             ("removing", "removing"),
                         ],
                         default="pending",
@@ -43,6 +44,7 @@ class Migration(migrations.Migration):
                         verbose_name="state",
                     ),
                 ),
+                ("generation", models.PositiveIntegerField(default=0, verbose_name="generation")),
                 (
                     "verified",
                     models.CharField(blank=True, max_length=16, verbose_name="verified by"),
@@ -67,7 +69,10 @@ class Migration(migrations.Migration):
                 "verbose_name_plural": "copies",
                 "default_permissions": [],
                 "indexes": [
-                    models.Index(fields=["due_at", "place"], name="queued_storage_copy_due")
+                    models.Index(fields=["due_at", "place"], name="queued_storage_copy_due"),
+                    models.Index(
+                        fields=["place", "state", "due_at"], name="queued_storage_copy_place"
+                    ),
                 ],
                 "constraints": [
                     models.UniqueConstraint(

@@ -15,6 +15,7 @@ from ..ledger.states import State, is_reachable_from_here
 from ..reporting.reasons import reason
 from ..transfers import copies, destinations, intact
 from ..transfers.parts import sides_of
+from . import mirrors
 from .passes import Report, Step, each, ignore
 from .sharing import of_other_storages
 from .storages import OperableStorage, storage_of
@@ -36,7 +37,7 @@ class Difference:
     pk: int
     alias: str
     name: str
-    side: str  # "local" or "remote"
+    side: str  # "local", "remote" or "mirror"
     kind: Kind
     details: str
 
@@ -57,6 +58,7 @@ def verify(
 def _differences(row: QueuedFile, content: bool) -> Iterator[Difference]:
     comparison = _Comparison(row, content)
     found = [each for each in (comparison.of_local(), comparison.of_remote()) if each]
+    found += comparison.of_mirrors()
     if found and comparison.is_current():
         yield from found
 
@@ -132,6 +134,15 @@ class _Comparison:
                 return self._difference("remote", Kind.DIFFERENT, reason(error))
             raise
         return None
+
+    def of_mirrors(self) -> list[Difference]:
+        if self.row.state != State.TRANSFERRED:
+            return []
+        try:
+            found = mirrors.differences(self.storage, self.row, self._level())
+            return [self._difference("mirror", Kind(each.kind), each.details) for each in found]
+        except Exception as error:
+            return [self._unreadable("mirror", error)]
 
     def _level(self) -> str:
         if self.content:

@@ -20,7 +20,8 @@ from ..reporting.logs import fields_of, logger
 from ..reporting.reasons import reason
 from ..signals import file_evicted
 from ..transfers import copies, destinations, intact, leases, work
-from ..transfers.copies import is_copy
+from ..transfers.copies import CopiesMissing, is_copy
+from ..transfers.delays import backoff
 from ..transfers.gates import gates
 from ..transfers.leases import Lease
 from ..transfers.parts import sides_of
@@ -69,8 +70,8 @@ class Errand:
             except Exception as error:
                 text = reason(error, *sides_of(row))
                 # Workers then try the eviction again, and 'status' shows the reason.
-                is_kept_due = self.evicts and isinstance(error, LocalFileChanged)
-                if not is_kept_due or not ledger().postpone(row, work.backoff(1), text):
+                is_kept_due = self.evicts and isinstance(error, LocalFileChanged | CopiesMissing)
+                if not is_kept_due or not ledger().postpone(row, backoff(1), text):
                     _release(row, text)
                 logger.info("%s: %s", row, text, extra=fields_of(row))
                 return text
@@ -121,6 +122,7 @@ def _evict(storage: OperableStorage, row: QueuedFile, lease: Lease) -> None:
     volumes.require(row.alias, storage.local)
     if gates.is_closed(row.alias):
         raise _RemoteClosed
+    copies.require_on_mirrors(storage, row)
     copies.verify_remote(storage, row, settings.verify, lease.progress)
     seen = intact.require_intact(storage, row, lease.progress)
     lease.confirm()
@@ -129,11 +131,16 @@ def _evict(storage: OperableStorage, row: QueuedFile, lease: Lease) -> None:
 
 
 def _restore(storage: OperableStorage, row: QueuedFile, lease: Lease) -> None:
+    destinations.require_same_place(storage, row)
+    restore_from(storage, row, lease, row.remote_name)
+
+
+def restore_from(storage: OperableStorage, row: QueuedFile, lease: Lease, remote_name: str) -> None:
+    """Restore a file from the remote of a storage, which has it under this name."""
     if row.is_local:
         raise LeaseLost(f"{row} already has a local copy.")
-    destinations.require_same_place(storage, row)
     volumes.require(row.alias, storage.local, mark=True)
-    pieces = PiecewiseFile(storage.uploader.read_back(row.remote_name), row.name)
+    pieces = PiecewiseFile(storage.uploader.read_back(remote_name), row.name)
     measured = MeasuredFile(pieces, row.name, lambda count: lease.progress())
     with contextlib.ExitStack() as stack:
         source: File = measured

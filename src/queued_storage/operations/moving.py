@@ -21,6 +21,7 @@ from ..transfers import disposal, moving
 from ..transfers.copies import verify_remote
 from ..transfers.gates import gates
 from ..transfers.leases import Lease
+from ..transfers.sending import Throttle
 from .errands import Errand
 from .passes import Report, Step, each, ignore
 from .storages import OperableStorage
@@ -91,7 +92,7 @@ def move(
     report: Report = ignore,
     *,
     is_kept: bool = False,
-    limit: moving.Throttle | None = None,
+    limit: Throttle | None = None,
     threads: int = 1,
 ) -> int:
     """Move all files that are at a previous remote; return how many.
@@ -203,5 +204,7 @@ class _Pass:
 
     def _require_open(self) -> None:
         alias = self._storage.alias
-        if gates.is_closed(alias) or alias in {each for each, _place in gates.closed_places()}:
+        # A file that has a copy on the present remote, which was its mirror, needs no other one.
+        others = () if self._storage.with_each_mirror else gates.closed_places()
+        if gates.is_closed(alias) or alias in {each for each, _place in others}:
             raise Unfinished(f"A remote of {alias!r} is closed.")

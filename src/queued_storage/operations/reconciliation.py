@@ -1,6 +1,7 @@
 """Repair differences between the ledger and the copies of its files."""
 
 from collections.abc import Collection, Iterator
+from functools import partial
 from typing import Protocol
 
 from django.db import transaction
@@ -8,6 +9,7 @@ from django.db import transaction
 from ..exceptions import LeaseLost, LocalFileChanged, LocalFileMissing
 from ..files import presence, successors
 from ..files.stamps import Stamp, read_unchanging, stamp_of
+from ..ledger import copies as further
 from ..ledger.database import QueuedFileQuerySet, ledger, ledger_database
 from ..ledger.models import QueuedFile
 from ..ledger.states import is_reachable_from_here
@@ -15,9 +17,9 @@ from ..queues.on_commit import enqueue_on_commit
 from ..storage.routes import Routes
 from ..transfers import attempt, copies, destinations, intact
 from ..transfers.leases import Lease
-from . import promotion
+from . import mirrors, promotion
 from .comparison import Difference, verify
-from .errands import RESTORE, Errand
+from .errands import RESTORE, Errand, restore_from
 from .passes import Report, ignore
 from .sharing import of_other_storages
 from .storages import OperableStorage
@@ -114,6 +116,17 @@ def _transfer_again(storage: OperableStorage, row: QueuedFile, lease: Lease) -> 
     enqueue_on_commit(row.alias, storage.queue_for(row.host), row.pk)
 
 
+def _copy_again(storage: OperableStorage, row: QueuedFile, lease: Lease) -> None:
+    """Let the copies of a claimed file be made again that are missing, or that differ when all
+    bytes are read."""
+    found = list(mirrors.differences(storage, row, "content"))
+    places = [each.place for each in found if each.kind != "unreadable"]
+    lease.confirm()
+    further.copies().want(row, places)
+    if not ledger().settle(row):
+        raise LeaseLost(f"{row} was changed in the meantime.")
+
+
 class Repair(Protocol):
     def run(self, pk: int) -> str:
         """Repair one file; return why that failed, or an empty string."""
@@ -129,11 +142,37 @@ class MissingLocal:
         return Errand(_forget_local).run(pk)
 
 
+class LocalFromMirror:
+    """Restores the local copy from the first mirror that has the right bytes, if there is none."""
+
+    def run(self, pk: int) -> str:
+        row = ledger().filter(pk=pk).first()
+        if row is None or row.is_local:
+            return ""
+        error = ""
+        for copy in further.copies().verified_of(pk, row.generation):
+            error = Errand(partial(_restore_from_copy, copy)).run(pk)
+            if not error:
+                break
+        return error
+
+
+def _restore_from_copy(
+    copy: further.Copy, storage: OperableStorage, row: QueuedFile, lease: Lease
+) -> None:
+    its = further.at_copy(row, copy)
+    mirror = storage.with_remote_of(its)
+    destinations.require_same_place(mirror, its)
+    restore_from(mirror, row, lease, copy.remote_name)
+
+
 # What repairs a difference, by its kind and side
 REPAIRS: dict[str, tuple[Repair, ...]] = {
     "missing-local": (MissingLocal(),),
     "different-local": (Errand(_drop_local), RESTORE),
     "extra-local": (Errand(_drop_extra),),
-    "missing-remote": (Errand(_transfer_again),),
-    "different-remote": (Errand(_transfer_again),),
+    "missing-remote": (LocalFromMirror(), Errand(_transfer_again)),
+    "different-remote": (LocalFromMirror(), Errand(_transfer_again)),
+    "missing-mirror": (Errand(_copy_again),),
+    "different-mirror": (Errand(_copy_again),),
 }

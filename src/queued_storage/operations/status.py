@@ -12,7 +12,15 @@ from ..conf import settings
 from ..files import volumes
 from ..ledger import measures, unplaced
 from ..ledger.aliases import AliasedStorage, known_storages
-from ..ledger.availability import Availability, in_use, places_of, reachable, sentence, waiting
+from ..ledger.availability import (
+    Availability,
+    availabilities,
+    in_use,
+    places_of,
+    reachable,
+    sentence,
+    waiting,
+)
 from ..ledger.bindings import stranded
 from ..ledger.database import QueuedFileQuerySet, ledger
 from ..ledger.jobs import Job, are_available, jobs
@@ -22,6 +30,7 @@ from ..ledger.states import KNOWN, State
 from ..reporting.counts import counted
 from ..reporting.reasons import one_line
 from ..transfers import filling
+from . import mirrors
 from .writers import other_writers
 
 LIMIT = 10_000  # transferred files of a storage that are counted unless all must be
@@ -160,8 +169,14 @@ def share_of_places() -> float:
 
 
 def remotes() -> list[tuple[Availability, int]]:
-    """The remotes in use, each with the number of files that wait for it."""
-    return [(each, waiting(each.alias)) for each in in_use()]
+    """The remotes in use, each with the number of files that wait for it; of mirrors, those that
+    are closed."""
+    known = availabilities()
+    closed = [each for each in known if each.is_mirror and not each.is_open]
+    return [
+        *((each, waiting(each.alias)) for each in known if each.is_configured),
+        *((each, mirrors.unfinished(each.alias, each.digest).count()) for each in closed),
+    ]
 
 
 def outages(found: list[tuple[Availability, int]], longest: timedelta = MAX_AWAY) -> list[str]:
@@ -191,6 +206,7 @@ def troubles(max_failures: int = 0, found: list[Tally] | None = None) -> list[st
         *_unknown_aliases(found),
         *_unknown_states(found),
         *moved(),
+        *mirrors.troubles(),
     ]
 
 

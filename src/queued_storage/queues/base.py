@@ -63,11 +63,13 @@ def run_all(pks: Iterable[int]) -> dict[int, Exception]:
     Return the exceptions of failed attempts. The ledger stores them too, so a worker may ignore
     them.
     """
-    from ..transfers import watching, work
+    from ..transfers import copying, watching, work
 
     errors: dict[int, Exception] = {}
     left = []
+    done = []
     for pk in pks:
+        done.append(pk)
         with _failures_of(pk, errors):
             if pk < 0:
                 was_claimed, error = True, import_string(RUN_SLICE)(-pk)
@@ -81,6 +83,8 @@ def run_all(pks: Iterable[int]) -> dict[int, Exception]:
         with _failures_of(pk, errors):
             if error := work.run_suspect(pk):
                 errors[pk] = error
+    with _failures_of_copies():
+        errors.update(copying.make_due_of([pk for pk in done if pk > 0]))
     if (collected := _inline_errors.get()) is not None:
         collected.update(errors)
     watching.watch_if_closed()
@@ -109,6 +113,14 @@ def run_message(pks: Iterable[int]) -> None:
         run_all(pks)
     finally:
         close_old_connections()
+
+
+@contextmanager
+def _failures_of_copies() -> Iterator[None]:
+    try:
+        yield
+    except Exception:  # the ledger is unavailable: the leases will expire
+        logger.exception("Copies could not be made.")
 
 
 # For adapters

@@ -39,6 +39,10 @@ def sweep(alias: str | None = None) -> int:
         except Exception as error:
             errors.append(error)
     try:
+        count += _enqueue_copies(alias)
+    except Exception as error:
+        errors.append(error)
+    try:
         _enqueue_jobs(alias)
     except Exception as error:
         errors.append(error)
@@ -98,6 +102,17 @@ def _enqueue(place: Place, pks: list[int]) -> int:
     for start in range(0, len(pks), queue.batch_size):
         queue.enqueue(pks[start : start + queue.batch_size])
     return len(pks)
+
+
+def _enqueue_copies(alias: str | None) -> int:
+    """Notify workers of the files whose copies on mirrors are due; return how many."""
+    from ..transfers import copying  # only when there is work
+
+    count = 0
+    for mirror in copying.open_mirrors(None if alias is None else [alias]):
+        pks = list(copying.due(mirror).order_by("due_at").values_list("file", flat=True)[:AT_ONCE])
+        count += _enqueue(Place(mirror.alias, "", False), pks)
+    return count
 
 
 def _enqueue_jobs(alias: str | None) -> None:

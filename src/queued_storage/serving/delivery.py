@@ -24,7 +24,7 @@ from ..remotes.expiry import lifetime_of, url_within
 from ..remotes.places import Place
 from ..reporting.logs import logger
 from ..reporting.reasons import reason
-from ..uploaders import Uploader
+from ..uploaders import Uploader, substitution
 from .links import Version
 from .responses import FileSource, RemoteSource, Representation, hand_over, respond
 
@@ -33,6 +33,15 @@ RETRY_AFTER = 5  # seconds, for a file that nobody can read here so far
 REDIRECT_MAX_AGE = 60  # seconds; less where the remote's URL expires sooner
 CACHED_AS_A_WHOLE = 8 * 1024 * 1024  # bytes; a client need not wait for all of a larger file
 NOT_FOUND = "The file does not exist."
+
+
+class Located(Protocol):
+    """What is known of a copy on a remote."""
+
+    @property
+    def place(self) -> int | None: ...
+    @property
+    def remote_name(self) -> str: ...
 
 
 class ServedStorage(Protocol):
@@ -54,8 +63,10 @@ class ServedStorage(Protocol):
     def has_stable_urls(self) -> bool: ...
 
     def open(self, name: str) -> File: ...
-    def with_remote_of(self, bound: QueuedFile) -> "ServedStorage":
-        """Return the storage with the remote that a file is at."""
+    def copies_to_read(
+        self, name: str, found: QueuedFile
+    ) -> "Iterator[tuple[ServedStorage, Located]]":
+        """Yield the storage with each remote that has a file, the best first."""
 
 
 class Delivery:
@@ -208,11 +219,11 @@ class Delivery:
     def _from_remote(self, row: QueuedFile) -> HttpResponseBase | None:
         if row.pk and self.storage.url_mode == "proxied":
             return self._proxied(row)
-        storage = self.storage.with_remote_of(row)
+        storage, copy = next(self.storage.copies_to_read(row.name, row))
         place = storage.remote_place
-        if bindings.is_elsewhere(row.alias, row, place):
-            bindings.warn_once(row.alias, row.name, row, place)
-        url = self._remote_url(row, storage.remote)
+        if bindings.is_elsewhere(row.alias, copy, place):
+            bindings.warn_once(row.alias, row.name, copy, place)
+        url = self._remote_url(copy.remote_name, storage.remote)
         if url:
             response = HttpResponseRedirect(url)
             response["Cache-Control"] = self._cache_control_of_redirect(storage.remote)
@@ -221,9 +232,9 @@ class Delivery:
             raise Http404(NOT_FOUND)
         return self._proxied(row)
 
-    def _remote_url(self, row: QueuedFile, remote: Storage) -> str | None:
+    def _remote_url(self, remote_name: str, remote: Storage) -> str | None:
         try:
-            return url_within(remote, row.remote_name, self.seconds)
+            return url_within(remote, remote_name, self.seconds)
         except (NotImplementedError, ValueError):  # as storages without URLs raise
             return None
 
@@ -240,31 +251,43 @@ class Delivery:
         time."""
         if response := self._from_here(row):
             return response
-        storage = self.storage.with_remote_of(row)
-        source = RemoteSource(self._remote_reader(row, storage.uploader))
         try:
-            bindings.require_same(row.alias, row.name, row, storage.remote_place)
-            response = respond(self.request, self._representation(row), source)
+            response = self._response_from_remotes(row)
         except FileNotFoundError as error:
             raise Http404(NOT_FOUND) from error
-        except Exception as error:
-            sides = [storage.local, storage.remote]
-            logger.warning("%s cannot be read from the remote: %s", row, reason(error, *sides))
+        except Exception:  # which was logged
             return HttpResponse(status=502)
         if not self._is_current(row):  # its object may have been another file's already
             response.close()
             return None
         return response
 
+    def _response_from_remotes(self, row: QueuedFile) -> HttpResponseBase:
+        """Respond with the first copy that can be read."""
+        problems: list[Exception] = []
+        for storage, copy in self.storage.copies_to_read(row.name, row):
+            source = RemoteSource(self._remote_reader(row, storage.uploader, copy.remote_name))
+            try:
+                bindings.require_same(row.alias, row.name, copy, storage.remote_place)
+                return respond(self.request, self._representation(row), source)
+            except Exception as error:
+                problems.append(error)
+                if not isinstance(error, FileNotFoundError):
+                    text = reason(error, storage.local, storage.remote)
+                    logger.warning("%s cannot be read from the remote: %s", row, text)
+                if not substitution.may_help(storage.uploader, error):
+                    break
+        raise problems[0]
+
     def _remote_reader(
-        self, row: QueuedFile, uploader: Uploader
+        self, row: QueuedFile, uploader: Uploader, remote_name: str
     ) -> Callable[[int, int], Iterator[bytes]]:
         def read(start: int, end: int) -> Iterator[bytes]:
             copy = None
             if row.size <= CACHED_AS_A_WHOLE:
-                copy = readcache.opened(row, lambda: uploader.read_back(row.remote_name))
+                copy = readcache.opened(row, lambda: uploader.read_back(remote_name))
             if copy is None:
-                yield from uploader.read_part(row.remote_name, start, end)
+                yield from uploader.read_part(remote_name, start, end)
             else:
                 with copy:
                     yield from FileSource(copy).pieces(start, end)

@@ -2,8 +2,12 @@
 
 from collections.abc import Iterable, Sequence
 from itertools import chain
+from typing import Any
+
+from django.db.models import Count, Exists, F, OuterRef, Q
 
 from ..exceptions import TransferError, TransferTimeout
+from ..ledger.copies import CopyState, copies
 from ..ledger.database import QueuedFileQuerySet, in_transaction, ledger
 from ..ledger.models import QueuedFile
 from ..ledger.names import Name, StoredName
@@ -20,11 +24,13 @@ class Barrier:
     def __init__(self, groups: Sequence[QueuedFileQuerySet], *, held_is_error: bool) -> None:
         self._groups = groups
         self._held_is_error = held_is_error  # else held files are not waited for
+        self._further = 0  # copies on mirrors that each file must have
 
     @classmethod
-    def of(cls, alias: str, names: Iterable[Name] | None) -> "Barrier":
+    def of(cls, alias: str, names: Iterable[Name] | None, needed: int = 1) -> "Barrier":
         """Wait for these files, or for all that the storage has now."""
         barrier = cls.for_all(alias) if names is None else cls.for_names(alias, names)
+        barrier._further = needed - 1
         barrier.require_commit()
         return barrier
 
@@ -87,7 +93,33 @@ class Barrier:
         """Return whether no file is under way; raise ``TransferError`` if one has failed."""
         for group in self._groups:
             self._require_no_failure(group)
-        return not any(group.filter(state__in=UNDER_WAY).exists() for group in self._groups)
+        if any(group.filter(state__in=UNDER_WAY).exists() for group in self._groups):
+            return False
+        return not (self._further and any(map(self._lacks_copies, self._groups)))
+
+    def _lacks_copies(self, group: QueuedFileQuerySet) -> bool:
+        """Return whether a copy is under way that is needed; raise ``TransferError`` if one has
+        failed.
+
+        Files that predate the mirrors have none until they are backfilled.
+        """
+        unfinished = copies().filter(
+            file=OuterRef("pk"), state__in=[CopyState.PENDING, CopyState.FAILED]
+        )
+        is_present = Q(copies__state=CopyState.TRANSFERRED, copies__generation=F("generation"))
+        is_hoped_for = Q(copies__state__in=[CopyState.TRANSFERRED, CopyState.PENDING])
+        lacking: Any = (
+            group.filter(Exists(unfinished), state=State.TRANSFERRED)
+            .annotate(
+                present=Count("copies", filter=is_present),
+                possible=Count("copies", filter=is_hoped_for),
+            )
+            .filter(present__lt=self._further)
+        )
+        if hopeless := lacking.filter(possible__lt=self._further).first():
+            failed = copies().filter(file=hopeless.pk, state=CopyState.FAILED).first()
+            raise TransferError(f"{hopeless} was not copied: {failed and failed.last_error}")
+        return bool(lacking.exists())
 
     def _require_no_failure(self, group: QueuedFileQuerySet) -> None:
         if failed := group.filter(state=State.FAILED).first():

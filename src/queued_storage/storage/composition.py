@@ -68,6 +68,8 @@ class ComposedStorage(AliasedStorage):
         "local",
         "remote",
         "previous",
+        "mirrors",
+        "evict_after",
         "local_args",
         "remote_args",
         "local_options",
@@ -105,6 +107,10 @@ class ComposedStorage(AliasedStorage):
         if (url_mode := self._options.get("url_mode", URL_MODES[0])) not in URL_MODES:
             known = ", ".join(map(repr, URL_MODES))
             raise ImproperlyConfigured(f"url_mode must be one of {known}, not {url_mode!r}.")
+        if (evict_after := self._options.get("evict_after", "all")) not in ("all", "first"):
+            raise ImproperlyConfigured(
+                f"evict_after must be 'all' or 'first', not {evict_after!r}."
+            )
         super().__init__(self._options.get("alias"))
 
     def configuration(self) -> Any:
@@ -167,6 +173,11 @@ class ComposedStorage(AliasedStorage):
         """Whether the remote is asked for a name that neither the ledger nor the local storage
         knows."""
         return bool(self._options.get("unknown", "ask") == "ask")
+
+    @option
+    def evict_after(self) -> str:
+        """Which copies must be verified before the local one is evicted: "all" or "first"."""
+        return str(self._options.get("evict_after", "all"))
 
     @option
     def url_mode(self) -> str:
@@ -283,19 +294,20 @@ class ComposedStorage(AliasedStorage):
 
     def with_remote_of(self, bound: Bound) -> Self:
         """Return this storage with the remote that a file is at: itself, unless the file is at one
-        of the previous remotes.
+        of the previous remotes or mirrors.
 
         It is the storage itself for a file at another place, too, which ``RemoteChanged`` reports.
         """
         if self._whole is not None:
             return self._whole.with_remote_of(bound)
-        if not self.sides.previous:
+        others = (*self.sides.previous, *self.sides.mirrors)
+        if not others:
             return self
         digest = bindings.digest_of(self.alias, bound.place)
         if digest in {None, bindings.UNKNOWN, self.remote_place.digest}:
             return self
-        previous = map(self._with_remote, self.sides.previous)
-        return next((each for each in previous if each.remote_place.digest == digest), self)
+        found = map(self._with_remote, others)
+        return next((each for each in found if each.remote_place.digest == digest), self)
 
     @property
     def other_place(self) -> int | None:
@@ -309,6 +321,13 @@ class ComposedStorage(AliasedStorage):
             return self._whole.with_each_remote
         return [self, *map(self._with_remote, self.sides.previous)]
 
+    @property
+    def with_each_mirror(self) -> list[Self]:
+        """This storage with each of its mirrors as its remote."""
+        if self._whole is not None:
+            return self._whole.with_each_mirror
+        return list(map(self._with_remote, self.sides.mirrors))
+
     def _with_remote(self, side: Side) -> Self:
         """Return a storage of the same alias, which is not registered as one of its own."""
         alias = self.alias
@@ -316,7 +335,7 @@ class ComposedStorage(AliasedStorage):
         vars(other).update(vars(self))
         other._alias = alias
         other._whole = self
-        other.sides = replace(self.sides, remote=side, previous=())
+        other.sides = replace(self.sides, remote=side, previous=(), mirrors=())
         other._options = {**self._options, "uploader": None}
         return other
 

@@ -62,12 +62,23 @@ class AsyncStorage(ReservingStorage):
     def _wanted(self, names: Iterable[Name] | None) -> list[Name] | None:
         return None if names is None else [self._stored(name).text for name in names]
 
+    def _barrier(self, names: Iterable[Name] | None, copies: int) -> Barrier:
+        if copies > len(self.sides.mirrors) + 1:
+            raise ValueError(
+                f"The storage {self.alias!r} cannot make {copies} copies: it needs the option "
+                f"'mirrors' with {copies - 1} or more remotes."
+            )
+        return Barrier.of(self.alias, self._wanted(names), copies)
+
     async def await_transferred(
-        self, names: Iterable[Name] | None = None, timeout: float | None = None
+        self,
+        names: Iterable[Name] | None = None,
+        timeout: float | None = None,
+        *,
+        copies: int = 1,
     ) -> None:
         """Do the same as ``wait()``, without holding a thread between two queries."""
-        wanted = self._wanted(names)
-        barrier = await sync_to_async(Barrier.of)(self.alias, wanted)
+        barrier = await sync_to_async(self._barrier)(names, copies)
         is_over = sync_to_async(barrier.is_over)
         for pause in pauses(timeout):
             if await is_over():

@@ -1,8 +1,9 @@
 """Tells where reads of a file go: to which storage, under which name or URL."""
 
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, Protocol, Self
 
 from django.core.exceptions import SuspiciousFileOperation, SynchronousOnlyOperation
 from django.core.files.storage import Storage
@@ -11,6 +12,7 @@ from django.db import DatabaseError, InterfaceError
 from ..conf import settings
 from ..files import localfiles, presence, spelling
 from ..ledger import bindings
+from ..ledger.copies import copies
 from ..ledger.database import ledger
 from ..ledger.models import QueuedFile
 from ..ledger.names import Name, StoredName
@@ -18,6 +20,7 @@ from ..ledger.states import Entry
 from ..remotes.expiry import lifetime_of
 from ..remotes.places import Place
 from ..serving import links
+from ..transfers.gates import gates
 from .advising import advised
 from .composition import ComposedStorage
 from .routes import Route
@@ -25,6 +28,15 @@ from .routes import Route
 BULK = 500  # names in one query
 # What a query raises in async code, in a broken transaction, and if the database is down
 NO_ANSWER = (SynchronousOnlyOperation, DatabaseError, InterfaceError)
+
+
+class Located(Protocol):
+    """What is known of a transferred file."""
+
+    @property
+    def place(self) -> int | None: ...
+    @property
+    def remote_name(self) -> str: ...
 
 
 class LocatingStorage(ComposedStorage):
@@ -49,7 +61,7 @@ class LocatingStorage(ComposedStorage):
     def get_storage(self, name: Name) -> Storage:
         """Return the storage whose URL ``url()`` returns."""
         stored = self._stored(name)
-        return self._route(stored, self._settled_entry(stored))[0]
+        return self._route(stored, self._open_for_readers(stored, self._settled_entry(stored)))[0]
 
     def _stored_for_url(self, name: Name) -> StoredName:
         """Return the same; a path outside has a URL, but no file."""
@@ -87,7 +99,8 @@ class LocatingStorage(ComposedStorage):
     @property
     def _places(self) -> list[int]:
         """The digests of the places at which readers find files."""
-        return [each.remote_place.digest for each in self.with_each_remote]
+        each_one = (*self.with_each_remote, *self.with_each_mirror)
+        return [each.remote_place.digest for each in each_one]
 
     def _is_elsewhere(self, name: str, entry: Entry, place: Place) -> bool:
         """Return whether a file's URL is one of another place than its own; log the first one."""
@@ -105,6 +118,71 @@ class LocatingStorage(ComposedStorage):
         # A name that predates the ledger
         is_remote = name.can_be_recorded and not self._may_be_local(name.text)
         return (self.remote if is_remote else self.local), name.text
+
+    # Copies on mirrors
+
+    def copies_to_read(self, name: str, found: Located) -> Iterator[tuple[Self, Located]]:
+        """Yield this storage with each remote that has a transferred file, and what is known of
+        the copy there.
+
+        The one that readers should try first comes first. The ledger is asked for copies on mirrors
+        only while that of the file is closed, or if the first one does not do.
+        """
+        first = self.with_remote_of(found), found
+        is_closed = self._is_closed(found)
+        if not is_closed:
+            yield first
+        for route in self._on_mirrors([name]).get(name, []) if self.sides.mirrors else []:
+            yield self.with_remote_of(route), route
+        if is_closed:
+            yield first
+
+    def _open_for_readers(
+        self, name: StoredName, found: Entry | Route | None
+    ) -> Entry | Route | None:
+        """Return where readers find a file: on a mirror while its own place is closed."""
+        if found is None:
+            return None
+        return self._on_open_mirrors({name.text: found}).get(name.text, found)
+
+    def _on_open_mirrors(self, found: Mapping[str, Entry | Route]) -> dict[str, Route]:
+        """Return where there are open copies of those files whose own place is closed."""
+        with suppress(*NO_ANSWER):
+            closed = [
+                name
+                for name, each in found.items()
+                if (isinstance(each, Route) or each.is_promoted) and self._is_closed(each)
+            ]
+            mirrored = self._on_mirrors(closed)
+            return {
+                name: routes[0]
+                for name, routes in mirrored.items()
+                if (self.alias, routes[0].place) not in gates.closed_places()
+            }
+        return {}
+
+    def _is_closed(self, found: Located) -> bool:
+        """Return whether the place of a file is closed; False without mirrors."""
+        if not self.sides.mirrors:
+            return False
+        closed = gates.closed_places()
+        digest = self.with_remote_of(found).remote_place.digest if closed else None
+        return (self.alias, digest) in closed
+
+    def _on_mirrors(self, names: Sequence[str]) -> dict[str, list[Route]]:
+        """Return the verified further copies of files, those at open places first."""
+        found: dict[str, list[Route]] = defaultdict(list)
+        closed = gates.closed_places() if names else ()
+        digests = self._places if names else []
+        order = sorted(digests, key=lambda digest: (self.alias, digest) in closed)
+        for start in range(0, len(names), BULK):
+            part = copies().verified_named(self.alias, names[start : start + BULK])
+            part = part.filter(place__in=digests)
+            for copy in part.select_related("file"):
+                found[copy.file.name].append(Route(copy.remote_name, copy.place))
+        for routes in found.values():
+            routes.sort(key=lambda route: order.index(route.place))
+        return found
 
     def _may_be_local(self, name: str) -> bool:
         try:
@@ -126,7 +204,7 @@ class LocatingStorage(ComposedStorage):
             with suppress(*NO_ANSWER):
                 return self.stable_url(stored.text, kwargs.get("expire"))
             return links.signed(self.alias, stored.text, kwargs["expire"], None)
-        found = self._entry_for_url(stored)
+        found = self._open_for_readers(stored, self._entry_for_url(stored))
         return self._url_on(found, *self._route(stored, found), **kwargs)
 
     @advised
@@ -158,6 +236,7 @@ class LocatingStorage(ComposedStorage):
                     if entry.is_promoted:
                         place = self.with_remote_of(entry).remote_place
                         self._is_elsewhere(name, entry, place)
+        found.update(self._on_open_mirrors(found))
         return {
             name: self._url_on(entry, *self._route(stored, entry))
             for name, stored in given.items()

@@ -15,7 +15,9 @@ from ..ledger.database import ledger
 from ..ledger.names import StoredName
 from ..ledger.states import Entry
 from ..remotes import opening
-from ..uploaders import Uploader
+from ..reporting.logs import logger
+from ..reporting.reasons import reason
+from ..uploaders import Uploader, substitution
 from .locating import LocatingStorage
 from .results import wait_until
 
@@ -97,20 +99,35 @@ class Opening:
     def _opened_away(self, entry: Entry) -> File:
         """Open the copy that is not on this host's local storage."""
         if entry.is_promoted:
-            storage = self.storage.with_remote_of(entry)
-            bindings.require_same(storage.alias, self.name, entry, storage.remote_place)
-            cached = self._opened_from_cache(entry, storage.uploader)
-            return cached or opening.opened(storage.remote, entry.remote_name, self.mode)
+            return self._opened_remotely(entry)
         if entry.is_local and not entry.is_here:
             return self._opened_on_other_host(entry)
         raise local_file_missing(self.storage, self.name)
 
-    def _opened_from_cache(self, entry: Entry, uploader: Uploader) -> File | None:
+    def _opened_remotely(self, entry: Entry) -> File:
+        """Open the first copy that can be read."""
+        problems: list[Exception] = []
+        for storage, copy in self.storage.copies_to_read(self.name, entry):
+            try:
+                bindings.require_same(storage.alias, self.name, copy, storage.remote_place)
+                cached = self._opened_from_cache(entry, storage.uploader, copy.remote_name)
+                return cached or opening.opened(storage.remote, copy.remote_name, self.mode)
+            except Exception as error:
+                problems.append(error)
+                if not substitution.may_help(storage.uploader, error):
+                    break
+                if self.storage.sides.mirrors:
+                    text = reason(error, storage.local, storage.remote)
+                    place = storage.remote_place.description
+                    logger.warning("%r cannot be read from %s: %s", self.name, place, text)
+        raise problems[0]
+
+    def _opened_from_cache(self, entry: Entry, uploader: Uploader, remote_name: str) -> File | None:
         """Return the copy in the read cache, filled if need be; None without a cache."""
         row = ledger().filter(pk=entry.pk).first() if settings.read_cache else None
         if row is None or not row.is_remote:
             return None
-        copy = readcache.opened(row, lambda: uploader.read_back(row.remote_name))
+        copy = readcache.opened(row, lambda: uploader.read_back(remote_name))
         if copy is None or "b" in self.mode:
             return copy
         return File(cast(Any, io.TextIOWrapper(cast(Any, copy.file), "utf-8")), copy.name)

@@ -113,8 +113,7 @@ def _compare(one: Side, other: Side) -> Clash | None:
     if same_place(*places):
         return Clash(
             Kind.SAME,
-            f"{names} point to the same location, {first!r}: {_danger(one)} would delete the only "
-            f"copy.",
+            f"{names} point to the same location, {first!r}: {_danger(one, other)}.",
         )
     return Clash(
         Kind.INSIDE,
@@ -123,8 +122,12 @@ def _compare(one: Side, other: Side) -> Clash | None:
     )
 
 
-def _danger(one: Side) -> str:
-    return "evicting the local copy" if one.name == "local" else "removing the old one"
+def _danger(one: Side, other: Side) -> str:
+    if one.name == "local":
+        return "evicting the local copy would delete the only copy"
+    if other.name == "mirrors":
+        return "a file would not get a second copy there"
+    return "removing the old one would delete the only copy"
 
 
 def _is_of_library(side: Side) -> bool:

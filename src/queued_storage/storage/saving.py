@@ -23,7 +23,6 @@ from ..ledger.states import Content, State
 from ..queues.on_commit import require_commits
 from ..reporting.spans import span
 from .advising import advised
-from .barrier import Barrier
 from .composition import Parts
 from .coroutines import AsyncStorage
 from .renewing import Saved, content_type_of, new_name
@@ -56,6 +55,8 @@ class QueuedStorage(AsyncStorage):
         unknown: Literal["ask", "absent"] | None = None,
         url_mode: Literal["direct", "signed", "stable", "proxied"] | None = None,
         previous: Sequence[Any] | None = None,
+        mirrors: Sequence[Any] | None = None,
+        evict_after: Literal["all", "first"] | None = None,
     ) -> None:
         super().__init__(
             local=local,
@@ -71,6 +72,8 @@ class QueuedStorage(AsyncStorage):
             unknown=unknown,
             url_mode=url_mode,
             previous=previous,
+            mirrors=mirrors,
+            evict_after=evict_after,
         )
 
     def __repr__(self) -> str:
@@ -244,11 +247,18 @@ class QueuedStorage(AsyncStorage):
         return result
 
     @advised
-    def wait(self, names: Iterable[Name] | None = None, timeout: float | None = None) -> None:
-        """Block until all files saved before the call, or ``names``, are on the remote.
+    def wait(
+        self,
+        names: Iterable[Name] | None = None,
+        timeout: float | None = None,
+        *,
+        copies: int = 1,
+    ) -> None:
+        """Block until all files saved before the call, or ``names``, are on the remote, and have
+        ``copies`` copies there and on mirrors.
 
         Held files are not waited for, unless they are named: that is an error. Raises
         ``TransferError`` as soon as one of the files has failed, ``TransferTimeout`` after
         ``timeout`` seconds.
         """
-        Barrier.of(self.alias, self._wanted(names)).wait(timeout)
+        self._barrier(names, copies).wait(timeout)

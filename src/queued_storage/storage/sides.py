@@ -21,7 +21,7 @@ RENAMED = {
 class Side:
     """How one of the storages is made."""
 
-    name: str  # "local", "remote" or "previous": the option
+    name: str  # "local", "remote", "previous" or "mirrors": the option
     given: Any  # an alias of STORAGES, a dotted path, a class, a dict, or a storage
     args: tuple[Any, ...]
     options: dict[str, Any]
@@ -140,19 +140,22 @@ class Sides:
     local: Side
     remote: Side
     previous: tuple[Side, ...] = ()  # remotes that have files which were not moved yet
+    mirrors: tuple[Side, ...] = ()  # remotes that get a copy of each file
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any], owner: str) -> "Sides":
         return cls(
             Side.from_options("local", options, owner),
             Side.from_options("remote", options, owner),
-            tuple(_previous_sides(options)),
+            tuple(_listed_sides("previous", options)),
+            tuple(_listed_sides("mirrors", options)),
         )
 
     def __iter__(self) -> Iterator[Side]:
         yield self.local
         yield self.remote
         yield from self.previous
+        yield from self.mirrors
 
     def storages(self) -> tuple[Storage, Storage]:
         """Return both storages; raise ``ImproperlyConfigured`` if one cannot be made."""
@@ -168,14 +171,14 @@ class Sides:
         )
 
 
-def _previous_sides(options: Mapping[str, Any]) -> Iterator[Side]:
-    given = options.get("previous") or ()
+def _listed_sides(name: str, options: Mapping[str, Any]) -> Iterator[Side]:
+    given = options.get(name) or ()
     if not isinstance(given, list | tuple):
         raise ImproperlyConfigured(
-            f"previous must be a list of remotes, such as [{given!r}], not {given!r}."
+            f"{name} must be a list of remotes, such as [{given!r}], not {given!r}."
         )
     for each in given:
-        yield Side("previous", each, (), {})
+        yield Side(name, each, (), {})
 
 
 def _shows_what_it_is(spec: Any) -> bool:

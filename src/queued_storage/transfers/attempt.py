@@ -63,6 +63,7 @@ class Attempt:
             raise TransferError("Gave up: the worker died during every attempt.")
         self.storage.require_two_places()  # what is uploaded to itself may be lost
         self._require_its_place()
+        self._want_copies()
         destinations.remote_of(self.storage)  # before anything lies there
         outcome = self._run_foreign(foreign_task) if foreign_task else self._run_task()
         self.marker.write()
@@ -76,7 +77,7 @@ class Attempt:
             if not ledger.bind(row, place.digest):
                 self.lease.lose()
             row.place = place.digest
-        elif len(self.storage.with_each_remote) > 1:
+        elif len(self.storage.with_each_remote) > 1 or self.storage.with_each_mirror:
             self._leave_previous_places()
         try:
             destinations.require_same_place(self.storage, row)
@@ -88,11 +89,24 @@ class Attempt:
     def _leave_previous_places(self) -> None:
         """Upload new content to the present remote; what lies elsewhere is of no use then."""
         storage, row = self.storage, self.row
-        copies().of(row).exclude(place=storage.remote_place.digest).discard()
-        if storage.with_remote_of(row) is not storage:
-            place = storage.remote_place.digest
-            if not exchange(row, place, left_as=CopyState.REMOVING):
+        place, mirrors = storage.remote_place.digest, self._mirrors
+        copies().of(row).exclude(place__in=[place, *mirrors]).discard()
+        its = storage.with_remote_of(row)
+        if its is not storage:
+            is_mirror = its.remote_place.digest in mirrors
+            left_as = CopyState.PENDING if is_mirror else CopyState.REMOVING
+            if not exchange(row, place, left_as=left_as):
                 raise TransferError(f"Another worker is removing a copy of {row.name!r}.")
+
+    @property
+    def _mirrors(self) -> list[int]:
+        """The digests of the places that get a copy."""
+        return [each.remote_place.digest for each in self.storage.with_each_mirror]
+
+    def _want_copies(self) -> None:
+        """Let copies of the new content be made as soon as it is transferred."""
+        if mirrors := self._mirrors:
+            copies().want(self.row, mirrors)
 
     def _run_task(self) -> Outcome:
         local, remote = self.parts.local, self.parts.remote

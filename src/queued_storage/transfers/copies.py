@@ -11,11 +11,13 @@ from django.core.files import File
 from django.db import transaction
 
 from ..conf import settings
-from ..exceptions import LeaseLost, LocalStorageMissing, VerificationError
+from ..exceptions import LeaseLost, LocalStorageMissing, TransferError, VerificationError
 from ..files import localfiles, presence, successors, volumes
 from ..files.stamps import Stamp
 from ..files.streams import checksum_of
 from ..files.successors import Version
+from ..ledger import copies as further
+from ..ledger.bindings import digest_of
 from ..ledger.database import ledger, ledger_database
 from ..ledger.models import QueuedFile
 from ..ledger.states import Content
@@ -129,6 +131,21 @@ def free_local(storage: TransferringStorage, row: QueuedFile, seen: Stamp | None
         intact.require_unchanged(storage, row, seen)
         volumes.require(row.alias, storage.local)  # since it may have waited for the lock
         successors.remove(storage.local, row.name, row)
+
+
+class CopiesMissing(TransferError):
+    """The local copy is kept until all mirrors have theirs."""
+
+
+def require_on_mirrors(storage: TransferringStorage, row: QueuedFile) -> None:
+    """Raise ``CopiesMissing`` unless all mirrors have the file, or the first copy is enough."""
+    wanted = {each.remote_place.digest for each in storage.with_each_mirror}
+    if not wanted or storage.evict_after == "first":
+        return
+    verified = further.copies().verified_of(row.pk, row.generation)
+    wanted -= {digest_of(row.alias, row.place), *verified.values_list("place", flat=True)}
+    if wanted:
+        raise CopiesMissing(f"{row.name!r} is evicted when all mirrors have a copy.")
 
 
 def require_other_file(storage: TransferringStorage, row: QueuedFile) -> None:

@@ -10,11 +10,13 @@ from itertools import count
 
 from django.db import close_old_connections, connections
 
+from ..ledger.copies import copy_claims
 from ..ledger.database import ledger
 from ..ledger.models import QueuedFile
 from ..ledger.supervision import Supervision
 from ..runtime import ending, hung
 from . import destinations, disposal, filling, lanes, leases, watching
+from .copiers import Copiers
 from .gates import gates
 from .lanes import Lane, guarded
 from .solitude import ALONE_MAX, solitude
@@ -23,6 +25,7 @@ from .work import run_claimed
 NOTIFIED_AT_ONCE = 500  # ids whose aliases are read by one statement, at most
 SUPERVISED_EVERY = 1.0  # seconds, while threads are at work
 SUSPECTS_EVERY = 1.0  # seconds between two looks for suspects, or longer if a search is rarer
+COPIES_EVERY = 5.0  # seconds between two looks for copies to make, or less if a search is
 SUSPECTS_SECONDS = 2.0  # that suspects are processed before others have their turn
 
 
@@ -72,6 +75,9 @@ class Executor:
         self._next_suspects = 0.0
         self._phase = Phase.WAITING
         self._names = map("queued-storage-{}".format, count())
+        self._copiers = Copiers(threads, self._names, self._is_stopping)
+        self._known: Collection[str] = ()  # the aliases of the last search
+        self._next_look = 0.0  # for copies
         self._finder = threading.Thread(target=self._find, name=next(self._names), daemon=True)
 
     def start(self) -> None:
@@ -87,8 +93,10 @@ class Executor:
         """Return whether no file is in hand. A search for files does not count, because on a slow
         machine there always is one."""
         with self._lock:
-            return not self._notified and not any(
-                lane.load or lane.notified for lane in self._lanes.values()
+            return (
+                self._copiers.is_idle()
+                and not self._notified
+                and not any(lane.load or lane.notified for lane in self._lanes.values())
             )
 
     @property
@@ -123,17 +131,23 @@ class Executor:
             self._lead_to(Phase.OVER)
             self._notified.clear()
             threads = [thread for lane in self._lanes.values() for thread in lane.give_up_all()]
+            threads += [thread.ident or 0 for thread in self._copiers.threads()]
             back = [row for lane in self._lanes.values() for row in lane.give_back_all()]
             self._end()
         running = leases.of_threads([*threads, self._finder.ident or 0])
         for lease in running:
             lease.end()
         guarded(lambda: _return(back))
-        guarded(lambda: running and ledger().hand_back([lease.row for lease in running]))
+        files = [lease.row for lease in running if not lease.is_of_copy]
+        guarded(lambda: files and ledger().hand_back(files))
+        for lease in running:
+            if lease.is_of_copy:
+                guarded(partial(copy_claims().give_back, lease.row, count=False))
 
     def _threads(self) -> list[threading.Thread]:
         with self._lock:
-            return [self._finder, *(each for lane in self._lanes.values() for each in lane.threads)]
+            lanes = [each for lane in self._lanes.values() for each in lane.threads]
+            return [self._finder, *lanes, *self._copiers.threads()]
 
     def _lead_to(self, phase: Phase) -> None:
         if phase in NEXT_PHASES[self._phase]:
@@ -146,6 +160,7 @@ class Executor:
             guarded(self._supervise)
             guarded(self._claim_notified)
             guarded(self._search)
+            guarded(self._look_for_copies)
             self._work_alone()
             guarded(self._give_back)
         guarded(self._give_back)
@@ -240,9 +255,15 @@ class Executor:
     def _has_time(self) -> bool:
         return not self._is_stopping() and not self._notified and self._phase is not Phase.FINDING
 
+    def _look_for_copies(self) -> None:
+        if self._is_stopping() or time.monotonic() < self._next_look:
+            return
+        self._next_look = time.monotonic() + min(self._poll, COPIES_EVERY)
+        self._copiers.look(self._known)
+
     def _open_aliases(self) -> list[str]:
         """Return the aliases whose remote is open; put the files of the others back."""
-        aliases = self._aliases()
+        self._known = aliases = self._aliases()
         destinations.register_first(aliases)
         closed = gates.closed().intersection(aliases)
         watching.watch_if_closed()

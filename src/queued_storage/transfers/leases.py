@@ -5,13 +5,14 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from django.db import connections, transaction
 
 from ..conf import settings
 from ..exceptions import LeaseLost, TransferStalled
 from ..files.stamps import Stamp
+from ..ledger.copies import copy_claims
 from ..ledger.database import ledger
 from ..ledger.models import QueuedFile
 from ..reporting.counts import counted
@@ -26,6 +27,8 @@ AT_ONCE = 100  # leases that are renewed in one transaction, at most
 
 class Lease:
     """A claim on a row: whether it still stands, and when bytes last moved under it."""
+
+    is_of_copy = False  # on a mirror; another thread may claim the file meanwhile
 
     def __init__(self, row: QueuedFile) -> None:
         self.row = row
@@ -131,6 +134,17 @@ def renew(leases: Sequence[Lease]) -> None:
             lease.renewed(stands, started)
 
 
+class CopyLease(Lease):
+    """A claim on a copy on a mirror; the row is that of ``claimed_row()``."""
+
+    ledger: Any
+    is_of_copy = True
+
+    def __init__(self, row: QueuedFile) -> None:
+        super().__init__(row)
+        self.ledger = copy_claims()
+
+
 class _Heart(threading.Thread):
     """The thread of a process that renews all leases of that process."""
 
@@ -165,11 +179,11 @@ class _Heart(threading.Thread):
                 time.sleep(BEAT_MAX)
 
     def _beat_all(self) -> None:
-        current: dict[str, list[Lease]] = defaultdict(list)
+        current: dict[tuple[str, bool], list[Lease]] = defaultdict(list)
         for lease in self.leases():
             was_stalled = lease.stalled
             if lease.is_current():
-                current[lease.ledger.db].append(lease)
+                current[lease.ledger.db, lease.is_of_copy].append(lease)
             elif lease.stalled and not was_stalled:
                 _on_stall(lease)
         for leases in current.values():
@@ -240,7 +254,8 @@ def held() -> set[int]:
     return {
         lease.row.pk
         for lease in _kept()
-        if not (lease.stalled or lease.is_over) and (lease.waits or lease.thread != me)
+        if not (lease.is_of_copy or lease.stalled or lease.is_over)
+        and (lease.waits or lease.thread != me)
     }
 
 
@@ -282,12 +297,26 @@ def keep(row: QueuedFile) -> Iterator[Lease]:
     """
     lease = _waiting.pop((row.pk, row.lease_token), None) or Lease(row)
     lease.begin()
-    if transaction.get_connection(lease.ledger.db).in_atomic_block:
+    with _kept_alive(lease):
         yield lease
+
+
+@contextmanager
+def keep_copy(row: QueuedFile) -> Iterator[CopyLease]:
+    """Do the same for the claim on a copy."""
+    lease = CopyLease(row)
+    with _kept_alive(lease):
+        yield lease
+
+
+@contextmanager
+def _kept_alive(lease: Lease) -> Iterator[None]:
+    if transaction.get_connection(lease.ledger.db).in_atomic_block:
+        yield
         return
     heart = _beating_heart()
     try:
         heart.add(lease)
-        yield lease
+        yield
     finally:
         heart.remove(lease)

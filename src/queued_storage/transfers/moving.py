@@ -1,28 +1,14 @@
 """Moves a transferred file from a previous remote to the present one."""
 
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-
-from django.core.files import File
-from django.core.files.base import ContentFile
-from django.core.files.storage import FileSystemStorage
-
 from ..exceptions import LeaseLost, VerificationError
-from ..files import presence
-from ..files.streams import MeasuredFile, PiecewiseFile
 from ..ledger.copies import Copy, CopyState, at_copy, copies, exchange
 from ..ledger.models import QueuedFile
-from ..ledger.states import Content, is_reachable_from_here
+from ..ledger.states import Content
 from . import destinations
-from .copies import Upload, is_copy, verify_upload
+from .copies import Upload, verify_upload
 from .leases import Lease
 from .parts import TransferringStorage
-from .proxies import LocalProxy, RemoteProxy, WatchedFile
-from .writers import PlaceMarker
-
-IN_MEMORY = 1024 * 1024  # bytes of a file that is not written to the disk on its way
-Throttle = Callable[[int], object]  # is called with each number of bytes that were read
+from .sending import Source, Throttle, sent
 
 
 def move(
@@ -51,14 +37,14 @@ class _Move:
         throttle: Throttle | None,
     ) -> None:
         self._storage = storage
-        self._source = storage.with_remote_of(row)
+        self._old = storage.with_remote_of(row)
         self._row = row
         self._lease = lease
-        self._throttle = throttle
+        self._source = Source(row, [(self._old, row)], lease, throttle)
 
     def run(self, *, is_kept: bool) -> None:
         storage, row = self._storage, self._row
-        if self._source is storage:
+        if self._old is storage:
             raise LeaseLost(f"{row} is not at a previous remote.")
         storage.require_two_places()
         destinations.remote_of(storage)  # before anything lies there
@@ -96,99 +82,22 @@ class _Move:
 
     def _sent(self, copy: Copy) -> str:
         storage = self._storage
-        uploader = storage.uploader
-        claim = _CopyClaim(self._lease, at_copy(self._row, copy), copy.place)
-        marker = PlaceMarker(storage)
-        proxy = RemoteProxy(storage.remote, claim, uploader, marker)
-        with self._opened() as file:
-            try:
-                proxy.save(self._row.name, file)
-                assert proxy.upload
-                verified = verify_upload(uploader, proxy.upload, self._lease.progress)
-            finally:
-                proxy.settle()
-        marker.write()
-        return verified
+        record = _CopyRecord(copy.place)
+        claim = _CopyClaim(self._lease, at_copy(self._row, copy), record)
+        with self._source.opened() as file:
+            return sent(storage, claim, file)
 
     @property
     def _content(self) -> Content:
         return Content(self._row.size, self._row.checksum)
 
-    # The bytes
-
-    @contextmanager
-    def _opened(self) -> Iterator[File]:
-        """Open the file on this machine: the local copy if it is whole, else a temporary file with
-        the bytes of the previous remote."""
-        row, local = self._row, self._source.local
-        if row.is_local and is_reachable_from_here(row.host) and self._is_whole_here():
-            with LocalProxy(local, self._lease).open(row.name) as file:
-                yield _Throttled(file, self._throttle) if self._throttle else file
-            return
-        if row.size <= IN_MEMORY:
-            yield WatchedFile(self._downloaded(), row.name, self._lease.progress)
-            return
-        with tempfile.TemporaryDirectory(prefix="queued-storage-") as directory:
-            place = FileSystemStorage(directory)
-            self._download(place)
-            with LocalProxy(place, self._lease).open(row.name) as file:
-                yield file
-
-    def _is_whole_here(self) -> bool:
-        row = self._row
-        return presence.exists(self._source.local, row.name) and is_copy(self._source, row)
-
-    def _downloaded(self) -> File:
-        measured = self._measured()
-        file = ContentFile(b"".join(measured.chunks()), self._row.name)
-        self._require_whole(measured.content)
-        return file
-
-    def _download(self, place: FileSystemStorage) -> None:
-        measured = self._measured()
-        place.save(self._row.name, measured)
-        self._require_whole(measured.content)
-
-    def _measured(self) -> MeasuredFile:
-        row = self._row
-        pieces = PiecewiseFile(self._source.uploader.read_back(row.remote_name), row.name)
-        return MeasuredFile(pieces, row.name, self._tick)
-
-    def _require_whole(self, found: Content) -> None:
-        row = self._row
-        if found.size != row.size or (row.checksum and found.checksum != row.checksum):
-            raise VerificationError(
-                f"The previous remote has {found.size:,} bytes with the checksum {found.checksum} "
-                f"under {row.remote_name!r}, but the ledger has {row.size:,} bytes with "
-                f"{row.checksum or 'no checksum'}. Nothing was moved."
-            )
-
-    def _tick(self, count: int) -> None:
-        if self._throttle:
-            self._throttle(count)
-        self._lease.progress()
-
-
-class _Throttled(WatchedFile):
-    """A local file that is not read faster than allowed; it hides its path from uploaders."""
-
-    def __init__(self, file: File, throttle: Throttle) -> None:
-        super().__init__(file, file.name or "", self._wait)
-        self._throttle = throttle
-        self._read = 0
-
-    def _wait(self, position: int) -> None:
-        if position > self._read:
-            self._throttle(position - self._read)
-            self._read = position
-
 
 class _CopyClaim:
     """The claim on a file, under which a further copy of it is uploaded."""
 
-    def __init__(self, lease: Lease, row: QueuedFile, place: int) -> None:
+    def __init__(self, lease: Lease, row: QueuedFile, record: "_CopyRecord") -> None:
         self.row = row  # as if the copy were its first one
-        self.ledger = _CopyRecord(place)
+        self.ledger = record
         self.progress = lease.progress
         self.moved = lease.moved
         self.require = lease.require
@@ -217,4 +126,4 @@ class _CopyRecord:
         return copies().record(row, self._place, remote_name)
 
     def release_remote_name(self, row: QueuedFile) -> int:
-        return copies().release(row, self._place)
+        return copies().disown(row, self._place)

@@ -62,7 +62,7 @@ class TransferringStorage(Protocol):
 
     def with_remote_of(self, bound: Bound) -> Self:
         """Return this storage with the remote that a file is at: itself, unless the file is at one
-        of the previous remotes."""
+        of the previous remotes or mirrors."""
 
     @property
     def other_place(self) -> int | None:
@@ -71,6 +71,14 @@ class TransferringStorage(Protocol):
     @property
     def with_each_remote(self) -> list[Self]:
         """This storage, and then this storage with each of its previous remotes as its remote."""
+
+    @property
+    def with_each_mirror(self) -> list[Self]:
+        """This storage with each of its mirrors as its remote."""
+
+    @property
+    def evict_after(self) -> str:
+        """Which copies must be verified before the local one is evicted: "all" or "first"."""
 
     def require_two_places(self) -> None:
         """Raise ``ImproperlyConfigured`` if the two sides lead to one place."""

@@ -37,8 +37,14 @@ def probe_due() -> None:
 def probe_closed(aliases: Iterable[str]) -> None:
     """Probe those of these remotes that are closed at once: somebody waits for their files."""
     gates.forget()
-    for alias in gates.closed().intersection(aliases):
+    chosen = set(aliases)
+    for alias in gates.closed().intersection(chosen):
         probe_now(alias)
+    for alias, place in gates.closed_places():
+        if alias not in chosen or storage_of(alias, "").remote_place.digest == place:
+            continue
+        for remote in remotes().at(alias, place).probed():
+            probe(remote, even_early=True)
 
 
 def probe_now(alias: str) -> bool:

@@ -25,6 +25,7 @@ def resume(storage: TransferringStorage, row: QueuedFile, lease: Lease) -> Outco
     if not row.is_local or not is_eviction:
         lease.ledger.settle(row)
         return Outcome.SETTLED
+    copies.require_on_mirrors(storage, row)
     copies.verify_remote(storage, row, settings.verify, lease.progress)
     lease.confirm()
     return Outcome.READY_TO_EVICT
@@ -33,6 +34,7 @@ def resume(storage: TransferringStorage, row: QueuedFile, lease: Lease) -> Outco
 def evict(storage: TransferringStorage, row: QueuedFile, lease: Lease) -> Outcome:
     """Delete the local copy of a transferred file, unless it was changed since."""
     destinations.require_same_place(storage, row)
+    copies.require_on_mirrors(storage, row)
     seen = lease.intact
     if seen is None or stamp_of(storage.local, row.name) != seen:
         seen = intact.require_intact(storage, row, lease.progress)
@@ -61,9 +63,13 @@ def _purge_further_copies(storage: TransferringStorage, row: QueuedFile, lease: 
         return storage.uploader.read_back(row.remote_name)
 
     for copy in further.copies().of(row):
-        if copy.lease_token:
-            raise TransferError(f"Another worker is removing a copy of {row.name!r}.")
+        if not further.copies().claim_to_purge(copy):
+            raise TransferError(f"Another worker is making or removing a copy of {row.name!r}.")
         its = further.at_copy(row, copy)
         known = original if row.is_object_its_own else None
-        Removal(storage.with_remote_of(its), its, lease, known).run()
+        try:
+            Removal(storage.with_remote_of(its), its, lease, known).run()
+        except BaseException:
+            further.copies().release(copy)
+            raise
         further.copies().filter(pk=copy.pk).delete()

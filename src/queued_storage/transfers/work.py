@@ -1,7 +1,6 @@
 """The work on one file under one claim."""
 
 import errno
-import random
 import threading
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -38,13 +37,14 @@ from ..runtime import ending
 from ..signals import file_deleted, file_evicted, file_transferred, transfer_failed
 from . import attempt, leases, removal
 from .circuit import Circuit, Fate, Verdict, circuit_of
+from .copies import CopiesMissing
+from .delays import OPERATOR_DELAY, backoff
 from .gates import gates
 from .leases import Lease
 from .outcomes import Outcome
 from .parts import TransferringStorage, sides_of, storage_at, storage_of
 from .solitude import solitude
 
-OPERATOR_DELAY = 3600.0  # seconds until a file that waits for an operator is looked at again
 # What ends a process in its main thread, and a single task in any other thread
 ENDS = (SystemExit, KeyboardInterrupt, GeneratorExit)
 
@@ -136,12 +136,6 @@ def tries_names(alias: str) -> bool:
         return storage_of(alias, "").uploader.never_overwrites(0)
     except Exception:  # an attempt reports it
         return False
-
-
-def backoff(attempts: int) -> float:
-    """Return the seconds until the next attempt; they double each time, plus or minus 20%."""
-    step = settings.retry_delay * 2.0 ** min(max(attempts - 1, 0), 30)
-    return min(step, settings.retry_max_delay) * random.uniform(0.8, 1.2)
 
 
 class Step(NamedTuple):
@@ -301,6 +295,9 @@ class _Work:
             gates.forget()  # so that no more files of this storage are claimed
         if is_unmounted and row.state == State.TRANSFERRING:
             return bool(self.lease.ledger.undo_attempt(row))
+        if isinstance(error, CopiesMissing):  # the last copy makes the row due
+            logger.info("%s", text)
+            return bool(self.lease.ledger.postpone(row, backoff(row.attempts), text))
         verdict = self._verdict(error)
         if verdict.fate is Fate.CLOSED:
             logger.info("%s waits until its remote is open: %s", row, text)

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from django.core.management.base import CommandError
 
 from ...ledger.names import tidy
-from ...operations import adoption, inventory
+from ...operations import adoption, inventory, mirrors
 from ...operations.roots import require_safe_root
 from ...operations.storages import OperableStorage
 from ...reporting.counts import counted
@@ -104,10 +104,33 @@ class Backfill(_Recording):
     help = "record files that exist only in local storage, and enqueue them"
     side = "local"
 
+    @classmethod
+    def add_arguments(cls, parser: ArgumentParser) -> None:
+        super().add_arguments(parser)
+        parser.add_argument(
+            "--mirrors",
+            action="store_true",
+            help="instead, enqueue the copies that mirrors lack of files in the ledger",
+        )
+
     def run(self, options: dict[str, Any]) -> None:
         storage = one_storage(options["storage"])
+        if options["mirrors"]:
+            self._fill_mirrors(storage, options)
+            return
         with requires_listing(), Progress(self.stderr, self.stderr, 0) as progress:
             count = adoption.backfill(
                 storage, self.names(storage, options), progress, dry_run=options["dry_run"]
             )
         self.finish(count, options, "recorded", progress)
+
+    def _fill_mirrors(self, storage: OperableStorage, options: dict[str, Any]) -> None:
+        if options["names"] or options["under"] is not None:
+            raise CommandError("--mirrors is for all files of a storage.", returncode=2)
+        if not storage.with_each_mirror:
+            raise CommandError(f"The storage {storage.alias!r} has no mirrors.", returncode=2)
+        with Progress(self.stderr, self.stderr, 0) as progress:
+            count = mirrors.backfill(storage, progress, dry_run=options["dry_run"])
+        text = counted(count, "{} copy", "{} copies")
+        done = "would be" if options["dry_run"] else counted(count, "is", "are")
+        self.stdout.write(f"{text} on mirrors {done} due.")

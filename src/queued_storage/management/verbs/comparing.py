@@ -30,7 +30,7 @@ from .typos import require_directory
 
 
 def _add_content(parser: ArgumentParser) -> None:
-    parser.add_argument("--content", action="store_true", help="read every byte of both copies")
+    parser.add_argument("--content", action="store_true", help="read every byte of all copies")
 
 
 class Verify(RepeatableVerb):
@@ -70,7 +70,7 @@ def _line(found: comparison.Difference) -> str:
 
 
 # Repairs after which the bytes that were there are lost
-OVERWRITING = {"different-local", "different-remote"}
+OVERWRITING = {"different-local", "different-remote", "different-mirror"}
 
 
 class Reconcile(RepeatableVerb):

@@ -19,6 +19,7 @@ from ...ledger.availability import (
 )
 from ...ledger.copies import copies
 from ...operations import rebinding, remotes
+from ...operations.mirrors import unfinished
 from ...operations.remotes import Probed
 from ...operations.writers import accept_writer
 from ...reporting.counts import about, counted
@@ -73,7 +74,7 @@ class Remotes(RepeatableVerb):
         if not found and not is_json:
             self.stdout.write("There is no queued storage.")
         for remote in found:
-            files = waiting(remote.alias) if remote.is_configured else left(remote)
+            files = _files_of(remote)
             if is_json:
                 self.stdout.write_json(as_json(remote, files), default=datetime.isoformat)
             else:
@@ -82,7 +83,10 @@ class Remotes(RepeatableVerb):
     def _show(self, remote: Availability, files: int) -> None:
         since = f"since {remote.since:{TIME}}" if remote.since else "not used yet"
         details = [remote.place, since, *_details(remote)]
-        if remote.is_configured:
+        if remote.is_mirror:
+            details.append("a mirror")
+            details.append(counted(files, "{} copy is missing", "{} copies are missing"))
+        elif remote.is_configured:
             details.append(counted(files, "{} file waits", "{} files wait"))
         else:
             details.append("the storage uploads to another place now")
@@ -186,9 +190,16 @@ def as_json(remote: Availability, files: int) -> dict[str, Any]:
     """What programs get to know of a remote that so many files wait for."""
     found = asdict(remote)
     del found["digest"]
-    if remote.is_configured:
+    if remote.is_configured or remote.is_mirror:
         return {**found, "waiting": files}
     return {**found, "waiting": 0, "left": files, "copies": _copies_at(remote)}
+
+
+def _files_of(remote: Availability) -> int:
+    """Count the files that wait for a remote, or that are left there."""
+    if remote.is_mirror:
+        return unfinished(remote.alias, remote.digest).count()
+    return waiting(remote.alias) if remote.is_configured else left(remote)
 
 
 def _copies_at(remote: Availability) -> int:

@@ -9,7 +9,7 @@ from django.core.management.base import CommandError
 
 from ...ledger.availability import Availability, sentence
 from ...ledger.jobs import Job
-from ...operations import status
+from ...operations import mirrors, status
 from ..quantities import format_size, parse_duration, parse_size
 from ..terminal import Lines
 from .base import Verb
@@ -30,6 +30,7 @@ class _Report:
     backlogs: list[status.Backlog]
     activity: status.Activity
     failures: list[tuple[str, str, str]]
+    mirrors: list[mirrors.Mirror]
     jobs: list[Job]
     places: float  # the share of the ledger in which they are filled in
     troubles: list[str]
@@ -87,6 +88,7 @@ class Status(Verb):
             backlogs=status.backlogs(),
             failures=status.last_failures(),
             activity=status.activity(),
+            mirrors=mirrors.tallies(),
             jobs=status.unfinished_jobs(),
             places=status.share_of_places(),
             troubles=[
@@ -107,6 +109,7 @@ class Status(Verb):
         answer = {
             "remotes": [as_json(*each) for each in report.remotes],
             "files": [asdict(tally) for tally in report.tallies],
+            "mirrors": [asdict(mirror) for mirror in report.mirrors],
             "hosts": [asdict(backlog) for backlog in report.backlogs],
             "workers": asdict(report.activity),
             "jobs": [{name: getattr(job, name) for name in JOB_FIELDS} for job in report.jobs],
@@ -125,6 +128,11 @@ class Status(Verb):
         for tally in report.tallies:
             self.stdout.write(
                 f"{tally.alias:<24} {tally.state:<12} {_numbers(tally)}  {_since(tally)}"
+            )
+        for mirror in report.mirrors:
+            self.stdout.write(
+                f"{mirror.alias:<24} mirror {mirror.place}: {mirror.pending:,} pending, "
+                f"{mirror.failed:,} failed"
             )
         for backlog in report.backlogs:
             overdue = f"  due since {backlog.overdue:{TIME}}" if backlog.overdue else ""

@@ -22,7 +22,7 @@ from ...ledger.jobs import are_available, jobs
 from ...queues.jobs import JobThreads
 from ...reporting.counts import counted
 from ...runtime import ending, hung
-from ...transfers import probing
+from ...transfers import copying, probing
 from ...transfers.executor import Executor
 from ...transfers.gates import gates
 from .base import Verb, require_ledger
@@ -95,8 +95,10 @@ class Worker(Verb):
         try:
             self.stdout.write(f"Transferring files of {', '.join(_aliases()) or 'no storage'}.")
             while not (is_empty or executor.is_exhausted or signals.wait(options["poll"])):
+                # What was claimed at the first question may make something else due by the last.
                 is_empty = (
                     options["until_empty"]
+                    and not self.is_due()
                     and executor.is_idle()
                     and job_threads.is_idle()
                     and not self.is_due()
@@ -117,7 +119,7 @@ class Worker(Verb):
         """Whether a file or a job is due that this process can process."""
         aliases = gates.open_of(_aliases())
         rows = ledger().due().of_aliases(aliases).claimable().workable_here()
-        is_due = rows.exists()
+        is_due = rows.exists() or copying.is_due(_aliases())
         return is_due or (are_available() and bool(jobs().due_keys(aliases)))
 
     def _serve_metrics(self, address: str, port: int) -> None:
