@@ -13,12 +13,13 @@ from django.core.files.storage import storages
 from django.core.management import CommandError, call_command
 from pytest_django import Settings
 
+from queued_storage.conf import settings
 from queued_storage.exceptions import RemoteChanged
 from queued_storage.ledger import bindings
 from queued_storage.ledger.copies import CopyState, copies
 from queued_storage.ledger.database import ledger
 from queued_storage.ledger.remotes import remotes
-from queued_storage.ledger.sql.clock import database_time
+from queued_storage.ledger.sql.clock import database_time, seconds_between
 from queued_storage.ledger.states import State
 from queued_storage.maintenance import sweep
 from queued_storage.operations.moving import RateLimit, move
@@ -442,6 +443,32 @@ def test_killed_drop_old_can_be_repeated(switch: Switch, kill: Any, point: str) 
     call(*MOVE, "--drop-old", "--yes")
     assert (on("old"), on("new")) == ([], names)
     assert not copies().exists()
+
+
+@pytest.mark.parametrize("point", ["copy reserved", "copy sent", "moving"])
+def test_drop_old_removes_what_a_killed_move_left(switch: Switch, kill: Any, point: str) -> None:
+    name = saved(switch("old"), "a.txt", b"bytes", evict=True)
+    switch("new", "old")
+    kill(point, *MOVE)
+    storage = switch("old", "new")
+    finish(storage)
+    call(*MOVE, "--drop-old", "--yes")
+    assert (on("old"), on("new")) == ([name], [])
+    assert not copies().exists()
+
+
+def test_old_copy_is_removed_soon_after_an_outage(switch: Switch) -> None:
+    name = saved(switch("old"), "a.txt")
+    storage = switch("new", "old")
+    overwritten(storage, name, b"new")
+    assert storage.queue.deliver() == {}
+    storages["old"].refuses = True
+    assert dispose_due(10) == 0
+    waits = seconds_between(database_time(ledger().db), copies().get().due_at)
+    assert 0 < waits <= 1.2 * settings.retry_delay
+    storages["old"].refuses = False
+    copies().update(due_at=LONG_AGO)
+    assert dispose_due(10) == 1
 
 
 @pytest.mark.parametrize("point", ["copy reserved", "copy sent", "moving"])

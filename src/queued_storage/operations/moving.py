@@ -64,13 +64,16 @@ def left(storage: OperableStorage) -> QueuedFileQuerySet:
 
 
 def old_copies(storage: OperableStorage) -> Copies:
-    """The copies at previous remotes of files that were moved, except those that are kept."""
+    """The copies at previous remotes of files that were moved, except those that are kept.
+
+    They include what is left of moves that were interrupted before the names were swapped back.
+    """
     present = storage.remote_place.digest
     its = copies().filter(file__alias=storage.alias, file__place=present)
     return its.filter(
         file__state=State.TRANSFERRED,
         place__in=_previous_digests(storage),
-        state=CopyState.TRANSFERRED,
+        state__in=[CopyState.TRANSFERRED, CopyState.PENDING],
         is_kept=False,
     )
 

@@ -8,25 +8,26 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 from typing import Protocol
 
+from django.core.exceptions import ImproperlyConfigured
 from django.core.files import File
 
-from ..exceptions import LeaseLost
+from ..exceptions import LeaseLost, OtherWriter, RemoteChanged
 from ..files import presence, successors
 from ..ledger.copies import Copy, at_copy, copies
 from ..ledger.database import in_transaction
 from ..ledger.models import QueuedFile
 from ..ledger.remotes import remotes
+from ..ledger.states import State
 from ..reporting.logs import logger
 from ..reporting.reasons import reason
 from ..runtime.forks import after_fork
 from ..uploaders import Uploader
 from . import destinations
 from .copies import Likeness, likeness
+from .delays import OPERATOR_DELAY, backoff
 from .owners import Others
 from .parts import TransferringStorage, sides_of, storage_of
 from .writers import PlaceMarker
-
-DELAY = 3600.0  # seconds until a copy that could not be removed is tried again
 
 
 class Claim(Protocol):
@@ -69,7 +70,7 @@ class Removal:
         PlaceMarker(self._storage).require_own()
         if self._is_its_own(remote_name):
             self._claim.confirm()  # without a claim, the object may be a newer file's
-            if self._was_saved and not self._row.transferred_at:
+            if self._was_saved and (self._row.unconfirmed or not self._row.transferred_at):
                 self._uploader.forget_unfinished(remote_name)
             self._uploader.remove(remote_name)
 
@@ -98,10 +99,10 @@ class Removal:
         if found is Likeness.BEGINNING and not self._uploader.replaces:
             return True
         logger.warning(
-            "%s is deleted, but not the object %r on the remote: it isn't known whether an "
-            "interrupted upload of this file made it.",
-            row,
+            "The object %r on the remote is not removed: it isn't known whether an interrupted "
+            "upload of %s made it.",
             remote_name,
+            row,
         )
         return False
 
@@ -193,15 +194,22 @@ def dispose_due(limit: int, may_go_on: Callable[[], bool] = lambda: True) -> int
 
 def dispose(copy: Copy) -> bool:
     """Remove the object of a claimed copy, and the copy; return False if that is to be repeated."""
-    row = at_copy(copy.file, copy)
+    file, row = copy.file, at_copy(copy.file, copy)
     try:
-        storage = storage_of(row.alias, row.task).with_remote_of(row)
-        Removal(storage, row, _CopyClaim(copy)).run()
+        storage = storage_of(row.alias, row.task)
+
+        def original() -> Iterator[bytes]:
+            return storage.with_remote_of(file).uploader.read_back(file.remote_name)
+
+        known = original if file.state == State.TRANSFERRED else None
+        Removal(storage.with_remote_of(row), row, _CopyClaim(copy), known).run()
     except LeaseLost:
         return False
     except Exception as error:
         text = reason(error, *sides_of(row))
         logger.warning("An old copy of %s could not be removed: %s", row, text)
-        copies().postpone(copy, DELAY, text)
+        is_waiting = isinstance(error, ImproperlyConfigured | OtherWriter | RemoteChanged)
+        delay = OPERATOR_DELAY if is_waiting else backoff(copy.attempts + 1)
+        copies().postpone(copy, delay, text)
         return False
     return bool(copies().drop(copy))
