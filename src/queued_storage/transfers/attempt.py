@@ -20,6 +20,7 @@ from ..files.streams import checksum_of
 from ..ledger.copies import CopyState, copies, exchange
 from ..ledger.models import QueuedFile
 from ..ledger.states import Content, State
+from ..remotes.places import Place
 from ..uploaders import Uploader
 from . import destinations
 from .copies import Upload, has_saved_bytes, verify_upload
@@ -62,25 +63,26 @@ class Attempt:
         if self.row.attempts > attempts_max(foreign_task):
             raise TransferError("Gave up: the worker died during every attempt.")
         self.storage.require_two_places()  # what is uploaded to itself may be lost
-        self._require_its_place()
+        place = self.storage.remote_place
+        self._require_its_place(place)
         self._want_copies()
-        destinations.remote_of(self.storage)  # before anything lies there
+        destinations.remote_of(self.storage, place)  # before anything lies there
         outcome = self._run_foreign(foreign_task) if foreign_task else self._run_task()
         self.marker.write()
         return outcome
 
-    def _require_its_place(self) -> None:
+    def _require_its_place(self, place: Place) -> None:
         """Bind a file of which nothing was sent to the place that is configured now; raise
         ``RemoteChanged`` for another file whose place is not that one."""
         ledger, row = self.lease.ledger, self.row
-        if place := destinations.has_moved(self.storage, row):
+        if destinations.has_moved(self.storage, row, place):
             if not ledger.bind(row, place.digest):
                 self.lease.lose()
             row.place = place.digest
         elif len(self.storage.with_each_remote) > 1 or self.storage.with_each_mirror:
             self._leave_previous_places()
         try:
-            destinations.require_same_place(self.storage, row)
+            destinations.require_same_place(self.storage, row, place)
         except RemoteChanged:
             if row.is_tried:
                 ledger.release_remote_name(row)

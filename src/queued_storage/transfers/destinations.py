@@ -23,13 +23,15 @@ ADVICE = (
 )
 
 
-def remote_of(storage: TransferringStorage) -> Remote:
+def remote_of(storage: TransferringStorage, place: Place | None = None) -> Remote:
     """Return the ledger's remote that this storage uploads to now, which is made if it is new.
+
+    ``place`` is that of the storage, if the caller knows it.
 
     A process asks the database once per place, so nothing but ``alias``, ``digest`` and ``place``
     is up to date.
     """
-    alias, place = storage.alias, storage.remote_place
+    alias, place = storage.alias, place or storage.remote_place
     database = ledger_database()
     key = (database, str(connections[database].settings_dict["NAME"]), alias, place.digest)
     if known := _known.get(key):
@@ -57,25 +59,26 @@ def register_first(aliases: Iterable[str]) -> None:
         _begun.add((database, alias))
 
 
-def has_moved(storage: TransferringStorage, row: QueuedFile) -> Place | None:
-    """Return the place that a file can simply be uploaded to instead of its own; None if there is
-    no need to, or if this may be wrong.
+def has_moved(storage: TransferringStorage, row: QueuedFile, place: Place) -> bool:
+    """Return whether a file can simply be uploaded to the storage's place instead of its own; False
+    if there is no need to, or if this may be wrong.
 
     Nothing of the file may lie anywhere, and the place must be that of all threads: otherwise those
     who saved the file may not find it there. It is, if the file's own place is a previous one.
     """
     was_sent = row.remote_name or (row.unconfirmed and not row.is_tried)
+    if was_sent or not bindings.is_elsewhere(row.alias, row, place):
+        return False
     was_switched = storage.with_remote_of(row) is not storage
-    if was_sent or not (was_switched or storage.has_fixed_place):
-        return None
-    place = storage.remote_place
-    return place if bindings.is_elsewhere(row.alias, row, place) else None
+    return was_switched or storage.has_fixed_place
 
 
-def require_same_place(storage: TransferringStorage, row: QueuedFile) -> None:
+def require_same_place(
+    storage: TransferringStorage, row: QueuedFile, place: Place | None = None
+) -> None:
     """Raise ``RemoteChanged`` if the file is at another place than its storage's, as this thread
     sees it now."""
-    place = storage.remote_place
+    place = place or storage.remote_place
     if not bindings.is_elsewhere(row.alias, row, place):
         return
     if row.object_name and not row.is_tried:

@@ -123,7 +123,7 @@ def _run_once(row: QueuedFile) -> tuple[Exception | None, bool]:
             logger.error("%s", error)
             lease.ledger.postpone(row, settings.retry_delay, reason(error), count=False)
             return error, False
-        if gates.is_closed(row.alias, storage.other_place) and storage.other_place is not None:
+        if storage.other_place is not None and gates.is_closed(row.alias, storage.other_place):
             text = f"The previous remote is closed: {storage.remote_place.description}."
             lease.ledger.postpone(row, settings.probe_every, text, count=False)
             return None, False
