@@ -1,6 +1,6 @@
 """Waits until the files saved before a call are on the remote."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
 from typing import Any
 
@@ -25,6 +25,8 @@ class Barrier:
         self._groups = groups
         self._held_is_error = held_is_error  # else held files are not waited for
         self._further = 0  # copies on mirrors that each file must have
+        self._then: Callable[[], Barrier] | None = None  # makes that of the next tier
+        self._next: Barrier | None = None
 
     @classmethod
     def of(cls, alias: str, names: Iterable[Name] | None, needed: int = 1) -> "Barrier":
@@ -56,6 +58,25 @@ class Barrier:
             )
         return cls(groups, held_is_error=True)
 
+    def then(self, next_one: Callable[["list[str] | None"], "Barrier"], *, is_named: bool) -> None:
+        """Wait for the same files in the next tier, which knows them by their remote names."""
+
+        def begin() -> Barrier:
+            return next_one(self._remote_names() if is_named else None)
+
+        self._then = begin
+
+    def _remote_names(self) -> list[str]:
+        found: list[str] = []
+        for group in self._groups:
+            found += group.filter(state=State.TRANSFERRED).values_list("remote_name", flat=True)
+        return found
+
+    def require_no_held(self) -> "Barrier":
+        """Let a held file be an error."""
+        self._held_is_error = True
+        return self
+
     def wait(self, timeout: float | None) -> None:
         """Block until no file is under way.
 
@@ -76,6 +97,8 @@ class Barrier:
 
     def _troubled(self) -> QueuedFile | None:
         """A file that is waited for; one whose last attempt failed, if there is any."""
+        if self._next:
+            return self._next._troubled()
         waits = [group.filter(state__in=UNDER_WAY) for group in self._groups]
         failed = (group.exclude(last_error="").first() for group in waits)
         others = (group.first() for group in waits)
@@ -95,7 +118,12 @@ class Barrier:
             self._require_no_failure(group)
         if any(group.filter(state__in=UNDER_WAY).exists() for group in self._groups):
             return False
-        return not (self._further and any(map(self._lacks_copies, self._groups)))
+        if self._further and any(map(self._lacks_copies, self._groups)):
+            return False
+        if self._then is None:
+            return True
+        self._next = self._next or self._then()
+        return self._next.is_over()
 
     def _lacks_copies(self, group: QueuedFileQuerySet) -> bool:
         """Return whether a copy is under way that is needed; raise ``TransferError`` if one has

@@ -9,6 +9,7 @@ from django.core.files import File
 
 from ..files.asyncfiles import AsyncFile
 from ..ledger.names import Name
+from . import tiers
 from .barrier import Barrier
 from .reserving import ReservingStorage
 from .results import TransferResult, pauses
@@ -62,13 +63,29 @@ class AsyncStorage(ReservingStorage):
     def _wanted(self, names: Iterable[Name] | None) -> list[Name] | None:
         return None if names is None else [self._stored(name).text for name in names]
 
-    def _barrier(self, names: Iterable[Name] | None, copies: int) -> Barrier:
+    def _barrier(
+        self, names: Iterable[Name] | None, copies: int = 1, tier: str | None = None
+    ) -> Barrier:
         if copies > len(self.sides.mirrors) + 1:
             raise ValueError(
                 f"The storage {self.alias!r} cannot make {copies} copies: it needs the option "
                 f"'mirrors' with {copies - 1} or more remotes."
             )
-        return Barrier.of(self.alias, self._wanted(names), copies)
+        if tier is not None and tier not in (known := list(tiers.tiers(self))):
+            raise ValueError(
+                f"The files of {self.alias!r} do not get to {tier!r}, but to "
+                f"{', '.join(map(repr, known))}."
+            )
+        barrier = Barrier.of(self.alias, self._wanted(names), copies)
+        inner = tiers.behind(self)
+        if isinstance(inner, AsyncStorage) and tier != tiers.name_of_remote(self):
+
+            def next_one(remote_names: list[str] | None) -> Barrier:
+                found = inner._barrier(remote_names, tier=tier)
+                return found.require_no_held() if tier else found
+
+            barrier.then(next_one, is_named=names is not None)
+        return barrier
 
     async def await_transferred(
         self,
@@ -76,9 +93,10 @@ class AsyncStorage(ReservingStorage):
         timeout: float | None = None,
         *,
         copies: int = 1,
+        tier: str | None = None,
     ) -> None:
         """Do the same as ``wait()``, without holding a thread between two queries."""
-        barrier = await sync_to_async(self._barrier)(names, copies)
+        barrier = await sync_to_async(self._barrier)(names, copies, tier)
         is_over = sync_to_async(barrier.is_over)
         for pause in pauses(timeout):
             if await is_over():

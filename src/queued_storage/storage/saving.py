@@ -253,12 +253,16 @@ class QueuedStorage(AsyncStorage):
         timeout: float | None = None,
         *,
         copies: int = 1,
+        tier: str | None = None,
     ) -> None:
         """Block until all files saved before the call, or ``names``, are on the remote, and have
         ``copies`` copies there and on mirrors.
+
+        If the remote is a queued storage, wait until they are on its remote, and so on, up to the
+        remote that is called ``tier``, in whose way held files are an error, or the last one.
 
         Held files are not waited for, unless they are named: that is an error. Raises
         ``TransferError`` as soon as one of the files has failed, ``TransferTimeout`` after
         ``timeout`` seconds.
         """
-        self._barrier(names, copies).wait(timeout)
+        self._barrier(names, copies, tier).wait(timeout)
