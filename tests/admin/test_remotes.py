@@ -5,8 +5,12 @@ from typing import Any
 import pytest
 from django.contrib.admin.models import LogEntry
 from django.contrib.auth.models import User
+from django.core.files.storage import storages
 from django.test import Client
+from pytest_django import Settings
 
+from queued_storage.ledger.availability import availabilities
+from queued_storage.ledger.copies import copies
 from queued_storage.ledger.remotes import RemoteState, remotes
 from queued_storage.ledger.sql.clock import DatabaseNow
 from queued_storage.transfers import watching
@@ -55,6 +59,25 @@ def test_banner_of_a_closed_remote(
     assert f"The remote of default {text} 12 minutes. 2 files wait. Next probe in 3 min" in shown
     assert f"3 probes have failed. {ERROR} {storage.remote_place.description}" in shown
     assert f"Remote of default: {state}." in viewer.get(path).content.decode()
+
+
+def test_banner_of_a_closed_mirror(settings: Settings, operator: Client) -> None:
+    mirror = {"BACKEND": "tests.support.scripted.ScriptedStorage", "OPTIONS": {"place": "mirror"}}
+    options = {**settings.STORAGES["default"]["OPTIONS"], "mirrors": ["second"]}
+    default = settings.STORAGES["default"] | {"OPTIONS": options}
+    settings.STORAGES = settings.STORAGES | {"second": mirror, "default": default}
+    storage: Any = storages["default"]
+    storage.save("a.txt", file())
+    assert storage.queue.deliver() == {}
+    copies().update(state="pending", due_at=None)
+    [second] = [each for each in availabilities() if each.is_mirror]
+    assert "mirror" not in text_of(operator, DASHBOARD)
+    remotes().filter(digest=second.digest).close("away", "The mirror is away.", 60)
+    shown = text_of(operator, DASHBOARD)
+    assert "A mirror of default has been closed for" in shown
+    assert "1 file waits." in shown
+    assert f"The mirror is away. {second.place}" in shown
+    assert "Probe now" not in shown  # the buttons steer the remote
 
 
 def test_banner_of_a_paused_remote(storage: Any, viewer: Client) -> None:

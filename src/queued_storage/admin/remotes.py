@@ -14,9 +14,10 @@ from django.utils.translation import gettext_lazy as _
 from django.views.decorators.http import require_POST
 
 from ..exceptions import UnknownAlias
-from ..ledger.availability import Availability, in_use, waiting
+from ..ledger.availability import Availability, availabilities, waiting
 from ..ledger.remotes import RemoteState
 from ..operations import remotes
+from ..operations.mirrors import unfinished
 from . import overview
 from .formats import AtLeast, Number, duration
 from .log import log_change
@@ -30,6 +31,7 @@ HEADLINES: dict[str, Any] = {
     RemoteState.REFUSED: _("The remote of %(alias)s has refused files for %(time)s."),
     RemoteState.PAUSED: _("The remote of %(alias)s has been paused for %(time)s."),
 }
+MIRROR_HEADLINE = _("A mirror of %(alias)s has been closed for %(time)s.")
 OTHER_HEADLINE = _("The remote of %(alias)s has been closed for %(time)s.")
 
 
@@ -97,11 +99,17 @@ class Line:
 
 
 def lines(request: HttpRequest, site: AdminSite) -> list[Line]:
-    """The remotes in use, with the actions that the user may take."""
+    """The remotes in use, with the actions that the user may take, and mirrors that are closed."""
     buttons = {}
     if request.user.has_perm("queued_storage.steer_remote"):
         buttons = {name: Button(action, _url(site, name)) for name, action in ACTIONS.items()}
-    return [_line(remote, buttons) for remote in in_use()[: overview.ALIASES]]
+    known = availabilities()
+    in_use = [each for each in known if each.is_configured][: overview.ALIASES]
+    mirrors = [each for each in known if each.is_mirror and not each.is_open]
+    return [
+        *(_line(each, buttons) for each in in_use),
+        *(_line(each, {}) for each in mirrors[: overview.ALIASES]),
+    ]
 
 
 def _url(site: AdminSite, action: str) -> str:
@@ -110,16 +118,26 @@ def _url(site: AdminSite, action: str) -> str:
 
 
 def _line(remote: Availability, buttons: dict[str, Button]) -> Line:
-    files = waiting(remote.alias, overview.LIMIT + 1)
+    files = _count(remote, overview.LIMIT + 1)
+    headline = HEADLINES.get(remote.state, OTHER_HEADLINE)
+    if remote.is_mirror:
+        headline = MIRROR_HEADLINE
     names = {"alias": remote.alias, "time": duration(remote.age)}
     return Line(
         remote,
         str(dict(RemoteState.choices).get(remote.state, remote.state)),
         Number(files) if files <= overview.LIMIT else AtLeast(overview.LIMIT),
-        HEADLINES.get(remote.state, OTHER_HEADLINE) % names,
+        headline % names,
         _ending(remote),
         [buttons[action.name] for action in _actions(remote) if buttons],
     )
+
+
+def _count(remote: Availability, limit: int) -> int:
+    """Count the files that wait for a remote, up to a limit."""
+    if remote.is_mirror:
+        return len(unfinished(remote.alias, remote.digest).values("pk")[:limit])
+    return waiting(remote.alias, limit)
 
 
 def _actions(remote: Availability) -> list[Action]:
