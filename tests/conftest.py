@@ -180,3 +180,18 @@ def spawn() -> Iterator[Callable[..., subprocess.Popen[Any]]]:
             return process
 
         yield start
+
+
+@pytest.fixture
+def changes() -> Iterator[list[str]]:
+    """The states of all remotes, in the order in which they were announced."""
+    from queued_storage.signals import remote_changed  # needs the settings
+
+    found: list[str] = []
+
+    def receiver(state: str, **kwargs: Any) -> None:
+        found.append(str(state))
+
+    remote_changed.connect(receiver)
+    yield found
+    remote_changed.disconnect(receiver)

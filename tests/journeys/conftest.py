@@ -1,6 +1,8 @@
 """Fixtures of the journeys."""
 
 import shutil
+import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +10,9 @@ import pytest
 from django.core.files.storage import storages
 from pytest_django import Settings
 
+from tests.support.command import silently
+from tests.support.failpoints import FailPoint
+from tests.support.forks import ended, forks
 from tests.support.mirroring import Mirrored
 from tests.support.moving import Switch
 
@@ -45,3 +50,17 @@ def mirrored(settings: Settings) -> Mirrored:
         return storages["default"]
 
     return configure
+
+
+@pytest.fixture
+def kill(
+    child_environment: dict[str, str], settings: Settings, tmp_path: Path
+) -> Iterator[Callable[..., None]]:
+    """Run a verb until the fail point of this name kills it."""
+    with forks(child_environment, settings) as found:
+
+        def run(point: str, *arguments: str) -> None:
+            child = found.start(silently, *arguments, point=FailPoint(point, tmp_path / "reached"))
+            assert ended(child) == -signal.SIGKILL
+
+        yield run

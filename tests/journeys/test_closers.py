@@ -1,7 +1,7 @@
 """Several processes that find a remote closed, and those that die meanwhile."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -13,7 +13,6 @@ from queued_storage.ledger.states import State
 from queued_storage.queues.base import run_all, run_message
 from queued_storage.remotes.fault_kinds import Fault
 from queued_storage.remotes.faults import Diagnosis
-from queued_storage.signals import remote_changed
 from queued_storage.transfers import circuit, probing, trials, watching, work
 from queued_storage.transfers.circuit import Circuit, Fate, circuit_of
 from queued_storage.transfers.gates import gates
@@ -178,18 +177,6 @@ def test_success_leaves_the_failure_counted(
 
 
 # Two processes at once
-
-
-@pytest.fixture
-def changes() -> Iterator[list[str]]:
-    found: list[str] = []
-
-    def receiver(state: str, **kwargs: Any) -> None:
-        found.append(str(state))
-
-    remote_changed.connect(receiver)
-    yield found
-    remote_changed.disconnect(receiver)
 
 
 @pytest.mark.one_database

@@ -1,17 +1,12 @@
 """Files that are moved from a previous remote to the present one."""
 
 import json
-import os
-import signal
-from collections.abc import Callable, Iterator
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import pytest
 from django.core.files.storage import storages
 from django.core.management import CommandError, call_command
-from pytest_django import Settings
 
 from queued_storage.conf import settings
 from queued_storage.exceptions import RemoteChanged
@@ -26,8 +21,7 @@ from queued_storage.operations.moving import RateLimit, move
 from queued_storage.transfers import disposal, probing
 from queued_storage.transfers.disposal import dispose, dispose_due
 from queued_storage.transfers.gates import gates
-from tests.support.failpoints import FailPoint
-from tests.support.forks import ended, forks
+from tests.support.command import silently
 from tests.support.moving import Switch, on, overwritten, place, row_of, saved
 from tests.support.scripted import LONG_AGO, file, make_due, read
 from tests.support.waiting import until
@@ -386,25 +380,6 @@ def test_previous_remote_is_probed_and_opened(switch: Switch) -> None:
 # Killed processes
 
 
-def call(*arguments: str) -> None:
-    with open(os.devnull, "w") as nowhere:
-        call_command("queued_storage", *arguments, stdout=nowhere, stderr=nowhere)
-
-
-@pytest.fixture
-def kill(
-    child_environment: dict[str, str], settings: Settings, tmp_path: Path
-) -> Iterator[Callable[..., None]]:
-    """Run a verb until the fail point of this name kills it."""
-    with forks(child_environment, settings) as found:
-
-        def run(point: str, *arguments: str) -> None:
-            child = found.start(call, *arguments, point=FailPoint(point, tmp_path / "reached"))
-            assert ended(child) == -signal.SIGKILL
-
-        yield run
-
-
 def finish(storage: Any) -> None:
     """Let all leases expire, and do what is due."""
     ledger().exclude(due_at=None).update(due_at=LONG_AGO)
@@ -424,7 +399,7 @@ def test_killed_move_can_be_repeated(switch: Switch, kill: Any, point: str) -> N
     kill(point, *MOVE)
     assert [read(storage, name) for name in names] == [b"bytes"] * 2
     finish(storage)
-    call(*MOVE)
+    silently(*MOVE)
     assert (on("old"), on("new")) == (names, names)
     assert [storage.url(name) for name in names] == [f"https://new.example/{n}" for n in names]
     assert {copy.state for copy in copies()} == {CopyState.TRANSFERRED}
@@ -436,11 +411,11 @@ def test_killed_move_can_be_repeated(switch: Switch, kill: Any, point: str) -> N
 def test_killed_drop_old_can_be_repeated(switch: Switch, kill: Any, point: str) -> None:
     names = [saved(switch("old"), f"{each}.txt", b"bytes", evict=True) for each in range(2)]
     storage = switch("new", "old")
-    call(*MOVE)
+    silently(*MOVE)
     kill(point, *MOVE, "--drop-old", "--yes")
     assert [read(storage, name) for name in names] == [b"bytes"] * 2
     finish(storage)
-    call(*MOVE, "--drop-old", "--yes")
+    silently(*MOVE, "--drop-old", "--yes")
     assert (on("old"), on("new")) == ([], names)
     assert not copies().exists()
 
@@ -452,7 +427,7 @@ def test_drop_old_removes_what_a_killed_move_left(switch: Switch, kill: Any, poi
     kill(point, *MOVE)
     storage = switch("old", "new")
     finish(storage)
-    call(*MOVE, "--drop-old", "--yes")
+    silently(*MOVE, "--drop-old", "--yes")
     assert (on("old"), on("new")) == ([name], [])
     assert not copies().exists()
 

@@ -19,7 +19,6 @@ from queued_storage.ledger.database import ledger
 from queued_storage.ledger.names import PROBE_NAME
 from queued_storage.ledger.remotes import Remote, RemoteState, remotes
 from queued_storage.ledger.states import State
-from queued_storage.signals import remote_changed
 from tests.support.forks import forks
 from tests.support.scripted import file, make
 from tests.support.scripted_proxy import NEVER, Answer, Request, ScriptedProxy
@@ -63,19 +62,6 @@ def configure(
     use()
     settings.QUEUED_STORAGE = {**SHORT, "QUEUE": ONE_THREAD}
     return use
-
-
-@pytest.fixture
-def changes() -> Iterator[list[str]]:
-    """The states of the remote, in the order in which they were announced."""
-    found: list[str] = []
-
-    def receiver(state: str, **kwargs: Any) -> None:
-        found.append(str(state))
-
-    remote_changed.connect(receiver)
-    yield found
-    remote_changed.disconnect(receiver)
 
 
 # What happens in an outage

@@ -1,46 +1,23 @@
 """Verbs that are killed and then repeated; see tests/support/failpoints.py."""
 
 import os
-import signal
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from django.core.files.storage import storages
-from django.core.management import CommandError, call_command
-from pytest_django import Settings
+from django.core.management import CommandError
 
 from queued_storage.files.localfiles import is_unfinished
 from queued_storage.ledger.database import ledger
 from queued_storage.ledger.states import State
 from queued_storage.maintenance import sweep
-from tests.support.failpoints import FailPoint
-from tests.support.forks import ended, forks
+from tests.support.command import silently
 from tests.support.scripted import LONG_AGO, file, on_disk, read
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
 NAMES = ["a.txt", "b.txt", "c.txt"]
-
-
-def call(*arguments: str) -> None:
-    with open(os.devnull, "w") as nowhere:
-        call_command("queued_storage", *arguments, stdout=nowhere, stderr=nowhere)
-
-
-@pytest.fixture
-def kill(
-    child_environment: dict[str, str], settings: Settings, tmp_path: Path
-) -> Iterator[Callable[..., None]]:
-    """Run a verb until the fail point of this name kills it."""
-    with forks(child_environment, settings) as found:
-
-        def run(point: str, *arguments: str) -> None:
-            child = found.start(call, *arguments, point=FailPoint(point, tmp_path / "reached"))
-            assert ended(child) == -signal.SIGKILL
-
-        yield run
 
 
 @pytest.fixture
@@ -67,14 +44,14 @@ def require_whole(storage: Any) -> None:
     assert {row.name for row in ledger()} == set(NAMES)
     assert {(row.state, row.lease_token) for row in ledger()} == {(State.TRANSFERRED, "")}
     assert [read(storage, name) for name in NAMES] == [b"bytes"] * 3
-    call("verify", "--content")
+    silently("verify", "--content")
 
 
 def test_killed_retry_can_be_repeated(kill: Callable[..., None], storage: Any) -> None:
     transferred(storage)
     ledger().update(state=State.FAILED, due_at=None)
     kill("retried", "retry", "--all")
-    call("retry", "--all")
+    silently("retry", "--all")
     assert {row.state for row in ledger()} == {State.PENDING}
     require_whole(storage)
 
@@ -83,7 +60,7 @@ def test_killed_cancel_can_be_repeated(kill: Callable[..., None], storage: Any) 
     for name in NAMES:
         storage.save(name, file())
     kill("cancelled", "cancel", "--all")
-    call("cancel", "--all")
+    silently("cancel", "--all")
     assert {(row.state, row.due_at) for row in ledger()} == {(State.HELD, None)}
 
 
@@ -93,7 +70,7 @@ def test_killed_evict_can_be_repeated(point: str, kill: Callable[..., None], sto
     kill(point, "evict", "--all")
     assert [read(storage, name) for name in NAMES] == [b"bytes"] * 3
     finish(storage)
-    call("evict", "--all")
+    silently("evict", "--all")
     assert on_disk() == []
     require_whole(storage)
 
@@ -103,18 +80,18 @@ def test_killed_restore_can_be_repeated(
     point: str, kill: Callable[..., None], storage: Any
 ) -> None:
     transferred(storage)
-    call("evict", "--all")
+    silently("evict", "--all")
     kill(point, "restore", "--all")
     assert [read(storage, name) for name in NAMES] == [b"bytes"] * 3
     finish(storage)
-    call("restore", "--all")
+    silently("restore", "--all")
     unfinished = [name for name in on_disk() if is_unfinished(name)]
     assert len(unfinished) == (point != "second claimed")
     assert sorted({*on_disk()} - {*unfinished}) == NAMES
     require_whole(storage)
     for name in unfinished:
         os.utime(storage.local.path(name), (0, 0))
-    call("orphans", "local", "--storage", "default", "--delete", "--yes")
+    silently("orphans", "local", "--storage", "default", "--delete", "--yes")
     assert on_disk() == NAMES
 
 
@@ -123,7 +100,7 @@ def test_killed_reconcile_can_be_repeated(kill: Callable[..., None], storage: An
     for name in NAMES:
         storages["far"].delete(name)
     kill("sent again", "reconcile", "--repair", "missing-remote")
-    call("reconcile", "--repair", "missing-remote")
+    silently("reconcile", "--repair", "missing-remote")
     require_whole(storage)
 
 
@@ -135,7 +112,7 @@ def test_killed_orphans_can_be_repeated(kill: Callable[..., None], storage: Any)
     command = ["orphans", "remote", "--storage", "default", "--delete", "--yes"]
     kill("orphan deleted", *command)
     assert len(on_disk("far")) == 5
-    call(*command)
+    silently(*command)
     assert on_disk("far") == NAMES
     require_whole(storage)
 
@@ -149,7 +126,7 @@ def test_killed_adopt_or_backfill_can_be_repeated(
     command = [verb, "--storage", "default", "--under", "."]
     kill("second adopted" if verb == "adopt" else "second backfilled", *command)
     assert ledger().count() == (2 if verb == "adopt" else 0)
-    call(*command)
+    silently(*command)
     require_whole(storage)
 
 
@@ -157,9 +134,9 @@ def test_killed_flush_can_be_repeated(kill: Callable[..., None], storage: Any) -
     for name in NAMES:
         storage.save(name, file())
     kill("retried", "flush")
-    call("flush")
+    silently("flush")
     assert storage.queue.deliver() == {}
-    call("flush", "--wait")
+    silently("flush", "--wait")
     require_whole(storage)
 
 
@@ -169,8 +146,8 @@ def test_killed_prune_can_be_repeated(kill: Callable[..., None], storage: Any) -
         storages["disk"].delete(name)
         storages["far"].delete(name)
     kill("pruned", "prune", "--all", "--yes")
-    call("prune", "--all", "--yes")
+    silently("prune", "--all", "--yes")
     finish(storage)
     assert [row.name for row in ledger()] == NAMES[2:]
     with pytest.raises(CommandError):
-        call("prune")
+        silently("prune")

@@ -17,6 +17,11 @@ def run(*arguments: str) -> str:
     return out.getvalue()
 
 
+def silently(*arguments: str) -> None:
+    """Run a verb whose output does not matter, for example in another process."""
+    run(*arguments)
+
+
 def on_default(verb: str, *arguments: str) -> str:
     """Return the output of a verb for "default" only. Other tests may have created storages."""
     return run(verb, *arguments, "--storage", "default")

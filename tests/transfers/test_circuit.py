@@ -24,7 +24,6 @@ from queued_storage.ledger.states import State
 from queued_storage.queues.base import run_all
 from queued_storage.remotes.fault_kinds import Fault
 from queued_storage.remotes.faults import Diagnosis
-from queued_storage.signals import remote_changed
 from queued_storage.transfers import circuit, probing, trials, watching, work
 from queued_storage.transfers.executor import Executor
 from queued_storage.transfers.gates import gates
@@ -39,19 +38,6 @@ pytestmark = pytest.mark.django_db(transaction=True)
 def unwatched(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let no thread probe beside the test."""
     monkeypatch.setattr(watching, "watch", lambda: None)
-
-
-@pytest.fixture
-def changes() -> Iterator[list[str]]:
-    """The states of all remotes, in the order in which they were announced."""
-    found: list[str] = []
-
-    def receiver(state: str, **kwargs: Any) -> None:
-        found.append(str(state))
-
-    remote_changed.connect(receiver)
-    yield found
-    remote_changed.disconnect(receiver)
 
 
 def states(storage: Any, names: list[str]) -> list[tuple[str, int]]:
