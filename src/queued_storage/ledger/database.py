@@ -1,8 +1,9 @@
 """The entry point to the ledger: its rows in the database that holds them."""
 
 from collections.abc import Callable
+from typing import Any
 
-from django.db import router, transaction
+from django.db import connections, router, transaction
 
 from ..conf import settings
 from .models import QueuedFile
@@ -30,6 +31,12 @@ def ledger() -> QueuedFileQuerySet:
 def in_transaction() -> bool:
     """Whether this thread is in a transaction of the ledger's database."""
     return bool(transaction.get_connection(ledger_database()).in_atomic_block)
+
+
+def is_in_memory(database: str) -> bool:
+    """Whether a database is SQLite's in memory, which several threads cannot write to at once."""
+    connection: Any = connections[database]
+    return connection.vendor == "sqlite" and bool(connection.is_in_memory_db())
 
 
 def on_commit(action: Callable[[], object], *, robust: bool = True) -> None:

@@ -8,7 +8,7 @@ from django.db import connections, models
 from django.db.models.signals import post_migrate
 from django.utils.translation import gettext_lazy as _
 
-from .database import ledger_database
+from .database import is_in_memory, ledger_database
 
 _ONLY = 1  # the primary key of the row with the id
 PROGRESS = 2  # that of the row which tells how far places are filled in: see ``unplaced``
@@ -58,7 +58,7 @@ def is_for_tests() -> bool:
     if chosen and name.startswith(os.path.splitext(chosen)[0]):
         return True
     if connection.vendor == "sqlite":
-        return bool(connection.is_in_memory_db())
+        return is_in_memory(ledger_database())
     return name.startswith("test_")
 
 

@@ -13,7 +13,13 @@ from ..conf import settings
 from ..exceptions import LeaseLost
 from ..ledger import bindings
 from ..ledger.copies import Copies, CopyState, copies
-from ..ledger.database import QueuedFileQuerySet, in_transaction, ledger
+from ..ledger.database import (
+    QueuedFileQuerySet,
+    in_transaction,
+    is_in_memory,
+    ledger,
+    ledger_database,
+)
 from ..ledger.models import QueuedFile
 from ..ledger.states import State
 from ..storage.routes import Routes
@@ -146,7 +152,8 @@ class _Pass:
         self._storage = storage
         self._errand = errand
         self._report = report
-        self._threads = 1 if in_transaction() else threads
+        is_alone = in_transaction() or is_in_memory(ledger_database())
+        self._threads = 1 if is_alone else threads
         self._lock = threading.Lock()
         self._done = 0
         self._failures = 0  # in a row

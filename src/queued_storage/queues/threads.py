@@ -14,7 +14,7 @@ from django.db.models.signals import post_migrate
 
 from ..exceptions import InvalidQueue
 from ..ledger.aliases import known_storages
-from ..ledger.database import in_transaction, ledger_database
+from ..ledger.database import in_transaction, is_in_memory, ledger_database
 from ..ledger.models import QueuedFile
 from ..runtime.forks import ForkSafeLock
 from .base import BaseQueue, run_all
@@ -58,8 +58,7 @@ class ThreadQueue(BaseQueue):
         self._running: _Threads | None = None
 
     def enqueue(self, pks: list[int]) -> None:
-        connection: Any = connections[ledger_database()]
-        if connection.vendor == "sqlite" and connection.is_in_memory_db():
+        if is_in_memory(ledger_database()):
             _process_aside(pks)
         elif self._is_running or not in_transaction():
             self._started().notify(pks)

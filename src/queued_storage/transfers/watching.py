@@ -3,14 +3,13 @@
 import threading
 import time
 from contextlib import suppress
-from typing import Any
 
 from django.db import connections
 from django.db.models.signals import post_migrate
 
 from ..conf import settings
 from ..ledger import schema
-from ..ledger.database import in_transaction, ledger_database
+from ..ledger.database import in_transaction, is_in_memory, ledger_database
 from ..ledger.remotes import remotes
 from ..ledger.sql.clock import database_time, seconds_between
 from ..reporting.logs import logger
@@ -116,9 +115,7 @@ def watch() -> None:
     """
     global _watch
     database = ledger_database()
-    connection: Any = connections[database]
-    in_memory = connection.vendor == "sqlite" and connection.is_in_memory_db()
-    if in_memory or in_transaction():
+    if is_in_memory(database) or in_transaction():
         return
     with _lock:
         if _watch is not None and _watch.goes_on:

@@ -65,11 +65,12 @@ def test_files_are_moved_and_moved_back(
 
     storage = configured(tmp_path, new(), old())
     require_bytes(storage)
-    assert move(storage, threads=2) == len(FILES)
+    assert move(storage, threads=8) == len(FILES)
     require_bytes(storage)
-    for row in ledger():
-        with new().open(row.remote_name) as file:
-            assert file.read() == FILES[row.name]
+    moved = {row.remote_name: FILES[row.name] for row in ledger()}
+    for name, data in moved.items():
+        with new().open(name) as file:
+            assert file.read() == data
     del storage
 
     storage = configured(tmp_path, old(), new())
@@ -78,8 +79,8 @@ def test_files_are_moved_and_moved_back(
     assert drop_old(storage) == len(FILES)
     require_bytes(storage)
     assert not copies().exists()
-    for row in ledger():
-        assert not new().exists(row.name)
-        storage.delete(row.name)
+    assert not any(map(new().exists, moved))
+    for name in FILES:
+        storage.delete(name)
     assert storage.queue.deliver() == {}
     assert not ledger().exists()
