@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from django.db import connections, router, transaction
+from django.db import router, transaction
 
 from ..conf import settings
 from .models import QueuedFile
@@ -33,9 +33,8 @@ def in_transaction() -> bool:
     return bool(transaction.get_connection(ledger_database()).in_atomic_block)
 
 
-def is_in_memory(database: str) -> bool:
+def is_in_memory(connection: Any) -> bool:
     """Whether a database is SQLite's in memory, which several threads cannot write to at once."""
-    connection: Any = connections[database]
     return connection.vendor == "sqlite" and bool(connection.is_in_memory_db())
 
 

@@ -58,7 +58,7 @@ def is_for_tests() -> bool:
     if chosen and name.startswith(os.path.splitext(chosen)[0]):
         return True
     if connection.vendor == "sqlite":
-        return is_in_memory(ledger_database())
+        return is_in_memory(connection)
     return name.startswith("test_")
 
 

@@ -152,7 +152,7 @@ class _Pass:
         self._storage = storage
         self._errand = errand
         self._report = report
-        is_alone = in_transaction() or is_in_memory(ledger_database())
+        is_alone = in_transaction() or is_in_memory(connections[ledger_database()])
         self._threads = 1 if is_alone else threads
         self._lock = threading.Lock()
         self._done = 0

@@ -58,7 +58,7 @@ class ThreadQueue(BaseQueue):
         self._running: _Threads | None = None
 
     def enqueue(self, pks: list[int]) -> None:
-        if is_in_memory(ledger_database()):
+        if is_in_memory(connections[ledger_database()]):
             _process_aside(pks)
         elif self._is_running or not in_transaction():
             self._started().notify(pks)

@@ -115,7 +115,7 @@ def watch() -> None:
     """
     global _watch
     database = ledger_database()
-    if is_in_memory(database) or in_transaction():
+    if is_in_memory(connections[database]) or in_transaction():
         return
     with _lock:
         if _watch is not None and _watch.goes_on:
