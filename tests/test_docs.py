@@ -691,7 +691,8 @@ OTHER_CAPITALS |= {"HUEY", "PROCRASTINATE_DATABASE_ALIAS", "Q_CLUSTER_NAME", "RU
 
 
 def test_capitals_in_code_font_are_settings_or_states() -> None:
-    known = set(OPTIONS) | set(QueuedFile.State.names) | set(dir(global_settings)) | OTHER_CAPITALS
+    states = {*QueuedFile.State.names, *Copy.State.names}
+    known = set(OPTIONS) | states | set(dir(global_settings)) | OTHER_CAPITALS
     for name, text in texts().items():
         shouted = {
             word
