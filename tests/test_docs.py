@@ -31,6 +31,7 @@ from queued_storage.backends import QueuedStorage
 from queued_storage.conf import OPTIONS
 from queued_storage.fields import QueuedFieldFile
 from queued_storage.ledger import measures
+from queued_storage.ledger.copies import Copy
 from queued_storage.ledger.jobs import MAX_FINDINGS, Job
 from queued_storage.ledger.models import MAX_FAILURES, NAME_MAX_BYTES, NAME_MAX_LENGTH, QueuedFile
 from queued_storage.ledger.names import COMPONENT_MAX_BYTES, PROBE_NAME
