@@ -237,9 +237,12 @@ def test_a_redelivered_message_transfers_the_rest(
     assert rows() == [(State.TRANSFERRED, 1)] * 2
 
     first, second = save_two(storage, 3)
-    os.kill(process_at(latch), signal.SIGKILL)
+    lost = process_at(latch)
+    lease = storage.queued_file(first).lease_token
+    os.kill(lost, signal.SIGKILL)
     let_go_on(storage, latch, second)
-    until(lambda: storage.using_remote(first) or sweep())  # once its lease has expired
+    # Once its lease has expired, by the message that came again or by a sweep
+    until(lambda: storage.queued_file(first).lease_token != lease or sweep())
     let_go_on(storage, latch, first)
     assert_whole_and_alone(*timely, first, second)
     assert rows()[2:] == [(State.TRANSFERRED, 1)] * 2
