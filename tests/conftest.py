@@ -23,6 +23,7 @@ from queued_storage.ledger.aliases import registry
 from tests.support import services
 from tests.support.fault_proxy import FaultProxy
 from tests.support.services import S3Server
+from tests.support.waiting import until
 
 ROOT = Path(__file__).parent.parent
 
@@ -35,6 +36,33 @@ def pytest_configure() -> None:
 
 def pytest_unconfigure() -> None:
     shutil.rmtree(settings.DIRECTORY, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def django_db_setup(django_db_setup: None, django_db_blocker: Any) -> Iterator[None]:
+    """Wait until the threads of the last test have closed their connections, before PostgreSQL
+    refuses to delete the database."""
+    yield
+    with django_db_blocker.unblock():
+        until_alone()
+
+
+def until_alone() -> None:
+    if connection.vendor != "postgresql":
+        return
+    others = "datname = current_database() AND pid <> pg_backend_pid()"
+
+    def ended() -> bool:
+        with connection.cursor() as cursor:
+            cursor.execute(f"SELECT state, query FROM pg_stat_activity WHERE {others}")
+            found.append(cursor.fetchall())
+        return not found[-1]
+
+    found: list[Any] = []
+    try:
+        until(ended)
+    except AssertionError:
+        raise AssertionError(f"Other sessions use the database: {found[-1]}") from None
 
 
 @pytest.fixture(autouse=True)
