@@ -20,6 +20,7 @@ from queued_storage.ledger.database import ledger
 from queued_storage.ledger.remotes import RemoteState, remotes
 from queued_storage.ledger.states import State
 from queued_storage.maintenance import sweep
+from queued_storage.operations import errands
 from queued_storage.storage.sides import Sides
 from queued_storage.testing import drain
 from queued_storage.transfers import copying, probing
@@ -286,6 +287,26 @@ def test_a_lost_first_copy_is_read_from_a_mirror(mirrored: Mirrored) -> None:
     name = saved(storage, "a.txt", b"bytes", evict=True)
     storages["first"].delete(name)
     assert read(storage, name) == b"bytes"
+
+
+@pytest.mark.one_database
+def test_a_lost_first_copy_is_restored_from_a_mirror(mirrored: Mirrored) -> None:
+    storage = mirrored("first", "second", "third")
+    name = saved(storage, "a.txt", b"bytes", evict=True)
+    storages["first"].delete(name)
+    storages["second"].refuses = True
+    assert errands.restore(ledger().filter(name=name)) == 1
+    assert bytes_on("disk", name) == b"bytes"
+
+
+@pytest.mark.one_database
+def test_a_file_without_any_copy_is_not_restored(mirrored: Mirrored) -> None:
+    storage = mirrored("first", "second")
+    name = saved(storage, "a.txt", b"bytes", evict=True)
+    storages["first"].delete(name)
+    storages["second"].delete(name)
+    assert errands.restore(ledger().filter(name=name)) == 0
+    assert "FileNotFoundError" in row_of(name).last_error
 
 
 @pytest.mark.one_database

@@ -13,6 +13,7 @@ from ..exceptions import LeaseLost, LocalFileChanged, LocalStorageMissing, Verif
 from ..files import localfiles, volumes
 from ..files.newfiles import new_file
 from ..files.streams import MeasuredFile, PiecewiseFile
+from ..ledger import copies as further
 from ..ledger.database import QueuedFileQuerySet, ledger, ledger_database
 from ..ledger.models import QueuedFile
 from ..ledger.states import is_reachable_from_here
@@ -25,6 +26,7 @@ from ..transfers.delays import backoff
 from ..transfers.gates import gates
 from ..transfers.leases import Lease
 from ..transfers.parts import sides_of
+from ..uploaders.substitution import may_help
 from .passes import Report, Step, each, ignore, never
 from .steering import enqueue_rows
 from .storages import OperableStorage, storage_of
@@ -132,7 +134,27 @@ def _evict(storage: OperableStorage, row: QueuedFile, lease: Lease) -> None:
 
 def _restore(storage: OperableStorage, row: QueuedFile, lease: Lease) -> None:
     destinations.require_same_place(storage, row)
-    restore_from(storage, row, lease, row.remote_name)
+    try:
+        restore_from(storage, row, lease, row.remote_name)
+    except Exception as error:
+        if not (may_help(storage.uploader, error) and _restore_from_mirror(storage, row, lease)):
+            raise
+
+
+def _restore_from_mirror(storage: OperableStorage, row: QueuedFile, lease: Lease) -> bool:
+    """Restore a file from its first further copy that can be read; return whether one could."""
+    for copy in further.copies().verified_of(row.pk, row.generation):
+        its = storage.with_remote_of(copy)
+        try:
+            restore_from(its, row, lease, copy.remote_name)
+        except Exception as error:
+            if not may_help(its.uploader, error):
+                raise
+            place = its.remote_place.description
+            logger.warning("%s cannot be read from %s: %s", row, place, reason(error, its.remote))
+        else:
+            return True
+    return False
 
 
 def restore_from(storage: OperableStorage, row: QueuedFile, lease: Lease, remote_name: str) -> None:
