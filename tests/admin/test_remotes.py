@@ -76,6 +76,7 @@ def test_banner_of_a_closed_mirror(settings: Settings, operator: Client) -> None
     shown = text_of(operator, DASHBOARD)
     assert "A mirror of default has been closed for" in shown
     assert "1 file waits." in shown
+    assert "Mirror of default: away." in shown
     assert f"The mirror is away. {second.place}" in shown
     assert "Probe now" not in shown  # the buttons steer the remote
 

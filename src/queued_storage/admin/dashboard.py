@@ -103,13 +103,15 @@ def _summary(found: Overview, remote_lines: list[remotes.Line]) -> str:
         "transferring": _count(piles[State.TRANSFERRING]),
         "failed": _count(piles[State.FAILED]),
     }
-    closed = [
-        gettext("Remote of %(alias)s: %(state)s.")
-        % {"alias": line.remote.alias, "state": line.label}
-        for line in remote_lines
-        if not line.remote.is_open
-    ]
+    closed = [_said_of(line) for line in remote_lines if not line.remote.is_open]
     return " ".join([*closed, numbers])
+
+
+def _said_of(line: remotes.Line) -> str:
+    names = {"alias": line.remote.alias, "state": line.label}
+    if line.remote.is_mirror:
+        return gettext("Mirror of %(alias)s: %(state)s.") % names
+    return gettext("Remote of %(alias)s: %(state)s.") % names
 
 
 def _count(pile: Pile) -> Number:
