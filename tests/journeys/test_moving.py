@@ -284,6 +284,34 @@ def test_accept_leaves_files_at_previous_remotes(switch: Switch, is_filled: bool
     assert row_of(name).place == place("new")
 
 
+@pytest.mark.parametrize("is_late", [False, True])
+def test_accepted_objects_are_not_removed(switch: Switch, is_late: bool) -> None:
+    """The row of a file is bound to a place where an old copy of it waits for its removal."""
+    name = saved(switch("old"), "a.txt", b"1")
+    storage = switch("new", "old")
+    overwritten(storage, name, b"2")
+    assert storage.queue.deliver() == {}
+    with open(storages["old"].path(name), "wb") as copied:  # by the operator
+        copied.write(b"2")
+
+    def accept() -> None:
+        switch("old")
+        silently("remotes", "accept", "default")
+
+    if is_late:
+        claimed = copies().claim(copies().get())
+        assert claimed
+        accept()
+        dispose(claimed)
+        copies().update(due_at=LONG_AGO)  # the lease expires
+    else:
+        accept()
+    dispose_due(10)
+    assert read(storages["default"], name) == b"2"
+    assert on("old") == [name]
+    assert not copies().exists()
+
+
 def test_move_needs_previous_remotes(switch: Switch) -> None:
     switch("new")
     with pytest.raises(CommandError, match="no previous remotes"):
