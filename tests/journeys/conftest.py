@@ -53,6 +53,13 @@ def mirrored(settings: Settings) -> Mirrored:
 
 
 @pytest.fixture
+def fork(child_environment: dict[str, str], settings: Settings) -> Iterator[Callable[..., Any]]:
+    """Run a function of a module in another process."""
+    with forks(child_environment, settings) as found:
+        yield found.start
+
+
+@pytest.fixture
 def kill(
     child_environment: dict[str, str], settings: Settings, tmp_path: Path
 ) -> Iterator[Callable[..., None]]:

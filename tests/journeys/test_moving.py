@@ -18,7 +18,7 @@ from queued_storage.ledger.sql.clock import database_time, seconds_between
 from queued_storage.ledger.states import State
 from queued_storage.maintenance import sweep
 from queued_storage.operations.moving import RateLimit, move
-from queued_storage.transfers import disposal, probing
+from queued_storage.transfers import probing
 from queued_storage.transfers.disposal import dispose, dispose_due
 from queued_storage.transfers.gates import gates
 from tests.support.command import silently
@@ -52,18 +52,21 @@ def test_sweep_removes_old_copies(switch: Switch) -> None:
     assert (on("old"), on("new")) == ([], [name])
 
 
-def test_workers_remove_old_copies(switch: Switch) -> None:
+def test_workers_remove_old_copies(switch: Switch, fork: Any) -> None:
     name = saved(switch("old"), "a.txt")
     storage = switch("new", "old")
     overwritten(storage, name, b"new")
-
-    def is_removed() -> bool:
-        disposal._forget()  # a worker looks now and then
-        call_command("queued_storage", "worker", until_empty=True, poll=0.05)
-        return on("old") == []
-
-    until(is_removed)
+    fork(silently, "worker", "--poll", "0.05")
+    until(lambda: on("old") == [])
     assert on("new") == [name]
+
+
+def test_worker_until_empty_removes_old_copies(switch: Switch) -> None:
+    name = saved(switch("old"), "a.txt")
+    storage = switch("new", "old")
+    overwritten(storage, name, b"new")
+    silently("worker", "--until-empty", "--poll", "0.05")
+    assert (on("old"), on("new")) == ([], [name])
 
 
 def test_new_content_while_the_old_copy_is_removed(switch: Switch) -> None:

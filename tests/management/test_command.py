@@ -4,15 +4,14 @@ from typing import Any
 
 import pytest
 from django.core.management import CommandError, call_command
-from django.db import connection
 
 from queued_storage.ledger.database import ledger
 from queued_storage.ledger.states import State
 from queued_storage.management.progress import Progress
-from queued_storage.models import QueuedFile
 from queued_storage.operations.passes import Step
 from tests.support.command import on_default, run, save, transferred
 from tests.support.scripted import file, on_disk
+from tests.support.versions import no_table
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -23,17 +22,12 @@ def test_verb_is_required() -> None:
 
 
 def test_missing_table_is_explained() -> None:
-    with connection.schema_editor() as editor:
-        editor.delete_model(QueuedFile)
-    try:
+    with no_table():
         for verb in (["status"], ["worker", "--until-empty"], ["evict", "--all"]):
             with pytest.raises(
                 CommandError, match=r"not have the table.* Run 'manage\.py migrate'"
             ):
                 run(*verb)
-    finally:
-        with connection.schema_editor() as editor:
-            editor.create_model(QueuedFile)
 
 
 def test_interrupted_verb_can_be_repeated(storage: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,12 @@ def layers_of(storage: Storage) -> Iterator[Storage]:
 
 
 def itself(storage: Storage) -> Storage:
-    """Return what a wrapper passes its calls on to."""
+    """Return what a wrapper passes its calls on to.
+
+    Each ``url()`` asks for it, so the usual case is a single look.
+    """
+    if not isinstance(storage, LazyObject) and not hasattr(storage, "storage"):
+        return storage
     *_wrappers, innermost = layers_of(storage)
     return innermost
 

@@ -99,6 +99,8 @@ class LocatingStorage(ComposedStorage):
     @property
     def _places(self) -> list[int]:
         """The digests of the places at which readers find files."""
+        if not (self.sides.previous or self.sides.mirrors):
+            return [self.remote_place.digest]
         each_one = (*self.with_each_remote, *self.with_each_mirror)
         return [each.remote_place.digest for each in each_one]
 
@@ -141,12 +143,14 @@ class LocatingStorage(ComposedStorage):
         self, name: StoredName, found: Entry | Route | None
     ) -> Entry | Route | None:
         """Return where readers find a file: on a mirror while its own place is closed."""
-        if found is None:
-            return None
+        if found is None or not self.sides.mirrors:
+            return found
         return self._on_open_mirrors({name.text: found}).get(name.text, found)
 
     def _on_open_mirrors(self, found: Mapping[str, Entry | Route]) -> dict[str, Route]:
         """Return where there are open copies of those files whose own place is closed."""
+        if not self.sides.mirrors:
+            return {}
         with suppress(*NO_ANSWER):
             closed = [
                 name
@@ -205,6 +209,8 @@ class LocatingStorage(ComposedStorage):
                 return self.stable_url(stored.text, kwargs.get("expire"))
             return links.signed(self.alias, stored.text, kwargs["expire"], None)
         found = self._open_for_readers(stored, self._entry_for_url(stored))
+        if isinstance(found, Route):
+            return self.with_remote_of(found).remote.url(found.remote_name, **kwargs)
         return self._url_on(found, *self._route(stored, found), **kwargs)
 
     @advised

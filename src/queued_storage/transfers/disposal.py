@@ -139,7 +139,7 @@ class _Rounds:
         if in_transaction() or not self._lock.acquire(blocking=False):
             return
         try:
-            if time.monotonic() >= self._next_at:
+            if time.monotonic() >= self._next_at and may_go_on():
                 self._next_at = time.monotonic() + EVERY
                 if dispose_due(AT_ONCE, may_go_on) == AT_ONCE:
                     self._next_at = 0.0

@@ -22,13 +22,14 @@ from ...ledger.jobs import are_available, jobs
 from ...queues.jobs import JobThreads
 from ...reporting.counts import counted
 from ...runtime import ending, hung
-from ...transfers import copying, probing
+from ...transfers import copying, disposal, probing
 from ...transfers.executor import Executor
 from ...transfers.gates import gates
 from .base import Verb, require_ledger
 from .selection import add_dry_run
 from .typos import require_alias
 
+OLD_COPIES = 100  # whose objects are removed at once
 JOB_WAIT = 10.0  # seconds for which a worker that stops waits for the file of a job
 COLLECTIONS = (10_000, 20, 50)  # thresholds of the garbage collector in a worker
 
@@ -104,6 +105,8 @@ class Worker(Verb):
                     and not self.is_due()
                 )
                 connections.close_all()
+            while is_empty and disposal.dispose_due(OLD_COPIES):
+                pass
         finally:  # the ledger may be unreachable; running transfers are finished
             # The executor may have claimed files since it was idle.
             timeout = None if is_empty else options["exit_wait"]
