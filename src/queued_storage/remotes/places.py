@@ -202,7 +202,12 @@ def _with_parents(path: str) -> Iterator[str]:
 
 
 def _of_s3(storage: Any) -> Place:
-    return Place("s3", f"{_endpoint_of_s3(storage)}/{storage.bucket_name}", _folder(storage))
+    return _s3_place(_endpoint_of_s3(storage), storage.bucket_name, storage.location)
+
+
+@lru_cache(1000)  # each url() asks for it
+def _s3_place(host: str, bucket_name: str, location: str | None) -> Place:
+    return Place("s3", f"{host}/{bucket_name}", _path_of(location))
 
 
 def _endpoint_of_s3(storage: Any) -> str:
@@ -264,8 +269,12 @@ def _plain_host(host: object) -> str:
 
 
 def _folder(storage: Any) -> str:
+    return _path_of(storage.location)
+
+
+def _path_of(location: str | None) -> str:
     """Return the option ``location`` as a path without slashes around it."""
-    return posixpath.normpath(f"/{storage.location or ''}").strip("/")
+    return posixpath.normpath(f"/{location or ''}").strip("/")
 
 
 def _on_server(path: object) -> str:
