@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from django.core.exceptions import ImproperlyConfigured
 from django.core.files.storage import Storage
+from django.db import connections
 
 from ..conf import settings
 from ..exceptions import LeaseLost, OtherWriter, RemoteChanged, TransferError
@@ -216,3 +217,4 @@ class _Making:
             logger.warning("A stalled copy could not be ended: %s", reason(mistake))
         finally:
             self._lease.end()
+            connections.close_all()
