@@ -6,11 +6,6 @@ import pytest
 from tests.ecosystem.remotes.servers import SERVERS, Make
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    # The backends of django-storages leave their connections to the garbage collector.
-    config.addinivalue_line("filterwarnings", "ignore:unclosed <socket:ResourceWarning")
-
-
 @pytest.fixture(scope="module", params=SERVERS)
 def remote(request: pytest.FixtureRequest) -> Iterator[tuple[str, Make]]:
     """Each remote in turn: its name, and a function that creates a storage of it."""
