@@ -23,7 +23,7 @@ AWAIT_RELEASE = 60  # seconds
 BEFORE, AFTER = "before", "after"
 _LEDGER = "queued_storage.ledger.database:QueuedFileQuerySet"
 _COPIES = "queued_storage.ledger.copies:Copies"
-_CLAIMS = "queued_storage.ledger.copies:CopyClaims"
+_CLAIMS = "queued_storage.ledger.copy_claims:CopyClaims"
 _DELETE = "django.core.files.storage:FileSystemStorage.delete"
 POINTS: dict[str, tuple[str, str, int]] = {
     # A transfer

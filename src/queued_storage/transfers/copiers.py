@@ -1,6 +1,7 @@
 """The threads of a worker that make copies on mirrors, so that first uploads do not wait."""
 
 import threading
+import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
@@ -12,6 +13,8 @@ from ..runtime import hung
 from . import copying, leases
 from .copying import Mirror
 from .lanes import guarded
+
+EVERY = 5.0  # seconds between two looks, or less if a worker searches more often
 
 
 class Copiers:
@@ -25,10 +28,14 @@ class Copiers:
         self._names = names
         self._is_stopping = is_stopping
         self._lock = threading.Lock()
+        self._next_look = 0.0
         self._threads: dict[Mirror, list[threading.Thread]] = defaultdict(list)
 
-    def look(self, aliases: Collection[str]) -> None:
-        """Start threads for the copies that are due."""
+    def look(self, aliases: Collection[str], poll: float) -> None:
+        """Start threads for the copies that are due, unless it is too early."""
+        if self._is_stopping() or time.monotonic() < self._next_look:
+            return
+        self._next_look = time.monotonic() + min(poll, EVERY)
         for mirror in copying.open_mirrors(aliases):
             room = self._width - len(self._living(mirror))
             if room > 0 and not self._is_stopping():

@@ -10,7 +10,7 @@ from itertools import count
 
 from django.db import close_old_connections, connections
 
-from ..ledger.copies import copy_claims
+from ..ledger.copy_claims import copy_claims
 from ..ledger.database import ledger
 from ..ledger.models import QueuedFile
 from ..ledger.supervision import Supervision
@@ -25,7 +25,6 @@ from .work import run_claimed
 NOTIFIED_AT_ONCE = 500  # ids whose aliases are read by one statement, at most
 SUPERVISED_EVERY = 1.0  # seconds, while threads are at work
 SUSPECTS_EVERY = 1.0  # seconds between two looks for suspects, or longer if a search is rarer
-COPIES_EVERY = 5.0  # seconds between two looks for copies to make, or less if a search is
 SUSPECTS_SECONDS = 2.0  # that suspects are processed before others have their turn
 
 
@@ -77,7 +76,6 @@ class Executor:
         self._names = map("queued-storage-{}".format, count())
         self._copiers = Copiers(threads, self._names, self._is_stopping)
         self._known: Collection[str] = ()  # the aliases of the last search
-        self._next_look = 0.0  # for copies
         self._finder = threading.Thread(target=self._find, name=next(self._names), daemon=True)
 
     def start(self) -> None:
@@ -160,7 +158,7 @@ class Executor:
             guarded(self._supervise)
             guarded(self._claim_notified)
             guarded(self._search)
-            guarded(self._look_for_copies)
+            guarded(partial(self._copiers.look, self._known, self._poll))
             self._work_alone()
             guarded(self._give_back)
         guarded(self._give_back)
@@ -254,12 +252,6 @@ class Executor:
 
     def _has_time(self) -> bool:
         return not self._is_stopping() and not self._notified and self._phase is not Phase.FINDING
-
-    def _look_for_copies(self) -> None:
-        if self._is_stopping() or time.monotonic() < self._next_look:
-            return
-        self._next_look = time.monotonic() + min(self._poll, COPIES_EVERY)
-        self._copiers.look(self._known)
 
     def _open_aliases(self) -> list[str]:
         """Return the aliases whose remote is open; put the files of the others back."""

@@ -12,7 +12,7 @@ from django.db import connections, transaction
 from ..conf import settings
 from ..exceptions import LeaseLost, TransferStalled
 from ..files.stamps import Stamp
-from ..ledger.copies import copy_claims
+from ..ledger.copy_claims import copy_claims
 from ..ledger.database import ledger
 from ..ledger.models import QueuedFile
 from ..reporting.counts import counted

@@ -32,7 +32,7 @@ class Watch(threading.Thread):
         self._database = database
         self._stopped = threading.Event()
         self._woken = threading.Event()
-        # Guarded by the lock, so that whoever needs the thread has it look again or starts another.
+        # Changed under the lock: what needs the thread lets it look again, or starts another one.
         self.is_wanted = False  # since its last look began
         self._is_over = False
 
