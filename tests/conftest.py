@@ -70,11 +70,13 @@ def clean_slate() -> Iterator[None]:
     """Isolate the files, cache entries, inline storages and remotes of each test."""
     from queued_storage.transfers import circuit, mounting, watching  # need the models
 
+    before = registry.living_storages()
     yield
     watching.stop()
     mounting.wait(10)
     circuit.reset()
-    registry.reset()  # the alias of a field's storage may be from a test with other STORAGES
+    # The alias of a field's storage may be from a test with other STORAGES.
+    registry.reset(keep=before)
     cache.clear()
     for alias in ("disk", "far"):
         shutil.rmtree(Path(settings.DIRECTORY) / alias, ignore_errors=True)

@@ -4,7 +4,7 @@ import hashlib
 import inspect
 import json
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from types import FrameType
 from typing import Any
@@ -277,9 +277,16 @@ class Registry:
             variant = storage.variant
         self._kept.setdefault(alias, {})[variant] = storage
 
-    def reset(self) -> None:
-        """Forget all aliases, for tests: storages in use derive theirs anew."""
+    def reset(self, keep: Collection[AliasedStorage] | None = None) -> None:
+        """Forget all aliases, for tests: storages in use derive theirs anew.
+
+        With ``keep``, all other storages are forgotten too.
+        """
+        if keep is not None:
+            with self._lock:
+                self._living = weakref.WeakSet(keep)
         self._kept.clear()
+        self._inline.clear()
         for storage in self.living_storages():
             storage._alias = storage._kept_alias = None
 
