@@ -16,6 +16,7 @@ from .runtime.forks import ForkSafeLock
 
 VERIFY_LEVELS = ("size", "checksum", "content")
 OTHER_HOST_WAYS = ("error", "wait", "fetch")
+STEP_ERROR_WAYS = ("hold", "publish")
 HOST_MAX_LENGTH = 255  # of the ledger's column
 DEPLOYMENT_MAX_LENGTH = 64  # two of them are in one column of the ledger
 
@@ -140,6 +141,8 @@ OPTIONS: dict[str, Option] = {
     "OTHER_HOST_TIMEOUT": Option(10, SECONDS),
     "HOST_URLS": Option({}, URLS),
     "PROBE_EVERY": Option(30, SECONDS),
+    "ON_STEP_ERROR": Option("hold", _one_of(STEP_ERROR_WAYS)),
+    "UNPUBLISHED_URL": Option(None, _or_none(STRING)),
     "DEPLOYMENT": Option(None, _or_none(DEPLOYMENT)),
     "URL_MAX_AGE": Option(3600, SECONDS),
     "PERMISSION": Option(None, _or_none(CALLABLE)),
@@ -306,6 +309,18 @@ class Settings:
     def probe_every(self) -> float:
         """The maximum number of seconds between two probes of a remote that is away."""
         return float(self.values["PROBE_EVERY"])
+
+    @setting
+    def on_step_error(self) -> str:
+        """What becomes of a file whose step fails ``RETRIES`` times: one of
+        ``STEP_ERROR_WAYS``."""
+        return str(self.values["ON_STEP_ERROR"])
+
+    @setting
+    def unpublished_url(self) -> str | None:
+        """Where the stable URL of a file leads that is not published yet; None for status 404."""
+        url: str | None = self.values["UNPUBLISHED_URL"]
+        return url
 
     @setting
     def deployment(self) -> str | None:

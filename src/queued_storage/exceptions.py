@@ -94,6 +94,14 @@ class NameTooLong(TransferError):
     """
 
 
+class NotPublished(QueuedStorageError, PermissionError):
+    """The file waits for its steps, or a step has rejected it, so nobody may read it yet.
+
+    Read it with ``storage.unpublished(name)``, or publish it with
+    ``manage.py queued_storage release``.
+    """
+
+
 class RemoteChanged(QueuedStorageError, OSError):
     """The file is at another place than the one that its storage is configured for now.
 

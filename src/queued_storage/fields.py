@@ -33,6 +33,16 @@ class QueuedFieldFile(FieldFile):
         return self._queued_storage.using_remote(str(self.name))
 
     @property
+    def is_published(self) -> bool:
+        """Whether readers get the file."""
+        return self._queued_storage.is_published(str(self.name))
+
+    @property
+    def rejection(self) -> str | None:
+        """Why a step has rejected the file, or its new content; None if it has not."""
+        return self._queued_storage.rejection(str(self.name))
+
+    @property
     def queued_file(self) -> QueuedFile | None:
         """The ledger's row, or None."""
         return self._queued_storage.queued_file(str(self.name))

@@ -5,6 +5,16 @@ from .ledger.database import ledger
 from .ledger.identity import LedgerIdentity
 from .ledger.jobs import Job
 from .ledger.models import ExactCharField, QueuedFile
+from .ledger.preparations import Preparation
 from .ledger.remotes import Remote
 
-__all__ = ["Copy", "ExactCharField", "Job", "LedgerIdentity", "QueuedFile", "Remote", "ledger"]
+__all__ = [
+    "Copy",
+    "ExactCharField",
+    "Job",
+    "LedgerIdentity",
+    "Preparation",
+    "QueuedFile",
+    "Remote",
+    "ledger",
+]

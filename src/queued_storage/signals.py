@@ -19,6 +19,9 @@ file_evicted = Signal()
 file_deleted = Signal()
 """Both copies of a deleted file were removed, and its name can be used again."""
 
+file_rejected = Signal()
+"""A step rejected a file. Also provides ``reason`` (a string) and ``step`` (its dotted path)."""
+
 remote_changed = Signal()
 """A remote was closed, opened, paused or resumed.
 

@@ -30,7 +30,7 @@ from .queues import BaseQueue
 from .queues.threads import stop_all
 from .reporting.logs import logger
 from .storage.results import obstacle
-from .transfers import copying, mounting, probing, watching
+from .transfers import copying, mounting, preparing, probing, watching
 from .transfers.gates import gates
 from .transfers.work import run_claimed
 
@@ -52,6 +52,8 @@ def drain(storage: Storage | None = None, *, timeout: float = 60) -> dict[int, E
     probing.probe_closed(aliases)
     deadline = time.monotonic() + timeout
     errors: dict[int, Exception] = {}
+    for alias in preparing.aliases_with_steps(aliases):
+        errors |= preparing.run_due(alias, lambda: time.monotonic() > deadline)
     while (opened := gates.open_of(aliases)) and (row := _due_row(opened)):
         error = run_claimed(row)
         if error:

@@ -14,6 +14,7 @@ RESERVED_PREFIX = ".queued-"  # of files that are still being written
 # The marker of a local root; what the package keeps at the root of either side begins with it.
 RESERVED = ".queued-storage"
 WRITER_NAME = f"{RESERVED}-writer"  # says which ledger overwrites and removes files of a remote
+GATE_PREFIX = f"{RESERVED}-gate-"  # of bytes that are not published, or in quarantine
 PROBE_NAME = f"{RESERVED}-probe"  # written to find out whether a remote takes files
 # As remotes may spell them that drop the dot at the beginning, and with what Django adds to a name
 # that is taken.

@@ -63,10 +63,12 @@ class Records(Rows):
         held: bool,
         task: str = "",
         place: int | None = None,
+        prepares: bool = False,
+        is_local: bool = True,
     ) -> int | None:
         """Insert the row of a new file; None if the name is taken."""
-        state = State.HELD if held else State.PENDING
-        return self._record(alias, name, state, content, task=task, place=place)
+        state = _first_state(held, prepares)
+        return self._record(alias, name, state, content, task=task, place=place, is_local=is_local)
 
     def record_tombstone(
         self,
@@ -102,12 +104,15 @@ class Records(Rows):
         held: bool,
         task: str = "",
         place: int | None = None,
+        prepares: bool = False,
     ) -> int:
         """Let a reserved name be that of a new file, and end the claim."""
         is_new = not (row.size or row.checksum or row.remote_name)
+        state = _first_state(held, prepares)
         return self.under_claim(Claim.of(row)).update(
-            **self._of_new_content(content, held, task, place),
-            due_at=None if held else DatabaseNow(),
+            **self._of_new_content(content, state, task, place),
+            is_local=True,
+            due_at=DatabaseNow() if state is State.PENDING else None,
             generation=F("generation") + (0 if is_new else 1),
             lease_token="",
         )
@@ -208,6 +213,8 @@ class Records(Rows):
         held: bool,
         task: str = "",
         place: int | None = None,
+        prepares: bool = False,
+        is_local: bool = True,
     ) -> int:
         """Start the generation after that of ``entry``, which makes claims on the old one void.
 
@@ -216,23 +223,24 @@ class Records(Rows):
         """
         same = self.filter(pk=entry.pk, generation=entry.generation, is_local=entry.is_local)
         deleted = Q(state=State.DELETING)
+        state = _first_state(held, prepares)
         return same.filter(deleted if entry.is_deleted else ~deleted).update(
-            due_at=None if held else when_unclaimed(),
-            **self._of_new_content(content, held, task, place),
+            due_at=when_unclaimed() if state is State.PENDING else None,
+            **self._of_new_content(content, state, task, place),
+            is_local=is_local,
             generation=F("generation") + 1,
         )
 
     @staticmethod
     def _of_new_content(
-        content: Content, held: bool, task: str, place: int | None
+        content: Content, state: State, task: str, place: int | None
     ) -> dict[str, Any]:
         # What lies at the old place must be found there, to be overwritten or removed.
         was_never_sent = When(remote_name="", unconfirmed="", then=Value(place, _PLACE))
         return {
             "place": Case(was_never_sent, default=F("place")),
-            "state": State.HELD if held else State.PENDING,
+            "state": state,
             "task": task,
-            "is_local": True,
             "size": content.size,
             "checksum": content.checksum,
             "content_type": content.content_type,
@@ -296,6 +304,13 @@ class Records(Rows):
         if not even_unconfirmed:
             rows = rows.filter(unconfirmed="")
         return rows.workable_here().update(is_local=False)
+
+
+def _first_state(held: bool, prepares: bool) -> State:
+    """The state of new content; one that has to pass steps is held after them."""
+    if prepares:
+        return State.PREPARING
+    return State.HELD if held else State.PENDING
 
 
 @lru_cache(64)  # it has a few forms, and building one takes as long as executing it

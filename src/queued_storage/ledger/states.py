@@ -17,14 +17,23 @@ class State(models.TextChoices):
     TRANSFERRED = "transferred", _("transferred")  # verified on the remote
     FAILED = "failed", _("failed")  # retries used up, the local copy is kept
     DELETING = "deleting", _("deleting")  # a tombstone until both copies are gone
+    PREPARING = "preparing", _("preparing")  # its steps have not all passed
+    REJECTED = "rejected", _("rejected")  # by a step; its bytes are in quarantine
 
 
 KNOWN = frozenset(State.values)  # a newer version of the package may write other states
+UNPUBLISHED = (State.PREPARING, State.REJECTED)  # unless there is a local copy
 CLAIMABLE = (State.PENDING, State.TRANSFERRING, State.TRANSFERRED, State.DELETING)  # if due
 
 # All values of the column, in their order. The index of due rows has a range for each of them, so a
 # query that gives none reads all rows of an alias. Others belong to processes of a newer version.
 PRIORITIES = (0,)
+
+
+def is_unpublished(state: str, is_local: bool) -> bool:
+    """Whether readers get nothing: the bytes lie under a hidden name until the file's steps have
+    passed."""
+    return state in UNPUBLISHED and not is_local
 
 
 def is_read_remotely(state: str, is_local: bool, remote_name: str) -> bool:
@@ -129,6 +138,11 @@ class Entry:
     def is_transferred(self) -> bool:
         """Whether reads go to the remote for good, so that the fact may be cached."""
         return self.state == State.TRANSFERRED
+
+    @property
+    def is_unpublished(self) -> bool:
+        """Whether readers get nothing, although the file exists."""
+        return is_unpublished(self.state, self.is_local)
 
     @property
     def is_deleted(self) -> bool:

@@ -63,13 +63,14 @@ def run_all(pks: Iterable[int]) -> dict[int, Exception]:
     Return the exceptions of failed attempts. The ledger stores them too, so a worker may ignore
     them.
     """
-    from ..transfers import copying, watching, work
+    from ..transfers import copying, preparing, watching, work
 
     errors: dict[int, Exception] = {}
     left = []
-    done = []
-    for pk in pks:
-        done.append(pk)
+    done = list(pks)
+    with _failures_of_others("Steps could not be run."):
+        errors.update(preparing.run_due_of([pk for pk in done if pk > 0]))
+    for pk in done:
         with _failures_of(pk, errors):
             if pk < 0:
                 was_claimed, error = True, import_string(RUN_SLICE)(-pk)
@@ -83,7 +84,7 @@ def run_all(pks: Iterable[int]) -> dict[int, Exception]:
         with _failures_of(pk, errors):
             if error := work.run_suspect(pk):
                 errors[pk] = error
-    with _failures_of_copies():
+    with _failures_of_others("Copies could not be made."):
         errors.update(copying.make_due_of([pk for pk in done if pk > 0]))
     if (collected := _inline_errors.get()) is not None:
         collected.update(errors)
@@ -116,11 +117,14 @@ def run_message(pks: Iterable[int]) -> None:
 
 
 @contextmanager
-def _failures_of_copies() -> Iterator[None]:
+def _failures_of_others(text: str) -> Iterator[None]:
     try:
         yield
-    except Exception:  # the ledger is unavailable: the leases will expire
-        logger.exception("Copies could not be made.")
+    except Exception as failure:  # the ledger is unavailable: the leases will expire
+        from ..ledger import schema  # needs the models
+
+        if not schema.is_explained(failure):
+            logger.exception(text)
 
 
 # For adapters

@@ -11,6 +11,8 @@ from ..ledger import measures
 from ..ledger.aliases import storage_for
 from ..ledger.database import ledger
 from ..ledger.jobs import are_available, jobs
+from ..ledger.preparations import preparations
+from ..ledger.sql.clock import DatabaseNow
 from ..reporting.counts import counted
 from ..reporting.logs import logger
 from ..transfers import disposal, filling
@@ -38,10 +40,11 @@ def sweep(alias: str | None = None) -> int:
             count += _enqueue(place, pks)
         except Exception as error:
             errors.append(error)
-    try:
-        count += _enqueue_copies(alias)
-    except Exception as error:
-        errors.append(error)
+    for enqueue in (_enqueue_preparations, _enqueue_copies):
+        try:
+            count += enqueue(alias)
+        except Exception as error:
+            errors.append(error)
     try:
         _enqueue_jobs(alias)
     except Exception as error:
@@ -102,6 +105,21 @@ def _enqueue(place: Place, pks: list[int]) -> int:
     for start in range(0, len(pks), queue.batch_size):
         queue.enqueue(pks[start : start + queue.batch_size])
     return len(pks)
+
+
+def _enqueue_preparations(alias: str | None) -> int:
+    """Notify workers of the files whose steps are due; return how many."""
+    from ..transfers import preparing  # only when there is work
+
+    count = 0
+    for each in preparing.aliases_with_steps(None if alias is None else [alias]):
+        rows = preparations().filter(due_at__lte=DatabaseNow()).of_alias(each).order_by("due_at")
+        by_host = defaultdict(list)
+        for pk, host in rows.values_list("file", "host")[:AT_ONCE]:
+            by_host[host].append(pk)
+        for host, pks in by_host.items():
+            count += _enqueue(Place(each, host, True), pks)
+    return count
 
 
 def _enqueue_copies(alias: str | None) -> int:

@@ -13,13 +13,13 @@ from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase, Ht
 from django.utils.module_loading import import_string
 
 from ..conf import settings
-from ..exceptions import FileElsewhere
+from ..exceptions import FileElsewhere, NotPublished
 from ..files import presence, readcache, successors, volumes
 from ..files.localfiles import has_paths, is_as_on_disk, is_directory
 from ..ledger import bindings
 from ..ledger.database import ledger
 from ..ledger.models import QueuedFile
-from ..ledger.states import State, is_reachable_from_here
+from ..ledger.states import State, is_reachable_from_here, is_unpublished
 from ..remotes.expiry import lifetime_of, url_within
 from ..remotes.places import Place
 from ..reporting.logs import logger
@@ -98,6 +98,8 @@ class Delivery:
                 raise PermissionDenied
             if row.state == State.DELETING:
                 break
+            if is_unpublished(row.state, row.is_local):
+                return _placeholder()
             # Otherwise the file was transferred and evicted meanwhile, or is another one.
             if response := self._response_for(row, may_have_changed=permission is not None):
                 return response
@@ -123,6 +125,8 @@ class Delivery:
         Only a signature shows that the project has such a file.
         """
         row = ledger().named(self.storage.alias, self.name).first()
+        if row is not None and is_unpublished(row.state, row.is_local):
+            return row  # of which nobody gets more than a placeholder
         if self.is_signed:
             found = None if row is None else Version(row.pk, row.generation)
             if found != self.version:
@@ -207,6 +211,8 @@ class Delivery:
             opened = self.storage.open(row.name)
         except FileElsewhere:
             return unavailable()
+        except NotPublished:  # it was rejected at this moment
+            return None
         except FileNotFoundError as error:
             raise Http404(NOT_FOUND) from error
         if not self._is_current(row):  # the storage opened what the name stood for
@@ -305,6 +311,15 @@ class Delivery:
             # Clients ask each time: the file may be deleted or overwritten.
             cache_control="private, no-cache" if is_private else "no-cache",
         )
+
+
+def _placeholder() -> HttpResponseBase:
+    """Return what clients get for a file that is not published. No cache may keep it."""
+    if settings.unpublished_url is None:
+        raise Http404(NOT_FOUND)
+    response = HttpResponseRedirect(settings.unpublished_url)
+    response["Cache-Control"] = "no-store"
+    return response
 
 
 def unavailable() -> HttpResponse:

@@ -1,13 +1,14 @@
 """What a queued storage is made of: two storages, a task, a queue, an uploader."""
 
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any, ClassVar, NamedTuple, Self
 
 from django.core.exceptions import ImproperlyConfigured
 from django.core.files.storage import Storage
+from django.db import transaction
 from django.utils.module_loading import import_string
 
 from ..conf import settings
@@ -29,6 +30,7 @@ from .foreign import ForeignTask
 from .places import clash_of, is_fixed, place_of_side
 from .routes import Routes, routes_of
 from .sides import Side, Sides
+from .stepping import STEP_OPTIONS, SteppingStorage
 
 DEFAULT_TASK = "queued_storage.tasks.Transfer"
 
@@ -49,11 +51,17 @@ class Parts(NamedTuple):
     variant: str
     foreign_task: ForeignTask | None
     place: Place  # of the remote
+    prepares: bool = False  # whether new content has to pass steps
 
     @property
     def row_options(self) -> dict[str, Any]:
         """What the rows of new content have in common."""
-        return {"held": self.held, "task": self.variant, "place": self.place.digest}
+        options = {"held": self.held, "task": self.variant, "place": self.place.digest}
+        return options | {"prepares": self.prepares}
+
+    def in_one(self) -> AbstractContextManager[object]:
+        """A transaction, if more than one statement is needed to save a file."""
+        return transaction.atomic(using=self.rows.db) if self.prepares else nullcontext()
 
 
 def option(method: Callable[[Any], Any]) -> Any:
@@ -61,7 +69,7 @@ def option(method: Callable[[Any], Any]) -> Any:
     return property(method)
 
 
-class ComposedStorage(AliasedStorage):
+class ComposedStorage(SteppingStorage):
     """The options, from the constructor or from class attributes of a subclass."""
 
     OPTIONS: ClassVar[tuple[str, ...]] = (
@@ -82,6 +90,7 @@ class ComposedStorage(AliasedStorage):
         "uploader",
         "unknown",
         "url_mode",
+        *STEP_OPTIONS,
     )
     _class_options: ClassVar[dict[str, Any]] = {}
     _whole: Self | None = None  # of which this storage is the part with one remote
@@ -111,6 +120,7 @@ class ComposedStorage(AliasedStorage):
             raise ImproperlyConfigured(
                 f"evict_after must be 'all' or 'first', not {evict_after!r}."
             )
+        self._require_valid_steps()
         super().__init__(self._options.get("alias"))
 
     def configuration(self) -> Any:
@@ -364,6 +374,7 @@ class ComposedStorage(AliasedStorage):
             variant=_variant_of(task),
             foreign_task=None if isinstance(task, Transfer) else task,
             place=self.remote_place,
+            prepares=self.has_steps,
         )
 
 

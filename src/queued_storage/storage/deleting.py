@@ -8,7 +8,7 @@ from ..ledger.database import in_transaction, ledger, on_commit
 from ..ledger.names import Name, StoredName
 from ..ledger.states import Entry
 from ..queues.on_commit import enqueue_on_commit, require_commits
-from ..transfers import copies
+from ..transfers import copies, gatekeeping
 from .advising import advised
 from .reading import ReadableStorage
 
@@ -43,7 +43,7 @@ class DeletingStorage(ReadableStorage):
         else:
             return
         if deleted is not None:
-            self._forget(stored.text)
+            self.forget_route(stored.text)
             self._finish_delete(deleted, stored.text)
 
     def _is_local_matter(self, name: StoredName) -> bool:
@@ -82,8 +82,10 @@ class DeletingStorage(ReadableStorage):
     def _drop_local(self, entry: Entry, name: str) -> None:
         with contextlib.suppress(LocalStorageMissing):  # a worker does it when the volume is back
             copies.drop_local(self, name, entry)
+            if self.has_steps or entry.is_unpublished:
+                gatekeeping.discard(self, entry.pk)
 
-    def _forget(self, name: str) -> None:
+    def forget_route(self, name: str) -> None:
         """Make readers query the ledger for this file, before and after the commit."""
         routes = self._routes
         routes.forget(name)

@@ -5,14 +5,15 @@ from django.core.files.storage import Storage
 from ..files import localfiles
 from ..ledger.database import ledger
 from ..ledger.names import Name, is_own, tidy
-from ..ledger.states import State
+from ..ledger.states import State, is_unpublished
 
 
 class Listing:
     """One directory of a queued storage."""
 
-    def __init__(self, alias: str, path: Name | None) -> None:
+    def __init__(self, alias: str, path: Name | None, *, shows_unpublished: bool = True) -> None:
         self._alias = alias
+        self._shows_unpublished = shows_unpublished
         self._path = path
         directory = tidy(path or "")
         self._directory = "" if directory == "." else directory
@@ -44,13 +45,14 @@ class Listing:
         """Drop deleted files and the other names of files on the remote; add what only the ledger
         knows."""
         found = ledger().filter(alias=self._alias, name__startswith=self._prefix)
-        rows = list(found.values_list("name", "remote_name", "state"))
-        names = {name.removeprefix(self._prefix) for name, _remote_name, _state in rows}
-        for name, remote_name, state in rows:
+        rows = list(found.values_list("name", "remote_name", "state", "is_local"))
+        names = {name.removeprefix(self._prefix) for name, *_others in rows}
+        for name, remote_name, state, is_local in rows:
             if not name.startswith(self._prefix):  # SQLite compares without case
                 continue
             first, _slash, rest = name.removeprefix(self._prefix).partition("/")
-            if state == State.DELETING:
+            is_hidden = is_unpublished(state, is_local) and not self._shows_unpublished
+            if state == State.DELETING or is_hidden:
                 self._files.discard(first if not rest else "")
             else:
                 (self._directories if rest else self._files).add(first)

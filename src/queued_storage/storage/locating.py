@@ -259,14 +259,22 @@ class LocatingStorage(ComposedStorage):
     def _url_on(
         self, found: Entry | Route | None, storage: Storage, name: str, **kwargs: Any
     ) -> str:
+        is_unpublished = isinstance(found, Entry) and found.is_unpublished
+        if is_unpublished and self.has_stable_urls:
+            return links.public(self.alias, name)
         if storage is not self.local:
             # Some storages accept more arguments; S3Storage accepts an expiry.
             return storage.url(name, **kwargs)
-        if self.url_mode != "signed" or not StoredName.of(name).can_be_recorded:
+        # What is published after its steps is never served past this project.
+        is_signed = self.url_mode == "signed" or self.is_gated or is_unpublished
+        if not is_signed or not StoredName.of(name).can_be_recorded:
             return storage.url(name)
         lifetime = kwargs.get("expire") or lifetime_of(self.remote) or settings.url_max_age
         return links.signed(self.alias, name, lifetime, _version_of(found))
 
 
 def _version_of(found: Entry | Route | None) -> links.Version | None:
-    return links.Version(found.pk, found.generation) if isinstance(found, Entry) else None
+    """Return which content a signed URL is for; of an unpublished file, that which it will have."""
+    if not isinstance(found, Entry):
+        return None
+    return links.Version(found.pk, found.generation + int(found.is_unpublished))

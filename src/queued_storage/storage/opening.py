@@ -8,12 +8,12 @@ from typing import Any, cast
 from django.core.files import File
 
 from ..conf import settings
-from ..exceptions import LocalFileMissing, LocalStorageMissing
+from ..exceptions import LocalFileMissing, LocalStorageMissing, NotPublished
 from ..files import readcache, successors, volumes
 from ..ledger import bindings
 from ..ledger.database import ledger
 from ..ledger.names import StoredName
-from ..ledger.states import Entry
+from ..ledger.states import Entry, State
 from ..remotes import opening
 from ..reporting.logs import logger
 from ..reporting.reasons import reason
@@ -42,7 +42,7 @@ class Opening:
         if self.entry is None:
             return self._opened_without_row()
         while True:
-            entry = require_living(self.name, self.entry)
+            entry = require_readable(self.name, self.entry)
             local = self._opened_locally(entry)
             if local is not None:
                 return local
@@ -173,6 +173,24 @@ def require_living(name: str, entry: Entry | None) -> Entry:
     if entry is None or entry.is_deleted:
         raise FileNotFoundError(f"{name!r} was deleted.")
     return entry
+
+
+def require_readable(name: str, entry: Entry | None) -> Entry:
+    """Return the same; raise ``NotPublished`` if the file waits for its steps, or was rejected."""
+    found = require_living(name, entry)
+    if found.is_unpublished:
+        raise not_published(name, found)
+    return found
+
+
+def not_published(name: str, entry: Entry) -> NotPublished:
+    if entry.state == State.REJECTED:
+        return NotPublished(
+            f"{name!r} was rejected by a step. See why with 'manage.py queued_storage unpublished'."
+        )
+    return NotPublished(
+        f"{name!r} is not published yet: its steps have not passed. Use unpublished() to read it."
+    )
 
 
 def is_still_local(storage: LocatingStorage, name: str, entry: Entry) -> bool:

@@ -19,7 +19,14 @@ from ..ledger.states import Entry
 from .advising import advised
 from .listing import Listing
 from .locating import LocatingStorage
-from .opening import NOT_THERE, Opening, is_still_local, local_file_missing, require_living
+from .opening import (
+    NOT_THERE,
+    Opening,
+    is_still_local,
+    local_file_missing,
+    not_published,
+    require_readable,
+)
 
 
 class Fact(NamedTuple):
@@ -94,7 +101,7 @@ class ReadableStorage(LocatingStorage):
         entry = self._entry(stored)
         if entry is None:
             return self._fact_without_row(stored.text, fact)
-        return self._fact_of_entry(stored.text, require_living(stored.text, entry), fact)
+        return self._fact_of_entry(stored.text, require_readable(stored.text, entry), fact)
 
     def _fact_without_row(self, name: str, fact: Fact) -> Any:
         with contextlib.suppress(*NOT_THERE):
@@ -139,6 +146,8 @@ class ReadableStorage(LocatingStorage):
         entry = self._entry(stored)
         if entry is None:
             return path
+        if entry.is_unpublished:
+            raise not_published(stored.text, entry)
         is_certain = entry.is_here and not entry.is_promoted
         if not (is_certain or (entry.is_here and presence.exists(self.local, stored.text))):
             raise NotImplementedError(
@@ -197,7 +206,8 @@ class ReadableStorage(LocatingStorage):
         if str(path).startswith("/"):
             path = self._stored(path).text
         remotes = (each.remote for each in self.with_each_remote)
-        return Listing(self.alias, path).read(self.local, *remotes)
+        listing = Listing(self.alias, path, shows_unpublished=self.lists_unpublished)
+        return listing.read(self.local, *remotes)
 
 
 def _directory_for(file: File) -> tempfile.TemporaryDirectory[str]:

@@ -5,7 +5,6 @@ import mimetypes
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import NamedTuple
 
 from django.core.files import File
 from django.core.files.storage import Storage
@@ -25,21 +24,13 @@ from ..queues import BaseQueue
 from ..queues.on_commit import enqueue_on_commit
 from . import recheck
 from .composition import Parts
-from .deleting import DeletingStorage
+from .gated import GatedStorage, Saved
 from .results import TransferResult, last_results
 
 PUBLISH_MAX = 20  # times that other processes may be faster with the same name
 
 
-class Saved(NamedTuple):
-    """A file that is in the ledger, with what is to be checked when that is committed."""
-
-    name: str
-    pk: int
-    check: Callable[[], None] | None = None
-
-
-class RenewingStorage(DeletingStorage):
+class RenewingStorage(GatedStorage):
     """The part of a queued storage that gives recorded files new content."""
 
     # Deleted files
@@ -76,8 +67,12 @@ class RenewingStorage(DeletingStorage):
 
     def _record_new(self, parts: Parts, name: str, content: Content) -> Saved | None:
         """Insert the row of a new file; None if the name is taken."""
-        pk = parts.rows.record(parts.alias, name, content, **parts.row_options)
-        return None if pk is None else Saved(name, pk, self._check_of(parts, name, content))
+        with parts.in_one():
+            pk = parts.rows.record(parts.alias, name, content, **parts.row_options)
+            if pk is None:
+                return None
+            self._prepare(parts, pk, 1, content)
+        return Saved(name, pk, self._check_of(parts, name, content))
 
     def _begin(
         self,
@@ -102,9 +97,12 @@ class RenewingStorage(DeletingStorage):
         return Saved(name, entry.pk, self._check_of(parts, name, content, version))
 
     def _start(self, parts: Parts, name: str, entry: Entry, content: Content) -> int:
-        started = parts.rows.overwrite(entry, content, **parts.row_options)
+        with parts.in_one():
+            started = parts.rows.overwrite(entry, content, **parts.row_options)
+            if started:
+                self._prepare(parts, entry.pk, entry.generation + 1, content)
         if started:
-            self._forget(name)
+            self.forget_route(name)
         return started
 
     # Writing to an open file
@@ -139,7 +137,9 @@ class RenewingStorage(DeletingStorage):
         volumes.require(parts.alias, parts.local)
         for _try in range(PUBLISH_MAX):
             entry = parts.rows.latest_entry(parts.alias, name.text)
-            if entry is None:
+            if self.is_gated:
+                saved = self._gated(parts, name.text, entry, draft, content)
+            elif entry is None:
                 saved = self._publish_new(parts, name.text, draft, content)
             else:
                 _require_not_deleted(parts.local, name.text, entry, opened)
@@ -160,9 +160,17 @@ class RenewingStorage(DeletingStorage):
             pk = parts.rows.record(parts.alias, name, content, **parts.row_options)
             if pk is None:
                 return None
+            self._prepare(parts, pk, 1, content)
             put_in_place()
-            self._forget(name)
+            self.forget_route(name)
         return Saved(name, pk, self._check_of(parts, name, content))
+
+    def _gated(
+        self, parts: Parts, name: str, entry: Entry | None, draft: str, content: Content
+    ) -> Saved | None:
+        """Let a finished draft wait for its steps; a published file stays as it is meanwhile."""
+        pk = self._gate(parts, name, entry, draft, content)
+        return None if pk is None else Saved(name, pk)
 
     # What follows the commit
 
@@ -210,7 +218,7 @@ class RenewingStorage(DeletingStorage):
         """Have the queue, or a foreign task, notified after the commit, and after the check."""
         result = last_results.new(self, saved.pk)
         first = saved.check
-        if parts.foreign_task:
+        if parts.foreign_task and not parts.prepares:  # otherwise a worker calls it
             first = partial(self._notify_foreign_task, saved)
         enqueue_on_commit(parts.alias, queue, saved.pk, result, first=first, database=parts.rows.db)
         return result

@@ -16,9 +16,11 @@ from ..files.localfiles import discard
 from ..files.streams import MeasuredFile
 from ..ledger.models import QueuedFile
 from ..ledger.names import tidy
+from ..ledger.preparations import preparations
 from ..ledger.states import Content
 from .composition import Parts
-from .renewing import RenewingStorage, Saved, content_type_of
+from .gated import Saved
+from .renewing import RenewingStorage, content_type_of
 
 
 class ReservingStorage(RenewingStorage):
@@ -95,7 +97,13 @@ class _Reservation:
 
     def fill(self, content: Content) -> None:
         """Let the reserved name be that of a file; it is transferred next."""
-        if not self._parts.rows.fill(self.row, content, **self._parts.row_options):
+        parts = self._parts
+        with parts.in_one():
+            is_filled = parts.rows.fill(self.row, content, **parts.row_options)
+            if is_filled and parts.prepares:
+                row = parts.rows.get(pk=self.row.pk)
+                preparations().begin(row.pk, row.generation, content)
+        if not is_filled:
             raise NameUnavailable(
                 f"The file {self.row.name!r} was not written in time: a worker has taken its name "
                 f"back. Save it again."

@@ -4,6 +4,7 @@ import posixpath
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 from pathlib import PurePosixPath
 from typing import Any, Literal
 
@@ -25,7 +26,8 @@ from ..reporting.spans import span
 from .advising import advised
 from .composition import Parts
 from .coroutines import AsyncStorage
-from .renewing import Saved, content_type_of, new_name
+from .gated import Saved
+from .renewing import content_type_of, new_name
 from .results import TransferResult, last_results
 
 
@@ -57,6 +59,9 @@ class QueuedStorage(AsyncStorage):
         previous: Sequence[Any] | None = None,
         mirrors: Sequence[Any] | None = None,
         evict_after: Literal["all", "first"] | None = None,
+        steps: Sequence[Any] | None = None,
+        publish: Literal["at_once", "after_steps"] | None = None,
+        list_unpublished: bool | None = None,
     ) -> None:
         super().__init__(
             local=local,
@@ -74,6 +79,9 @@ class QueuedStorage(AsyncStorage):
             previous=previous,
             mirrors=mirrors,
             evict_after=evict_after,
+            steps=steps,
+            publish=publish,
+            list_unpublished=list_unpublished,
         )
 
     def __repr__(self) -> str:
@@ -147,6 +155,7 @@ class QueuedStorage(AsyncStorage):
         """Write the file and its row, under the first name that neither the local storage nor the
         ledger refuses."""
         local = parts.local
+        self._require_gate(local)
         names = self._candidates(local, name, max_length)
         if not localfiles.has_paths(local):
             return self._store_reserved(parts, names, content)
@@ -167,6 +176,8 @@ class QueuedStorage(AsyncStorage):
                     found = content_of(local, file.readable_name)
                 return replace(found, content_type=kind)
 
+            if self.is_gated:
+                return self._gate_new(parts, chain([name], names), file, details())
             while True:
                 taken = file.take(name)
                 if taken:

@@ -7,16 +7,16 @@ from collections.abc import Callable, Collection, Iterable
 from enum import Enum
 from functools import partial
 from itertools import count
+from typing import Any
 
 from django.db import close_old_connections, connections
 
-from ..ledger.copy_claims import copy_claims
 from ..ledger.database import ledger
 from ..ledger.models import QueuedFile
 from ..ledger.supervision import Supervision
 from ..runtime import ending, hung
 from . import destinations, disposal, filling, lanes, leases, watching
-from .copiers import Copiers
+from .crews import copiers, preparers
 from .gates import gates
 from .lanes import Lane, guarded
 from .solitude import ALONE_MAX, solitude
@@ -74,7 +74,8 @@ class Executor:
         self._next_suspects = 0.0
         self._phase = Phase.WAITING
         self._names = map("queued-storage-{}".format, count())
-        self._copiers = Copiers(threads, self._names, self._is_stopping)
+        self._copiers = copiers(threads, self._names, self._is_stopping)
+        self._preparers = preparers(threads, self._names, self._is_stopping, self.notify)
         self._known: Collection[str] = ()  # the aliases of the last search
         self._finder = threading.Thread(target=self._find, name=next(self._names), daemon=True)
 
@@ -85,6 +86,7 @@ class Executor:
         """Process these files soon."""
         with self._lock:
             self._notified.extend(pks)
+            self._preparers.hurry()
             self._wanted.notify()
 
     def is_idle(self) -> bool:
@@ -93,6 +95,7 @@ class Executor:
         with self._lock:
             return (
                 self._copiers.is_idle()
+                and self._preparers.is_idle()
                 and not self._notified
                 and not any(lane.load or lane.notified for lane in self._lanes.values())
             )
@@ -129,23 +132,27 @@ class Executor:
             self._lead_to(Phase.OVER)
             self._notified.clear()
             threads = [thread for lane in self._lanes.values() for thread in lane.give_up_all()]
-            threads += [thread.ident or 0 for thread in self._copiers.threads()]
+            threads += [thread.ident or 0 for thread in self._crew_threads()]
             back = [row for lane in self._lanes.values() for row in lane.give_back_all()]
             self._end()
         running = leases.of_threads([*threads, self._finder.ident or 0])
         for lease in running:
             lease.end()
         guarded(lambda: _return(back))
-        files = [lease.row for lease in running if not lease.is_of_copy]
+        files = [lease.row for lease in running if lease.is_of_file]
         guarded(lambda: files and ledger().hand_back(files))
         for lease in running:
-            if lease.is_of_copy:
-                guarded(partial(copy_claims().give_back, lease.row, count=False))
+            if not lease.is_of_file:
+                claims: Any = lease.ledger
+                guarded(partial(claims.give_back, lease.row, count=False))
 
     def _threads(self) -> list[threading.Thread]:
         with self._lock:
             lanes = [each for lane in self._lanes.values() for each in lane.threads]
-            return [self._finder, *lanes, *self._copiers.threads()]
+            return [self._finder, *lanes, *self._crew_threads()]
+
+    def _crew_threads(self) -> list[threading.Thread]:
+        return [*self._copiers.threads(), *self._preparers.threads()]
 
     def _lead_to(self, phase: Phase) -> None:
         if phase in NEXT_PHASES[self._phase]:
@@ -158,6 +165,7 @@ class Executor:
             guarded(self._supervise)
             guarded(self._claim_notified)
             guarded(self._search)
+            guarded(partial(self._preparers.look, self._known, self._poll))
             guarded(partial(self._copiers.look, self._known, self._poll))
             self._work_alone()
             guarded(self._give_back)

@@ -15,6 +15,7 @@ from ..files.stamps import Stamp
 from ..ledger.copy_claims import copy_claims
 from ..ledger.database import ledger
 from ..ledger.models import QueuedFile
+from ..ledger.preparation_claims import preparation_claims
 from ..reporting.counts import counted
 from ..reporting.logs import fields_of, logger
 from ..reporting.reasons import reason
@@ -28,7 +29,7 @@ AT_ONCE = 100  # leases that are renewed in one transaction, at most
 class Lease:
     """A claim on a row: whether it still stands, and when bytes last moved under it."""
 
-    is_of_copy = False  # on a mirror; another thread may claim the file meanwhile
+    is_of_file = True  # False: another thread may claim the file meanwhile
 
     def __init__(self, row: QueuedFile) -> None:
         self.row = row
@@ -138,11 +139,22 @@ class CopyLease(Lease):
     """A claim on a copy on a mirror; the row is that of ``claimed_row()``."""
 
     ledger: Any
-    is_of_copy = True
+    is_of_file = False
 
     def __init__(self, row: QueuedFile) -> None:
         super().__init__(row)
         self.ledger = copy_claims()
+
+
+class PreparationLease(Lease):
+    """A claim on the preparation of a file; the row is that of ``prepared_row()``."""
+
+    ledger: Any
+    is_of_file = False
+
+    def __init__(self, row: QueuedFile) -> None:
+        super().__init__(row)
+        self.ledger = preparation_claims()
 
 
 class _Heart(threading.Thread):
@@ -179,11 +191,11 @@ class _Heart(threading.Thread):
                 time.sleep(BEAT_MAX)
 
     def _beat_all(self) -> None:
-        current: dict[tuple[str, bool], list[Lease]] = defaultdict(list)
+        current: dict[tuple[str, type[Lease]], list[Lease]] = defaultdict(list)
         for lease in self.leases():
             was_stalled = lease.stalled
             if lease.is_current():
-                current[lease.ledger.db, lease.is_of_copy].append(lease)
+                current[lease.ledger.db, type(lease)].append(lease)
             elif lease.stalled and not was_stalled:
                 _on_stall(lease)
         for leases in current.values():
@@ -254,7 +266,8 @@ def held() -> set[int]:
     return {
         lease.row.pk
         for lease in _kept()
-        if not (lease.is_of_copy or lease.stalled or lease.is_over)
+        if lease.is_of_file
+        and not (lease.stalled or lease.is_over)
         and (lease.waits or lease.thread != me)
     }
 
@@ -305,6 +318,14 @@ def keep(row: QueuedFile) -> Iterator[Lease]:
 def keep_copy(row: QueuedFile) -> Iterator[CopyLease]:
     """Do the same for the claim on a copy."""
     lease = CopyLease(row)
+    with _kept_alive(lease):
+        yield lease
+
+
+@contextmanager
+def keep_preparation(row: QueuedFile) -> Iterator[PreparationLease]:
+    """Do the same for the claim on a preparation."""
+    lease = PreparationLease(row)
     with _kept_alive(lease):
         yield lease
 

@@ -10,6 +10,7 @@ from ..ledger.bindings import Bound
 from ..ledger.models import QueuedFile
 from ..ledger.states import State
 from ..remotes.places import Place
+from ..steps import Step
 from ..tasks import Transfer
 from ..uploaders import Uploader
 
@@ -79,6 +80,25 @@ class TransferringStorage(Protocol):
     @property
     def evict_after(self) -> str:
         """Which copies must be verified before the local one is evicted: "all" or "first"."""
+
+    @property
+    def delayed(self) -> bool:
+        """Whether files wait for ``transfer()``."""
+
+    @property
+    def variant(self) -> str:
+        """The dotted path of the task."""
+
+    @property
+    def has_steps(self) -> bool:
+        """Whether files have to pass steps before they are transferred."""
+
+    @property
+    def steps(self) -> list[Step]:
+        """The steps; ``ImproperlyConfigured`` is raised if one cannot be made."""
+
+    def forget_route(self, name: str) -> None:
+        """Make readers query the ledger for this file, before and after the commit."""
 
     def require_two_places(self) -> None:
         """Raise ``ImproperlyConfigured`` if the two sides lead to one place."""

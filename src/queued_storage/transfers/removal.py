@@ -8,7 +8,7 @@ from ..files import readcache
 from ..files.stamps import stamp_of
 from ..ledger import copies as further
 from ..ledger.models import QueuedFile
-from . import copies, destinations, intact
+from . import copies, destinations, gatekeeping, intact
 from .disposal import Removal
 from .leases import Lease
 from .outcomes import Outcome
@@ -48,6 +48,8 @@ def evict(storage: TransferringStorage, row: QueuedFile, lease: Lease) -> Outcom
 
 def purge(storage: TransferringStorage, row: QueuedFile, lease: Lease) -> Outcome:
     """Delete all copies of a deleted file, and free its name."""
+    if not gatekeeping.discard(storage, row.pk):
+        raise TransferError(f"The unpublished content of {row.name!r} is on another host.")
     _purge_further_copies(storage, row, lease)
     Removal(storage, row, lease).run()
     lease.require()

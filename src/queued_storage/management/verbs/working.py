@@ -22,7 +22,7 @@ from ...ledger.jobs import are_available, jobs
 from ...queues.jobs import JobThreads
 from ...reporting.counts import counted
 from ...runtime import ending, hung
-from ...transfers import copying, disposal, probing
+from ...transfers import copying, disposal, preparing, probing
 from ...transfers.executor import Executor
 from ...transfers.gates import gates
 from .base import Verb, require_ledger
@@ -124,7 +124,7 @@ class Worker(Verb):
         due = ledger().due().claimable().workable_here()
         # One range of the index each. For many in one query, SQLite would read the whole table.
         is_due = any(due.of_aliases([alias]).exists() for alias in aliases)
-        is_due = is_due or copying.is_due(_aliases())
+        is_due = is_due or copying.is_due(_aliases()) or preparing.is_due(_aliases())
         return is_due or (are_available() and bool(jobs().due_keys(aliases)))
 
     def _serve_metrics(self, address: str, port: int) -> None:

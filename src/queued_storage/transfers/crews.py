@@ -1,0 +1,135 @@
+"""The threads of a worker that do other work than transfers, so that no transfer waits for it."""
+
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator
+from contextlib import suppress
+from functools import partial
+from typing import Any, Generic, Protocol, TypeVar
+
+from django.db import connections
+
+from ..runtime import hung
+from . import copying, leases, preparing
+from .copying import Mirror
+from .lanes import guarded
+
+EVERY = 5.0  # seconds between two looks, or less if a worker searches more often
+
+Group = TypeVar("Group", bound=Hashable)
+
+
+class Due(Protocol):
+    """A queryset of what is to be done."""
+
+    def values(self, column: str) -> Any: ...
+
+
+class Crew(Generic[Group]):
+    """Up to ``width`` threads for each group of work, so that one that hangs delays no other.
+
+    A thread ends when nothing of its group is due.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        names: Iterator[str],
+        is_stopping: Callable[[], bool],
+        *,
+        groups: Callable[[Collection[str]], Iterable[Group]],  # of these aliases
+        due: Callable[[Group], Due],
+        work: Callable[[Group, Callable[[], bool]], object],
+    ) -> None:
+        self._width = width
+        self._names = names
+        self._is_stopping = is_stopping
+        self._groups = groups
+        self._due = due
+        self._do = work
+        self._lock = threading.Lock()
+        self._next_look = 0.0
+        self._threads: dict[Group, list[threading.Thread]] = defaultdict(list)
+
+    def hurry(self) -> None:
+        """Let the next look be at once."""
+        self._next_look = 0.0
+
+    def look(self, aliases: Collection[str], poll: float) -> None:
+        """Start threads for what is due, unless it is too early."""
+        if self._is_stopping() or time.monotonic() < self._next_look:
+            return
+        self._next_look = time.monotonic() + min(poll, EVERY)
+        for group in self._groups(aliases):
+            room = self._width - len(self._living(group))
+            if room > 0 and not self._is_stopping():
+                found = len(self._due(group).values("pk")[:room])
+                for _number in range(found):
+                    self._start(group)
+
+    def is_idle(self) -> bool:
+        return not any(thread.is_alive() for thread in self.threads())
+
+    def threads(self) -> list[threading.Thread]:
+        with self._lock:
+            return [thread for each in self._threads.values() for thread in each]
+
+    def _living(self, group: Group) -> list[threading.Thread]:
+        """Forget the threads that have ended, and those that hang if they may be replaced."""
+        stalled = leases.stalled_threads()
+        with self._lock:
+            found = [thread for thread in self._threads[group] if thread.is_alive()]
+            hanging = [thread for thread in found if thread.ident in stalled]
+            for thread in hanging:
+                if hung.add(thread):
+                    found.remove(thread)
+            self._threads[group] = found
+            return found
+
+    def _start(self, group: Group) -> None:
+        work = partial(self._work, group)
+        thread = threading.Thread(target=work, name=next(self._names), daemon=True)
+        with suppress(RuntimeError):  # the interpreter ends, or the system has no more threads
+            thread.start()
+            with self._lock:
+                self._threads[group].append(thread)
+
+    def _work(self, group: Group) -> None:
+        try:
+            guarded(partial(self._do, group, self._is_stopping))
+        finally:
+            connections.close_all()
+
+
+def copiers(width: int, names: Iterator[str], is_stopping: Callable[[], bool]) -> Crew[Mirror]:
+    """Return the threads that make copies on mirrors."""
+    return Crew(
+        width,
+        names,
+        is_stopping,
+        groups=copying.open_mirrors,
+        due=copying.due,
+        work=copying.make_due,
+    )
+
+
+def preparers(
+    width: int,
+    names: Iterator[str],
+    is_stopping: Callable[[], bool],
+    notify: Callable[[Iterable[int]], None],
+) -> Crew[str]:
+    """Return the threads that run steps, by storage; ``notify`` has their files transferred."""
+
+    def work(alias: str, until: Callable[[], bool]) -> object:
+        return preparing.run_due(alias, until, notify)
+
+    return Crew(
+        width,
+        names,
+        is_stopping,
+        groups=preparing.aliases_with_steps,
+        due=preparing.due,
+        work=work,
+    )

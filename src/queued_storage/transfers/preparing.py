@@ -1,0 +1,316 @@
+"""Runs the steps that files have to pass."""
+
+import hashlib
+from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
+from typing import NamedTuple
+
+from django.core.exceptions import ImproperlyConfigured
+from django.db import connections
+
+from ..conf import settings
+from ..exceptions import InvalidResult, LeaseLost, LocalStorageMissing, TransferError
+from ..files import localfiles, quarantine, volumes
+from ..ledger.aliases import storages_in_use
+from ..ledger.database import ledger
+from ..ledger.models import QueuedFile
+from ..ledger.preparation_claims import preparation_claims, prepared_row
+from ..ledger.preparations import Preparation, Preparations, preparations
+from ..ledger.states import State
+from ..remotes.classes import dotted_path
+from ..reporting.logs import about, logger
+from ..reporting.reasons import reason
+from ..runtime import ending
+from ..signals import file_rejected
+from ..steps import LATER, PASS, REJECT, REPLACE, Outcome, Step
+from . import gatekeeping, leases
+from .delays import backoff
+from .leases import PreparationLease
+from .parts import TransferringStorage, sides_of, storage_of
+from .solitude import solitude
+from .stepfile import PreparedFile
+from .work import send
+
+BATCH = 20  # due preparations that are read at once, of which other workers may claim some first
+
+
+def aliases_with_steps(aliases: Collection[str] | None = None) -> list[str]:
+    """Return which of these storages have steps, or of all that this process knows.
+
+    Files of the others are left alone: this process may not know the steps that they are to pass.
+    """
+    found = []
+    for alias in storages_in_use() if aliases is None else aliases:
+        with suppress(Exception):  # it cannot be made; a system check reports it
+            if storage_of(alias, "").has_steps:
+                found.append(alias)
+    return sorted(set(found))
+
+
+def due(alias: str) -> Preparations:
+    """The preparations of a storage that are to be continued now."""
+    return preparations().due().of_alias(alias)
+
+
+def is_due(aliases: Collection[str]) -> bool:
+    """Return whether there is something to do that this process can do."""
+    return any(due(alias).exists() for alias in aliases_with_steps(aliases))
+
+
+def run_due(
+    alias: str,
+    until: Callable[[], bool],
+    on_passed: Callable[[list[int]], object] = lambda pks: None,
+) -> dict[int, Exception]:
+    """Run the steps of a storage's files, oldest first, until none is due.
+
+    ``on_passed`` is called with the ids of files that are to be transferred now. Return the
+    exceptions of failed attempts by the row's id.
+    """
+    errors: dict[int, Exception] = {}
+    while not until():
+        found = due(alias).order_by("due_at").values_list("pk", "lease_token")[:BATCH]
+        has_found = False
+        for pk, token in found:
+            if until():
+                break
+            result = _run_alone(pk) if token else run_new(pk)
+            if result is not None:
+                has_found = True
+                if result.error:
+                    errors[result.pk] = result.error
+                if result.is_transferable:
+                    on_passed([result.pk])
+        if not has_found:
+            break
+    return errors
+
+
+def run_due_of(pks: Collection[int]) -> dict[int, Exception]:
+    """Do the same for these files only."""
+    errors: dict[int, Exception] = {}
+    aliases = aliases_with_steps() if pks else []
+    if not aliases:
+        return errors
+    found = preparations().due().filter(file__in=pks, file__alias__in=aliases)
+    for pk, token in found.order_by("due_at").values_list("pk", "lease_token"):
+        result = _run_alone(pk) if token else run_new(pk)
+        if result and result.error:
+            errors[result.pk] = result.error
+    return errors
+
+
+class Result(NamedTuple):
+    """How the work on one preparation ended."""
+
+    pk: int  # of the file
+    error: Exception | None  # of a failed attempt, which the ledger has recorded
+    is_transferable: bool  # whether all steps have passed
+
+
+def run_new(pk: int) -> Result | None:
+    """Continue a due preparation; None if another worker was faster."""
+    with solitude.beside_others():
+        claimed = preparations().claim(pk)
+        return None if claimed is None else run(claimed)
+
+
+def _run_alone(pk: int) -> Result | None:
+    """Do the same with one whose worker died, while this process does nothing else."""
+    with solitude.alone() as is_alone:
+        claimed = preparations().claim(pk, suspect=True) if is_alone else None
+        return None if claimed is None else run(claimed)
+
+
+def run(preparation: Preparation) -> Result:
+    """Continue a claimed preparation."""
+    row = prepared_row(preparation)
+    with about(row), leases.keep_preparation(row) as lease:
+        return _Preparing(preparation, row, lease).run()
+
+
+def plan_of(steps: Sequence[Step]) -> str:
+    """Return a digest of which steps these are: progress counts for the same ones only."""
+    names = "\n".join(dotted_path(type(step)) for step in steps)
+    return hashlib.sha256(names.encode()).hexdigest()[:32]
+
+
+class _Preparing:
+    def __init__(self, preparation: Preparation, row: QueuedFile, lease: PreparationLease) -> None:
+        self._preparation = preparation
+        self._row = row  # with the claim on the preparation
+        self._lease = lease
+        self._claims = preparation_claims()
+        self._storage: TransferringStorage | None = None
+        self._step = 0  # that is run now
+        lease.on_stall = self._stall
+
+    def run(self) -> Result:
+        error: Exception | None = None
+        is_passed = False
+        try:
+            is_passed = self._continue()
+        except LeaseLost as lost:
+            logger.info("%s", lost)
+            self._end_void_claim()
+        except Exception as failure:
+            error = failure
+            self._fail(failure)
+        except BaseException:
+            self._claims.give_back(self._row, error="The worker was stopped.", count=False)
+            raise
+        return Result(self._row.pk, error, is_passed)
+
+    def _end_void_claim(self) -> None:
+        """Let another worker do what is to be done now, unless this claim is recorded as over."""
+        if not self._lease.is_over:
+            self._claims.give_back(self._row, count=False)
+
+    def _continue(self) -> bool:
+        """Return whether all steps have passed."""
+        preparation, row = self._preparation, self._row
+        self._storage = storage = storage_of(row.alias, row.task)
+        volumes.require(row.alias, storage.local)
+        if preparation.file.state == State.DELETING:
+            gatekeeping.discard(storage, row.pk)
+            ledger().filter(pk=row.pk).hurry()
+            return False
+        if preparation.generation != preparation.file.generation:
+            quarantine.remove(storage.local, preparation)  # a later save was published first
+            self._claims.drop(row)
+            return False
+        if preparation.is_unsettled:
+            gatekeeping.put_away(storage, preparation, row)
+            return False
+        if not preparation.is_released and not self._all_pass(storage):
+            return False
+        gatekeeping.publish(storage, preparation, row)
+        logger.info("All steps of %s have passed.", row)
+        return not storage.delayed
+
+    def _all_pass(self, storage: TransferringStorage) -> bool:
+        """Run the steps that are left; return False if one puts the file off, or rejects it."""
+        preparation, steps = self._preparation, storage.steps
+        plan = plan_of(steps)
+        self._step = preparation.step if preparation.plan == plan else 0
+        if preparation.attempts > settings.retries + 1:
+            raise TransferError("Gave up: the worker died during every attempt.")
+        while self._step < len(steps):
+            step = steps[self._step]
+            outcome = self._run_step(storage, step)
+            if isinstance(outcome, LATER):
+                self._claims.give_back(self._row, outcome.seconds, count=False)
+                return False
+            if isinstance(outcome, REJECT):
+                self._reject(storage, step, outcome.reason)
+                return False
+            self._step += 1
+            if isinstance(outcome, REPLACE):
+                self._replace(storage, plan, outcome.content)
+            elif self._step < len(steps):
+                self._require(self._claims.advance(self._row, self._step, plan))
+            preparation.attempts = 1
+        return True
+
+    def _run_step(self, storage: TransferringStorage, step: Step) -> Outcome:
+        preparation = self._preparation
+        self._lease.progress()
+        file = PreparedFile(
+            self._row,
+            preparation.content,
+            storage.local,
+            quarantine.local_name(storage.local, preparation),
+            preparation.attempts,
+            self._lease.progress,
+        )
+        outcome = step.run(file)
+        if outcome is not PASS and not isinstance(outcome, REPLACE | LATER | REJECT):
+            raise InvalidResult(
+                f"{dotted_path(type(step))}.run() returned {outcome!r}; return PASS, REPLACE(), "
+                f"LATER() or REJECT()."
+            )
+        self._lease.require()
+        return outcome
+
+    def _require(self, changed: int) -> None:
+        if not changed:
+            self._lease.lose()
+
+    def _replace(self, storage: TransferringStorage, plan: str, content: object) -> None:
+        """Let other bytes be the content, for the steps that follow and for readers."""
+        preparation, row, local = self._preparation, self._row, storage.local
+        hidden = quarantine.save(local, row.name, content)
+        try:
+            if not preparation.hidden:
+                gatekeeping.replace_published(storage, preparation, row, hidden, self._step, plan)
+                preparation.generation += 1
+                row.generation = preparation.file.generation = preparation.generation
+            else:
+                self._require(
+                    self._claims.replace_hidden(row, self._step, plan, hidden.name, hidden.content)
+                )
+                quarantine.remove(local, preparation)
+                preparation.hidden = hidden.name
+        except BaseException:
+            localfiles.discard(local, hidden.name)
+            raise
+        preparation.size = hidden.content.size
+        preparation.checksum = preparation.file.checksum = hidden.content.checksum
+
+    def _reject(self, storage: TransferringStorage, step: Step, text: str) -> None:
+        preparation, row = self._preparation, self._row
+        is_published = not preparation.hidden
+        hidden = preparation.hidden or quarantine.new_hidden_name(row.name)
+        self._require(self._claims.reject(row, text, hidden, is_published=is_published))
+        storage.forget_route(row.name)
+        if is_published:
+            current = preparations().of(row.pk).select_related("file").first()
+            if current is not None:
+                gatekeeping.put_away(storage, current, row)
+        logger.warning("%s was rejected: %s", row, text)
+        name = dotted_path(type(step))
+        send(file_rejected, storage, preparation.file, reason=text, step=name)
+
+    # Failure
+
+    def _fail(self, error: Exception) -> None:
+        row, claims, attempts = self._row, self._claims, self._preparation.attempts
+        text = reason(error, *sides_of(row))
+        if ending.has_begun() or isinstance(error, LocalStorageMissing):
+            claims.give_back(row, settings.retry_delay, text, count=False)
+            return
+        if isinstance(error, ImproperlyConfigured):  # a fault of this process, not of the file
+            logger.error("%s", error)
+            claims.give_back(row, settings.retry_delay, text, count=False)
+            return
+        is_final = isinstance(error, InvalidResult) or attempts > settings.retries
+        if not is_final:
+            taken = claims.give_back(row, backoff(attempts), text)
+        elif settings.on_step_error == "publish":
+            taken = self._skip(text)
+        else:
+            taken = claims.hold(row, text)
+        if taken:
+            log = logger.error if is_final else logger.warning
+            log("A step of %s failed: %s", row, text)
+
+    def _skip(self, text: str) -> int:
+        """Go on with the next step, at once, although this one could not be run."""
+        storage = self._storage
+        if storage is None:
+            return self._claims.hold(self._row, text)
+        plan = plan_of(storage.steps)
+        taken = self._claims.advance(self._row, self._step + 1, plan)
+        self._claims.give_back(self._row, error=text)
+        return taken
+
+    def _stall(self) -> None:
+        """Record that the thread of this work hangs. If it goes on, it finds its claim void."""
+        try:
+            with about(self._row):
+                self._fail(self._lease.stall())
+        except Exception as mistake:  # the lease expires
+            logger.warning("A stalled step could not be ended: %s", reason(mistake))
+        finally:
+            self._lease.end()
+            connections.close_all()
