@@ -3,7 +3,7 @@ import pytest
 from queued_storage.exceptions import NotPublished
 from queued_storage.ledger.preparations import preparations
 from queued_storage.ledger.states import State
-from queued_storage.steps import REJECT, REPLACE
+from queued_storage.steps import REPLACE
 from queued_storage.testing import drain
 from tests.support.scripted import file, on_disk, read, row
 from tests.support.stepping import EICAR, Passing, Scanning, Scripted, at_once, gated, run
