@@ -14,6 +14,7 @@ from django.views.decorators.http import require_safe
 from .ledger import measures, schema
 from .ledger.availability import Availability, in_use, reachable, unclaimed
 from .ledger.measures import Overdue, Unsettled
+from .ledger.preparations import PreparationState, counts
 from .ledger.states import State
 from .reporting.counts import counted
 from .reporting.logs import logger
@@ -34,6 +35,7 @@ class Limits:
         None  # seconds that a file has been due without a worker processing it
     )
     max_failed: int | None = None  # failed files
+    max_held: int | None = None  # files that are held, because a step could not be run
     max_stalled: int | None = None  # files whose last attempt hung
     max_pending: int | None = None  # pending and transferring files
     max_pending_bytes: int | None = None  # the size of these files
@@ -92,6 +94,7 @@ def _problems(limits: Limits) -> list[str]:
     found = [
         *_closed(limits, known),
         *_exceeded(limits, measures.unsettled(), known, overdue, hanging),
+        *_held(limits),
     ]
     if hung.are_too_many():
         found.append("Too many threads of this process hang. Restart it.")
@@ -149,6 +152,16 @@ def _exceeded(
         for value, limit, text in found
         if limit is not None and value > limit
     ]
+
+
+def _held(limits: Limits) -> list[str]:
+    if limits.max_held is None:
+        return []
+    held = sum(row.files for row in counts() if row.state == PreparationState.HELD)
+    if held <= limits.max_held:
+        return []
+    files = counted(held, "{} file is", "{} files are")
+    return [f"{files} held, because a step could not be run; the limit is {limits.max_held:,}."]
 
 
 View = TypeVar("View", bound=Callable[..., Any])

@@ -20,6 +20,7 @@ from .ledger.aliases import known_storages
 from .ledger.availability import Availability, in_use, unclaimed
 from .ledger.measures import Overdue, Settled, Unsettled
 from .ledger.models import QueuedFile
+from .ledger.preparations import Counted, PreparationState, counts
 from .ledger.remotes import RemoteState
 from .ledger.sql.clock import seconds_between
 from .ledger.states import State
@@ -54,6 +55,14 @@ GAUGES = {
     ),
     "stuck_deletes": (
         "Number of deletes that failed more often than RETRIES allows for a transfer",
+        ("storage",),
+    ),
+    "unpublished_files": (
+        "Number of files whose steps have not all passed: waiting, held, rejected",
+        ("storage", "state"),
+    ),
+    "oldest_step_age_seconds": (
+        "Time since the oldest file that waits for its steps was saved",
         ("storage",),
     ),
     "remote_up": ("Whether files are uploaded to the remote; 0 while it is closed", ("storage",)),
@@ -95,7 +104,7 @@ class LedgerCollector:
         families = _families()
         started = time.monotonic()
         try:
-            unsettled, overdue, remotes = measures.in_time(_questions, self._timeout)
+            unsettled, overdue, remotes, unpublished = measures.in_time(_questions, self._timeout)
         except Exception as error:
             logger.error("The metrics of the ledger are not available: %s", reason(error))
             families["ledger_up"].add_metric((), 0)
@@ -108,6 +117,7 @@ class LedgerCollector:
         _add_unsettled(families, unsettled, known)
         _add_overdue(families, overdue, known)
         _add_remotes(families, remotes)
+        _add_unpublished(families, unpublished, known)
         _add_settled(families, self._settled_files())
         return families.values()
 
@@ -126,9 +136,9 @@ class LedgerCollector:
         return self._settled
 
 
-def _questions() -> tuple[list[Unsettled], list[Overdue], list[Availability]]:
+def _questions() -> tuple[list[Unsettled], list[Overdue], list[Availability], list[Counted]]:
     remotes = in_use()
-    return measures.unsettled(), unclaimed(remotes), remotes
+    return measures.unsettled(), unclaimed(remotes), remotes, counts()
 
 
 Families = dict[str, GaugeMetricFamily]
@@ -181,6 +191,19 @@ def _add_remotes(families: Families, remotes: list[Availability]) -> None:
             families["remote_state"].add_metric((remote.alias, state), int(state == remote.state))
 
 
+def _add_unpublished(families: Families, rows: list[Counted], known: list[str]) -> None:
+    files = dict.fromkeys(((alias, state) for alias in known for state in PreparationState), 0)
+    ages = dict.fromkeys(known, 0.0)
+    for row in rows:
+        files[row.alias, PreparationState(row.state)] = row.files
+        if row.state == PreparationState.WAITING:
+            ages[row.alias] = row.age
+    for (alias, state), count in files.items():
+        families["unpublished_files"].add_metric((alias, str(state)), count)
+    for alias, age in ages.items():
+        families["oldest_step_age_seconds"].add_metric((alias,), age)
+
+
 def _add_settled(families: Families, rows: list[Settled]) -> None:
     for row in rows:
         labels = (row.alias, str(State.TRANSFERRED), "")
@@ -198,6 +221,7 @@ class Counters:
         self.transferred_bytes = self._counter("transferred_bytes", "Size of the files transferred")
         self.failures = self._counter("transfer_failures", "Failed attempts", "outcome")
         self.stalls = self._counter("stalls", "Attempts that hung until STALL_TIMEOUT")
+        self.rejections = self._counter("rejections", "Files rejected by a step")
         self.evictions = self._counter("evictions", "Local copies evicted")
         self.evicted_bytes = self._counter("evicted_bytes", "Size of the local copies evicted")
         self.deletes = self._counter("deletes", "Files deleted, including both copies")
@@ -219,6 +243,7 @@ class Counters:
             self.transfers,
             self.transferred_bytes,
             self.stalls,
+            self.rejections,
             self.evictions,
             self.evicted_bytes,
             self.deletes,
@@ -231,12 +256,14 @@ class Counters:
     def connect(self) -> None:
         signals.file_transferred.connect(self._transferred, weak=False)
         signals.transfer_failed.connect(self._failed, weak=False)
+        signals.file_rejected.connect(self._rejected, weak=False)
         signals.file_evicted.connect(self._evicted, weak=False)
         signals.file_deleted.connect(self._deleted, weak=False)
 
     def disconnect(self) -> None:
         signals.file_transferred.disconnect(self._transferred)
         signals.transfer_failed.disconnect(self._failed)
+        signals.file_rejected.disconnect(self._rejected)
         signals.file_evicted.disconnect(self._evicted)
         signals.file_deleted.disconnect(self._deleted)
 
@@ -255,6 +282,9 @@ class Counters:
         self.failures.labels(queued_file.alias, outcome).inc()
         if isinstance(error, TransferStalled):
             self.stalls.labels(queued_file.alias).inc()
+
+    def _rejected(self, queued_file: QueuedFile, **kwargs: Any) -> None:
+        self.rejections.labels(queued_file.alias).inc()
 
     def _evicted(self, queued_file: QueuedFile, **kwargs: Any) -> None:
         self.evictions.labels(queued_file.alias).inc()

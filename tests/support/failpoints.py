@@ -24,6 +24,8 @@ BEFORE, AFTER = "before", "after"
 _LEDGER = "queued_storage.ledger.database:QueuedFileQuerySet"
 _COPIES = "queued_storage.ledger.copies:Copies"
 _CLAIMS = "queued_storage.ledger.copy_claims:CopyClaims"
+_PREPARATIONS = "queued_storage.ledger.preparations:Preparations"
+_STEPS = "queued_storage.ledger.preparation_claims:PreparationClaims"
 _DELETE = "django.core.files.storage:FileSystemStorage.delete"
 POINTS: dict[str, tuple[str, str, int]] = {
     # A transfer
@@ -92,6 +94,25 @@ POINTS: dict[str, tuple[str, str, int]] = {
     "reopened": ("queued_storage.ledger.remotes:Remotes.reopen", AFTER, 1),
     "opening announced": ("queued_storage.transfers.announcing:announce", AFTER, 1),
     "place filled": (f"{_LEDGER}.fill_place", AFTER, 1),
+    # The steps of a file
+    "gate recorded": (f"{_PREPARATIONS}.begin", AFTER, 1),  # not committed
+    "step claimed": (f"{_PREPARATIONS}.claim", AFTER, 1),
+    "step run": ("queued_storage.transfers.preparing:_Preparing._run_step", AFTER, 1),
+    "step recorded": (f"{_STEPS}.advance", AFTER, 1),
+    "second step run": ("queued_storage.transfers.preparing:_Preparing._run_step", AFTER, 2),
+    "bytes written": ("queued_storage.files.quarantine:save", AFTER, 1),
+    "bytes recorded": (f"{_STEPS}.replace_hidden", AFTER, 1),
+    "bytes replaced": ("queued_storage.transfers.gatekeeping:replace_published", AFTER, 1),
+    "old bytes removed": ("queued_storage.files.quarantine:remove", AFTER, 1),
+    "publishing": ("queued_storage.files.quarantine:publish", AFTER, 1),  # not committed
+    "published": ("queued_storage.transfers.gatekeeping:publish", AFTER, 1),
+    "put in its place": ("queued_storage.files.successors:put_in_place", BEFORE, 1),
+    "rejecting": (f"{_STEPS}.reject", BEFORE, 1),
+    "rejected": (f"{_STEPS}.reject", AFTER, 1),
+    "put away": ("queued_storage.files.quarantine:put_away", AFTER, 1),  # not committed
+    "settled": (f"{_STEPS}.settle", AFTER, 1),  # not committed
+    "discarding": ("queued_storage.transfers.gatekeeping:discard", BEFORE, 1),
+    "hidden removed": ("queued_storage.files.quarantine:remove", AFTER, 1),
     # New content of a file
     "overwriting": (f"{_LEDGER}.overwrite", AFTER, 1),  # not committed
 }

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from queued_storage.ledger.preparations import Preparation, preparations
-from queued_storage.steps import LATER, PASS, REJECT, Outcome, Step, StepFile
+from queued_storage.steps import LATER, PASS, REJECT, REPLACE, Outcome, Step, StepFile
 from queued_storage.transfers import preparing
 from tests.support import scripted
 
@@ -72,3 +72,11 @@ def preparation(storage: Any, name: str) -> Preparation | None:
 def hurry(storage: Any) -> None:
     """Let all that waits be due, and leases expire."""
     preparations().of_alias(storage.alias).filter(due_at__isnull=False).hurry()
+
+
+class Cleaning(Step):
+    """Replace what is dirty, which a second run does not find any more."""
+
+    def run(self, file: StepFile) -> Outcome:
+        data = b"".join(file.chunks())
+        return REPLACE(data.replace(b"dirty", b"clean")) if b"dirty" in data else PASS

@@ -2,5 +2,6 @@
 
 from .files import QueuedFileAdmin
 from .jobs import JobAdmin
+from .unpublished import PreparationAdmin
 
-__all__ = ["JobAdmin", "QueuedFileAdmin"]
+__all__ = ["JobAdmin", "PreparationAdmin", "QueuedFileAdmin"]

@@ -26,9 +26,13 @@ class _Storage(Protocol):
     def url(self, name: str) -> str: ...
 
 
+def is_safe(content_type: str, size: int) -> bool:
+    """Whether the admin shows such a file."""
+    return content_type in CONTENT_TYPES and size <= MAX_SIZE
+
+
 def has_preview(row: QueuedFile) -> bool:
-    is_safe = row.content_type in CONTENT_TYPES and row.size <= MAX_SIZE
-    return is_safe and row.state != State.DELETING
+    return is_safe(row.content_type, row.size) and row.state != State.DELETING
 
 
 def response(row: QueuedFile) -> HttpResponse | FileResponse | None:
@@ -41,7 +45,7 @@ def response(row: QueuedFile) -> HttpResponse | FileResponse | None:
     try:
         storage = cast("_Storage", storage_for(row.alias, row.task))
         if row.is_local and is_reachable_from_here(row.host):
-            return _picture(storage.local.open(row.name), row.content_type)
+            return picture(storage.local.open(row.name), row.content_type)
         if row.is_remote:
             return HttpResponseRedirect(storage.url(row.name))
     except Exception:  # no such file, no URL, no such storage in this process
@@ -49,7 +53,8 @@ def response(row: QueuedFile) -> HttpResponse | FileResponse | None:
     return None
 
 
-def _picture(file: IO[bytes], content_type: str) -> FileResponse:
+def picture(file: IO[bytes], content_type: str) -> FileResponse:
+    """Return a picture that a browser does not take for anything else."""
     return FileResponse(
         file,
         content_type=content_type,

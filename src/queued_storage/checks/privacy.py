@@ -16,16 +16,17 @@ from .registration import check, side_problem, storages
 
 @check
 def urls_are_included() -> Iterator[CheckMessage]:
-    wanted = [storage for storage in storages() if storage.url_mode != "direct"]
+    wanted = [each for each in storages() if each.url_mode != "direct" or each.is_gated]
     if not wanted or not hasattr(django_settings, "ROOT_URLCONF"):  # a worker needs none
         return
     try:
         reverse(VIEW, kwargs={"alias": "alias", "name": "name"})
     except NoReverseMatch:
         for storage in wanted:
+            option = "url_mode" if storage.url_mode != "direct" else "publish"
             yield Error(
-                f"{storage.alias}: url_mode is {storage.url_mode!r}, but the URLconf doesn't "
-                f"include 'queued_storage.urls'.",
+                f"{storage.alias}: {option} is {getattr(storage, option)!r}, but the URLconf "
+                f"doesn't include 'queued_storage.urls'.",
                 hint="Add path('queued/', include('queued_storage.urls')) to your URLconf. "
                 "See the docs, under 'Stable URLs'.",
                 obj=storage,
@@ -60,7 +61,7 @@ def _has_public_urls(storage: ComposedStorage) -> bool:
 @check
 def private_files_are_outside_media_root() -> Iterator[CheckMessage]:
     for storage in storages():
-        if storage.url_mode == "signed" and _is_in_media_root(storage):
+        if storage.url_mode == "signed" and is_in_media_root(storage):
             yield Warning(
                 f"{storage.alias}: url_mode is 'signed', but its local files are in MEDIA_ROOT, "
                 f"which the web server may serve publicly.",
@@ -71,7 +72,7 @@ def private_files_are_outside_media_root() -> Iterator[CheckMessage]:
             )
 
 
-def _is_in_media_root(storage: ComposedStorage) -> bool:
+def is_in_media_root(storage: ComposedStorage) -> bool:
     if not django_settings.MEDIA_ROOT or side_problem(storage, "local"):
         return False
     local = storage.local

@@ -1,9 +1,10 @@
 """Files whose steps have not all passed, with their content that readers do not get yet."""
 
-from typing import Any, Self
+from datetime import datetime
+from typing import Any, NamedTuple, Self
 
 from django.db import models
-from django.db.models import Case, F, Q, When
+from django.db.models import Case, Count, ExpressionWrapper, F, Max, Min, Q, When
 from django.utils.translation import gettext_lazy as _
 
 from ..conf import HOST_MAX_LENGTH, settings
@@ -183,6 +184,12 @@ class Preparations(models.QuerySet[Preparation]):
             state=PreparationState.WAITING, due_at=DatabaseNow(), attempts=0
         )
 
+    def make_stale(self) -> int:
+        """Let workers remove the content, as if other content had followed it."""
+        return self.update(
+            state=PreparationState.WAITING, generation=0, due_at=DatabaseNow(), lease_token=""
+        )
+
     # Workers
 
     def hurry(self) -> int:
@@ -215,6 +222,29 @@ class Preparations(models.QuerySet[Preparation]):
 
 def preparations() -> Preparations:
     return Preparations(Preparation, using=ledger_database())
+
+
+class Counted(NamedTuple):
+    """The files of one storage whose steps are in one state."""
+
+    alias: str
+    state: str
+    files: int
+    oldest: datetime  # when the content of the oldest one was saved
+    age: float  # seconds since then
+
+
+def counts() -> list[Counted]:
+    """Count the files whose steps have not all passed."""
+    age: Any = ExpressionWrapper(
+        Max(DatabaseNow()) - Min("saved_at"), output_field=models.DurationField()
+    )
+    rows: Any = preparations().values_list("file__alias", "state").order_by("file__alias", "state")
+    found = rows.annotate(Count("pk"), Min("saved_at"), age=age)
+    return [
+        Counted(alias, state, files, oldest, max(age.total_seconds(), 0.0))
+        for alias, state, files, oldest, age in found
+    ]
 
 
 def living(pk: int, generation: int) -> Any:

@@ -11,8 +11,9 @@ from ..ledger.copies import CopyState, copies
 from ..ledger.database import QueuedFileQuerySet, in_transaction, ledger
 from ..ledger.models import QueuedFile
 from ..ledger.names import Name, StoredName
-from ..ledger.states import State
-from .results import obstacle, unknown_state, wait_until
+from ..ledger.preparations import preparations
+from ..ledger.states import UNPUBLISHED, State
+from .results import obstacle, stopped_by_step, unknown_state, wait_until
 
 BULK = 500  # names in one query
 UNDER_WAY = (State.PENDING, State.TRANSFERRING)
@@ -118,6 +119,8 @@ class Barrier:
             self._require_no_failure(group)
         if any(group.filter(state__in=UNDER_WAY).exists() for group in self._groups):
             return False
+        if any(map(_waits_for_steps, self._groups)):
+            return False
         if self._further and any(map(self._lacks_copies, self._groups)):
             return False
         if self._then is None:
@@ -154,5 +157,19 @@ class Barrier:
             raise TransferError(f"{failed}: {failed.last_error}")
         if self._held_is_error and (held := group.filter(state=State.HELD).first()):
             raise TransferError(f"{held} is held until transfer() is called for it.")
+        if self._held_is_error and (stopped := _stopped(group).first()):
+            raise TransferError(stopped_by_step(stopped))
         if unknown := group.in_unknown_state().first():
             raise TransferError(unknown_state(unknown))
+
+
+def _waits_for_steps(group: QueuedFileQuerySet) -> bool:
+    """Return whether content waits for its steps: that of a new file, or new content."""
+    waiting = preparations().waiting().current().filter(file__in=group.values("pk"))
+    return bool(waiting.exists())
+
+
+def _stopped(group: QueuedFileQuerySet) -> QueuedFileQuerySet:
+    """The files that a step has rejected, or that are held because one cannot be run."""
+    stopped = preparations().stopped().values("file")
+    return group.filter(state__in=UNPUBLISHED, pk__in=stopped)

@@ -11,7 +11,8 @@ from ..exceptions import TransferError, TransferTimeout
 from ..ledger.availability import closed_sentence
 from ..ledger.database import in_transaction, ledger
 from ..ledger.models import QueuedFile
-from ..ledger.states import KNOWN, State
+from ..ledger.preparations import preparations
+from ..ledger.states import KNOWN, UNPUBLISHED, State
 
 _POLL_MAX = 0.5  # seconds between two queries of the ledger
 
@@ -66,6 +67,8 @@ class TransferResult:
         state = self.state
         # Before the queue is notified, a held file may be one whose transfer is not committed.
         is_cancelled = state == State.HELD and self._queued
+        if state == State.PREPARING:
+            return not preparations().of(self.pk).waiting().exists() and self.state == state
         return is_cancelled or state not in {State.HELD, State.PENDING, State.TRANSFERRING}
 
     def get(self, timeout: float | None = None, propagate: bool = True) -> bool:
@@ -108,9 +111,19 @@ def _why(row: QueuedFile | None) -> str:
         return "The file was deleted."
     if row.state == State.HELD:
         return "The transfer was cancelled; the file is held until transfer() is called for it."
+    if row.state in UNPUBLISHED:
+        return stopped_by_step(row)
     if row.state not in KNOWN:
         return unknown_state(row)
     return row.last_error
+
+
+def stopped_by_step(row: QueuedFile) -> str:
+    """Why a file is rejected, or held."""
+    preparation = preparations().of(row.pk).first()
+    if row.state == State.REJECTED:
+        return f"{row} was rejected. {preparation.reason if preparation else ''}".strip()
+    return f"{row} is held. {preparation.last_error if preparation else ''}".strip()
 
 
 def unknown_state(row: QueuedFile) -> str:

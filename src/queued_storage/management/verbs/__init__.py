@@ -10,6 +10,7 @@ from .moving import Move
 from .remotes import Remotes
 from .status import Status
 from .transfers import Cancel, Flush, Retry, Transfer
+from .unpublished import Release, Unpublished
 from .working import Sweep, Worker
 
 VERBS: tuple[type[Verb], ...] = (  # in the order of the help
@@ -22,6 +23,8 @@ VERBS: tuple[type[Verb], ...] = (  # in the order of the help
     GiveUp,
     AcceptRoot,
     Retry,
+    Unpublished,
+    Release,
     Cancel,
     Evict,
     Restore,

@@ -9,7 +9,8 @@ from django.core.management.base import CommandError
 
 from ...ledger.availability import Availability, sentence
 from ...ledger.jobs import Job
-from ...operations import mirrors, status
+from ...ledger.preparations import Counted, counts
+from ...operations import mirrors, status, unpublished
 from ..quantities import format_size, parse_duration, parse_size
 from ..terminal import Lines
 from .base import Verb
@@ -31,6 +32,7 @@ class _Report:
     activity: status.Activity
     failures: list[tuple[str, str, str]]
     mirrors: list[mirrors.Mirror]
+    unpublished: list[Counted]
     jobs: list[Job]
     places: float  # the share of the ledger in which they are filled in
     troubles: list[str]
@@ -78,10 +80,19 @@ class Status(Verb):
             metavar="NUMBER",
             help="number of failed files to tolerate (default: 0)",
         )
+        parser.add_argument(
+            "--max-held",
+            type=int,
+            default=0,
+            metavar="NUMBER",
+            help="number of files to tolerate that are held, because a step could not be run "
+            "(default: 0)",
+        )
 
     def run(self, options: dict[str, Any]) -> None:
         tallies = status.tallies(exact=options["exact"])
         remotes = status.remotes()
+        waiting = counts()
         report = _Report(
             remotes=remotes,
             tallies=tallies,
@@ -89,12 +100,15 @@ class Status(Verb):
             failures=status.last_failures(),
             activity=status.activity(),
             mirrors=mirrors.tallies(),
+            unpublished=waiting,
             jobs=status.unfinished_jobs(),
             places=status.share_of_places(),
             troubles=[
                 *status.outages(remotes, options["max_away"]),
                 *status.troubles(options["max_failures"], tallies),
+                *unpublished.troubles(waiting, options["max_held"]),
                 *status.excesses(options["max_age"], options["max_bytes"]),
+                *unpublished.excesses(options["max_age"]),
             ],
         )
         if options["json"]:
@@ -110,6 +124,7 @@ class Status(Verb):
             "remotes": [as_json(*each) for each in report.remotes],
             "files": [asdict(tally) for tally in report.tallies],
             "mirrors": [asdict(mirror) for mirror in report.mirrors],
+            "unpublished": [each._asdict() for each in report.unpublished],
             "hosts": [asdict(backlog) for backlog in report.backlogs],
             "workers": asdict(report.activity),
             "jobs": [{name: getattr(job, name) for name in JOB_FIELDS} for job in report.jobs],
@@ -133,6 +148,10 @@ class Status(Verb):
             self.stdout.write(
                 f"{mirror.alias:<24} mirror {mirror.place}: {mirror.pending:,} pending, "
                 f"{mirror.failed:,} failed"
+            )
+        for each in report.unpublished:
+            self.stdout.write(
+                f"{each.alias:<24} steps {each.state}: {each.files:,} (oldest {each.oldest:{TIME}})"
             )
         for backlog in report.backlogs:
             overdue = f"  due since {backlog.overdue:{TIME}}" if backlog.overdue else ""

@@ -11,7 +11,7 @@ from ...ledger.database import QueuedFileQuerySet, ledger
 from ...ledger.models import QueuedFile
 from ...ledger.names import tidy
 from ...ledger.states import State, is_reachable_from_here
-from ...operations import mirrors, steering
+from ...operations import mirrors, steering, unpublished
 from ...operations.passes import Step
 from ...reporting.counts import counted
 from ...storage.results import obstacle
@@ -89,6 +89,9 @@ class Retry(RepeatableVerb):
         with self.progress(rows) as progress:
             count = steering.retry(rows, progress)
         self.stdout.write(counted(count, "{} file will be retried.", "{} files will be retried."))
+        if again := unpublished.retry(unpublished.of_files(selected(options))):
+            text = counted(again, "The steps of {} file", "The steps of {} files")
+            self.stdout.write(f"{text} will be run again.")
         if again := mirrors.retry(selected(options)):
             text = counted(again, "{} copy on a mirror", "{} copies on mirrors")
             self.stdout.write(f"{text} will be retried.")
