@@ -193,9 +193,9 @@ class _Preparing:
         preparation, steps = self._preparation, storage.steps
         plan = plan_of(steps)
         self._step = preparation.step if preparation.plan == plan else 0
-        if preparation.attempts > settings.retries + 1:
-            raise TransferError("Gave up: the worker died during every attempt.")
         while self._step < len(steps):
+            if preparation.attempts > settings.retries + 1:
+                raise TransferError("Gave up: the worker died during every attempt.")
             step = steps[self._step]
             outcome = self._run_step(storage, step)
             if isinstance(outcome, LATER):
@@ -301,7 +301,7 @@ class _Preparing:
             return self._claims.hold(self._row, text)
         plan = plan_of(storage.steps)
         taken = self._claims.advance(self._row, self._step + 1, plan)
-        self._claims.give_back(self._row, error=text)
+        self._claims.give_back(self._row, error=text, count=False)
         return taken
 
     def _stall(self) -> None:
