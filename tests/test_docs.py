@@ -35,6 +35,7 @@ from queued_storage.ledger.copies import Copy
 from queued_storage.ledger.jobs import MAX_FINDINGS, Job
 from queued_storage.ledger.models import MAX_FAILURES, NAME_MAX_BYTES, NAME_MAX_LENGTH, QueuedFile
 from queued_storage.ledger.names import COMPONENT_MAX_BYTES, PROBE_NAME
+from queued_storage.ledger.preparations import Preparation
 from queued_storage.ledger.remotes import Remote, RemoteState
 from queued_storage.management.commands.queued_storage import Command
 from queued_storage.operations import contract, status
@@ -328,7 +329,7 @@ def test_the_properties_of_a_row() -> None:
 def test_every_permission() -> None:
     assert list(table(page("admin"), "permission")) == [
         codename
-        for options in (QueuedFile._meta, Job._meta, Remote._meta)
+        for options in (QueuedFile._meta, Job._meta, Preparation._meta, Remote._meta)
         for codename in (
             *(f"{action}_{options.model_name}" for action in options.default_permissions),
             *(codename for codename, _label in options.permissions),
@@ -692,7 +693,7 @@ OTHER_CAPITALS |= {"HUEY", "PROCRASTINATE_DATABASE_ALIAS", "Q_CLUSTER_NAME", "RU
 
 
 def test_capitals_in_code_font_are_settings_or_states() -> None:
-    states = {*QueuedFile.State.names, *Copy.State.names}
+    states = {*QueuedFile.State.names, *Copy.State.names, *Preparation.State.names}
     known = set(OPTIONS) | states | set(dir(global_settings)) | OTHER_CAPITALS
     for name, text in texts().items():
         shouted = {

@@ -42,6 +42,7 @@ NAMES = {
         "LocalFileMissing",
         "MissingLibrary",
         "NameUnavailable",
+        "NotPublished",
         "QueuedStorageError",
         "TimeLimitReached",
         "TransferError",
@@ -76,9 +77,14 @@ NAMES = {
     "queued_storage.signals": [
         "file_deleted",
         "file_evicted",
+        "file_rejected",
         "file_transferred",
         "transfer_failed",
     ],
+    "queued_storage.steps": ["LATER", "Outcome", "PASS", "REJECT", "REPLACE", "Step", "StepFile"],
+    "queued_storage.steps.clamav": ["ClamAV"],
+    "queued_storage.steps.images": ["CleanImage"],
+    "queued_storage.steps.types": ["MatchType"],
     "queued_storage.tasks": ["Transfer", "TransferAndDelete"],
     "queued_storage.testing": [
         "Fault",

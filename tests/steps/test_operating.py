@@ -9,6 +9,7 @@ import pytest
 from django.core.checks import run_checks
 from django.core.files.storage import InMemoryStorage, storages
 from django.core.management import CommandError
+from django.db import transaction
 from django.test import Client, override_settings
 from PIL import Image
 from pytest_django import Settings
@@ -178,6 +179,20 @@ def test_metrics() -> None:
     assert line.endswith(" 1.0")
     assert f'queued_storage_rejections_total{{storage="{storage.alias}"}} 1.0' in text
     assert f'queued_storage_oldest_step_age_seconds{{storage="{storage.alias}"}} 0.0' in text
+
+
+def test_orphans_finds_what_no_save_was_committed_for() -> None:
+    storage = rejected()
+    with transaction.atomic():
+        storage.save("b.txt", file())
+        transaction.set_rollback(True)
+    before = on_disk()
+    assert len(before) == 2
+    orphans = ["orphans", "local", "--storage", storage.alias, "--older-than", "0s"]
+    run(*orphans, "--delete", "--yes")
+    assert len(on_disk()) == 1
+    with storage.unpublished("a.txt") as opened:
+        assert opened.read() == EICAR
 
 
 # The admin

@@ -65,6 +65,11 @@ def next_version(preparation: Preparation) -> NextVersion:
     return NextVersion(preparation.file_id, preparation.generation + 1, preparation.checksum)
 
 
+def waiting_name(preparation: Preparation) -> str:
+    """Return the name under which hidden content waits while it is published."""
+    return successors.waiting_name(preparation.file.name, next_version(preparation))
+
+
 def local_name(local: Storage, preparation: Preparation) -> str:
     """Return the local name of a preparation's content.
 
@@ -75,7 +80,7 @@ def local_name(local: Storage, preparation: Preparation) -> str:
         return successors.current_name(local, name, preparation.file)
     if preparation.is_unsettled and not presence.exists(local, hidden):
         return successors.current_name(local, name, _rejected_version(preparation))
-    waiting = successors.waiting_name(name, next_version(preparation))
+    waiting = waiting_name(preparation)
     if not presence.exists(local, hidden) and presence.exists(local, waiting):
         return waiting
     return hidden
@@ -112,6 +117,6 @@ def _places(local: Storage, preparation: Preparation) -> Iterator[str]:
     if not preparation.hidden:
         return
     yield preparation.hidden
-    yield successors.waiting_name(preparation.file.name, next_version(preparation))
+    yield waiting_name(preparation)
     if preparation.is_unsettled:
         yield successors.current_name(local, preparation.file.name, _rejected_version(preparation))

@@ -11,11 +11,12 @@ from django.core.files.storage import Storage
 from django.db.models import FileField, Model, Q
 from django.utils import timezone
 
-from ..files import successors, volumes
+from ..files import quarantine, successors, volumes
 from ..files.walking import names_on
 from ..ledger.copies import copies
 from ..ledger.database import ledger, ledger_database
 from ..ledger.names import can_be_recorded, is_own, tidy
+from ..ledger.preparations import preparations
 from ..ledger.sql.clock import database_time, in_utc
 from ..transfers.writers import PlaceMarker
 from .neighbors import directories_of_others
@@ -56,8 +57,9 @@ def unknown(names: Iterable[str]) -> list[str]:
     find the file of the normal form under it.
     """
     left = {name for name in names if can_be_recorded(name) and name == tidy(name)}
-    left = {name for name in left if not is_own(name)}
+    left = {name for name in left if not is_own(name) or quarantine.is_hidden(name)}
     left -= {name for name in left if _waits(name)}
+    left -= set(preparations().filter(hidden__in=left).values_list("hidden", flat=True))
     for column in ("name", "remote_name"):
         if left:
             left -= set(ledger().filter(**{f"{column}__in": left}).values_list(column, flat=True))
@@ -74,8 +76,13 @@ def unknown(names: Iterable[str]) -> list[str]:
 def _waits(name: str) -> bool:
     """Whether the content of a row's generation waits under this hidden name."""
     found = successors.key_and_generation(name)
-    row = ledger().filter(pk=found[0], generation=found[1]).first() if found else None
-    return row is not None and successors.waiting_name(row.name, row) == name
+    if found is None:
+        return False
+    row = ledger().filter(pk=found[0], generation=found[1]).first()
+    if row is not None and successors.waiting_name(row.name, row) == name:
+        return True
+    each = preparations().of(found[0]).select_related("file").first()
+    return each is not None and quarantine.waiting_name(each) == name
 
 
 def _is_untidy(column: str) -> Q:
@@ -96,11 +103,14 @@ class Orphan:
     modified: datetime
 
 
-def names_of(storage: OperableStorage, side: str, under: str = "") -> Iterator[str]:
+def names_of(
+    storage: OperableStorage, side: str, under: str = "", *, even_hidden: bool = False
+) -> Iterator[str]:
     """The names of all files on one side of a storage, or in one of its directories.
 
     Files of other storages of the project, in directories of their own, are left out, and so are
-    markers. ``LocalStorageMissing`` is raised if the local files are not there to be listed.
+    markers; so are the hidden names of unpublished files, unless ``even_hidden``.
+    ``LocalStorageMissing`` is raised if the local files are not there to be listed.
     """
     place: Storage = getattr(storage, side)
     if side == "local":
@@ -108,7 +118,9 @@ def names_of(storage: OperableStorage, side: str, under: str = "") -> Iterator[s
         found = names_on(place, under)
     else:
         found = map(str, storage.uploader.names(under))
-    names = (name for name in found if not is_own(name))
+    names = (
+        name for name in found if not is_own(name) or (even_hidden and quarantine.is_hidden(name))
+    )
     others = directories_of_others(place)
     return (name for name in names if not name.startswith(others)) if others else names
 
@@ -127,7 +139,8 @@ def orphans(
     looked up, so it is not an orphan.
     """
     place: Storage = getattr(storage, side)
-    for batch in batched(names_of(storage, side, under), NAMES):
+    names = names_of(storage, side, under, even_hidden=side == "local")
+    for batch in batched(names, NAMES):
         for name in batch:
             if not can_be_recorded(name):
                 report(name)

@@ -1,7 +1,4 @@
-"""The steps that a file passes before it is transferred, and, if you want, before it is published.
-
-Subclass ``Step``, and name the class in the option ``steps`` of a storage.
-"""
+"""The steps that files pass before they are transferred or published."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
