@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from django.core.files.storage import default_storage
+from django.core.files.storage import default_storage, storages
 from django.core.management import CommandError, call_command
 from django.db import DatabaseError, models, transaction
 from django.test import Client
@@ -33,6 +33,7 @@ from tests.admin.pages import LIST, staff
 from tests.support.command import run
 from tests.support.rows import snapshot
 from tests.support.scripted import LONG_AGO, file, make, on_disk, read, row
+from tests.support.stepping import EICAR
 from tests.support.versions import (
     ROOT,
     UNKNOWN_STATES,
@@ -216,12 +217,12 @@ def test_a_transfer_asked_for_names_the_state() -> None:
 def test_counts_show_unknown_states() -> None:
     storage = make()
     in_state(storage, "checking")
-    in_state(storage, "rejected", "b.txt", due_at=None)
+    in_state(storage, "vetted", "b.txt", due_at=None)
     storage.save("c.txt", file())
     found = {tally.state: tally.files for tally in status.tallies()}
-    assert found == {"checking": 1, "pending": 1, "rejected": 1}
+    assert found == {"checking": 1, "pending": 1, "vetted": 1}
     assert {each.state for each in measures.unsettled()} == set(found)
-    assert "rejected" in run("status")
+    assert "vetted" in run("status")
     troubles = [text for text in status.troubles() if "does not know" in text]
     assert len(troubles) == 2
     assert "1 file of" in troubles[0]
@@ -411,7 +412,7 @@ START = """
 import django, os
 django.setup()
 from django.core.files.base import ContentFile
-from django.core.files.storage import default_storage
+from django.core.files.storage import default_storage, storages
 from queued_storage.ledger.database import ledger
 """
 SAVE = "for name in {names!r}: default_storage.save(name, ContentFile(b'bytes'))"
@@ -528,3 +529,41 @@ def test_new_code_before_its_migrations(version: OlderVersion, caplog: Any) -> N
     assert [record for record in caplog.records if record.exc_info] == []
     assert health.check().is_well
     assert on_disk() == on_disk("far")
+
+
+READ = """
+for name in {names!r}:
+    for read in (default_storage.open, default_storage.path):
+        try:
+            read(name)
+        except (FileNotFoundError, NotImplementedError):
+            continue
+        raise SystemExit(f"{{name}} can be read by {{read}}")
+"""
+
+
+def test_older_processes_leave_unpublished_files_alone(
+    version: OlderVersion, settings: Any
+) -> None:
+    migrate()
+    default = settings.STORAGES["default"]
+    options = {"steps": ["tests.support.stepping.Scanning"], "publish": "after_steps"}
+    options |= default["OPTIONS"]
+    settings.STORAGES = settings.STORAGES | {"default": default | {"OPTIONS": options}}
+    storage: Any = storages["default"]
+    storage.save("bad.txt", file(EICAR))
+    assert drain(storage) == {}
+    storage.save("waiting.txt", file())
+    before = on_disk()
+    version.work()
+    version.run(READ.format(names=["bad.txt", "waiting.txt"]))
+    version.run("from queued_storage.maintenance import sweep; sweep()")
+    assert on_disk() == before
+    assert on_disk("far") == []
+    version.run(DELETE.format(name="bad.txt"))
+    version.work()  # cannot delete the row, which the preparation refers to
+    assert storage.queued_file("bad.txt")
+    ledger().filter(state="deleting").update(due_at=LONG_AGO)
+    assert drain(storage) == {}
+    assert storage.queued_file("bad.txt") is None
+    assert on_disk() == on_disk("far") == ["waiting.txt"]

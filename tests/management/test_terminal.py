@@ -19,6 +19,7 @@ import queued_storage
 from queued_storage.files import markers
 from queued_storage.ledger.database import ledger
 from queued_storage.ledger.identity import ledger_id
+from queued_storage.ledger.preparations import Preparation, PreparationState
 from queued_storage.ledger.remotes import Remote, RemoteState
 from queued_storage.ledger.states import State
 from queued_storage.management.terminal import CLEAR, Lines, Terminal, printable
@@ -55,6 +56,8 @@ ARGUMENTS: dict[str, list[list[str]]] = {
     "give-up": [[HOST], [HOST, "--dry-run"], [HOSTILE], ["me"]],
     "retry": [["--all"], ["--all", "--dry-run"], [HOSTILE], ["--storage", HOSTILE]],
     "cancel": [["--all"], ["--storage", ALIAS, "--dry-run"]],
+    "unpublished": [[], ["--json"], ["--waiting"], [HOSTILE]],
+    "release": [["--all", "--yes"], ["--all"], ["--all", "--dry-run"], [HOSTILE]],
     "evict": [["--all"], ["--storage", ALIAS, "--until-free", "99%"], ["--size", HOSTILE]],
     "restore": [["--all"], [NAME]],
     "accept-local": [["--all"], ["--all", "--dry-run"], ["failed" + NAME], [HOSTILE]],
@@ -115,6 +118,14 @@ def hostile(settings: Settings) -> Any:
             transferred_at=now,
             is_local=number % 3 > 0,
         )
+    Preparation.objects.create(
+        file=QueuedFile.objects.get(alias=ALIAS, state=State.REJECTED),
+        state=PreparationState.REJECTED,
+        generation=1,
+        hidden="hidden",
+        reason=f"It is bad: {HOSTILE}",
+        saved_at=now,
+    )
     QueuedFile.objects.create(
         alias=ALIAS,
         name="moved" + NAME,

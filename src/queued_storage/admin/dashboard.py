@@ -16,7 +16,18 @@ from django.views.decorators.http import require_safe
 from ..ledger.states import State
 from . import jobs, remotes
 from .formats import FILES, SIZE, AtLeast, Number, age
-from .overview import MINUTES, OTHER, SHOWN, Failed, Overview, Pile, Running, Share, overview
+from .overview import (
+    MINUTES,
+    OF_STEPS,
+    OTHER,
+    SHOWN,
+    Failed,
+    Overview,
+    Pile,
+    Running,
+    Share,
+    overview,
+)
 
 SECONDS = 5  # between two updates of an open page
 
@@ -137,7 +148,7 @@ def _tiles(found: Overview, urls: _Urls) -> list[Tile]:
     tiles = [
         _state_tile(state, found.total.piles[state], urls)
         for state in SHOWN
-        if found.total.piles[state].files or state not in (State.HELD, State.DELETING)
+        if found.total.piles[state].files or state not in (State.HELD, State.DELETING, *OF_STEPS)
     ]
     return [*tiles, *_other_tiles(found), _age_tile(found), _rate_tile(found)]
 
@@ -264,7 +275,11 @@ class Line:
 def _line(share: Share, found: Overview, url: str) -> Line:
     oldest = min(filter(None, (pile.oldest for pile in share.piles.values())), default=None)
     cells = [
-        *(_state_cell(state, share.piles[state]) for state in SHOWN),
+        *(
+            _state_cell(state, share.piles[state])
+            for state in SHOWN
+            if found.total.piles[state].files or state not in OF_STEPS
+        ),
         Cell(gettext("oldest"), age(oldest, found.at)),
         Cell(gettext("files per minute"), str(Number(share.rate.files))),
         Cell(gettext("bytes per minute"), SIZE(share.rate.bytes)),

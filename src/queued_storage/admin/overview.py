@@ -26,7 +26,11 @@ SAMPLE = 500  # rows whose hosts are counted separately if there are more than L
 HOSTS = 20  # hosts of these
 MINUTES = 15  # period of the charts
 OTHER = "other"  # the states that a newer version of the package wrote
-SHOWN = (State.PENDING, State.TRANSFERRING, State.FAILED, State.HELD, State.DELETING)  # in order
+OF_STEPS = (State.PREPARING, State.REJECTED)  # shown only if there are such files
+SHOWN = (  # in order
+    *(State.PENDING, State.TRANSFERRING, State.FAILED, State.HELD, State.DELETING),
+    *OF_STEPS,
+)
 
 
 @dataclass

@@ -56,8 +56,8 @@ class Parts(NamedTuple):
     @property
     def row_options(self) -> dict[str, Any]:
         """What the rows of new content have in common."""
-        options = {"held": self.held, "task": self.variant, "place": self.place.digest}
-        return options | {"prepares": self.prepares}
+        its = {"held": self.held, "task": self.variant, "prepares": self.prepares}
+        return {**its, "place": self.place.digest}
 
     def in_one(self) -> AbstractContextManager[object]:
         """A transaction, if more than one statement is needed to save a file."""

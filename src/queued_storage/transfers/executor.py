@@ -7,7 +7,6 @@ from collections.abc import Callable, Collection, Iterable
 from enum import Enum
 from functools import partial
 from itertools import count
-from typing import Any
 
 from django.db import close_old_connections, connections
 
@@ -142,9 +141,8 @@ class Executor:
         files = [lease.row for lease in running if lease.is_of_file]
         guarded(lambda: files and ledger().hand_back(files))
         for lease in running:
-            if not lease.is_of_file:
-                claims: Any = lease.ledger
-                guarded(partial(claims.give_back, lease.row, count=False))
+            if isinstance(lease, leases.OtherLease):
+                guarded(lease.give_back)
 
     def _threads(self) -> list[threading.Thread]:
         with self._lock:

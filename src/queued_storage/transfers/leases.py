@@ -135,22 +135,27 @@ def renew(leases: Sequence[Lease]) -> None:
             lease.renewed(stands, started)
 
 
-class CopyLease(Lease):
-    """A claim on a copy on a mirror; the row is that of ``claimed_row()``."""
+class OtherLease(Lease):
+    """A claim on something else of a file, which has a token of its own."""
 
     ledger: Any
     is_of_file = False
+
+    def give_back(self) -> None:
+        """End the claim, because the process ends; the attempt doesn't count."""
+        self.ledger.give_back(self.row, count=False)
+
+
+class CopyLease(OtherLease):
+    """A claim on a copy on a mirror; the row is that of ``claimed_row()``."""
 
     def __init__(self, row: QueuedFile) -> None:
         super().__init__(row)
         self.ledger = copy_claims()
 
 
-class PreparationLease(Lease):
+class PreparationLease(OtherLease):
     """A claim on the preparation of a file; the row is that of ``prepared_row()``."""
-
-    ledger: Any
-    is_of_file = False
 
     def __init__(self, row: QueuedFile) -> None:
         super().__init__(row)
