@@ -11,6 +11,7 @@ GROUPS = (
     "verbs",
     "workers",
     "moves",
+    "steps",
     "large",
 )
 # They take long, so they run only if they are chosen, or to see whether they run.

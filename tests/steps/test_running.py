@@ -535,6 +535,7 @@ def test_an_uploaded_file_is_moved(tmp_path: Any) -> None:
     upload.seek(0)
     storage = gated()
     storage.save("a.txt", upload)
+    upload.close()
     drain(storage)
     assert read(storage, "a.txt") == b"bytes"
     assert row(storage, "a.txt").checksum

@@ -98,7 +98,6 @@ POINTS: dict[str, tuple[str, str, int]] = {
     "gate recorded": (f"{_PREPARATIONS}.begin", AFTER, 1),  # not committed
     "step claimed": (f"{_PREPARATIONS}.claim", AFTER, 1),
     "step run": ("queued_storage.transfers.preparing:_Preparing._run_step", AFTER, 1),
-    "step recorded": (f"{_STEPS}.advance", AFTER, 1),
     "second step run": ("queued_storage.transfers.preparing:_Preparing._run_step", AFTER, 2),
     "bytes written": ("queued_storage.files.quarantine:save", AFTER, 1),
     "bytes recorded": (f"{_STEPS}.replace_hidden", AFTER, 1),

@@ -109,24 +109,34 @@ class PreparationClaims(Preparations):
     # The end of an attempt
 
     def give_back(
-        self, row: QueuedFile, delay: float = 0, error: str = "", *, count: bool = True
+        self,
+        row: QueuedFile,
+        delay: float = 0,
+        error: str = "",
+        *,
+        count: bool = True,
+        **columns: Any,
     ) -> int:
-        """End the claim until the next attempt in ``delay`` seconds."""
-        texts = {"last_error": error} if error else {}
-        taken_back = When(attempts__gt=0, then=F("attempts") - (0 if count else 1))
-        return self._of_claim(row).update(
-            due_at=seconds_from_now(delay),
-            lease_token="",
-            attempts=Case(
-                taken_back, default=F("attempts"), output_field=models.PositiveIntegerField()
-            ),
-            **texts,
+        """End the claim until the next attempt in ``delay`` seconds; ``columns`` are the progress
+        that was not recorded yet."""
+        if error:
+            columns["last_error"] = error
+        taken_back = When(attempts__gt=0, then=F("attempts") - 1)
+        attempts = Case(
+            taken_back, default=F("attempts"), output_field=models.PositiveIntegerField()
         )
+        if "attempts" not in columns:
+            columns["attempts"] = F("attempts") if count else attempts
+        return self._of_claim(row).update(due_at=seconds_from_now(delay), lease_token="", **columns)
 
-    def hold(self, row: QueuedFile, error: str) -> int:
+    def hold(self, row: QueuedFile, error: str, **columns: Any) -> int:
         """End the attempts: a step cannot be run."""
         return self._current(row).update(
-            state=PreparationState.HELD, due_at=None, lease_token="", last_error=error
+            state=PreparationState.HELD,
+            due_at=None,
+            lease_token="",
+            last_error=error,
+            **columns,
         )
 
     def _of_claim(self, row: QueuedFile) -> Self:

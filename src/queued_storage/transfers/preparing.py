@@ -1,9 +1,10 @@
 """Runs the steps that files have to pass."""
 
 import hashlib
+import time
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
@@ -31,6 +32,7 @@ from .solitude import solitude
 from .stepfile import PreparedFile
 from .work import send
 
+RECORDED_AFTER = 0.5  # seconds of work; steps that take less are run again if their worker dies
 BATCH = 20  # due preparations that are read at once, of which other workers may claim some first
 
 
@@ -143,6 +145,9 @@ class _Preparing:
         self._claims = preparation_claims()
         self._storage: TransferringStorage | None = None
         self._step = 0  # that is run now
+        self._plan = ""
+        self._unrecorded = False  # whether the ledger does not know yet that steps have passed
+        self._recorded_at = time.monotonic()
         lease.on_stall = self._stall
 
     def run(self) -> Result:
@@ -193,13 +198,14 @@ class _Preparing:
         preparation, steps = self._preparation, storage.steps
         plan = plan_of(steps)
         self._step = preparation.step if preparation.plan == plan else 0
+        self._plan = plan
         while self._step < len(steps):
             if preparation.attempts > settings.retries + 1:
                 raise TransferError("Gave up: the worker died during every attempt.")
             step = steps[self._step]
             outcome = self._run_step(storage, step)
             if isinstance(outcome, LATER):
-                self._claims.give_back(self._row, outcome.seconds, count=False)
+                self._give_back(outcome.seconds, count=False)
                 return False
             if isinstance(outcome, REJECT):
                 self._reject(storage, step, outcome.reason)
@@ -207,10 +213,32 @@ class _Preparing:
             self._step += 1
             if isinstance(outcome, REPLACE):
                 self._replace(storage, plan, outcome.content)
+                self._note_recorded()
             elif self._step < len(steps):
-                self._require(self._claims.advance(self._row, self._step, plan))
+                self._advance(plan)
             preparation.attempts = 1
         return True
+
+    def _advance(self, plan: str) -> None:
+        """Record that a step has passed, unless that costs more than to run it again."""
+        self._unrecorded = True
+        if time.monotonic() - self._recorded_at >= RECORDED_AFTER:
+            self._require(self._claims.advance(self._row, self._step, plan))
+            self._note_recorded()
+
+    def _note_recorded(self) -> None:
+        self._unrecorded = False
+        self._recorded_at = time.monotonic()
+
+    def _progress(self, *, count: bool) -> dict[str, Any]:
+        """The columns of what the ledger does not know yet."""
+        if not self._unrecorded:
+            return {}
+        return {"step": self._step, "plan": self._plan, "attempts": 1 if count else 0}
+
+    def _give_back(self, delay: float, error: str = "", *, count: bool = True) -> int:
+        progress = self._progress(count=count)
+        return self._claims.give_back(self._row, delay, error, count=count, **progress)
 
     def _run_step(self, storage: TransferringStorage, step: Step) -> Outcome:
         preparation = self._preparation
@@ -277,19 +305,19 @@ class _Preparing:
         row, claims, attempts = self._row, self._claims, self._preparation.attempts
         text = reason(error, *sides_of(row))
         if ending.has_begun() or isinstance(error, LocalStorageMissing):
-            claims.give_back(row, settings.retry_delay, text, count=False)
+            self._give_back(settings.retry_delay, text, count=False)
             return
         if isinstance(error, ImproperlyConfigured):  # a fault of this process, not of the file
             logger.error("%s", error)
-            claims.give_back(row, settings.retry_delay, text, count=False)
+            self._give_back(settings.retry_delay, text, count=False)
             return
         is_final = isinstance(error, InvalidResult) or attempts > settings.retries
         if not is_final:
-            taken = claims.give_back(row, backoff(attempts), text)
+            taken = self._give_back(backoff(attempts), text)
         elif settings.on_step_error == "publish":
             taken = self._skip(text)
         else:
-            taken = claims.hold(row, text)
+            taken = claims.hold(row, text, **self._progress(count=True))
         if taken:
             log = logger.error if is_final else logger.warning
             log("A step of %s failed: %s", row, text)
