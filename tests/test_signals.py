@@ -93,6 +93,7 @@ def common(storage: QueuedStorage, name: str) -> dict[str, Any]:
 def test_module_has_only_these_signals() -> None:
     assert [name for name in vars(signals) if isinstance(getattr(signals, name), Signal)] == [
         *NAMES,
+        "file_rejected",
         "remote_changed",
     ]
 

@@ -20,6 +20,7 @@ class QueuedFiles(HealthCheck):
     max_age: float | None = None
     max_overdue: float | None = None
     max_failed: int | None = None
+    max_held: int | None = None
     max_stalled: int | None = None
     max_pending: int | None = None
     max_pending_bytes: int | None = None

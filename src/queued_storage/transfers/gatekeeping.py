@@ -12,7 +12,7 @@ from ..ledger.database import ledger, ledger_database, on_commit
 from ..ledger.models import QueuedFile
 from ..ledger.preparation_claims import preparation_claims
 from ..ledger.preparations import Preparation, preparations
-from ..ledger.states import State, is_reachable_from_here
+from ..ledger.states import ENTRY_FIELDS, Entry, State, is_reachable_from_here
 from .parts import TransferringStorage
 
 TRIES = 20  # times that an eviction or a transfer may change the row at the same moment
@@ -83,8 +83,8 @@ def _begin_generation(
         "place": storage.remote_place.digest,
         "prepares": prepares,
     }
+    entry: Entry | None = _entry_of(preparation.file)
     for _try in range(TRIES):
-        entry = rows.latest_entry(row.alias, row.name)
         if entry is None or entry.is_deleted:
             break
         if (entry.pk, entry.generation) != (row.pk, preparation.generation):
@@ -92,7 +92,13 @@ def _begin_generation(
         if rows.overwrite(entry, hidden.content, **options):
             _place(storage, preparation, row, hidden)
             return
+        entry = rows.latest_entry(row.alias, row.name)
     raise LeaseLost(f"{row} was changed while its steps were run.")
+
+
+def _entry_of(file: QueuedFile) -> Entry:
+    """The entry as it was when the preparation was claimed, which saves a query."""
+    return Entry(*(getattr(file, name) for name in ENTRY_FIELDS))
 
 
 def _place(
