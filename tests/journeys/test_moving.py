@@ -423,7 +423,10 @@ def finish(storage: Any) -> None:
 MOVE = ["move", "--storage", "default", "--threads", "1"]
 
 
-@pytest.mark.parametrize("point", ["copy begun", "copy reserved", "copy sent", "moving", "moved"])
+@pytest.mark.parametrize(
+    "point",
+    ["files claimed", "copy begun", "copy reserved", "copy sent", "moving", "rows moved", "moved"],
+)
 def test_killed_move_can_be_repeated(switch: Switch, kill: Any, point: str) -> None:
     names = [saved(switch("old"), f"{each}.txt", b"bytes", evict=True) for each in range(2)]
     storage = switch("new", "old")

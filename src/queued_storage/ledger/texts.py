@@ -128,3 +128,24 @@ def promote_text(rows: Rows, count: int) -> Text:
         "lease_token": "",
     }
     return update_text(claimed, columns, [QueuedFile._meta.get_field("id")], skips_locked=True)
+
+
+def exchange_text(rows: Rows, count: int) -> Text:
+    """Let files that are under one claim be at another place, under their own names."""
+    claimed = rows.filter(
+        pk__in=_numbered_keys(count),
+        state=State.TRANSFERRED,
+        generation=_parameter("generation"),
+        lease_token=_parameter("lease_token", "token"),
+    )
+    columns = {
+        "place": _parameter("place"),
+        "remote_name": F("name"),
+        "unconfirmed": "",
+        "verified": _parameter("verified"),
+        "last_error": "",
+        "due_at": None,
+        "lease_token": "",
+    }
+    returned = [QueuedFile._meta.get_field("id")] if returns_rows(rows.db) else []
+    return update_text(claimed, columns, returned, skips_locked=True)
