@@ -27,7 +27,7 @@ from .storages import OperableStorage
 READ = 1000  # keys that are read at once
 MANY = 20  # files, for which it pays to try out what the remote can do
 TOGETHER = 50  # moves that are finished by one transaction, at most
-GATHERING = 0.05  # seconds that a file that was sent waits for others
+GATHERING = 0.1  # seconds that a file that was sent waits for others
 AHEAD_SECONDS = 1.0  # as many files are claimed ahead as were sent in that time
 LOOK_EVERY = 0.5  # seconds until the gates are asked again while no file is done
 

@@ -40,8 +40,9 @@ class Move:
         self._storage = storage
         self._old = old
         self._copy = copy
+        self._as_first = at_copy(row, copy)
         self._throttle = throttle
-        self._record = _CopyRecord(row, copy)
+        self._record = _CopyRecord(self._as_first)
 
     def send(self, lease: Lease) -> None:
         """Copy the file to the storage's own remote, and verify the copy.
@@ -98,7 +99,7 @@ class Move:
 
     def _sent(self, lease: Lease) -> str:
         row = self.row
-        claim = _CopyClaim(lease, at_copy(row, self._copy), self._record)
+        claim = _CopyClaim(lease, self._as_first, self._record)
         with Source(row, [(self._old, row)], lease, self._throttle).opened() as file:
             self._record.is_begun = True
             return sent(self._storage, claim, file)
@@ -170,13 +171,13 @@ class _CopyRecord:
     copies does that. ``write()`` does it instead if there is no exchange.
     """
 
-    def __init__(self, row: QueuedFile, copy: Copy) -> None:
-        first = at_copy(row, copy)
-        self._place = copy.place
-        self._reserved = copy.remote_name
+    def __init__(self, row: QueuedFile) -> None:
+        """``row`` is that of the file as if the copy were its first one."""
+        self._place = row.place or 0
+        self._reserved = row.remote_name
         self._is_written = True
-        self._is_only_reserved = first.is_tried
-        self.remote_name = copy.remote_name if first.is_object_its_own else ""
+        self._is_only_reserved = row.is_tried
+        self.remote_name = row.remote_name if row.is_object_its_own else ""
         self.is_begun = False  # whether the name that was reserved for it is being used
 
     def mark_tried(self, row: QueuedFile) -> int:
