@@ -72,6 +72,8 @@ class Fetcher:
 
     def __init__(self) -> None:
         self._stores: dict[str, Any] = {}  # by bucket; None for one that boto3 must read
+        self._get: Any = None
+        self._failures: tuple[type[Exception], ...] = ()
         self._rest = 0  # objects that boto3 reads after one that obstore could not read
 
     def knows(self, bucket: Bucket) -> bool:
@@ -85,21 +87,23 @@ class Fetcher:
         if self._rest:
             self._rest -= 1
             return None
-        from obstore import get
-        from obstore.exceptions import BaseError
-
         try:
-            found = get(store, key)
+            found = self._get(store, key)
             return bytes(found.bytes()) if found.meta["size"] == size else None
         except FileNotFoundError:
             return None  # boto3 reports it
-        except (BaseError, OSError, TypeError, ValueError):
+        except self._failures:
             self._rest = REST
             return None
 
     def learn(self, bucket: Bucket, key: str, request: SeenRequest) -> None:
         """Record how boto3 read an object."""
         try:
+            # Imported late, because children of a process that has imported it cannot use it.
+            from obstore import get
+            from obstore.exceptions import BaseError
+
+            self._get, self._failures = get, (BaseError, OSError, TypeError, ValueError)
             self._stores[bucket.name] = self._store(bucket, key, request)
         except UNEXPECTED as error:
             logger.info("Small files are read without obstore: %s", reason(error))
