@@ -57,8 +57,7 @@ def test_workers_remove_old_copies(switch: Switch, fork: Any) -> None:
     storage = switch("new", "old")
     overwritten(storage, name, b"new")
     fork(silently, "worker", "--poll", "0.05")
-    until(lambda: on("old") == [])
-    assert on("new") == [name]
+    until(lambda: on("old") == [] and on("new") == [name])
 
 
 def test_worker_until_empty_removes_old_copies(switch: Switch) -> None:
