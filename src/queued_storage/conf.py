@@ -10,13 +10,16 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
 
 from .runtime.forks import ForkSafeLock
+from .runtime.quantities import bytes_in, seconds_in
 from .runtime.rules import (
     BACKEND,
     CALLABLE,
     COUNT,
     DEPLOYMENT,
+    DURATION,
     FLAG,
     HOST,
+    RATE,
     READ_CACHE,
     SECONDS,
     SECONDS_OR_ZERO,
@@ -63,6 +66,8 @@ OPTIONS: dict[str, Option] = {
     "OTHER_HOST_TIMEOUT": Option(10, SECONDS),
     "HOST_URLS": Option({}, URLS),
     "PROBE_EVERY": Option(30, SECONDS),
+    "MAX_WAIT": Option(3600, DURATION),
+    "MAX_RATE": Option(None, or_none(RATE)),
     "DEPLOYMENT": Option(None, or_none(DEPLOYMENT)),
     "URL_MAX_AGE": Option(3600, SECONDS),
     "PERMISSION": Option(None, or_none(CALLABLE)),
@@ -229,6 +234,17 @@ class Settings:
     def probe_every(self) -> float:
         """The maximum number of seconds between two probes of a remote that is away."""
         return float(self.values["PROBE_EVERY"])
+
+    @setting
+    def max_wait(self) -> float:
+        """Seconds after which a due file goes before files of a higher priority."""
+        return seconds_in(self.values["MAX_WAIT"])
+
+    @setting
+    def max_rate(self) -> float | None:
+        """Bytes per second that a process uploads at most; None for no limit."""
+        rate = self.values["MAX_RATE"]
+        return None if rate is None else bytes_in(rate)
 
     @setting
     def deployment(self) -> str | None:

@@ -17,7 +17,7 @@ from queued_storage.ledger.remotes import remotes
 from queued_storage.ledger.sql.clock import database_time, seconds_between
 from queued_storage.ledger.states import State
 from queued_storage.maintenance import sweep
-from queued_storage.operations.moving import RateLimit, move
+from queued_storage.operations.moving import move
 from queued_storage.transfers import probing
 from queued_storage.transfers.disposal import dispose, dispose_due
 from queued_storage.transfers.gates import gates
@@ -331,17 +331,6 @@ def test_move_stops_after_failures_in_a_row(switch: Switch) -> None:
     storages["new"].refuses = False
     call_command("queued_storage", "move", storage="default", threads=3)
     assert len(on("new")) == 12
-
-
-def test_rate_limit_delays_what_is_too_fast() -> None:
-    now, slept = [100.0], []
-    limit = RateLimit(10, clock=lambda: now[0], sleep=slept.append)
-    limit(50)  # may be read at once
-    limit(20)
-    limit(1)
-    now[0] += 60
-    limit(1)
-    assert slept == [5.0, 7.0]
 
 
 def test_limited_move_reads_through_the_limit(switch: Switch) -> None:

@@ -1,8 +1,7 @@
 """Moves the files of a storage from its previous remotes to its present one."""
 
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from queue import Queue
 
@@ -34,31 +33,6 @@ from .passes import Report, Step, each, ignore
 from .storages import OperableStorage
 
 FAILURES = 10  # in a row, after which a pass ends
-
-
-class RateLimit:
-    """Lets the threads of a process read so many bytes per second, all together."""
-
-    def __init__(
-        self,
-        rate: float,
-        *,
-        clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], object] = time.sleep,
-    ) -> None:
-        self._rate = rate
-        self._clock = clock
-        self._sleep = sleep
-        self._lock = threading.Lock()
-        self._free_at = clock()
-
-    def __call__(self, count: int) -> None:
-        """Wait until ``count`` more bytes may be read."""
-        with self._lock:
-            starts_at = max(self._free_at, self._clock())
-            self._free_at = starts_at + count / self._rate
-        if (pause := starts_at - self._clock()) > 0:
-            self._sleep(pause)
 
 
 class Unfinished(Exception):

@@ -6,6 +6,8 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from .quantities import bytes_in, seconds_in
+
 HOST_MAX_LENGTH = 255  # of the ledger's column
 DEPLOYMENT_MAX_LENGTH = 64  # two of them are in one column of the ledger
 
@@ -19,6 +21,13 @@ class Rule(NamedTuple):
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_positive(value: Any, number_in: Callable[[Any], float]) -> bool:
+    try:
+        return (isinstance(value, str) or _is_number(value)) and 0 < number_in(value) < math.inf
+    except ValueError:
+        return False
 
 
 def _is_string(value: Any) -> bool:
@@ -79,6 +88,14 @@ SECONDS = Rule(
 SECONDS_OR_ZERO = Rule(
     "0 or a positive number of seconds",
     lambda value: _is_number(value) and 0 <= value < math.inf,
+)
+DURATION = Rule(
+    "a positive number of seconds, or a text such as '90s', '15m' or '2h'",
+    lambda value: _is_positive(value, seconds_in),
+)
+RATE = Rule(
+    "a positive number of bytes per second, or a text such as '500K' or '10M'",
+    lambda value: _is_positive(value, bytes_in),
 )
 COUNT = Rule("a non-negative integer", _is_count)
 STRING = Rule("a non-empty string", _is_string)
