@@ -15,7 +15,7 @@ from queued_storage.ledger.remotes import remotes
 from queued_storage.ledger.states import State
 from queued_storage.operations.moving import Unfinished, left, move
 from queued_storage.operations.passes import Step
-from queued_storage.transfers import moving
+from queued_storage.transfers import leases, moving
 from queued_storage.transfers.gates import gates
 from queued_storage.uploaders.generic import GenericUploader
 from tests.journeys.conftest import switch
@@ -184,3 +184,20 @@ def test_claims_of_a_killed_process_expire(storage: Any) -> None:
     assert claims() == []
     call_command("queued_storage", "move", storage="default")
     assert on("new") == NAMES
+
+
+def test_a_move_in_a_transaction(storage: Any) -> None:
+    """Only its connection sees the claims, so no other thread may try to renew them."""
+    with transaction.atomic(using=ledger().db):
+        assert move(storage, threads=3) == len(NAMES)
+    assert list(leases._kept()) == []
+    assert on("new") == NAMES
+
+
+def test_a_copy_that_is_in_the_way_stops_one_file_only(storage: Any) -> None:
+    rows = [row_of(NAMES[2])]
+    copies().add(rows, place("old"))  # nothing that this version does makes one
+    steps: list[Step] = []
+    assert move(storage, steps.append) == len(NAMES) - 1
+    assert [step.name for step in steps if step.error] == [str(rows[0])]
+    assert claims() == []

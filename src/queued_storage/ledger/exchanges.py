@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
-from django.db import transaction
+from django.db import IntegrityError, transaction
 
 from .bindings import digest_of
 from .copies import Copy, CopyState, copies
@@ -78,7 +78,7 @@ def exchange_all(
         swap = partial(_exchange_group, group, pks, place, verified=verified, is_kept=is_kept)
         try:
             done |= outlast(swap, ledger_database())
-        except _CopyInUse:
+        except (_CopyInUse, IntegrityError):
             continue
     return done
 
