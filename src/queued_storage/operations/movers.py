@@ -102,7 +102,10 @@ class Movers:
                 self._claim()
                 if not self._in_hand:
                     return self._count
-                self._settle(gather())
+                if results := gather():
+                    self._settle(results)
+                else:  # the first file takes long
+                    self._width = self._threads
 
     # Claims
 
