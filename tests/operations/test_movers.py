@@ -21,6 +21,7 @@ from queued_storage.uploaders.generic import GenericUploader
 from tests.journeys.conftest import switch
 from tests.support.moving import Switch, on, overwritten, place, row_of, saved
 from tests.support.scripted import LONG_AGO, read
+from tests.support.waiting import until
 
 __all__ = ["switch"]
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -162,15 +163,15 @@ def test_files_that_others_lock_are_waited_for(storage: Any) -> None:
     """One that somebody overwrites in a long transaction delays no other one."""
     if not connections[ledger().db].features.has_select_for_update_skip_locked:
         pytest.skip("needs SELECT FOR UPDATE SKIP LOCKED")
-    moved: list[int] = []
-    thread = threading.Thread(target=lambda: moved.append(move(storage, threads=3)))
+    steps: list[Step] = []
+    thread = threading.Thread(target=lambda: move(storage, steps.append, threads=3))
     with transaction.atomic(using=ledger().db):
         ledger().filter(name=NAMES[0]).select_for_update().get()
         thread.start()
-        while left(storage).count() > 1:
-            assert thread.is_alive()
+        until(lambda: len(steps) == len(NAMES) - 1)
     thread.join()
-    assert moved == [len(NAMES)]
+    assert [step.error for step in steps] == [""] * len(NAMES)
+    assert not left(storage).exists()
 
 
 def test_claims_of_a_killed_process_expire(storage: Any) -> None:
