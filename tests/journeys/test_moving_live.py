@@ -17,13 +17,15 @@ import pytest
 from django.core.files import File
 from django.core.files.base import ContentFile
 
-from queued_storage.ledger.copies import copies
+from queued_storage.ledger.copies import CopyState, copies
 from queued_storage.ledger.database import ledger
 from queued_storage.ledger.states import State
 from queued_storage.transfers.disposal import dispose_due
 from tests.support import live as sites
-from tests.support.forks import Forks
+from tests.support.failpoints import FailPoint
+from tests.support.forks import Forks, ended
 from tests.support.live import content_of, differing, fill, keys, large_pieces, run, write
+from tests.support.scripted import LONG_AGO
 from tests.support.services import S3Server
 from tests.support.waiting import until
 
@@ -204,6 +206,35 @@ def test_a_site_in_use_is_moved_and_moved_back(
     storage = configured("new", "old")
     finish()
     require_moved(storage, servers, kills=moving.kills + back.kills)
+
+
+def move_once(remotes: list[str]) -> None:
+    configured(*remotes)
+    run("move", storage="default", threads=4)
+
+
+@pytest.mark.parametrize("point", ["batch begun", "batch sent", "batch moved"])
+def test_a_killed_batch_can_be_repeated(
+    live: Forks, servers: dict[str, S3Server], tmp_path: Path, point: str
+) -> None:
+    """The names of a batch are reserved before anything is sent."""
+    names = [f"{number}.txt" for number in range(25)]
+    fill(configured("old"), names)
+    remotes = ["new", "old"]
+    killed = live.start(move_once, remotes, point=FailPoint(point, tmp_path / "reached"))
+    assert ended(killed) == -signal.SIGKILL
+    storage = configured(*remotes)
+    assert ledger().exclude(lease_token="").count() > 0 or point == "batch moved"
+    for name in names[::4]:
+        require_own_bytes(storage, name)
+    ledger().exclude(due_at=None).update(due_at=LONG_AGO)
+    run("worker", until_empty=True, poll=0.05)
+    run("move", storage="default")
+    assert {row.place for row in ledger()} == {storage.remote_place.digest}
+    assert {row.remote_name for row in ledger()} == keys(servers["new"]) == set(names)
+    assert differing(servers["new"], names, lambda name: [content_of(name)]) == []
+    kept = {(copy.state, copy.unconfirmed) for copy in copies()}
+    assert (kept, copies().count()) == ({(CopyState.TRANSFERRED, "")}, len(names))
 
 
 def save_large(storage: Any, draft: Path) -> None:

@@ -76,6 +76,10 @@ POINTS: dict[str, tuple[str, str, int]] = {
     "moving": ("queued_storage.transfers.moving:exchange_all", BEFORE, 1),
     "rows moved": ("queued_storage.ledger.exchanges:_move_rows", AFTER, 1),  # not committed
     "moved": ("queued_storage.transfers.moving:exchange_all", AFTER, 1),
+    # Of many files to an S3 server; the first one is moved alone
+    "batch begun": (f"{_COPIES}.begin", AFTER, 2),
+    "batch sent": ("queued_storage.transfers.moving:exchange_all", BEFORE, 2),
+    "batch moved": ("queued_storage.transfers.moving:exchange_all", AFTER, 2),
     "moving one": ("queued_storage.transfers.moving:exchange", BEFORE, 1),
     "moved one": ("queued_storage.transfers.moving:exchange", AFTER, 1),
     "discarded": (f"{_COPIES}.discard", AFTER, 1),

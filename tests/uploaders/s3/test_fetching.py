@@ -3,13 +3,16 @@
 import os
 import sys
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
 from botocore.client import BaseClient
 from botocore.exceptions import ClientError
+from django.core.files.storage import FileSystemStorage
 from storages.backends.s3 import S3Storage
 
+from queued_storage.uploaders import uploader_for
 from queued_storage.uploaders.s3 import fetching
 from queued_storage.uploaders.s3.bucket import Bucket
 from queued_storage.uploaders.s3.uploader import PlainS3Uploader, S3Uploader
@@ -179,3 +182,10 @@ def test_an_installation_that_is_broken(
     remote = warm(s3_options)
     assert S3Uploader(remote).read_small("a.txt", SIZE) == CONTENT
     assert fetched == []
+
+
+def test_of_a_larger_file_only_the_beginning_is_read(tmp_path: Path) -> None:
+    remote = FileSystemStorage(tmp_path)
+    remote.save("a.txt", file(b"x" * 3 * 1024 * 1024))
+    found = uploader_for(remote).read_small("a.txt", 10)
+    assert 10 < len(found) < 3 * 1024 * 1024
