@@ -1,7 +1,7 @@
 """The base class of uploaders."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from typing import ClassVar
 
@@ -121,10 +121,7 @@ class Uploader(ABC):
         return "size"
 
     def verify_content(self, name: str, sent: Content) -> str:
-        found = checksum_of(self._pieces(name))
-        self._require(name, "bytes", found.size, sent.size)
-        self._require(name, "the checksum", str(found), sent.checksum)
-        return "content"
+        return self._require_content(name, self._pieces(name), sent)
 
     def _pieces(self, name: str) -> Iterator[bytes]:
         for piece in self.read_back(name):
@@ -201,6 +198,12 @@ class Uploader(ABC):
     @abstractmethod
     def upload(self, name: str, content: MeasuredFile) -> str:
         """Store ``content`` under ``name``. Returns the name that the remote chose."""
+
+    def _require_content(self, name: str, pieces: Iterable[bytes], sent: Content) -> str:
+        found = checksum_of(pieces)
+        self._require(name, "bytes", found.size, sent.size)
+        self._require(name, "the checksum", str(found), sent.checksum)
+        return "content"
 
     @staticmethod
     def _require(name: str, what: str, found: object, sent: object) -> None:

@@ -192,11 +192,7 @@ class S3Uploader(Uploader):
         return found is not None
 
     def _upload_large(
-        self,
-        name: str,
-        content: MeasuredFile,
-        parameters: dict[str, Any],
-        is_new: bool,
+        self, name: str, content: MeasuredFile, parameters: dict[str, Any], is_new: bool
     ) -> None:
         config = self._bucket.storage.transfer_config
         try:
@@ -336,7 +332,8 @@ class S3Uploader(Uploader):
             self._require(name, "the checksum", as_recorded(checksum), sent.checksum)
             return "checksum"
         if "ChecksumSHA256" in head and sent.size <= small.LIMIT:
-            return self.verify_content(name, sent)  # the ledger has no SHA-256 to compare
+            # The ledger has no SHA-256 to compare.
+            return self._require_content(name, [self.read_small(name, sent.size)], sent)
         return "size"
 
     def verify_size(self, name: str, sent: Content) -> str:
@@ -355,8 +352,7 @@ class S3Uploader(Uploader):
             raise
 
     def _explained(self, name: str) -> contextlib.AbstractContextManager[None]:
-        bucket = self._bucket
-        place = bucket.place(name)
+        bucket, place = self._bucket, self._bucket.place(name)
         return explained(lambda: bucket.client, place["Bucket"], place["Key"])
 
     # Reading and listing
