@@ -20,7 +20,7 @@ from ..ledger.states import is_reachable_from_here
 from ..reporting.logs import fields_of, logger
 from ..reporting.reasons import reason
 from ..signals import file_evicted
-from ..transfers import copies, destinations, intact, leases, work
+from ..transfers import copies, destinations, intact, leases, signs, work
 from ..transfers.copies import CopiesMissing, is_copy
 from ..transfers.delays import backoff
 from ..transfers.gates import gates
@@ -137,7 +137,7 @@ def _evict(storage: OperableStorage, row: QueuedFile, lease: Lease) -> None:
 def _restore(storage: OperableStorage, row: QueuedFile, lease: Lease) -> None:
     destinations.require_same_place(storage, row)
     try:
-        restore_from(storage, row, lease, row.remote_name)
+        _restore_noting(storage, row, lease, row.remote_name)
     except Exception as error:
         if not (may_help(storage.uploader, error) and _restore_from_mirror(storage, row, lease)):
             raise
@@ -148,7 +148,7 @@ def _restore_from_mirror(storage: OperableStorage, row: QueuedFile, lease: Lease
     for copy in further.copies().verified_of(row.pk, row.generation):
         its = storage.with_remote_of(copy)
         try:
-            restore_from(its, row, lease, copy.remote_name)
+            _restore_noting(its, row, lease, copy.remote_name)
         except Exception as error:
             if not may_help(its.uploader, error):
                 raise
@@ -157,6 +157,18 @@ def _restore_from_mirror(storage: OperableStorage, row: QueuedFile, lease: Lease
         else:
             return True
     return False
+
+
+def _restore_noting(
+    storage: OperableStorage, row: QueuedFile, lease: Lease, remote_name: str
+) -> None:
+    """Restore a file; note what that says of the remote."""
+    try:
+        restore_from(storage, row, lease, remote_name)
+    except Exception as error:
+        signs.note_failure(storage, row.pk, error)
+        raise
+    signs.note_read(storage)
 
 
 def restore_from(storage: OperableStorage, row: QueuedFile, lease: Lease, remote_name: str) -> None:

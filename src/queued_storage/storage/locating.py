@@ -20,6 +20,7 @@ from ..ledger.states import Entry
 from ..remotes.expiry import lifetime_of
 from ..remotes.places import Place
 from ..serving import links
+from ..transfers import signs
 from ..transfers.gates import gates
 from .advising import advised
 from .composition import ComposedStorage
@@ -138,6 +139,16 @@ class LocatingStorage(ComposedStorage):
             yield self.with_remote_of(route), route
         if is_closed:
             yield first
+
+    def note_read(self, pk: int, error: Exception | None = None) -> None:
+        """Note that a file was read from this storage's remote, or why that failed.
+
+        A remote that fails reads is tried out, and closed if need be, by a thread.
+        """
+        if error is None:
+            signs.note_read(self)
+        else:
+            signs.note_failure(self, pk, error)
 
     def _open_for_readers(
         self, name: StoredName, found: Entry | Route | None
