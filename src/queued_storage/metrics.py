@@ -17,7 +17,8 @@ from .exceptions import MissingLibrary, TransferStalled
 from .health import outside_transactions
 from .ledger import measures
 from .ledger.aliases import known_storages
-from .ledger.availability import Availability, in_use, unclaimed
+from .ledger.availability import Availability, availabilities, beside_them, unclaimed
+from .ledger.copy_counts import Lack, lacks
 from .ledger.measures import Overdue, Settled, Unsettled
 from .ledger.models import QueuedFile
 from .ledger.remotes import RemoteState
@@ -61,6 +62,11 @@ GAUGES = {
         "1 for the state that the remote is in, 0 for the others",
         ("storage", "state"),
     ),
+    "other_remote_up": (
+        "Whether a mirror or previous remote can be used; 0 while it is closed",
+        ("storage", "place", "role"),
+    ),
+    "copies": ("Number of copies that mirrors lack", ("storage", "place", "state")),
     "ledger_up": ("Whether the ledger responded to this scrape", ()),
     "ledger_query_seconds": ("Time that the ledger took to respond", ()),
 }
@@ -95,7 +101,7 @@ class LedgerCollector:
         families = _families()
         started = time.monotonic()
         try:
-            unsettled, overdue, remotes = measures.in_time(_questions, self._timeout)
+            unsettled, overdue, remotes, lacking = measures.in_time(_questions, self._timeout)
         except Exception as error:
             logger.error("The metrics of the ledger are not available: %s", reason(error))
             families["ledger_up"].add_metric((), 0)
@@ -108,6 +114,7 @@ class LedgerCollector:
         _add_unsettled(families, unsettled, known)
         _add_overdue(families, overdue, known)
         _add_remotes(families, remotes)
+        _add_copies(families, lacking)
         _add_settled(families, self._settled_files())
         return families.values()
 
@@ -126,9 +133,13 @@ class LedgerCollector:
         return self._settled
 
 
-def _questions() -> tuple[list[Unsettled], list[Overdue], list[Availability]]:
-    remotes = in_use()
-    return measures.unsettled(), unclaimed(remotes), remotes
+Lacking = list[tuple[Availability, Lack]]
+
+
+def _questions() -> tuple[list[Unsettled], list[Overdue], list[Availability], Lacking]:
+    remotes = availabilities()
+    in_use = [each for each in remotes if each.is_configured]
+    return measures.unsettled(), unclaimed(in_use), remotes, lacks(remotes)
 
 
 Families = dict[str, GaugeMetricFamily]
@@ -175,10 +186,23 @@ def _add_overdue(families: Families, rows: list[Overdue], known: list[str]) -> N
 
 
 def _add_remotes(families: Families, remotes: list[Availability]) -> None:
+    for remote in beside_them(remotes):
+        role = "mirror" if remote.is_mirror else "previous"
+        labels = (remote.alias, remote.place, role)
+        families["other_remote_up"].add_metric(labels, int(remote.is_open))
     for remote in remotes:
+        if not remote.is_configured:
+            continue
         families["remote_up"].add_metric((remote.alias,), int(remote.is_open))
         for state in {*RemoteState.values, remote.state}:
             families["remote_state"].add_metric((remote.alias, state), int(state == remote.state))
+
+
+def _add_copies(families: Families, lacking: Lacking) -> None:
+    for mirror, lack in lacking:
+        counts = {"due": lack.due, "waiting": lack.waiting, "failed": lack.failed}
+        for state, count in counts.items():
+            families["copies"].add_metric((mirror.alias, mirror.place, state), count)
 
 
 def _add_settled(families: Families, rows: list[Settled]) -> None:

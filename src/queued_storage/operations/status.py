@@ -16,13 +16,14 @@ from ..ledger.aliases import AliasedStorage, known_storages
 from ..ledger.availability import (
     Availability,
     availabilities,
+    beside_them,
     in_use,
     places_of,
     reachable,
     sentence,
-    waiting,
 )
 from ..ledger.bindings import stranded
+from ..ledger.copy_counts import waiting_for
 from ..ledger.database import QueuedFileQuerySet, ledger
 from ..ledger.jobs import Job, are_available, jobs
 from ..ledger.measures import UNSETTLED, aliases
@@ -174,14 +175,12 @@ def share_of_places() -> float:
 
 
 def remotes() -> list[tuple[Availability, int]]:
-    """The remotes in use, each with the number of files that wait for it; of mirrors, those that
-    are closed."""
+    """The remotes in use, each with the number of files that wait for it; of mirrors and previous
+    remotes, those that are closed."""
     known = availabilities()
-    closed = [each for each in known if each.is_mirror and not each.is_open]
-    return [
-        *((each, waiting(each.alias)) for each in known if each.is_configured),
-        *((each, mirrors.unfinished(each.alias, each.digest).count()) for each in closed),
-    ]
+    closed = (each for each in beside_them(known) if not each.is_open)
+    shown = [*(each for each in known if each.is_configured), *closed]
+    return [(each, waiting_for(each)) for each in shown]
 
 
 def outages(found: list[tuple[Availability, int]], longest: timedelta = MAX_AWAY) -> list[str]:
@@ -211,7 +210,7 @@ def troubles(max_failures: int = 0, found: list[Tally] | None = None) -> list[st
         *_unknown_aliases(found),
         *_unknown_states(found),
         *moved(),
-        *mirrors.troubles(),
+        *mirrors.troubles(max_failures),
     ]
 
 

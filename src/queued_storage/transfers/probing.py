@@ -48,13 +48,14 @@ def probe_closed(aliases: Iterable[str]) -> None:
             probe(remote, even_early=True)
 
 
-def probe_now(alias: str) -> bool:
-    """Probe the remote of a storage at once if it is closed; return whether it is open.
+def probe_now(alias: str, place: int | None = None) -> bool:
+    """Probe the present remote of a storage, or the one at a place, at once if it is closed; return
+    whether it is open.
 
     That is for commands that somebody waits for. One that was paused stays closed.
     """
-    storage = storage_of(alias, "")
-    known = remotes().at(alias, storage.remote_place.digest)
+    digest = storage_of(alias, "").remote_place.digest if place is None else place
+    known = remotes().at(alias, digest)
     if remote := known.probed().first():
         probe(remote, even_early=True)
     gates.forget()

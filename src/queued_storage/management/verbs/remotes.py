@@ -2,7 +2,7 @@
 
 from argparse import ArgumentParser
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
@@ -15,21 +15,52 @@ from ...ledger.availability import (
     availability_of,
     left,
     sentence,
-    waiting,
+    what_waits,
 )
 from ...ledger.copies import copies
+from ...ledger.copy_counts import waiting_for
 from ...operations import rebinding, remotes
-from ...operations.mirrors import unfinished
-from ...operations.remotes import Probed
+from ...operations.remotes import Probed, UnknownRemote
 from ...operations.writers import accept_writer
 from ...reporting.counts import about, counted
 from ...reporting.reasons import reason
 from ...transfers.parts import storage_of
 from .base import RepeatableVerb
 from .selection import add_dry_run
-from .typos import unknown
+from .typos import misspelled, unknown
 
 TIME = "%Y-%m-%d %H:%M:%S"
+
+
+@dataclass(frozen=True)
+class _Target:
+    """The remote that an action is for."""
+
+    alias: str
+    place: int | None = None  # the digest; None for the present remote
+
+    @property
+    def remote(self) -> Availability | None:
+        """The remote as it is now."""
+        return availability_of(self.alias, self.place)
+
+    @property
+    def title(self) -> str:
+        """What it is, for the beginning of a sentence."""
+        remote = None if self.place is None else self.remote
+        return remote.title if remote else f"The remote of {self.alias!r}"
+
+    @property
+    def steered_by(self) -> str:
+        """The arguments that name it."""
+        return remote.steered_by if (remote := self.remote) else self.alias
+
+    @property
+    def waiting(self) -> str:
+        """How much waits for it, for the end of a sentence; "" if nothing can."""
+        remote = self.remote
+        waits = what_waits(remote, waiting_for(remote)) if remote else ""
+        return f" {waits} for it." if waits else ""
 
 
 class Remotes(RepeatableVerb):
@@ -45,11 +76,17 @@ class Remotes(RepeatableVerb):
             help="what to do with one remote",
         )
         parser.add_argument("alias", nargs="?", help="alias of the storage whose remote it is")
+        parser.add_argument(
+            "place",
+            nargs="?",
+            help="which of its remotes, if it is not the one that new files go to: the alias of a "
+            "mirror or previous remote, or its place as 'remotes' shows it",
+        )
         parser.add_argument("--json", action="store_true", help="print one JSON object per remote")
         add_dry_run(parser)
 
     def run(self, options: dict[str, Any]) -> None:
-        action, alias = options["action"], options["alias"]
+        action, alias, place = options["action"], options["alias"], options["place"]
         if options["dry_run"] and action != "accept":
             raise CommandError("--dry-run is for 'remotes accept' only.", returncode=2)
         if action is None:
@@ -58,14 +95,22 @@ class Remotes(RepeatableVerb):
         if alias is None:
             there_is = sorted({each.alias for each in availabilities()})
             raise unknown(f"Give the alias of the storage to {action}.", there_is)
+        if action == "accept" and place is not None:
+            raise CommandError(
+                "'remotes accept' is for the remote that new files go to, so it takes no place.",
+                returncode=2,
+            )
         try:
             if action == "accept":
                 self.accept(alias, dry_run=options["dry_run"])
             else:
-                ACTIONS[action](self, alias)
+                ACTIONS[action](self, _target(alias, place))
         except UnknownAlias:
             there_is = sorted({each.alias for each in availabilities()})
             raise unknown(f"No storage has the alias {alias!r}.", there_is) from None
+        except UnknownRemote as error:
+            problem = f"The storage {alias!r} has no remote {place!r}."
+            raise misspelled(problem, place, error.names) from None
 
     # The list
 
@@ -82,14 +127,16 @@ class Remotes(RepeatableVerb):
 
     def _show(self, remote: Availability, files: int) -> None:
         since = f"since {remote.since:{TIME}}" if remote.since else "not used yet"
-        details = [remote.place, since, *_details(remote)]
+        named = f"{remote.name}: {remote.place}" if remote.name else remote.place
+        details = [named, since, *_details(remote)]
         if remote.is_mirror:
             details.append("a mirror")
             details.append(counted(files, "{} copy is missing", "{} copies are missing"))
         elif remote.is_configured:
             details.append(counted(files, "{} file waits", "{} files wait"))
         else:
-            details.append("the storage uploads to another place now")
+            elsewhere = "the storage uploads to another place now"
+            details.append("a previous remote" if remote.is_previous else elsewhere)
             details.append(counted(files, "{} file is left", "{} files are left"))
             details.append(counted(_copies_at(remote), "{} old copy", "{} old copies"))
         line = f"{remote.alias:<24} {remote.state:<8} {', '.join(details)}"
@@ -139,51 +186,71 @@ class Remotes(RepeatableVerb):
                 f"files there, too."
             )
 
-    def pause(self, alias: str) -> None:
-        if remotes.pause(alias):
-            self.stdout.write(
-                f"The remote of {alias!r} is paused. Files can be saved and read; their transfers "
-                f"wait until you run 'manage.py queued_storage remotes resume {alias}'."
-            )
-        else:
-            self.stdout.write(f"The remote of {alias!r} is paused already.")
-
-    def resume(self, alias: str) -> None:
-        if remotes.resume(alias):
-            files = counted(waiting(alias), "{} file waits", "{} files wait")
-            self.stdout.write(f"The remote of {alias!r} is open. {files} for it.")
+    def pause(self, target: _Target) -> None:
+        if not remotes.pause(target.alias, target.place):
+            self.stdout.write(f"{target.title} is paused already.")
             return
-        remote = availability_of(alias)
+        remote = target.remote
+        if remote and remote.is_mirror:
+            meanwhile = "Files are read from other places; their copies"
+        elif remote and not remote.is_configured:
+            meanwhile = "Moves from there and deletes there"
+        else:
+            meanwhile = "Files can be saved and read; their transfers"
+        self.stdout.write(
+            f"{target.title} is paused. {meanwhile} wait until you run 'manage.py queued_storage "
+            f"remotes resume {target.steered_by}'."
+        )
+
+    def resume(self, target: _Target) -> None:
+        if remotes.resume(target.alias, target.place):
+            self.stdout.write(f"{target.title} is open.{target.waiting}")
+            return
+        remote = target.remote
         if remote is not None and not remote.is_open:
             raise CommandError(
-                f"The remote of {alias!r} is not paused, but {remote.state}. It opens when a probe "
-                f"succeeds: run 'manage.py queued_storage remotes probe {alias}'.",
+                f"{target.title} is not paused, but {remote.state}. It opens when a probe "
+                f"succeeds: run 'manage.py queued_storage remotes probe {target.steered_by}'.",
                 returncode=1,
             )
-        self.stdout.write(f"The remote of {alias!r} is not paused.")
+        self.stdout.write(f"{target.title} is not paused.")
 
-    def probe(self, alias: str) -> None:
-        before = remotes.probe(alias)
-        remote = availability_of(alias)
+    def probe(self, target: _Target) -> None:
+        known = target.remote
+        if known and target.place is not None and not known.is_known:
+            raise CommandError(
+                f"{target.title} cannot be probed, because the storage has no remote at this "
+                f"place now.",
+                returncode=1,
+            )
+        before = remotes.probe(target.alias, target.place)
+        remote = target.remote
         if before is Probed.WAS_OPEN or remote is None:
+            tested = remote.name if remote and not remote.is_configured else target.alias
             self.stdout.write(
-                f"The remote of {alias!r} is open, so there is nothing to find out. To test it, "
-                f"run 'manage.py queued_storage check-remote {alias}'."
+                f"{target.title} is open, so there is nothing to find out. To test it, run "
+                f"'manage.py queued_storage check-remote {tested}'."
             )
         elif remote.is_open:
-            files = counted(waiting(alias), "{} file waits", "{} files wait")
-            self.stdout.write(f"The remote of {alias!r} works again. {files} for it.")
+            self.stdout.write(f"{target.title} works again.{target.waiting}")
         else:
-            raise CommandError(sentence(remote, waiting(alias)), returncode=1)
+            raise CommandError(sentence(remote, waiting_for(remote)), returncode=1)
 
 
 # One method for each action on a remote. An action that needs options of its own adds them in
 # ``add_arguments()``.
-ACTIONS: dict[str, Callable[[Remotes, str], None]] = {
+ACTIONS: dict[str, Callable[[Remotes, _Target], None]] = {
     "pause": Remotes.pause,
     "resume": Remotes.resume,
     "probe": Remotes.probe,
 }
+
+
+def _target(alias: str, place: str | None) -> _Target:
+    if place is None:
+        return _Target(alias)
+    remote = remotes.named(alias, place)
+    return _Target(alias, None if remote.is_configured else remote.digest)
 
 
 def as_json(remote: Availability, files: int) -> dict[str, Any]:
@@ -197,9 +264,7 @@ def as_json(remote: Availability, files: int) -> dict[str, Any]:
 
 def _files_of(remote: Availability) -> int:
     """Count the files that wait for a remote, or that are left there."""
-    if remote.is_mirror:
-        return unfinished(remote.alias, remote.digest).count()
-    return waiting(remote.alias) if remote.is_configured else left(remote)
+    return waiting_for(remote) if remote.is_configured or remote.is_mirror else left(remote)
 
 
 def _copies_at(remote: Availability) -> int:
