@@ -24,6 +24,7 @@ BEFORE, AFTER = "before", "after"
 _LEDGER = "queued_storage.ledger.database:QueuedFileQuerySet"
 _COPIES = "queued_storage.ledger.copies:Copies"
 _CLAIMS = "queued_storage.ledger.copy_claims:CopyClaims"
+_FORGETTING = "queued_storage.ledger.forgetting"
 _DELETE = "django.core.files.storage:FileSystemStorage.delete"
 POINTS: dict[str, tuple[str, str, int]] = {
     # A transfer
@@ -92,6 +93,15 @@ POINTS: dict[str, tuple[str, str, int]] = {
     "mirror reserved": (f"{_CLAIMS}.reserve_remote_name", AFTER, 1),
     "finishing": (f"{_CLAIMS}.finish", BEFORE, 1),
     "finished": (f"{_CLAIMS}.finish", AFTER, 1),
+    # Forgetting a place that is lost
+    "switching": (f"{_FORGETTING}:switch", BEFORE, 1),
+    "binding": (f"{_LEDGER}.update", AFTER, 1),  # not committed
+    "switched": (f"{_FORGETTING}:switch", AFTER, 1),
+    "sent again from here": (f"{_FORGETTING}:upload_again", AFTER, 1),
+    "left": (f"{_FORGETTING}:leave", AFTER, 1),
+    "lost": (f"{_FORGETTING}:lose", AFTER, 1),
+    "copies wanted": (f"{_COPIES}.add", AFTER, 1),
+    "copies dropped": (f"{_FORGETTING}:drop", AFTER, 1),
     # A probe of a closed remote
     "probe taken": ("queued_storage.ledger.remotes:Remotes.take_probe", AFTER, 1),
     "probe written": ("queued_storage.transfers.trials:try_out", AFTER, 1),

@@ -18,7 +18,7 @@ from ..ledger.database import QueuedFileQuerySet, ledger
 from ..ledger.identity import is_in_test_case, ledger_id
 from ..ledger.measures import aliases
 from ..ledger.models import QueuedFile
-from ..ledger.orders import GIVEN_UP
+from ..ledger.orders import LOST
 from ..ledger.states import State
 from ..reporting.logs import logger
 from . import markers, successors
@@ -214,7 +214,7 @@ def _local_files(alias: str) -> QueuedFileQuerySet:
     """
     local = ledger().filter(alias=alias, is_local=True).workable_here()
     saved = local.exclude(size=0, checksum="")
-    return saved.exclude(state=State.FAILED, last_error__startswith=GIVEN_UP).order_by(
+    return saved.exclude(state=State.FAILED, last_error__startswith=LOST).order_by(
         "priority", "due_at"
     )
 

@@ -13,7 +13,7 @@ from .sql.clock import DatabaseNow, seconds_from_now
 from .sql.outages import outlast
 from .states import Claim, Content, State
 
-GIVEN_UP = "The only copy was on the host"  # begins the error of a file that is lost with its disk
+LOST = "The only copy was"  # begins the error of a file that is lost with its disk or remote
 
 
 class Orders(Rows):
@@ -165,7 +165,7 @@ class Orders(Rows):
     def give_up(self, host: str) -> int:
         """Declare the disk of ``host`` lost; files stored only there become failed."""
         lost = self.with_local_copy_on(host)
-        text = f"{GIVEN_UP} {host!r}, which was given up."
+        text = f"{LOST} on the host {host!r}, which was given up."
         reason = Value(text, output_field=models.TextField())
         is_only_copy = Q(state__in=[State.HELD, State.PENDING, State.TRANSFERRING, State.FAILED])
         return lost.update(

@@ -40,8 +40,11 @@ class Unfinished(Exception):
 
 
 def left(storage: OperableStorage) -> QueuedFileQuerySet:
-    """The transferred files that are at a previous remote; this reads all rows of the storage."""
-    return ledger().filter(_is_at_previous(storage), alias=storage.alias, state=State.TRANSFERRED)
+    """The transferred files whose first copy is at a previous remote, or at a mirror since that one
+    was forgotten; this reads all rows of the storage."""
+    mirrors = [each.remote_place.digest for each in storage.with_each_mirror]
+    its = _is_at(storage, [*_previous_digests(storage), *mirrors])
+    return ledger().filter(its, alias=storage.alias, state=State.TRANSFERRED)
 
 
 def old_copies(storage: OperableStorage) -> Copies:
@@ -59,8 +62,7 @@ def old_copies(storage: OperableStorage) -> Copies:
     )
 
 
-def _is_at_previous(storage: OperableStorage) -> Q:
-    digests = _previous_digests(storage)
+def _is_at(storage: OperableStorage, digests: list[int]) -> Q:
     its_place = Q(place__in=digests)
     is_first = bindings.digest_of(storage.alias, None) in digests
     return its_place | Q(place=None) if is_first else its_place

@@ -26,7 +26,8 @@ from ...reporting.counts import about, counted
 from ...reporting.reasons import reason
 from ...transfers.parts import storage_of
 from .base import RepeatableVerb
-from .selection import add_dry_run
+from .forgetting import forget_place
+from .selection import add_dry_run, add_yes
 from .typos import misspelled, unknown
 
 TIME = "%Y-%m-%d %H:%M:%S"
@@ -65,14 +66,14 @@ class _Target:
 
 class Remotes(RepeatableVerb):
     name = "remotes"
-    help = "show the state of all remotes; pause, resume, probe or accept one"
+    help = "show the state of all remotes; pause, resume, probe, accept or forget one"
 
     @classmethod
     def add_arguments(cls, parser: ArgumentParser) -> None:
         parser.add_argument(
             "action",
             nargs="?",
-            choices=sorted([*ACTIONS, "accept"]),
+            choices=sorted([*ACTIONS, "accept", "forget"]),
             help="what to do with one remote",
         )
         parser.add_argument("alias", nargs="?", help="alias of the storage whose remote it is")
@@ -84,11 +85,16 @@ class Remotes(RepeatableVerb):
         )
         parser.add_argument("--json", action="store_true", help="print one JSON object per remote")
         add_dry_run(parser)
+        add_yes(parser)
+        parser.add_argument(
+            "--lose-files",
+            action="store_true",
+            help="with 'forget': mark files as failed that have no other copy",
+        )
 
     def run(self, options: dict[str, Any]) -> None:
         action, alias, place = options["action"], options["alias"], options["place"]
-        if options["dry_run"] and action != "accept":
-            raise CommandError("--dry-run is for 'remotes accept' only.", returncode=2)
+        _require_options_of(action, options)
         if action is None:
             self._list(is_json=options["json"])
             return
@@ -103,6 +109,8 @@ class Remotes(RepeatableVerb):
         try:
             if action == "accept":
                 self.accept(alias, dry_run=options["dry_run"])
+            elif action == "forget":
+                forget_place(self, _remote_to_forget(alias, place), options)
             else:
                 ACTIONS[action](self, _target(alias, place))
         except UnknownAlias:
@@ -244,6 +252,24 @@ ACTIONS: dict[str, Callable[[Remotes, _Target], None]] = {
     "resume": Remotes.resume,
     "probe": Remotes.probe,
 }
+
+
+def _require_options_of(action: str | None, options: dict[str, Any]) -> None:
+    if options["dry_run"] and action not in ("accept", "forget"):
+        raise CommandError(
+            "--dry-run is for 'remotes accept' and 'remotes forget' only.", returncode=2
+        )
+    if (options["yes"] or options["lose_files"]) and action != "forget":
+        raise CommandError("--yes and --lose-files are for 'remotes forget' only.", returncode=2)
+
+
+def _remote_to_forget(alias: str, place: str | None) -> Availability:
+    storage_of(alias, "")  # raises UnknownAlias
+    if place is None:
+        its = (each for each in availabilities() if each.alias == alias)
+        there_is = [each.name or each.place for each in its if not each.is_configured]
+        raise unknown(f"Give the remote of {alias!r} to forget.", there_is)
+    return remotes.named(alias, place)
 
 
 def _target(alias: str, place: str | None) -> _Target:
