@@ -59,8 +59,8 @@ def lost(mirrored: Mirrored) -> Any:
     saved(storage, "gone", b"gone", evict=True)
     storage.save("pending", file(b"pending"))
     ledger().filter(name="pending").update(remote_name="pending", unconfirmed="7 crc32:0 token")
-    storages["first"].refuses = True  # type: ignore[attr-defined]
     storage = mirrored("second", "third", previous=["first"])
+    storages["first"].refuses = True  # type: ignore[attr-defined]
     run("remotes", "pause", "default", "first")
     storage.delete("deleted")
     copies().filter(file__name="deleted").delete()
@@ -199,8 +199,8 @@ def test_the_last_copy_is_kept_on_a_mirror(mirrored: Mirrored) -> None:
 def test_a_mirror_becomes_the_first_place(mirrored: Mirrored) -> None:
     storage = mirrored("first", "second")
     saved(storage, "a.txt", b"bytes", evict=True)
-    storages["first"].refuses = True  # type: ignore[attr-defined]
     storage = mirrored("third", "second", previous=["first"])
+    storages["first"].refuses = True  # type: ignore[attr-defined]
     run("remotes", "pause", "default", "first")
     text = forget("first")
     assert "1 file has no copy at the present remote. Run 'manage.py queued_storage move" in text
