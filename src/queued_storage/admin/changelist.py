@@ -16,6 +16,7 @@ from ..ledger.measures import aliases
 from ..ledger.priorities import NAMES
 from ..ledger.sql.clock import database_time
 from ..ledger.states import State
+from ..operations.tiers import ways
 from . import overview
 from .dates import DateHierarchy, require_dates
 from .formats import AtLeast, Number
@@ -40,11 +41,16 @@ class QueuedFileChangeList(ChangeList):
         return super().get_filters(request)
 
     def get_results(self, request: HttpRequest) -> None:
-        """Let each row on the page know the time at which it was read, for its age."""
+        """Let each row on the page know the time at which it was read, for its age, and the last
+        tier that the file has got to, if its remote is a queued storage."""
         super().get_results(request)
         now = database_time(ledger_database())
-        for row in self.result_list:
+        rows: list[Any] = list(self.result_list)
+        tiers = ways(rows)
+        for row in rows:
             row.read_at = now
+            row.tier = next(reversed(tiers.get(row.pk, [])), None)
+        self.result_list = rows
 
     def date_links(self) -> dict[str, Any]:
         return DateHierarchy(self).context()

@@ -17,6 +17,7 @@ from django.utils import formats
 from django.utils.dateparse import parse_datetime
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
+from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from ..conf import settings
@@ -28,6 +29,8 @@ from ..ledger.models import QueuedFile
 from ..ledger.priorities import name_of
 from ..ledger.remotes import remotes as remotes_of_ledger
 from ..ledger.states import State
+from ..operations.tiers import ways
+from ..storage.tiers import Tier
 from . import dashboard, overview, preview, remotes
 from .actions import FileActions
 from .changelist import (
@@ -83,6 +86,7 @@ class QueuedFileAdmin(FileActions):
                     "transferred_at",
                     "evicted_at",
                     "further_copies",
+                    "tiers",
                 ]
             },
         ),
@@ -152,6 +156,9 @@ class QueuedFileAdmin(FileActions):
     @admin.display(description=_("state"))
     def status(self, row: QueuedFile) -> SafeString:
         state = _state(row)
+        if tier := getattr(row, "tier", None):
+            inner = _state(tier.row) if tier.row else gettext("unknown")
+            state = format_html("{} → {} {}", state, tier.storage.alias, inner)
         if row.state == State.TRANSFERRING and row.size:
             return format_html("{} {}", state, self.progress(row))
         if not row.last_error:
@@ -237,6 +244,38 @@ class QueuedFileAdmin(FileActions):
         return _table(
             [_("place"), _("name on the remote"), _("state"), _("verified by"), _("error")], rows
         )
+
+    @admin.display(description=_("tiers"))
+    def tiers(self, row: QueuedFile) -> SafeString | str:
+        """How far the file has got, if the remote is a queued storage."""
+        found = ways([row]).get(row.pk, [])
+        if not found:
+            return NONE
+        rows = format_html_join(
+            "",
+            "<tr><td>{}</td><td>{}</td><td>{}</td><td>{}</td></tr>",
+            (
+                [
+                    tier.storage.alias,
+                    tier.storage.remote_place.description,
+                    self._state_in(tier),
+                    tier.row.last_error if tier.row else "",
+                ]
+                for tier in found
+            ),
+        )
+        return _table([_("storage"), _("place"), _("state"), _("error")], rows)
+
+    def _state_in(self, tier: Tier) -> SafeString | str:
+        """The state of a file in another storage, with a link to its row there."""
+        if tier.row is None:
+            return gettext("unknown")
+        url = reverse(
+            "admin:queued_storage_queuedfile_change",
+            args=[tier.row.pk],
+            current_app=self.admin_site.name,
+        )
+        return format_html('<a href="{}">{}</a>', url, tier.row.get_state_display())
 
     @admin.display(description=_("failed attempts"))
     def history(self, row: QueuedFile) -> SafeString | str:

@@ -19,7 +19,7 @@ from ...ledger.availability import (
 )
 from ...ledger.copies import copies
 from ...ledger.copy_counts import waiting_for
-from ...operations import rebinding, remotes
+from ...operations import rebinding, remotes, tiers
 from ...operations.remotes import Probed, UnknownRemote
 from ...operations.writers import accept_writer
 from ...reporting.counts import about, counted
@@ -124,14 +124,19 @@ class Remotes(RepeatableVerb):
 
     def _list(self, *, is_json: bool) -> None:
         found = availabilities()
+        chains = tiers.chains()
         if not found and not is_json:
             self.stdout.write("There is no queued storage.")
         for remote in found:
             files = _files_of(remote)
+            chain = tiers.handed_on(remote, chains)
             if is_json:
-                self.stdout.write_json(as_json(remote, files), default=datetime.isoformat)
+                answer = as_json(remote, files) | ({"tiers": asdict(chain)} if chain else {})
+                self.stdout.write_json(answer, default=datetime.isoformat)
             else:
                 self._show(remote, files)
+                if chain:
+                    self._show_chain(chain, found)
 
     def _show(self, remote: Availability, files: int) -> None:
         since = f"since {remote.since:{TIME}}" if remote.since else "not used yet"
@@ -151,6 +156,15 @@ class Remotes(RepeatableVerb):
         self.stdout.write(line, None if remote.is_open else self.style.ERROR)
         if remote.last_error:
             self.stdout.write(f"{'':<24} {remote.last_error}")
+
+    def _show_chain(self, chain: tiers.Chain, found: list[Availability]) -> None:
+        """Say to which place another storage uploads the files, and how many are missing there."""
+        last = next((each for each in found if _is_last(each, chain)), None)
+        state = f" ({last.state})" if last else ""
+        through = ", ".join(map(repr, chain.through))
+        self.stdout.write(
+            f"{'':<24} handed on by {through} to {chain.place}{state}, {chain.sentence}"
+        )
 
     # The actions
 
@@ -277,6 +291,10 @@ def _target(alias: str, place: str | None) -> _Target:
         return _Target(alias)
     remote = remotes.named(alias, place)
     return _Target(alias, None if remote.is_configured else remote.digest)
+
+
+def _is_last(remote: Availability, chain: tiers.Chain) -> bool:
+    return remote.is_configured and remote.alias == chain.through[-1]
 
 
 def as_json(remote: Availability, files: int) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from ...ledger import measures
 from ...ledger.availability import Availability, sentence
 from ...ledger.jobs import Job
 from ...ledger.priorities import name_of
-from ...operations import mirrors, status
+from ...operations import mirrors, status, tiers
 from ...reporting.counts import counted
 from ..quantities import format_size, parse_duration, parse_size
 from ..terminal import Lines
@@ -34,6 +34,7 @@ class _Report:
     activity: status.Activity
     failures: list[tuple[str, str, str]]
     mirrors: list[mirrors.Mirror]
+    tiers: list[tiers.Chain]
     jobs: list[Job]
     priorities: dict[tuple[str, int], int]  # the due files
     places: float  # the share of the ledger in which they are filled in
@@ -93,6 +94,7 @@ class Status(Verb):
             failures=status.last_failures(),
             activity=status.activity(),
             mirrors=mirrors.tallies(),
+            tiers=tiers.chains(),
             jobs=status.unfinished_jobs(),
             priorities=measures.due_by_priority(),
             places=status.share_of_places(),
@@ -115,6 +117,7 @@ class Status(Verb):
             "remotes": [as_json(*each) for each in report.remotes],
             "files": [asdict(tally) for tally in report.tallies],
             "mirrors": [asdict(mirror) for mirror in report.mirrors],
+            "tiers": [asdict(chain) for chain in report.tiers],
             "hosts": [asdict(backlog) for backlog in report.backlogs],
             "workers": asdict(report.activity),
             "jobs": [{name: getattr(job, name) for name in JOB_FIELDS} for job in report.jobs],
@@ -143,6 +146,9 @@ class Status(Verb):
                 f"{mirror.alias:<24} mirror {mirror.place}: {mirror.pending:,} pending, "
                 f"{mirror.failed:,} failed"
             )
+        for chain in report.tiers:
+            through = ", ".join(chain.through)
+            self.stdout.write(f"{chain.alias:<24} by {through} to {chain.place}: {chain.sentence}")
         for backlog in report.backlogs:
             overdue = f"  due since {backlog.overdue:{TIME}}" if backlog.overdue else ""
             self.stdout.write(f"only on {backlog.host:<29} {_numbers(backlog)}{overdue}")
