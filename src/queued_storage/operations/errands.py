@@ -48,6 +48,7 @@ class Errand:
 
     action: Callable[[OperableStorage, QueuedFile, Lease], None]
     evicts: bool = False  # whether a worker finishes the eviction if this process dies
+    find: Callable[[QueuedFile], OperableStorage] = storage_of
 
     def run(self, pk: int) -> str:
         """Claim the row and run the action; return why it failed, or an empty string.
@@ -61,7 +62,7 @@ class Errand:
         """Do the same for a row that is claimed already."""
         with leases.keep(row) as lease:
             try:
-                self.action(storage_of(row), row, lease)
+                self.action(self.find(row), row, lease)
             except LeaseLost:
                 release(row)
                 return CHANGED

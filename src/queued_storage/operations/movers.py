@@ -24,11 +24,13 @@ from .errands import Errand, release
 from .passes import BATCH, Report, Step
 from .storages import OperableStorage
 
+ALONE_SECONDS = 10.0  # in which no other file is begun until the first one is moved
 READ = 1000  # keys that are read at once
 MANY = 20  # files, for which it pays to try out what the remote can do
 TOGETHER = 50  # moves that are finished by one transaction, at most
-GATHERING = 0.1  # seconds that a file that was sent waits for others
-AHEAD_SECONDS = 1.0  # as many files are claimed ahead as were sent in that time
+GATHERING = 0.05  # seconds that a file that was sent waits for others
+AHEAD_SECONDS = 1.0  # as many files are claimed ahead as were sent in that time, ...
+AHEAD_MAX = 200  # ... and no more than that
 LOOK_EVERY = 0.5  # seconds until the gates are asked again while no file is done
 
 
@@ -89,22 +91,22 @@ class Movers:
         self._done: SimpleQueue[Sent] = SimpleQueue()
         self._in_hand = 0  # files
         self._width = 1  # files at once: the first one finds out what the remote can do
-        self._moments: deque[float] = deque(maxlen=BATCH)  # of the last files that were done
+        self._moments: deque[float] = deque(maxlen=AHEAD_MAX)  # of the last files that were done
         self._count = 0
 
     def run(self) -> int:
         """Move all files; return how many were moved."""
         if self._keys.are_many:
             self._storage.uploader.expect_many()
+        alone_until = time.monotonic() + ALONE_SECONDS
         with self._running() as gather:
             while True:
                 self._require_open()
                 self._claim()
                 if not self._in_hand:
                     return self._count
-                if results := gather():
-                    self._settle(results)
-                else:  # the first file takes long
+                self._settle(gather())
+                if time.monotonic() > alone_until:
                     self._width = self._threads
 
     # Claims
@@ -113,9 +115,11 @@ class Movers:
         since = time.monotonic() - AHEAD_SECONDS
         ahead = sum(moment > since for moment in self._moments)
         wanted = self._width + ahead
-        if self._in_hand + ahead // 2 >= wanted:
+        if self._in_hand + ahead // 4 >= wanted:
             return
-        while self._in_hand < wanted and (keys := self._keys.take(wanted - self._in_hand)):
+        while room := max(wanted - self._in_hand, 0):
+            if not (keys := self._keys.take(min(room, BATCH))):
+                break
             self._claim_these(keys)
 
     def _claim_these(self, keys: list[int]) -> None:
@@ -154,15 +158,14 @@ class Movers:
         def send(its: OperableStorage, row: QueuedFile, lease: Lease) -> None:
             move.send(lease)
 
-        error = Errand(send).run_claimed(move.row)
+        error = Errand(send, find=self._find).run_claimed(move.row)
         return Sent(move.row, error, None if error else move)
 
-    @staticmethod
-    def _finish_alone(move: Move) -> Sent:
+    def _finish_alone(self, move: Move) -> Sent:
         def finish(its: OperableStorage, row: QueuedFile, lease: Lease) -> None:
             move.finish()
 
-        return Sent(move.row, Errand(finish).run_claimed(move.row))
+        return Sent(move.row, Errand(finish, find=self._find).run_claimed(move.row))
 
     def _move_alone(self, row: QueuedFile) -> Sent:
         def move(its: OperableStorage, row: QueuedFile, lease: Lease) -> None:
@@ -170,7 +173,10 @@ class Movers:
                 each.send(lease)
                 each.finish()
 
-        return Sent(row, Errand(move).run(row.pk))
+        return Sent(row, Errand(move, find=self._find).run(row.pk))
+
+    def _find(self, row: QueuedFile) -> OperableStorage:
+        return self._storage
 
     # Results
 

@@ -118,10 +118,10 @@ def begin(
     """
     storage.require_two_places()
     destinations.remote_of(storage)  # before anything lies there
-    place, uploader = storage.remote_place.digest, storage.uploader
+    new, uploader = storage.remote_place.digest, storage.uploader
     trying = {row.pk for row in rows if row.checksum and uploader.never_overwrites(row.size)}
-    begun = copies().begin(rows, place, trying)
-    old = {row.place: storage.with_remote_of(row) for row in rows}
+    begun = copies().begin(rows, new, trying)
+    old = {place: storage.with_remote_of(row) for place, row in {r.place: r for r in rows}.items()}
     return [
         Move(storage, old[row.place], row, begun[row.pk], is_kept=is_kept, throttle=throttle)
         for row in rows
