@@ -164,7 +164,14 @@ def test_files_that_others_lock_are_waited_for(storage: Any) -> None:
     if not connections[ledger().db].features.has_select_for_update_skip_locked:
         pytest.skip("needs SELECT FOR UPDATE SKIP LOCKED")
     steps: list[Step] = []
-    thread = threading.Thread(target=lambda: move(storage, steps.append, threads=3))
+
+    def move_all() -> None:
+        try:
+            move(storage, steps.append, threads=3)
+        finally:
+            connections.close_all()
+
+    thread = threading.Thread(target=move_all)
     with transaction.atomic(using=ledger().db):
         ledger().filter(name=NAMES[0]).select_for_update().get()
         thread.start()
