@@ -130,9 +130,14 @@ long: export QUEUED_STORAGE_TEST_MODEL_EXAMPLES ?= 2000
 long: export QUEUED_STORAGE_TEST_ROUNDS ?= 400
 long: export QUEUED_STORAGE_TEST_OUTAGE_FILES ?= 10000
 long: export QUEUED_STORAGE_TEST_LEAK_TRIES ?= 1000
+long: export QUEUED_STORAGE_TEST_MOVED_FILES ?= 5000
+long: export QUEUED_STORAGE_TEST_MOVED_LARGE ?= 1
+long: export QUEUED_STORAGE_TEST_MOVED_MEGABYTES ?= 200
+long: export QUEUED_STORAGE_TEST_MIRRORED_FILES ?= 1000
 long: $(STAMP)
 	$(BIN)/python -m pytest --timeout 0 tests/journeys/test_model.py tests/journeys/test_races.py \
-		tests/journeys/test_outages.py tests/steps/test_kills.py tests/steps/test_model.py
+		tests/journeys/test_outages.py tests/journeys/test_moving_live.py \
+		tests/journeys/test_mirrors_live.py tests/steps/test_kills.py tests/steps/test_model.py
 
 bench: $(VENV)/.bench-installed
 	$(BIN)/python -m benchmarks $(BENCH_ARGS)

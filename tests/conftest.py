@@ -68,12 +68,13 @@ def until_alone() -> None:
 @pytest.fixture(autouse=True)
 def clean_slate() -> Iterator[None]:
     """Isolate the files, cache entries, inline storages and remotes of each test."""
-    from queued_storage.transfers import circuit, mounting, watching  # need the models
+    from queued_storage.transfers import circuit, mounting, signs, watching  # need the models
 
     before = registry.living_storages()
     yield
     watching.stop()
     mounting.wait(10)
+    signs.wait(10)
     circuit.reset()
     # The alias of a field's storage may be from a test with other STORAGES.
     registry.reset(keep=before)

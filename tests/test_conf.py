@@ -34,6 +34,8 @@ GOOD = {
     "OTHER_HOST_TIMEOUT": [1, 2.5],
     "HOST_URLS": [{"web-1": "http://10.0.0.1:8000/queued/"}, {"a": "https://a.example/"}],
     "PROBE_EVERY": [5, 0.5],
+    "MAX_WAIT": [5, 0.5],
+    "MAX_RATE": [5, 0.5],
     "ON_STEP_ERROR": ["publish"],
     "UNPUBLISHED_URL": ["/static/wait.svg", "https://example.com/wait"],
     "DEPLOYMENT": ["production"],
@@ -79,6 +81,8 @@ BAD = {
         {"web-1": None},
     ],
     "PROBE_EVERY": SECONDS,
+    "MAX_WAIT": [*SECONDS, "", "5", "0s", "inf"],
+    "MAX_RATE": [0, -1, True, "", "0", "fast", float("inf")],
     "ON_STEP_ERROR": ["retry", None],
     "UNPUBLISHED_URL": ["", 1],
     "DEPLOYMENT": ["", "x" * 65, 1],
@@ -143,6 +147,11 @@ def test_default(key: str) -> None:
 def test_default_without_the_setting(key: str, settings: Settings) -> None:
     del settings.QUEUED_STORAGE
     assert read(key) == default(key)
+
+
+def test_times_and_sizes_as_texts() -> None:
+    with override_settings(QUEUED_STORAGE=BASE | {"MAX_WAIT": "2h", "MAX_RATE": "10M"}):
+        assert (settings.max_wait, settings.max_rate) == (7200, 10 << 20)
 
 
 @pytest.mark.parametrize(("key", "value"), pairs(GOOD))

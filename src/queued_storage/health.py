@@ -12,7 +12,14 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
 
 from .ledger import measures, schema
-from .ledger.availability import Availability, in_use, reachable, unclaimed
+from .ledger.availability import (
+    Availability,
+    availabilities,
+    beside_them,
+    reachable,
+    unclaimed,
+)
+from .ledger.copy_counts import lacks
 from .ledger.measures import Overdue, Unsettled
 from .ledger.preparations import PreparationState, counts
 from .ledger.states import State
@@ -87,13 +94,15 @@ def _problems(limits: Limits) -> list[str]:
     schema.probe()
     if limits == NO_LIMITS:
         return []
-    known = in_use()
+    remotes = availabilities()
+    known = [each for each in remotes if each.is_configured]
     overdue = unclaimed(known) if limits.max_overdue is not None else []
     stalled = measures.stalled() if limits.max_stalled is not None else {}
     hanging = sum(stalled[alias] for alias in reachable(stalled, known))
     found = [
-        *_closed(limits, known),
+        *_closed(limits, [*known, *beside_them(remotes)]),
         *_exceeded(limits, measures.unsettled(), known, overdue, hanging),
+        *_failed_copies(limits, remotes),
         *_held(limits),
     ]
     if hung.are_too_many():
@@ -111,6 +120,16 @@ def _closed(limits: Limits, known: list[Availability]) -> list[str]:
         for age, is_paused in ages
         if age > limit
     ]
+
+
+def _failed_copies(limits: Limits, remotes: list[Availability]) -> list[str]:
+    if limits.max_failed is None:
+        return []
+    failed = sum(lack.failed for _remote, lack in lacks(remotes))
+    if failed <= limits.max_failed:
+        return []
+    text = counted(failed, "{} copy on a mirror has", "{} copies on mirrors have")
+    return [f"{text} failed; the limit is {limits.max_failed:,}."]
 
 
 def _exceeded(

@@ -17,7 +17,8 @@ from .exceptions import MissingLibrary, TransferStalled
 from .health import outside_transactions
 from .ledger import measures
 from .ledger.aliases import known_storages
-from .ledger.availability import Availability, in_use, unclaimed
+from .ledger.availability import Availability, availabilities, beside_them, unclaimed
+from .ledger.copy_counts import Lack, lacks
 from .ledger.measures import Overdue, Settled, Unsettled
 from .ledger.models import QueuedFile
 from .ledger.preparations import Counted, PreparationState, counts
@@ -70,6 +71,11 @@ GAUGES = {
         "1 for the state that the remote is in, 0 for the others",
         ("storage", "state"),
     ),
+    "other_remote_up": (
+        "Whether a mirror or previous remote can be used; 0 while it is closed",
+        ("storage", "place", "role"),
+    ),
+    "copies": ("Number of copies that mirrors lack", ("storage", "place", "state")),
     "ledger_up": ("Whether the ledger responded to this scrape", ()),
     "ledger_query_seconds": ("Time that the ledger took to respond", ()),
 }
@@ -104,7 +110,9 @@ class LedgerCollector:
         families = _families()
         started = time.monotonic()
         try:
-            unsettled, overdue, remotes, unpublished = measures.in_time(_questions, self._timeout)
+            unsettled, overdue, remotes, lacking, unpublished = measures.in_time(
+                _questions, self._timeout
+            )
         except Exception as error:
             logger.error("The metrics of the ledger are not available: %s", reason(error))
             families["ledger_up"].add_metric((), 0)
@@ -117,6 +125,7 @@ class LedgerCollector:
         _add_unsettled(families, unsettled, known)
         _add_overdue(families, overdue, known)
         _add_remotes(families, remotes)
+        _add_copies(families, lacking)
         _add_unpublished(families, unpublished, known)
         _add_settled(families, self._settled_files())
         return families.values()
@@ -136,9 +145,15 @@ class LedgerCollector:
         return self._settled
 
 
-def _questions() -> tuple[list[Unsettled], list[Overdue], list[Availability], list[Counted]]:
-    remotes = in_use()
-    return measures.unsettled(), unclaimed(remotes), remotes, counts()
+Lacking = list[tuple[Availability, Lack]]
+
+
+def _questions() -> tuple[
+    list[Unsettled], list[Overdue], list[Availability], Lacking, list[Counted]
+]:
+    remotes = availabilities()
+    in_use = [each for each in remotes if each.is_configured]
+    return measures.unsettled(), unclaimed(in_use), remotes, lacks(remotes), counts()
 
 
 Families = dict[str, GaugeMetricFamily]
@@ -185,7 +200,13 @@ def _add_overdue(families: Families, rows: list[Overdue], known: list[str]) -> N
 
 
 def _add_remotes(families: Families, remotes: list[Availability]) -> None:
+    for remote in beside_them(remotes):
+        role = "mirror" if remote.is_mirror else "previous"
+        labels = (remote.alias, remote.place, role)
+        families["other_remote_up"].add_metric(labels, int(remote.is_open))
     for remote in remotes:
+        if not remote.is_configured:
+            continue
         families["remote_up"].add_metric((remote.alias,), int(remote.is_open))
         for state in {*RemoteState.values, remote.state}:
             families["remote_state"].add_metric((remote.alias, state), int(state == remote.state))
@@ -202,6 +223,13 @@ def _add_unpublished(families: Families, rows: list[Counted], known: list[str]) 
         families["unpublished_files"].add_metric((alias, str(state)), count)
     for alias, age in ages.items():
         families["oldest_step_age_seconds"].add_metric((alias,), age)
+
+
+def _add_copies(families: Families, lacking: Lacking) -> None:
+    for mirror, lack in lacking:
+        counts = {"due": lack.due, "waiting": lack.waiting, "failed": lack.failed}
+        for state, count in counts.items():
+            families["copies"].add_metric((mirror.alias, mirror.place, state), count)
 
 
 def _add_settled(families: Families, rows: list[Settled]) -> None:

@@ -30,11 +30,11 @@ from .queues import BaseQueue
 from .queues.threads import stop_all
 from .reporting.logs import logger
 from .storage.results import obstacle
-from .transfers import copying, mounting, preparing, probing, watching
+from .transfers import copying, mounting, preparing, probing, signs, watching
 from .transfers.gates import gates
 from .transfers.work import run_claimed
 
-MOUNTING = 2.0  # seconds for which to wait until files are enqueued after a volume is back
+ASIDE = 2.0  # seconds for which to wait for threads that enqueue files or try out a remote
 ENQUEUE_MAX = 1.5  # seconds that enqueue() may take, even if the broker is down
 
 
@@ -79,7 +79,8 @@ def stop_threads(timeout: float | None = 10) -> bool:
     They end after the files that they are processing. The next commit starts new ones.
     """
     watching.stop()
-    mounting.wait(MOUNTING)
+    mounting.wait(ASIDE)
+    signs.wait(ASIDE)
     return stop_all(timeout)
 
 

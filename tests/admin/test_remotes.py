@@ -9,7 +9,7 @@ from django.core.files.storage import storages
 from django.test import Client
 from pytest_django import Settings
 
-from queued_storage.ledger.availability import availabilities
+from queued_storage.ledger.availability import availabilities, beside_them
 from queued_storage.ledger.copies import copies
 from queued_storage.ledger.remotes import RemoteState, remotes
 from queued_storage.ledger.sql.clock import DatabaseNow
@@ -71,14 +71,18 @@ def test_banner_of_a_closed_mirror(settings: Settings, operator: Client) -> None
     assert storage.queue.deliver() == {}
     copies().update(state="pending", due_at=None)
     [second] = [each for each in availabilities() if each.is_mirror]
-    assert "mirror" not in text_of(operator, DASHBOARD)
+    assert "1 copy is missing." in text_of(operator, DASHBOARD)
+    copies().update(state="failed")
+    shown = text_of(operator, DASHBOARD)
+    assert "1 copy is missing. 1 has failed." in shown
+    assert "missing copies 1 1 failed" in shown
     remotes().filter(digest=second.digest).close("away", "The mirror is away.", 60)
     shown = text_of(operator, DASHBOARD)
     assert "A mirror of default has been closed for" in shown
-    assert "1 file waits." in shown
+    assert "1 copy waits." in shown
     assert "Mirror of default: away." in shown
     assert f"The mirror is away. {second.place}" in shown
-    assert "Probe now" not in shown  # the buttons steer the remote
+    assert "Probe now" in shown
 
 
 def test_banner_of_a_paused_remote(storage: Any, viewer: Client) -> None:
@@ -138,6 +142,50 @@ def test_pause_and_resume(storage: Any, operator: Client) -> None:
         ("Paused.", f"default: {place}"[:200]),
         ("Resumed.", f"default: {place}"[:200]),
     ]
+
+
+@pytest.fixture
+def others(settings: Settings) -> dict[str, str]:
+    """Give the storage a mirror and a previous remote; return what a form has to name them."""
+    backend = "tests.support.scripted.ScriptedStorage"
+    more = {key: {"BACKEND": backend, "OPTIONS": {"place": key}} for key in ("second", "old")}
+    options = {
+        **settings.STORAGES["default"]["OPTIONS"],
+        "mirrors": ["second"],
+        "previous": ["old"],
+    }
+    default = settings.STORAGES["default"] | {"OPTIONS": options}
+    settings.STORAGES = settings.STORAGES | more | {"default": default}
+    return {each.name: str(each.digest) for each in beside_them(availabilities())}
+
+
+@pytest.mark.parametrize("name", ["second", "old"])
+def test_steering_a_mirror_or_previous_remote(
+    operator: Client, others: dict[str, str], name: str
+) -> None:
+    place = others[name]
+
+    def act(action: str) -> str:
+        answer = operator.post(url(action), {"alias": "default", "place": place}, follow=True)
+        return str(next(iter(answer.context["messages"])))
+
+    its = remotes().filter(digest=place)
+    assert f"at {storages[name].location} is paused." in act("pause")  # type: ignore[attr-defined]
+    assert its.get().state == RemoteState.PAUSED
+    assert "is paused already" in act("pause")
+    assert "of default has been paused for" in text_of(operator, DASHBOARD)
+    html = operator.get(DASHBOARD).content.decode()
+    assert f'id="queued-resume-default-{place}"' in html
+    assert 'id="queued-pause-default"' in html
+    assert "is open again" in act("resume")
+    assert "is open or paused" in act("probe")
+    assert remotes().exclude(digest=place).closed().count() == 0
+
+
+@pytest.mark.parametrize("place", ["x", "5", "9" * 19, "9" * 30, "\u0665"])
+def test_places_that_do_not_exist(operator: Client, others: dict[str, str], place: str) -> None:
+    assert operator.post(url("pause"), {"alias": "default", "place": place}).status_code == 404
+    assert not remotes().exists()
 
 
 def test_a_probe_is_requested(

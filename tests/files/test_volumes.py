@@ -13,6 +13,7 @@ from django.test import TestCase
 from queued_storage.checks.places import volumes_are_mounted
 from queued_storage.exceptions import LocalFileMissing, LocalStorageMissing
 from queued_storage.files import markers, volumes
+from queued_storage.ledger import identity
 from queued_storage.ledger.identity import ledger_id
 from queued_storage.ledger.states import State
 from queued_storage.operations import errands, inventory, status
@@ -231,7 +232,7 @@ def test_mail_in_memory_makes_no_test(monkeypatch: pytest.MonkeyPatch) -> None:
     storage.save("a.txt", file())
     unmount()
     assert hasattr(mail, "outbox")
-    monkeypatch.setattr(volumes, "is_for_tests", lambda: False)
+    monkeypatch.setattr(identity, "is_for_tests", lambda: False)
     with transaction.atomic(), pytest.raises(LocalStorageMissing):
         storage.save("b.txt", file())
 

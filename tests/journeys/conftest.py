@@ -12,9 +12,11 @@ from pytest_django import Settings
 
 from tests.support.command import silently
 from tests.support.failpoints import FailPoint
-from tests.support.forks import ended, forks
+from tests.support.forks import Forks, ended, forks
+from tests.support.live import make_bucket, remove_bucket, use_servers
 from tests.support.mirroring import Mirrored
 from tests.support.moving import Switch
+from tests.support.services import S3Server
 
 
 @pytest.fixture
@@ -71,3 +73,26 @@ def kill(
             assert ended(child) == -signal.SIGKILL
 
         yield run
+
+
+@pytest.fixture
+def two_servers(s3_server: S3Server) -> Iterator[list[S3Server]]:
+    """Two S3 servers, each with an empty bucket. The second one is this test's own."""
+    with S3Server() as second:
+        make_bucket(s3_server)
+        make_bucket(second)
+        yield [s3_server, second]
+    remove_bucket(s3_server)
+
+
+@pytest.fixture
+def live(
+    servers: dict[str, S3Server],
+    request: pytest.FixtureRequest,
+    child_environment: dict[str, str],
+    settings: Settings,
+) -> Iterator[Forks]:
+    """Processes of a site with the ``servers`` of a module by name, and its ``RETRIES``."""
+    use_servers(settings, servers, request.module.RETRIES)
+    with forks(child_environment, settings) as found:
+        yield found

@@ -4,9 +4,10 @@ import os
 import re
 import shlex
 import shutil
+from collections.abc import Callable
 from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from django.core.files.storage import storages
@@ -17,12 +18,13 @@ from queued_storage.ledger.database import ledger
 from queued_storage.ledger.states import State
 from queued_storage.models import QueuedFile
 from queued_storage.operations import errands
-from tests.support.scripted import LONG_AGO, file, on_disk, read, row
+from tests.support.scripted import LONG_AGO, ScriptedStorage, file, on_disk, read, row
 from tests.support.testapp.models import Document
-from tests.test_docs import verbs
+from tests.test_docs import blocks, verbs
 
 pytestmark = pytest.mark.django_db(transaction=True)
 VERBS = verbs()
+QUEUED = "queued_storage.backends.QueuedStorage"
 PAGE = Path(__file__).parents[2] / "docs" / "disasters.md"
 
 
@@ -35,16 +37,22 @@ def commands(title: str, block: int = 0) -> list[list[str]]:
     """Return the arguments of the commands in a code block of a section."""
     section = re.split(r"^## ", PAGE.read_text(), flags=re.M)
     [text] = [each for each in section if each.startswith(f"{title}\n")]
-    lines = re.findall(r"^```\n(.*?)^```", text, re.M | re.S)[block].splitlines()
+    lines = blocks(text, "")[block].splitlines()
     return [shlex.split(line.removeprefix("python manage.py queued_storage ")) for line in lines]
 
 
-def run_all(storage: Any, title: str, block: int = 0) -> dict[str, str]:
-    """Run the commands; return the output of each verb, the last one of its name."""
+def run_all(
+    storage: Any, title: str, block: int = 0, *, places: dict[str, str] | None = None
+) -> dict[str, str]:
+    """Run the commands; return the output of each verb, the last one of its name.
+
+    ``places`` are those of the test, by those in the page.
+    """
     outputs, outcomes = {}, set()
     for arguments in commands(title, block):
+        arguments = [(places or {}).get(argument, argument) for argument in arguments]
         parser = VERBS[arguments[0]]
-        if "--yes" in parser._option_string_actions:
+        if "--yes" in parser._option_string_actions and arguments[:2] != ["remotes", "pause"]:
             arguments = [*arguments, "--yes"]
         out = StringIO()
         try:
@@ -159,6 +167,66 @@ def test_restored_bucket(storage: Any) -> None:
     Path(storage.remote.path("a")).write_bytes(b"older")
     run_all(storage, "Lost bucket")
     require_right(storage, "a", "b")
+
+
+@pytest.fixture
+def provider(settings: Settings) -> Callable[..., Any]:
+    """Return a function that configures the storage of the section "Lost remote"."""
+    for name in ("s3", "b2", "r2"):
+        shutil.rmtree(Path(settings.DIRECTORY) / name, ignore_errors=True)
+        scripted = "tests.support.scripted.ScriptedStorage"
+        backend = {"BACKEND": scripted, "OPTIONS": {"place": name}}
+        settings.STORAGES = settings.STORAGES | {name: backend}
+
+    def configure(**options: Any) -> Any:
+        default = {"BACKEND": QUEUED, "OPTIONS": {"local": "disk", **options}}
+        settings.STORAGES = settings.STORAGES | {"default": default}
+        return storages["default"]
+
+    return configure
+
+
+def test_lost_remote(provider: Callable[..., Any]) -> None:
+    storage = provider(remote="s3", mirrors=["b2"])
+    saved(storage, "mirrored", "deleted")
+    evict("mirrored", "deleted")
+    storage = provider(remote="s3", mirrors=["r2"])
+    saved(storage, "other mirror")
+    evict("other mirror")
+    storage = provider(remote="s3")
+    saved(storage, "local", "gone")
+    evict("gone")
+    saved(storage, "pending", transfer=False)
+    storage = provider(remote="b2", mirrors=["r2"], previous=["s3"])
+    cast(ScriptedStorage, storages["s3"]).refuses = True
+    storage.delete("deleted")
+
+    outputs = run_all(storage, "Lost remote")
+
+    assert "gone (default)" in outputs["remotes forget"]
+    names = ("mirrored", "other mirror", "local", "pending")
+    require_right(storage, *names)
+    for name in names:
+        assert read(storages["b2"], name) == read(storages["r2"], name) == name.encode()
+    assert storage.queued_file("deleted") is None
+    assert row(storage, "gone").state == State.TRANSFERRED
+    assert "1 copy differs" in outputs["verify"]
+
+
+def test_lost_mirror(provider: Callable[..., Any]) -> None:
+    storage = provider(remote="b2", mirrors=["s3"])
+    saved(storage, "a", "deleted")
+    storage = provider(remote="b2")
+    lost = cast(ScriptedStorage, storages["s3"])
+    lost.refuses = True
+    outputs = run_all(
+        storage, "Lost remote", 1, places={"s3://s3.example.com/media": lost.location}
+    )
+    assert "2 copies are forgotten" in outputs["remotes forget"]
+    storage.delete("deleted")
+    assert storage.queue.deliver() == {}
+    assert storage.queued_file("deleted") is None
+    require_right(storage, "a")
 
 
 def test_lost_disk(storage: Any) -> None:

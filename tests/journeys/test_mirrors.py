@@ -598,7 +598,7 @@ def test_remotes_that_are_mirrors_are_shown_as_such(mirrored: Mirrored, capsys: 
     assert "a mirror, 1 copy is missing" in shown
     assert "uploads to another place" not in shown
     remotes().filter(digest=place("second")).update(since=LONG_AGO)
-    with pytest.raises(CommandError, match=r"second.* has been away for .*1 file waits"):
+    with pytest.raises(CommandError, match=r"second.* has been away for .*1 copy waits"):
         call_command("queued_storage", "status", check=True)
 
 

@@ -1,32 +1,31 @@
 """A site that is moved between two real S3 servers, and back, while it is in use.
 
-QUEUED_STORAGE_TEST_MOVED_FILES is the number of small files, and QUEUED_STORAGE_TEST_MOVED_LARGE
-that of files of 1 GB.
+QUEUED_STORAGE_TEST_MOVED_FILES is the number of small files, QUEUED_STORAGE_TEST_MOVED_LARGE that
+of large files, and QUEUED_STORAGE_TEST_MOVED_MEGABYTES the size of each of these.
 """
 
-import contextlib
-import hashlib
-import io
 import os
 import random
 import signal
 import time
 from collections.abc import Iterator
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from typing import Any
 
 import pytest
+from django.core.files import File
 from django.core.files.base import ContentFile
-from django.core.files.storage import storages
-from django.core.management import CommandError, call_command
-from django.test import override_settings
-from pytest_django import Settings
 
-from queued_storage.ledger.copies import copies
+from queued_storage.ledger.copies import CopyState, copies
 from queued_storage.ledger.database import ledger
 from queued_storage.ledger.states import State
 from queued_storage.transfers.disposal import dispose_due
-from tests.support.forks import Forks, forks
+from tests.support import live as sites
+from tests.support.failpoints import FailPoint
+from tests.support.forks import Forks, ended
+from tests.support.live import content_of, differing, fill, keys, large_pieces, run, write
+from tests.support.scripted import LONG_AGO
 from tests.support.services import S3Server
 from tests.support.waiting import until
 
@@ -34,74 +33,38 @@ pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.one_database]
 
 FILES = int(os.environ.get("QUEUED_STORAGE_TEST_MOVED_FILES", "60"))
 LARGE = int(os.environ.get("QUEUED_STORAGE_TEST_MOVED_LARGE", "0"))
-PATIENCE = 120 + FILES / 20 + LARGE * 60
-SITES = 2
-SHORT = {"RETRIES": 50, "RETRY_DELAY": 0.1, "RETRY_MAX_DELAY": 0.3, "PROBE_EVERY": 0.5, "LEASE": 4}
-WORKER = "queued_storage.queues.worker.WorkerQueue"
-QUEUED = "queued_storage.backends.QueuedStorage"
-BUCKET = "moving"
-
-
-@pytest.fixture(scope="module")
-def second_server() -> Iterator[S3Server]:
-    with S3Server() as server:
-        yield server
+MEGABYTES = int(os.environ.get("QUEUED_STORAGE_TEST_MOVED_MEGABYTES", "1024"))
+PATIENCE = 120 + FILES / 20 + LARGE * MEGABYTES / 16
+RETRIES = 50
+SITES = 8 if FILES > 1000 else 2  # processes that use the files
+SECONDS = 2 + FILES / 400  # between two events
+LIFE = 1 + FILES / 5000  # of a mover, about
+OFF = 1 + FILES / 10_000  # seconds in which a server is off
 
 
 @pytest.fixture
-def servers(s3_server: S3Server, second_server: S3Server) -> Iterator[dict[str, S3Server]]:
-    found = {"old": s3_server, "new": second_server}
-    for server in found.values():
-        with contextlib.closing(server.client()) as client:
-            client.create_bucket(Bucket=BUCKET)
-    yield found
-    for server in found.values():
-        if server.process is None:
-            server.start()
-        with contextlib.closing(server.client()) as client:
-            client.delete_bucket(Bucket=BUCKET)
-
-
-@pytest.fixture
-def fork(
-    servers: dict[str, S3Server], child_environment: dict[str, str], settings: Settings
-) -> Iterator[Forks]:
-    settings.QUEUED_STORAGE = {**SHORT, "QUEUE": WORKER}
-    for name, server in servers.items():
-        # The configuration of a client cannot be passed to other processes.
-        options = server.options(BUCKET) | {"client_config": None, "addressing_style": "path"}
-        backend = {"BACKEND": "storages.backends.s3.S3Storage", "OPTIONS": options}
-        settings.STORAGES = settings.STORAGES | {name: backend}
-    with forks(child_environment, settings) as found:
-        yield found
+def servers(two_servers: list[S3Server]) -> dict[str, S3Server]:
+    old, new = two_servers
+    return {"old": old, "new": new}
 
 
 def configured(remote: str, *previous: str) -> Any:
-    from django.conf import settings
-
-    options = {"local": "disk", "remote": remote, "previous": list(previous)}
-    default = {"BACKEND": QUEUED, "OPTIONS": options}
-    override_settings(STORAGES=settings.STORAGES | {"default": default}).enable()
-    return storages["default"]
+    return sites.configured(remote, previous=list(previous))
 
 
 # The processes
 
 
-def content_of(name: str) -> bytes:
-    """The bytes of a file: those of its newest generation begin with its name."""
-    return f"{name} {hashlib.sha256(name.encode()).hexdigest()}".encode() * 20
-
-
-def use(number: int, remotes: list[str], stop: str) -> None:
+def use(number: int, remotes: list[str], stop: Path, off: Path) -> None:
     """Save, overwrite, delete and read files, each process its own, until a file says to stop."""
     storage = configured(*remotes)
     chance = random.Random(number)
-    mine = [name for name in _living() if name.startswith(f"{number}/")]
+    its = ledger().filter(alias="default", name__startswith=f"{number}/")
+    mine = list(its.exclude(state=State.DELETING).values_list("name", flat=True))
     serial = len(remotes[0]) * 1000 + int(time.time())
-    while not os.path.exists(stop):
+    while not stop.exists():
         serial += 1
-        act = chance.random()
+        act, was_off = chance.random(), off.exists()
         if act < 0.3 or not mine:
             name = storage.save(f"{number}/{serial}.txt", ContentFile(b"draft"))
             write(storage, name)
@@ -111,18 +74,20 @@ def use(number: int, remotes: list[str], stop: str) -> None:
         elif act < 0.6:
             storage.delete(mine.pop(chance.randrange(len(mine))))
         elif act < 0.7:
-            with contextlib.suppress(CommandError):
-                call_command("queued_storage", "evict", chance.choice(mine), stdout=_nowhere())
+            run("evict", chance.choice(mine))
         else:
-            require_own_bytes(storage, chance.choice(mine))
-
-
-def write(storage: Any, name: str) -> None:
-    with storage.open(name, "wb") as file:
-        file.write(content_of(name))
+            try:
+                require_own_bytes(storage, chance.choice(mine))
+            except AssertionError:
+                raise
+            except Exception:  # of a server that is off
+                if not (was_off or off.exists()):
+                    raise
 
 
 def require_own_bytes(storage: Any, name: str) -> None:
+    if name.startswith("large/"):
+        return
     with storage.open(name) as file:
         found = file.read()
     assert found in (content_of(name), b"draft"), f"{name} has {found[:60]!r}"
@@ -130,7 +95,7 @@ def require_own_bytes(storage: Any, name: str) -> None:
 
 def work(remotes: list[str]) -> None:
     configured(*remotes)
-    call_command("queued_storage", "worker", poll=0.1, threads=4, stdout=_nowhere())
+    run("worker", poll=0.1, threads=4)
 
 
 def move(remotes: list[str], seconds_to_live: float) -> None:
@@ -139,25 +104,8 @@ def move(remotes: list[str], seconds_to_live: float) -> None:
     signal.signal(signal.SIGALRM, lambda *_args: os.kill(os.getpid(), signal.SIGKILL))
     signal.setitimer(signal.ITIMER_REAL, seconds_to_live)
     while True:
-        with contextlib.suppress(CommandError):
-            call_command(
-                "queued_storage",
-                "move",
-                storage="default",
-                threads=2,
-                stdout=_nowhere(),
-                stderr=_nowhere(),
-            )
+        run("move", storage="default", threads=4)
         time.sleep(0.1)
-
-
-def _nowhere() -> Any:
-    return io.StringIO()
-
-
-def _living() -> list[str]:
-    living = ledger().filter(alias="default").exclude(state=State.DELETING)
-    return list(living.values_list("name", flat=True))
 
 
 # The site
@@ -166,39 +114,64 @@ def _living() -> list[str]:
 class Site:
     """The processes of one configuration."""
 
-    def __init__(self, fork: Forks, directory: Any, remotes: list[str]) -> None:
-        self._stop = str(directory / f"stop-{'-'.join(remotes)}-{time.monotonic_ns()}")
+    def __init__(self, fork: Forks, directory: Path, remotes: list[str]) -> None:
+        mark = f"{'-'.join(remotes)}-{time.monotonic_ns()}"
+        self._stop, self._off = directory / f"stop-{mark}", directory / f"off-{mark}"
         self._remotes = remotes
         self._fork = fork
-        self._users = [fork.start(use, number, remotes, self._stop) for number in range(SITES)]
-        self._workers = [fork.start(work, remotes)]
+        self._users = [
+            fork.start(use, number, remotes, self._stop, self._off) for number in range(SITES)
+        ]
+        self._worker = fork.start(work, remotes)
         self._movers: list[BaseProcess] = []
         self.kills = 0
         self._chance = random.Random(7)
 
     def sample(self, storage: Any, seconds: float) -> None:
-        """Check names at random, as visitors would ask for them, while movers live and die."""
+        """Check names at random, as visitors would ask for them, while movers and workers die."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             if not any(mover.is_alive() for mover in self._movers):
-                life = self._chance.uniform(0.5, 2.0)
-                self._movers = [self._fork.start(move, self._remotes, life) for _each in range(2)]
+                lives = [self._chance.uniform(LIFE / 2, LIFE * 2) for _each in range(2)]
+                self._movers = [self._fork.start(move, self._remotes, life) for life in lives]
                 self.kills += 2
-            names = _living()
-            for name in self._chance.sample(names, min(len(names), 10)):
+                self._kill_worker()
+            for name in self._names(10):
                 try:
                     require_own_bytes(storage, name)
                 except FileNotFoundError:
-                    assert name not in _living(), f"{name} is a dead link"
+                    living = ledger().filter(alias="default", name=name)
+                    assert not living.exclude(state=State.DELETING).exists(), f"{name} is dead"
+
+    def _names(self, count: int) -> list[str]:
+        living = ledger().filter(alias="default").exclude(state=State.DELETING).order_by("pk")
+        first, last = living.first(), living.last()
+        assert first
+        assert last
+        pks = [self._chance.randint(first.pk, last.pk) for _each in range(count)]
+        return list(living.filter(pk__in=pks).values_list("name", flat=True))
+
+    def _kill_worker(self) -> None:
+        if self._worker.is_alive() and self._chance.random() < 0.5:
+            self._worker.kill()
+            self._worker.join()
+            self._worker = self._fork.start(work, self._remotes)
+            self.kills += 1
+
+    def turn_off(self, server: S3Server) -> None:
+        self._off.touch()
+        server.kill()
+        time.sleep(OFF)
+        server.start()
+        self._off.unlink()
 
     def end(self) -> None:
-        open(self._stop, "w").close()
+        self._stop.touch()
         for user in self._users:
-            user.join(30)
+            user.join(60)
             assert user.exitcode == 0
-        for worker in self._workers:
-            worker.terminate()
-            worker.join(30)
+        self._worker.terminate()
+        self._worker.join(60)
         for mover in self._movers:
             mover.kill()
             mover.join()
@@ -206,30 +179,28 @@ class Site:
 
 @pytest.mark.timeout(0)
 def test_a_site_in_use_is_moved_and_moved_back(
-    fork: Forks, servers: dict[str, S3Server], tmp_path: Any
+    live: Forks, servers: dict[str, S3Server], tmp_path: Path
 ) -> None:
     storage = configured("old")
-    for number in range(FILES):
-        write(storage, storage.save(f"kept/{number}.txt", ContentFile(b"draft")))
-    for number in range(LARGE):
-        storage.save(f"large/{number}.bin", ContentFile(bytes(2**30)))
-    before = Site(fork, tmp_path, ["old"])
-    until(lambda: ledger().filter(state=State.TRANSFERRED).count() >= FILES + LARGE, PATIENCE)
+    fill(storage, [f"kept/{number}.txt" for number in range(FILES)])
+    save_large(storage, tmp_path / "large")
+    before = Site(live, tmp_path, ["old"])
+    until(lambda: ledger().filter(state=State.TRANSFERRED).count() > FILES + LARGE, PATIENCE)
     before.end()
-    call_command("queued_storage", "evict", all=True, stdout=_nowhere())
+    run("evict", all=True)
 
     storage = configured("new", "old")
-    moving = Site(fork, tmp_path, ["new", "old"])
-    moving.sample(storage, 2)
-    servers["new"].kill()
-    time.sleep(1)
-    servers["new"].start()
-    moving.sample(storage, 2)
+    moving = Site(live, tmp_path, ["new", "old"])
+    moving.sample(storage, SECONDS)
+    moving.turn_off(servers["new"])
+    moving.sample(storage, SECONDS)
     moving.end()
 
     storage = configured("old", "new")  # swapped back in the middle
-    back = Site(fork, tmp_path, ["old", "new"])
-    back.sample(storage, 2)
+    back = Site(live, tmp_path, ["old", "new"])
+    back.sample(storage, SECONDS)
+    back.turn_off(servers["old"])
+    back.sample(storage, SECONDS)
     back.end()
 
     storage = configured("new", "old")
@@ -237,21 +208,51 @@ def test_a_site_in_use_is_moved_and_moved_back(
     require_moved(storage, servers, kills=moving.kills + back.kills)
 
 
+def move_once(remotes: list[str]) -> None:
+    configured(*remotes)
+    run("move", storage="default", threads=4)
+
+
+@pytest.mark.parametrize("point", ["batch begun", "batch sent", "batch moved"])
+def test_a_killed_batch_can_be_repeated(
+    live: Forks, servers: dict[str, S3Server], tmp_path: Path, point: str
+) -> None:
+    """The names of a batch are reserved before anything is sent."""
+    names = [f"{number}.txt" for number in range(25)]
+    fill(configured("old"), names)
+    remotes = ["new", "old"]
+    killed = live.start(move_once, remotes, point=FailPoint(point, tmp_path / "reached"))
+    assert ended(killed) == -signal.SIGKILL
+    storage = configured(*remotes)
+    assert ledger().exclude(lease_token="").count() > 0 or point == "batch moved"
+    for name in names[::4]:
+        require_own_bytes(storage, name)
+    ledger().exclude(due_at=None).update(due_at=LONG_AGO)
+    run("worker", until_empty=True, poll=0.05)
+    run("move", storage="default")
+    assert {row.place for row in ledger()} == {storage.remote_place.digest}
+    assert {row.remote_name for row in ledger()} == keys(servers["new"]) == set(names)
+    assert differing(servers["new"], names, lambda name: [content_of(name)]) == []
+    kept = {(copy.state, copy.unconfirmed) for copy in copies()}
+    assert (kept, copies().count()) == ({(CopyState.TRANSFERRED, "")}, len(names))
+
+
+def save_large(storage: Any, draft: Path) -> None:
+    for number in range(LARGE):
+        name = f"large/{number}.bin"
+        with draft.open("wb") as file:
+            file.writelines(large_pieces(name, MEGABYTES))
+        with draft.open("rb") as file:
+            storage.save(name, File(file))
+        draft.unlink()
+
+
 def finish() -> None:
     """Let expired leases run out, upload what waits, and move the rest."""
 
     def is_done() -> bool:
-        with contextlib.suppress(CommandError):
-            call_command("queued_storage", "worker", until_empty=True, poll=0.05, stdout=_nowhere())
-            call_command(
-                "queued_storage",
-                "move",
-                storage="default",
-                drop_old=True,
-                yes=True,
-                stdout=_nowhere(),
-                stderr=_nowhere(),
-            )
+        run("worker", until_empty=True, poll=0.05)
+        run("move", storage="default", drop_old=True, yes=True)
         dispose_due(1000)
         unsettled = ledger().exclude(state=State.TRANSFERRED).exists()
         return not unsettled and not copies().exists()
@@ -265,20 +266,19 @@ def require_moved(storage: Any, servers: dict[str, S3Server], kills: int) -> Non
     If the process that sends a file is killed, and the file gets new content before the next
     attempt, nothing proves whose the object is: it is left to 'orphans'.
     """
-    rows = {row.remote_name: row for row in ledger()}
-    assert {row.place for row in rows.values()} == {storage.remote_place.digest}
-    found = objects(servers["new"])
-    assert set(found) >= set(rows)
-    for name, row in rows.items():
-        is_large = row.name.startswith("large/")
-        assert found[name] == (bytes(2**30) if is_large else content_of(row.name))
-    orphans = [*objects(servers["old"]), *(set(found) - set(rows))]
+    rows = dict(ledger().values_list("remote_name", "name"))
+    assert len(rows) == ledger().count() > FILES + LARGE
+    assert set(ledger().values_list("place", flat=True).order_by()) == {storage.remote_place.digest}
+    found = keys(servers["new"])
+    assert found >= set(rows)
+
+    def pieces_of(key: str) -> Iterator[bytes]:
+        name = rows[key]
+        is_large = name.startswith("large/")
+        return large_pieces(name, MEGABYTES) if is_large else iter([content_of(name)])
+
+    assert differing(servers["new"], rows, pieces_of) == []
+    orphans = [*keys(servers["old"]), *(found - set(rows))]
     assert len(orphans) <= kills
-
-
-def objects(server: S3Server) -> dict[str, bytes]:
-    with contextlib.closing(server.client()) as client:
-        pages = client.get_paginator("list_objects_v2").paginate(Bucket=BUCKET)
-        keys = [item["Key"] for page in pages for item in page.get("Contents", [])]
-        keys = [key for key in keys if not key.startswith(".queued-storage")]
-        return {key: client.get_object(Bucket=BUCKET, Key=key)["Body"].read() for key in keys}
+    if SITES > 2:
+        print(f"{len(rows)} files, {kills} kills, {len(orphans)} orphans")

@@ -72,6 +72,8 @@ def test_list_as_json(storage: Any) -> None:
         "last_error": ERROR,
         "is_configured": True,
         "is_mirror": False,
+        "is_previous": False,
+        "name": "far",
         "waiting": 1,
     }
 

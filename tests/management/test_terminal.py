@@ -55,6 +55,7 @@ ARGUMENTS: dict[str, list[list[str]]] = {
     "accept-root": [[ALIAS, "--yes"], [HOSTILE, "--yes"]],
     "give-up": [[HOST], [HOST, "--dry-run"], [HOSTILE], ["me"]],
     "retry": [["--all"], ["--all", "--dry-run"], [HOSTILE], ["--storage", HOSTILE]],
+    "prioritize": [["high", "--all"], ["low", NAME, "--dry-run"], [HOSTILE], ["low", HOSTILE]],
     "cancel": [["--all"], ["--storage", ALIAS, "--dry-run"]],
     "unpublished": [[], ["--json"], ["--waiting"], [HOSTILE]],
     "release": [["--all", "--yes"], ["--all"], ["--all", "--dry-run"], [HOSTILE]],

@@ -24,6 +24,7 @@ BEFORE, AFTER = "before", "after"
 _LEDGER = "queued_storage.ledger.database:QueuedFileQuerySet"
 _COPIES = "queued_storage.ledger.copies:Copies"
 _CLAIMS = "queued_storage.ledger.copy_claims:CopyClaims"
+_FORGETTING = "queued_storage.ledger.forgetting"
 _PREPARATIONS = "queued_storage.ledger.preparations:Preparations"
 _STEPS = "queued_storage.ledger.preparation_claims:PreparationClaims"
 _DELETE = "django.core.files.storage:FileSystemStorage.delete"
@@ -71,11 +72,19 @@ POINTS: dict[str, tuple[str, str, int]] = {
     "second backfilled": (f"{_LEDGER}.record_local", AFTER, 2),  # not committed
     "pruned": (f"{_LEDGER}.mark_deleting_if_unchanged", AFTER, 1),
     # Moving a file to another remote
+    "files claimed": (f"{_LEDGER}.claim_all_settled", AFTER, 1),
     "copy begun": (f"{_COPIES}.begin", AFTER, 1),
     "copy reserved": (f"{_COPIES}.reserve", AFTER, 1),
     "copy sent": ("queued_storage.transfers.sending:verify_upload", BEFORE, 1),
-    "moving": ("queued_storage.transfers.moving:exchange", BEFORE, 1),
-    "moved": ("queued_storage.transfers.moving:exchange", AFTER, 1),
+    "moving": ("queued_storage.transfers.moving:exchange_all", BEFORE, 1),
+    "rows moved": ("queued_storage.ledger.exchanges:_move_rows", AFTER, 1),  # not committed
+    "moved": ("queued_storage.transfers.moving:exchange_all", AFTER, 1),
+    # Of many files to an S3 server; the first one is moved alone
+    "batch begun": (f"{_COPIES}.begin", AFTER, 2),
+    "batch sent": ("queued_storage.transfers.moving:exchange_all", BEFORE, 2),
+    "batch moved": ("queued_storage.transfers.moving:exchange_all", AFTER, 2),
+    "moving one": ("queued_storage.transfers.moving:exchange", BEFORE, 1),
+    "moved one": ("queued_storage.transfers.moving:exchange", AFTER, 1),
     "discarded": (f"{_COPIES}.discard", AFTER, 1),
     "removing the old copy": ("queued_storage.transfers.disposal:Removal.run", BEFORE, 1),
     "old copy removed": (f"{_COPIES}.drop", BEFORE, 1),
@@ -86,6 +95,15 @@ POINTS: dict[str, tuple[str, str, int]] = {
     "mirror reserved": (f"{_CLAIMS}.reserve_remote_name", AFTER, 1),
     "finishing": (f"{_CLAIMS}.finish", BEFORE, 1),
     "finished": (f"{_CLAIMS}.finish", AFTER, 1),
+    # Forgetting a place that is lost
+    "switching": (f"{_FORGETTING}:switch", BEFORE, 1),
+    "binding": (f"{_LEDGER}.update", AFTER, 1),  # not committed
+    "switched": (f"{_FORGETTING}:switch", AFTER, 1),
+    "sent again from here": (f"{_FORGETTING}:upload_again", AFTER, 1),
+    "left": (f"{_FORGETTING}:leave", AFTER, 1),
+    "lost": (f"{_FORGETTING}:lose", AFTER, 1),
+    "copies wanted": (f"{_COPIES}.add", AFTER, 1),
+    "copies dropped": (f"{_FORGETTING}:drop", AFTER, 1),
     # A probe of a closed remote
     "probe taken": ("queued_storage.ledger.remotes:Remotes.take_probe", AFTER, 1),
     "probe written": ("queued_storage.transfers.trials:try_out", AFTER, 1),

@@ -13,11 +13,15 @@ from django.utils.translation import gettext_lazy as _
 
 from ..ledger.database import ledger_database
 from ..ledger.measures import aliases
+from ..ledger.priorities import NAMES
 from ..ledger.sql.clock import database_time
 from ..ledger.states import State
+from ..operations.tiers import ways
 from . import overview
 from .dates import DateHierarchy, require_dates
 from .formats import AtLeast, Number
+
+WAITING = (State.HELD, State.PENDING, State.TRANSFERRING, State.FAILED)
 
 
 class CappedPaginator(Paginator):
@@ -37,11 +41,16 @@ class QueuedFileChangeList(ChangeList):
         return super().get_filters(request)
 
     def get_results(self, request: HttpRequest) -> None:
-        """Let each row on the page know the time at which it was read, for its age."""
+        """Let each row on the page know the time at which it was read, for its age, and the last
+        tier that the file has got to, if its remote is a queued storage."""
         super().get_results(request)
         now = database_time(ledger_database())
-        for row in self.result_list:
+        rows: list[Any] = list(self.result_list)
+        tiers = ways(rows)
+        for row in rows:
             row.read_at = now
+            row.tier = next(reversed(tiers.get(row.pk, [])), None)
+        self.result_list = rows
 
     def date_links(self) -> dict[str, Any]:
         return DateHierarchy(self).context()
@@ -91,6 +100,22 @@ class HostFilter(admin.SimpleListFilter):
 
     def queryset(self, request: HttpRequest, queryset: QuerySet) -> QuerySet:
         return _filtered(queryset, "host", self.value())
+
+
+class PriorityFilter(admin.SimpleListFilter):
+    """Filters the files that are not transferred yet, for which the priority matters."""
+
+    title = _("priority")
+    parameter_name = "priority"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> Any:
+        return [("high", _("high")), ("normal", _("normal")), ("low", _("low"))]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet) -> QuerySet:
+        if (name := self.value()) not in NAMES:
+            return queryset if not name else queryset.none()
+        waiting = queryset.filter(alias__in=aliases(overview.ALIASES), state__in=WAITING)
+        return waiting.filter(priority=NAMES[name])
 
 
 class LocalCopyFilter(admin.BooleanFieldListFilter):

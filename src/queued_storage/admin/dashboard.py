@@ -64,7 +64,7 @@ def _context(request: HttpRequest, site: AdminSite) -> dict[str, Any]:
         "at": found.at,
         "summary": _summary(found, remote_lines),
         "remotes": remote_lines,
-        "tiles": _tiles(found, urls),
+        "tiles": [*_tiles(found, urls), *_copy_tiles(remote_lines)],
         "plots": _plots(found),
         "running": [_running(row, urls) for row in found.running],
         "failed": [_failed(row, urls) for row in found.failed],
@@ -122,6 +122,8 @@ def _said_of(line: remotes.Line) -> str:
     names = {"alias": line.remote.alias, "state": line.label}
     if line.remote.is_mirror:
         return gettext("Mirror of %(alias)s: %(state)s.") % names
+    if not line.remote.is_configured:
+        return gettext("Previous remote of %(alias)s: %(state)s.") % names
     return gettext("Remote of %(alias)s: %(state)s.") % names
 
 
@@ -171,6 +173,17 @@ def _other_tiles(found: Overview) -> list[Tile]:
         return []
     size = SIZE(pile.bytes) + ("+" if pile.is_cut else "")
     return [Tile(OTHER, gettext("other states"), str(_count(pile)), size)]
+
+
+def _copy_tiles(remote_lines: list[remotes.Line]) -> list[Tile]:
+    """The copies that mirrors lack, if there are any."""
+    mirrors = [line for line in remote_lines if line.remote.is_mirror]
+    missing = Number(sum(line.waiting for line in mirrors))
+    failed = Number(sum(line.failed for line in mirrors))
+    if not missing:
+        return []
+    details = gettext("%(count)s failed") % {"count": failed}
+    return [Tile("copies", gettext("missing copies"), str(missing), details, is_bad=failed > 0)]
 
 
 def _age_tile(found: Overview) -> Tile:

@@ -17,6 +17,7 @@ from django.utils import formats
 from django.utils.dateparse import parse_datetime
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
+from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from ..conf import settings
@@ -25,14 +26,18 @@ from ..ledger.copies import copies
 from ..ledger.database import ledger
 from ..ledger.measures import aliases
 from ..ledger.models import QueuedFile
+from ..ledger.priorities import name_of
 from ..ledger.remotes import remotes as remotes_of_ledger
 from ..ledger.states import State
+from ..operations.tiers import ways
+from ..storage.tiers import Tier
 from . import dashboard, overview, preview, remotes
 from .actions import FileActions
 from .changelist import (
     CappedPaginator,
     HostFilter,
     LocalCopyFilter,
+    PriorityFilter,
     QueuedFileChangeList,
     StateFilter,
     StorageFilter,
@@ -43,7 +48,7 @@ from .formats import BYTES, SIZE, Number, age, local_time
 LAST_CHARACTER = "\U0010ffff"
 NONE = "-"
 # What the links of the change list have in their query strings
-LOOKUPS = {"state", "alias", "host", "is_local__exact", "is_local__isnull"}
+LOOKUPS = {"state", "alias", "host", "priority", "is_local__exact", "is_local__isnull"}
 LOOKUPS |= {f"saved_at__{part}" for part in PARTS}
 
 
@@ -51,7 +56,10 @@ LOOKUPS |= {f"saved_at__{part}" for part in PARTS}
 class QueuedFileAdmin(FileActions):
     date_hierarchy = "saved_at"
     list_display = ["name", "status", "length", "age", "alias"]
-    list_filter = [StateFilter, StorageFilter, HostFilter, ("is_local", LocalCopyFilter)]
+    list_filter = [
+        *(StateFilter, StorageFilter, HostFilter, PriorityFilter),
+        ("is_local", LocalCopyFilter),
+    ]
     ordering = ["-pk"]
     paginator = CappedPaginator
     search_fields = ["name"]
@@ -78,10 +86,14 @@ class QueuedFileAdmin(FileActions):
                     "transferred_at",
                     "evicted_at",
                     "further_copies",
+                    "tiers",
                 ]
             },
         ),
-        (_("Attempts"), {"fields": ["attempts", "progress", "due_at", "task", "history"]}),
+        (
+            _("Attempts"),
+            {"fields": ["attempts", "progress", "due_at", "priority_name", "task", "history"]},
+        ),
     ]
 
     class Media:
@@ -144,6 +156,9 @@ class QueuedFileAdmin(FileActions):
     @admin.display(description=_("state"))
     def status(self, row: QueuedFile) -> SafeString:
         state = _state(row)
+        if tier := getattr(row, "tier", None):
+            inner = _state(tier.row) if tier.row else gettext("unknown")
+            state = format_html("{} → {} {}", state, tier.storage.alias, inner)
         if row.state == State.TRANSFERRING and row.size:
             return format_html("{} {}", state, self.progress(row))
         if not row.last_error:
@@ -179,6 +194,10 @@ class QueuedFileAdmin(FileActions):
     @admin.display(description=_("state"))
     def state_only(self, row: QueuedFile) -> SafeString:
         return _state(row)
+
+    @admin.display(description=_("priority"))
+    def priority_name(self, row: QueuedFile) -> str:
+        return name_of(row.priority)
 
     @admin.display(description=_("last error"))
     def error(self, row: QueuedFile) -> str:
@@ -225,6 +244,38 @@ class QueuedFileAdmin(FileActions):
         return _table(
             [_("place"), _("name on the remote"), _("state"), _("verified by"), _("error")], rows
         )
+
+    @admin.display(description=_("tiers"))
+    def tiers(self, row: QueuedFile) -> SafeString | str:
+        """How far the file has got, if the remote is a queued storage."""
+        found = ways([row]).get(row.pk, [])
+        if not found:
+            return NONE
+        rows = format_html_join(
+            "",
+            "<tr><td>{}</td><td>{}</td><td>{}</td><td>{}</td></tr>",
+            (
+                [
+                    tier.storage.alias,
+                    tier.storage.remote_place.description,
+                    self._state_in(tier),
+                    tier.row.last_error if tier.row else "",
+                ]
+                for tier in found
+            ),
+        )
+        return _table([_("storage"), _("place"), _("state"), _("error")], rows)
+
+    def _state_in(self, tier: Tier) -> SafeString | str:
+        """The state of a file in another storage, with a link to its row there."""
+        if tier.row is None:
+            return gettext("unknown")
+        url = reverse(
+            "admin:queued_storage_queuedfile_change",
+            args=[tier.row.pk],
+            current_app=self.admin_site.name,
+        )
+        return format_html('<a href="{}">{}</a>', url, tier.row.get_state_display())
 
     @admin.display(description=_("failed attempts"))
     def history(self, row: QueuedFile) -> SafeString | str:

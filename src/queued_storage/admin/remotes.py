@@ -14,14 +14,17 @@ from django.utils.translation import gettext_lazy as _
 from django.views.decorators.http import require_POST
 
 from ..exceptions import UnknownAlias
-from ..ledger.availability import Availability, availabilities, waiting
+from ..ledger.availability import Availability, availabilities, availability_of, beside_them
+from ..ledger.copy_counts import failed_at, waiting_for
 from ..ledger.remotes import RemoteState
 from ..operations import remotes
-from ..operations.mirrors import unfinished
 from . import overview
 from .formats import AtLeast, Number, duration
 from .log import log_change
 
+COPIES_WAIT = ngettext_lazy("%(count)s copy waits.", "%(count)s copies wait.", "count")
+MISSING = ngettext_lazy("%(count)s copy is missing.", "%(count)s copies are missing.", "count")
+FAILED = ngettext_lazy("%(count)s has failed.", "%(count)s have failed.", "count")
 WAITING = ngettext_lazy("%(count)s file waits.", "%(count)s files wait.", "count")
 NEXT_PROBE = ngettext_lazy(
     "Next probe in %(seconds)d second.", "Next probe in %(seconds)d seconds.", "seconds"
@@ -32,6 +35,9 @@ HEADLINES: dict[str, Any] = {
     RemoteState.PAUSED: _("The remote of %(alias)s has been paused for %(time)s."),
 }
 MIRROR_HEADLINE = _("A mirror of %(alias)s has been closed for %(time)s.")
+MIRROR_PAUSED = _("A mirror of %(alias)s has been paused for %(time)s.")
+PREVIOUS_HEADLINE = _("A previous remote of %(alias)s has been closed for %(time)s.")
+PREVIOUS_PAUSED = _("A previous remote of %(alias)s has been paused for %(time)s.")
 OTHER_HEADLINE = _("The remote of %(alias)s has been closed for %(time)s.")
 
 
@@ -41,9 +47,11 @@ class Action:
 
     name: str
     label: Any
-    verb: Callable[[str], int]
+    verb: Callable[[str, int | None], int]
     done: Any
     none: Any
+    done_there: Any  # of a mirror or previous remote
+    none_there: Any
     log: Any
 
 
@@ -53,6 +61,8 @@ PAUSE = Action(
     remotes.pause,
     _("The remote of %(alias)s is paused. Files can still be saved; they wait."),
     _("The remote of %(alias)s is paused already."),
+    _("The remote of %(alias)s at %(place)s is paused. What is due there waits."),
+    _("The remote of %(alias)s at %(place)s is paused already."),
     _("Paused."),
 )
 RESUME = Action(
@@ -61,6 +71,8 @@ RESUME = Action(
     remotes.resume,
     _("The remote of %(alias)s is open again."),
     _("The remote of %(alias)s is not paused."),
+    _("The remote of %(alias)s at %(place)s is open again."),
+    _("The remote of %(alias)s at %(place)s is not paused."),
     _("Resumed."),
 )
 PROBE = Action(
@@ -69,6 +81,8 @@ PROBE = Action(
     remotes.request_probe,
     _("The remote of %(alias)s is being probed. It opens if the probe succeeds."),
     _("The remote of %(alias)s is open or paused, so it is not probed."),
+    _("The remote of %(alias)s at %(place)s is being probed. It opens if the probe succeeds."),
+    _("The remote of %(alias)s at %(place)s is open or paused, so it is not probed."),
     _("Probe requested."),
 )
 ACTIONS = {action.name: action for action in (PAUSE, RESUME, PROBE)}
@@ -92,24 +106,49 @@ class Line:
     headline: str
     ending: str  # when it will open
     buttons: list[Button]
+    failed: Number  # copies that could not be made there
 
     @property
     def files(self) -> str:
-        return WAITING % {"count": self.waiting}
+        texts = COPIES_WAIT if self.remote.is_mirror else WAITING
+        is_counted = self.remote.is_configured or self.remote.is_mirror
+        return str(texts % {"count": self.waiting}) if is_counted else ""
+
+    @property
+    def copies(self) -> str:
+        """What a mirror lacks; "" if nothing."""
+        if not (self.remote.is_mirror and self.waiting):
+            return ""
+        failed = f" {FAILED % {'count': self.failed}}" if self.failed else ""
+        return f"{MISSING % {'count': self.waiting}}{failed}"
+
+    @property
+    def kind(self) -> str:
+        """What it is besides the remote that files are uploaded to."""
+        if self.remote.is_mirror:
+            return gettext("mirror")
+        return "" if self.remote.is_configured else gettext("previous")
+
+    @property
+    def place(self) -> str:
+        """What a form has to name it."""
+        return "" if self.remote.is_configured else str(self.remote.digest)
+
+    @property
+    def key(self) -> str:
+        """What tells its buttons from those of others."""
+        return f"{self.remote.alias}{self.place and '-'}{self.place}"
 
 
 def lines(request: HttpRequest, site: AdminSite) -> list[Line]:
-    """The remotes in use, with the actions that the user may take, and mirrors that are closed."""
+    """The remotes in use with mirrors and previous ones, and the actions that the user may take."""
     buttons = {}
     if request.user.has_perm("queued_storage.steer_remote"):
         buttons = {name: Button(action, _url(site, name)) for name, action in ACTIONS.items()}
     known = availabilities()
     in_use = [each for each in known if each.is_configured][: overview.ALIASES]
-    mirrors = [each for each in known if each.is_mirror and not each.is_open]
-    return [
-        *(_line(each, buttons) for each in in_use),
-        *(_line(each, {}) for each in mirrors[: overview.ALIASES]),
-    ]
+    others = beside_them(known)[: overview.ALIASES]
+    return [_line(each, buttons) for each in (*in_use, *others)]
 
 
 def _url(site: AdminSite, action: str) -> str:
@@ -118,26 +157,34 @@ def _url(site: AdminSite, action: str) -> str:
 
 
 def _line(remote: Availability, buttons: dict[str, Button]) -> Line:
-    files = _count(remote, overview.LIMIT + 1)
-    headline = HEADLINES.get(remote.state, OTHER_HEADLINE)
-    if remote.is_mirror:
-        headline = MIRROR_HEADLINE
+    files = waiting_for(remote, overview.LIMIT + 1)
     names = {"alias": remote.alias, "time": duration(remote.age)}
     return Line(
         remote,
         str(dict(RemoteState.choices).get(remote.state, remote.state)),
-        Number(files) if files <= overview.LIMIT else AtLeast(overview.LIMIT),
-        headline % names,
+        _shown(files),
+        _headline(remote) % names,
         _ending(remote),
         [buttons[action.name] for action in _actions(remote) if buttons],
+        _shown(_failed(remote)),
     )
 
 
-def _count(remote: Availability, limit: int) -> int:
-    """Count the files that wait for a remote, up to a limit."""
+def _headline(remote: Availability) -> Any:
     if remote.is_mirror:
-        return len(unfinished(remote.alias, remote.digest).values("pk")[:limit])
-    return waiting(remote.alias, limit)
+        return MIRROR_PAUSED if remote.is_paused else MIRROR_HEADLINE
+    if not remote.is_configured:
+        return PREVIOUS_PAUSED if remote.is_paused else PREVIOUS_HEADLINE
+    return HEADLINES.get(remote.state, OTHER_HEADLINE)
+
+
+def _failed(remote: Availability) -> int:
+    limit = overview.LIMIT + 1
+    return failed_at(remote.alias, remote.digest, limit) if remote.is_mirror else 0
+
+
+def _shown(count: int) -> Number:
+    return Number(count) if count <= overview.LIMIT else AtLeast(overview.LIMIT)
 
 
 def _actions(remote: Availability) -> list[Action]:
@@ -166,14 +213,37 @@ def steer(request: HttpRequest, name: str, site: AdminSite) -> HttpResponse:
     if action is None:
         raise Http404
     alias = request.POST.get("alias", "")
+    place = _place(request)
     try:
-        count = action.verb(alias)
+        there = None if place is None else _beside(alias, place)
+        count = action.verb(alias, place)
     except UnknownAlias as error:
         raise Http404 from error
+    done, none, names = action.done, action.none, {"alias": alias}
+    if there:
+        done, none = action.done_there, action.none_there
+        names["place"] = there.place
     if count:
-        log_change(request, list(remotes.rows(alias)), str(action.log))
-        messages.success(request, action.done % {"alias": alias})
+        log_change(request, list(remotes.rows(alias, place)), str(action.log))
+        messages.success(request, done % names)
     else:
-        messages.warning(request, action.none % {"alias": alias})
+        messages.warning(request, none % names)
     url = reverse("admin:queued_storage_queuedfile_dashboard", current_app=site.name)
     return HttpResponseRedirect(url)
+
+
+def _place(request: HttpRequest) -> int | None:
+    """Return the place in the form, of a mirror or previous remote."""
+    text = request.POST.get("place", "")
+    if not text:
+        return None
+    if not (text.isascii() and text.isdecimal() and len(text) <= 19):
+        raise Http404
+    return int(text)
+
+
+def _beside(alias: str, place: int) -> Availability:
+    found = availability_of(alias, place)
+    if found is None or found.is_configured or not found.is_known:
+        raise Http404
+    return found

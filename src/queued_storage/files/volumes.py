@@ -9,17 +9,16 @@ import os
 from enum import Enum, auto
 from typing import Any
 
-from django.core import mail
 from django.core.files.storage import Storage
 from django.utils.module_loading import import_string
 
 from ..exceptions import LocalStorageMissing
 from ..ledger.aliases import storage_for
-from ..ledger.database import QueuedFileQuerySet, in_transaction, ledger
-from ..ledger.identity import is_for_tests, ledger_id
+from ..ledger.database import QueuedFileQuerySet, ledger
+from ..ledger.identity import is_in_test_case, ledger_id
 from ..ledger.measures import aliases
 from ..ledger.models import QueuedFile
-from ..ledger.orders import GIVEN_UP
+from ..ledger.orders import LOST
 from ..ledger.states import State
 from ..reporting.logs import logger
 from . import markers, successors
@@ -203,7 +202,8 @@ def _decided(key: Key, local: Storage) -> Found:
         return Found.NEW
     if any(_is_there(local, row) for row in rows):
         return Found.KNOWN
-    return Found.NEW if _is_another(key) or _is_in_test_case() else Found.MISSING
+    # A ``TestCase`` may remove the root and keep its rows.
+    return Found.NEW if _is_another(key) or is_in_test_case() else Found.MISSING
 
 
 def _local_files(alias: str) -> QueuedFileQuerySet:
@@ -214,7 +214,7 @@ def _local_files(alias: str) -> QueuedFileQuerySet:
     """
     local = ledger().filter(alias=alias, is_local=True).workable_here()
     saved = local.exclude(size=0, checksum="")
-    return saved.exclude(state=State.FAILED, last_error__startswith=GIVEN_UP).order_by(
+    return saved.exclude(state=State.FAILED, last_error__startswith=LOST).order_by(
         "priority", "due_at"
     )
 
@@ -248,16 +248,6 @@ def _is_there(local: Storage, row: QueuedFile) -> bool:
     except Exception:  # of the disk, or of a storage that reads content in its own way
         return False
     return (found.size, found.checksum) == (row.size, row.checksum)
-
-
-def _is_in_test_case() -> bool:
-    """Return whether a ``TestCase`` runs: it may remove the root and keep its rows.
-
-    Django does not say that it tests. Only its test environment has an ``outbox``, unless the
-    project sends its mail to the memory; and only the database of a test has such a name, unless
-    the project chose it. A site that is no test never has both.
-    """
-    return hasattr(mail, "outbox") and is_for_tests() and in_transaction()
 
 
 def _is_another(key: Key) -> bool:

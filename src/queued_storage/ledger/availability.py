@@ -1,6 +1,7 @@
 """Which remotes are open or closed, since when, and how many files wait for them."""
 
-from collections.abc import Iterable, Sequence
+import shlex
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -23,6 +24,9 @@ class PlacedStorage(Protocol):
 
     @property
     def alias(self) -> str: ...
+
+    @property
+    def remote_alias(self) -> str: ...
 
     @property
     def remote_place(self) -> KnownPlace: ...
@@ -49,6 +53,8 @@ class Availability:
     is_configured: bool = True  # whether this process's storage uploads there
     digest: int = 0  # of the place
     is_mirror: bool = False  # whether this process's storage copies its files there
+    is_previous: bool = False  # whether this process's storage moves its files from there
+    name: str = ""  # the key in STORAGES of the remote there; "" if it has none, or is unknown
 
     @property
     def is_open(self) -> bool:
@@ -58,6 +64,41 @@ class Availability:
     def is_paused(self) -> bool:
         return self.state == RemoteState.PAUSED
 
+    @property
+    def description(self) -> str:
+        """That of the place, as ``KnownPlace`` calls it."""
+        return self.place
+
+    @property
+    def is_known(self) -> bool:
+        """Whether this process's storage has a remote there."""
+        return self.is_configured or self.is_mirror or self.is_previous
+
+    @property
+    def steered_by(self) -> str:
+        """The arguments of the command ``remotes`` that name it."""
+        if self.is_configured:
+            return shlex.quote(self.alias)
+        return shlex.join([self.alias, self.name or self.place])
+
+    @property
+    def title(self) -> str:
+        """What it is, for the beginning of a sentence."""
+        kind = "remote" if self.is_configured else "previous remote"
+        kind = "mirror" if self.is_mirror else kind
+        return f"The {kind} of {self.alias!r} ({self.place})"
+
+
+@dataclass(frozen=True)
+class _Known:
+    """One of the remotes of a storage of this process."""
+
+    name: str
+    place: KnownPlace
+    is_configured: bool = False
+    is_mirror: bool = False
+    is_previous: bool = False
+
 
 def availabilities() -> list[Availability]:
     """Every remote that the ledger or a storage of this process knows, by alias.
@@ -65,23 +106,35 @@ def availabilities() -> list[Availability]:
     If a storage was moved, its old remotes are included, with ``is_configured`` false. So are its
     mirrors.
     """
-    places = _places()
-    mirrored = _mirrors()
+    known = _known()
+    missing = dict(known)
+    aliases = {alias for alias, _digest in known}
     found: list[Availability] = []
-    used: set[str] = set()
     rows: Any = remotes().annotate(now=DatabaseNow()).order_by("-since", "-pk")
     for row in rows:
-        place = places.get(row.alias)
-        # Of an alias that this process does not know, the remote that changed last is in use.
-        is_used = row.alias not in used if place is None else place.digest == row.digest
-        found.append(_of_row(row, is_used, (row.alias, row.digest) in mirrored))
-        used |= {row.alias} if is_used else set()
-    found += [
-        Availability(alias, place.description, RemoteState.OPEN)
-        for alias, place in places.items()
-        if alias not in used
-    ]
+        its = known.get((row.alias, row.digest))
+        if its is None and row.alias not in aliases:
+            # Of an alias that this process does not know, the remote that changed last is in use.
+            aliases.add(row.alias)
+            its = _Known("", row, is_configured=True)
+        missing.pop((row.alias, row.digest), None)
+        found.append(_of_row(row, its))
+    found += [_unused(alias, its) for (alias, _digest), its in missing.items()]
     return sorted(found, key=lambda each: (each.alias, not each.is_configured))
+
+
+def _unused(alias: str, its: _Known) -> Availability:
+    """A remote that nothing was uploaded to yet."""
+    return Availability(
+        alias,
+        its.place.description,
+        RemoteState.OPEN,
+        is_configured=its.is_configured,
+        digest=its.place.digest,
+        is_mirror=its.is_mirror,
+        is_previous=its.is_previous,
+        name=its.name,
+    )
 
 
 def in_use() -> list[Availability]:
@@ -89,9 +142,18 @@ def in_use() -> list[Availability]:
     return [each for each in availabilities() if each.is_configured]
 
 
-def availability_of(alias: str) -> Availability | None:
-    """The remote that the files of this alias are uploaded to now; None if it is unknown."""
-    return next((each for each in in_use() if each.alias == alias), None)
+def beside_them(found: Iterable[Availability]) -> list[Availability]:
+    """Those of the remotes that are mirrors, or previous remotes."""
+    return [each for each in found if each.is_known and not each.is_configured]
+
+
+def availability_of(alias: str, digest: int | None = None) -> Availability | None:
+    """The remote of an alias at a place, or the one that its files are uploaded to now; None if it
+    is unknown."""
+    of_alias = (each for each in availabilities() if each.alias == alias)
+    if digest is None:
+        return next((each for each in of_alias if each.is_configured), None)
+    return next((each for each in of_alias if each.digest == digest), None)
 
 
 def waiting(alias: str, limit: int | None = None) -> int:
@@ -108,7 +170,7 @@ def left(remote: Availability) -> int:
     return ledger().filter(alias=remote.alias, place=remote.digest).order_by().count()
 
 
-def _of_row(row: Any, is_configured: bool, is_mirror: bool) -> Availability:
+def _of_row(row: Any, its: _Known | None) -> Availability:
     next_probe = None
     if row.next_probe_at and not row.is_open:
         next_probe = max(seconds_between(row.now, row.next_probe_at), 0.0)
@@ -121,9 +183,11 @@ def _of_row(row: Any, is_configured: bool, is_mirror: bool) -> Availability:
         next_probe,
         row.probes,
         row.last_error,
-        is_configured,
-        row.digest,
-        is_mirror,
+        is_configured=bool(its and its.is_configured),
+        digest=row.digest,
+        is_mirror=bool(its and its.is_mirror),
+        is_previous=bool(its and its.is_previous),
+        name=its.name if its else "",
     )
 
 
@@ -138,21 +202,22 @@ def places_of(storage: AliasedStorage) -> list[KnownPlace]:
     return [each.remote_place for each in (*placed.with_each_remote, *placed.with_each_mirror)]
 
 
-def _places() -> dict[str, KnownPlace]:
-    found = {}
+def _known() -> dict[tuple[str, int], _Known]:
+    """The remotes of this process by alias and digest."""
+    found: dict[tuple[str, int], _Known] = {}
     for storage in known_storages():
-        with suppress(Exception):  # its remote cannot be made; a system check reports it
-            found[storage.alias] = place_of(storage)
+        with suppress(Exception):  # a remote cannot be made; a system check reports it
+            for its in _of_storage(cast(PlacedStorage, storage)):
+                found.setdefault((storage.alias, its.place.digest), its)
     return found
 
 
-def _mirrors() -> set[tuple[str, int]]:
-    found = set()
-    for storage in known_storages():
-        with suppress(Exception):
-            mirrors = cast(PlacedStorage, storage).with_each_mirror
-            found |= {(storage.alias, each.remote_place.digest) for each in mirrors}
-    return found
+def _of_storage(storage: PlacedStorage) -> Iterator[_Known]:
+    yield _Known(storage.remote_alias, storage.remote_place, is_configured=True)
+    for mirror in storage.with_each_mirror:
+        yield _Known(mirror.remote_alias, mirror.remote_place, is_mirror=True)
+    for previous in storage.with_each_remote[1:]:
+        yield _Known(previous.remote_alias, previous.remote_place, is_previous=True)
 
 
 # Sentences
@@ -160,18 +225,25 @@ def _mirrors() -> set[tuple[str, int]]:
 
 def sentence(remote: Availability, files: int) -> str:
     """Say what is the matter with a closed remote, and what ends it. ``files`` wait for it."""
-    head = f"The remote of {remote.alias!r} ({remote.place})"
-    wait = counted(files, "{} file waits", "{} files wait")
+    head = remote.title
+    wait = what_waits(remote, files) or "nothing is moved or removed there"
     if remote.is_paused:
         return (
             f"{head} has been paused for {about(remote.age)}; {wait} until an operator runs "
-            f"'manage.py queued_storage remotes resume {remote.alias}'."
+            f"'manage.py queued_storage remotes resume {remote.steered_by}'."
         )
     error = f": {remote.last_error.rstrip('.')}" if remote.last_error else ""
     return (
         f"{head} {_HAS_BEEN.get(remote.state, _UNKNOWN)} for {about(remote.age)}{error}; {wait}; "
         f"{_next_probe(remote)}."
     )
+
+
+def what_waits(remote: Availability, count: int) -> str:
+    """Say how many files or copies wait for a remote; "" for a previous one."""
+    if remote.is_mirror:
+        return counted(count, "{} copy waits", "{} copies wait")
+    return counted(count, "{} file waits", "{} files wait") if remote.is_configured else ""
 
 
 _HAS_BEEN: dict[str, str] = {

@@ -4,11 +4,12 @@ import os
 import uuid
 from typing import Any
 
+from django.core import mail
 from django.db import connections, models
 from django.db.models.signals import post_migrate
 from django.utils.translation import gettext_lazy as _
 
-from .database import is_in_memory, ledger_database
+from .database import in_transaction, is_in_memory, ledger_database
 
 _ONLY = 1  # the primary key of the row with the id
 PROGRESS = 2  # that of the row which tells how far places are filled in: see ``unplaced``
@@ -60,6 +61,16 @@ def is_for_tests() -> bool:
     if connection.vendor == "sqlite":
         return is_in_memory(connection)
     return name.startswith("test_")
+
+
+def is_in_test_case() -> bool:
+    """Return whether a ``TestCase`` runs, whose data no other connection sees.
+
+    Django does not say that it tests. Only its test environment has an ``outbox``, unless the
+    project sends its mail to the memory; and only the database of a test has such a name, unless
+    the project chose it. A site that is no test never has both.
+    """
+    return hasattr(mail, "outbox") and is_for_tests() and in_transaction()
 
 
 def _read_or_make(database: str) -> str:

@@ -7,7 +7,8 @@ from django.db import models
 from django.db.models import Case, Count, ExpressionWrapper, F, Max, Min, Q, When
 from django.utils.translation import gettext_lazy as _
 
-from ..conf import HOST_MAX_LENGTH, settings
+from ..conf import settings
+from ..runtime.rules import HOST_MAX_LENGTH
 from .database import ledger, ledger_database
 from .models import QueuedFile
 from .rows import new_token

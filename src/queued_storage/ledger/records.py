@@ -11,6 +11,7 @@ from django.db.models.functions import Cast, Concat
 
 from ..conf import settings
 from .models import QueuedFile
+from .priorities import NORMAL
 from .rows import Rows, when_unclaimed
 from .sql.clock import DatabaseNow, now_in_sql
 from .states import ENTRY_FIELDS, Claim, Content, Entry, State
@@ -65,10 +66,20 @@ class Records(Rows):
         place: int | None = None,
         prepares: bool = False,
         is_local: bool = True,
+        priority: int = NORMAL,
     ) -> int | None:
         """Insert the row of a new file; None if the name is taken."""
         state = _first_state(held, prepares)
-        return self._record(alias, name, state, content, task=task, place=place, is_local=is_local)
+        return self._record(
+            alias,
+            name,
+            state,
+            content,
+            task=task,
+            place=place,
+            is_local=is_local,
+            priority=priority,
+        )
 
     def record_tombstone(
         self,
@@ -105,12 +116,13 @@ class Records(Rows):
         task: str = "",
         place: int | None = None,
         prepares: bool = False,
+        priority: int = NORMAL,
     ) -> int:
         """Let a reserved name be that of a new file, and end the claim."""
         is_new = not (row.size or row.checksum or row.remote_name)
         state = _first_state(held, prepares)
         return self.under_claim(Claim.of(row)).update(
-            **self._of_new_content(content, state, task, place),
+            **self._of_new_content(content, state, task, place, priority),
             is_local=True,
             due_at=DatabaseNow() if state is State.PENDING else None,
             generation=F("generation") + (0 if is_new else 1),
@@ -125,9 +137,18 @@ class Records(Rows):
         saved_at: datetime | None,
         *,
         place: int | None = None,
+        priority: int = NORMAL,
     ) -> int | None:
         """Insert the row of a local file that predates the ledger, for its transfer."""
-        return self._record(alias, name, State.PENDING, content, saved_at=saved_at, place=place)
+        return self._record(
+            alias,
+            name,
+            State.PENDING,
+            content,
+            saved_at=saved_at,
+            place=place,
+            priority=priority,
+        )
 
     def record_remote(
         self,
@@ -169,6 +190,7 @@ class Records(Rows):
         is_local: bool = True,
         verified: str = "",
         place: int | None = None,
+        priority: int = NORMAL,
     ) -> int | None:
         """Execute one statement; a savepoint around it would take two more."""
         connection = connections[self.db]
@@ -186,6 +208,8 @@ class Records(Rows):
             "host": settings.host,
             "place": place,
         }
+        if priority != NORMAL:  # else that of the database
+            values["priority"] = priority
         times = _TIMES[state]
         if saved_at:
             values["saved_at"] = _SAVED_AT.get_db_prep_value(saved_at, connection)
@@ -215,6 +239,7 @@ class Records(Rows):
         place: int | None = None,
         prepares: bool = False,
         is_local: bool = True,
+        priority: int = NORMAL,
     ) -> int:
         """Start the generation after that of ``entry``, which makes claims on the old one void.
 
@@ -226,14 +251,14 @@ class Records(Rows):
         state = _first_state(held, prepares)
         return same.filter(deleted if entry.is_deleted else ~deleted).update(
             due_at=when_unclaimed() if state is State.PENDING else None,
-            **self._of_new_content(content, state, task, place),
+            **self._of_new_content(content, state, task, place, priority),
             is_local=is_local,
             generation=F("generation") + 1,
         )
 
     @staticmethod
     def _of_new_content(
-        content: Content, state: State, task: str, place: int | None
+        content: Content, state: State, task: str, place: int | None, priority: int
     ) -> dict[str, Any]:
         # What lies at the old place must be found there, to be overwritten or removed.
         was_never_sent = When(remote_name="", unconfirmed="", then=Value(place, _PLACE))
@@ -241,6 +266,7 @@ class Records(Rows):
             "place": Case(was_never_sent, default=F("place")),
             "state": state,
             "task": task,
+            "priority": priority,
             "size": content.size,
             "checksum": content.checksum,
             "content_type": content.content_type,

@@ -25,10 +25,6 @@ KNOWN = frozenset(State.values)  # a newer version of the package may write othe
 UNPUBLISHED = (State.PREPARING, State.REJECTED)  # unless there is a local copy
 CLAIMABLE = (State.PENDING, State.TRANSFERRING, State.TRANSFERRED, State.DELETING)  # if due
 
-# All values of the column, in their order. The index of due rows has a range for each of them, so a
-# query that gives none reads all rows of an alias. Others belong to processes of a newer version.
-PRIORITIES = (0,)
-
 
 def is_unpublished(state: str, is_local: bool) -> bool:
     """Whether readers get nothing: the bytes lie under a hidden name until the file's steps have

@@ -20,7 +20,7 @@ from ..ledger.states import is_reachable_from_here
 from ..reporting.logs import fields_of, logger
 from ..reporting.reasons import reason
 from ..signals import file_evicted
-from ..transfers import copies, destinations, intact, leases, work
+from ..transfers import copies, destinations, intact, leases, signs, work
 from ..transfers.copies import CopiesMissing, is_copy
 from ..transfers.delays import backoff
 from ..transfers.gates import gates
@@ -48,6 +48,7 @@ class Errand:
 
     action: Callable[[OperableStorage, QueuedFile, Lease], None]
     evicts: bool = False  # whether a worker finishes the eviction if this process dies
+    find: Callable[[QueuedFile], OperableStorage] = storage_of
 
     def run(self, pk: int) -> str:
         """Claim the row and run the action; return why it failed, or an empty string.
@@ -55,26 +56,28 @@ class Errand:
         The reason is stored in the row, unless the file was changed in the meantime.
         """
         row = ledger().claim_settled(pk, evicts=self.evicts)
-        if row is None:
-            return CHANGED
+        return CHANGED if row is None else self.run_claimed(row)
+
+    def run_claimed(self, row: QueuedFile) -> str:
+        """Do the same for a row that is claimed already."""
         with leases.keep(row) as lease:
             try:
-                self.action(storage_of(row), row, lease)
+                self.action(self.find(row), row, lease)
             except LeaseLost:
-                _release(row)
+                release(row)
                 return CHANGED
             except LocalStorageMissing as error:  # no fault of the file
-                _release(row)
+                release(row)
                 return reason(error, *sides_of(row))
             except _RemoteClosed:
-                _release(row)
+                release(row)
                 return CLOSED.format(row.alias)
             except Exception as error:
                 text = reason(error, *sides_of(row))
                 # Workers then try the eviction again, and 'status' shows the reason.
                 is_kept_due = self.evicts and isinstance(error, LocalFileChanged | CopiesMissing)
                 if not is_kept_due or not ledger().postpone(row, backoff(1), text):
-                    _release(row, text)
+                    release(row, text)
                 logger.info("%s: %s", row, text, extra=fields_of(row))
                 return text
             except BaseException:
@@ -96,7 +99,7 @@ class Errand:
         return count
 
 
-def _release(row: QueuedFile, error: str = "") -> None:
+def release(row: QueuedFile, error: str = "") -> None:
     """Give the claim back; if the row has changed, what is due now is enqueued."""
     if not ledger().settle(row, error) and ledger().release_claim(row):
         enqueue_rows([row])
@@ -135,7 +138,7 @@ def _evict(storage: OperableStorage, row: QueuedFile, lease: Lease) -> None:
 def _restore(storage: OperableStorage, row: QueuedFile, lease: Lease) -> None:
     destinations.require_same_place(storage, row)
     try:
-        restore_from(storage, row, lease, row.remote_name)
+        _restore_noting(storage, row, lease, row.remote_name)
     except Exception as error:
         if not (may_help(storage.uploader, error) and _restore_from_mirror(storage, row, lease)):
             raise
@@ -146,7 +149,7 @@ def _restore_from_mirror(storage: OperableStorage, row: QueuedFile, lease: Lease
     for copy in further.copies().verified_of(row.pk, row.generation):
         its = storage.with_remote_of(copy)
         try:
-            restore_from(its, row, lease, copy.remote_name)
+            _restore_noting(its, row, lease, copy.remote_name)
         except Exception as error:
             if not may_help(its.uploader, error):
                 raise
@@ -155,6 +158,18 @@ def _restore_from_mirror(storage: OperableStorage, row: QueuedFile, lease: Lease
         else:
             return True
     return False
+
+
+def _restore_noting(
+    storage: OperableStorage, row: QueuedFile, lease: Lease, remote_name: str
+) -> None:
+    """Restore a file; note what that says of the remote."""
+    try:
+        restore_from(storage, row, lease, remote_name)
+    except Exception as error:
+        signs.note_failure(storage, row.pk, error)
+        raise
+    signs.note_read(storage)
 
 
 def restore_from(storage: OperableStorage, row: QueuedFile, lease: Lease, remote_name: str) -> None:

@@ -18,6 +18,7 @@ from ..ledger.database import ledger, ledger_database
 from ..ledger.names import can_be_recorded, is_own, tidy
 from ..ledger.preparations import preparations
 from ..ledger.sql.clock import database_time, in_utc
+from ..remotes.places import place_of
 from ..transfers.writers import PlaceMarker
 from .neighbors import directories_of_others
 from .passes import batched
@@ -101,6 +102,7 @@ class Orphan:
     name: str
     bytes: int
     modified: datetime
+    place: str  # where the files of this side are, without secrets
 
 
 def names_of(
@@ -125,6 +127,13 @@ def names_of(
     return (name for name in names if not name.startswith(others)) if others else names
 
 
+def with_each_side(storage: OperableStorage, side: str) -> list[OperableStorage]:
+    """Return the storage, and for its remote side with each mirror and previous remote as well."""
+    if side == "local":
+        return [storage]
+    return [*storage.with_each_remote, *storage.with_each_mirror]
+
+
 def orphans(
     storage: OperableStorage,
     side: str,
@@ -138,14 +147,13 @@ def orphans(
     name that the ledger cannot have, such as one that is not valid UTF-8: such a file cannot be
     looked up, so it is not an orphan.
     """
-    place: Storage = getattr(storage, side)
     names = names_of(storage, side, under, even_hidden=side == "local")
     for batch in batched(names, NAMES):
         for name in batch:
             if not can_be_recorded(name):
                 report(name)
         for name in unknown(batch):
-            if (orphan := _examine(place, side, name)) and _is_old(orphan, older_than):
+            if (orphan := _examine(storage, side, name)) and _is_old(orphan, older_than):
                 yield orphan
 
 
@@ -154,19 +162,21 @@ def delete_orphan(storage: OperableStorage, orphan: Orphan, older_than: timedelt
 
     Raises ``OtherWriter`` if the remote has the marker of another ledger.
     """
-    place: Storage = getattr(storage, orphan.side)
-    now = _examine(place, orphan.side, orphan.name)
+    now = _examine(storage, orphan.side, orphan.name)
     if now != orphan or not _is_old(now, older_than) or not unknown([orphan.name]):
         return False
     if orphan.side == "remote":
         PlaceMarker(storage).require_own()
-    place.delete(orphan.name)
+    getattr(storage, orphan.side).delete(orphan.name)
     return True
 
 
-def _examine(place: Storage, side: str, name: str) -> Orphan | None:
+def _examine(storage: OperableStorage, side: str, name: str) -> Orphan | None:
+    files: Storage = getattr(storage, side)
+    place = storage.remote_place if side == "remote" else place_of(files)
     try:
-        found = Orphan(side, name, place.size(name), place.get_modified_time(name))
+        size, modified = files.size(name), files.get_modified_time(name)
+        found = Orphan(side, name, size, modified, place.description)
     except FileNotFoundError:
         return None
     if timezone.is_aware(found.modified) != settings.USE_TZ:

@@ -1,22 +1,22 @@
 """The copies of files on mirrors, for operators."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from django.db.models import Count, Exists, OuterRef, Q
+from django.db.models import Exists, OuterRef, Q
 
 from ..exceptions import VerificationError
 from ..ledger import bindings
-from ..ledger.aliases import known_storages
-from ..ledger.copies import Copies, CopyState, at_copy, copies
+from ..ledger.availability import Availability, availabilities
+from ..ledger.copies import CopyState, at_copy, copies
+from ..ledger.copy_counts import lacks, unfinished
 from ..ledger.database import QueuedFileQuerySet, ledger
 from ..ledger.models import QueuedFile
 from ..ledger.states import State
 from ..reporting.counts import counted
 from ..reporting.reasons import reason
 from ..transfers.copies import verify_remote
-from ..transfers.parts import storage_of
 from .passes import Report, Step, batches, ignore
 from .storages import OperableStorage
 
@@ -27,49 +27,35 @@ class Mirror:
 
     alias: str
     place: str  # without secrets
-    pending: int
+    pending: int  # including those that are due
     failed: int
     last_error: str = ""  # of one that failed
+    due: int = 0  # those that no worker has claimed although they are to be made now
 
 
-def unfinished(alias: str, place: int) -> Copies:
-    """The copies that a mirror lacks although they are wanted."""
-    states = [CopyState.PENDING, CopyState.FAILED]
-    return copies().filter(file__alias=alias, place=place, state__in=states)
-
-
-def tallies() -> list[Mirror]:
-    """The mirrors of all storages of this process; without mirrors, no query is made."""
+def tallies(known: Sequence[Availability] | None = None) -> list[Mirror]:
+    """The mirrors of all storages of this process; without mirrors, they are not counted."""
     found = []
-    for alias in sorted(storage.alias for storage in known_storages()):
-        try:
-            places = [each.remote_place for each in storage_of(alias, "").with_each_mirror]
-        except Exception:  # a mirror cannot be made; a system check reports it
-            continue
-        for place in places:
-            its: Any = unfinished(alias, place.digest)
-            by_state = dict(its.values_list("state").annotate(Count("pk")).order_by())
-            failed = by_state.get(CopyState.FAILED, 0)
-            error = its.filter(state=CopyState.FAILED).first() if failed else None
-            found.append(
-                Mirror(
-                    alias,
-                    place.description,
-                    by_state.get(CopyState.PENDING, 0),
-                    failed,
-                    error.last_error if error else "",
-                )
-            )
+    for remote, lack in lacks(availabilities() if known is None else known):
+        alias, digest = remote.alias, remote.digest
+        failed = unfinished(alias, digest).filter(state=CopyState.FAILED)
+        error = failed.first() if lack.failed else None
+        text = error.last_error if error else ""
+        found.append(Mirror(alias, remote.place, lack.pending, lack.failed, text, lack.due))
     return found
 
 
-def troubles(found: list[Mirror] | None = None) -> list[str]:
-    """The mirrors with copies that failed, each with what to do."""
+def troubles(tolerated: int = 0, found: list[Mirror] | None = None) -> list[str]:
+    """The mirrors with copies that failed, each with what to do, if there are more than
+    ``tolerated``."""
+    found = tallies() if found is None else found
+    if sum(each.failed for each in found) <= tolerated:
+        return []
     return [
         counted(each.failed, "{} file", "{} files")
         + f" of {each.alias!r} could not be copied to the mirror {each.place}: {each.last_error} "
         f"Fix the cause, then run 'manage.py queued_storage retry --storage {each.alias}'."
-        for each in (tallies() if found is None else found)
+        for each in found
         if each.failed
     ]
 

@@ -12,7 +12,7 @@ from ..files.stamps import Stamp, read_unchanging, stamp_of
 from ..ledger import copies as further
 from ..ledger.database import QueuedFileQuerySet, ledger, ledger_database
 from ..ledger.models import QueuedFile
-from ..ledger.states import is_reachable_from_here
+from ..ledger.states import State, is_reachable_from_here
 from ..queues.on_commit import enqueue_on_commit
 from ..storage.routes import Routes
 from ..transfers import attempt, copies, destinations, intact
@@ -142,6 +142,17 @@ class MissingLocal:
         return Errand(_forget_local).run(pk)
 
 
+class CopyAgain:
+    """Lets copies be made again that are missing or different. All copies of a file that is being
+    transferred again are made then."""
+
+    def run(self, pk: int) -> str:
+        is_transferred_again = [State.PENDING, State.TRANSFERRING]
+        if ledger().filter(pk=pk, state__in=is_transferred_again).exists():
+            return ""
+        return Errand(_copy_again).run(pk)
+
+
 class LocalFromMirror:
     """Restores the local copy from the first mirror that has the right bytes, if there is none."""
 
@@ -173,6 +184,6 @@ REPAIRS: dict[str, tuple[Repair, ...]] = {
     "extra-local": (Errand(_drop_extra),),
     "missing-remote": (LocalFromMirror(), Errand(_transfer_again)),
     "different-remote": (LocalFromMirror(), Errand(_transfer_again)),
-    "missing-mirror": (Errand(_copy_again),),
-    "different-mirror": (Errand(_copy_again),),
+    "missing-mirror": (CopyAgain(),),
+    "different-mirror": (CopyAgain(),),
 }

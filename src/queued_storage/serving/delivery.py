@@ -68,6 +68,9 @@ class ServedStorage(Protocol):
     ) -> "Iterator[tuple[ServedStorage, Located]]":
         """Yield the storage with each remote that has a file, the best first."""
 
+    def note_read(self, pk: int, error: Exception | None = None) -> None:
+        """Note that a file was read from the remote, or why that failed."""
+
 
 class Delivery:
     """The response to one request for one file."""
@@ -275,9 +278,12 @@ class Delivery:
             source = RemoteSource(self._remote_reader(row, storage.uploader, copy.remote_name))
             try:
                 bindings.require_same(row.alias, row.name, copy, storage.remote_place)
-                return respond(self.request, self._representation(row), source)
+                response = respond(self.request, self._representation(row), source)
+                storage.note_read(row.pk)
+                return response
             except Exception as error:
                 problems.append(error)
+                storage.note_read(row.pk, error)
                 if not isinstance(error, FileNotFoundError):
                     text = reason(error, storage.local, storage.remote)
                     logger.warning("%s cannot be read from the remote: %s", row, text)

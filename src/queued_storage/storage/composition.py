@@ -18,6 +18,7 @@ from ..ledger.aliases import AliasedStorage, configured_storages, living_storage
 from ..ledger.bindings import Bound
 from ..ledger.database import QueuedFileQuerySet, ledger
 from ..ledger.names import RESERVED, Name, StoredName, is_own
+from ..ledger.priorities import NORMAL, priority_of
 from ..queues import BaseQueue, get_queue
 from ..remotes.classes import dotted_path
 from ..remotes.perthread import for_threads
@@ -25,16 +26,15 @@ from ..remotes.places import Place
 from ..tasks import Transfer
 from ..transfers.parts import TransferParts
 from ..uploaders import Uploader, uploader_for
-from . import foreign
+from . import foreign, priorities
 from .foreign import ForeignTask
+from .options import URL_MODES, require_valid
 from .places import clash_of, is_fixed, place_of_side
 from .routes import Routes, routes_of
 from .sides import Side, Sides
 from .stepping import STEP_OPTIONS, SteppingStorage
 
 DEFAULT_TASK = "queued_storage.tasks.Transfer"
-
-URL_MODES = ("direct", "signed", "stable", "proxied")
 
 
 class Parts(NamedTuple):
@@ -51,13 +51,14 @@ class Parts(NamedTuple):
     variant: str
     foreign_task: ForeignTask | None
     place: Place  # of the remote
+    priority: int  # of new content
     prepares: bool = False  # whether new content has to pass steps
 
     @property
     def row_options(self) -> dict[str, Any]:
         """What the rows of new content have in common."""
-        its = {"held": self.held, "task": self.variant, "prepares": self.prepares}
-        return {**its, "place": self.place.digest}
+        its = {"held": self.held, "task": self.variant, "place": self.place.digest}
+        return its | {"priority": self.priority, "prepares": self.prepares}
 
     def in_one(self) -> AbstractContextManager[object]:
         """A transaction, if more than one statement is needed to save a file."""
@@ -90,6 +91,7 @@ class ComposedStorage(SteppingStorage):
         "uploader",
         "unknown",
         "url_mode",
+        "priority",
         *STEP_OPTIONS,
     )
     _class_options: ClassVar[dict[str, Any]] = {}
@@ -108,18 +110,8 @@ class ComposedStorage(SteppingStorage):
         given = {name: value for name, value in options.items() if value is not None}
         self._options: dict[str, Any] = {**self._class_options, **given}
         self.sides = Sides.from_options(self._options, type(self).__name__)
-        for name in ("uploader", "cache_prefix"):
-            if not isinstance(self._options.get(name, ""), str):
-                raise ImproperlyConfigured(f"{name} must be a string, not {self._options[name]!r}.")
-        if (unknown := self._options.get("unknown", "ask")) not in ("ask", "absent"):
-            raise ImproperlyConfigured(f"unknown must be 'ask' or 'absent', not {unknown!r}.")
-        if (url_mode := self._options.get("url_mode", URL_MODES[0])) not in URL_MODES:
-            known = ", ".join(map(repr, URL_MODES))
-            raise ImproperlyConfigured(f"url_mode must be one of {known}, not {url_mode!r}.")
-        if (evict_after := self._options.get("evict_after", "all")) not in ("all", "first"):
-            raise ImproperlyConfigured(
-                f"evict_after must be 'all' or 'first', not {evict_after!r}."
-            )
+        require_valid(self._options)
+        self._own_priority = priority_of(self._options.get("priority", NORMAL))
         self._require_valid_steps()
         super().__init__(self._options.get("alias"))
 
@@ -193,6 +185,14 @@ class ComposedStorage(SteppingStorage):
     def url_mode(self) -> str:
         """What ``url()`` returns: one of ``URL_MODES``."""
         return str(self._options.get("url_mode", URL_MODES[0]))
+
+    def priority(self, value: str | int) -> AbstractContextManager[None]:
+        """Save files with another priority than the storage's own, until the block ends.
+
+        It is that of all files that this thread, or this task of an event loop, saves to the
+        storage in the block. ``ValueError`` is raised for a value that is not a priority.
+        """
+        return priorities.prioritized(self.alias, value)
 
     @property
     def has_stable_urls(self) -> bool:
@@ -300,6 +300,11 @@ class ComposedStorage(SteppingStorage):
         """Where the remote keeps its files, as this thread sees it now."""
         return place_of_side(self.sides.remote)
 
+    @property
+    def remote_alias(self) -> str:
+        """The key of the remote in ``STORAGES``; "" if it has none."""
+        return self.sides.remote.alias
+
     # Several remotes
 
     def with_remote_of(self, bound: Bound) -> Self:
@@ -374,6 +379,7 @@ class ComposedStorage(SteppingStorage):
             variant=_variant_of(task),
             foreign_task=None if isinstance(task, Transfer) else task,
             place=self.remote_place,
+            priority=priorities.chosen(self.alias, self._own_priority),
             prepares=self.has_steps,
         )
 

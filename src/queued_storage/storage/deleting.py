@@ -84,10 +84,3 @@ class DeletingStorage(ReadableStorage):
             copies.drop_local(self, name, entry)
             if self.has_steps or entry.is_unpublished:
                 gatekeeping.discard(self, entry.pk)
-
-    def forget_route(self, name: str) -> None:
-        """Make readers query the ledger for this file, before and after the commit."""
-        routes = self._routes
-        routes.forget(name)
-        if in_transaction():
-            on_commit(lambda: routes.forget(name))

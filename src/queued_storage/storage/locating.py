@@ -13,13 +13,14 @@ from ..conf import settings
 from ..files import localfiles, presence, spelling
 from ..ledger import bindings
 from ..ledger.copies import copies
-from ..ledger.database import ledger
+from ..ledger.database import in_transaction, ledger, on_commit
 from ..ledger.models import QueuedFile
 from ..ledger.names import Name, StoredName
 from ..ledger.states import Entry
 from ..remotes.expiry import lifetime_of
 from ..remotes.places import Place
 from ..serving import links
+from ..transfers import signs
 from ..transfers.gates import gates
 from .advising import advised
 from .composition import ComposedStorage
@@ -111,6 +112,13 @@ class LocatingStorage(ComposedStorage):
         bindings.warn_once(self.alias, name, entry, place)
         return True
 
+    def forget_route(self, name: str) -> None:
+        """Make readers query the ledger for this file, before and after the commit."""
+        routes = self._routes
+        routes.forget(name)
+        if in_transaction():
+            on_commit(lambda: routes.forget(name))
+
     def _route(self, name: StoredName, found: Entry | Route | None) -> tuple[Storage, str]:
         """Return the storage that serves a name, and the file's name there."""
         if isinstance(found, Route) or (found and found.is_promoted):
@@ -138,6 +146,16 @@ class LocatingStorage(ComposedStorage):
             yield self.with_remote_of(route), route
         if is_closed:
             yield first
+
+    def note_read(self, pk: int, error: Exception | None = None) -> None:
+        """Note that a file was read from this storage's remote, or why that failed.
+
+        A remote that fails reads is tried out, and closed if need be, by a thread.
+        """
+        if error is None:
+            signs.note_read(self)
+        else:
+            signs.note_failure(self, pk, error)
 
     def _open_for_readers(
         self, name: StoredName, found: Entry | Route | None

@@ -111,9 +111,12 @@ class Opening:
             try:
                 bindings.require_same(storage.alias, self.name, copy, storage.remote_place)
                 cached = self._opened_from_cache(entry, storage.uploader, copy.remote_name)
-                return cached or opening.opened(storage.remote, copy.remote_name, self.mode)
+                opened = cached or opening.opened(storage.remote, copy.remote_name, self.mode)
+                storage.note_read(entry.pk)
+                return opened
             except Exception as error:
                 problems.append(error)
+                storage.note_read(entry.pk, error)
                 if not substitution.may_help(storage.uploader, error):
                     break
                 if self.storage.sides.mirrors:

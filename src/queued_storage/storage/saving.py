@@ -23,6 +23,7 @@ from ..ledger.names import Name, StoredName, tidy
 from ..ledger.states import Content, State
 from ..queues.on_commit import require_commits
 from ..reporting.spans import span
+from . import priorities
 from .advising import advised
 from .composition import Parts
 from .coroutines import AsyncStorage
@@ -59,6 +60,7 @@ class QueuedStorage(AsyncStorage):
         previous: Sequence[Any] | None = None,
         mirrors: Sequence[Any] | None = None,
         evict_after: Literal["all", "first"] | None = None,
+        priority: Literal["high", "normal", "low"] | int | None = None,
         steps: Sequence[Any] | None = None,
         publish: Literal["at_once", "after_steps"] | None = None,
         list_unpublished: bool | None = None,
@@ -79,6 +81,7 @@ class QueuedStorage(AsyncStorage):
             previous=previous,
             mirrors=mirrors,
             evict_after=evict_after,
+            priority=priority,
             steps=steps,
             publish=publish,
             list_unpublished=list_unpublished,
@@ -115,6 +118,7 @@ class QueuedStorage(AsyncStorage):
             require_commits(parts.rows.db)
         given = getattr(content, "name", None) if name is None else name
         wanted = new_name(given, parts.local)
+        parts = parts._replace(priority=priorities.of_content(content, parts.priority))
         if not hasattr(content, "chunks"):
             content = File(content, wanted)
         with span("save", storage=parts.alias) as saving:

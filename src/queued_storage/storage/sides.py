@@ -42,6 +42,12 @@ class Side:
         return cls(name, given, tuple(options.get(f"{name}_args") or ()), dict(its_options))
 
     @property
+    def alias(self) -> str:
+        """Its key in ``STORAGES``; "" if it is given in another way."""
+        is_alias = isinstance(self.given, str) and self.given in storages.backends
+        return self.given if is_alias else ""
+
+    @property
     def storage(self) -> Storage:
         """The storage: that of ``STORAGES`` at this moment, or one made once for this side."""
         if isinstance(self.given, Storage):

@@ -1,9 +1,10 @@
 """Tells that a remote was closed or opened: by a signal, and by one line in the log."""
 
-from ..ledger.availability import waiting
+from ..ledger.availability import Availability, availability_of, what_waits
+from ..ledger.copy_counts import waiting_for
 from ..ledger.remotes import Remote, RemoteState
 from ..ledger.sql.clock import seconds_between
-from ..reporting.counts import about, counted
+from ..reporting.counts import about
 from ..reporting.logs import logger
 from ..signals import remote_changed
 
@@ -37,11 +38,12 @@ def announce(storage: object, remote: Remote, before: Remote | None = None) -> N
 
 def _closing(remote: Remote) -> str:
     verb = CLOSED.get(remote.state, "is closed")
-    text = f"The remote of {remote.alias!r} ({remote.place}) {verb}"
+    its = _availability_of(remote)
+    text = f"{its.title} {verb}"
     if remote.state == RemoteState.PAUSED:
         return (
             f"{text}. Its files wait until 'manage.py queued_storage remotes resume "
-            f"{remote.alias}' is run."
+            f"{its.steered_by}' is run."
         )
     error = f": {remote.last_error.rstrip('.')}" if remote.last_error else ""
     return f"{text}{error}. Its files wait until a probe succeeds."
@@ -49,11 +51,18 @@ def _closing(remote: Remote) -> str:
 
 def _opening(remote: Remote, before: Remote | None) -> str:
     was_paused = before is not None and before.state == RemoteState.PAUSED
-    text = f"The remote of {remote.alias!r} ({remote.place})"
-    text += " was resumed" if was_paused else " works again"
+    its = _availability_of(remote)
+    text = f"{its.title} was resumed" if was_paused else f"{its.title} works again"
     if before is not None:
         text += f" after {about(seconds_between(before.since, remote.since))}"
-    return f"{text}. {counted(waiting(remote.alias), '{} file waits', '{} files wait')} for it."
+    waits = what_waits(its, waiting_for(its))
+    return f"{text}. {waits} for it." if waits else f"{text}."
+
+
+def _availability_of(remote: Remote) -> Availability:
+    """Say which remote of its storage it is."""
+    known = availability_of(remote.alias, remote.digest)
+    return known or Availability(remote.alias, remote.place, remote.state)
 
 
 def _log(text: str, remote: Remote) -> None:

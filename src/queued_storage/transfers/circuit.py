@@ -76,6 +76,10 @@ class Circuit:
         self._tried_at = -TRIAL_EVERY
         self._proved_at: float | None = None  # when the last trial began; None if it failed
         self._files_decide = False  # whether the last trial said nothing
+        # Files that could not be read, in a row. Changed without the lock, for which no request may
+        # wait.
+        self._unread: set[int] = set()
+        self._read_at = -QUIET
 
     def succeeded(self) -> None:
         """Note that the remote took a file."""
@@ -182,6 +186,45 @@ class Circuit:
         self._proved_at = started if trial.result is Result.WORKS else None
         self._files_decide = trial.result is Result.IMPOSSIBLE
         return trial
+
+    # Reads
+
+    def note_read(self) -> None:
+        """Note that a file could be read."""
+        self._read_at = time.monotonic()
+        if self._unread:
+            self._unread.clear()
+
+    def note_unread(self, pk: int) -> bool:
+        """Note that the remote failed to serve a file; return whether it is to be tried out."""
+        now = time.monotonic()
+        if len(self._unread) < FAILURES:
+            self._unread.add(pk)
+        is_quiet = now - max(self._succeeded_at, self._read_at) > QUIET
+        is_suspicious = is_quiet or len(self._unread) >= FAILURES
+        return is_suspicious and now - self._tried_at >= TRIAL_EVERY
+
+    def try_for_reads(self, storage: TransferringStorage) -> None:
+        """Try the remote out, and close it if that fails, too; this may take as long as two trials.
+
+        A process that only reads may not be allowed to write. So the remote is closed only if it
+        cannot be reached, or refuses everything.
+        """
+        with self._lock:
+            gates.forget()
+            was_just_tried = time.monotonic() - self._tried_at < TRIAL_EVERY
+            if was_just_tried or gates.is_closed(self._alias, self._place):
+                return
+            remote = remotes().register(self._alias, storage.remote_place)
+            trial = self._try_out(storage, remote)
+            self._unread.clear()
+            if trial.result is Result.WORKS:
+                self.succeeded()
+            if trial.error is None:
+                return
+            diagnosis = storage.uploader.diagnose(trial.error, 0)
+            if diagnosis.fault in (Fault.AWAY, Fault.REFUSED):
+                self._close(storage, remote, diagnosis, trial.error)
 
     def _close(
         self,

@@ -161,8 +161,9 @@ class Executor:
     def _find(self) -> None:
         while self._wait():
             guarded(self._supervise)
+            guarded(self._sort_notified)
+            guarded(self._search)  # first, so that what waits longest is not forgotten
             guarded(self._claim_notified)
-            guarded(self._search)
             guarded(partial(self._preparers.look, self._known, self._poll))
             guarded(partial(self._copiers.look, self._known, self._poll))
             self._work_alone()
@@ -204,7 +205,7 @@ class Executor:
             lane.notified and lane.has_room for lane in self._lanes.values()
         )
 
-    def _claim_notified(self) -> None:
+    def _sort_notified(self) -> None:
         with self._lock:
             pks = [
                 self._notified.popleft()
@@ -213,20 +214,25 @@ class Executor:
             known = {alias for alias, lane in self._lanes.items() if lane.notified}
         if not (pks or known):
             return
-        aliases = dict(ledger().filter(pk__in=pks).values_list("pk", "alias")) if pks else {}
-        closed = gates.closed().intersection({*known, *aliases.values()})
+        found = ledger().filter(pk__in=pks).values_list("pk", "alias", "priority") if pks else ()
+        places = {pk: place for pk, *place in found}
+        closed = gates.closed() & {*known, *(alias for alias, _priority in places.values())}
         if closed:  # their files are due when the remote is open
             watching.watch()
             self._put_back(closed)
-            aliases = {pk: alias for pk, alias in aliases.items() if alias not in closed}
+        with self._lock:
+            for pk in filter(places.__contains__, pks):
+                alias, priority = places[pk]
+                if alias not in closed:
+                    self._lane(alias).notify(pk, priority)
+            if any(lane.notified and lane.has_order and lane.room for lane in self._lanes.values()):
+                self._next_search = 0.0
+
+    def _claim_notified(self) -> None:
         chosen: list[int] = []
         with self._lock:
-            for pk in filter(aliases.__contains__, pks):
-                self._lane(aliases[pk]).notify(pk)
             for lane in self._lanes.values():
-                chosen += [
-                    lane.notified.popleft() for _pk in range(min(len(lane.notified), lane.room))
-                ]
+                chosen += lane.notified.take(lane.room)
         held = leases.held()
         if chosen := [pk for pk in chosen if pk not in held]:
             self._hand_out(ledger().claim_all(chosen, self._trying()), is_notified=True)
@@ -243,7 +249,8 @@ class Executor:
         limit = min(sum(room.values()), lanes.AHEAD_MAX)
         rows = []
         if limit:
-            rows = ledger().claim_due(limit, list(room), self._trying(), leases.held())
+            held, lately = leases.held(), gates.opened_lately()
+            rows = ledger().claim_due(limit, list(room), self._trying(), held, lately)
         self._hand_out(rows, is_notified=False)
         with self._lock:
             has_found = bool(rows) or bool(self._lanes and not room)

@@ -81,6 +81,7 @@ def _begin_generation(
         "held": storage.delayed,
         "task": storage.variant,
         "place": storage.remote_place.digest,
+        "priority": preparation.file.priority,
         "prepares": prepares,
     }
     entry: Entry | None = _entry_of(preparation.file)

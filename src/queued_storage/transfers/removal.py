@@ -8,8 +8,10 @@ from ..files import readcache
 from ..files.stamps import stamp_of
 from ..ledger import copies as further
 from ..ledger.models import QueuedFile
+from ..ledger.states import State
 from . import copies, destinations, gatekeeping, intact
 from .disposal import Removal
+from .gates import gates
 from .leases import Lease
 from .outcomes import Outcome
 from .parts import TransferringStorage
@@ -44,6 +46,22 @@ def evict(storage: TransferringStorage, row: QueuedFile, lease: Lease) -> Outcom
         # A save that removes its draft changes the inode, too: the bytes decide.
         copies.free_local(storage, row, intact.require_intact(storage, row, lease.progress))
     return Outcome.EVICTED
+
+
+def closed_place(storage: TransferringStorage, row: QueuedFile) -> str:
+    """Return a place that the work on a claimed row needs, and that is closed; "" if there is none.
+
+    Claims know only whether the present remote of a storage is open.
+    """
+    closed = {place for alias, place in gates.closed_places() if alias == row.alias}
+    if not closed:
+        return ""
+    if storage.other_place in closed:
+        return storage.remote_place.description
+    if row.state == State.DELETING:
+        for copy in further.copies().of(row).filter(place__in=closed):
+            return storage.with_remote_of(copy).remote_place.description
+    return ""
 
 
 def purge(storage: TransferringStorage, row: QueuedFile, lease: Lease) -> Outcome:

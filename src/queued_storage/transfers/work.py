@@ -123,8 +123,8 @@ def _run_once(row: QueuedFile) -> tuple[Exception | None, bool]:
             logger.error("%s", error)
             lease.ledger.postpone(row, settings.retry_delay, reason(error), count=False)
             return error, False
-        if storage.other_place is not None and gates.is_closed(row.alias, storage.other_place):
-            text = f"The previous remote is closed: {storage.remote_place.description}."
+        if place := removal.closed_place(storage, row):
+            text = f"A remote that has a copy is closed: {place}."
             lease.ledger.postpone(row, settings.probe_every, text, count=False)
             return None, False
         return _Work(storage, row, lease).run()

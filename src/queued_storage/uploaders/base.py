@@ -1,7 +1,7 @@
 """The base class of uploaders."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from typing import ClassVar
 
@@ -65,6 +65,21 @@ class Uploader(ABC):
         this size completely or not at all. If so, ``exists()`` is not called first."""
         return False
 
+    def expect_many(self) -> None:
+        """Prepare for many uploads, if it pays to find out what the remote can do."""
+
+    def read_small(self, name: str, size: int) -> bytes:
+        """Return the file's bytes, of which there should be no more than ``size``.
+
+        Of a larger file only the beginning is returned, which is more than ``size``.
+        """
+        data = b""
+        for piece in self.read_back(name):
+            data += bytes(piece)
+            if len(data) > size:
+                break
+        return data
+
     def forget_unfinished(self, name: str) -> None:
         """Delete what the remote keeps of interrupted uploads to ``name``, apart from a file."""
 
@@ -106,10 +121,7 @@ class Uploader(ABC):
         return "size"
 
     def verify_content(self, name: str, sent: Content) -> str:
-        found = checksum_of(self._pieces(name))
-        self._require(name, "bytes", found.size, sent.size)
-        self._require(name, "the checksum", str(found), sent.checksum)
-        return "content"
+        return self._require_content(name, self._pieces(name), sent)
 
     def _pieces(self, name: str) -> Iterator[bytes]:
         for piece in self.read_back(name):
@@ -186,6 +198,12 @@ class Uploader(ABC):
     @abstractmethod
     def upload(self, name: str, content: MeasuredFile) -> str:
         """Store ``content`` under ``name``. Returns the name that the remote chose."""
+
+    def _require_content(self, name: str, pieces: Iterable[bytes], sent: Content) -> str:
+        found = checksum_of(pieces)
+        self._require(name, "bytes", found.size, sent.size)
+        self._require(name, "the checksum", str(found), sent.checksum)
+        return "content"
 
     @staticmethod
     def _require(name: str, what: str, found: object, sent: object) -> None:

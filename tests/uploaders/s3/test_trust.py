@@ -23,6 +23,7 @@ from queued_storage.transfers import work
 from queued_storage.transfers.executor import Executor
 from queued_storage.transfers.leases import Lease
 from queued_storage.transfers.naming import Naming
+from queued_storage.uploaders import uploader_for
 from queued_storage.uploaders.s3 import trust
 from queued_storage.uploaders.s3.trust import Trust
 from tests.support.lying_proxy import Lie, LyingProxy
@@ -535,3 +536,14 @@ def test_a_large_file_keeps_an_existing_object(
         assert transfer(storage, name) is None
     other = row(storage, name).remote_name
     assert objects() == {"a.bin": b"theirs", other: data}
+
+
+def test_the_first_of_many_uploads_probes(
+    s3_options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trust, "PROBE_AFTER", 20)
+    uploader = uploader_for(S3Storage(**s3_options))
+    assert not uploader.never_overwrites(len(CONTENT))
+    uploader.expect_many()
+    uploader.upload_new("a.txt", MeasuredFile(file(CONTENT), "a.txt"))
+    assert uploader.never_overwrites(len(CONTENT))

@@ -9,7 +9,7 @@ from .losses import AcceptRoot, GiveUp, Prune
 from .moving import Move
 from .remotes import Remotes
 from .status import Status
-from .transfers import Cancel, Flush, Retry, Transfer
+from .transfers import Cancel, Flush, Prioritize, Retry, Transfer
 from .unpublished import Release, Unpublished
 from .working import Sweep, Worker
 
@@ -23,6 +23,7 @@ VERBS: tuple[type[Verb], ...] = (  # in the order of the help
     GiveUp,
     AcceptRoot,
     Retry,
+    Prioritize,
     Unpublished,
     Release,
     Cancel,

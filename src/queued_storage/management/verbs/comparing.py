@@ -1,6 +1,7 @@
 """``verify``, ``reconcile`` and ``orphans``: differences between the ledger and the storages."""
 
 from argparse import ArgumentParser
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from datetime import timedelta
 from typing import Any
@@ -13,6 +14,7 @@ from ...operations import comparison, inventory, reconciliation
 from ...operations.roots import require_safe_root
 from ...operations.storages import OperableStorage
 from ...reporting.counts import counted
+from ...transfers.gates import gates
 from ..quantities import format_size, parse_duration
 from .base import RepeatableVerb
 from .selection import (
@@ -164,7 +166,8 @@ class Orphans(RepeatableVerb):
             )
         side, older_than = options["side"], options["older_than"]
         under = directory(options["under"])
-        require_safe_root(storage, side)
+        for its in inventory.with_each_side(storage, side):
+            require_safe_root(its, side)
         refused: list[str] = []
         count = size = 0
         with requires_listing():
@@ -175,17 +178,18 @@ class Orphans(RepeatableVerb):
                     f"This deletes files of the {side} storage of {storage.alias!r} that neither "
                     f"the ledger nor a model knows, at most {options['at_most']:,}.",
                 )
-            for orphan in inventory.orphans(storage, side, older_than, under, refused.append):
+            for its, orphan in self._found(storage, options, under, refused.append):
                 if deletes and count >= options["at_most"]:
                     raise too_many(options)
-                if deletes and not _delete(storage, orphan, older_than):
+                if deletes and not _delete(its, orphan, older_than):
                     continue
                 count += 1
                 size += orphan.bytes
                 if options["json"]:
                     self.stdout.write_json(asdict(orphan), default=str)
                 else:
-                    self.stdout.write(_entry(orphan))
+                    place = "" if its.other_place is None else f"  at {orphan.place}"
+                    self.stdout.write(f"{_entry(orphan)}{place}")
         for name in refused:
             self.stderr.write(f"{name}: The ledger cannot have this name.")
         if not options["json"]:
@@ -197,6 +201,22 @@ class Orphans(RepeatableVerb):
                 f"Rename or delete such files yourself.",
                 returncode=1,
             )
+
+    def _found(
+        self,
+        storage: OperableStorage,
+        options: dict[str, Any],
+        under: str,
+        refused: Callable[[str], object],
+    ) -> Iterator[tuple[OperableStorage, inventory.Orphan]]:
+        """Yield the orphans on the side, and the storage with the remote that has each."""
+        side = options["side"]
+        for its in inventory.with_each_side(storage, side):
+            if its.other_place is not None and gates.is_closed(its.alias, its.other_place):
+                self.stderr.write(f"Left out, since it is closed: {its.remote_place.description}")
+                continue
+            for orphan in inventory.orphans(its, side, options["older_than"], under, refused):
+                yield its, orphan
 
     def _print_result(self, deletes: bool, count: int, size: int) -> None:
         if deletes:

@@ -7,10 +7,13 @@ from typing import Any
 
 from django.core.management.base import CommandError
 
+from ...ledger import measures
 from ...ledger.availability import Availability, sentence
 from ...ledger.jobs import Job
 from ...ledger.preparations import Counted, counts
-from ...operations import mirrors, status, unpublished
+from ...ledger.priorities import name_of
+from ...operations import mirrors, status, tiers, unpublished
+from ...reporting.counts import counted
 from ..quantities import format_size, parse_duration, parse_size
 from ..terminal import Lines
 from .base import Verb
@@ -32,8 +35,10 @@ class _Report:
     activity: status.Activity
     failures: list[tuple[str, str, str]]
     mirrors: list[mirrors.Mirror]
+    tiers: list[tiers.Chain]
     unpublished: list[Counted]
     jobs: list[Job]
+    priorities: dict[tuple[str, int], int]  # the due files
     places: float  # the share of the ledger in which they are filled in
     troubles: list[str]
 
@@ -100,8 +105,10 @@ class Status(Verb):
             failures=status.last_failures(),
             activity=status.activity(),
             mirrors=mirrors.tallies(),
+            tiers=tiers.chains(),
             unpublished=waiting,
             jobs=status.unfinished_jobs(),
+            priorities=measures.due_by_priority(),
             places=status.share_of_places(),
             troubles=[
                 *status.outages(remotes, options["max_away"]),
@@ -124,10 +131,15 @@ class Status(Verb):
             "remotes": [as_json(*each) for each in report.remotes],
             "files": [asdict(tally) for tally in report.tallies],
             "mirrors": [asdict(mirror) for mirror in report.mirrors],
+            "tiers": [asdict(chain) for chain in report.tiers],
             "unpublished": [each._asdict() for each in report.unpublished],
             "hosts": [asdict(backlog) for backlog in report.backlogs],
             "workers": asdict(report.activity),
             "jobs": [{name: getattr(job, name) for name in JOB_FIELDS} for job in report.jobs],
+            "due": [
+                {"alias": alias, "priority": priority, "files": files}
+                for (alias, priority), files in report.priorities.items()
+            ],
             "places": report.places,
             "errors": [dict(zip(keys, failure, strict=True)) for failure in report.failures],
             "troubles": report.troubles,
@@ -149,6 +161,9 @@ class Status(Verb):
                 f"{mirror.alias:<24} mirror {mirror.place}: {mirror.pending:,} pending, "
                 f"{mirror.failed:,} failed"
             )
+        for chain in report.tiers:
+            through = ", ".join(chain.through)
+            self.stdout.write(f"{chain.alias:<24} by {through} to {chain.place}: {chain.sentence}")
         for each in report.unpublished:
             self.stdout.write(
                 f"{each.alias:<24} steps {each.state}: {each.files:,} (oldest {each.oldest:{TIME}})"
@@ -158,6 +173,8 @@ class Status(Verb):
             self.stdout.write(f"only on {backlog.host:<29} {_numbers(backlog)}{overdue}")
         if report.tallies:
             self.stdout.write(_of_workers(report.activity))
+        if len({priority for _alias, priority in report.priorities}) > 1:
+            self._print_priorities(report.priorities)
         for job in report.jobs:
             self.stdout.write(_of_job(job))
         if report.places < 1:
@@ -171,6 +188,13 @@ class Status(Verb):
             if trouble in banners:  # it is shown already
                 continue
             self.stdout.write(trouble, self.style.ERROR)
+
+    def _print_priorities(self, due: dict[tuple[str, int], int]) -> None:
+        for (alias, priority), files in due.items():
+            self.stdout.write(
+                f"{alias:<24} {counted(files, '{} file is due', '{} files are due')} with the "
+                f"priority '{name_of(priority)}'"
+            )
 
 
 def _of_job(job: Job) -> str:

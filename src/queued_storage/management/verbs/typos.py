@@ -28,6 +28,14 @@ def unknown(problem: str, there_is: Iterable[str], advice: str = "Choose one of"
     )
 
 
+def misspelled(problem: str, given: str, there_is: Iterable[str]) -> CommandError:
+    """Do the same; name the one that is meant, if one is like it."""
+    names = list(there_is)
+    if near := difflib.get_close_matches(given, names, n=1, cutoff=0.6):
+        return CommandError(f"{problem} Did you mean {near[0]!r}?", returncode=2)
+    return unknown(problem, names)
+
+
 def require_alias(alias: str | None) -> None:
     """Raise ``CommandError`` unless a storage, or a row of the ledger, has the alias."""
     if alias is None:
