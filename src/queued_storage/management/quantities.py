@@ -1,27 +1,24 @@
-"""Durations and sizes, as text on the command line."""
+"""Durations and sizes on the command line: as arguments, and as they are printed."""
 
-import re
 from argparse import ArgumentTypeError
+from collections.abc import Callable
 from datetime import timedelta
+from typing import TypeVar
 
 from django.template.defaultfilters import filesizeformat
 from django.utils import timezone
 
 from ..reporting.counts import counted
+from ..runtime import quantities
 
-_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
-_BYTES = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
+Number = TypeVar("Number", int, float)
 
 
 def parse_duration(text: str) -> timedelta:
     """A duration such as ``90s``, ``15m``, ``2h``, ``30d`` or ``8w``."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhdw])", text.strip().lower())
-    if not match:
-        raise ArgumentTypeError(
-            f"{text!r} is not a valid duration; use for example 90s, 15m, 2h, 30d or 8w"
-        )
+    seconds = _argument(quantities.parse_duration, text)
     try:
-        found = timedelta(seconds=float(match[1]) * _SECONDS[match[2]])
+        found = timedelta(seconds=seconds)
         _ = timezone.now() - found
     except OverflowError:
         raise ArgumentTypeError(f"{text!r} is too long: it reaches back before year 1") from None
@@ -30,13 +27,14 @@ def parse_duration(text: str) -> timedelta:
 
 def parse_size(text: str) -> int:
     """A number of bytes such as ``500``, ``20M`` or ``1.5G``."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?)i?b?", text.strip().lower())
-    if not match:
-        raise ArgumentTypeError(f"{text!r} is not a valid size; use for example 500, 20M or 1.5G")
+    return _argument(quantities.parse_size, text)
+
+
+def _argument(parse: Callable[[str], Number], text: str) -> Number:
     try:
-        return round(float(match[1]) * _BYTES[match[2]])
-    except OverflowError:
-        raise ArgumentTypeError(f"{text!r} is too large") from None
+        return parse(text)
+    except ValueError as error:  # argparse does not show the text of this class
+        raise ArgumentTypeError(str(error)) from None
 
 
 def format_duration(seconds: float) -> str:

@@ -1,1 +1,1 @@
-"""What keeps a process safe when it forks, hangs or ends."""
+"""What any wing may use: forks, hangs and ends of a process; durations and sizes as text."""
