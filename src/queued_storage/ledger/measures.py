@@ -166,14 +166,17 @@ def _seconds(age: timedelta) -> float:
 # Time limit
 
 
-def in_time(question: Callable[[], Answer], seconds: float) -> Answer:
+def in_time(
+    question: Callable[[], Answer], seconds: float, *, despite_transaction: bool = False
+) -> Answer:
     """Query the ledger; ``TimeoutError`` is raised if it takes longer than ``seconds``.
 
     The query runs in a thread with its own connection, because no option that all databases have
     limits the time for both connecting and querying. Inside a transaction, as in a ``TestCase``,
-    other connections don't see the rows, so the query runs in the calling thread.
+    other connections don't see the rows, so the query runs in the calling thread, unless it is to
+    see nothing of that: ``despite_transaction``.
     """
-    if in_transaction():
+    if in_transaction() and not despite_transaction:
         return question()
     late = TimeoutError(f"The ledger did not respond within {seconds:g} seconds.")
     deadline = time.monotonic() + seconds

@@ -12,6 +12,7 @@ from django.utils.module_loading import import_string
 
 from ..conf import settings
 from ..files import spelling
+from ..files.limits import Limits
 from ..ledger import bindings
 from ..ledger.aliases import AliasedStorage, configured_storages, living_storages
 from ..ledger.bindings import Bound
@@ -70,6 +71,9 @@ class ComposedStorage(AliasedStorage):
         "previous",
         "mirrors",
         "evict_after",
+        "keep_local",
+        "max_pending_bytes",
+        "when_full",
         "local_args",
         "remote_args",
         "local_options",
@@ -111,6 +115,7 @@ class ComposedStorage(AliasedStorage):
             raise ImproperlyConfigured(
                 f"evict_after must be 'all' or 'first', not {evict_after!r}."
             )
+        self._limits = Limits.from_options(self._options)
         super().__init__(self._options.get("alias"))
 
     def configuration(self) -> Any:
@@ -178,6 +183,25 @@ class ComposedStorage(AliasedStorage):
     def evict_after(self) -> str:
         """Which copies must be verified before the local one is evicted: "all" or "first"."""
         return str(self._options.get("evict_after", "all"))
+
+    @property
+    def limits(self) -> Limits:
+        """What the local storage may hold: the options ``keep_local``, ``max_pending_bytes`` and
+        ``when_full``."""
+        return self._limits
+
+    @option
+    def keep_local(self) -> Any:
+        return self._options.get("keep_local")
+
+    @option
+    def max_pending_bytes(self) -> Any:
+        return self._options.get("max_pending_bytes")
+
+    @option
+    def when_full(self) -> str:
+        """What a save does when the local storage is full: "refuse" or "remote"."""
+        return self._limits.when_full
 
     @option
     def url_mode(self) -> str:

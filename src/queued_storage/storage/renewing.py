@@ -36,6 +36,7 @@ class Saved(NamedTuple):
 
     name: str
     pk: int
+    size: int = 0
     check: Callable[[], None] | None = None
 
 
@@ -71,13 +72,16 @@ class RenewingStorage(DeletingStorage):
                 )
             return self._begin(parts, name, entry, content, file.wait_as)
         if is_taken and not entry.is_local and self._start(parts, name, entry, details()):
-            return Saved(name, entry.pk, self._check_of(parts, name, details()))
+            size = details().size
+            return Saved(name, entry.pk, size, self._check_of(parts, name, details()))
         return None
 
     def _record_new(self, parts: Parts, name: str, content: Content) -> Saved | None:
         """Insert the row of a new file; None if the name is taken."""
         pk = parts.rows.record(parts.alias, name, content, **parts.row_options)
-        return None if pk is None else Saved(name, pk, self._check_of(parts, name, content))
+        if pk is None:
+            return None
+        return Saved(name, pk, content.size, self._check_of(parts, name, content))
 
     def _begin(
         self,
@@ -99,7 +103,8 @@ class RenewingStorage(DeletingStorage):
         )
         if not is_done:
             return None
-        return Saved(name, entry.pk, self._check_of(parts, name, content, version))
+        check = self._check_of(parts, name, content, version)
+        return Saved(name, entry.pk, content.size, check)
 
     def _start(self, parts: Parts, name: str, entry: Entry, content: Content) -> int:
         started = parts.rows.overwrite(entry, content, **parts.row_options)
@@ -162,7 +167,7 @@ class RenewingStorage(DeletingStorage):
                 return None
             put_in_place()
             self._forget(name)
-        return Saved(name, pk, self._check_of(parts, name, content))
+        return Saved(name, pk, content.size, self._check_of(parts, name, content))
 
     # What follows the commit
 

@@ -1,7 +1,7 @@
 """``QueuedStorage``, the storage that projects configure."""
 
 import posixpath
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import PurePosixPath
@@ -27,6 +27,7 @@ from .composition import Parts
 from .coroutines import AsyncStorage
 from .renewing import Saved, content_type_of, new_name
 from .results import TransferResult, last_results
+from .room import Room
 
 
 @keeps_its_key
@@ -57,6 +58,9 @@ class QueuedStorage(AsyncStorage):
         previous: Sequence[Any] | None = None,
         mirrors: Sequence[Any] | None = None,
         evict_after: Literal["all", "first"] | None = None,
+        keep_local: Mapping[str, Any] | None = None,
+        max_pending_bytes: int | str | None = None,
+        when_full: Literal["refuse", "remote"] | None = None,
     ) -> None:
         super().__init__(
             local=local,
@@ -74,6 +78,9 @@ class QueuedStorage(AsyncStorage):
             previous=previous,
             mirrors=mirrors,
             evict_after=evict_after,
+            keep_local=keep_local,
+            max_pending_bytes=max_pending_bytes,
+            when_full=when_full,
         )
 
     def __repr__(self) -> str:
@@ -111,7 +118,7 @@ class QueuedStorage(AsyncStorage):
             content = File(content, wanted)
         with span("save", storage=parts.alias) as saving:
             try:
-                saved = self._store(parts, wanted, content, max_length)
+                saved = self._store_in_room(parts, wanted, content, max_length)
             except ValueError as error:
                 if getattr(content, "closed", False):
                     raise ValueError(
@@ -142,6 +149,15 @@ class QueuedStorage(AsyncStorage):
 
     def get_valid_name(self, name: str) -> str:
         return self.local.get_valid_name(name)
+
+    def _store_in_room(
+        self, parts: Parts, name: str, content: File, max_length: int | None
+    ) -> Saved:
+        """Do the same as ``_store()`` if the local storage has room, or can get it."""
+        room = Room(self, name, content)
+        return room.used_by(
+            lambda: self._store(parts, name, content, max_length), lambda saved: saved.size
+        )
 
     def _store(self, parts: Parts, name: str, content: File, max_length: int | None) -> Saved:
         """Write the file and its row, under the first name that neither the local storage nor the

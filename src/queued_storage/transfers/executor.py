@@ -17,6 +17,7 @@ from ..ledger.supervision import Supervision
 from ..runtime import ending, hung
 from . import destinations, disposal, filling, lanes, leases, watching
 from .copiers import Copiers
+from .evicting import Evictor
 from .gates import gates
 from .lanes import Lane, guarded
 from .solitude import ALONE_MAX, solitude
@@ -75,6 +76,7 @@ class Executor:
         self._phase = Phase.WAITING
         self._names = map("queued-storage-{}".format, count())
         self._copiers = Copiers(threads, self._names, self._is_stopping)
+        self._evictor = Evictor(self._names, self._is_stopping)
         self._known: Collection[str] = ()  # the aliases of the last search
         self._finder = threading.Thread(target=self._find, name=next(self._names), daemon=True)
 
@@ -129,7 +131,8 @@ class Executor:
             self._lead_to(Phase.OVER)
             self._notified.clear()
             threads = [thread for lane in self._lanes.values() for thread in lane.give_up_all()]
-            threads += [thread.ident or 0 for thread in self._copiers.threads()]
+            others = [*self._copiers.threads(), *self._evictor.threads()]
+            threads += [thread.ident or 0 for thread in others]
             back = [row for lane in self._lanes.values() for row in lane.give_back_all()]
             self._end()
         running = leases.of_threads([*threads, self._finder.ident or 0])
@@ -145,7 +148,8 @@ class Executor:
     def _threads(self) -> list[threading.Thread]:
         with self._lock:
             lanes = [each for lane in self._lanes.values() for each in lane.threads]
-            return [self._finder, *lanes, *self._copiers.threads()]
+            others = [*self._copiers.threads(), *self._evictor.threads()]
+            return [self._finder, *lanes, *others]
 
     def _lead_to(self, phase: Phase) -> None:
         if phase in NEXT_PHASES[self._phase]:
@@ -159,6 +163,7 @@ class Executor:
             guarded(self._claim_notified)
             guarded(self._search)
             guarded(partial(self._copiers.look, self._known, self._poll))
+            guarded(partial(self._evictor.look, self._known))
             self._work_alone()
             guarded(self._give_back)
         guarded(self._give_back)

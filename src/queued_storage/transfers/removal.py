@@ -4,12 +4,14 @@ from collections.abc import Iterator
 
 from ..conf import settings
 from ..exceptions import LeaseLost, LocalFileChanged, TransferError
-from ..files import readcache
+from ..files import readcache, volumes
 from ..files.stamps import stamp_of
 from ..ledger import copies as further
 from ..ledger.models import QueuedFile
+from ..ledger.states import is_reachable_from_here
 from . import copies, destinations, intact
 from .disposal import Removal
+from .gates import gates
 from .leases import Lease
 from .outcomes import Outcome
 from .parts import TransferringStorage
@@ -44,6 +46,34 @@ def evict(storage: TransferringStorage, row: QueuedFile, lease: Lease) -> Outcom
         # A save that removes its draft changes the inode, too: the bytes decide.
         copies.free_local(storage, row, intact.require_intact(storage, row, lease.progress))
     return Outcome.EVICTED
+
+
+def evict_settled(
+    storage: TransferringStorage, row: QueuedFile, lease: Lease, *, asks_remote: bool = True
+) -> None:
+    """Delete the local copy of a transferred file that was claimed for that.
+
+    Unless ``asks_remote``, what the ledger says of the remote copy counts. ``RemoteClosed`` is
+    raised while the remote cannot be read.
+    """
+    if not row.is_local or not is_reachable_from_here(row.host):
+        raise LeaseLost(f"{row} has no local copy on this host.")
+    volumes.require(row.alias, storage.local)
+    if gates.is_closed(row.alias):
+        raise RemoteClosed(
+            f"The remote of {row.alias!r} is closed, so the copy there cannot be verified. Run "
+            f"'manage.py queued_storage remotes' to see why."
+        )
+    copies.require_on_mirrors(storage, row)
+    if asks_remote:
+        copies.verify_remote(storage, row, settings.verify, lease.progress)
+    seen = intact.require_intact(storage, row, lease.progress)
+    lease.confirm()
+    copies.free_local(storage, row, seen)
+
+
+class RemoteClosed(TransferError):
+    """The remote copy cannot be verified, or read, now."""
 
 
 def purge(storage: TransferringStorage, row: QueuedFile, lease: Lease) -> Outcome:

@@ -9,7 +9,8 @@ from django.core.management.base import CommandError
 
 from ...ledger.availability import Availability, sentence
 from ...ledger.jobs import Job
-from ...operations import mirrors, status
+from ...operations import mirrors, space, status
+from ...reporting.counts import counted
 from ..quantities import format_size, parse_duration, parse_size
 from ..terminal import Lines
 from .base import Verb
@@ -31,6 +32,7 @@ class _Report:
     activity: status.Activity
     failures: list[tuple[str, str, str]]
     mirrors: list[mirrors.Mirror]
+    spaces: list[space.Space]
     jobs: list[Job]
     places: float  # the share of the ledger in which they are filled in
     troubles: list[str]
@@ -89,6 +91,7 @@ class Status(Verb):
             failures=status.last_failures(),
             activity=status.activity(),
             mirrors=mirrors.tallies(),
+            spaces=space.spaces(),
             jobs=status.unfinished_jobs(),
             places=status.share_of_places(),
             troubles=[
@@ -110,6 +113,7 @@ class Status(Verb):
             "remotes": [as_json(*each) for each in report.remotes],
             "files": [asdict(tally) for tally in report.tallies],
             "mirrors": [asdict(mirror) for mirror in report.mirrors],
+            "local": [asdict(each) for each in report.spaces],
             "hosts": [asdict(backlog) for backlog in report.backlogs],
             "workers": asdict(report.activity),
             "jobs": [{name: getattr(job, name) for name in JOB_FIELDS} for job in report.jobs],
@@ -134,6 +138,8 @@ class Status(Verb):
                 f"{mirror.alias:<24} mirror {mirror.place}: {mirror.pending:,} pending, "
                 f"{mirror.failed:,} failed"
             )
+        for each in report.spaces:
+            self.stdout.write(_of_space(each))
         for backlog in report.backlogs:
             overdue = f"  due since {backlog.overdue:{TIME}}" if backlog.overdue else ""
             self.stdout.write(f"only on {backlog.host:<29} {_numbers(backlog)}{overdue}")
@@ -152,6 +158,32 @@ class Status(Verb):
             if trouble in banners:  # it is shown already
                 continue
             self.stdout.write(trouble, self.style.ERROR)
+
+
+def _of_space(its: space.Space) -> str:
+    """How full a local storage is, in one line."""
+    parts = [
+        f"{format_size(its.local)}{_of(its.max_bytes)} in local copies",
+        f"{format_size(its.pending)}{_of(its.max_pending_bytes)} pending",
+        f"{format_size(its.evictable)} evictable",
+    ]
+    kept = [f"{format_size(size)} {space.WORDS[why]}" for why, size in its.kept.items() if size]
+    if its.disk is not None and its.free is not None:
+        kept.append(f"{format_size(its.free)} of the disk's {format_size(its.disk)} free")
+    if its.written_through:
+        kept.append(
+            counted(
+                its.written_through, "{} file saved to the remote", "{} files saved to the remote"
+            )
+        )
+    if its.refused:
+        kept.append(counted(its.refused, "{} save refused", "{} saves refused"))
+    label = f"{its.alias} on {its.host}" if its.host else its.alias
+    return f"{label:<24} local: {', '.join(parts + kept)}"
+
+
+def _of(limit: int | None) -> str:
+    return "" if limit is None else f" of {format_size(limit)}"
 
 
 def _of_job(job: Job) -> str:
