@@ -38,6 +38,7 @@ class Saved(NamedTuple):
     pk: int
     size: int = 0
     check: Callable[[], None] | None = None
+    is_transferred: bool = False  # already, by the save itself
 
 
 class RenewingStorage(DeletingStorage):

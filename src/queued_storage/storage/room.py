@@ -78,6 +78,7 @@ class Sum:
             self._since += size
 
 
+_places = threading.BoundedSemaphore(4)  # threads that change the ledger for saves
 _sums: dict[tuple[str, str, str, str], Sum] = {}
 _evict_again_at: dict[str, float] = {}  # by storage
 after_fork(_sums.clear)
@@ -108,11 +109,25 @@ class Room:
         self._content = content
         self._size = _size_of(content)
 
-    def used_by(self, save: Callable[[], Answer], written: Callable[[Answer], int]) -> Answer:
+    def used_by(
+        self,
+        save: Callable[[], Answer],
+        written: Callable[[Answer], int],
+        save_remotely: Callable[[], Answer],
+    ) -> Answer:
         """Call ``save`` if there is room, and once more after an eviction if the disk is full.
 
-        ``written`` tells the size of what it saved. ``NoRoom`` is raised if there is no room.
+        ``written`` tells the size of what it saved. If there is no room, call ``save_remotely`` if
+        the project wants that, or raise ``NoRoom``.
         """
+        try:
+            return self._used_by(save, written)
+        except NoRoom as error:
+            if self._limits.when_full != "remote":
+                return self._refuse(str(error), error)
+            return self._saved_remotely(save_remotely, error)
+
+    def _used_by(self, save: Callable[[], Answer], written: Callable[[Answer], int]) -> Answer:
         with self._taken() as note:
             try:
                 saved = save()
@@ -122,6 +137,16 @@ class Room:
                 saved = self._saved_after_eviction(save, error)
             note(written(saved))
             return saved
+
+    def _saved_remotely(self, save: Callable[[], Answer], full: NoRoom) -> Answer:
+        if not _rewind(self._content):
+            self._refuse(f"{full}; its content can be read only once", full)
+        try:
+            saved = save()
+        except NoRoom as error:
+            self._refuse(f"{full}; it cannot be saved to the remote either: {error}", error)
+        count(self._alias, "written_through")
+        return saved
 
     @contextlib.contextmanager
     def _taken(self) -> Iterator[Callable[[int], None]]:
@@ -133,9 +158,9 @@ class Room:
             return
         pending, size = pending_sum(self._alias), self._size
         if pending.take(size, limit):
-            self._refuse(
-                f"max_pending_bytes of {self._alias!r} is {limit:,}, and so many bytes are not "
-                f"transferred yet. Wait until workers have transferred some, or raise the limit"
+            raise NoRoom(
+                f"max_pending_bytes is {limit:,}, and with it more bytes would wait for their "
+                f"transfer. Let workers transfer what is pending, or raise the limit"
             )
         try:
             yield lambda written: pending.add(written - size)
@@ -164,11 +189,10 @@ class Room:
                 if again.errno not in FULL:
                     raise
                 error = again
-        self._refuse(
+        raise NoRoom(
             f"{os.strerror(error.errno or 0)}, and nothing more can be evicted now. Free space on "
-            f"the disk, or let workers transfer what is pending",
-            error,
-        )
+            f"the disk, or let workers transfer what is pending"
+        ) from error
 
     def _evict(self, wanted: int) -> int:
         """Evict that many bytes, as far as possible in a short time, without asking the remote."""
@@ -184,8 +208,10 @@ class Room:
             return freeing.found.freed_bytes
         return found.freed_bytes if found else 0
 
-    def _refuse(self, why: str, error: Exception | None = None) -> NoReturn:
-        text = f"There is no room for {self._name!r} in the local storage: {why}."
+    def _refuse(self, why: str, error: Exception) -> NoReturn:
+        text = (
+            f"There is no room for {self._name!r} in the local storage of {self._alias!r}: {why}."
+        )
         if self._limits.when_full != "remote":
             text += " With when_full='remote' such files are saved to the remote."
         logger.warning("%s", text, extra={"queued_storage": self._alias})
@@ -203,7 +229,7 @@ def aside(action: Callable[[], Answer], seconds: float) -> Answer | None:
         return action()
     if connections[ledger_database()].vendor == "sqlite":
         return None
-    return measures.in_time(action, seconds, despite_transaction=True)
+    return measures.in_time(action, seconds, places=_places)
 
 
 def count(alias: str, column: str) -> None:
@@ -224,10 +250,8 @@ def _size_of(content: File | None) -> int:
 
 def _rewind(content: File | None) -> bool:
     """Return whether content that was read can be read again from its start."""
-    if content is None or hasattr(content, "temporary_file_path"):
-        return True
     try:
-        content.seek(0)
+        content.seek(0)  # type: ignore[union-attr]
     except Exception:  # it can be read only once
         return False
     return True

@@ -28,6 +28,7 @@ from .coroutines import AsyncStorage
 from .renewing import Saved, content_type_of, new_name
 from .results import TransferResult, last_results
 from .room import Room
+from .through import WriteThrough
 
 
 @keeps_its_key
@@ -126,7 +127,10 @@ class QueuedStorage(AsyncStorage):
                     ) from error
                 raise
             saving.note(file=saved.pk)
-        self._announce_or_hold(parts, saved, parts.queue)
+        if saved.is_transferred:
+            last_results.new(self, saved.pk).enqueued(None)
+        else:
+            self._announce_or_hold(parts, saved, parts.queue)
         return saved.name
 
     def is_name_available(self, name: str, max_length: int | None = None) -> bool:
@@ -154,9 +158,11 @@ class QueuedStorage(AsyncStorage):
         self, parts: Parts, name: str, content: File, max_length: int | None
     ) -> Saved:
         """Do the same as ``_store()`` if the local storage has room, or can get it."""
-        room = Room(self, name, content)
-        return room.used_by(
-            lambda: self._store(parts, name, content, max_length), lambda saved: saved.size
+        candidates = partial(self._candidates, parts.local, name, max_length)
+        return Room(self, name, content).used_by(
+            lambda: self._store(parts, name, content, max_length),
+            lambda saved: saved.size,
+            lambda: WriteThrough(self, parts, candidates(), content).save(),
         )
 
     def _store(self, parts: Parts, name: str, content: File, max_length: int | None) -> Saved:
