@@ -21,7 +21,7 @@ from django.core.files import File
 from django.db import connections, transaction
 
 from ..exceptions import LeaseLost, NoRoom
-from ..files.streams import MeasuredFile
+from ..files.streams import checksum_of
 from ..ledger.copies import copies
 from ..ledger.database import in_transaction, is_in_memory, ledger, ledger_database
 from ..ledger.measures import in_time
@@ -55,7 +55,9 @@ class WriteThrough:
         self._names = names
         self._content = content
         self._deadline = time.monotonic() + SECONDS
-        self._lease: Any = None
+        self._lock = threading.Lock()  # of the next two
+        self._is_late = False  # whether the save has ended without the upload
+        self._uploaded: _Uploaded | None = None
 
     def save(self) -> Saved:
         """Upload the file, verify it and record it; raise ``NoRoom`` if that is not possible."""
@@ -63,13 +65,8 @@ class WriteThrough:
             raise NoRoom(problem)
         is_inline = _is_inline()
         try:
-            if is_inline:
-                uploaded = self._upload()
-            else:
-                uploaded = in_time(self._upload_aside, SECONDS, places=AT_ONCE)
+            uploaded = self._upload() if is_inline else self._awaited()
         except TimeoutError as error:
-            if self._lease:
-                self._lease.end()
             raise NoRoom(f"the upload did not end within {SECONDS:g} seconds") from error
         except Exception as error:
             sides = (self._storage.local, self._storage.remote)
@@ -98,19 +95,36 @@ class WriteThrough:
 
     # In a thread with a connection of its own, unless the database is SQLite
 
+    def _awaited(self) -> _Uploaded:
+        """Upload in another thread, which cleans up by itself if it is late."""
+        try:
+            return in_time(self._upload_aside, SECONDS, places=AT_ONCE)
+        except TimeoutError:
+            with self._lock:
+                self._is_late = self._uploaded is None
+                if self._uploaded:
+                    return self._uploaded
+            raise
+
     def _upload_aside(self) -> _Uploaded:
         uploaded = self._upload()
-        _leases().wait(uploaded.row)  # its claim is kept for the caller
-        return uploaded
+        with self._lock:
+            if not self._is_late:
+                _leases().wait(uploaded.row)  # its claim is kept for the caller
+                self._uploaded = uploaded
+                return uploaded
+        self._give_up(uploaded.row)
+        raise TimeoutError
 
     def _upload(self) -> _Uploaded:
         row = self._reserved()
         with _leases().keep(row) as lease:
-            self._lease = lease
             try:
                 return self._sent(row, lease)
             except BaseException as error:
                 with suppress(Exception):  # otherwise a worker does so once the lease has expired
+                    self._remove(row, lease)
+                with suppress(Exception):
                     self._give_up(row)
                 if isinstance(error, Exception) and not isinstance(error, LeaseLost):
                     self._judge(row, error)
@@ -138,23 +152,46 @@ class WriteThrough:
         storage.require_two_places()
         destinations.remote_of(storage, self._parts.place)
         uploader, marker = storage.uploader, PlaceMarker(storage)
-        proxy = RemoteProxy(storage.remote, lease, uploader, marker)
-        content = MeasuredFile(self._content, row.name, self._require_time)
-        content.content_type = content_type_of(content.content, row.name)
+        timed: Any = _TimedClaim(lease, self._require_time)
+        proxy = RemoteProxy(storage.remote, timed, uploader, marker)
+        kind = getattr(self._content, "content_type", None) or ""
+        known = checksum_of(self._content.chunks())  # to recognize the object after a failure
+        row.size, row.checksum = known.size, str(known)
+        row.content_type = content_type_of(Content(0, "", kind), row.name)
         try:
-            proxy.save(row.name, content)
+            proxy.save(row.name, self._content)
             assert proxy.upload
             verified = verify_upload(uploader, proxy.upload, lease.progress)
         finally:
             proxy.settle()
         marker.write()
         found = proxy.upload.content
-        details = Content(found.size, found.checksum, content.content_type)
+        details = Content(found.size, found.checksum, row.content_type)
         return _Uploaded(row, proxy.upload.remote_name, details, verified)
 
-    def _require_time(self, count: int) -> None:
-        if time.monotonic() > self._deadline:
+    def _require_time(self) -> None:
+        if self._is_late or time.monotonic() > self._deadline:
             raise TimeoutError("The upload takes too long.")
+
+    def _remove(self, row: QueuedFile, lease: Any) -> None:
+        """Remove what an upload that failed has left, if its bytes prove that it is this file's.
+
+        No worker could prove that later, without the bytes.
+        """
+        from ..transfers.copies import Likeness, likeness
+        from ..transfers.owners import Others
+
+        storage, name = self._storage, row.object_name
+        if not row.unconfirmed or Others(row, storage.remote).have_under_any_name(name):
+            return
+        uploader = storage.uploader
+        uploader.forget_unfinished(name)
+        if not uploader.exists(name):
+            return
+        found = likeness(uploader, row, name, self._content)
+        if found is Likeness.SAME or (found is Likeness.BEGINNING and not uploader.replaces):
+            lease.confirm()
+            uploader.remove(name)
 
     @staticmethod
     def _give_up(row: QueuedFile) -> None:
@@ -196,6 +233,21 @@ class WriteThrough:
             extra=fields_of(row),
         )
         work.send(file_transferred, self._storage, row)
+
+
+class _TimedClaim:
+    """A claim under which no more bytes move once the time is up."""
+
+    def __init__(self, lease: Any, require_time: Callable[[], None]) -> None:
+        self._lease = lease
+        self._require_time = require_time
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._lease, name)
+
+    def moved(self, count: int) -> None:
+        self._require_time()
+        self._lease.moved(count)
 
 
 def _leases() -> Any:
