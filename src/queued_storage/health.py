@@ -13,6 +13,7 @@ from django.views.decorators.http import require_safe
 
 from .ledger import measures, schema
 from .ledger.availability import Availability, in_use, reachable, unclaimed
+from .ledger.localsides import longest_full
 from .ledger.measures import Overdue, Unsettled
 from .ledger.states import State
 from .reporting.counts import counted
@@ -38,6 +39,7 @@ class Limits:
     max_pending: int | None = None  # pending and transferring files
     max_pending_bytes: int | None = None  # the size of these files
     max_away: float | None = None  # seconds that a remote has been closed; see MAX_AWAY
+    max_full: float | None = None  # seconds that a local storage has been full
 
 
 NO_LIMITS = Limits()
@@ -93,6 +95,11 @@ def _problems(limits: Limits) -> list[str]:
         *_closed(limits, known),
         *_exceeded(limits, measures.unsettled(), known, overdue, hanging),
     ]
+    if limits.max_full is not None and (full := longest_full()) > limits.max_full:
+        found.append(
+            f"A local storage has been full for {full:,.0f} seconds; the limit is "
+            f"{limits.max_full:,.0f}."
+        )
     if hung.are_too_many():
         found.append("Too many threads of this process hang. Restart it.")
     return found

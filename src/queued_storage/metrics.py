@@ -23,6 +23,7 @@ from .ledger.models import QueuedFile
 from .ledger.remotes import RemoteState
 from .ledger.sql.clock import seconds_between
 from .ledger.states import State
+from .operations.space import Space, spaces
 from .reporting.logs import logger
 from .reporting.reasons import reason
 
@@ -61,6 +62,17 @@ GAUGES = {
         "1 for the state that the remote is in, 0 for the others",
         ("storage", "state"),
     ),
+    "local_side_bytes": (
+        "Size of the local copies of a storage with limits: all, pending, evictable, and why "
+        "others were not evicted",
+        ("storage", "host", "kind"),
+    ),
+    "local_limit_bytes": ("max_bytes and max_pending_bytes", ("storage", "limit")),
+    "local_disk_bytes": ("Size of the disk of a storage with limits", ("storage", "host")),
+    "local_disk_free_bytes": ("Free space of that disk", ("storage", "host")),
+    "local_full_seconds": ("Time since the local storage became full", ("storage", "host")),
+    "refused_saves": ("Saves that were refused for lack of room", ("storage", "host")),
+    "remote_saves": ("Files that were saved to the remote for lack of room", ("storage", "host")),
     "ledger_up": ("Whether the ledger responded to this scrape", ()),
     "ledger_query_seconds": ("Time that the ledger took to respond", ()),
 }
@@ -95,7 +107,7 @@ class LedgerCollector:
         families = _families()
         started = time.monotonic()
         try:
-            unsettled, overdue, remotes = measures.in_time(_questions, self._timeout)
+            unsettled, overdue, remotes, spaces = measures.in_time(_questions, self._timeout)
         except Exception as error:
             logger.error("The metrics of the ledger are not available: %s", reason(error))
             families["ledger_up"].add_metric((), 0)
@@ -108,6 +120,7 @@ class LedgerCollector:
         _add_unsettled(families, unsettled, known)
         _add_overdue(families, overdue, known)
         _add_remotes(families, remotes)
+        _add_spaces(families, spaces)
         _add_settled(families, self._settled_files())
         return families.values()
 
@@ -126,9 +139,9 @@ class LedgerCollector:
         return self._settled
 
 
-def _questions() -> tuple[list[Unsettled], list[Overdue], list[Availability]]:
+def _questions() -> tuple[list[Unsettled], list[Overdue], list[Availability], list[Space]]:
     remotes = in_use()
-    return measures.unsettled(), unclaimed(remotes), remotes
+    return measures.unsettled(), unclaimed(remotes), remotes, spaces()
 
 
 Families = dict[str, GaugeMetricFamily]
@@ -179,6 +192,23 @@ def _add_remotes(families: Families, remotes: list[Availability]) -> None:
         families["remote_up"].add_metric((remote.alias,), int(remote.is_open))
         for state in {*RemoteState.values, remote.state}:
             families["remote_state"].add_metric((remote.alias, state), int(state == remote.state))
+
+
+def _add_spaces(families: Families, found: list[Space]) -> None:
+    for space in found:
+        labels = (space.alias, space.host)
+        kinds = {"local": space.local, "pending": space.pending, "evictable": space.evictable}
+        for kind, size in {**kinds, **space.kept}.items():
+            families["local_side_bytes"].add_metric((*labels, kind), size)
+        for limit in ("max_bytes", "max_pending_bytes"):
+            if (most := getattr(space, limit)) is not None:
+                families["local_limit_bytes"].add_metric((space.alias, limit), most)
+        if space.disk is not None and space.free is not None:
+            families["local_disk_bytes"].add_metric(labels, space.disk)
+            families["local_disk_free_bytes"].add_metric(labels, space.free)
+        families["local_full_seconds"].add_metric(labels, space.full_for)
+        families["refused_saves"].add_metric(labels, space.refused)
+        families["remote_saves"].add_metric(labels, space.written_through)
 
 
 def _add_settled(families: Families, rows: list[Settled]) -> None:

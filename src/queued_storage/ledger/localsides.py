@@ -11,12 +11,19 @@ from . import schema
 from .database import ledger, ledger_database
 from .models import ExactCharField
 from .rows import new_token
-from .sql.clock import DatabaseNow, UTCDateTimeField, seconds_from_now
+from .sql.clock import (
+    DatabaseNow,
+    UTCDateTimeField,
+    database_time,
+    seconds_between,
+    seconds_from_now,
+)
 from .sql.outages import outlast
 from .states import State
 
 # Files that only the local storage has
 PENDING = (State.HELD, State.PENDING, State.TRANSFERRING, State.FAILED)
+FORGOTTEN = 3600  # seconds after which a side that is not measured has no limits any more
 RECENT = 30  # seconds, after which what was measured tells nothing about what is saved now
 
 
@@ -153,6 +160,21 @@ def local_sides() -> LocalSides:
 def are_available() -> bool:
     """Whether the database has the table, which it has not until ``migrate`` was run."""
     return schema.has_table(LocalSide)
+
+
+def full_for(side: LocalSide) -> float:
+    """For how many seconds a local side has been full; 0 if it is not."""
+    if side.full_since is None:
+        return 0.0
+    return max(seconds_between(side.full_since, database_time(ledger_database())), 0.0)
+
+
+def longest_full() -> float:
+    """For how many seconds one of the local sides that are still measured has been full; or 0."""
+    if not are_available():
+        return 0.0
+    measured = local_sides().filter(measured_at__gt=seconds_from_now(-FORGOTTEN))
+    return max(map(full_for, measured.exclude(full_since=None)), default=0.0)
 
 
 def _host() -> str:

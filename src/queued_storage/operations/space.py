@@ -6,7 +6,7 @@ from typing import cast
 
 from ..files.limits import Limits
 from ..ledger.aliases import known_storages
-from ..ledger.localsides import LocalSide, are_available, local_sides
+from ..ledger.localsides import LocalSide, are_available, full_for, local_sides
 from .storages import OperableStorage
 
 WORDS = {
@@ -32,6 +32,7 @@ class Space:
     disk: int | None
     free: int | None
     full_since: datetime | None
+    full_for: float  # seconds; 0 if it is not full
     reason: str  # why it is full; "" if it is not
     refused: int  # saves
     written_through: int  # files that were saved to the remote instead
@@ -86,6 +87,7 @@ def _space(side: LocalSide, limits: Limits) -> Space:
         disk=side.disk_bytes,
         free=side.free_bytes,
         full_since=side.full_since,
+        full_for=full_for(side),
         reason=side.reason,
         refused=side.refused,
         written_through=side.written_through,
