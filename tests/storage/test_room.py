@@ -167,6 +167,30 @@ def test_a_full_disk_leaves_an_overwritten_file_as_it_was(disk: Path) -> None:
     assert row(storage, "a.bin").generation == 1
 
 
+def test_a_full_disk_makes_room_for_an_overwrite(disk: Path) -> None:
+    storage = on(disk)
+    fill(storage, "a.bin", "b.bin", "c.bin")
+    storage.queue.deliver()
+    with storage.open("c.bin", "wb") as opened:
+        opened.write(b"n" * LARGE)
+    storage.queue.deliver()
+    assert read(storage, "c.bin") == b"n" * LARGE
+    assert read(storage, "a.bin") == b"a" * LARGE
+
+
+def test_the_cap_holds_for_overwrites_too() -> None:
+    storage = make(max_pending_bytes=1000, when_full="remote")
+    storage.save("a.bin", content(900))
+    with pytest.raises(NoRoom, match="max_pending_bytes"), storage.open("a.bin", "wb") as opened:
+        opened.write(b"n" * 200)
+    assert read(storage, "a.bin") == b"x" * 900
+    assert on_disk() == ["a.bin"]
+    storage.queue.deliver()
+    with storage.open("a.bin", "wb") as opened:
+        opened.write(b"n" * 200)
+    assert read(storage, "a.bin") == b"n" * 200
+
+
 # Limits
 
 

@@ -191,19 +191,6 @@ class ComposedStorage(AliasedStorage):
         return self._limits
 
     @option
-    def keep_local(self) -> Any:
-        return self._options.get("keep_local")
-
-    @option
-    def max_pending_bytes(self) -> Any:
-        return self._options.get("max_pending_bytes")
-
-    @option
-    def when_full(self) -> str:
-        """What a save does when the local storage is full: "refuse" or "remote"."""
-        return self._limits.when_full
-
-    @option
     def url_mode(self) -> str:
         """What ``url()`` returns: one of ``URL_MODES``."""
         return str(self._options.get("url_mode", URL_MODES[0]))

@@ -27,6 +27,7 @@ from . import recheck
 from .composition import Parts
 from .deleting import DeletingStorage
 from .results import TransferResult, last_results
+from .room import Room
 
 PUBLISH_MAX = 20  # times that other processes may be faster with the same name
 
@@ -128,12 +129,20 @@ class RenewingStorage(DeletingStorage):
         if "x" in mode and exists:
             raise FileExistsError(f"{stored.text!r} already exists.")
         volumes.require(parts.alias, parts.local, mark=True)
-        publish = partial(self._publish, stored, entry)
+        Room(self, stored.text, size=entry.size if entry else 0).make()
+        publish = partial(self._publish_in_room, stored, entry)
         with contextlib.ExitStack() as stack:
             existing = None
             if "r" in mode or ("a" in mode and exists):
                 existing = stack.enter_context(self._open_for_reading(stored, "rb"))
             return WritableFile(parts.local, stored.text, mode, existing, publish)
+
+    def _publish_in_room(
+        self, name: StoredName, opened: Entry | None, draft: str, content: Content
+    ) -> None:
+        """Do the same as ``_publish()`` if that is within the limits."""
+        room = Room(self, name.text, size=content.size)
+        room.used_by_draft(lambda: self._publish(name, opened, draft, content))
 
     def _publish(
         self, name: StoredName, opened: Entry | None, draft: str, content: Content

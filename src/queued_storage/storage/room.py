@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import logging
 import os
 import threading
 import time
@@ -13,9 +14,10 @@ from django.core.files import File
 from django.db import connections
 
 from ..exceptions import NoRoom
-from ..files.limits import Limits
+from ..files.limits import Disk, Limits
 from ..ledger import localsides, measures
 from ..ledger.database import in_transaction, ledger_database
+from ..reporting.hourly import Hourly
 from ..reporting.logs import logger
 from ..reporting.reasons import reason
 from ..runtime.forks import after_fork
@@ -26,6 +28,8 @@ ASK_EVERY = 1.0  # seconds after which it asks again anyway
 COST = 20  # a query that took a second is not repeated for so many seconds while there is room
 EVICT_FOR = 2.0  # seconds that a save may spend on evicting
 EVICT_EVERY = 5.0  # seconds before the next save tries that after one could not evict enough
+DRAFT = 64 * 1024  # bytes that a file is given more than it had, before it is written to
+HINT = " With when_full='remote' such files are saved to the remote."
 Answer = TypeVar("Answer")
 
 
@@ -78,6 +82,7 @@ class Sum:
             self._since += size
 
 
+_refusals = Hourly()
 _places = threading.BoundedSemaphore(4)  # threads that change the ledger for saves
 _sums: dict[tuple[str, str, str, str], Sum] = {}
 _evict_again_at: dict[str, float] = {}  # by storage
@@ -101,13 +106,13 @@ def _sum(kind: str, alias: str, ask: Callable[[str], int], *, is_hard: bool) -> 
 class Room:
     """The room for one new file in a local storage."""
 
-    def __init__(self, storage: Any, name: str, content: File | None) -> None:
+    def __init__(self, storage: Any, name: str, content: File | None = None, size: int = 0) -> None:
         self._storage = storage
         self._alias: str = storage.alias
         self._limits: Limits = storage.limits
         self._name = name
         self._content = content
-        self._size = _size_of(content)
+        self._size = size or _size_of(content)
 
     def used_by(
         self,
@@ -124,8 +129,24 @@ class Room:
             return self._used_by(save, written)
         except NoRoom as error:
             if self._limits.when_full != "remote":
-                return self._refuse(str(error), error)
+                self._refuse(str(error), error, hint=HINT)
             return self._saved_remotely(save_remotely, error)
+
+    def used_by_draft(self, publish: Callable[[], Answer]) -> Answer:
+        """Call ``publish``, for new content of a file that is on the disk already, or raise
+        ``NoRoom`` at the limit. It is never saved to the remote, whose old object may be needed."""
+        try:
+            with self._taken():
+                return publish()
+        except NoRoom as error:
+            self._refuse(str(error), error, hint="")
+
+    def make(self) -> None:
+        """Evict files if the disk has less space than the content is going to need."""
+        disk = Disk.of(self._storage.local)
+        needed = self._size + DRAFT
+        if disk and disk.free < needed:
+            self._evict(needed - disk.free)
 
     def _used_by(self, save: Callable[[], Answer], written: Callable[[Answer], int]) -> Answer:
         with self._taken() as note:
@@ -140,11 +161,12 @@ class Room:
 
     def _saved_remotely(self, save: Callable[[], Answer], full: NoRoom) -> Answer:
         if not _rewind(self._content):
-            self._refuse(f"{full}; its content can be read only once", full)
+            self._refuse(f"{full}; its content can be read only once", full, hint="")
         try:
             saved = save()
         except NoRoom as error:
-            self._refuse(f"{full}; it cannot be saved to the remote either: {error}", error)
+            text = f"{full}; it cannot be saved to the remote either: {error}"
+            self._refuse(text, error, hint="")
         count(self._alias, "written_through")
         return saved
 
@@ -208,13 +230,11 @@ class Room:
             return freeing.found.freed_bytes
         return found.freed_bytes if found else 0
 
-    def _refuse(self, why: str, error: Exception) -> NoReturn:
-        text = (
-            f"There is no room for {self._name!r} in the local storage of {self._alias!r}: {why}."
-        )
-        if self._limits.when_full != "remote":
-            text += " With when_full='remote' such files are saved to the remote."
-        logger.warning("%s", text, extra={"queued_storage": self._alias})
+    def _refuse(self, why: str, error: Exception, *, hint: str) -> NoReturn:
+        local = f"the local storage of {self._alias!r}"
+        text = f"There is no room for {self._name!r} in {local}: {why}.{hint}"
+        level = logging.DEBUG if _refusals.count(self._alias) is None else logging.WARNING
+        logger.log(level, "%s", text, extra={"queued_storage": self._alias})
         count(self._alias, "refused")
         raise NoRoom(text) from error
 
