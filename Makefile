@@ -129,9 +129,10 @@ pytest: $(STAMP)
 long: export QUEUED_STORAGE_TEST_MODEL_EXAMPLES ?= 2000
 long: export QUEUED_STORAGE_TEST_ROUNDS ?= 400
 long: export QUEUED_STORAGE_TEST_OUTAGE_FILES ?= 10000
+long: export QUEUED_STORAGE_TEST_SMALL_DISK_SECONDS ?= 300
 long: $(STAMP)
 	$(BIN)/python -m pytest --timeout 0 tests/journeys/test_model.py tests/journeys/test_races.py \
-		tests/journeys/test_outages.py
+		tests/journeys/test_outages.py tests/journeys/test_small_disk.py
 
 bench: $(VENV)/.bench-installed
 	$(BIN)/python -m benchmarks $(BENCH_ARGS)

@@ -161,6 +161,7 @@ class WriteThrough:
         try:
             proxy.save(row.name, self._content)
             assert proxy.upload
+            proxy.settle()  # from now on a worker can remove the object, if this process dies
             verified = verify_upload(uploader, proxy.upload, lease.progress)
         finally:
             proxy.settle()
