@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from django.core.files.storage import FileSystemStorage
 from django.db import transaction
-from hypothesis import HealthCheck
+from hypothesis import HealthCheck, event
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -49,8 +49,8 @@ PROFILE = hypothesis_settings(
     deadline=None,
     suppress_health_check=list(HealthCheck),
 )
-MAX_BYTES, MAX_PENDING = 1600, 1000
-SIZES = st.integers(0, 500)
+MAX_BYTES, MAX_PENDING = 960, 800
+SIZES = st.integers(50, 400)
 HOUR = 3600
 LONG_AGO = 1000  # hours
 
@@ -115,6 +115,7 @@ class Limits(RuleBasedStateMachine):
     @rule(size=SIZES, is_rolled_back=st.booleans())
     def save(self, size: int, is_rolled_back: bool) -> None:
         self.saved += 1
+        self.hours += 2
         name, content = f"{self.storage.alias}-{self.saved}.txt", bytes([self.saved % 256]) * size
         must_fit = self.pending + size <= MAX_PENDING
         before = self.local()
@@ -215,6 +216,7 @@ class Limits(RuleBasedStateMachine):
         """Check that only evictable files went, the longest unread first, and no more than had
         to."""
         gone = before - self.local()
+        event(f"{len(gone)} evicted")
         if not gone:
             return
         assert not self.is_closed

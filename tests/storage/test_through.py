@@ -194,9 +194,14 @@ def test_an_upload_that_hangs_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
             storage.save("a.txt", file(b"bytes"))
     finally:
         is_over.set()
-    until(lambda: not _is_claimed(storage))
+    until(lambda: not (_uploads() or _is_claimed(storage)))
     purge(storage)
     assert on_disk("far") == []
+
+
+def _uploads() -> list[threading.Thread]:
+    """The threads that still upload for a save which has ended."""
+    return [each for each in threading.enumerate() if each.name == "queued-storage-inquiry"]
 
 
 def _is_claimed(storage: Any) -> bool:
@@ -208,6 +213,7 @@ def test_a_slow_upload_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     storage = full()
     with pytest.raises(NoRoom, match=r"too long|did not"), transaction.atomic():
         storage.save("a.txt", file(b"bytes"))
+    until(lambda: not _uploads())
     assert not ledger().filter(alias=storage.alias).exclude(state=State.DELETING).exists()
 
 
