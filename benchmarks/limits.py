@@ -35,6 +35,7 @@ def _measured(work: Saving, database: str, options: Options) -> tuple[float, dic
         max_pending_bytes="1T",
     )
     data = bytes(FEW)
+
     def save(storage: Any, number: int) -> None:
         work.save_queued(storage, database, data, [f"{time.monotonic_ns()}-{number}"])
 

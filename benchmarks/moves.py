@@ -21,7 +21,7 @@ from .rows import Options, Row
 SIZE = 10_000  # bytes
 LARGE = 256 * 1024**2
 WIDTH = 32
-FILES = 600
+FILES = 2_000
 TURNS = 3
 WHAT = f"move of 10 KB files between two S3 servers, {WIDTH} threads, compared with rclone copy"
 MEMORY = "memory used to move a file of 256 MiB between two S3 servers"

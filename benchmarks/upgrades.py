@@ -144,13 +144,14 @@ def _insert(database: str, alias: str, first: int, last: int, due: float | None 
     numbers = SEQUENCE[vendor].format(first, last)
     sql = f"INSERT INTO queued_storage_queuedfile ({COLUMNS}) SELECT %s, {NAME[vendor]}, {VALUES} "
     with connections[database].cursor() as cursor:
-        saved_at = _time(database, due or time.time())
+        saved_at = time_in(database, due or time.time())
         state = "pending" if due else "transferred"
         values = [alias, "some/directory/", state, saved_at, saved_at if due else None]
         cursor.execute(f"{sql} FROM {numbers}", values)
 
 
-def _time(database: str, seconds: float) -> Any:
+def time_in(database: str, seconds: float) -> Any:
+    """Return a time as the database takes it."""
     import datetime
 
     from django.db import connections
@@ -281,7 +282,7 @@ class Writer:
     def _write(self, database: str, files: int) -> None:
         from django.db import connections
 
-        at = _time(database, time.time())
+        at = time_in(database, time.time())
         insert = f"INSERT INTO queued_storage_queuedfile ({COLUMNS}) VALUES (%s, %s, {VALUES})"
         if connections[database].vendor == "sqlite":
             with connections[database].cursor() as cursor:  # to measure what would be an error

@@ -34,6 +34,8 @@ GOOD = {
     "OTHER_HOST_TIMEOUT": [1, 2.5],
     "HOST_URLS": [{"web-1": "http://10.0.0.1:8000/queued/"}, {"a": "https://a.example/"}],
     "PROBE_EVERY": [5, 0.5],
+    "MAX_WAIT": [5, 0.5],
+    "MAX_RATE": [5, 0.5],
     "DEPLOYMENT": ["production"],
     "URL_MAX_AGE": [60, 0.5],
     "PERMISSION": ["site.may_have", callable],
@@ -77,6 +79,8 @@ BAD = {
         {"web-1": None},
     ],
     "PROBE_EVERY": SECONDS,
+    "MAX_WAIT": [*SECONDS, "", "5", "0s", "inf"],
+    "MAX_RATE": [0, -1, True, "", "0", "fast", float("inf")],
     "DEPLOYMENT": ["", "x" * 65, 1],
     "URL_MAX_AGE": SECONDS,
     "PERMISSION": ["", "hook", 1, True],
@@ -139,6 +143,11 @@ def test_default(key: str) -> None:
 def test_default_without_the_setting(key: str, settings: Settings) -> None:
     del settings.QUEUED_STORAGE
     assert read(key) == default(key)
+
+
+def test_times_and_sizes_as_texts() -> None:
+    with override_settings(QUEUED_STORAGE=BASE | {"MAX_WAIT": "2h", "MAX_RATE": "10M"}):
+        assert (settings.max_wait, settings.max_rate) == (7200, 10 << 20)
 
 
 @pytest.mark.parametrize(("key", "value"), pairs(GOOD))

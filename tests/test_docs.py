@@ -131,7 +131,7 @@ def test_every_setting_is_documented_with_its_default() -> None:
 
 def test_times_have_a_unit() -> None:
     settings = table(page("settings"), "key")
-    rules = {conf.SECONDS, conf.SECONDS_OR_ZERO}
+    rules = {conf.SECONDS, conf.SECONDS_OR_ZERO, conf.DURATION}
     times = {key for key, option in OPTIONS.items() if option.rule in rules}
     assert {key for key, cells in settings.items() if cells[1] == "seconds"} == times
 

@@ -1,9 +1,6 @@
 """The setting ``QUEUED_STORAGE``, which is read when it is first used."""
 
 import difflib
-import math
-import os
-import re
 import socket
 from collections.abc import Callable, Mapping
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -13,100 +10,29 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
 
 from .runtime.forks import ForkSafeLock
+from .runtime.quantities import bytes_in, seconds_in
+from .runtime.rules import (
+    BACKEND,
+    CALLABLE,
+    COUNT,
+    DEPLOYMENT,
+    DURATION,
+    FLAG,
+    HOST,
+    RATE,
+    READ_CACHE,
+    SECONDS,
+    SECONDS_OR_ZERO,
+    SENDFILE,
+    STRING,
+    URLS,
+    Rule,
+    one_of,
+    or_none,
+)
 
 VERIFY_LEVELS = ("size", "checksum", "content")
 OTHER_HOST_WAYS = ("error", "wait", "fetch")
-HOST_MAX_LENGTH = 255  # of the ledger's column
-DEPLOYMENT_MAX_LENGTH = 64  # two of them are in one column of the ledger
-
-
-class Rule(NamedTuple):
-    """What a value must be: in words, as in "LEASE must be …", and as a test."""
-
-    expected: str
-    allows: Callable[[Any], bool]
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _is_string(value: Any) -> bool:
-    return isinstance(value, str) and value != ""
-
-
-def _is_host(value: Any) -> bool:
-    return isinstance(value, str) and 0 < len(value) <= HOST_MAX_LENGTH
-
-
-def _is_deployment(value: Any) -> bool:
-    return isinstance(value, str) and 0 < len(value) <= DEPLOYMENT_MAX_LENGTH
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
-
-
-def _are_urls(value: Any) -> bool:
-    if not isinstance(value, Mapping) or not all(isinstance(host, str) for host in value):
-        return False
-    return all(re.match(r"https?://[^/]+.*/$", str(url)) for url in value.values())
-
-
-def _is_callable(value: Any) -> bool:
-    return callable(value) or (isinstance(value, str) and "." in value)
-
-
-def _is_sendfile(value: Any) -> bool:
-    if not isinstance(value, Mapping) or not set(value) <= {"HEADER", "ROOT"}:
-        return False
-    header, root = value.get("HEADER"), value.get("ROOT")
-    if header == "X-Sendfile":
-        return root is None
-    is_location = isinstance(root, str) and re.fullmatch(r"/(?:[!-~]*/)?", root)
-    return header == "X-Accel-Redirect" and bool(is_location)
-
-
-def _is_read_cache(value: Any) -> bool:
-    if not isinstance(value, Mapping) or set(value) != {"LOCATION", "MAX_BYTES"}:
-        return False
-    return os.path.isabs(str(value["LOCATION"])) and _is_count(value["MAX_BYTES"])
-
-
-def _one_of(choices: tuple[str, ...]) -> Rule:
-    return Rule("one of " + ", ".join(map(repr, choices)), lambda value: value in choices)
-
-
-def _or_none(rule: Rule) -> Rule:
-    return Rule(f"None or {rule.expected}", lambda value: value is None or rule.allows(value))
-
-
-SECONDS = Rule(
-    "a positive number of seconds", lambda value: _is_number(value) and 0 < value < math.inf
-)
-SECONDS_OR_ZERO = Rule(
-    "0 or a positive number of seconds",
-    lambda value: _is_number(value) and 0 <= value < math.inf,
-)
-COUNT = Rule("a non-negative integer", _is_count)
-STRING = Rule("a non-empty string", _is_string)
-FLAG = Rule("True or False", lambda value: isinstance(value, bool))
-BACKEND = Rule("a dotted path, a dictionary with 'BACKEND', a class, or an instance", bool)
-CALLABLE = Rule("a callable or its dotted path", _is_callable)
-HOST = Rule(f"a string of 1 to {HOST_MAX_LENGTH} characters", _is_host)
-DEPLOYMENT = Rule(f"a string of 1 to {DEPLOYMENT_MAX_LENGTH} characters", _is_deployment)
-URLS = Rule(
-    "a dictionary that maps each host name to an http or https URL that ends with '/'", _are_urls
-)
-SENDFILE = Rule(
-    "a dictionary: {'HEADER': 'X-Sendfile'}, or {'HEADER': 'X-Accel-Redirect', 'ROOT': '/…/'} with "
-    "the path of an internal location that starts and ends with '/'",
-    _is_sendfile,
-)
-READ_CACHE = Rule(
-    "a dictionary with 'LOCATION', an absolute path, and 'MAX_BYTES', a non-negative integer",
-    _is_read_cache,
-)
 
 
 class Option(NamedTuple):
@@ -124,27 +50,29 @@ OPTIONS: dict[str, Option] = {
     "RETRY_MAX_DELAY": Option(3600, SECONDS),
     "LEASE": Option(60, SECONDS),
     "STALL_TIMEOUT": Option(600, SECONDS),
-    "VERIFY": Option("checksum", _one_of(VERIFY_LEVELS)),
+    "VERIFY": Option("checksum", one_of(VERIFY_LEVELS)),
     "FSYNC": Option(False, FLAG),
-    "CACHE": Option("default", _or_none(STRING)),
+    "CACHE": Option("default", or_none(STRING)),
     "CACHE_PREFIX": Option(
         "queued_storage",
         STRING,
         ("QUEUED_STORAGE_CACHE_PREFIX", "QUEUED_STORAGE_CACHE_KEY"),
     ),
     "CACHE_TIMEOUT": Option(3600, SECONDS),
-    "DATABASE": Option(None, _or_none(STRING)),
+    "DATABASE": Option(None, or_none(STRING)),
     "LOCAL_PER_HOST": Option(False, FLAG),
-    "HOST": Option(None, _or_none(HOST)),
-    "OTHER_HOST": Option("error", _one_of(OTHER_HOST_WAYS)),
+    "HOST": Option(None, or_none(HOST)),
+    "OTHER_HOST": Option("error", one_of(OTHER_HOST_WAYS)),
     "OTHER_HOST_TIMEOUT": Option(10, SECONDS),
     "HOST_URLS": Option({}, URLS),
     "PROBE_EVERY": Option(30, SECONDS),
-    "DEPLOYMENT": Option(None, _or_none(DEPLOYMENT)),
+    "MAX_WAIT": Option(3600, DURATION),
+    "MAX_RATE": Option(None, or_none(RATE)),
+    "DEPLOYMENT": Option(None, or_none(DEPLOYMENT)),
     "URL_MAX_AGE": Option(3600, SECONDS),
-    "PERMISSION": Option(None, _or_none(CALLABLE)),
-    "SENDFILE": Option(None, _or_none(SENDFILE)),
-    "READ_CACHE": Option(None, _or_none(READ_CACHE)),
+    "PERMISSION": Option(None, or_none(CALLABLE)),
+    "SENDFILE": Option(None, or_none(SENDFILE)),
+    "READ_CACHE": Option(None, or_none(READ_CACHE)),
 }
 
 
@@ -306,6 +234,17 @@ class Settings:
     def probe_every(self) -> float:
         """The maximum number of seconds between two probes of a remote that is away."""
         return float(self.values["PROBE_EVERY"])
+
+    @setting
+    def max_wait(self) -> float:
+        """Seconds after which a due file goes before files of a higher priority."""
+        return seconds_in(self.values["MAX_WAIT"])
+
+    @setting
+    def max_rate(self) -> float | None:
+        """Bytes per second that a process uploads at most; None for no limit."""
+        rate = self.values["MAX_RATE"]
+        return None if rate is None else bytes_in(rate)
 
     @setting
     def deployment(self) -> str | None:

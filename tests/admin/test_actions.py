@@ -13,13 +13,15 @@ from queued_storage.admin import actions, log
 from queued_storage.ledger.jobs import JobState, jobs
 from queued_storage.ledger.states import State
 from queued_storage.models import QueuedFile
-from tests.admin.pages import LIST, add, run, staff
+from tests.admin.pages import LIST, add, listed, run, staff
 from tests.support.scripted import file, read, row
 
 pytestmark = pytest.mark.django_db
 committing = pytest.mark.django_db(transaction=True)  # runs the callbacks of a commit
 
 ACTIONS = ["retry", "transfer", "cancel", "evict", "restore", "verify", "accept_local"]
+
+PRIORITIES = ["go_first", "go_normally", "go_last"]  # with the permission to transfer files
 
 
 @pytest.fixture
@@ -31,7 +33,8 @@ def test_each_action_has_its_own_permission() -> None:
     add()
     for action in ACTIONS:
         page = staff("view_queuedfile", f"{action}_queuedfile").get(LIST).content.decode()
-        assert re.findall(r'<option value="(\w+)">', page) == [action]
+        further = PRIORITIES if action == "transfer" else []
+        assert re.findall(r'<option value="(\w+)">', page) == [action, *further]
 
 
 def test_an_action_without_permission_does_nothing(viewer: Client) -> None:
@@ -39,6 +42,19 @@ def test_an_action_without_permission_does_nothing(viewer: Client) -> None:
     for action in ACTIONS:
         run(viewer, action, [entry.pk])
     assert QueuedFile.objects.get().state == State.FAILED
+
+
+def test_priorities_of_files_that_wait(operator: Client) -> None:
+    [waiting], [done] = add(state=State.PENDING), add(state=State.TRANSFERRED)
+    for action, priority in zip(PRIORITIES, (-1, 0, 1), strict=True):
+        pks = [waiting.pk, done.pk]
+        assert run(operator, action, pks) == ["1 file has another priority now."]
+        assert QueuedFile.objects.get(pk=waiting.pk).priority == priority
+        nothing = ["None of the selected files is waiting with another priority."]
+        assert run(operator, action, pks) == nothing
+    assert QueuedFile.objects.get(pk=done.pk).priority == 0
+    assert listed(operator, priority="low") == [waiting.name]
+    assert listed(operator, priority="high") == listed(operator, priority="other") == []
 
 
 @committing

@@ -162,3 +162,16 @@ def test_check_of_a_closed_remote(storage: Any, state: str) -> None:
     with pytest.raises(CommandError, match="The remote of 'default'"):
         run("status", "--check")
     run("status", "--check", "--max-away", "6m")
+
+
+def test_status_shows_priorities_if_there_are_several(storage: Any) -> None:
+    save(storage, "a.txt", "b.txt", "c.txt")
+    assert "with the priority" not in run("status")
+    ledger().filter(name="b.txt").update(priority=1)
+    out = run("status")
+    assert "2 files are due with the priority 'normal'" in out
+    assert "1 file is due with the priority 'low'" in out
+    assert json.loads(run("status", "--json"))["due"] == [
+        {"alias": "default", "priority": 0, "files": 2},
+        {"alias": "default", "priority": 1, "files": 1},
+    ]

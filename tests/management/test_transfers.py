@@ -16,6 +16,7 @@ from queued_storage.models import QueuedFile
 from queued_storage.queues.base import run_all
 from tests.support.command import run, save, states
 from tests.support.outages import ERROR, close, registered
+from tests.support.scripted import LONG_AGO
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -161,3 +162,33 @@ def test_flush_reports_failed_files(storage: Any) -> None:
     ledger().update(state=State.FAILED, due_at=None)
     with pytest.raises(CommandError, match="1 file has failed"):
         run("flush", "--wait")
+
+
+# prioritize
+
+
+def test_prioritize_changes_files_that_wait(storage: Any) -> None:
+    for name in ("a.txt", "b.txt"):
+        storage.save(name, ContentFile(b"abc"))
+    assert run("prioritize", "low", "--all", "--dry-run") == (
+        "2 files would get the priority 'low'.\n"
+    )
+    assert run("prioritize", "low", "a.txt") == "1 file has the priority 'low' now.\n"
+    assert run("prioritize", "low", "--all") == "1 file has the priority 'low' now.\n"
+    assert set(ledger().values_list("priority", flat=True)) == {1}
+    with pytest.raises(CommandError):
+        run("prioritize", "urgent", "--all")
+    storage.queue.deliver()
+    assert run("prioritize", "high", "--all") == "0 files have the priority 'high' now.\n"
+
+
+def test_sweep_enqueues_by_priority(storage: Any) -> None:
+    pks = {}
+    for name, priority in (("low", 1), ("old", 1), ("normal", 0), ("high", -1)):
+        pks[name] = storage.queued_file(storage.save(name, ContentFile(b"abc"))).pk
+        ledger().filter(pk=pks[name]).update(priority=priority)
+    ledger().filter(pk=pks["old"]).update(due_at=LONG_AGO)
+    storage.queue.messages.clear()
+    run("sweep")
+    found = [pk for message in storage.queue.messages for pk in message]
+    assert found == [pks[name] for name in ("old", "high", "normal", "low")]

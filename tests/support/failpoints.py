@@ -74,11 +74,15 @@ POINTS: dict[str, tuple[str, str, int]] = {
     "second backfilled": (f"{_LEDGER}.record_local", AFTER, 2),  # not committed
     "pruned": (f"{_LEDGER}.mark_deleting_if_unchanged", AFTER, 1),
     # Moving a file to another remote
+    "files claimed": (f"{_LEDGER}.claim_all_settled", AFTER, 1),
     "copy begun": (f"{_COPIES}.begin", AFTER, 1),
     "copy reserved": (f"{_COPIES}.reserve", AFTER, 1),
     "copy sent": ("queued_storage.transfers.sending:verify_upload", BEFORE, 1),
-    "moving": ("queued_storage.transfers.moving:exchange", BEFORE, 1),
-    "moved": ("queued_storage.transfers.moving:exchange", AFTER, 1),
+    "moving": ("queued_storage.transfers.moving:exchange_all", BEFORE, 1),
+    "rows moved": ("queued_storage.ledger.exchanges:_move_rows", AFTER, 1),  # not committed
+    "moved": ("queued_storage.transfers.moving:exchange_all", AFTER, 1),
+    "moving one": ("queued_storage.transfers.moving:exchange", BEFORE, 1),
+    "moved one": ("queued_storage.transfers.moving:exchange", AFTER, 1),
     "discarded": (f"{_COPIES}.discard", AFTER, 1),
     "removing the old copy": ("queued_storage.transfers.disposal:Removal.run", BEFORE, 1),
     "old copy removed": (f"{_COPIES}.drop", BEFORE, 1),

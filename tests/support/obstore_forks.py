@@ -17,6 +17,7 @@ def sends_by_obstore(options: dict[str, Any]) -> bool:
 
     from queued_storage.files.streams import MeasuredFile
     from queued_storage.uploaders.s3 import trust
+    from queued_storage.uploaders.s3.bucket import Bucket
     from queued_storage.uploaders.s3.by_obstore import substitute_for
     from queued_storage.uploaders.s3.uploader import S3Uploader
 
@@ -27,7 +28,7 @@ def sends_by_obstore(options: dict[str, Any]) -> bool:
         name = f"{os.getpid()}/{number}.txt"
         uploader.upload(name, MeasuredFile(ContentFile(b"bytes"), name))
         assert remote.exists(name)
-    substitute = substitute_for(remote, remote.connection.meta.client)
+    substitute = substitute_for(Bucket(remote))
     senders = list(substitute._kinds.values()) if substitute else []
     return any(sender and sender._store for sender in senders)
 

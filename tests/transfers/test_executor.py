@@ -552,3 +552,53 @@ def test_let_go_returns_what_is_in_hand(hang: Hang, running: Callable[..., Execu
     rows.update(due_at=LONG_AGO)
     running(2, storage)
     until(lambda: transferred(storage) == 3)
+
+
+# Priorities
+
+
+class Order(Transfer):
+    """A task that notes the order of names, one at a time."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+
+    def transfer(self, name: str, local: Any, remote: Any, **kwargs: Any) -> bool:
+        self.names.append(name)
+        return super().transfer(name, local, remote, **kwargs)
+
+
+def save_as(storage: Any, priority: str, count: int) -> list[int]:
+    with storage.priority(priority):
+        names = [storage.save(f"{priority}-{number}", file()) for number in range(count)]
+    return [row(storage, name).pk for name in names]
+
+
+def test_notified_files_are_claimed_by_priority(running: Callable[..., Executor]) -> None:
+    task = Order()
+    storage = make(task=task)
+    low, high = save_as(storage, "low", 30), save_as(storage, "high", 5)
+    found = running(1, storage)
+    found.notify([*low, *high])
+    until(lambda: transferred(storage) == 35)
+    # What was claimed before the others were known, or in advance, may be first.
+    last_high = max(task.names.index(f"high-{number}") for number in range(5))
+    assert last_high < 15
+
+
+def test_overdue_files_are_not_starved_by_notified_ones(
+    running: Callable[..., Executor], settings: Settings
+) -> None:
+    """High ones are saved for as long as the low one waits."""
+    settings.QUEUED_STORAGE = settings.QUEUED_STORAGE | {"MAX_WAIT": 0.5}
+    storage = make()
+    [low] = save_as(storage, "low", 1)
+    found = running(1, storage)
+    saved = 0
+    while not ledger().filter(pk=low, state=State.TRANSFERRED).exists():
+        with storage.priority("high"):
+            keys = [row(storage, storage.save("high", file())).pk for _number in range(20)]
+        found.notify(keys)
+        saved += len(keys)
+        assert saved < 20_000
+    assert ledger().filter(pk=low, state=State.TRANSFERRED).exists()

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from django.contrib import admin, messages
@@ -13,6 +14,7 @@ from django.utils.translation import gettext_lazy as _
 
 from ..ledger.database import QueuedFileQuerySet, ledger_database
 from ..ledger.jobs import Action, are_available
+from ..ledger.priorities import priority_of
 from ..operations import jobs, steering
 from .formats import Number
 from .jobs import url_of
@@ -44,6 +46,15 @@ TRANSFER = Texts(
     ),
     _("None of the selected files can be transferred now."),
     _("Transfer requested."),
+)
+PRIORITIZE = Texts(
+    ngettext_lazy(
+        "%(count)s file has another priority now.",
+        "%(count)s files have another priority now.",
+        "count",
+    ),
+    _("None of the selected files is waiting with another priority."),
+    _("Change of the priority requested."),
 )
 CANCEL = Texts(
     ngettext_lazy(
@@ -102,7 +113,10 @@ def _permission(name: str) -> Callable[[Any, HttpRequest], bool]:
 class FileActions(admin.ModelAdmin):
     """Each action requires the permission of its name, ``retry_queuedfile`` for ``retry``."""
 
-    actions = ("retry", "transfer", "cancel", "evict", "restore", "verify", "accept_local")
+    actions = (
+        *("retry", "transfer", "go_first", "go_normally", "go_last", "cancel"),
+        *("evict", "restore", "verify", "accept_local"),
+    )
 
     has_retry_permission = _permission("retry")
     has_transfer_permission = _permission("transfer")
@@ -119,6 +133,20 @@ class FileActions(admin.ModelAdmin):
     @admin.action(permissions=["transfer"], description=_("Transfer selected files now"))
     def transfer(self, request: HttpRequest, rows: QueuedFileQuerySet) -> None:
         _run(request, rows, steering.transfer, TRANSFER)
+
+    # For the order of transfers, the permission to request one is enough.
+
+    @admin.action(permissions=["transfer"], description=_("Give selected files a high priority"))
+    def go_first(self, request: HttpRequest, rows: QueuedFileQuerySet) -> None:
+        _prioritize(request, rows, "high")
+
+    @admin.action(permissions=["transfer"], description=_("Give selected files a normal priority"))
+    def go_normally(self, request: HttpRequest, rows: QueuedFileQuerySet) -> None:
+        _prioritize(request, rows, "normal")
+
+    @admin.action(permissions=["transfer"], description=_("Give selected files a low priority"))
+    def go_last(self, request: HttpRequest, rows: QueuedFileQuerySet) -> None:
+        _prioritize(request, rows, "low")
 
     @admin.action(permissions=["cancel"], description=_("Cancel transfers of selected files"))
     def cancel(self, request: HttpRequest, rows: QueuedFileQuerySet) -> None:
@@ -175,6 +203,11 @@ def _is_in_limit(request: HttpRequest, rows: QueuedFileQuerySet, limit: int) -> 
     )
     messages.error(request, text)
     return False
+
+
+def _prioritize(request: HttpRequest, rows: QueuedFileQuerySet, name: str) -> None:
+    verb = partial(steering.prioritize, priority=priority_of(name))
+    _run(request, rows, verb, PRIORITIZE)
 
 
 def _run(

@@ -13,11 +13,14 @@ from django.utils.translation import gettext_lazy as _
 
 from ..ledger.database import ledger_database
 from ..ledger.measures import aliases
+from ..ledger.priorities import NAMES
 from ..ledger.sql.clock import database_time
 from ..ledger.states import State
 from . import overview
 from .dates import DateHierarchy, require_dates
 from .formats import AtLeast, Number
+
+WAITING = (State.HELD, State.PENDING, State.TRANSFERRING, State.FAILED)
 
 
 class CappedPaginator(Paginator):
@@ -91,6 +94,22 @@ class HostFilter(admin.SimpleListFilter):
 
     def queryset(self, request: HttpRequest, queryset: QuerySet) -> QuerySet:
         return _filtered(queryset, "host", self.value())
+
+
+class PriorityFilter(admin.SimpleListFilter):
+    """Filters the files that are not transferred yet, for which the priority matters."""
+
+    title = _("priority")
+    parameter_name = "priority"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> Any:
+        return [("high", _("high")), ("normal", _("normal")), ("low", _("low"))]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet) -> QuerySet:
+        if (name := self.value()) not in NAMES:
+            return queryset if not name else queryset.none()
+        waiting = queryset.filter(alias__in=aliases(overview.ALIASES), state__in=WAITING)
+        return waiting.filter(priority=NAMES[name])
 
 
 class LocalCopyFilter(admin.BooleanFieldListFilter):

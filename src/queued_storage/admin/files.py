@@ -25,6 +25,7 @@ from ..ledger.copies import copies
 from ..ledger.database import ledger
 from ..ledger.measures import aliases
 from ..ledger.models import QueuedFile
+from ..ledger.priorities import name_of
 from ..ledger.remotes import remotes as remotes_of_ledger
 from ..ledger.states import State
 from . import dashboard, overview, preview, remotes
@@ -33,6 +34,7 @@ from .changelist import (
     CappedPaginator,
     HostFilter,
     LocalCopyFilter,
+    PriorityFilter,
     QueuedFileChangeList,
     StateFilter,
     StorageFilter,
@@ -43,7 +45,7 @@ from .formats import BYTES, SIZE, Number, age, local_time
 LAST_CHARACTER = "\U0010ffff"
 NONE = "-"
 # What the links of the change list have in their query strings
-LOOKUPS = {"state", "alias", "host", "is_local__exact", "is_local__isnull"}
+LOOKUPS = {"state", "alias", "host", "priority", "is_local__exact", "is_local__isnull"}
 LOOKUPS |= {f"saved_at__{part}" for part in PARTS}
 
 
@@ -51,7 +53,10 @@ LOOKUPS |= {f"saved_at__{part}" for part in PARTS}
 class QueuedFileAdmin(FileActions):
     date_hierarchy = "saved_at"
     list_display = ["name", "status", "length", "age", "alias"]
-    list_filter = [StateFilter, StorageFilter, HostFilter, ("is_local", LocalCopyFilter)]
+    list_filter = [
+        *(StateFilter, StorageFilter, HostFilter, PriorityFilter),
+        ("is_local", LocalCopyFilter),
+    ]
     ordering = ["-pk"]
     paginator = CappedPaginator
     search_fields = ["name"]
@@ -81,7 +86,10 @@ class QueuedFileAdmin(FileActions):
                 ]
             },
         ),
-        (_("Attempts"), {"fields": ["attempts", "progress", "due_at", "task", "history"]}),
+        (
+            _("Attempts"),
+            {"fields": ["attempts", "progress", "due_at", "priority_name", "task", "history"]},
+        ),
     ]
 
     class Media:
@@ -179,6 +187,10 @@ class QueuedFileAdmin(FileActions):
     @admin.display(description=_("state"))
     def state_only(self, row: QueuedFile) -> SafeString:
         return _state(row)
+
+    @admin.display(description=_("priority"))
+    def priority_name(self, row: QueuedFile) -> str:
+        return name_of(row.priority)
 
     @admin.display(description=_("last error"))
     def error(self, row: QueuedFile) -> str:

@@ -14,6 +14,7 @@ from ..runtime.quantities import parse_duration, parse_size
 from .localfiles import has_paths
 from .spelling import root_of
 
+LIMITS = ("keep_local", "max_pending_bytes", "when_full")  # options of a queued storage
 KEYS = ("max_bytes", "min_free", "min_age")  # of the option "keep_local"
 WHEN_FULL = ("refuse", "remote")
 AHEAD_MAX = 16  # the part of "max_bytes" that is freed for files to come, at most

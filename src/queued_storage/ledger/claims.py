@@ -9,6 +9,7 @@ from django.db import connections
 from django.db.models import Case, F, Value, When
 
 from .models import QueuedFile
+from .priorities import PRIORITIES
 from .rows import Rows, new_token, when_saved
 from .sql.clock import DatabaseNow, seconds_from_now
 from .sql.group_commit import GroupCommit
@@ -27,7 +28,7 @@ from .texts import (
 )
 
 Aliases = Collection[str]
-TOGETHER = 100  # aliases in one statement; SQLite takes a statement with up to 500 parts
+TOGETHER = 500 // len(PRIORITIES)  # aliases in one statement; SQLite takes up to 500 parts
 
 
 class Claims(Rows):
@@ -44,9 +45,18 @@ class Claims(Rows):
         return next(iter(self._take([pk], [])), None)
 
     def claim_due(
-        self, limit: int, aliases: Aliases, trying: Aliases = (), without: Collection[int] = ()
+        self,
+        limit: int,
+        aliases: Aliases,
+        trying: Aliases = (),
+        without: Collection[int] = (),
+        opened_lately: Aliases = (),
     ) -> list[QueuedFile]:
-        """Claim up to ``limit`` due rows of ``aliases``, those first that have been due longest.
+        """Claim up to ``limit`` due rows of ``aliases``.
+
+        Those that have waited for ``MAX_WAIT`` are the first ones, then those of the highest
+        priority, and within it those that have been due longest. Those of a remote that was
+        ``opened_lately`` have not waited for so long.
 
         New files of ``trying`` are marked as ``mark_tried()`` does. Suspects are left out.
         """
@@ -54,16 +64,22 @@ class Claims(Rows):
         if len(found) > TOGETHER:  # then each group comes first once in a while
             shuffle(found)
         groups = (found[start : start + TOGETHER] for start in range(0, len(found), TOGETHER))
-        return next(
-            filter(None, (self._claim_due(limit, each, trying, without) for each in groups)), []
-        )
+        claims = (self._claim_due(limit, each, trying, without, opened_lately) for each in groups)
+        return next(filter(None, claims), [])
 
     def _claim_due(
-        self, limit: int, aliases: Aliases, trying: Aliases, without: Collection[int]
+        self,
+        limit: int,
+        aliases: Aliases,
+        trying: Aliases,
+        without: Collection[int],
+        opened_lately: Aliases,
     ) -> list[QueuedFile]:
+        lately = [alias for alias in aliases if alias in opened_lately]
+        aliases = [*(alias for alias in aliases if alias not in opened_lately), *lately]
         while True:
             with self.locking():
-                form = (limit + len(without), len(aliases))
+                form = (limit + len(without), len(aliases), len(lately))
                 due = statement(self, due_text, *form, **numbered_aliases(aliases))
                 pks = [pk for pk in due.first_column() if pk not in without][:limit]
                 taken = self._take(pks, trying)

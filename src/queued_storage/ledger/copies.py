@@ -4,12 +4,11 @@ import copy as shallow
 from collections.abc import Collection, Sequence
 from typing import Any, Self
 
-from django.db import models, transaction
+from django.db import models
 from django.db.models import Case, F, Q, When
 from django.utils.translation import gettext_lazy as _
 
 from ..conf import settings
-from .bindings import digest_of
 from .database import ledger, ledger_database
 from .models import QueuedFile
 from .rows import LEASE_GRACE, is_unclaimed, new_token
@@ -100,11 +99,23 @@ class Copies(models.QuerySet[Copy]):
 
     # Verbs
 
-    def begin(self, row: QueuedFile, place: int) -> Copy:
-        """Return the copy of a claimed file at a place, which is pending if it is new."""
-        new: Any = Copy(file=row, place=place, generation=row.generation)
-        self.bulk_create([new], ignore_conflicts=True)
-        return self.at(row, place).get()
+    def begin(
+        self, rows: Collection[QueuedFile], place: int, trying: Collection[int]
+    ) -> dict[int, Copy]:
+        """Return the copies of claimed files at a place, by the keys of the files.
+
+        Those that are new are pending. New ones of the files ``trying`` are also reserved under the
+        files' own names, as ``reserve()`` does it.
+        """
+        new = []
+        for row in rows:
+            copy: Any = Copy(file_id=row.pk, place=place, generation=row.generation)
+            if row.pk in trying:
+                copy.remote_name, copy.unconfirmed = row.name, str(Sending.of(row))
+            new.append(copy)
+        self._add(new)
+        found = self.filter(file__in=[row.pk for row in rows], place=place)
+        return {copy.file_id: copy for copy in found}
 
     def reserve(self, row: QueuedFile, place: int, remote_name: str) -> int:
         """Record the name of a copy, and that it may be there, right before it is sent."""
@@ -124,6 +135,12 @@ class Copies(models.QuerySet[Copy]):
     def disown(self, row: QueuedFile, place: int) -> int:
         """Record that nothing was sent, or that the object is not this file's."""
         return self.at(row, place).update(remote_name="", unconfirmed="")
+
+    def disown_all(self, rows: Collection[QueuedFile], place: int) -> int:
+        """Do the same for several files of one claim, as far as the claim has sent nothing."""
+        tried = [str(Sending.of(row)) for row in rows]
+        its = self.filter(file__in=[row.pk for row in rows], place=place, unconfirmed__in=tried)
+        return its.update(remote_name="", unconfirmed="")
 
     def _change(self, row: QueuedFile, place: int, **columns: Any) -> int:
         return self.under_claim(row).filter(place=place).update(due_at=None, **columns)
@@ -269,39 +286,6 @@ def copies() -> Copies:
     return Copies(Copy, using=ledger_database())
 
 
-def exchange(
-    row: QueuedFile, place: int, *, left_as: CopyState, is_kept: bool = False, **columns: Any
-) -> int:
-    """Let the copy at a place be the first one of a claimed file, and its first one a further copy.
-
-    A place without a copy gets an empty one. What lies at the old place is ``left_as`` it says;
-    nothing is left if nothing lies there. ``columns`` of the row are changed too. Return 0 if the
-    claim is void, or if another process removes the copy.
-    """
-    with transaction.atomic(using=ledger_database()):
-        new = copies().at(row, place).select_for_update().first()
-        if new and new.lease_token:
-            return 0
-        changed = (
-            ledger()
-            .under_claim(Claim.of(row))
-            .update(
-                place=place,
-                remote_name=new.remote_name if new else "",
-                unconfirmed=new.unconfirmed if new else "",
-                **columns,
-            )
-        )
-        if changed:
-            _leave(row, new, left_as, is_kept=is_kept)
-        else:
-            return 0
-    row.place = place
-    row.remote_name = new.remote_name if new else ""
-    row.unconfirmed = new.unconfirmed if new else ""
-    return changed
-
-
 def at_copy(row: QueuedFile, copy: Copy) -> QueuedFile:
     """Return the row as if a further copy were its first one."""
     other = shallow.copy(row)
@@ -316,28 +300,3 @@ def claimed_row(copy: Copy) -> QueuedFile:
     other = at_copy(copy.file, copy)
     other.lease_token = copy.lease_token
     return other
-
-
-def _leave(row: QueuedFile, new: Copy | None, state: CopyState, *, is_kept: bool) -> None:
-    """Let the copy that became the first one of a file be that at its old place."""
-    old_place = digest_of(row.alias, row.place)
-    if not row.object_name or old_place is None:  # nothing lies there
-        if new:
-            copies().filter(pk=new.pk).delete()
-        return
-    columns: dict[str, Any] = {
-        "place": old_place,
-        "remote_name": row.object_name,
-        "unconfirmed": row.unconfirmed,
-        "state": state,
-        "generation": row.generation,
-        "verified": row.verified,
-        "is_kept": is_kept,
-        "attempts": 0,
-        "last_error": "",
-        "due_at": None if state is CopyState.TRANSFERRED else DatabaseNow(),
-    }
-    if new:
-        copies().filter(pk=new.pk).update(**columns)
-    else:
-        copies().bulk_create([Copy(file_id=row.pk, **columns)])

@@ -8,8 +8,9 @@ from django.db.models import F, Value
 from django.db.models.functions import Now  # noqa: TID251  # the default in the migration
 from django.utils.translation import gettext_lazy as _
 
-from ..conf import HOST_MAX_LENGTH, settings
+from ..conf import settings
 from ..reporting.counts import counted
+from ..runtime.rules import HOST_MAX_LENGTH
 from . import schema
 from .database import ledger_database
 from .models import ExactCharField

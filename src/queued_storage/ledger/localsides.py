@@ -6,7 +6,8 @@ from django.db import models
 from django.db.models import ExpressionWrapper, F, Q, Sum
 from django.utils.translation import gettext_lazy as _
 
-from ..conf import HOST_MAX_LENGTH, settings
+from ..conf import settings
+from ..runtime.rules import HOST_MAX_LENGTH
 from . import schema
 from .database import ledger, ledger_database
 from .models import ExactCharField

@@ -31,8 +31,9 @@ from django.db.models.functions import Coalesce
 from ..conf import settings
 from ..exceptions import TransferStalled
 from .database import QueuedFileQuerySet, in_transaction, ledger
+from .priorities import PRIORITIES
 from .sql.clock import DatabaseNow
-from .states import PRIORITIES, State
+from .states import State
 
 Answer = TypeVar("Answer")
 
@@ -95,12 +96,25 @@ def overdue() -> list[Overdue]:
     """Count the due rows, including those with an expired lease, from their index."""
     # If grouped by the column itself, SQLite would read all rows in the order of an index.
     alias = Coalesce("alias", Value(""))
-    due = ledger().due().of_aliases(aliases()).order_by().values_list(alias, _host())
-    rows: Any = due.annotate(Count("pk"), age=_age("due_at"))
-    return sorted(
-        (Overdue(alias, host, files, _seconds(age)) for alias, host, files, age in rows),
-        key=lambda row: (row.alias, row.host),
-    )
+    found: dict[tuple[str, str], Overdue] = {}
+    for due in ledger().due().ranges(aliases()):
+        by_host = due.order_by().values_list(alias, _host())
+        rows: Any = by_host.annotate(Count("pk"), age=_age("due_at"))
+        for its_alias, host, files, age in rows:
+            last = found.get((its_alias, host), Overdue(its_alias, host, 0, 0.0))
+            sums = last.files + files, max(last.age, _seconds(age))
+            found[its_alias, host] = Overdue(its_alias, host, *sums)
+    return [found[key] for key in sorted(found)]
+
+
+def due_by_priority() -> dict[tuple[str, int], int]:
+    """Count the due rows of each storage and priority that has some."""
+    alias = Coalesce("alias", Value(""))
+    found: dict[tuple[str, int], int] = {}
+    for priority, due in zip(PRIORITIES, ledger().due().ranges(aliases()), strict=True):
+        rows: Any = due.order_by().values_list(alias).annotate(Count("pk"))
+        found |= {(its_alias, priority): files for its_alias, files in rows}
+    return dict(sorted(found.items()))
 
 
 def stalled() -> dict[str, int]:

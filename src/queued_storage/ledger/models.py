@@ -6,8 +6,9 @@ from typing import Any
 from django.db import models
 from django.utils.translation import gettext_lazy as _
 
-from ..conf import HOST_MAX_LENGTH, settings
+from ..conf import settings
 from ..reporting.reasons import one_line
+from ..runtime.rules import HOST_MAX_LENGTH
 from .sql.clock import UTCDateTimeField, host_time
 from .states import Sending, State, is_read_remotely
 

@@ -2,6 +2,7 @@
 
 import posixpath
 import re
+from functools import lru_cache
 from os import PathLike
 from typing import NamedTuple, NoReturn, Self
 
@@ -31,8 +32,7 @@ class StoredName(NamedTuple):
     @classmethod
     def of(cls, name: Name) -> Self:
         """Return the name of a file that may exist; nothing is refused."""
-        text = tidy(name)
-        return cls(text, _problem(text))
+        return cls(*_tidied(str(name)))
 
     @classmethod
     def new(cls, name: Name | None, *, on_file_system: bool) -> Self:
@@ -74,6 +74,13 @@ def tidy(name: Name) -> str:
     return posixpath.normpath(text) if text else text
 
 
+@lru_cache(1000)  # a page shows the same files again and again
+def _tidied(name: str) -> tuple[str, str]:
+    """Return a name in its one spelling, and why the ledger cannot have it."""
+    text = tidy(name)
+    return text, _problem(text)
+
+
 def can_be_recorded(name: str) -> bool:
     """Return whether a row can have this (tidied) name; any other never reaches the database."""
     return not _problem(name)
@@ -84,6 +91,7 @@ def is_reserved(name: str) -> bool:
     return is_own(name) or posixpath.basename(name).startswith(RESERVED_PREFIX)
 
 
+@lru_cache(1000)  # for the same reason
 def is_own(name: str) -> bool:
     """Return whether the (tidied) name is that of a marker or of a probe, or of what is below one.
 

@@ -1,5 +1,8 @@
 """The statements behind what an operator asks for."""
 
+from collections import defaultdict
+from collections.abc import Collection
+
 from django.db import models
 from django.db.models import Case, F, Q, Value, When
 
@@ -7,6 +10,7 @@ from ..conf import settings
 from .models import QueuedFile
 from .rows import Rows, is_unclaimed, new_token, when_unclaimed
 from .sql.clock import DatabaseNow, seconds_from_now
+from .sql.outages import outlast
 from .states import Claim, Content, State
 
 GIVEN_UP = "The only copy was on the host"  # begins the error of a file that is lost with its disk
@@ -24,6 +28,10 @@ class Orders(Rows):
             attempts=Case(is_eviction, default=Value(0)),
             state=Case(back, default=F("state")),
         )
+
+    def prioritize(self, priority: int) -> int:
+        """Give these files another priority. Claims on them stay valid."""
+        return self.prioritizable().exclude(priority=priority).update(priority=priority)
 
     def cancel(self) -> int:
         """Hold these files; the claim of a worker on one of them becomes void."""
@@ -57,6 +65,37 @@ class Orders(Rows):
         ):
             return None
         return self.filter(pk=pk, lease_token=token).first()
+
+    def claim_all_settled(self, pks: Collection[int]) -> list[QueuedFile]:
+        """Do the same for several files under one lease, past the rows that somebody has locked."""
+        token = new_token()
+        settled = self.filter(pk__in=pks, state=State.TRANSFERRED, lease_token="").order_by("pk")
+
+        def claim() -> int:
+            with self.locking():
+                unlocked = self.filter(pk__in=list(settled.unlocked_keys()), lease_token="")
+                return unlocked.filter(state=State.TRANSFERRED).update(
+                    due_at=seconds_from_now(settings.lease),
+                    attempts=0,
+                    lease_token=token,
+                    sent=0,
+                )
+
+        outlast(claim, self.db)
+        return list(self.filter(pk__in=pks, lease_token=token).order_by("pk"))
+
+    def settle_all(self, rows: Collection[QueuedFile]) -> int:
+        """End claims on transferred files whose work has not begun."""
+        claims = defaultdict(list)
+        for row in rows:
+            claims[row.lease_token, row.generation].append(row.pk)
+        ended = 0
+        for (token, generation), pks in claims.items():
+            valid = self.filter(
+                pk__in=pks, lease_token=token, generation=generation, state=State.TRANSFERRED
+            )
+            ended += valid.update(due_at=None, lease_token="")
+        return ended
 
     def settle(self, row: QueuedFile, error: str = "") -> int:
         """End a claim on a transferred file without changing its copies."""

@@ -11,6 +11,7 @@ from django.db.models.functions import Cast, Concat
 
 from ..conf import settings
 from .models import QueuedFile
+from .priorities import NORMAL
 from .rows import Rows, when_unclaimed
 from .sql.clock import DatabaseNow, now_in_sql
 from .states import ENTRY_FIELDS, Claim, Content, Entry, State
@@ -63,10 +64,11 @@ class Records(Rows):
         held: bool,
         task: str = "",
         place: int | None = None,
+        priority: int = NORMAL,
     ) -> int | None:
         """Insert the row of a new file; None if the name is taken."""
         state = State.HELD if held else State.PENDING
-        return self._record(alias, name, state, content, task=task, place=place)
+        return self._record(alias, name, state, content, task=task, place=place, priority=priority)
 
     def record_tombstone(
         self,
@@ -102,11 +104,12 @@ class Records(Rows):
         held: bool,
         task: str = "",
         place: int | None = None,
+        priority: int = NORMAL,
     ) -> int:
         """Let a reserved name be that of a new file, and end the claim."""
         is_new = not (row.size or row.checksum or row.remote_name)
         return self.under_claim(Claim.of(row)).update(
-            **self._of_new_content(content, held, task, place),
+            **self._of_new_content(content, held, task, place, priority),
             due_at=None if held else DatabaseNow(),
             generation=F("generation") + (0 if is_new else 1),
             lease_token="",
@@ -143,9 +146,18 @@ class Records(Rows):
         saved_at: datetime | None,
         *,
         place: int | None = None,
+        priority: int = NORMAL,
     ) -> int | None:
         """Insert the row of a local file that predates the ledger, for its transfer."""
-        return self._record(alias, name, State.PENDING, content, saved_at=saved_at, place=place)
+        return self._record(
+            alias,
+            name,
+            State.PENDING,
+            content,
+            saved_at=saved_at,
+            place=place,
+            priority=priority,
+        )
 
     def record_remote(
         self,
@@ -187,6 +199,7 @@ class Records(Rows):
         is_local: bool = True,
         verified: str = "",
         place: int | None = None,
+        priority: int = NORMAL,
     ) -> int | None:
         """Execute one statement; a savepoint around it would take two more."""
         connection = connections[self.db]
@@ -204,6 +217,8 @@ class Records(Rows):
             "host": settings.host,
             "place": place,
         }
+        if priority != NORMAL:  # else that of the database
+            values["priority"] = priority
         times = _TIMES[state]
         if saved_at:
             values["saved_at"] = _SAVED_AT.get_db_prep_value(saved_at, connection)
@@ -231,6 +246,7 @@ class Records(Rows):
         held: bool,
         task: str = "",
         place: int | None = None,
+        priority: int = NORMAL,
     ) -> int:
         """Start the generation after that of ``entry``, which makes claims on the old one void.
 
@@ -241,13 +257,13 @@ class Records(Rows):
         deleted = Q(state=State.DELETING)
         return same.filter(deleted if entry.is_deleted else ~deleted).update(
             due_at=None if held else when_unclaimed(),
-            **self._of_new_content(content, held, task, place),
+            **self._of_new_content(content, held, task, place, priority),
             generation=F("generation") + 1,
         )
 
     @staticmethod
     def _of_new_content(
-        content: Content, held: bool, task: str, place: int | None
+        content: Content, held: bool, task: str, place: int | None, priority: int
     ) -> dict[str, Any]:
         # What lies at the old place must be found there, to be overwritten or removed.
         was_never_sent = When(remote_name="", unconfirmed="", then=Value(place, _PLACE))
@@ -255,6 +271,7 @@ class Records(Rows):
             "place": Case(was_never_sent, default=F("place")),
             "state": State.HELD if held else State.PENDING,
             "task": task,
+            "priority": priority,
             "is_local": True,
             "size": content.size,
             "checksum": content.checksum,

@@ -105,6 +105,10 @@ class Remotes(models.QuerySet[Remote]):
         """Remotes that were opened, but whose files may not be enqueued yet."""
         return self.filter(state=RemoteState.OPEN, next_probe_at__isnull=False)
 
+    def opened_lately(self, seconds: float) -> Self:
+        """Remotes that have not been open for so long."""
+        return self.filter(state=RemoteState.OPEN, since__gt=seconds_from_now(-seconds))
+
     def first_of(self, alias: str) -> Remote | None:
         """The place at which the alias was first seen: that of rows without a place."""
         return self.filter(alias=alias).order_by("pk").first()

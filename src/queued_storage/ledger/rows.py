@@ -14,11 +14,13 @@ from django.db.models.functions import Coalesce, Least
 
 from ..conf import settings
 from .models import QueuedFile
+from .priorities import PRIORITIES
 from .sql.clock import DatabaseNow, UTCDateTimeField, seconds_from_now
 from .sql.outages import outlast
-from .states import CLAIM_COLUMNS, CLAIMABLE, KNOWN, PRIORITIES, Claim, State
+from .states import CLAIM_COLUMNS, CLAIMABLE, KNOWN, Claim, State
 
 EVER = 1_000_000_000  # seconds, longer than any file has been due
+OVERDUE_ANYWAY = 24  # times MAX_WAIT, of which the remote may have been closed for a part
 LEASE_GRACE = 5  # seconds after the end of a lease in which its worker may still be writing
 
 
@@ -28,6 +30,16 @@ def new_token() -> str:
 
 def is_unclaimed() -> Q:
     return Q(lease_token="") | Q(due_at__lte=DatabaseNow())
+
+
+def is_overdue(*, was_opened_lately: bool) -> Q:
+    """Whether a due row has its turn before those of a higher priority.
+
+    The time for which its remote was closed does not count. But if a remote opens and closes again
+    and again, no file would ever have waited long enough since it opened.
+    """
+    wait = settings.max_wait * (OVERDUE_ANYWAY if was_opened_lately else 1)
+    return Q(due_at__lte=seconds_from_now(-min(wait, EVER)))
 
 
 def when_unclaimed() -> Case:
@@ -90,13 +102,13 @@ class Rows(models.QuerySet[QueuedFile]):
         between = (Q(state__gt=low, state__lt=high) for low, high in pairwise(known))
         return self.filter(reduce(or_, between, outside))
 
-    def of_aliases(self, aliases: Collection[str]) -> Self:
-        """Rows of these aliases, for a queryset with a condition on ``due_at``.
+    def ranges(self, aliases: Collection[str]) -> list[Self]:
+        """Rows of these aliases, by priority, for a queryset with a condition on ``due_at``.
 
-        That makes one range of an index for each alias and priority. Without aliases and
-        priorities, a database would read all rows.
+        That makes one range of an index for each alias. Without an alias and a priority, a database
+        would read all rows; with several priorities, SQLite would use the index of states.
         """
-        return self.filter(alias__in=aliases, priority__in=PRIORITIES)
+        return [self.filter(alias__in=aliases, priority=priority) for priority in PRIORITIES]
 
     def workable_here(self) -> Self:
         """Rows that don't need a local copy on another host."""
@@ -121,6 +133,11 @@ class Rows(models.QuerySet[QueuedFile]):
         """Files with a pending or running transfer, or a pending eviction."""
         is_evicted = Q(state=State.TRANSFERRED, due_at__isnull=False)
         return self.filter(is_evicted | Q(state__in=[State.PENDING, State.TRANSFERRING]))
+
+    def prioritizable(self) -> Self:
+        """Files that are not transferred yet."""
+        states = [State.HELD, State.PENDING, State.TRANSFERRING, State.FAILED]
+        return self.filter(state__in=states)
 
     def evictable(self) -> Self:
         """Transferred files with a local copy on this host that no worker is evicting."""

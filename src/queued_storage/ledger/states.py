@@ -22,10 +22,6 @@ class State(models.TextChoices):
 KNOWN = frozenset(State.values)  # a newer version of the package may write other states
 CLAIMABLE = (State.PENDING, State.TRANSFERRING, State.TRANSFERRED, State.DELETING)  # if due
 
-# All values of the column, in their order. The index of due rows has a range for each of them, so a
-# query that gives none reads all rows of an alias. Others belong to processes of a newer version.
-PRIORITIES = (0,)
-
 
 def is_read_remotely(state: str, is_local: bool, remote_name: str) -> bool:
     """Whether reads go to the remote.

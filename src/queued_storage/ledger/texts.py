@@ -10,10 +10,11 @@ from django.db.models.functions import Cast, Concat
 
 from ..conf import settings
 from .models import QueuedFile
-from .rows import Rows
+from .priorities import OVERDUE, PRIORITIES
+from .rows import Rows, is_overdue
 from .sql.clock import DatabaseNow, seconds_from_now
 from .sql.statements import Parameter, Text, first_text, returns_rows, update_text
-from .states import CLAIM_COLUMNS, CLAIMABLE, PRIORITIES, Claim, State
+from .states import CLAIM_COLUMNS, CLAIMABLE, Claim, State
 
 
 class Moment(Enum):
@@ -56,21 +57,28 @@ def numbered_aliases(aliases: Iterable[str]) -> dict[str, str]:
     return {f"alias {number}": alias for number, alias in enumerate(aliases)}
 
 
-def due_text(rows: Rows, limit: int, aliases: int) -> Text:
-    """The first due rows of a number of aliases.
+def due_text(rows: Rows, limit: int, aliases: int, opened_lately: int) -> Text:
+    """The first due rows of a number of aliases, the last ones of which were ``opened_lately``.
 
     The index has a range for each alias and priority, whose first ``limit`` rows are read and
-    locked. So rows of other aliases are not read, however many are due.
+    locked. So rows of other aliases are not read, however many are due. The rows of a range that
+    have waited for too long are its first ones, so they need no search of their own.
     """
     due = rows.due().claimable().exclude(state=State.TRANSFERRING).workable_here()
     parts = [
         due.filter(alias=_parameter("alias", f"alias {number}"), priority=priority)
+        .annotate(turn=_turn(priority, was_opened_lately=number >= aliases - opened_lately))
         .order_by("due_at")
-        .unlocked("id", "priority", "due_at")[:limit]
+        .unlocked("id", "turn", "due_at")[:limit]
         for number in range(aliases)
         for priority in PRIORITIES
     ]
-    return first_text(parts, ["priority", "due_at"], limit)
+    return first_text(parts, ["turn", "due_at"], limit)
+
+
+def _turn(priority: int, *, was_opened_lately: bool) -> Case:
+    overdue = When(is_overdue(was_opened_lately=was_opened_lately), then=Value(OVERDUE))
+    return Case(overdue, default=Value(priority), output_field=models.SmallIntegerField())
 
 
 def take_text(
@@ -128,3 +136,24 @@ def promote_text(rows: Rows, count: int) -> Text:
         "lease_token": "",
     }
     return update_text(claimed, columns, [QueuedFile._meta.get_field("id")], skips_locked=True)
+
+
+def exchange_text(rows: Rows, count: int) -> Text:
+    """Let files that are under one claim be at another place, under their own names."""
+    claimed = rows.filter(
+        pk__in=_numbered_keys(count),
+        state=State.TRANSFERRED,
+        generation=_parameter("generation"),
+        lease_token=_parameter("lease_token", "token"),
+    )
+    columns = {
+        "place": _parameter("place"),
+        "remote_name": F("name"),
+        "unconfirmed": "",
+        "verified": _parameter("verified"),
+        "last_error": "",
+        "due_at": None,
+        "lease_token": "",
+    }
+    returned = [QueuedFile._meta.get_field("id")] if returns_rows(rows.db) else []
+    return update_text(claimed, columns, returned, skips_locked=True)

@@ -3,7 +3,8 @@
 import json
 from typing import Any, NamedTuple, Self
 
-from ..conf import DEPLOYMENT_MAX_LENGTH, settings
+from ..conf import settings
+from ..runtime.rules import DEPLOYMENT_MAX_LENGTH
 from .identity import ledger_id
 
 UID_LENGTH = 32  # of the id of a ledger

@@ -30,6 +30,13 @@ def parse_size(text: str) -> int:
     return _argument(quantities.parse_size, text)
 
 
+def parse_rate(text: str) -> int:
+    """A number of bytes per second, such as ``500K`` or ``10M``."""
+    if not (found := parse_size(text)):
+        raise ArgumentTypeError("the rate must be at least one byte per second")
+    return found
+
+
 def _argument(parse: Callable[[str], Number], text: str) -> Number:
     try:
         return parse(text)

@@ -45,26 +45,28 @@ class Errand:
         The reason is stored in the row, unless the file was changed in the meantime.
         """
         row = ledger().claim_settled(pk, evicts=self.evicts)
-        if row is None:
-            return CHANGED
+        return CHANGED if row is None else self.run_claimed(row)
+
+    def run_claimed(self, row: QueuedFile) -> str:
+        """Do the same for a row that is claimed already."""
         with leases.keep(row) as lease:
             try:
                 self.action(storage_of(row), row, lease)
             except LeaseLost:
-                _release(row)
+                release(row)
                 return CHANGED
             except LocalStorageMissing as error:  # no fault of the file
-                _release(row)
+                release(row)
                 return reason(error, *sides_of(row))
             except RemoteClosed as error:  # no fault of the file either
-                _release(row)
+                release(row)
                 return str(error)
             except Exception as error:
                 text = reason(error, *sides_of(row))
                 # Workers then try the eviction again, and 'status' shows the reason.
                 is_kept_due = self.evicts and isinstance(error, LocalFileChanged | CopiesMissing)
                 if not is_kept_due or not ledger().postpone(row, backoff(1), text):
-                    _release(row, text)
+                    release(row, text)
                 logger.info("%s: %s", row, text, extra=fields_of(row))
                 return text
             except BaseException:
@@ -86,7 +88,7 @@ class Errand:
         return count
 
 
-def _release(row: QueuedFile, error: str = "") -> None:
+def release(row: QueuedFile, error: str = "") -> None:
     """Give the claim back; if the row has changed, what is due now is enqueued."""
     if not ledger().settle(row, error) and ledger().release_claim(row):
         enqueue_rows([row])

@@ -1,8 +1,7 @@
 """Moves the files of a storage from its previous remotes to its present one."""
 
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from queue import Queue
 
@@ -23,41 +22,17 @@ from ..ledger.database import (
 from ..ledger.models import QueuedFile
 from ..ledger.states import State
 from ..storage.routes import Routes
-from ..transfers import disposal, moving
+from ..transfers import disposal
 from ..transfers.copies import verify_remote
 from ..transfers.gates import gates
 from ..transfers.leases import Lease
 from ..transfers.sending import Throttle
-from .errands import Errand
+from .errands import CHANGED, Errand
+from .movers import Movers
 from .passes import Report, Step, each, ignore
 from .storages import OperableStorage
 
 FAILURES = 10  # in a row, after which a pass ends
-
-
-class RateLimit:
-    """Lets the threads of a process read so many bytes per second, all together."""
-
-    def __init__(
-        self,
-        rate: float,
-        *,
-        clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], object] = time.sleep,
-    ) -> None:
-        self._rate = rate
-        self._clock = clock
-        self._sleep = sleep
-        self._lock = threading.Lock()
-        self._free_at = clock()
-
-    def __call__(self, count: int) -> None:
-        """Wait until ``count`` more bytes may be read."""
-        with self._lock:
-            starts_at = max(self._free_at, self._clock())
-            self._free_at = starts_at + count / self._rate
-        if (pause := starts_at - self._clock()) > 0:
-            self._sleep(pause)
 
 
 class Unfinished(Exception):
@@ -111,11 +86,17 @@ def move(
     ``FAILURES`` failures in a row.
     """
 
-    def action(its: OperableStorage, row: QueuedFile, lease: Lease) -> None:
-        moving.move(storage, row, lease, is_kept=is_kept, throttle=limit)
-        Routes(row.alias, storage.cache_prefix).forget(row.name)
-
-    return _Pass(storage, Errand(action), report, threads).run(each(left(storage)))
+    movers = Movers(
+        storage,
+        left(storage),
+        report,
+        threads=_possible(threads),
+        is_kept=is_kept,
+        throttle=limit,
+        require_open=partial(_require_open, storage),
+        on_result=_Failures(),
+    )
+    return movers.run()
 
 
 def drop_old(storage: OperableStorage, report: Report = ignore, *, threads: int = 1) -> int:
@@ -152,11 +133,10 @@ class _Pass:
         self._storage = storage
         self._errand = errand
         self._report = report
-        is_alone = in_transaction() or is_in_memory(connections[ledger_database()])
-        self._threads = 1 if is_alone else threads
+        self._threads = _possible(threads)
         self._lock = threading.Lock()
         self._done = 0
-        self._failures = 0  # in a row
+        self._failures = _Failures()
         self._problem: BaseException | None = None
 
     def run(self, rows: Iterator[QueuedFile]) -> int:
@@ -200,21 +180,40 @@ class _Pass:
 
     def _run_one(self, row: QueuedFile) -> None:
         try:
-            self._require_open()
+            _require_open(self._storage)
             error = self._errand.run(row.pk)
+            with self._lock:
+                self._report(Step(1, row.size, error, str(row)))
+                self._done += not error
+                self._failures(error)
         except BaseException as problem:
             self._problem = problem
-            return
-        with self._lock:
-            self._report(Step(1, row.size, error, str(row)))
-            self._done += not error
-            self._failures = self._failures + 1 if error else 0
-            if self._failures >= FAILURES:
-                self._problem = Unfinished(f"{FAILURES} files in a row failed: {error}")
 
-    def _require_open(self) -> None:
-        alias = self._storage.alias
-        # A file that has a copy on the present remote, which was its mirror, needs no other one.
-        others = () if self._storage.with_each_mirror else gates.closed_places()
-        if gates.is_closed(alias) or alias in {each for each, _place in others}:
-            raise Unfinished(f"A remote of {alias!r} is closed.")
+
+class _Failures:
+    """Ends a pass after ``FAILURES`` failures in a row.
+
+    That a file was changed meanwhile says nothing of the others.
+    """
+
+    def __init__(self) -> None:
+        self._in_a_row = 0
+
+    def __call__(self, error: str) -> None:
+        if error != CHANGED:
+            self._in_a_row = self._in_a_row + 1 if error else 0
+        if self._in_a_row >= FAILURES:
+            raise Unfinished(f"{FAILURES} files in a row failed: {error}")
+
+
+def _possible(threads: int) -> int:
+    """How many threads can use the ledger at once."""
+    is_alone = in_transaction() or is_in_memory(connections[ledger_database()])
+    return 1 if is_alone else threads
+
+
+def _require_open(storage: OperableStorage) -> None:
+    # A file that has a copy on the present remote, which was its mirror, needs no other one.
+    others = () if storage.with_each_mirror else gates.closed_places()
+    if gates.is_closed(storage.alias) or storage.alias in {each for each, _place in others}:
+        raise Unfinished(f"A remote of {storage.alias!r} is closed.")

@@ -1,5 +1,6 @@
 """Numbers and warnings about the ledger and its workers."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -119,15 +120,19 @@ class Activity:
 
 def activity() -> Activity:
     """What the workers are doing now, and what waits for them; not what waits for a remote."""
-    claimed = ledger().exclude(lease_token="").of_aliases(aliases())
+    claimed = ledger().exclude(lease_token="")
     opened = reachable(aliases(), in_use())
     first = (_first_due(rows.filter(lease_token="")) for rows in measures.ranges(opened))
     return Activity(
-        moving=claimed.filter(due_at__gt=DatabaseNow()).count(),
-        silent=claimed.due().of_aliases(opened).count(),
+        moving=_count(claimed.filter(due_at__gt=DatabaseNow()).ranges(aliases())),
+        silent=_count(claimed.due().ranges(opened)),
         last=max(filter(None, map(_last_transfer, aliases())), default=None),
         waiting_since=min(filter(None, first), default=None),
     )
+
+
+def _count(ranges: list[QueuedFileQuerySet]) -> int:
+    return sum(rows.count() for rows in ranges)
 
 
 def _first_due(rows: QueuedFileQuerySet) -> datetime | None:
@@ -320,20 +325,16 @@ def _idle_hosts(known: list[Availability]) -> list[str]:
     """Hosts whose own files have been due for a long time."""
     if not settings.local_per_host:
         return []
-    due: Any = (
-        ledger()
-        .of_aliases(reachable(aliases(), known, IDLE_AFTER))
-        .filter(is_local=True, due_at__lte=seconds_from_now(-IDLE_AFTER))
-        .values_list("host")
-        .annotate(Count("pk"))
-        .order_by("host")
-    )
+    due = ledger().filter(is_local=True, due_at__lte=seconds_from_now(-IDLE_AFTER))
+    hosts: Counter[str] = Counter()
+    for rows in due.ranges(reachable(aliases(), known, IDLE_AFTER)):
+        hosts.update(dict(rows.values_list("host").annotate(Count("pk")).order_by("host")))
     return [
         counted(count, "{} file", "{} files")
         + f" on the host {host!r} {counted(count, 'has', 'have')} been due for an hour, and no "
         f"worker has processed {counted(count, 'it', 'them')}. Start a worker on this host. If "
         f"its disk is lost, run 'manage.py queued_storage give-up {host}'."
-        for host, count in due
+        for host, count in sorted(hosts.items())
     ]
 
 
@@ -384,9 +385,9 @@ def last_failures(limit: int = 10) -> list[tuple[str, str, str]]:
     Transferred files are included if something is due for them, such as their eviction.
     """
     unsettled = ledger().filter(alias__in=aliases()).unsettled()
-    due = ledger().of_aliases(aliases()).scheduled()
+    due = ledger().scheduled().ranges(aliases())
     found: set[tuple[int, str, str, str]] = set()
-    for rows in (unsettled, due):
+    for rows in (unsettled, *due):
         # The keys come from an index first, and are sorted by an expression: in the order of the
         # keys, a database might read all rows until it has found enough.
         in_trouble = ledger().filter(pk__in=rows.values("pk")).exclude(last_error="")

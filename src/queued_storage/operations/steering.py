@@ -38,6 +38,15 @@ def transfer(rows: QueuedFileQuerySet, report: Report = ignore) -> int:
     return count
 
 
+def prioritize(rows: QueuedFileQuerySet, priority: int, report: Report = ignore) -> int:
+    """Give files that aren't transferred yet another priority; return how many had not had it."""
+    count = 0
+    for batch in batches(rows.prioritizable()):
+        count += _rows_of(batch).prioritize(priority)
+        report(_step(batch))
+    return count
+
+
 def cancel(rows: QueuedFileQuerySet, report: Report = ignore) -> int:
     """Hold pending and transferring files, and cancel pending evictions; return how many.
 
@@ -71,4 +80,4 @@ def enqueue_rows(batch: Sequence[QueuedFile]) -> None:
                 extra=fields_of(row),
             )
         else:
-            enqueue_on_commit(row.alias, queue, row.pk)
+            enqueue_on_commit(row.alias, queue, row.pk, priority=row.priority)

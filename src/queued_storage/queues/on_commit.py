@@ -11,6 +11,7 @@ from weakref import WeakSet
 from django.db import connections, transaction
 
 from ..ledger.database import ledger_database
+from ..ledger.priorities import NORMAL
 from ..reporting.counts import counted
 from ..reporting.logs import logger
 from ..reporting.reasons import reason
@@ -37,6 +38,7 @@ class WakeUp:
     listener: Listener | None
     first: Callable[[], None] | None
     registered: "WeakSet[WakeUp]"
+    priority: int
     number: int = field(default_factory=partial(next, count()))
 
     def run(self) -> None:
@@ -48,7 +50,7 @@ class WakeUp:
         if self not in self.registered:
             return
         files = [each for each in self.registered if self._includes(each)]
-        files.sort(key=lambda each: each.number)
+        files.sort(key=lambda each: (each.priority, each.number))
         for each in files:
             self.registered.discard(each)
             each._prepare()
@@ -140,14 +142,16 @@ def enqueue_on_commit(
     *,
     first: Callable[[], None] | None = None,
     database: str | None = None,
+    priority: int = NORMAL,
 ) -> None:
     """Enqueue the file when the transaction is committed.
 
-    A transaction sends one notification for each storage and queue. ``first`` is called before it,
+    A transaction sends one notification for each storage and queue, with the files of the highest
+    priority first. ``first`` is called before it,
     and ``listener.enqueued(error)`` after it. ``database`` is the alias of the ledger's database,
     which is looked up if it isn't given.
     """
     database = database or ledger_database()
-    wake_up = WakeUp(alias, queue, pk, database, listener, first, _thread.registered)
+    wake_up = WakeUp(alias, queue, pk, database, listener, first, _thread.registered, priority)
     wake_up.registered.add(wake_up)
     transaction.on_commit(wake_up.run, using=database, robust=True)

@@ -9,11 +9,13 @@ from django.db.models import F
 from ..exceptions import UnknownAlias
 from ..ledger import measures
 from ..ledger.aliases import storage_for
-from ..ledger.database import ledger
+from ..ledger.database import QueuedFileQuerySet, ledger
 from ..ledger.jobs import are_available, jobs
+from ..ledger.rows import is_overdue
 from ..reporting.counts import counted
 from ..reporting.logs import logger
 from ..transfers import disposal, filling
+from ..transfers.gates import gates
 from .base import BaseQueue
 from .jobs import notify
 
@@ -68,16 +70,25 @@ class _Storage(Protocol):
 
 
 def _due(alias: str | None) -> Iterator[tuple[Place, list[int]]]:
-    """Yield the ids of the due rows, in batches of one place."""
+    """Yield the ids of the due rows, in batches of one place: first those that have waited for
+    ``MAX_WAIT``, then those of the highest priority."""
+    lately = gates.opened_lately()
     for each in measures.aliases() if alias is None else [alias]:
-        # As an expression, so that no database reads all rows in the order of the primary key.
-        rows = ledger().due().of_aliases([each]).alias(key=F("pk") + 0).order_by("key")
-        columns = rows.values_list("pk", *Place._fields)
-        found = list(columns[:AT_ONCE])
+        overdue = is_overdue(was_opened_lately=each in lately)
+        ranges = ledger().due().ranges([each])
+        for is_first in (True, False):
+            for rows in ranges:
+                yield from _in_batches(rows.filter(overdue if is_first else ~overdue))
+
+
+def _in_batches(rows: QueuedFileQuerySet) -> Iterator[tuple[Place, list[int]]]:
+    # As an expression, so that no database reads all rows in the order of the primary key.
+    columns = rows.alias(key=F("pk") + 0).order_by("key").values_list("pk", *Place._fields)
+    found = list(columns[:AT_ONCE])
+    yield from _by_place(found)
+    while len(found) == AT_ONCE:
+        found = list(columns.filter(key__gt=found[-1][0])[:AT_ONCE])
         yield from _by_place(found)
-        while len(found) == AT_ONCE:
-            found = list(columns.filter(key__gt=found[-1][0])[:AT_ONCE])
-            yield from _by_place(found)
 
 
 def _by_place(found: list[tuple[Any, ...]]) -> Iterable[tuple[Place, list[int]]]:

@@ -6,6 +6,7 @@ import json
 import os
 import posixpath
 import re
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import lru_cache
@@ -211,10 +212,22 @@ def _s3_place(host: str, bucket_name: str, location: str | None) -> Place:
 
 
 def _endpoint_of_s3(storage: Any) -> str:
-    url = storage.endpoint_url
-    for variable in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"):  # as boto3 does
-        url = url or os.environ.get(variable)
+    url = storage.endpoint_url or _endpoint_of_environment(storage)
     return _s3_host(url) if url else AMAZON
+
+
+_environments: weakref.WeakKeyDictionary[Storage, str] = weakref.WeakKeyDictionary()
+
+
+def _endpoint_of_environment(storage: Storage) -> str:
+    """Return the endpoint that boto3 reads from the environment. The storage connects once, so what
+    was there at the first look is kept."""
+    url = _environments.get(storage)
+    if url is None:
+        variables = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
+        url = next(filter(None, map(os.environ.get, variables)), "")
+        _environments[storage] = url
+    return url
 
 
 @lru_cache(1000)  # each url() asks for it

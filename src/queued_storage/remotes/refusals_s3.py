@@ -1,7 +1,7 @@
 """Say why an S3 server refuses a request, and what to do about it."""
 
 import posixpath
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from http import HTTPStatus
 from typing import Any
@@ -52,7 +52,7 @@ def guarded(remote: Any, name: str) -> AbstractContextManager[None]:
     """Do so for a request of a storage's own method."""
     key = posixpath.join(remote.location, clean_name(name))
     require_short(key)
-    return explained(remote.connection.meta.client, remote.bucket_name, key)
+    return explained(lambda: remote.connection.meta.client, remote.bucket_name, key)
 
 
 def require_short(key: str) -> None:
@@ -64,8 +64,8 @@ def require_short(key: str) -> None:
 
 
 @contextmanager
-def explained(client: Any, bucket: str, key: str) -> Iterator[None]:
-    """Explain a refusal of a request about an object.
+def explained(client: Callable[[], Any], bucket: str, key: str) -> Iterator[None]:
+    """Explain a refusal of a request about an object; ``client()`` returns the client then.
 
     The answer to a HEAD has no body, so a GET asks for the reason.
     """
@@ -74,25 +74,25 @@ def explained(client: Any, bucket: str, key: str) -> Iterator[None]:
     except ClientError as error:
         if isinstance(error, S3Refusal):
             raise
-        if explanation := _explanation(client, bucket, key, error):
+        if explanation := _explanation(client(), bucket, key, error):
             raise explanation from error
         raise
 
 
 def _explanation(client: Any, bucket: str, key: str, error: ClientError) -> Exception | None:
-    if _status(error) not in WITH_REASONS:
+    if status_of(error) not in WITH_REASONS:
         return None
     is_head = error.operation_name == "HeadObject"
     answer = _answer_to_get(client, bucket, key) if is_head else error
     if answer is None:
         return S3Refusal(error, "The server allows GET, but not HEAD: allow HEAD requests too.")
-    if _status(answer) not in WITH_REASONS:
+    if status_of(answer) not in WITH_REASONS:
         answer = error
-    if _code(answer) == "KeyTooLongError":
+    if code_of(answer) == "KeyTooLongError":
         return NameTooLong(f"{answer} Save the file under a shorter name.")
-    if advice := ADVICE.get(_code(answer)):
+    if advice := ADVICE.get(code_of(answer)):
         return S3Refusal(answer, advice)
-    if _status(answer) not in REFUSED:
+    if status_of(answer) not in REFUSED:
         return None if answer is error else S3Refusal(answer, "")
     needed = [NEEDED.get(error.operation_name, "access to the objects")]
     if is_head and not _may_list(client, bucket, key):
@@ -118,15 +118,15 @@ def _may_list(client: Any, bucket: str, key: str) -> bool:
     try:
         client.list_objects_v2(Bucket=bucket, Prefix=key, MaxKeys=1)
     except ClientError as error:
-        return _status(error) not in REFUSED
+        return status_of(error) not in REFUSED
     return True
 
 
-def _status(error: ClientError) -> int:
+def status_of(error: ClientError) -> int:
     status: int = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
     return status
 
 
-def _code(error: ClientError) -> str:
+def code_of(error: ClientError) -> str:
     code: str = error.response.get("Error", {}).get("Code", "")
     return code

@@ -1,1 +1,1 @@
-"""What any wing may use: forks, hangs and ends of a process; durations and sizes as text."""
+"""What any wing may use: forks, hangs and ends of a process; durations, sizes, rates, rules."""

@@ -25,6 +25,16 @@ def parse_size(text: str) -> int:
     return round(_finite(float(match[1]) * _BYTES[match[2]], f"{text!r} is too large"))
 
 
+def seconds_in(value: str | float) -> float:
+    """Seconds, which are given as a number or as a text."""
+    return parse_duration(value) if isinstance(value, str) else float(value)
+
+
+def bytes_in(value: str | float) -> float:
+    """Bytes, which are given as a number or as a text."""
+    return parse_size(value) if isinstance(value, str) else float(value)
+
+
 def _finite(number: float, problem: str) -> float:
     if math.isinf(number):
         raise ValueError(problem)

@@ -1,7 +1,7 @@
 """What a queued storage is made of: two storages, a task, a queue, an uploader."""
 
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any, ClassVar, NamedTuple, Self
@@ -12,12 +12,13 @@ from django.utils.module_loading import import_string
 
 from ..conf import settings
 from ..files import spelling
-from ..files.limits import Limits
+from ..files.limits import LIMITS, Limits
 from ..ledger import bindings
 from ..ledger.aliases import AliasedStorage, configured_storages, living_storages
 from ..ledger.bindings import Bound
 from ..ledger.database import QueuedFileQuerySet, ledger
 from ..ledger.names import RESERVED, Name, StoredName, is_own
+from ..ledger.priorities import NORMAL, priority_of
 from ..queues import BaseQueue, get_queue
 from ..remotes.classes import dotted_path
 from ..remotes.perthread import for_threads
@@ -25,15 +26,14 @@ from ..remotes.places import Place
 from ..tasks import Transfer
 from ..transfers.parts import TransferParts
 from ..uploaders import Uploader, uploader_for
-from . import foreign
+from . import foreign, priorities
 from .foreign import ForeignTask
+from .options import URL_MODES, require_valid
 from .places import clash_of, is_fixed, place_of_side
 from .routes import Routes, routes_of
 from .sides import Side, Sides
 
 DEFAULT_TASK = "queued_storage.tasks.Transfer"
-
-URL_MODES = ("direct", "signed", "stable", "proxied")
 
 
 class Parts(NamedTuple):
@@ -50,11 +50,17 @@ class Parts(NamedTuple):
     variant: str
     foreign_task: ForeignTask | None
     place: Place  # of the remote
+    priority: int  # of new content
 
     @property
     def row_options(self) -> dict[str, Any]:
         """What the rows of new content have in common."""
-        return {"held": self.held, "task": self.variant, "place": self.place.digest}
+        return {
+            "held": self.held,
+            "task": self.variant,
+            "place": self.place.digest,
+            "priority": self.priority,
+        }
 
 
 def option(method: Callable[[Any], Any]) -> Any:
@@ -71,9 +77,7 @@ class ComposedStorage(AliasedStorage):
         "previous",
         "mirrors",
         "evict_after",
-        "keep_local",
-        "max_pending_bytes",
-        "when_full",
+        *LIMITS,
         "local_args",
         "remote_args",
         "local_options",
@@ -86,6 +90,7 @@ class ComposedStorage(AliasedStorage):
         "uploader",
         "unknown",
         "url_mode",
+        "priority",
     )
     _class_options: ClassVar[dict[str, Any]] = {}
     _whole: Self | None = None  # of which this storage is the part with one remote
@@ -103,19 +108,9 @@ class ComposedStorage(AliasedStorage):
         given = {name: value for name, value in options.items() if value is not None}
         self._options: dict[str, Any] = {**self._class_options, **given}
         self.sides = Sides.from_options(self._options, type(self).__name__)
-        for name in ("uploader", "cache_prefix"):
-            if not isinstance(self._options.get(name, ""), str):
-                raise ImproperlyConfigured(f"{name} must be a string, not {self._options[name]!r}.")
-        if (unknown := self._options.get("unknown", "ask")) not in ("ask", "absent"):
-            raise ImproperlyConfigured(f"unknown must be 'ask' or 'absent', not {unknown!r}.")
-        if (url_mode := self._options.get("url_mode", URL_MODES[0])) not in URL_MODES:
-            known = ", ".join(map(repr, URL_MODES))
-            raise ImproperlyConfigured(f"url_mode must be one of {known}, not {url_mode!r}.")
-        if (evict_after := self._options.get("evict_after", "all")) not in ("all", "first"):
-            raise ImproperlyConfigured(
-                f"evict_after must be 'all' or 'first', not {evict_after!r}."
-            )
-        self._limits = Limits.from_options(self._options)
+        require_valid(self._options)
+        self.limits = Limits.from_options(self._options)
+        self._own_priority = priority_of(self._options.get("priority", NORMAL))
         super().__init__(self._options.get("alias"))
 
     def configuration(self) -> Any:
@@ -184,16 +179,18 @@ class ComposedStorage(AliasedStorage):
         """Which copies must be verified before the local one is evicted: "all" or "first"."""
         return str(self._options.get("evict_after", "all"))
 
-    @property
-    def limits(self) -> Limits:
-        """What the local storage may hold: the options ``keep_local``, ``max_pending_bytes`` and
-        ``when_full``."""
-        return self._limits
-
     @option
     def url_mode(self) -> str:
         """What ``url()`` returns: one of ``URL_MODES``."""
         return str(self._options.get("url_mode", URL_MODES[0]))
+
+    def priority(self, value: str | int) -> AbstractContextManager[None]:
+        """Save files with another priority than the storage's own, until the block ends.
+
+        It is that of all files that this thread, or this task of an event loop, saves to the
+        storage in the block. ``ValueError`` is raised for a value that is not a priority.
+        """
+        return priorities.prioritized(self.alias, value)
 
     @property
     def has_stable_urls(self) -> bool:
@@ -375,6 +372,7 @@ class ComposedStorage(AliasedStorage):
             variant=_variant_of(task),
             foreign_task=None if isinstance(task, Transfer) else task,
             place=self.remote_place,
+            priority=priorities.chosen(self.alias, self._own_priority),
         )
 
 

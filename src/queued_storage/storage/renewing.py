@@ -227,7 +227,15 @@ class RenewingStorage(DeletingStorage):
         first = saved.check
         if parts.foreign_task:
             first = partial(self._notify_foreign_task, saved)
-        enqueue_on_commit(parts.alias, queue, saved.pk, result, first=first, database=parts.rows.db)
+        enqueue_on_commit(
+            parts.alias,
+            queue,
+            saved.pk,
+            result,
+            first=first,
+            database=parts.rows.db,
+            priority=parts.priority,
+        )
         return result
 
     def _notify_foreign_task(self, saved: Saved) -> None:

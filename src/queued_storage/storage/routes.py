@@ -70,8 +70,12 @@ class Routes:
 
     def forget(self, name: str) -> None:
         """Remember nothing of the file for ``MARK_TIMEOUT`` seconds."""
-        key = self.key(name)
-        _ask(lambda cache: cache.set(key, _UNSETTLED, min(_timeout(cache), MARK_TIMEOUT)))
+        self.forget_all([name])
+
+    def forget_all(self, names: Iterable[str]) -> None:
+        """Do the same for several files."""
+        marks = dict.fromkeys(map(self.key, names), _UNSETTLED)
+        _ask(lambda cache: cache.set_many(marks, min(_timeout(cache), MARK_TIMEOUT)))
 
 
 @lru_cache(100)

@@ -22,6 +22,7 @@ from ..ledger.names import Name, StoredName, tidy
 from ..ledger.states import Content, State
 from ..queues.on_commit import require_commits
 from ..reporting.spans import span
+from . import priorities
 from .advising import advised
 from .composition import Parts
 from .coroutines import AsyncStorage
@@ -62,6 +63,7 @@ class QueuedStorage(AsyncStorage):
         keep_local: Mapping[str, Any] | None = None,
         max_pending_bytes: int | str | None = None,
         when_full: Literal["refuse", "remote"] | None = None,
+        priority: Literal["high", "normal", "low"] | int | None = None,
     ) -> None:
         super().__init__(
             local=local,
@@ -82,6 +84,7 @@ class QueuedStorage(AsyncStorage):
             keep_local=keep_local,
             max_pending_bytes=max_pending_bytes,
             when_full=when_full,
+            priority=priority,
         )
 
     def __repr__(self) -> str:
@@ -115,6 +118,7 @@ class QueuedStorage(AsyncStorage):
             require_commits(parts.rows.db)
         given = getattr(content, "name", None) if name is None else name
         wanted = new_name(given, parts.local)
+        parts = parts._replace(priority=priorities.of_content(content, parts.priority))
         if not hasattr(content, "chunks"):
             content = File(content, wanted)
         with span("save", storage=parts.alias) as saving:

@@ -17,7 +17,8 @@ from ..exceptions import (
 from ..files import presence, successors
 from ..files.stamps import Stamp
 from ..files.streams import checksum_of
-from ..ledger.copies import CopyState, copies, exchange
+from ..ledger.copies import CopyState, copies
+from ..ledger.exchanges import exchange
 from ..ledger.models import QueuedFile
 from ..ledger.states import Content, State
 from ..remotes.places import Place

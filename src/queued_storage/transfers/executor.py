@@ -17,7 +17,6 @@ from ..ledger.supervision import Supervision
 from ..runtime import ending, hung
 from . import destinations, disposal, filling, lanes, leases, watching
 from .copiers import Copiers
-from .evicting import Evictor
 from .gates import gates
 from .lanes import Lane, guarded
 from .solitude import ALONE_MAX, solitude
@@ -76,7 +75,6 @@ class Executor:
         self._phase = Phase.WAITING
         self._names = map("queued-storage-{}".format, count())
         self._copiers = Copiers(threads, self._names, self._is_stopping)
-        self._evictor = Evictor(self._names, self._is_stopping)
         self._known: Collection[str] = ()  # the aliases of the last search
         self._finder = threading.Thread(target=self._find, name=next(self._names), daemon=True)
 
@@ -131,8 +129,7 @@ class Executor:
             self._lead_to(Phase.OVER)
             self._notified.clear()
             threads = [thread for lane in self._lanes.values() for thread in lane.give_up_all()]
-            others = [*self._copiers.threads(), *self._evictor.threads()]
-            threads += [thread.ident or 0 for thread in others]
+            threads += [thread.ident or 0 for thread in self._copiers.threads()]
             back = [row for lane in self._lanes.values() for row in lane.give_back_all()]
             self._end()
         running = leases.of_threads([*threads, self._finder.ident or 0])
@@ -148,8 +145,7 @@ class Executor:
     def _threads(self) -> list[threading.Thread]:
         with self._lock:
             lanes = [each for lane in self._lanes.values() for each in lane.threads]
-            others = [*self._copiers.threads(), *self._evictor.threads()]
-            return [self._finder, *lanes, *others]
+            return [self._finder, *lanes, *self._copiers.threads()]
 
     def _lead_to(self, phase: Phase) -> None:
         if phase in NEXT_PHASES[self._phase]:
@@ -160,10 +156,10 @@ class Executor:
     def _find(self) -> None:
         while self._wait():
             guarded(self._supervise)
+            guarded(self._sort_notified)
+            guarded(self._search)  # first, so that what waits longest is not forgotten
             guarded(self._claim_notified)
-            guarded(self._search)
             guarded(partial(self._copiers.look, self._known, self._poll))
-            guarded(partial(self._evictor.look, self._known))
             self._work_alone()
             guarded(self._give_back)
         guarded(self._give_back)
@@ -203,7 +199,7 @@ class Executor:
             lane.notified and lane.has_room for lane in self._lanes.values()
         )
 
-    def _claim_notified(self) -> None:
+    def _sort_notified(self) -> None:
         with self._lock:
             pks = [
                 self._notified.popleft()
@@ -212,20 +208,25 @@ class Executor:
             known = {alias for alias, lane in self._lanes.items() if lane.notified}
         if not (pks or known):
             return
-        aliases = dict(ledger().filter(pk__in=pks).values_list("pk", "alias")) if pks else {}
-        closed = gates.closed().intersection({*known, *aliases.values()})
+        found = ledger().filter(pk__in=pks).values_list("pk", "alias", "priority") if pks else ()
+        places = {pk: place for pk, *place in found}
+        closed = gates.closed() & {*known, *(alias for alias, _priority in places.values())}
         if closed:  # their files are due when the remote is open
             watching.watch()
             self._put_back(closed)
-            aliases = {pk: alias for pk, alias in aliases.items() if alias not in closed}
+        with self._lock:
+            for pk in filter(places.__contains__, pks):
+                alias, priority = places[pk]
+                if alias not in closed:
+                    self._lane(alias).notify(pk, priority)
+            if any(lane.notified and lane.has_order and lane.room for lane in self._lanes.values()):
+                self._next_search = 0.0
+
+    def _claim_notified(self) -> None:
         chosen: list[int] = []
         with self._lock:
-            for pk in filter(aliases.__contains__, pks):
-                self._lane(aliases[pk]).notify(pk)
             for lane in self._lanes.values():
-                chosen += [
-                    lane.notified.popleft() for _pk in range(min(len(lane.notified), lane.room))
-                ]
+                chosen += lane.notified.take(lane.room)
         held = leases.held()
         if chosen := [pk for pk in chosen if pk not in held]:
             self._hand_out(ledger().claim_all(chosen, self._trying()), is_notified=True)
@@ -242,7 +243,8 @@ class Executor:
         limit = min(sum(room.values()), lanes.AHEAD_MAX)
         rows = []
         if limit:
-            rows = ledger().claim_due(limit, list(room), self._trying(), leases.held())
+            held, lately = leases.held(), gates.opened_lately()
+            rows = ledger().claim_due(limit, list(room), self._trying(), held, lately)
         self._hand_out(rows, is_notified=False)
         with self._lock:
             has_found = bool(rows) or bool(self._lanes and not room)

@@ -6,8 +6,10 @@ from typing import NamedTuple
 
 from django.db.models.signals import post_migrate
 
+from ..conf import settings
 from ..files import volumes
 from ..ledger.remotes import Remote, remotes
+from ..ledger.rows import EVER
 from ..runtime.forks import after_fork
 from .parts import TransferringStorage, storage_of
 
@@ -20,6 +22,7 @@ class Gates:
     def __init__(self) -> None:
         self._closed: frozenset[str] = frozenset()
         self._closed_places: frozenset[tuple[str, int]] = frozenset()
+        self._opened_lately: frozenset[str] = frozenset()
         self._has_opening = False
         self._read_again_at = 0.0
         after_fork(self.forget)
@@ -37,6 +40,12 @@ class Gates:
         self._read()
         return self._closed_places
 
+    def opened_lately(self) -> frozenset[str]:
+        """Return the aliases of the storages whose present remote was closed within the last
+        ``MAX_WAIT`` seconds."""
+        self._read()
+        return self._opened_lately
+
     @property
     def are_settled(self) -> bool:
         """Whether no remote is closed, and none was opened by a process that may have died before
@@ -49,12 +58,15 @@ class Gates:
         if now < self._read_again_at:
             return
         # Whole rows, so that no file is claimed while the table lacks a column.
-        found = [*filter(is_known, remotes().closed() | remotes().opening())]
+        lately = remotes().opened_lately(min(settings.max_wait, EVER))
+        found = [*filter(is_known, remotes().closed() | remotes().opening() | lately)]
         closed = [remote for remote in found if not remote.is_open]
         present = frozenset(remote.alias for remote in closed if is_present(remote))
         self._closed = present | volumes.missing_aliases()
         self._closed_places = frozenset((remote.alias, remote.digest) for remote in closed)
-        self._has_opening = any(remote.is_open for remote in found)
+        opened = [remote for remote in found if remote.is_open]
+        self._opened_lately = frozenset(remote.alias for remote in opened if is_present(remote))
+        self._has_opening = any(remote.next_probe_at for remote in opened)
         self._read_again_at = now + READ_EVERY
 
     def is_closed(self, alias: str, place: int | None = None) -> bool:

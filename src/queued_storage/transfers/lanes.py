@@ -17,6 +17,7 @@ from ..reporting.logs import logger
 from ..runtime import hung
 from . import leases, work
 from .gates import gates
+from .notified import Notified
 from .solitude import solitude
 
 AHEAD_MAX = 50  # claimed files of a lane that wait for a thread, at most
@@ -39,7 +40,8 @@ class Lane:
         names: Iterator[str],
         on_done: Callable[["Lane"], None],
     ) -> None:
-        self.notified: deque[int] = deque()  # ids that are not claimed yet
+        self.notified = Notified()
+        self._priorities: set[int] = set()  # of all files so far
         self.threads: list[threading.Thread] = []
         self.tries_names = False  # whether the last file's storage sends files unchecked
         self.width = width  # threads, at most; fewer if some hang that are not replaced
@@ -84,12 +86,18 @@ class Lane:
 
     # What comes in, and goes out
 
-    def notify(self, pk: int) -> None:
+    @property
+    def has_order(self) -> bool:
+        """Whether its files have different priorities. The ledger knows which one is the next."""
+        return len(self._priorities) > 1
+
+    def notify(self, pk: int, priority: int) -> None:
         """Take an id that the process was notified of."""
         if any(row.pk == pk for row in self._claimed):
             self._notified_claimed.add(pk)
         elif self.width:  # otherwise no thread is left, and the file is for other workers
-            self.notified.append(pk)
+            self._priorities.add(priority)
+            self.notified.add(pk, priority)
 
     def add(self, row: QueuedFile, *, is_notified: bool) -> None:
         """Take a claimed file, and keep its lease until a thread has time for it."""
@@ -97,7 +105,8 @@ class Lane:
         if not self._claimed and len(self._at_work) < self.width:
             self._moved_at = time.monotonic()
         self._claimed.append(row)
-        if is_notified:
+        self._priorities.add(row.priority)
+        if self.notified.discard(row.pk) or is_notified:
             self._notified_claimed.add(row.pk)
         self._wake()
 
@@ -124,9 +133,7 @@ class Lane:
         """Take out all files that were not begun; those that were notified wait as ids again."""
         back = self._take_out(lambda row: True)
         if self.width:
-            self.notified.extendleft(
-                row.pk for row in reversed(back) if row.pk in self._notified_claimed
-            )
+            self.notified.return_all(row for row in back if row.pk in self._notified_claimed)
         self._notified_claimed.difference_update(row.pk for row in back)
         return back
 

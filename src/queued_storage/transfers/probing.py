@@ -11,6 +11,7 @@ from django.utils.module_loading import import_string
 from ..conf import settings
 from ..ledger.database import QueuedFileQuerySet, ledger
 from ..ledger.models import QueuedFile
+from ..ledger.priorities import PRIORITIES
 from ..ledger.remotes import Remote, RemoteState, remotes
 from ..ledger.states import State
 from ..remotes.faults import Diagnosis, Fault
@@ -188,11 +189,12 @@ def _note(remote: Remote, *, is_probed_by_files: bool) -> None:
 def _claim(remote: Remote) -> QueuedFile | None:
     """Claim a due file: the oldest, the newest and any other one in turn, for one of them may be
     the fault. Files that have failed, in a probe or before, come last."""
-    files = ledger().filter(alias=remote.alias, priority=0, state=State.PENDING).due()
+    files = ledger().filter(alias=remote.alias, state=State.PENDING).due()
     files = files.workable_here().exclude(pk__in=leases.held())
     choose = (_oldest, _newest, _any_of)[remote.probes % 3]
-    for some, order in product((files.filter(failures=[]), files), (choose, _oldest)):
-        if row := ledger().claim_probe(order(some)):
+    chosen = product((files.filter(failures=[]), files), (choose, _oldest), PRIORITIES)
+    for some, order, priority in chosen:  # one range of an index each
+        if row := ledger().claim_probe(order(some.filter(priority=priority))):
             return row
     return None
 

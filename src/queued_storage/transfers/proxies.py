@@ -12,10 +12,12 @@ from ..files import localfiles, presence
 from ..files.stamps import Stamp
 from ..files.streams import MeasuredFile, Saved
 from ..ledger.states import Content
+from ..runtime.rates import RateLimit
 from ..uploaders import Uploader
 from .claims import UploadClaim
 from .copies import Upload
 from .naming import Naming
+from .pacing import upload_limit
 from .writers import PlaceMarker
 
 
@@ -120,11 +122,13 @@ class RemoteProxy(StorageProxy):
         if name != self._name:
             return self.storage.save(name, content, max_length=max_length)
         row = self._lease.row
-        outgoing = MeasuredFile(content, name, self._lease.moved)
+        limit = upload_limit()
+        moved = partial(self._pay, limit) if limit else self._lease.moved
+        outgoing = MeasuredFile(content, name, moved)
         outgoing.content_type = outgoing.content_type or row.content_type
         is_verbatim = isinstance(content, WatchedFile)
         self.stamp = content.stamp if is_verbatim else None
-        if is_verbatim and content.path:
+        if is_verbatim and content.path and not limit:  # an uploader would read it at full speed
             known = Content(row.size, row.checksum)
             outgoing.saved = Saved(content.path, known, self._lease.progress)
         self.settle()  # a task may send the file again
@@ -143,6 +147,11 @@ class RemoteProxy(StorageProxy):
             remote_name, outgoing.content, is_verbatim, is_proved=self._uploader.has_proof
         )
         return name
+
+    def _pay(self, limit: RateLimit, count: int) -> None:
+        """Wait until these bytes, which were read to be sent, may be sent."""
+        self._lease.moved(count)
+        limit.pay(count, self._lease.progress)
 
     def delete(self, name: str) -> None:
         """Delete a file; of the transferred file only what an upload of it has made.

@@ -11,9 +11,9 @@ from django.core.files.storage import FileSystemStorage
 
 from ..exceptions import LocalFileChanged, VerificationError
 from ..files import presence
-from ..files.streams import MeasuredFile, PiecewiseFile
+from ..files.streams import MeasuredFile, PiecewiseFile, checksum_of
 from ..ledger.models import QueuedFile
-from ..ledger.states import is_reachable_from_here
+from ..ledger.states import Content, is_reachable_from_here
 from ..reporting.logs import logger
 from ..reporting.reasons import reason
 from .claims import UploadClaim
@@ -89,46 +89,52 @@ class Source:
     def _is_whole_here(self, storage: TransferringStorage) -> bool:
         return presence.exists(storage.local, self._row.name) and is_copy(storage, self._row)
 
-    def _downloaded_from_any(self, read: Callable[[MeasuredFile], File]) -> File:
+    def _downloaded_from_any(self, read: Callable[[Located], File]) -> File:
         *others, last = self._copies
         for located in others:
             try:
-                return self._downloaded(located, read)
+                return read(located)
             except Exception as error:
                 self._claim.require()
                 text = reason(error, located[0].remote)
                 logger.warning("%s is read from another copy: %s", self._row, text)
-        return self._downloaded(last, read)
+        return read(last)
 
-    def _downloaded(self, located: Located, read: Callable[[MeasuredFile], File]) -> File:
+    def _read(self, located: Located) -> File:
+        storage, row = located
+        uploader = storage.uploader
+        if row.checksum:  # which is compared
+            data = uploader.read_small(row.remote_name, row.size)
+        else:
+            data = b"".join(uploader.read_back(row.remote_name))
+        self._tick(len(data))
+        found = checksum_of([data])
+        _require_bytes(located, Content(found.size, str(found)))
+        return ContentFile(data, row.name)
+
+    def _save(self, place: FileSystemStorage, located: Located) -> File:
         storage, row = located
         pieces = PiecewiseFile(storage.uploader.read_back(row.remote_name), row.name)
         measured = MeasuredFile(pieces, row.name, self._tick)
-        file = read(measured)
-        found = measured.content
-        if found.size != row.size or (row.checksum and found.checksum != row.checksum):
-            raise VerificationError(
-                f"The remote {storage.remote_place.description} has {found.size:,} bytes with the "
-                f"checksum {found.checksum} under {row.remote_name!r}, but the ledger has "
-                f"{row.size:,} bytes with {row.checksum or 'no checksum'}. Nothing was copied."
-            )
-        return file
-
-    @staticmethod
-    def _read(measured: MeasuredFile) -> File:
-        return ContentFile(b"".join(measured.chunks()), measured.name)
-
-    @staticmethod
-    def _save(place: FileSystemStorage, measured: MeasuredFile) -> File:
-        name = measured.name or ""
-        place.delete(name)  # what was read of another copy
-        place.save(name, measured)
+        place.delete(row.name)  # what was read of another copy
+        place.save(row.name, measured)
+        _require_bytes(located, measured.content)
         return measured
 
     def _tick(self, count: int) -> None:
         if self._throttle:
             self._throttle(count)
         self._claim.progress()
+
+
+def _require_bytes(located: Located, found: Content) -> None:
+    storage, row = located
+    if found.size != row.size or (row.checksum and found.checksum != row.checksum):
+        raise VerificationError(
+            f"The remote {storage.remote_place.description} has {found.size:,} bytes with the "
+            f"checksum {found.checksum} under {row.remote_name!r}, but the ledger has "
+            f"{row.size:,} bytes with {row.checksum or 'no checksum'}. Nothing was copied."
+        )
 
 
 class _Throttled(WatchedFile):

@@ -65,6 +65,21 @@ class Uploader(ABC):
         this size completely or not at all. If so, ``exists()`` is not called first."""
         return False
 
+    def expect_many(self) -> None:
+        """Prepare for many uploads, if it pays to find out what the remote can do."""
+
+    def read_small(self, name: str, size: int) -> bytes:
+        """Return the file's bytes, of which there should be no more than ``size``.
+
+        Of a larger file only the beginning is returned, which is more than ``size``.
+        """
+        data = b""
+        for piece in self.read_back(name):
+            data += bytes(piece)
+            if len(data) > size:
+                break
+        return data
+
     def forget_unfinished(self, name: str) -> None:
         """Delete what the remote keeps of interrupted uploads to ``name``, apart from a file."""
 

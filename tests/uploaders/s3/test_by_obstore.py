@@ -19,6 +19,7 @@ from queued_storage.files.streams import MeasuredFile
 from queued_storage.ledger.states import Content, State
 from queued_storage.tasks import TransferAndDelete
 from queued_storage.uploaders.s3 import by_obstore, trust
+from queued_storage.uploaders.s3.bucket import Bucket
 from queued_storage.uploaders.s3.by_obstore import Outcome, can_send, substitute_for
 from queued_storage.uploaders.s3.small import SeenRequest, SmallObject
 from queued_storage.uploaders.s3.trust import Trust
@@ -95,7 +96,7 @@ def upload(remote: S3Storage, *names: str) -> S3Uploader:
 
 
 def substitute(remote: S3Storage) -> by_obstore.Substitute | None:
-    return substitute_for(remote, remote.connection.meta.client)
+    return substitute_for(Bucket(remote))
 
 
 def only_sender(remote: S3Storage) -> Any:

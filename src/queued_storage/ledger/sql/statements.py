@@ -176,8 +176,8 @@ def statement(
 _texts: dict[Hashable, Text] = {}
 
 
-def _circumstances() -> tuple[str | None, float]:
-    """What the text of any statement of the ledger can depend on: host, lease."""
+def _circumstances() -> tuple[str | None, float, float]:
+    """What the text of any statement of the ledger can depend on: host, lease, longest wait."""
     values = settings.values
     host = settings.host if values["LOCAL_PER_HOST"] else None
-    return host, values["LEASE"]
+    return host, values["LEASE"], settings.max_wait

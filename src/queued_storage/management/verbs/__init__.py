@@ -9,7 +9,7 @@ from .losses import AcceptRoot, GiveUp, Prune
 from .moving import Move
 from .remotes import Remotes
 from .status import Status
-from .transfers import Cancel, Flush, Retry, Transfer
+from .transfers import Cancel, Flush, Prioritize, Retry, Transfer
 from .working import Sweep, Worker
 
 VERBS: tuple[type[Verb], ...] = (  # in the order of the help
@@ -22,6 +22,7 @@ VERBS: tuple[type[Verb], ...] = (  # in the order of the help
     GiveUp,
     AcceptRoot,
     Retry,
+    Prioritize,
     Cancel,
     Evict,
     Restore,

@@ -6,11 +6,12 @@ from typing import Any
 from django.core.management.base import CommandError
 
 from ...operations import moving
-from ...operations.moving import RateLimit, Unfinished
+from ...operations.moving import Unfinished
 from ...operations.storages import OperableStorage
 from ...reporting.counts import counted
+from ...runtime.rates import RateLimit
 from ..progress import Progress
-from ..quantities import format_size, parse_size
+from ..quantities import format_size, parse_rate
 from .base import RepeatableVerb
 from .selection import add_dry_run, add_yes, one_storage, total
 
@@ -26,7 +27,7 @@ class Move(RepeatableVerb):
         parser.add_argument("--storage", metavar="ALIAS", help="the storage; optional if it is one")
         parser.add_argument(
             "--limit-rate",
-            type=_rate,
+            type=parse_rate,
             metavar="SIZE",
             help="read at most this many bytes per second, for example 500K or 10M",
         )
@@ -117,12 +118,6 @@ class Move(RepeatableVerb):
 def _unfinished(problem: Unfinished, progress: Progress) -> CommandError:
     progress.clear()
     return CommandError(f"{problem} Run the command again to continue.", returncode=1)
-
-
-def _rate(text: str) -> int:
-    if not (found := parse_size(text)):
-        raise ArgumentTypeError("the rate must be at least one byte per second")
-    return found
 
 
 def _threads(text: str) -> int:

@@ -7,8 +7,10 @@ from typing import Any
 
 from django.core.management.base import CommandError
 
+from ...ledger import measures
 from ...ledger.availability import Availability, sentence
 from ...ledger.jobs import Job
+from ...ledger.priorities import name_of
 from ...operations import mirrors, space, status
 from ...reporting.counts import counted
 from ..quantities import format_size, parse_duration, parse_size
@@ -34,6 +36,7 @@ class _Report:
     mirrors: list[mirrors.Mirror]
     spaces: list[space.Space]
     jobs: list[Job]
+    priorities: dict[tuple[str, int], int]  # the due files
     places: float  # the share of the ledger in which they are filled in
     troubles: list[str]
 
@@ -93,6 +96,7 @@ class Status(Verb):
             mirrors=mirrors.tallies(),
             spaces=space.spaces(),
             jobs=status.unfinished_jobs(),
+            priorities=measures.due_by_priority(),
             places=status.share_of_places(),
             troubles=[
                 *status.outages(remotes, options["max_away"]),
@@ -117,6 +121,10 @@ class Status(Verb):
             "hosts": [asdict(backlog) for backlog in report.backlogs],
             "workers": asdict(report.activity),
             "jobs": [{name: getattr(job, name) for name in JOB_FIELDS} for job in report.jobs],
+            "due": [
+                {"alias": alias, "priority": priority, "files": files}
+                for (alias, priority), files in report.priorities.items()
+            ],
             "places": report.places,
             "errors": [dict(zip(keys, failure, strict=True)) for failure in report.failures],
             "troubles": report.troubles,
@@ -145,6 +153,8 @@ class Status(Verb):
             self.stdout.write(f"only on {backlog.host:<29} {_numbers(backlog)}{overdue}")
         if report.tallies:
             self.stdout.write(_of_workers(report.activity))
+        if len({priority for _alias, priority in report.priorities}) > 1:
+            self._print_priorities(report.priorities)
         for job in report.jobs:
             self.stdout.write(_of_job(job))
         if report.places < 1:
@@ -158,6 +168,13 @@ class Status(Verb):
             if trouble in banners:  # it is shown already
                 continue
             self.stdout.write(trouble, self.style.ERROR)
+
+    def _print_priorities(self, due: dict[tuple[str, int], int]) -> None:
+        for (alias, priority), files in due.items():
+            self.stdout.write(
+                f"{alias:<24} {counted(files, '{} file is due', '{} files are due')} with the "
+                f"priority '{name_of(priority)}'"
+            )
 
 
 def _of_space(its: space.Space) -> str:

@@ -10,6 +10,7 @@ from django.core.management.base import CommandError
 from ...ledger.database import QueuedFileQuerySet, ledger
 from ...ledger.models import QueuedFile
 from ...ledger.names import tidy
+from ...ledger.priorities import NAMES, priority_of
 from ...ledger.states import State, is_reachable_from_here
 from ...operations import mirrors, steering
 from ...operations.passes import Step
@@ -92,6 +93,30 @@ class Retry(RepeatableVerb):
         if again := mirrors.retry(selected(options)):
             text = counted(again, "{} copy on a mirror", "{} copies on mirrors")
             self.stdout.write(f"{text} will be retried.")
+
+
+class Prioritize(RepeatableVerb):
+    name = "prioritize"
+    help = "give files that aren't transferred yet another priority"
+
+    @classmethod
+    def add_arguments(cls, parser: ArgumentParser) -> None:
+        parser.add_argument("priority", choices=NAMES, help="which files are transferred first")
+        add_selection(parser, required=True)
+        add_dry_run(parser)
+
+    def run(self, options: dict[str, Any]) -> None:
+        name = options["priority"]
+        priority = priority_of(name)
+        rows = selected(options).prioritizable().exclude(priority=priority)
+        if options["dry_run"]:
+            files = counted(total(rows)[0], "{} file", "{} files")
+            self.stdout.write(f"{files} would get the priority '{name}'.")
+            return
+        with self.progress(rows) as progress:
+            count = steering.prioritize(rows, priority, progress)
+        have = counted(count, "{} file has", "{} files have")
+        self.stdout.write(f"{have} the priority '{name}' now.")
 
 
 class Cancel(RepeatableVerb):

@@ -25,6 +25,8 @@ from ...runtime import ending, hung
 from ...transfers import copying, disposal, probing
 from ...transfers.executor import Executor
 from ...transfers.gates import gates
+from ...transfers.pacing import limited_to
+from ..quantities import parse_rate
 from .base import Verb, require_ledger
 from .selection import add_dry_run
 from .typos import require_alias
@@ -62,6 +64,13 @@ class Worker(Verb):
             "returned to the ledger (default: 20)",
         )
         parser.add_argument(
+            "--max-rate",
+            metavar="SIZE",
+            type=parse_rate,
+            help="upload at most so many bytes per second, for example 10M, in all threads of this "
+            "worker together (default: the setting MAX_RATE)",
+        )
+        parser.add_argument(
             "--until-empty", action="store_true", help="exit as soon as no file is due"
         )
         parser.add_argument(
@@ -79,7 +88,7 @@ class Worker(Verb):
             raise CommandError("--exit-wait must be a number of seconds, 0 or more.")
         if options["until_empty"]:
             require_ledger()
-        with _Signals() as signals, _rare_collections():
+        with _Signals() as signals, _rare_collections(), limited_to(options["max_rate"]):
             if options["metrics"]:
                 self._serve_metrics(*options["metrics"])
             self._transfer(options, signals)
@@ -122,8 +131,8 @@ class Worker(Verb):
         """Whether a file or a job is due that this process can process."""
         aliases = gates.open_of(_aliases())
         due = ledger().due().claimable().workable_here()
-        # One range of the index each. For many in one query, SQLite would read the whole table.
-        is_due = any(due.of_aliases([alias]).exists() for alias in aliases)
+        # One alias each. For many in one query, SQLite would read the whole table.
+        is_due = any(rows.exists() for alias in aliases for rows in due.ranges([alias]))
         is_due = is_due or copying.is_due(_aliases())
         return is_due or (are_available() and bool(jobs().due_keys(aliases)))
 
@@ -239,8 +248,9 @@ class Sweep(Verb):
         require_alias(options["storage"])
         if options["dry_run"]:
             chosen = options["storage"]
-            due = ledger().due().of_aliases(measures.aliases() if chosen is None else [chosen])
-            self.stdout.write(counted(due.count(), "{} file is due.", "{} files are due."))
+            due = ledger().due().ranges(measures.aliases() if chosen is None else [chosen])
+            count = sum(rows.count() for rows in due)
+            self.stdout.write(counted(count, "{} file is due.", "{} files are due."))
             return
         count = maintenance.sweep(options["storage"])
         self.stdout.write(counted(count, "{} file was enqueued.", "{} files were enqueued."))

@@ -20,8 +20,9 @@ import sys
 import threading
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import quote
 from urllib.request import getproxies
 from weakref import WeakKeyDictionary
@@ -33,7 +34,7 @@ from storages.backends.s3 import S3Storage
 from ...reporting.logs import logger
 from ...reporting.reasons import reason
 from ...runtime.forks import after_fork
-from .bucket import S3Remote
+from .bucket import Bucket, S3Remote
 from .checksums import SHA256
 from .small import SeenRequest, SmallObject
 
@@ -102,18 +103,44 @@ class _Own(threading.local):
     """The substitutes of this thread: S3Storage has one client per thread."""
 
     def __init__(self) -> None:
-        self.substitutes: WeakKeyDictionary[Any, Substitute | None] = WeakKeyDictionary()
+        self.of_clients: Substitutes = WeakKeyDictionary()
 
 
+Substitutes = WeakKeyDictionary[Any, "Substitute | None"]
 _own = _Own()
+_of_storages: Substitutes = WeakKeyDictionary()
 
 
-def substitute_for(storage: S3Remote, client: "S3Client") -> "Substitute | None":
-    """Return what can send instead of this client, or None if it would connect differently."""
-    if client not in _own.substitutes:
-        is_able = _connects_as_usual(storage, client)
-        _own.substitutes[client] = Substitute(client) if is_able else None
-    return _own.substitutes[client]
+def substitute_for(bucket: Bucket) -> "Substitute | None":
+    """Return what can send instead of the client of this thread, or None if it would connect
+    differently.
+
+    Threads have it in common if their clients are alike, so that only one of them needs a client:
+    to make one takes as long as to send a hundred objects.
+    """
+    storage: Any = bucket.storage
+    is_shared = has_equal_clients(storage)
+    known, key = (_of_storages, storage) if is_shared else (_own.of_clients, bucket.client)
+    if key not in known:
+        is_able = connects_as_usual(storage, bucket.client)
+        known.setdefault(key, Substitute(bucket.client) if is_able else None)
+    return known[key]
+
+
+def has_equal_clients(storage: Any) -> bool:
+    """Return whether all clients of a storage are alike: a method of a subclass may make them
+    depend on the thread."""
+    return _has_no_methods_of_its_own(cast(Any, type(storage)))
+
+
+@lru_cache(100)
+def _has_no_methods_of_its_own(cls: type) -> bool:
+    return not any(
+        hasattr(attribute, "__get__") and not name.startswith("__")
+        for each in cls.__mro__
+        if not issubclass(S3Storage, each)
+        for name, attribute in vars(each).items()
+    )
 
 
 class Substitute:
@@ -244,7 +271,7 @@ class Sender:
             self._rest -= 1
             return Outcome.NOT_SENT
         try:
-            self._store = self._store or _store(*self._options)
+            self._store = self._store or store_at(*self._options)
             answer = self._put(
                 self._store,
                 what.key,
@@ -289,7 +316,7 @@ class Credentials:
         }
 
 
-def _connects_as_usual(storage: S3Remote, client: "S3Client") -> bool:
+def connects_as_usual(storage: S3Remote, client: "S3Client") -> bool:
     """Return whether obstore would connect in the same way as the storage's client."""
     config: Any = client.meta.config
     has_own_client = getattr(type(storage), "connection", None) is not S3Storage.connection
@@ -316,9 +343,10 @@ def _timeouts(config: Any) -> tuple[Any, Any]:
     return config.connect_timeout, config.read_timeout
 
 
-def _store(
+def store_at(
     place: str, region: str, headers: Mapping[str, str], credentials: Credentials, config: Any
 ) -> Any:
+    """Return obstore's store of a bucket, which is named in the host or path of ``place``."""
     from obstore.store import S3Store
 
     connect, read = (timedelta(seconds=each) for each in _timeouts(config))

@@ -13,7 +13,7 @@ from botocore.exceptions import ClientError
 
 from ...reporting.logs import logger
 from . import trust
-from .bucket import S3Remote
+from .bucket import Bucket, S3Remote
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -63,18 +63,17 @@ def learn(storage: S3Remote, dialect: Dialect) -> None:
         logger.info("The S3 server of the bucket %r refuses headers; sent are: %s", bucket, dialect)
 
 
-def to_try(
-    storage: S3Remote, client: "S3Client", *, is_new: bool, named: str | None
-) -> Iterator[Dialect]:
+def to_try(bucket: Bucket, *, is_new: bool, named: str | None) -> Iterator[Dialect]:
     """Yield the dialects to upload a file in, with the known one first.
 
     A checksum is left out only if the client would upload without one, and the storage has
     ``named`` no algorithm.
     A condition is left out only if the server was not seen to respect it.
     """
+    storage = bucket.storage
     known = of(storage)
     yield known
-    may_lack_checksum = known.checksums and named is None and is_quiet(client, "request")
+    may_lack_checksum = known.checksums and named is None and is_quiet(bucket.client, "request")
     may_lack_condition = is_new and known.conditions and not trust.conditions_are_known(storage)
     if may_lack_checksum:
         yield known._replace(checksums=False)

@@ -1,6 +1,7 @@
 """Send a small object to S3 in one request, from memory."""
 
 import threading
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -55,7 +56,7 @@ def put_object(client: "S3Client", what: SmallObject, checksum: Sum | None) -> A
         parameters[checksum.parameter] = checksum.value
     if what.is_new:
         parameters["IfNoneMatch"] = "*"
-    with _Watch(client) as request:
+    with Watch(client, "PutObject") as request:
         answer: Mapping[str, Any] = client.put_object(
             Bucket=what.bucket, Key=what.key, Body=what.data, **parameters
         )
@@ -67,26 +68,28 @@ class _Own(threading.local):
     """The state of this thread."""
 
     def __init__(self) -> None:
-        self.request: SeenRequest | None = None  # the one that put_object() above is sending
-        self.watched: WeakSet[Any] = WeakSet()  # clients whose events are handled
+        self.request: SeenRequest | None = None  # the one in whose block the thread is
+        # Clients whose events are handled, by operation
+        self.watched: dict[str, WeakSet[Any]] = defaultdict(WeakSet)
 
 
 _own = _Own()
 
 
-class _Watch:
+class Watch:
     """Observes one request through the client's events.
 
     The handlers stay registered, because registering them is slow. They ignore requests that the
     project itself sends with this client.
     """
 
-    def __init__(self, client: "S3Client") -> None:
-        if client not in _own.watched:
+    def __init__(self, client: "S3Client", operation: str) -> None:
+        if client not in _own.watched[operation]:
             events = client.meta.events
-            events.register_last(_SIGN, _before_sign, unique_id=f"queued-storage.{_SIGN}")
-            events.register_last(_SEND, _before_send, unique_id=f"queued-storage.{_SEND}")
-            _own.watched.add(client)
+            sign, send = f"before-sign.s3.{operation}", f"before-send.s3.{operation}"
+            events.register_last(sign, _before_sign, unique_id=f"queued-storage.{sign}")
+            events.register_last(send, _before_send, unique_id=f"queued-storage.{send}")
+            _own.watched[operation].add(client)
 
     def __enter__(self) -> SeenRequest:
         _own.request = SeenRequest()
@@ -94,10 +97,6 @@ class _Watch:
 
     def __exit__(self, *exc_info: object) -> None:
         _own.request = None
-
-
-_SIGN = "before-sign.s3.PutObject"
-_SEND = "before-send.s3.PutObject"
 
 
 def _before_sign(

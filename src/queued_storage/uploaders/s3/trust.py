@@ -61,6 +61,15 @@ def trust_in(storage: S3Remote, algorithm: str = CRC32) -> Trust:
     return _known.get(place, NONE)
 
 
+def expect_many(storage: S3Remote) -> None:
+    """Let the next upload probe the server, since many are going to follow."""
+    for algorithm in ALGORITHMS:
+        place = _place(storage, algorithm)
+        with _lock:
+            if 0 <= _uploads[place] < PROBE_AFTER:
+                _uploads[place] = PROBE_AFTER - 1
+
+
 def known(storage: S3Remote, algorithm: str = CRC32) -> Trust:
     """Return what is known of the server and the algorithm, without a request."""
     return _known.get(_place(storage, algorithm), NONE)

@@ -24,7 +24,7 @@ def write_probe(bucket: Bucket) -> None:
         place, client = once.place(PROBE_NAME), once.client
         parameters = once.parameters(PROBE_NAME, ContentFile(PROBE))
         parameters.pop("ChecksumType", None)  # for multipart uploads
-        with explained(client, place["Bucket"], place["Key"]):
+        with explained(lambda: client, place["Bucket"], place["Key"]):
             client.put_object(**place, **parameters, Body=PROBE)
         with contextlib.suppress(Exception):  # a key may be allowed to write, but not to delete
             client.delete_object(**place)

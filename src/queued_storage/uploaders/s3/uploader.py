@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator
+from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
@@ -15,12 +16,12 @@ from ...exceptions import VerificationError
 from ...files.streams import MeasuredFile, Saved
 from ...ledger.names import WRITER_NAME
 from ...ledger.states import Content
-from ...remotes.refusals_s3 import explained
+from ...remotes.refusals_s3 import code_of, explained, status_of
 from ...reporting.logs import logger
 from ...reporting.reasons import reason
 from ...runtime import ending
 from ..base import MARKER_MAX, PIECE, Uploader
-from . import by_obstore, dialects, multipart, small, trust, trying
+from . import by_obstore, dialects, fetching, multipart, small, trust, trying
 from .bucket import MISSING, Bucket, S3Remote
 from .by_obstore import Outcome, Substitute
 from .checksums import ALGORITHMS, CRC32, SHA256, Sum, as_recorded, crc32_in, encoded, sum_of
@@ -68,7 +69,7 @@ class S3Uploader(Uploader):
         try:
             return self._upload(name, content, is_new=True)
         except ClientError as error:
-            if _status(error) == HTTPStatus.PRECONDITION_FAILED:
+            if status_of(error) == HTTPStatus.PRECONDITION_FAILED:
                 # A request that boto3 repeats may be refused because of the object that it made.
                 self.was_sent_once &= error.response["ResponseMetadata"].get("RetryAttempts") == 0
                 raise FileExistsError(f"The remote has another object named {name!r}.") from error
@@ -76,10 +77,10 @@ class S3Uploader(Uploader):
 
     def _upload(self, name: str, content: MeasuredFile, *, is_new: bool) -> str:
         """Upload with all headers, or without those that the server refuses."""
-        storage, client = self._bucket.storage, self._bucket.client
-        parameters = self._bucket.parameters(name, content)
+        bucket = self._bucket
+        parameters = bucket.parameters(name, content)
         named: str | None = parameters.pop("ChecksumAlgorithm", None)
-        to_try = dialects.to_try(storage, client, is_new=is_new, named=named)
+        to_try = dialects.to_try(bucket, is_new=is_new, named=named)
         following: Dialect | None = next(to_try)
         first: ClientError | None = None
         with self._explained(name):
@@ -93,8 +94,8 @@ class S3Uploader(Uploader):
                         untried = (each for each in to_try if may_be_refusal(error, tried, each))
                         following = next(untried, None)
                     if following is None:
-                        raise (first if _status(first) == _status(error) else error) from None
-        dialects.learn(storage, tried)
+                        raise (first if status_of(first) == status_of(error) else error) from None
+        dialects.learn(bucket.storage, tried)
         return cast(str, clean_name(name))
 
     def _upload_in(
@@ -161,7 +162,7 @@ class S3Uploader(Uploader):
         if not self.may_use_obstore or not by_obstore.can_send(named):
             return None
         storage = self._bucket.storage
-        substitute = by_obstore.substitute_for(storage, self._bucket.client)
+        substitute = by_obstore.substitute_for(self._bucket)
         return substitute if substitute and trust.trust_in(storage, SHA256).checksums else None
 
     def _put(
@@ -240,6 +241,9 @@ class S3Uploader(Uploader):
         is_small = size < min(small.LIMIT, config.multipart_threshold)
         return is_small and trust.conditions_are_known(storage)
 
+    def expect_many(self) -> None:
+        trust.expect_many(self._bucket.storage)
+
     def forget_unfinished(self, name: str) -> None:
         """Abort multipart uploads, so that a worker that was frozen cannot continue one."""
         if not self._bucket.allows(name):
@@ -247,7 +251,7 @@ class S3Uploader(Uploader):
         try:
             multipart.abort_uploads(self._bucket.client, self._bucket.place(name))
         except ClientError as error:
-            if _status(error) >= 500 and _status(error) != HTTPStatus.NOT_IMPLEMENTED:
+            if status_of(error) >= 500 and status_of(error) != HTTPStatus.NOT_IMPLEMENTED:
                 raise
             # It ended meanwhile, or the account may not abort it; a lifecycle rule can.
             logger.info("Unfinished uploads to %r were not aborted: %s", name, reason(error))
@@ -269,9 +273,9 @@ class S3Uploader(Uploader):
             for _piece in self.read_part(name, 0, 1):
                 return False
         except ClientError as error:
-            if _status(error) == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:  # it is empty
+            if status_of(error) == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:  # it is empty
                 return False
-            if _code(error) not in MISSING:
+            if code_of(error) not in MISSING:
                 raise
             self._bucket.note_seen()
             return True
@@ -291,14 +295,14 @@ class S3Uploader(Uploader):
         try:
             self._bucket.client.delete_object(**self._bucket.place(name))
         except ClientError as error:
-            if _code(error) not in MISSING:
+            if code_of(error) not in MISSING:
                 raise
 
     def read_marker(self) -> bytes | None:
         try:
             return b"".join(self.read_part(WRITER_NAME, 0, MARKER_MAX))
         except ClientError as error:
-            if _code(error) in MISSING:
+            if code_of(error) in MISSING:
                 return None
             raise
 
@@ -317,7 +321,7 @@ class S3Uploader(Uploader):
         try:
             self._bucket.client.put_object(**parameters)
         except ClientError as error:
-            if _status(error) != HTTPStatus.BAD_REQUEST:
+            if status_of(error) != HTTPStatus.BAD_REQUEST:
                 raise
             return True
         return False
@@ -346,19 +350,26 @@ class S3Uploader(Uploader):
                 parameters = {**bucket.place(name), **bucket.customer_key(name)}
                 return dialects.head_object(bucket.storage, bucket.client, parameters)
         except ClientError as error:
-            if _status(error) == HTTPStatus.NOT_FOUND:
+            if status_of(error) == HTTPStatus.NOT_FOUND:
                 raise VerificationError(f"The remote has no file named {name!r}.") from error
             raise
 
     def _explained(self, name: str) -> contextlib.AbstractContextManager[None]:
-        place = self._bucket.place(name)
-        return explained(self._bucket.client, place["Bucket"], place["Key"])
+        bucket = self._bucket
+        place = bucket.place(name)
+        return explained(lambda: bucket.client, place["Bucket"], place["Key"])
 
     # Reading and listing
 
     def read_back(self, name: str) -> Iterator[bytes]:
         """Yield the bytes of the response: ``S3Storage.open()`` keeps the file in memory."""
         yield from self._pieces_of(name, {})
+
+    def read_small(self, name: str, size: int) -> bytes:
+        """Read the object by obstore if possible, which does not compare checksums."""
+        by_boto = partial(super().read_small, name, size)
+        may_fetch = self.may_use_obstore and by_obstore.can_send(None) and size <= small.LIMIT
+        return fetching.fetch(self._bucket, name, size, by_boto) if may_fetch else by_boto()
 
     def read_part(self, name: str, start: int, end: int) -> Iterator[bytes]:
         yield from self._pieces_of(name, {"Range": f"bytes={start}-{end - 1}"})
@@ -390,11 +401,3 @@ class PlainS3Uploader(S3Uploader):
     """Never uses obstore. Set the option ``uploader`` to its dotted path."""
 
     may_use_obstore = False
-
-
-def _status(error: ClientError) -> int:
-    return error.response["ResponseMetadata"]["HTTPStatusCode"]
-
-
-def _code(error: ClientError) -> str:
-    return error.response.get("Error", {}).get("Code", "")
