@@ -12,11 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from django.conf import settings as django_settings
 from django.core.files.base import ContentFile
 from django.core.files.storage import FileSystemStorage, storages
 from django.db import connection, transaction
-from django.test import override_settings
 from pytest_django import Settings
 
 from queued_storage.exceptions import NoRoom
@@ -191,16 +189,18 @@ def test_the_database_on_the_same_disk(disk: Path, tmp_path: Path) -> None:
 # Processes that die while they save to the remote
 
 
-def configured() -> Any:
+@pytest.fixture
+def remote_only(settings: Settings) -> Any:
+    """The default storage, without room for any file, here and in child processes."""
     options = {"local": "disk", "remote": "far", "max_pending_bytes": 1, "when_full": "remote"}
     default = {"BACKEND": "queued_storage.backends.QueuedStorage", "OPTIONS": options}
-    override_settings(STORAGES=django_settings.STORAGES | {"default": default}).enable()
+    settings.STORAGES = settings.STORAGES | {"default": default}
     return storages["default"]
 
 
 def save_and_die(*, in_transaction: bool) -> None:
     """Save a file to the remote, and die right before the commit."""
-    storage = configured()
+    storage = storages["default"]
     if in_transaction:
         with transaction.atomic():
             storage.save("a.txt", ContentFile(b"bytes"))
@@ -222,8 +222,10 @@ def without_a_transaction() -> None:
     save_and_die(in_transaction=False)
 
 
-def test_a_death_before_the_commit_leaves_no_row(fork: Callable[..., Any]) -> None:
-    storage = configured()
+def test_a_death_before_the_commit_leaves_no_row(
+    remote_only: Any, fork: Callable[..., Any]
+) -> None:
+    storage = remote_only
     assert ended(fork(in_a_transaction)) == -signal.SIGKILL
     assert not storage.exists("a.txt") or connection.vendor == "sqlite"
     purge()
@@ -235,8 +237,10 @@ def test_a_death_before_the_commit_leaves_no_row(fork: Callable[..., Any]) -> No
 @pytest.mark.parametrize(
     "point", ["name reserved", "reserved", "object verified", "filling remotely", "filled remotely"]
 )
-def test_a_death_around_the_record(fork: Callable[..., Any], point: str, tmp_path: Path) -> None:
-    storage = configured()
+def test_a_death_around_the_record(
+    remote_only: Any, fork: Callable[..., Any], point: str, tmp_path: Path
+) -> None:
+    storage = remote_only
     child = fork(without_a_transaction, point=FailPoint(point, tmp_path / "reached"))
     assert ended(child) == -signal.SIGKILL
     purge()
