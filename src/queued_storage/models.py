@@ -4,7 +4,17 @@ from .ledger.copies import Copy
 from .ledger.database import ledger
 from .ledger.identity import LedgerIdentity
 from .ledger.jobs import Job
+from .ledger.localsides import LocalSide
 from .ledger.models import ExactCharField, QueuedFile
 from .ledger.remotes import Remote
 
-__all__ = ["Copy", "ExactCharField", "Job", "LedgerIdentity", "QueuedFile", "Remote", "ledger"]
+__all__ = [
+    "Copy",
+    "ExactCharField",
+    "Job",
+    "LedgerIdentity",
+    "LocalSide",
+    "QueuedFile",
+    "Remote",
+    "ledger",
+]

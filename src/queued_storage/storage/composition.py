@@ -12,6 +12,7 @@ from django.utils.module_loading import import_string
 
 from ..conf import settings
 from ..files import spelling
+from ..files.limits import LIMITS, Limits
 from ..ledger import bindings
 from ..ledger.aliases import AliasedStorage, configured_storages, living_storages
 from ..ledger.bindings import Bound
@@ -76,6 +77,7 @@ class ComposedStorage(AliasedStorage):
         "previous",
         "mirrors",
         "evict_after",
+        *LIMITS,
         "local_args",
         "remote_args",
         "local_options",
@@ -107,6 +109,7 @@ class ComposedStorage(AliasedStorage):
         self._options: dict[str, Any] = {**self._class_options, **given}
         self.sides = Sides.from_options(self._options, type(self).__name__)
         require_valid(self._options)
+        self.limits = Limits.from_options(self._options)
         self._own_priority = priority_of(self._options.get("priority", NORMAL))
         super().__init__(self._options.get("alias"))
 

@@ -27,6 +27,7 @@ from . import recheck
 from .composition import Parts
 from .deleting import DeletingStorage
 from .results import TransferResult, last_results
+from .room import Room
 
 PUBLISH_MAX = 20  # times that other processes may be faster with the same name
 
@@ -36,7 +37,9 @@ class Saved(NamedTuple):
 
     name: str
     pk: int
+    size: int = 0
     check: Callable[[], None] | None = None
+    is_transferred: bool = False  # already, by the save itself
 
 
 class RenewingStorage(DeletingStorage):
@@ -71,13 +74,16 @@ class RenewingStorage(DeletingStorage):
                 )
             return self._begin(parts, name, entry, content, file.wait_as)
         if is_taken and not entry.is_local and self._start(parts, name, entry, details()):
-            return Saved(name, entry.pk, self._check_of(parts, name, details()))
+            size = details().size
+            return Saved(name, entry.pk, size, self._check_of(parts, name, details()))
         return None
 
     def _record_new(self, parts: Parts, name: str, content: Content) -> Saved | None:
         """Insert the row of a new file; None if the name is taken."""
         pk = parts.rows.record(parts.alias, name, content, **parts.row_options)
-        return None if pk is None else Saved(name, pk, self._check_of(parts, name, content))
+        if pk is None:
+            return None
+        return Saved(name, pk, content.size, self._check_of(parts, name, content))
 
     def _begin(
         self,
@@ -99,7 +105,8 @@ class RenewingStorage(DeletingStorage):
         )
         if not is_done:
             return None
-        return Saved(name, entry.pk, self._check_of(parts, name, content, version))
+        check = self._check_of(parts, name, content, version)
+        return Saved(name, entry.pk, content.size, check)
 
     def _start(self, parts: Parts, name: str, entry: Entry, content: Content) -> int:
         started = parts.rows.overwrite(entry, content, **parts.row_options)
@@ -122,12 +129,20 @@ class RenewingStorage(DeletingStorage):
         if "x" in mode and exists:
             raise FileExistsError(f"{stored.text!r} already exists.")
         volumes.require(parts.alias, parts.local, mark=True)
-        publish = partial(self._publish, stored, entry)
+        Room(self, stored.text, size=entry.size if entry else 0).make()
+        publish = partial(self._publish_in_room, stored, entry)
         with contextlib.ExitStack() as stack:
             existing = None
             if "r" in mode or ("a" in mode and exists):
                 existing = stack.enter_context(self._open_for_reading(stored, "rb"))
             return WritableFile(parts.local, stored.text, mode, existing, publish)
+
+    def _publish_in_room(
+        self, name: StoredName, opened: Entry | None, draft: str, content: Content
+    ) -> None:
+        """Do the same as ``_publish()`` if that is within the limits."""
+        room = Room(self, name.text, size=content.size)
+        room.used_by_draft(lambda: self._publish(name, opened, draft, content))
 
     def _publish(
         self, name: StoredName, opened: Entry | None, draft: str, content: Content
@@ -162,7 +177,7 @@ class RenewingStorage(DeletingStorage):
                 return None
             put_in_place()
             self._forget(name)
-        return Saved(name, pk, self._check_of(parts, name, content))
+        return Saved(name, pk, content.size, self._check_of(parts, name, content))
 
     # What follows the commit
 

@@ -1,4 +1,4 @@
-"""The threads of a worker that make copies on mirrors, so that first uploads do not wait."""
+"""The threads of a worker for what first uploads do not wait for: copies on mirrors, evictions."""
 
 import threading
 import time
@@ -12,6 +12,7 @@ from django.db import connections
 from ..runtime import hung
 from . import copying, leases
 from .copying import Mirror
+from .evicting import Evictor
 from .lanes import guarded
 
 EVERY = 5.0  # seconds between two looks, or less if a worker searches more often
@@ -20,7 +21,7 @@ EVERY = 5.0  # seconds between two looks, or less if a worker searches more ofte
 class Copiers:
     """Up to ``width`` threads for each mirror, so that one that hangs delays no other.
 
-    A thread ends when no copy is due.
+    A thread ends when no copy is due. One more thread keeps local storages within their limits.
     """
 
     def __init__(self, width: int, names: Iterator[str], is_stopping: Callable[[], bool]) -> None:
@@ -30,9 +31,12 @@ class Copiers:
         self._lock = threading.Lock()
         self._next_look = 0.0
         self._threads: dict[Mirror, list[threading.Thread]] = defaultdict(list)
+        self._evictor = Evictor(names, is_stopping)
 
     def look(self, aliases: Collection[str], poll: float) -> None:
-        """Start threads for the copies that are due, unless it is too early."""
+        """Start threads for the copies that are due, unless it is too early; let the evictor do
+        the same."""
+        self._evictor.look(aliases)
         if self._is_stopping() or time.monotonic() < self._next_look:
             return
         self._next_look = time.monotonic() + min(poll, EVERY)
@@ -48,7 +52,8 @@ class Copiers:
 
     def threads(self) -> list[threading.Thread]:
         with self._lock:
-            return [thread for each in self._threads.values() for thread in each]
+            copying = [thread for each in self._threads.values() for thread in each]
+        return [*copying, *self._evictor.threads()]
 
     def _living(self, mirror: Mirror) -> list[threading.Thread]:
         """Forget the threads that have ended, and those that hang if they may be replaced."""

@@ -5,6 +5,7 @@ from typing import NamedTuple, Protocol, Self, cast
 
 from django.core.files.storage import Storage
 
+from ..files.limits import Limits
 from ..ledger.aliases import storage_for
 from ..ledger.bindings import Bound
 from ..ledger.models import QueuedFile
@@ -79,6 +80,10 @@ class TransferringStorage(Protocol):
     @property
     def evict_after(self) -> str:
         """Which copies must be verified before the local one is evicted: "all" or "first"."""
+
+    @property
+    def limits(self) -> Limits:
+        """What the local storage may hold."""
 
     def require_two_places(self) -> None:
         """Raise ``ImproperlyConfigured`` if the two sides lead to one place."""
