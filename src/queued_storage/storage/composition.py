@@ -298,11 +298,6 @@ class ComposedStorage(AliasedStorage):
         """Where the remote keeps its files, as this thread sees it now."""
         return place_of_side(self.sides.remote)
 
-    @property
-    def remote_alias(self) -> str:
-        """The key of the remote in ``STORAGES``; "" if it has none."""
-        return self.sides.remote.alias
-
     # Several remotes
 
     def with_remote_of(self, bound: Bound) -> Self:
