@@ -134,10 +134,12 @@ long: export QUEUED_STORAGE_TEST_MOVED_FILES ?= 5000
 long: export QUEUED_STORAGE_TEST_MOVED_LARGE ?= 1
 long: export QUEUED_STORAGE_TEST_MOVED_MEGABYTES ?= 200
 long: export QUEUED_STORAGE_TEST_MIRRORED_FILES ?= 1000
+long: export QUEUED_STORAGE_TEST_SMALL_DISK_SECONDS ?= 300
 long: $(STAMP)
 	$(BIN)/python -m pytest --timeout 0 tests/journeys/test_model.py tests/journeys/test_races.py \
 		tests/journeys/test_outages.py tests/journeys/test_moving_live.py \
-		tests/journeys/test_mirrors_live.py tests/steps/test_kills.py tests/steps/test_model.py
+		tests/journeys/test_mirrors_live.py tests/journeys/test_small_disk.py \
+		tests/steps/test_kills.py tests/steps/test_model.py
 
 bench: $(VENV)/.bench-installed
 	$(BIN)/python -m benchmarks $(BENCH_ARGS)

@@ -4,6 +4,7 @@
 GROUPS = (
     "imports",
     "saves",
+    "limits",
     "looks",
     "reading",
     "claims",

@@ -1,5 +1,7 @@
 """The exceptions of this package. Each message says what to do."""
 
+import errno
+
 from django.core.exceptions import ImproperlyConfigured, SuspiciousFileOperation
 
 
@@ -92,6 +94,20 @@ class NameTooLong(TransferError):
 
     Save the file under a shorter name, or configure a shorter location on the remote.
     """
+
+
+class NoRoom(QueuedStorageError, OSError):
+    """The local storage is full, so the file was not saved. ``errno`` is ``ENOSPC``.
+
+    The message says what it is full of. Free space on the disk, let workers transfer what is
+    pending, or raise the limit; with ``when_full="remote"`` such files are saved to the remote.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(errno.ENOSPC, message)
+
+    def __str__(self) -> str:
+        return str(self.strerror)
 
 
 class NotPublished(QueuedStorageError, PermissionError):

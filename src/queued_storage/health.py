@@ -20,6 +20,7 @@ from .ledger.availability import (
     unclaimed,
 )
 from .ledger.copy_counts import lacks
+from .ledger.localsides import longest_full
 from .ledger.measures import Overdue, Unsettled
 from .ledger.preparations import PreparationState, counts
 from .ledger.states import State
@@ -47,6 +48,7 @@ class Limits:
     max_pending: int | None = None  # pending and transferring files
     max_pending_bytes: int | None = None  # the size of these files
     max_away: float | None = None  # seconds that a remote has been closed; see MAX_AWAY
+    max_full: float | None = None  # seconds that a local storage has been full
 
 
 NO_LIMITS = Limits()
@@ -105,6 +107,11 @@ def _problems(limits: Limits) -> list[str]:
         *_failed_copies(limits, remotes),
         *_held(limits),
     ]
+    if limits.max_full is not None and (full := longest_full()) > limits.max_full:
+        found.append(
+            f"A local storage has been full for {full:,.0f} seconds; the limit is "
+            f"{limits.max_full:,.0f}."
+        )
     if hung.are_too_many():
         found.append("Too many threads of this process hang. Restart it.")
     return found

@@ -25,6 +25,7 @@ class QueuedFiles(HealthCheck):
     max_pending: int | None = None
     max_pending_bytes: int | None = None
     max_away: float | None = None
+    max_full: float | None = None
     timeout: datetime.timedelta = dataclasses.field(
         default=datetime.timedelta(seconds=TIMEOUT), repr=False
     )

@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from typing import Any
+from typing import Any, NamedTuple
 
 from django.core.exceptions import ImproperlyConfigured
 from django.http import HttpRequest, HttpResponse
@@ -25,6 +25,7 @@ from .ledger.preparations import Counted, PreparationState, counts
 from .ledger.remotes import RemoteState
 from .ledger.sql.clock import seconds_between
 from .ledger.states import State
+from .operations.space import Space, spaces
 from .reporting.logs import logger
 from .reporting.reasons import reason
 
@@ -76,6 +77,17 @@ GAUGES = {
         ("storage", "place", "role"),
     ),
     "copies": ("Number of copies that mirrors lack", ("storage", "place", "state")),
+    "local_side_bytes": (
+        "Size of the local copies of a storage with limits: all, pending, evictable, and why "
+        "others were not evicted",
+        ("storage", "host", "kind"),
+    ),
+    "local_limit_bytes": ("max_bytes and max_pending_bytes", ("storage", "limit")),
+    "local_disk_bytes": ("Size of the disk of a storage with limits", ("storage", "host")),
+    "local_disk_free_bytes": ("Free space of that disk", ("storage", "host")),
+    "local_full_seconds": ("Time since the local storage became full", ("storage", "host")),
+    "refused_saves": ("Saves that were refused for lack of room", ("storage", "host")),
+    "remote_saves": ("Files that were saved to the remote for lack of room", ("storage", "host")),
     "ledger_up": ("Whether the ledger responded to this scrape", ()),
     "ledger_query_seconds": ("Time that the ledger took to respond", ()),
 }
@@ -110,9 +122,7 @@ class LedgerCollector:
         families = _families()
         started = time.monotonic()
         try:
-            unsettled, overdue, remotes, lacking, unpublished = measures.in_time(
-                _questions, self._timeout
-            )
+            found = measures.in_time(_questions, self._timeout)
         except Exception as error:
             logger.error("The metrics of the ledger are not available: %s", reason(error))
             families["ledger_up"].add_metric((), 0)
@@ -122,11 +132,12 @@ class LedgerCollector:
         known = _known_aliases()
         for alias in known:
             self._expect(alias)
-        _add_unsettled(families, unsettled, known)
-        _add_overdue(families, overdue, known)
-        _add_remotes(families, remotes)
-        _add_copies(families, lacking)
-        _add_unpublished(families, unpublished, known)
+        _add_unsettled(families, found.unsettled, known)
+        _add_overdue(families, found.overdue, known)
+        _add_remotes(families, found.remotes)
+        _add_copies(families, found.lacking)
+        _add_spaces(families, found.spaces)
+        _add_unpublished(families, found.unpublished, known)
         _add_settled(families, self._settled_files())
         return families.values()
 
@@ -148,12 +159,21 @@ class LedgerCollector:
 Lacking = list[tuple[Availability, Lack]]
 
 
-def _questions() -> tuple[
-    list[Unsettled], list[Overdue], list[Availability], Lacking, list[Counted]
-]:
+class _Answers(NamedTuple):
+    unsettled: list[Unsettled]
+    overdue: list[Overdue]
+    remotes: list[Availability]
+    lacking: Lacking
+    spaces: list[Space]
+    unpublished: list[Counted]
+
+
+def _questions() -> _Answers:
     remotes = availabilities()
     in_use = [each for each in remotes if each.is_configured]
-    return measures.unsettled(), unclaimed(in_use), remotes, lacks(remotes), counts()
+    return _Answers(
+        measures.unsettled(), unclaimed(in_use), remotes, lacks(remotes), spaces(), counts()
+    )
 
 
 Families = dict[str, GaugeMetricFamily]
@@ -230,6 +250,23 @@ def _add_copies(families: Families, lacking: Lacking) -> None:
         counts = {"due": lack.due, "waiting": lack.waiting, "failed": lack.failed}
         for state, count in counts.items():
             families["copies"].add_metric((mirror.alias, mirror.place, state), count)
+
+
+def _add_spaces(families: Families, found: list[Space]) -> None:
+    for space in found:
+        labels = (space.alias, space.host)
+        kinds = {"local": space.local, "pending": space.pending, "evictable": space.evictable}
+        for kind, size in {**kinds, **space.kept}.items():
+            families["local_side_bytes"].add_metric((*labels, kind), size)
+        for limit in ("max_bytes", "max_pending_bytes"):
+            if (most := getattr(space, limit)) is not None:
+                families["local_limit_bytes"].add_metric((space.alias, limit), most)
+        if space.disk is not None and space.free is not None:
+            families["local_disk_bytes"].add_metric(labels, space.disk)
+            families["local_disk_free_bytes"].add_metric(labels, space.free)
+        families["local_full_seconds"].add_metric(labels, space.full_for)
+        families["refused_saves"].add_metric(labels, space.refused)
+        families["remote_saves"].add_metric(labels, space.written_through)
 
 
 def _add_settled(families: Families, rows: list[Settled]) -> None:

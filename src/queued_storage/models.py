@@ -4,6 +4,7 @@ from .ledger.copies import Copy
 from .ledger.database import ledger
 from .ledger.identity import LedgerIdentity
 from .ledger.jobs import Job
+from .ledger.localsides import LocalSide
 from .ledger.models import ExactCharField, QueuedFile
 from .ledger.preparations import Preparation
 from .ledger.remotes import Remote
@@ -13,6 +14,7 @@ __all__ = [
     "ExactCharField",
     "Job",
     "LedgerIdentity",
+    "LocalSide",
     "Preparation",
     "QueuedFile",
     "Remote",

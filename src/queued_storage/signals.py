@@ -1,8 +1,8 @@
 """The signals, which are sent in the worker after the ledger was updated.
 
-All but ``remote_changed`` provide ``name``, ``local``, ``remote`` (the two storages) and
-``queued_file`` (the row, as it was last if it no longer exists). The sender is the storage's class.
-An exception of a receiver is logged.
+All but ``remote_changed`` and ``local_space_changed`` provide ``name``, ``local``, ``remote`` (the
+two storages) and ``queued_file`` (the row, as it was last if it no longer exists). The sender is
+the storage's class. An exception of a receiver is logged.
 """
 
 from django.dispatch import Signal
@@ -27,4 +27,11 @@ remote_changed = Signal()
 
 Provides ``alias``, ``place`` (its description), ``state`` (a ``Remote.State``) and ``error`` (a
 string), and none of the above. The sender is the storage's class.
+"""
+
+local_space_changed = Signal()
+"""A local storage became full, or has room again.
+
+Provides ``alias``, ``host`` ("" if all hosts share it), ``is_full`` (a bool) and ``reason`` (a
+string, "" if it has room), and none of the above. The sender is the storage's class.
 """

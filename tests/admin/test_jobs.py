@@ -11,7 +11,7 @@ from django.test import Client, RequestFactory
 
 from queued_storage.admin import QueuedFileAdmin
 from queued_storage.admin.jobs import url_of
-from queued_storage.ledger import jobs as ledger_jobs
+from queued_storage.ledger import schema
 from queued_storage.ledger.jobs import Action, Job, JobState, jobs
 from queued_storage.models import QueuedFile
 from tests.admin.pages import staff, text_of
@@ -159,7 +159,7 @@ def test_a_site_without_jobs_has_no_link(rf: RequestFactory, admin_user: Any) ->
 def test_the_dashboard_needs_no_table_of_jobs(
     operator: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ledger_jobs, "_migrated", set())
+    monkeypatch.setattr(schema, "_migrated", set())
     monkeypatch.setattr(Job._meta, "db_table", "queued_storage_missing")
     assert operator.get(DASHBOARD).status_code == 200
 

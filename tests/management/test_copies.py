@@ -9,8 +9,8 @@ from django.core.management import CommandError, call_command
 from pytest_django import Settings
 
 from queued_storage.backends import QueuedStorage
+from queued_storage.files import limits
 from queued_storage.ledger.database import ledger
-from queued_storage.management.verbs import copies
 from tests.support.command import run, save, transferred
 from tests.support.scripted import LONG_AGO, make, on_disk, read
 
@@ -59,7 +59,7 @@ def test_evict_by_free_space(
         assert Path(path) == Path(storage.local.location)
         return namedtuple("Usage", "total free")(100_000, 10_000 - 1000 * len(on_disk()))
 
-    monkeypatch.setattr(copies.shutil, "disk_usage", disk_usage)
+    monkeypatch.setattr(limits.shutil, "disk_usage", disk_usage)
     transferred(storage, "a.txt", "b.txt", "c.txt", "d.txt", "e.txt")
     arguments = ["evict", "--storage", "default", "--until-free", wanted]
     assert run(*arguments, "--dry-run") == "2 files would be evicted, 2.0 KB.\n"

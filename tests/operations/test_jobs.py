@@ -10,6 +10,7 @@ from pytest_django import Settings
 
 from queued_storage import maintenance
 from queued_storage.ledger import jobs as ledger_jobs
+from queued_storage.ledger import schema
 from queued_storage.ledger.database import ledger
 from queued_storage.ledger.jobs import Action, Job, JobState, jobs
 from queued_storage.ledger.models import QueuedFile
@@ -438,7 +439,7 @@ def test_a_thread_that_fails_is_followed_by_another(
 @pytest.fixture
 def no_table(monkeypatch: pytest.MonkeyPatch) -> Any:
     """The ledger as the version before jobs has left it."""
-    monkeypatch.setattr(ledger_jobs, "_migrated", set())
+    monkeypatch.setattr(schema, "_migrated", set())
     with connection.schema_editor() as editor:
         editor.delete_model(Job)
     yield

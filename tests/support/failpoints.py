@@ -60,6 +60,11 @@ POINTS: dict[str, tuple[str, str, int]] = {
     # A save in the process of its caller
     "saved locally": (f"{_LEDGER}.record", BEFORE, 1),
     "recorded": (f"{_LEDGER}.record", AFTER, 1),
+    # A save to the remote, in the process of its caller
+    "name reserved": (f"{_LEDGER}.unreserve", AFTER, 1),
+    "object verified": ("queued_storage.transfers.copies:verify_upload", AFTER, 1),
+    "filling remotely": (f"{_LEDGER}.fill_remotely", BEFORE, 1),
+    "filled remotely": (f"{_LEDGER}.fill_remotely", AFTER, 1),
     # The verbs of the command
     "retried": (f"{_LEDGER}.retry", AFTER, 1),  # not committed
     "cancelled": (f"{_LEDGER}.cancel", AFTER, 1),

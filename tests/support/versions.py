@@ -28,6 +28,7 @@ VERSIONS = {
     "0004_due_by_alias": "2b31d1f",
     "0005_remove_due": "3a9aeb1",
     "0006_copy": "c785dd9",
+    "0007_localside": "1149137",
 }
 # Those that were in use for longer than a day, and the last one
 UPGRADED = ("0001_initial", "0002_job", list(VERSIONS)[-1])

@@ -14,7 +14,7 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
 
 from ..ledger.states import State
-from . import jobs, remotes
+from . import jobs, remotes, spaces
 from .formats import FILES, SIZE, AtLeast, Number, age
 from .overview import (
     MINUTES,
@@ -64,6 +64,7 @@ def _context(request: HttpRequest, site: AdminSite) -> dict[str, Any]:
         "at": found.at,
         "summary": _summary(found, remote_lines),
         "remotes": remote_lines,
+        "spaces": spaces.lines(found.at),
         "tiles": [*_tiles(found, urls), *_copy_tiles(remote_lines)],
         "plots": _plots(found),
         "running": [_running(row, urls) for row in found.running],

@@ -3,7 +3,7 @@
 from collections.abc import Collection
 from typing import Any, Self
 
-from django.db import connections, models
+from django.db import models
 from django.db.models import F, Value
 from django.db.models.functions import Now  # noqa: TID251  # the default in the migration
 from django.utils.translation import gettext_lazy as _
@@ -11,6 +11,7 @@ from django.utils.translation import gettext_lazy as _
 from ..conf import settings
 from ..reporting.counts import counted
 from ..runtime.rules import HOST_MAX_LENGTH
+from . import schema
 from .database import ledger_database
 from .models import ExactCharField
 from .rows import new_token
@@ -194,14 +195,6 @@ def jobs() -> Jobs:
     return Jobs(Job, using=ledger_database())
 
 
-_migrated: set[str] = set()  # databases with the table
-
-
 def are_available() -> bool:
     """Whether the database has the table of jobs, which it has not until ``migrate`` was run."""
-    database = ledger_database()
-    if database not in _migrated:
-        if Job._meta.db_table not in connections[database].introspection.table_names():
-            return False
-        _migrated.add(database)
-    return True
+    return schema.has_table(Job)

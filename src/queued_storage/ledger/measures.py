@@ -180,24 +180,28 @@ def _seconds(age: timedelta) -> float:
 # Time limit
 
 
-def in_time(question: Callable[[], Answer], seconds: float) -> Answer:
+def in_time(
+    question: Callable[[], Answer], seconds: float, *, places: threading.Semaphore | None = None
+) -> Answer:
     """Query the ledger; ``TimeoutError`` is raised if it takes longer than ``seconds``.
 
     The query runs in a thread with its own connection, because no option that all databases have
     limits the time for both connecting and querying. Inside a transaction, as in a ``TestCase``,
-    other connections don't see the rows, so the query runs in the calling thread.
+    other connections don't see the rows, so the query runs in the calling thread, unless ``places``
+    is given: the number of threads that may run. Then the query is no part of the transaction.
     """
-    if in_transaction():
+    if in_transaction() and places is None:
         return question()
+    places = places or _places
     late = TimeoutError(f"The ledger did not respond within {seconds:g} seconds.")
     deadline = time.monotonic() + seconds
-    if not _places.acquire(timeout=seconds):
+    if not places.acquire(timeout=seconds):
         raise late
-    inquiry = _Inquiry(question)
+    inquiry = _Inquiry(question, places)
     try:
         inquiry.start()
     except BaseException:  # without a thread, nothing else releases the place
-        _places.release()
+        places.release()
         raise
     inquiry.join(max(deadline - time.monotonic(), 0))
     if inquiry.is_alive():
@@ -212,8 +216,9 @@ _places = threading.BoundedSemaphore(_MOST_WAITING)
 
 
 class _Inquiry(threading.Thread):
-    def __init__(self, question: Callable[[], Any]) -> None:
+    def __init__(self, question: Callable[[], Any], places: threading.Semaphore) -> None:
         super().__init__(name="queued-storage-inquiry", daemon=True)
+        self._places = places
         self._question = question
         self.answer: Any = None
         self.error: Exception | None = None
@@ -225,4 +230,4 @@ class _Inquiry(threading.Thread):
             self.error = error
         finally:
             connections.close_all()
-            _places.release()
+            self._places.release()

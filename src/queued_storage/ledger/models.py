@@ -99,6 +99,10 @@ class QueuedFile(models.Model):
                 fields=["alias", "state", "transferred_at", "saved_at", "size"],
                 name="queued_storage_state",
             ),
+            # The local copies: their size in one range, and those to evict in the order of "id".
+            models.Index(
+                fields=["alias", "is_local", "id", "host", "size"], name="queued_storage_local"
+            ),
         ]
 
     def __str__(self) -> str:

@@ -129,6 +129,29 @@ class Records(Rows):
             lease_token="",
         )
 
+    def fill_remotely(
+        self, row: QueuedFile, remote_name: str, content: Content, verified: str, task: str
+    ) -> int:
+        """Let a reserved name be that of a new file that only the remote has; end the claim."""
+        return self.under_claim(Claim.of(row)).update(
+            state=State.TRANSFERRED,
+            remote_name=remote_name,
+            unconfirmed="",
+            task=task,
+            is_local=False,
+            size=content.size,
+            checksum=content.checksum,
+            content_type=content.content_type,
+            verified=verified,
+            attempts=0,
+            due_at=None,
+            lease_token="",
+            last_error="",
+            saved_at=DatabaseNow(),
+            transferred_at=DatabaseNow(),
+            evicted_at=DatabaseNow(),
+        )
+
     def record_local(
         self,
         alias: str,

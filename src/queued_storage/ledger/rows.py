@@ -144,6 +144,13 @@ class Rows(models.QuerySet[QueuedFile]):
         unclaimed = self.filter(state=State.TRANSFERRED, lease_token="", is_local=True)
         return unclaimed.workable_here()
 
+    def with_local_copy(self) -> Self:
+        """Files with a local copy on any host, from the index of local copies.
+
+        For "= True", Django would write the column alone, which is no condition of an index.
+        """
+        return self.filter(is_local__in=[True])
+
     def with_local_copy_here(self) -> Self:
         """Living files with a local copy that this host can read."""
         return self.exclude(state=State.DELETING).filter(is_local=True).workable_here()

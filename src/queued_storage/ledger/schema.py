@@ -20,6 +20,19 @@ def _models() -> list[type[models.Model]]:
     return list(apps.get_app_config("queued_storage").get_models())
 
 
+_migrated: set[tuple[str, str]] = set()  # databases and tables that they have
+
+
+def has_table(model: type[models.Model]) -> bool:
+    """Whether the database has the table of a model, which it has not before its migration."""
+    database, table = ledger_database(), model._meta.db_table
+    if (database, table) not in _migrated:
+        if table not in connections[database].introspection.table_names():
+            return False
+        _migrated.add((database, table))
+    return True
+
+
 def probe() -> None:
     """Read every column of every table; raise ``DatabaseError`` if the database lacks one."""
     for model in _models():

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from django.core.files import File
 from django.db import transaction
 
-from ..conf import settings
 from ..exceptions import LeaseLost, LocalFileChanged, LocalStorageMissing, VerificationError
 from ..files import localfiles, volumes
 from ..files.newfiles import new_file
@@ -16,30 +15,21 @@ from ..files.streams import MeasuredFile, PiecewiseFile
 from ..ledger import copies as further
 from ..ledger.database import QueuedFileQuerySet, ledger, ledger_database
 from ..ledger.models import QueuedFile
-from ..ledger.states import is_reachable_from_here
 from ..reporting.logs import fields_of, logger
 from ..reporting.reasons import reason
 from ..signals import file_evicted
-from ..transfers import copies, destinations, intact, leases, signs, work
+from ..transfers import destinations, leases, removal, signs, work
 from ..transfers.copies import CopiesMissing, is_copy
 from ..transfers.delays import backoff
-from ..transfers.gates import gates
 from ..transfers.leases import Lease
 from ..transfers.parts import sides_of
+from ..transfers.removal import RemoteClosed
 from ..uploaders.substitution import may_help
 from .passes import Report, Step, each, ignore, never
 from .steering import enqueue_rows
 from .storages import OperableStorage, storage_of
 
 CHANGED = "The file was changed in the meantime."
-CLOSED = (
-    "The remote of {0!r} is closed, so the copy there cannot be verified. Run 'manage.py "
-    "queued_storage remotes' to see why."
-)
-
-
-class _RemoteClosed(Exception):
-    """The remote copy cannot be verified now."""
 
 
 @dataclass(frozen=True)
@@ -69,9 +59,9 @@ class Errand:
             except LocalStorageMissing as error:  # no fault of the file
                 release(row)
                 return reason(error, *sides_of(row))
-            except _RemoteClosed:
+            except RemoteClosed as error:  # no fault of the file either
                 release(row)
-                return CLOSED.format(row.alias)
+                return str(error)
             except Exception as error:
                 text = reason(error, *sides_of(row))
                 # Workers then try the eviction again, and 'status' shows the reason.
@@ -122,16 +112,7 @@ def restore(rows: QueuedFileQuerySet, report: Report = ignore) -> int:
 
 
 def _evict(storage: OperableStorage, row: QueuedFile, lease: Lease) -> None:
-    if not row.is_local or not is_reachable_from_here(row.host):
-        raise LeaseLost(f"{row} has no local copy on this host.")
-    volumes.require(row.alias, storage.local)
-    if gates.is_closed(row.alias):
-        raise _RemoteClosed
-    copies.require_on_mirrors(storage, row)
-    copies.verify_remote(storage, row, settings.verify, lease.progress)
-    seen = intact.require_intact(storage, row, lease.progress)
-    lease.confirm()
-    copies.free_local(storage, row, seen)
+    removal.evict_settled(storage, row, lease)
     work.send(file_evicted, storage, row)
 
 

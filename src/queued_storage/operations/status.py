@@ -32,7 +32,7 @@ from ..ledger.states import KNOWN, State
 from ..reporting.counts import counted
 from ..reporting.reasons import one_line
 from ..transfers import filling
-from . import mirrors
+from . import mirrors, space
 from .writers import other_writers
 
 LIMIT = 10_000  # transferred files of a storage that are counted unless all must be
@@ -211,6 +211,7 @@ def troubles(max_failures: int = 0, found: list[Tally] | None = None) -> list[st
         *_unknown_states(found),
         *moved(),
         *mirrors.troubles(max_failures),
+        *space.troubles(),
     ]
 
 

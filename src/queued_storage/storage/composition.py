@@ -13,6 +13,7 @@ from django.utils.module_loading import import_string
 
 from ..conf import settings
 from ..files import spelling
+from ..files.limits import LIMITS, Limits
 from ..ledger import bindings
 from ..ledger.aliases import AliasedStorage, configured_storages, living_storages
 from ..ledger.bindings import Bound
@@ -79,6 +80,7 @@ class ComposedStorage(SteppingStorage):
         "previous",
         "mirrors",
         "evict_after",
+        *LIMITS,
         "local_args",
         "remote_args",
         "local_options",
@@ -111,6 +113,7 @@ class ComposedStorage(SteppingStorage):
         self._options: dict[str, Any] = {**self._class_options, **given}
         self.sides = Sides.from_options(self._options, type(self).__name__)
         require_valid(self._options)
+        self.limits = Limits.from_options(self._options)
         self._own_priority = priority_of(self._options.get("priority", NORMAL))
         self._require_valid_steps()
         super().__init__(self._options.get("alias"))
@@ -299,11 +302,6 @@ class ComposedStorage(SteppingStorage):
     def remote_place(self) -> Place:
         """Where the remote keeps its files, as this thread sees it now."""
         return place_of_side(self.sides.remote)
-
-    @property
-    def remote_alias(self) -> str:
-        """The key of the remote in ``STORAGES``; "" if it has none."""
-        return self.sides.remote.alias
 
     # Several remotes
 

@@ -29,7 +29,9 @@ class Saved(NamedTuple):
 
     name: str
     pk: int
+    size: int = 0
     check: Callable[[], None] | None = None
+    is_transferred: bool = False  # already, by the save itself
 
 
 class GatedStorage(DeletingStorage):
@@ -119,7 +121,7 @@ class GatedStorage(DeletingStorage):
         with _discarded_after_failure(parts.local, hidden):
             while (pk := self._record_gated(parts, name, content, hidden)) is None:
                 name = next(names)
-        return Saved(name, pk)
+        return Saved(name, pk, content.size)
 
     def _record_gated(self, parts: Parts, name: str, content: Content, hidden: str) -> int | None:
         with transaction.atomic(using=parts.rows.db):

@@ -129,6 +129,11 @@ class LocatingStorage(ComposedStorage):
         is_remote = name.can_be_recorded and not self._may_be_local(name.text)
         return (self.remote if is_remote else self.local), name.text
 
+    @property
+    def remote_alias(self) -> str:
+        """The key of the remote in ``STORAGES``; "" if it has none."""
+        return self.sides.remote.alias
+
     # Copies on mirrors
 
     def copies_to_read(self, name: str, found: Located) -> Iterator[tuple[Self, Located]]:

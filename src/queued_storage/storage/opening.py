@@ -9,7 +9,7 @@ from django.core.files import File
 
 from ..conf import settings
 from ..exceptions import LocalFileMissing, LocalStorageMissing, NotPublished
-from ..files import readcache, successors, volumes
+from ..files import lastread, readcache, successors, volumes
 from ..ledger import bindings
 from ..ledger.database import ledger
 from ..ledger.names import StoredName
@@ -83,6 +83,8 @@ class Opening:
                 opened = self.storage.local.open(self.name, self.mode)
             except NOT_THERE:
                 return None
+        if self.storage.limits.evict:
+            lastread.note_open(opened)
         return kept_if(opened, lambda: is_still_local(self.storage, self.name, entry))
 
     def _opened_waiting(self, entry: Entry) -> File | None:

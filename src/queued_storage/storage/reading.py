@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from django.core.files import File
 from django.core.files.storage import Storage
 
-from ..files import localfiles, presence, readcache, successors
+from ..files import lastread, localfiles, presence, readcache, successors
 from ..files.reopening import unwrapped
 from ..ledger import bindings
 from ..ledger.names import Name, StoredName
@@ -154,7 +154,10 @@ class ReadableStorage(LocatingStorage):
                 f"{stored.text!r} does not have a local copy; use local_path() or open()."
             )
         current = successors.current_name(self.local, stored.text, entry)
-        return path if current == stored.text else self.local.path(current)
+        found = path if current == stored.text else self.local.path(current)
+        if self.limits.evict:
+            lastread.note(found)
+        return found
 
     @contextlib.contextmanager
     def local_path(self, name: Name) -> Iterator[str]:

@@ -26,6 +26,7 @@ from . import recheck
 from .composition import Parts
 from .gated import GatedStorage, Saved
 from .results import TransferResult, last_results
+from .room import Room
 
 PUBLISH_MAX = 20  # times that other processes may be faster with the same name
 
@@ -62,7 +63,8 @@ class RenewingStorage(GatedStorage):
                 )
             return self._begin(parts, name, entry, content, file.wait_as)
         if is_taken and not entry.is_local and self._start(parts, name, entry, details()):
-            return Saved(name, entry.pk, self._check_of(parts, name, details()))
+            size = details().size
+            return Saved(name, entry.pk, size, self._check_of(parts, name, details()))
         return None
 
     def _record_new(self, parts: Parts, name: str, content: Content) -> Saved | None:
@@ -72,7 +74,7 @@ class RenewingStorage(GatedStorage):
             if pk is None:
                 return None
             self._prepare(parts, pk, 1, content)
-        return Saved(name, pk, self._check_of(parts, name, content))
+        return Saved(name, pk, content.size, self._check_of(parts, name, content))
 
     def _begin(
         self,
@@ -94,7 +96,8 @@ class RenewingStorage(GatedStorage):
         )
         if not is_done:
             return None
-        return Saved(name, entry.pk, self._check_of(parts, name, content, version))
+        check = self._check_of(parts, name, content, version)
+        return Saved(name, entry.pk, content.size, check)
 
     def _start(self, parts: Parts, name: str, entry: Entry, content: Content) -> int:
         with parts.in_one():
@@ -120,12 +123,20 @@ class RenewingStorage(GatedStorage):
         if "x" in mode and exists:
             raise FileExistsError(f"{stored.text!r} already exists.")
         volumes.require(parts.alias, parts.local, mark=True)
-        publish = partial(self._publish, stored, entry)
+        Room(self, stored.text, size=entry.size if entry else 0).make()
+        publish = partial(self._publish_in_room, stored, entry)
         with contextlib.ExitStack() as stack:
             existing = None
             if "r" in mode or ("a" in mode and exists):
                 existing = stack.enter_context(self._open_for_reading(stored, "rb"))
             return WritableFile(parts.local, stored.text, mode, existing, publish)
+
+    def _publish_in_room(
+        self, name: StoredName, opened: Entry | None, draft: str, content: Content
+    ) -> None:
+        """Do the same as ``_publish()`` if that is within the limits."""
+        room = Room(self, name.text, size=content.size)
+        room.used_by_draft(lambda: self._publish(name, opened, draft, content))
 
     def _publish(
         self, name: StoredName, opened: Entry | None, draft: str, content: Content
@@ -163,14 +174,14 @@ class RenewingStorage(GatedStorage):
             self._prepare(parts, pk, 1, content)
             put_in_place()
             self.forget_route(name)
-        return Saved(name, pk, self._check_of(parts, name, content))
+        return Saved(name, pk, content.size, self._check_of(parts, name, content))
 
     def _gated(
         self, parts: Parts, name: str, entry: Entry | None, draft: str, content: Content
     ) -> Saved | None:
         """Let a finished draft wait for its steps; a published file stays as it is meanwhile."""
         pk = self._gate(parts, name, entry, draft, content)
-        return None if pk is None else Saved(name, pk)
+        return None if pk is None else Saved(name, pk, content.size)
 
     # What follows the commit
 

@@ -44,7 +44,7 @@ class ReservingStorage(RenewingStorage):
                     )
                     if chosen == name:
                         reservation.fill(details)
-                        return Saved(name, reservation.row.pk)
+                        return Saved(name, reservation.row.pk, details.size)
                 if saved := self._record_new(parts, chosen, details):
                     return saved
                 # The name that the storage chose is that of a file without a local copy.

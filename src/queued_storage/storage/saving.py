@@ -1,7 +1,7 @@
 """``QueuedStorage``, the storage that projects configure."""
 
 import posixpath
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import chain
@@ -30,6 +30,8 @@ from .coroutines import AsyncStorage
 from .gated import Saved
 from .renewing import content_type_of, new_name
 from .results import TransferResult, last_results
+from .room import Room
+from .through import WriteThrough
 
 
 @keeps_its_key
@@ -60,6 +62,9 @@ class QueuedStorage(AsyncStorage):
         previous: Sequence[Any] | None = None,
         mirrors: Sequence[Any] | None = None,
         evict_after: Literal["all", "first"] | None = None,
+        keep_local: Mapping[str, Any] | None = None,
+        max_pending_bytes: int | str | None = None,
+        when_full: Literal["refuse", "remote"] | None = None,
         priority: Literal["high", "normal", "low"] | int | None = None,
         steps: Sequence[Any] | None = None,
         publish: Literal["at_once", "after_steps"] | None = None,
@@ -81,6 +86,9 @@ class QueuedStorage(AsyncStorage):
             previous=previous,
             mirrors=mirrors,
             evict_after=evict_after,
+            keep_local=keep_local,
+            max_pending_bytes=max_pending_bytes,
+            when_full=when_full,
             priority=priority,
             steps=steps,
             publish=publish,
@@ -123,7 +131,7 @@ class QueuedStorage(AsyncStorage):
             content = File(content, wanted)
         with span("save", storage=parts.alias) as saving:
             try:
-                saved = self._store(parts, wanted, content, max_length)
+                saved = self._store_in_room(parts, wanted, content, max_length)
             except ValueError as error:
                 if getattr(content, "closed", False):
                     raise ValueError(
@@ -131,7 +139,10 @@ class QueuedStorage(AsyncStorage):
                     ) from error
                 raise
             saving.note(file=saved.pk)
-        self._announce_or_hold(parts, saved, parts.queue)
+        if saved.is_transferred:
+            last_results.new(self, saved.pk).enqueued(None)
+        else:
+            self._announce_or_hold(parts, saved, parts.queue)
         return saved.name
 
     def is_name_available(self, name: str, max_length: int | None = None) -> bool:
@@ -154,6 +165,17 @@ class QueuedStorage(AsyncStorage):
 
     def get_valid_name(self, name: str) -> str:
         return self.local.get_valid_name(name)
+
+    def _store_in_room(
+        self, parts: Parts, name: str, content: File, max_length: int | None
+    ) -> Saved:
+        """Do the same as ``_store()`` if the local storage has room, or can get it."""
+        candidates = partial(self._candidates, parts.local, name, max_length)
+        return Room(self, name, content).used_by(
+            lambda: self._store(parts, name, content, max_length),
+            lambda saved: saved.size,
+            lambda: WriteThrough(self, parts, candidates(), content).save(),
+        )
 
     def _store(self, parts: Parts, name: str, content: File, max_length: int | None) -> Saved:
         """Write the file and its row, under the first name that neither the local storage nor the

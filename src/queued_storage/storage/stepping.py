@@ -27,6 +27,10 @@ class SteppingStorage(AliasedStorage):
             raise ImproperlyConfigured(
                 f"publish must be 'at_once' or 'after_steps', not {publish!r}."
             )
+        if given and self._options.get("when_full") == "remote":
+            raise ImproperlyConfigured(
+                "when_full='remote' cannot be used with steps, which need a local copy."
+            )
         if publish == "after_steps" and not given:
             raise ImproperlyConfigured(
                 "publish='after_steps' needs the option 'steps' with at least one step."

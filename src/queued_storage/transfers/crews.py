@@ -13,6 +13,7 @@ from django.db import connections
 from ..runtime import hung
 from . import copying, leases, preparing
 from .copying import Mirror
+from .evicting import Evictor
 from .lanes import guarded
 
 EVERY = 5.0  # seconds between two looks, or less if a worker searches more often
@@ -102,16 +103,27 @@ class Crew(Generic[Group]):
             connections.close_all()
 
 
-def copiers(width: int, names: Iterator[str], is_stopping: Callable[[], bool]) -> Crew[Mirror]:
-    """Return the threads that make copies on mirrors."""
-    return Crew(
-        width,
-        names,
-        is_stopping,
-        groups=copying.open_mirrors,
-        due=copying.due,
-        work=copying.make_due,
-    )
+class Copiers(Crew[Mirror]):
+    """The threads that make copies on mirrors, and one that keeps local storages within their
+    limits."""
+
+    def __init__(self, width: int, names: Iterator[str], is_stopping: Callable[[], bool]) -> None:
+        super().__init__(
+            width,
+            names,
+            is_stopping,
+            groups=copying.open_mirrors,
+            due=copying.due,
+            work=copying.make_due,
+        )
+        self._evictor = Evictor(names, is_stopping)
+
+    def look(self, aliases: Collection[str], poll: float) -> None:
+        self._evictor.look(aliases)
+        super().look(aliases, poll)
+
+    def threads(self) -> list[threading.Thread]:
+        return [*super().threads(), *self._evictor.threads()]
 
 
 def preparers(

@@ -15,7 +15,7 @@ from ..ledger.models import QueuedFile
 from ..ledger.supervision import Supervision
 from ..runtime import ending, hung
 from . import destinations, disposal, filling, lanes, leases, watching
-from .crews import copiers, preparers
+from .crews import Copiers, preparers
 from .gates import gates
 from .lanes import Lane, guarded
 from .solitude import ALONE_MAX, solitude
@@ -73,7 +73,7 @@ class Executor:
         self._next_suspects = 0.0
         self._phase = Phase.WAITING
         self._names = map("queued-storage-{}".format, count())
-        self._copiers = copiers(threads, self._names, self._is_stopping)
+        self._copiers = Copiers(threads, self._names, self._is_stopping)
         self._preparers = preparers(threads, self._names, self._is_stopping, self.notify)
         self._known: Collection[str] = ()  # the aliases of the last search
         self._finder = threading.Thread(target=self._find, name=next(self._names), daemon=True)

@@ -1,7 +1,6 @@
 """Enqueues the files of a storage whose local volume is mounted again."""
 
-import threading
-import time
+from functools import partial
 from typing import Any
 
 from django.db import connections
@@ -10,13 +9,13 @@ from django.utils.module_loading import import_string
 from ..ledger.database import in_transaction, ledger_database, on_commit
 from ..reporting.logs import logger
 from ..reporting.reasons import reason
-from ..runtime.forks import after_fork
+from ..runtime.aside import Aside
 
 # The queues are above the transfers, so this function is reached by its name.
 SWEEP = "queued_storage.queues.sweep.sweep"
 
-_threads: set[threading.Thread] = set()
-after_fork(_threads.clear)
+_aside = Aside("queued-storage-mounted")
+wait = _aside.wait
 
 
 def enqueue_waiting(alias: str) -> None:
@@ -28,34 +27,13 @@ def enqueue_waiting(alias: str) -> None:
     on_commit(lambda: _start(alias))
 
 
-def wait(timeout: float) -> None:
-    """Wait for the threads, for the end of a test database."""
-    deadline = time.monotonic() + timeout
-    for thread in list(_threads):
-        thread.join(max(deadline - time.monotonic(), 0))
-
-
 def _start(alias: str) -> None:
     connection: Any = connections[ledger_database()]
     in_memory = connection.vendor == "sqlite" and connection.is_in_memory_db()
     if in_memory or in_transaction():  # which another connection does not see
         _enqueue(alias)
         return
-    name = "queued-storage-mounted"
-    thread = threading.Thread(target=_enqueue_aside, args=[alias], name=name, daemon=True)
-    _threads.add(thread)
-    try:
-        thread.start()
-    except RuntimeError:  # the interpreter ends, or there are no more threads
-        _threads.discard(thread)
-
-
-def _enqueue_aside(alias: str) -> None:
-    try:
-        _enqueue(alias)
-    finally:
-        connections.close_all()
-        _threads.discard(threading.current_thread())
+    _aside.start(partial(_enqueue, alias))
 
 
 def _enqueue(alias: str) -> None:

@@ -5,6 +5,7 @@ from typing import NamedTuple, Protocol, Self, cast
 
 from django.core.files.storage import Storage
 
+from ..files.limits import Limits
 from ..ledger.aliases import storage_for
 from ..ledger.bindings import Bound
 from ..ledger.models import QueuedFile
@@ -99,6 +100,10 @@ class TransferringStorage(Protocol):
 
     def forget_route(self, name: str) -> None:
         """Make readers query the ledger for this file, before and after the commit."""
+
+    @property
+    def limits(self) -> Limits:
+        """What the local storage may hold."""
 
     def require_two_places(self) -> None:
         """Raise ``ImproperlyConfigured`` if the two sides lead to one place."""

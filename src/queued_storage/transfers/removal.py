@@ -4,11 +4,11 @@ from collections.abc import Iterator
 
 from ..conf import settings
 from ..exceptions import LeaseLost, LocalFileChanged, TransferError
-from ..files import readcache
+from ..files import readcache, volumes
 from ..files.stamps import stamp_of
 from ..ledger import copies as further
 from ..ledger.models import QueuedFile
-from ..ledger.states import State
+from ..ledger.states import State, is_reachable_from_here
 from . import copies, destinations, gatekeeping, intact
 from .disposal import Removal
 from .gates import gates
@@ -62,6 +62,34 @@ def closed_place(storage: TransferringStorage, row: QueuedFile) -> str:
         for copy in further.copies().of(row).filter(place__in=closed):
             return storage.with_remote_of(copy).remote_place.description
     return ""
+
+
+def evict_settled(
+    storage: TransferringStorage, row: QueuedFile, lease: Lease, *, asks_remote: bool = True
+) -> None:
+    """Delete the local copy of a transferred file that was claimed for that.
+
+    Unless ``asks_remote``, what the ledger says of the remote copy counts. ``RemoteClosed`` is
+    raised while the remote cannot be read.
+    """
+    if not row.is_local or not is_reachable_from_here(row.host):
+        raise LeaseLost(f"{row} has no local copy on this host.")
+    volumes.require(row.alias, storage.local)
+    if gates.is_closed(row.alias):
+        raise RemoteClosed(
+            f"The remote of {row.alias!r} is closed, so the copy there cannot be verified. Run "
+            f"'manage.py queued_storage remotes' to see why."
+        )
+    copies.require_on_mirrors(storage, row)
+    if asks_remote:
+        copies.verify_remote(storage, row, settings.verify, lease.progress)
+    seen = intact.require_intact(storage, row, lease.progress)
+    lease.confirm()
+    copies.free_local(storage, row, seen)
+
+
+class RemoteClosed(TransferError):
+    """The remote copy cannot be verified, or read, now."""
 
 
 def purge(storage: TransferringStorage, row: QueuedFile, lease: Lease) -> Outcome:

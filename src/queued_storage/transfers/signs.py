@@ -4,9 +4,8 @@ A request must not wait for a trial, so a thread makes it. The thread has a conn
 so what it writes does not depend on the transaction of the request.
 """
 
-import threading
-import time
 from contextlib import suppress
+from functools import partial
 
 from django.db import connections
 
@@ -15,12 +14,12 @@ from ..ledger.identity import is_in_test_case
 from ..remotes.fault_kinds import Fault
 from ..reporting.logs import logger
 from ..reporting.reasons import reason
-from ..runtime.forks import after_fork
+from ..runtime.aside import Aside
 from .circuit import circuit_of
 from .parts import TransferringStorage
 
-_threads: set[threading.Thread] = set()
-after_fork(_threads.clear)
+_aside = Aside("queued-storage-sign")
+wait = _aside.wait
 
 
 def note_read(storage: TransferringStorage) -> None:
@@ -39,24 +38,11 @@ def note_failure(storage: TransferringStorage, pk: int, error: Exception) -> Non
         _start(storage)
 
 
-def wait(timeout: float) -> None:
-    """Wait for the threads, for the end of a test database."""
-    deadline = time.monotonic() + timeout
-    for thread in list(_threads):
-        thread.join(max(deadline - time.monotonic(), 0))
-
-
 def _start(storage: TransferringStorage) -> None:
     # Otherwise the thread would not see the data of this connection.
     if is_in_memory(connections[ledger_database()]) or is_in_test_case():
         return
-    name = "queued-storage-sign"
-    thread = threading.Thread(target=_try_out, args=[storage], name=name, daemon=True)
-    _threads.add(thread)
-    try:
-        thread.start()
-    except RuntimeError:  # the interpreter ends, or there are no more threads
-        _threads.discard(thread)
+    _aside.start(partial(_try_out, storage))
 
 
 def _try_out(storage: TransferringStorage) -> None:
@@ -66,6 +52,3 @@ def _try_out(storage: TransferringStorage) -> None:
         with suppress(Exception):
             text = reason(error, storage.local, storage.remote)
             logger.warning("The remote of %r could not be tried out: %s", storage.alias, text)
-    finally:
-        connections.close_all()
-        _threads.discard(threading.current_thread())

@@ -1,8 +1,5 @@
 """``evict``, ``restore`` and ``accept-local``: local copies."""
 
-import os
-import re
-import shutil
 from argparse import ArgumentParser, ArgumentTypeError
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +7,7 @@ from typing import Any
 from django.core.management.base import CommandError
 
 from ...files import localfiles
+from ...files.limits import Disk, FreeSpace
 from ...ledger.database import QueuedFileQuerySet
 from ...operations import acceptance, errands, passes
 from ...reporting.counts import counted
@@ -19,27 +17,11 @@ from .base import RepeatableVerb
 from .selection import add_dry_run, add_selection, one_storage, selected, total
 
 
-@dataclass(frozen=True)
-class FreeSpace:
-    """The space of a disk that must be free: a number of bytes, or a share of the disk."""
-
-    bytes: int = 0
-    share: float = 0
-
-    @classmethod
-    def parse(cls, text: str) -> "FreeSpace":
-        """A size such as ``20G``, or a percentage such as ``15%``."""
-        if match := re.fullmatch(r"(\d+(?:\.\d+)?)%", text):
-            share = float(match[1]) / 100
-            if share >= 1:
-                raise ArgumentTypeError(f"{text!r} is not less than 100%")
-            return cls(share=share)
-        return cls(bytes=parse_size(text))
-
-    def missing(self, path: str) -> int:
-        """How many more bytes must become free on the disk of ``path``; negative if none."""
-        usage = shutil.disk_usage(path)
-        return self.bytes + round(usage.total * self.share) - usage.free
+def _free_space(text: str) -> FreeSpace:
+    try:
+        return FreeSpace.parse(text)
+    except ValueError as error:  # argparse does not show the text of this class
+        raise ArgumentTypeError(str(error)) from None
 
 
 class Evict(RepeatableVerb):
@@ -56,7 +38,7 @@ class Evict(RepeatableVerb):
         )
         parser.add_argument(
             "--until-free",
-            type=FreeSpace.parse,
+            type=_free_space,
             metavar="SIZE",
             help="stop when this much of the disk is free, for example 20G or 15%%",
         )
@@ -93,7 +75,7 @@ class _Goal:
         """The number of bytes to free; None for all."""
         goals = [self.size] if self.size is not None else []
         if self.until_free:
-            goals.append(max(self.until_free.missing(_directory(self.alias)), 0))
+            goals.append(max(self.until_free.missing(_disk(self.alias)), 0))
         return min(goals) if goals else None
 
     def is_reached(self, progress: Progress) -> bool:
@@ -102,21 +84,22 @@ class _Goal:
             return True
         if not self.until_free:
             return False
-        return self.until_free.missing(_directory(self.alias)) <= 0
+        return self.until_free.missing(_disk(self.alias)) <= 0
 
 
-def _directory(alias: str | None) -> str:
-    """The directory of a storage's local files."""
+def _disk(alias: str | None) -> Disk:
+    """The disk of a storage's local files."""
     storage = one_storage(alias)
     if not localfiles.has_paths(storage.local):
         raise CommandError(
             f"The local storage of {storage.alias!r} does not keep its files on a disk of this "
             f"machine, so --until-free cannot be used."
         )
-    path = str(storage.local.path(""))
-    if not os.path.isdir(path):
+    disk = Disk.of(storage.local)
+    if disk is None:
+        path = str(storage.local.path(""))
         raise CommandError(f"The directory {path!r} does not exist. Is its disk mounted?")
-    return path
+    return disk
 
 
 def _first(rows: QueuedFileQuerySet, goal: int | None) -> tuple[int, int]:

@@ -12,7 +12,7 @@ from ...ledger.availability import Availability, sentence
 from ...ledger.jobs import Job
 from ...ledger.preparations import Counted, counts
 from ...ledger.priorities import name_of
-from ...operations import mirrors, status, tiers, unpublished
+from ...operations import mirrors, space, status, tiers, unpublished
 from ...reporting.counts import counted
 from ..quantities import format_size, parse_duration, parse_size
 from ..terminal import Lines
@@ -36,6 +36,7 @@ class _Report:
     failures: list[tuple[str, str, str]]
     mirrors: list[mirrors.Mirror]
     tiers: list[tiers.Chain]
+    spaces: list[space.Space]
     unpublished: list[Counted]
     jobs: list[Job]
     priorities: dict[tuple[str, int], int]  # the due files
@@ -106,6 +107,7 @@ class Status(Verb):
             activity=status.activity(),
             mirrors=mirrors.tallies(),
             tiers=tiers.chains(),
+            spaces=space.spaces(),
             unpublished=waiting,
             jobs=status.unfinished_jobs(),
             priorities=measures.due_by_priority(),
@@ -132,6 +134,7 @@ class Status(Verb):
             "files": [asdict(tally) for tally in report.tallies],
             "mirrors": [asdict(mirror) for mirror in report.mirrors],
             "tiers": [asdict(chain) for chain in report.tiers],
+            "local": [asdict(each) for each in report.spaces],
             "unpublished": [each._asdict() for each in report.unpublished],
             "hosts": [asdict(backlog) for backlog in report.backlogs],
             "workers": asdict(report.activity),
@@ -164,10 +167,11 @@ class Status(Verb):
         for chain in report.tiers:
             through = ", ".join(chain.through)
             self.stdout.write(f"{chain.alias:<24} by {through} to {chain.place}: {chain.sentence}")
-        for each in report.unpublished:
-            self.stdout.write(
-                f"{each.alias:<24} steps {each.state}: {each.files:,} (oldest {each.oldest:{TIME}})"
-            )
+        for each in report.spaces:
+            self.stdout.write(_of_space(each))
+        for group in report.unpublished:
+            since = f"oldest {group.oldest:{TIME}}"
+            self.stdout.write(f"{group.alias:<24} steps {group.state}: {group.files:,} ({since})")
         for backlog in report.backlogs:
             overdue = f"  due since {backlog.overdue:{TIME}}" if backlog.overdue else ""
             self.stdout.write(f"only on {backlog.host:<29} {_numbers(backlog)}{overdue}")
@@ -195,6 +199,32 @@ class Status(Verb):
                 f"{alias:<24} {counted(files, '{} file is due', '{} files are due')} with the "
                 f"priority '{name_of(priority)}'"
             )
+
+
+def _of_space(its: space.Space) -> str:
+    """How full a local storage is, in one line."""
+    parts = [
+        f"{format_size(its.local)}{_of(its.max_bytes)} in local copies",
+        f"{format_size(its.pending)}{_of(its.max_pending_bytes)} pending",
+        f"{format_size(its.evictable)} evictable",
+    ]
+    kept = [f"{format_size(size)} {space.WORDS[why]}" for why, size in its.kept.items() if size]
+    if its.disk is not None and its.free is not None:
+        kept.append(f"{format_size(its.free)} of the disk's {format_size(its.disk)} free")
+    if its.written_through:
+        kept.append(
+            counted(
+                its.written_through, "{} file saved to the remote", "{} files saved to the remote"
+            )
+        )
+    if its.refused:
+        kept.append(counted(its.refused, "{} save refused", "{} saves refused"))
+    label = f"{its.alias} on {its.host}" if its.host else its.alias
+    return f"{label:<24} local: {', '.join(parts + kept)}"
+
+
+def _of(limit: int | None) -> str:
+    return "" if limit is None else f" of {format_size(limit)}"
 
 
 def _of_job(job: Job) -> str:

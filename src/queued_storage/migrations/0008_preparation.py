@@ -6,7 +6,7 @@ from django.db import migrations, models
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("queued_storage", "0006_copy"),
+        ("queued_storage", "0007_localside"),
     ]
 
     operations = [

@@ -1,0 +1,277 @@
+"""Whether the local storage has room for a new file, and what is done if it has not."""
+
+import contextlib
+import errno
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, NoReturn, TypeVar
+
+from django.core.files import File
+from django.db import connections
+
+from ..exceptions import NoRoom
+from ..files.limits import Disk, Limits
+from ..ledger import localsides, measures
+from ..ledger.database import in_transaction, ledger_database
+from ..reporting.hourly import Hourly
+from ..reporting.logs import logger
+from ..reporting.reasons import reason
+from ..runtime.forks import after_fork
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+SHARE = 256  # the part of the room that a process may fill before it asks the ledger again
+ASK_EVERY = 1.0  # seconds after which it asks again anyway
+COST = 20  # a query that took a second is not repeated for so many seconds while there is room
+EVICT_FOR = 2.0  # seconds that a save may spend on evicting
+EVICT_EVERY = 5.0  # seconds before the next save tries that after one could not evict enough
+DRAFT = 64 * 1024  # bytes that a file is given more than it had, before it is written to
+HINT = " With when_full='remote' such files are saved to the remote."
+Answer = TypeVar("Answer")
+
+
+class Sum:
+    """A sum of the ledger that must not exceed a limit, as this process knows it.
+
+    The saves of this process are added to what the ledger answered last. The closer the limit is,
+    the more often the ledger is asked. So the limit is exceeded by at most one file per process, of
+    those whose transactions are committed.
+    """
+
+    def __init__(self, ask: Callable[[], int], *, is_hard: bool) -> None:
+        """Unless ``is_hard``, the limit may be exceeded for as long as asking would take much of
+        this process's time."""
+        self._ask = ask
+        self._is_hard = is_hard
+        self._lock = threading.Lock()
+        self._known: int | None = None
+        self._since = 0  # bytes that this process has added since
+        self._unrecorded = 0  # those of them whose rows are not inserted yet
+        self._asked_at = self._cost = 0.0
+
+    def take(self, size: int, limit: int) -> int:
+        """Take the room for a file; return 0, or how many bytes it would be too many."""
+        with self._lock:
+            room = limit - (self._known or 0)
+            age = time.monotonic() - self._asked_at
+            is_cheap = age > self._cost * COST
+            is_near = (self._since + size) * SHARE > room and (self._is_hard or is_cheap)
+            if self._known is None or is_near or (age > ASK_EVERY and is_cheap):
+                started = self._asked_at = time.monotonic()
+                self._known = self._ask()
+                self._since = self._unrecorded
+                self._cost = time.monotonic() - started
+            excess = self._known + self._since + size - limit
+            if excess > 0:
+                return excess
+            self._since += size
+            self._unrecorded += size
+            return 0
+
+    def recorded(self, size: int) -> None:
+        """Note that the row of a file for which room was taken is inserted, or never will be."""
+        with self._lock:
+            self._unrecorded -= size
+
+    def add(self, size: int) -> None:
+        """Count bytes of a file whose size was not known before."""
+        with self._lock:
+            self._since += size
+
+
+_refusals = Hourly()
+_places = threading.BoundedSemaphore(4)  # threads that change the ledger for saves
+_sums: dict[tuple[str, str, str, str], Sum] = {}
+_evict_again_at: dict[str, float] = {}  # by storage
+after_fork(_sums.clear)
+
+
+def pending_sum(alias: str) -> Sum:
+    return _sum("pending", alias, localsides.pending_bytes, is_hard=True)
+
+
+def local_sum(alias: str) -> Sum:
+    return _sum("local", alias, localsides.local_bytes, is_hard=False)
+
+
+def _sum(kind: str, alias: str, ask: Callable[[str], int], *, is_hard: bool) -> Sum:
+    database = ledger_database()
+    key = (kind, database, str(connections[database].settings_dict["NAME"]), alias)
+    return _sums.setdefault(key, Sum(partial(ask, alias), is_hard=is_hard))
+
+
+class Room:
+    """The room for one new file in a local storage."""
+
+    def __init__(self, storage: Any, name: str, content: File | None = None, size: int = 0) -> None:
+        self._storage = storage
+        self._alias: str = storage.alias
+        self._limits: Limits = storage.limits
+        self._name = name
+        self._content = content
+        self._size = size or _size_of(content)
+
+    def used_by(
+        self,
+        save: Callable[[], Answer],
+        written: Callable[[Answer], int],
+        save_remotely: Callable[[], Answer],
+    ) -> Answer:
+        """Call ``save`` if there is room, and once more after an eviction if the disk is full.
+
+        ``written`` tells the size of what it saved. If there is no room, call ``save_remotely`` if
+        the project wants that, or raise ``NoRoom``.
+        """
+        try:
+            return self._used_by(save, written)
+        except NoRoom as error:
+            if self._limits.when_full != "remote":
+                self._refuse(str(error), error, hint=HINT)
+            return self._saved_remotely(save_remotely, error)
+
+    def used_by_draft(self, publish: Callable[[], Answer]) -> Answer:
+        """Call ``publish``, for new content of a file that is on the disk already, or raise
+        ``NoRoom`` at the limit. It is never saved to the remote, whose old object may be needed."""
+        try:
+            with self._taken():
+                return publish()
+        except NoRoom as error:
+            self._refuse(str(error), error, hint="")
+
+    def make(self) -> None:
+        """Evict files if the disk has less space than the content is going to need."""
+        disk = Disk.of(self._storage.local)
+        needed = self._size + DRAFT
+        if disk and disk.free < needed:
+            self._evict(needed - disk.free)
+
+    def _used_by(self, save: Callable[[], Answer], written: Callable[[Answer], int]) -> Answer:
+        with self._taken() as note:
+            try:
+                saved = save()
+            except OSError as error:
+                if error.errno not in FULL or isinstance(error, NoRoom):
+                    raise
+                saved = self._saved_after_eviction(save, error)
+            note(written(saved))
+            return saved
+
+    def _saved_remotely(self, save: Callable[[], Answer], full: NoRoom) -> Answer:
+        if not _rewind(self._content):
+            self._refuse(f"{full}; its content can be read only once", full, hint="")
+        try:
+            saved = save()
+        except NoRoom as error:
+            text = f"{full}; it cannot be saved to the remote either: {error}"
+            self._refuse(text, error, hint="")
+        count(self._alias, "written_through")
+        return saved
+
+    @contextlib.contextmanager
+    def _taken(self) -> Iterator[Callable[[int], None]]:
+        limit = self._limits.max_pending_bytes
+        if self._limits.max_bytes is not None:
+            self._keep_within(self._limits.max_bytes)
+        if limit is None:
+            yield lambda size: None
+            return
+        pending, size = pending_sum(self._alias), self._size
+        if pending.take(size, limit):
+            raise NoRoom(
+                f"max_pending_bytes is {limit:,}, and with it more bytes would wait for their "
+                f"transfer. Let workers transfer what is pending, or raise the limit"
+            )
+        try:
+            yield lambda written: pending.add(written - size)
+        finally:
+            pending.recorded(size)
+
+    def _keep_within(self, limit: int) -> None:
+        """Evict what is too much with the new file. If nothing can be evicted, it is saved anyway:
+        ``max_bytes`` is no limit for files that are only local."""
+        local = local_sum(self._alias)
+        excess = local.take(self._size, limit)
+        if not excess:
+            local.recorded(self._size)
+            return
+        local.add(self._size)
+        now = time.monotonic()
+        if now >= _evict_again_at.get(self._alias, 0) and self._evict(excess) < excess:
+            _evict_again_at[self._alias] = now + EVICT_EVERY
+
+    def _saved_after_eviction(self, save: Callable[[], Answer], error: OSError) -> Answer:
+        freed = self._evict(max(self._size, 1))
+        if freed and _rewind(self._content):
+            try:
+                return save()
+            except OSError as again:
+                if again.errno not in FULL:
+                    raise
+                error = again
+        raise NoRoom(
+            f"{os.strerror(error.errno or 0)}, and nothing more can be evicted now. Free space on "
+            f"the disk, or let workers transfer what is pending"
+        ) from error
+
+    def _evict(self, wanted: int) -> int:
+        """Evict that many bytes, as far as possible in a short time, without asking the remote."""
+        from ..transfers.freeing import Freeing  # which most processes of a site don't need
+
+        until = time.monotonic() + EVICT_FOR
+        freeing = Freeing(self._storage, asks_remote=False, until=until)
+        try:
+            found = aside(partial(freeing.free, wanted), EVICT_FOR)
+        except Exception as error:
+            extra = {"queued_storage": self._alias}
+            logger.warning("Nothing of %r could be evicted: %s", self._alias, reason(error), extra)
+            return freeing.found.freed_bytes
+        return found.freed_bytes if found else 0
+
+    def _refuse(self, why: str, error: Exception, *, hint: str) -> NoReturn:
+        local = f"the local storage of {self._alias!r}"
+        text = f"There is no room for {self._name!r} in {local}: {why}.{hint}"
+        level = logging.DEBUG if _refusals.count(self._alias) is None else logging.WARNING
+        logger.log(level, "%s", text, extra={"queued_storage": self._alias})
+        count(self._alias, "refused")
+        raise NoRoom(text) from error
+
+
+def aside(action: Callable[[], Answer], seconds: float) -> Answer | None:
+    """Change the ledger outside of the transaction of this thread; None if that is not possible.
+
+    What the thread's own transaction does may be rolled back, and holds its locks for long. SQLite
+    lets no other connection write meanwhile.
+    """
+    if not in_transaction():
+        return action()
+    if connections[ledger_database()].vendor == "sqlite":
+        return None
+    return measures.in_time(action, seconds, places=_places)
+
+
+def count(alias: str, column: str) -> None:
+    """Count a refused or written-through save, unless the ledger cannot be changed now."""
+    with contextlib.suppress(Exception):
+        if localsides.are_available():
+            aside(partial(localsides.local_sides().add, alias, column, 1), 1.0)
+
+
+def _size_of(content: File | None) -> int:
+    """The size of new content; 0 if it is not known before it was read."""
+    try:
+        size: int = content.size  # type: ignore[union-attr]  # None has none
+    except Exception:  # of a stream, or of a file without a name
+        return 0
+    return size
+
+
+def _rewind(content: File | None) -> bool:
+    """Return whether content that was read can be read again from its start."""
+    try:
+        content.seek(0)  # type: ignore[union-attr]
+    except Exception:  # it can be read only once
+        return False
+    return True
