@@ -1,14 +1,13 @@
 """What a queued storage is made of: two storages, a task, a queue, an uploader."""
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
 from functools import lru_cache
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, Self
 
 from django.core.exceptions import ImproperlyConfigured
 from django.core.files.storage import Storage
-from django.db import transaction
 from django.utils.module_loading import import_string
 
 from ..conf import settings
@@ -17,7 +16,7 @@ from ..files.limits import LIMITS, Limits
 from ..ledger import bindings
 from ..ledger.aliases import AliasedStorage, configured_storages, living_storages
 from ..ledger.bindings import Bound
-from ..ledger.database import QueuedFileQuerySet, ledger
+from ..ledger.database import ledger
 from ..ledger.names import RESERVED, Name, StoredName, is_own
 from ..ledger.priorities import NORMAL, priority_of
 from ..queues import BaseQueue, get_queue
@@ -30,40 +29,13 @@ from ..uploaders import Uploader, uploader_for
 from . import foreign, priorities
 from .foreign import ForeignTask
 from .options import URL_MODES, require_valid
+from .parts import Parts
 from .places import clash_of, is_fixed, place_of_side
 from .routes import Routes, routes_of
 from .sides import Side, Sides
 from .stepping import STEP_OPTIONS, SteppingStorage
 
 DEFAULT_TASK = "queued_storage.tasks.Transfer"
-
-
-class Parts(NamedTuple):
-    """What one operation uses, looked up once: settings may be overridden before the next one.
-
-    Making these shows what is configured wrongly before anything is done.
-    """
-
-    rows: QueuedFileQuerySet
-    alias: str
-    local: Storage
-    queue: BaseQueue
-    held: bool  # whether new files wait for transfer()
-    variant: str
-    foreign_task: ForeignTask | None
-    place: Place  # of the remote
-    priority: int  # of new content
-    prepares: bool = False  # whether new content has to pass steps
-
-    @property
-    def row_options(self) -> dict[str, Any]:
-        """What the rows of new content have in common."""
-        its = {"held": self.held, "task": self.variant, "place": self.place.digest}
-        return its | {"priority": self.priority, "prepares": self.prepares}
-
-    def in_one(self) -> AbstractContextManager[object]:
-        """A transaction, if more than one statement is needed to save a file."""
-        return transaction.atomic(using=self.rows.db) if self.prepares else nullcontext()
 
 
 def option(method: Callable[[Any], Any]) -> Any:

@@ -20,8 +20,8 @@ from ..ledger.names import Name
 from ..ledger.preparations import Preparation, PreparationState, preparations
 from ..ledger.states import Content, Entry, is_reachable_from_here
 from .advising import advised
-from .composition import Parts
 from .deleting import DeletingStorage
+from .parts import Parts
 
 
 class Saved(NamedTuple):

@@ -23,8 +23,8 @@ from ..ledger.states import Content, Entry
 from ..queues import BaseQueue
 from ..queues.on_commit import enqueue_on_commit
 from . import recheck
-from .composition import Parts
 from .gated import GatedStorage, Saved
+from .parts import Parts
 from .results import TransferResult, last_results
 from .room import Room
 

@@ -18,8 +18,8 @@ from ..ledger.models import QueuedFile
 from ..ledger.names import tidy
 from ..ledger.preparations import preparations
 from ..ledger.states import Content
-from .composition import Parts
 from .gated import Saved
+from .parts import Parts
 from .renewing import RenewingStorage, content_type_of
 
 

@@ -25,9 +25,9 @@ from ..queues.on_commit import require_commits
 from ..reporting.spans import span
 from . import priorities
 from .advising import advised
-from .composition import Parts
 from .coroutines import AsyncStorage
 from .gated import Saved
+from .parts import Parts
 from .renewing import content_type_of, new_name
 from .results import TransferResult, last_results
 from .room import Room

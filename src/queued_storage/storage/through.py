@@ -30,8 +30,8 @@ from ..ledger.states import Content
 from ..reporting.logs import fields_of, logger
 from ..reporting.reasons import reason
 from ..signals import file_transferred
-from .composition import Parts
 from .gated import Saved
+from .parts import Parts
 from .renewing import content_type_of
 
 SECONDS = 60.0  # that a save may take to upload its file

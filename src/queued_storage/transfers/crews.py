@@ -145,3 +145,32 @@ def preparers(
         due=preparing.due,
         work=work,
     )
+
+
+class Crews:
+    """All threads of a worker that do other work than transfers."""
+
+    def __init__(
+        self,
+        width: int,
+        names: Iterator[str],
+        is_stopping: Callable[[], bool],
+        notify: Callable[[Iterable[int]], None],
+    ) -> None:
+        self._copiers = Copiers(width, names, is_stopping)
+        self._preparers = preparers(width, names, is_stopping, notify)
+
+    def hurry(self) -> None:
+        """Look at once for steps to run, because the process was notified of files."""
+        self._preparers.hurry()
+
+    def look(self, aliases: Collection[str], poll: float) -> None:
+        """Start threads for what is due."""
+        guarded(partial(self._preparers.look, aliases, poll))
+        guarded(partial(self._copiers.look, aliases, poll))
+
+    def is_idle(self) -> bool:
+        return self._copiers.is_idle() and self._preparers.is_idle()
+
+    def threads(self) -> list[threading.Thread]:
+        return [*self._copiers.threads(), *self._preparers.threads()]

@@ -15,7 +15,7 @@ from ..ledger.models import QueuedFile
 from ..ledger.supervision import Supervision
 from ..runtime import ending, hung
 from . import destinations, disposal, filling, lanes, leases, watching
-from .crews import Copiers, preparers
+from .crews import Crews
 from .gates import gates
 from .lanes import Lane, guarded
 from .solitude import ALONE_MAX, solitude
@@ -73,8 +73,7 @@ class Executor:
         self._next_suspects = 0.0
         self._phase = Phase.WAITING
         self._names = map("queued-storage-{}".format, count())
-        self._copiers = Copiers(threads, self._names, self._is_stopping)
-        self._preparers = preparers(threads, self._names, self._is_stopping, self.notify)
+        self._crews = Crews(threads, self._names, self._is_stopping, self.notify)
         self._known: Collection[str] = ()  # the aliases of the last search
         self._finder = threading.Thread(target=self._find, name=next(self._names), daemon=True)
 
@@ -85,7 +84,7 @@ class Executor:
         """Process these files soon."""
         with self._lock:
             self._notified.extend(pks)
-            self._preparers.hurry()
+            self._crews.hurry()
             self._wanted.notify()
 
     def is_idle(self) -> bool:
@@ -93,8 +92,7 @@ class Executor:
         machine there always is one."""
         with self._lock:
             return (
-                self._copiers.is_idle()
-                and self._preparers.is_idle()
+                self._crews.is_idle()
                 and not self._notified
                 and not any(lane.load or lane.notified for lane in self._lanes.values())
             )
@@ -131,7 +129,7 @@ class Executor:
             self._lead_to(Phase.OVER)
             self._notified.clear()
             threads = [thread for lane in self._lanes.values() for thread in lane.give_up_all()]
-            threads += [thread.ident or 0 for thread in self._crew_threads()]
+            threads += [thread.ident or 0 for thread in self._crews.threads()]
             back = [row for lane in self._lanes.values() for row in lane.give_back_all()]
             self._end()
         running = leases.of_threads([*threads, self._finder.ident or 0])
@@ -147,10 +145,7 @@ class Executor:
     def _threads(self) -> list[threading.Thread]:
         with self._lock:
             lanes = [each for lane in self._lanes.values() for each in lane.threads]
-            return [self._finder, *lanes, *self._crew_threads()]
-
-    def _crew_threads(self) -> list[threading.Thread]:
-        return [*self._copiers.threads(), *self._preparers.threads()]
+            return [self._finder, *lanes, *self._crews.threads()]
 
     def _lead_to(self, phase: Phase) -> None:
         if phase in NEXT_PHASES[self._phase]:
@@ -164,8 +159,7 @@ class Executor:
             guarded(self._sort_notified)
             guarded(self._search)  # first, so that what waits longest is not forgotten
             guarded(self._claim_notified)
-            guarded(partial(self._preparers.look, self._known, self._poll))
-            guarded(partial(self._copiers.look, self._known, self._poll))
+            self._crews.look(self._known, self._poll)
             self._work_alone()
             guarded(self._give_back)
         guarded(self._give_back)
