@@ -231,7 +231,11 @@ class Machine(RuleBasedStateMachine):
         hidden = {name for name in on_disk() if ".queued-" in name}
         assert hidden == set(preparations().exclude(hidden="").values_list("hidden", flat=True))
         published = {name for name, model in self.files.items() if model.published is not None}
-        assert set(on_disk()) - hidden == set(on_disk("far")) == published
+        assert set(on_disk()) - hidden == published
+        assert published <= set(on_disk("far")) <= set(self.files)
+        for name in set(on_disk("far")) - published:  # of content that was published before
+            with self.storage.remote.open(name) as opened:
+                assert opened.read() != self.files[name].waiting
         for name in list(self.files):
             self.storage.delete(name)
         drain(self.storage)
