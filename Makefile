@@ -15,7 +15,7 @@ COVERAGE ?= yes
 	constraints ecosystem-constraints clean
 
 help:
-	@echo "make demo     run the demo (ONCE=1: run it once, without a browser, and exit)"
+	@echo "make demo     run the demo (ONCE=1: run it once, without a browser, and exit; SCAN=1: scan first)"
 	@echo "make adoption move a Wagtail site to S3 in a real browser (requires chromium and chromedriver)"
 	@echo "make quick    run lint, types and the core tests on SQLite before a commit, in under two minutes"
 	@echo "make test     run all checks: lint, types, imports, migrations, docs, pytest"
@@ -41,7 +41,7 @@ $(STAMP): pyproject.toml constraints/$(DJANGO).txt
 	@touch $@
 
 demo: $(STAMP)
-	ONCE=$(ONCE) $(BIN)/python example/demo.py
+	ONCE=$(ONCE) SCAN=$(SCAN) $(BIN)/python example/demo.py
 
 # Tests with third-party packages. Each directory of tests/ecosystem has its own settings.
 ECOSYSTEM := .venv-ecosystem

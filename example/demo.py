@@ -70,11 +70,27 @@ def web_server() -> WSGIServer:
     return server
 
 
+def save_samples() -> None:
+    """Save a picture that the scanner lets through, and one that carries the EICAR text."""
+    from django.core.files.base import ContentFile
+    from django.db import transaction
+
+    from gallery.models import Picture
+    from gallery.scan import EICAR
+    from once import picture
+
+    for name, extra in [("harmless.bmp", b""), ("eicar.bmp", EICAR)]:
+        with transaction.atomic():
+            Picture.objects.create(image=ContentFile(picture(2048) + extra, name))
+
+
 def wait_for_ctrl_c(url: str) -> int:
     from django.conf import settings
 
     settings.S3.start()
     print(f"The S3 server ({settings.S3.describe()}) is running at {settings.S3.endpoint}.")
+    if settings.SCAN:
+        save_samples()
     print(f"\nOpen {url}/ in a browser. Press Ctrl-C to stop the demo.", flush=True)
     threading.Event().wait()
     return 0

@@ -20,6 +20,32 @@ once.from_s3 = lambda key: [*from_s3(key)][:-1] if "1024" in key else from_s3(ke
 raise SystemExit(demo.main())
 """
 
+SCAN = """
+import demo, json, time
+from urllib.error import HTTPError
+from urllib.request import urlopen
+
+with demo.site() as url:
+    from django.conf import settings
+    from django.core.files.storage import default_storage
+    from gallery.models import Picture
+
+    settings.S3.start()
+    demo.save_samples()
+    deadline = time.monotonic() + 60
+    states = {}
+    while sorted(states.values()) != ["rejected", "transferred"] and time.monotonic() < deadline:
+        files = json.load(urlopen(f"{url}/state/"))["files"]
+        states = {file["name"]: file["state"] for file in files}
+        time.sleep(0.1)
+    print(states, [file["error"] for file in files if file["error"]])
+    for picture in Picture.objects.all():
+        try:
+            print(picture.image.name, urlopen(url + picture.image.url).status)
+        except HTTPError as error:
+            print(picture.image.name, error.code)
+"""
+
 
 @pytest.fixture
 def environment(tmp_path):
@@ -53,6 +79,16 @@ def test_all_images_reach_s3_unchanged(environment, tmp_path):
         assert re.search(row, done.stdout, re.MULTILINE), done.stdout
     assert not done.stderr
     assert not list(tmp_path.glob("queued-storage-demo-*"))
+
+
+def test_a_picture_with_eicar_ends_in_quarantine(environment):
+    done = run_once(environment, "-c", SCAN, SCAN="1")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "'eicar.bmp': 'rejected'" in done.stdout
+    assert "'harmless.bmp': 'transferred'" in done.stdout
+    assert "The scanner found EICAR." in done.stdout
+    assert "pictures/eicar.bmp 404" in done.stdout
+    assert "pictures/harmless.bmp 200" in done.stdout
 
 
 def test_reports_files_missing_on_s3_at_the_deadline(environment):

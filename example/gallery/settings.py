@@ -1,5 +1,6 @@
 """A small Django site that saves images to the local disk and uploads them to S3."""
 
+import os
 import tempfile
 from pathlib import Path
 
@@ -33,6 +34,15 @@ STORAGES = {
         },
     },
 }
+
+# A switch, "make demo SCAN=1": nobody gets a picture before it was scanned.
+SCAN = os.environ.get("SCAN", "") not in ("", "0")
+if SCAN:
+    STORAGES["default"]["OPTIONS"] |= {
+        "steps": ["gallery.scan.Scan"],
+        "publish": "after_steps",
+        "url_mode": "stable",
+    }
 
 # People watch the demo: short delays, and a poll of the ledger every second.
 QUEUED_STORAGE = {

@@ -1,5 +1,5 @@
 from django.conf import settings
-from django.urls import path
+from django.urls import include, path
 from django.views.static import serve
 
 from . import views
@@ -11,5 +11,7 @@ urlpatterns = [
     path("delete/<int:pk>/", views.delete, name="delete"),
     path("s3/", views.switch_s3, name="switch_s3"),
     path("line/", views.switch_line, name="switch_line"),
-    path("media/<path:path>", serve, {"document_root": settings.DATA / "disk"}),
+    path("queued/", include("queued_storage.urls")),
 ]
+if not settings.SCAN:  # otherwise no file may be served past the storage
+    urlpatterns.append(path("media/<path:path>", serve, {"document_root": settings.DATA / "disk"}))

@@ -131,7 +131,9 @@ def _last_error(rows: list[QueuedFile]) -> str:
 
 
 def _file(row: QueuedFile, picture: Picture | None, url: str, waits_for_s3: bool) -> dict[str, Any]:
-    place = "" if not url else "local" if url.startswith("/media/") else "s3"
+    if row.state in (State.PREPARING, State.REJECTED):
+        url = ""
+    place = "" if not url else "s3" if row.is_remote else "local"
     return {
         "key": row.pk,
         "name": row.name.removeprefix("pictures/"),
@@ -143,9 +145,15 @@ def _file(row: QueuedFile, picture: Picture | None, url: str, waits_for_s3: bool
         "served": _served(place),
         "url": url,
         "note": _note(row, picture, waits_for_s3),
-        "error": row.last_error if row.state == State.FAILED else "",
+        "error": _error(row),
         "delete": reverse("delete", args=[picture.pk]) if picture else "",
     }
+
+
+def _error(row: QueuedFile) -> str:
+    if row.state == State.REJECTED:
+        return default_storage.rejection(row.name) or ""
+    return row.last_error if row.state == State.FAILED else ""
 
 
 def _served(place: str) -> str:
