@@ -195,6 +195,24 @@ def test_orphans_finds_what_no_save_was_committed_for() -> None:
         assert opened.read() == EICAR
 
 
+def test_unpublished_content_is_lost_with_its_disk() -> None:
+    def on(host: str) -> Any:
+        return override_settings(QUEUED_STORAGE={**DUMMY, "LOCAL_PER_HOST": True, "HOST": host})
+
+    with on("lost"):
+        new, early = gated(), at_once()
+        new.save("new.txt", file())
+        early.save("early.txt", file())
+    with on("other"):
+        assert "2 files would be given up." in run("give-up", "lost", "--dry-run")
+        assert run("give-up", "lost").startswith("2 files were given up.")
+        for storage, name in ((new, "new.txt"), (early, "early.txt")):
+            assert row(storage, name).state == State.FAILED
+            assert "'lost', which was given up" in row(storage, name).last_error
+        assert not preparations().exists()
+        run("prune", "--all", "--yes")
+
+
 # The admin
 
 

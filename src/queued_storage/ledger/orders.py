@@ -11,7 +11,7 @@ from .models import QueuedFile
 from .rows import Rows, is_unclaimed, new_token, when_unclaimed
 from .sql.clock import DatabaseNow, seconds_from_now
 from .sql.outages import outlast
-from .states import Claim, Content, State
+from .states import UNPUBLISHED, Claim, Content, State
 
 LOST = "The only copy was"  # begins the error of a file that is lost with its disk or remote
 
@@ -165,9 +165,9 @@ class Orders(Rows):
     def give_up(self, host: str) -> int:
         """Declare the disk of ``host`` lost; files stored only there become failed."""
         lost = self.with_local_copy_on(host)
-        text = f"{LOST} on the host {host!r}, which was given up."
-        reason = Value(text, output_field=models.TextField())
-        is_only_copy = Q(state__in=[State.HELD, State.PENDING, State.TRANSFERRING, State.FAILED])
+        reason = _reason(host)
+        untransferred = [State.HELD, State.PENDING, State.TRANSFERRING, State.FAILED]
+        is_only_copy = Q(state__in=[*untransferred, State.PREPARING])
         return lost.update(
             due_at=Case(When(state=State.DELETING, then=DatabaseNow()), default=None),
             evicted_at=Case(When(state=State.TRANSFERRED, then=DatabaseNow()), default=None),
@@ -176,3 +176,13 @@ class Orders(Rows):
             state=Case(When(is_only_copy, then=Value(State.FAILED)), default=F("state")),
             lease_token="",
         )
+
+    def give_up_unpublished(self, pks: Collection[int], host: str) -> int:
+        """Let files fail whose only content was not published, and lay on the disk of ``host``."""
+        lost = self.filter(pk__in=pks, is_local=False, state__in=UNPUBLISHED)
+        return lost.update(state=State.FAILED, is_local=True, last_error=_reason(host))
+
+
+def _reason(host: str) -> Value:
+    text = f"{LOST} on the host {host!r}, which was given up."
+    return Value(text, output_field=models.TextField())

@@ -88,6 +88,24 @@ def discard(found: Preparations) -> int:
     return count
 
 
+def lost_with(host: str) -> Preparations:
+    """Those whose bytes lay on the disk of a host."""
+    return preparations().filter(host=host)
+
+
+def give_up(host: str) -> int:
+    """Declare unpublished content lost with the disk of a host; return of how many files.
+
+    Files that have no other content become failed. Published files stay as they are.
+    """
+    count = 0
+    for batch in _batches(lost_with(host)):
+        with transaction.atomic(using=ledger_database()):
+            ledger().give_up_unpublished([each.file_id for each in batch], host)
+            count += preparations().filter(pk__in=[each.pk for each in batch]).delete()[0]
+    return count
+
+
 def _batches(found: Preparations) -> Any:
     """Yield all of these once, in batches."""
     rows = found.select_related("file").order_by("pk")

@@ -180,7 +180,7 @@ class _Preparing:
             gatekeeping.discard(storage, row.pk)
             ledger().filter(pk=row.pk).hurry()
             return False
-        if preparation.generation != preparation.file.generation:
+        if self._is_stale():
             quarantine.remove(storage.local, preparation)  # a later save was published first
             self._claims.drop(row)
             return False
@@ -192,6 +192,12 @@ class _Preparing:
         gatekeeping.publish(storage, preparation, row)
         logger.info("All steps of %s have passed.", row)
         return not storage.delayed
+
+    def _is_stale(self) -> bool:
+        """Whether the file has other content by now, or needs no steps any more."""
+        preparation, file = self._preparation, self._preparation.file
+        is_not_prepared = not preparation.hidden and file.state != State.PREPARING
+        return preparation.generation != file.generation or is_not_prepared
 
     def _all_pass(self, storage: TransferringStorage) -> bool:
         """Run the steps that are left; return False if one puts the file off, or rejects it."""

@@ -4,12 +4,14 @@ from argparse import ArgumentParser
 from typing import Any
 
 from django.core.management.base import CommandError
+from django.db import transaction
 
 from ...conf import settings
 from ...files import volumes
-from ...ledger.database import ledger
+from ...ledger.database import ledger, ledger_database
 from ...ledger.states import State
 from ...operations import pruning
+from ...operations.unpublished import give_up, lost_with
 from ...reporting.counts import counted
 from .base import RepeatableVerb, Verb
 from .selection import (
@@ -46,10 +48,15 @@ class GiveUp(Verb):
             )
         require_host(host)
         if options["dry_run"]:
-            count = ledger().with_local_copy_on(host).count()
+            unpublished = lost_with(host).filter(file__is_local=False)
+            count = ledger().with_local_copy_on(host).count() + unpublished.count()
             self.stdout.write(f"{counted(count, '{} file', '{} files')} would be given up.")
             return
-        count = ledger().give_up(host)
+        # Both are about a file that is published before its steps.
+        with transaction.atomic(using=ledger_database()):
+            hidden = lost_with(host).filter(file__is_local=False).count()
+            count = ledger().give_up(host) + hidden
+            give_up(host)
         self.stdout.write(counted(count, "{} file was given up.", "{} files were given up."))
         if left := ledger().filter(host=host, is_local=True).exclude(state=State.FAILED).count():
             files = counted(
