@@ -5,7 +5,7 @@ opens files, and has a worker look at the local storage. The model knows which f
 and when each was last read. So it knows which saves must be refused and which not, which files must
 go, in which order, and that no more go than necessary.
 
-QUEUED_STORAGE_TEST_MODEL_EXAMPLES is the number of runs of up to 40 steps each.
+QUEUED_STORAGE_TEST_MODEL_EXAMPLES is the number of runs of up to 20 steps each.
 """
 
 import contextlib
@@ -41,15 +41,15 @@ from tests.support.scripted import file, make, read
 from tests.support.small_disks import age
 
 PROFILE = hypothesis_settings(
-    max_examples=int(os.environ.get("QUEUED_STORAGE_TEST_MODEL_EXAMPLES", "25")),
-    stateful_step_count=40,
+    max_examples=int(os.environ.get("QUEUED_STORAGE_TEST_MODEL_EXAMPLES", "8")),
+    stateful_step_count=20,
     derandomize="QUEUED_STORAGE_TEST_MODEL_EXAMPLES" not in os.environ,
     report_multiple_bugs=False,
     database=None,
     deadline=None,
     suppress_health_check=list(HealthCheck),
 )
-MAX_BYTES, MAX_PENDING = 960, 800
+MAX_BYTES, MAX_PENDING = 640, 600
 SIZES = st.integers(50, 400)
 HOUR = 3600
 LONG_AGO = 1000  # hours
@@ -177,21 +177,32 @@ class Limits(RuleBasedStateMachine):
         self.storage.delete(name)
         del self.files[name]
 
+    @rule(sizes=st.lists(SIZES, min_size=1, max_size=4))
+    def save_and_transfer(self, sizes: list[int]) -> None:
+        for size in sizes:
+            self.save(size, is_rolled_back=False)
+            self.transfer()
+
     @rule()
     def transfer(self) -> None:
         if not self.is_closed:
             self.storage.queue.deliver()
-            for each in self.files.values():
+            for name, each in self.files.items():
+                if each.is_pending and name in self.local():  # the upload has read it
+                    age(self.storage.local.path(name), each.unread * HOUR)
                 each.is_pending = False
 
     @rule()
-    def close_or_open_the_remote(self) -> None:
+    def outage(self) -> None:
+        """Close the remote, save and look, and open it again."""
         its = remotes().filter(alias=self.storage.alias)
-        if self.is_closed:
-            its.resume()
-        else:
-            its.pause()
-        self.is_closed = not self.is_closed
+        its.pause()
+        self.is_closed = True
+        gates.forget()
+        self.save(300, is_rolled_back=False)
+        self.look()
+        its.resume()
+        self.is_closed = False
         gates.forget()
 
     @rule()

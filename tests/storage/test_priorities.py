@@ -123,9 +123,11 @@ def test_tasks_of_an_event_loop_have_a_priority_of_their_own() -> None:
 
     async def save_both() -> list[int]:
         first, second = asyncio.Event(), asyncio.Event()
-        return await asyncio.gather(
+        found = await asyncio.gather(
             save("low", "a.txt", first, second), save("high", "b.txt", second, first)
         )
+        await sync_to_async(connections.close_all)()  # of the thread that made the queries
+        return found
 
     assert asyncio.run(save_both()) == [1, -1]
 
