@@ -4,8 +4,8 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable
-from contextlib import suppress
-from typing import Any, NamedTuple
+from itertools import chain
+from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
 from django.http import HttpRequest, HttpResponse
@@ -16,16 +16,10 @@ from . import signals
 from .exceptions import MissingLibrary, TransferStalled
 from .health import outside_transactions
 from .ledger import measures
-from .ledger.aliases import known_storages
-from .ledger.availability import Availability, availabilities, beside_them, unclaimed
-from .ledger.copy_counts import Lack, lacks
-from .ledger.measures import Overdue, Settled, Unsettled
+from .ledger.measures import Settled
 from .ledger.models import QueuedFile
-from .ledger.preparations import Counted, PreparationState, counts
-from .ledger.remotes import RemoteState
 from .ledger.sql.clock import seconds_between
-from .ledger.states import State
-from .operations.space import Space, spaces
+from .operations.gauges import GAUGES, ask, known_aliases, samples, settled
 from .reporting.logs import logger
 from .reporting.reasons import reason
 
@@ -42,55 +36,6 @@ SETTLED_EVERY = 300.0  # seconds between two counts of the transferred files
 
 # Usually a moment, but as long as an outage of the remote
 BUCKETS = (1, 2, 5, 10, 30, 60, 300, 900, 3600, 6 * 3600, 24 * 3600)
-
-GAUGES = {
-    "files": ("Number of files in the ledger", ("storage", "state", "host")),
-    "bytes": ("Size of these files", ("storage", "state", "host")),
-    "local_bytes": ("Size of the transferred files that still have a local copy", ("storage",)),
-    "oldest_pending_age_seconds": (
-        "Time since the oldest pending or transferring file was saved",
-        ("storage", "host"),
-    ),
-    "oldest_due_age_seconds": (
-        "Age of the oldest due file that no worker has claimed",
-        ("storage", "host"),
-    ),
-    "stuck_deletes": (
-        "Number of deletes that failed more often than RETRIES allows for a transfer",
-        ("storage",),
-    ),
-    "unpublished_files": (
-        "Number of files whose steps have not all passed: waiting, held, rejected",
-        ("storage", "state"),
-    ),
-    "oldest_step_age_seconds": (
-        "Time since the oldest file that waits for its steps was saved",
-        ("storage",),
-    ),
-    "remote_up": ("Whether files are uploaded to the remote; 0 while it is closed", ("storage",)),
-    "remote_state": (
-        "1 for the state that the remote is in, 0 for the others",
-        ("storage", "state"),
-    ),
-    "other_remote_up": (
-        "Whether a mirror or previous remote can be used; 0 while it is closed",
-        ("storage", "place", "role"),
-    ),
-    "copies": ("Number of copies that mirrors lack", ("storage", "place", "state")),
-    "local_side_bytes": (
-        "Size of the local copies of a storage with limits: all, pending, evictable, and why "
-        "others were not evicted",
-        ("storage", "host", "kind"),
-    ),
-    "local_limit_bytes": ("max_bytes and max_pending_bytes", ("storage", "limit")),
-    "local_disk_bytes": ("Size of the disk of a storage with limits", ("storage", "host")),
-    "local_disk_free_bytes": ("Free space of that disk", ("storage", "host")),
-    "local_full_seconds": ("Time since the local storage became full", ("storage", "host")),
-    "refused_saves": ("Saves that were refused for lack of room", ("storage", "host")),
-    "remote_saves": ("Files that were saved to the remote for lack of room", ("storage", "host")),
-    "ledger_up": ("Whether the ledger responded to this scrape", ()),
-    "ledger_query_seconds": ("Time that the ledger took to respond", ()),
-}
 
 
 class LedgerCollector:
@@ -122,23 +67,18 @@ class LedgerCollector:
         families = _families()
         started = time.monotonic()
         try:
-            found = measures.in_time(_questions, self._timeout)
+            found = measures.in_time(ask, self._timeout)
         except Exception as error:
             logger.error("The metrics of the ledger are not available: %s", reason(error))
             families["ledger_up"].add_metric((), 0)
             return [families["ledger_up"]]
         families["ledger_up"].add_metric((), 1)
         families["ledger_query_seconds"].add_metric((), time.monotonic() - started)
-        known = _known_aliases()
+        known = known_aliases()
         for alias in known:
             self._expect(alias)
-        _add_unsettled(families, found.unsettled, known)
-        _add_overdue(families, found.overdue, known)
-        _add_remotes(families, found.remotes)
-        _add_copies(families, found.lacking)
-        _add_spaces(families, found.spaces)
-        _add_unpublished(families, found.unpublished, known)
-        _add_settled(families, self._settled_files())
+        for name, labels, value in chain(samples(found, known), settled(self._settled_files())):
+            families[name].add_metric(labels, value)
         return families.values()
 
     def _settled_files(self) -> list[Settled]:
@@ -156,26 +96,6 @@ class LedgerCollector:
         return self._settled
 
 
-Lacking = list[tuple[Availability, Lack]]
-
-
-class _Answers(NamedTuple):
-    unsettled: list[Unsettled]
-    overdue: list[Overdue]
-    remotes: list[Availability]
-    lacking: Lacking
-    spaces: list[Space]
-    unpublished: list[Counted]
-
-
-def _questions() -> _Answers:
-    remotes = availabilities()
-    in_use = [each for each in remotes if each.is_configured]
-    return _Answers(
-        measures.unsettled(), unclaimed(in_use), remotes, lacks(remotes), spaces(), counts()
-    )
-
-
 Families = dict[str, GaugeMetricFamily]
 
 
@@ -184,97 +104,6 @@ def _families() -> Families:
         name: GaugeMetricFamily(f"queued_storage_{name}", help_text, labels=labels)
         for name, (help_text, labels) in GAUGES.items()
     }
-
-
-def _known_aliases() -> list[str]:
-    """Return the aliases that have samples of zero, so that alerts notice the first file."""
-    with suppress(Exception):
-        return [storage.alias for storage in known_storages()]
-    return []
-
-
-def _add_unsettled(families: Families, rows: list[Unsettled], known: list[str]) -> None:
-    ages: dict[tuple[str, str], float] = dict.fromkeys(((alias, "") for alias in known), 0.0)
-    stuck = dict.fromkeys(known, 0)
-    counts = {(alias, state, ""): (0, 0) for alias in known for state in measures.UNSETTLED}
-    for row in rows:
-        counts[row.alias, row.state, row.host] = (row.files, row.bytes)
-        stuck[row.alias] = stuck.get(row.alias, 0) + row.stuck
-        if row.state in (State.PENDING, State.TRANSFERRING):
-            place = (row.alias, row.host)
-            ages[place] = max(ages.get(place, 0.0), row.age)
-    for labels, (files, size) in counts.items():
-        families["files"].add_metric(labels, files)
-        families["bytes"].add_metric(labels, size)
-    for place, age in ages.items():
-        families["oldest_pending_age_seconds"].add_metric(place, age)
-    for alias, count in stuck.items():
-        families["stuck_deletes"].add_metric((alias,), count)
-
-
-def _add_overdue(families: Families, rows: list[Overdue], known: list[str]) -> None:
-    ages = dict.fromkeys(((alias, "") for alias in known), 0.0)
-    ages |= {(row.alias, row.host): row.age for row in rows}
-    for place, age in ages.items():
-        families["oldest_due_age_seconds"].add_metric(place, age)
-
-
-def _add_remotes(families: Families, remotes: list[Availability]) -> None:
-    for remote in beside_them(remotes):
-        role = "mirror" if remote.is_mirror else "previous"
-        labels = (remote.alias, remote.place, role)
-        families["other_remote_up"].add_metric(labels, int(remote.is_open))
-    for remote in remotes:
-        if not remote.is_configured:
-            continue
-        families["remote_up"].add_metric((remote.alias,), int(remote.is_open))
-        for state in {*RemoteState.values, remote.state}:
-            families["remote_state"].add_metric((remote.alias, state), int(state == remote.state))
-
-
-def _add_unpublished(families: Families, rows: list[Counted], known: list[str]) -> None:
-    files = dict.fromkeys(((alias, state) for alias in known for state in PreparationState), 0)
-    ages = dict.fromkeys(known, 0.0)
-    for row in rows:
-        files[row.alias, PreparationState(row.state)] = row.files
-        if row.state == PreparationState.WAITING:
-            ages[row.alias] = row.age
-    for (alias, state), count in files.items():
-        families["unpublished_files"].add_metric((alias, str(state)), count)
-    for alias, age in ages.items():
-        families["oldest_step_age_seconds"].add_metric((alias,), age)
-
-
-def _add_copies(families: Families, lacking: Lacking) -> None:
-    for mirror, lack in lacking:
-        counts = {"due": lack.due, "waiting": lack.waiting, "failed": lack.failed}
-        for state, count in counts.items():
-            families["copies"].add_metric((mirror.alias, mirror.place, state), count)
-
-
-def _add_spaces(families: Families, found: list[Space]) -> None:
-    for space in found:
-        labels = (space.alias, space.host)
-        kinds = {"local": space.local, "pending": space.pending, "evictable": space.evictable}
-        for kind, size in {**kinds, **space.kept}.items():
-            families["local_side_bytes"].add_metric((*labels, kind), size)
-        for limit in ("max_bytes", "max_pending_bytes"):
-            if (most := getattr(space, limit)) is not None:
-                families["local_limit_bytes"].add_metric((space.alias, limit), most)
-        if space.disk is not None and space.free is not None:
-            families["local_disk_bytes"].add_metric(labels, space.disk)
-            families["local_disk_free_bytes"].add_metric(labels, space.free)
-        families["local_full_seconds"].add_metric(labels, space.full_for)
-        families["refused_saves"].add_metric(labels, space.refused)
-        families["remote_saves"].add_metric(labels, space.written_through)
-
-
-def _add_settled(families: Families, rows: list[Settled]) -> None:
-    for row in rows:
-        labels = (row.alias, str(State.TRANSFERRED), "")
-        families["files"].add_metric(labels, row.files)
-        families["bytes"].add_metric(labels, row.bytes)
-        families["local_bytes"].add_metric((row.alias,), row.local_bytes)
 
 
 class Counters:
