@@ -329,7 +329,7 @@ def test_url_mode_without_the_urls(settings: Settings, way: str, tmp_path: Path)
 
 
 def test_unknown_url_mode() -> None:
-    ways = "'direct', 'signed', 'stable', 'proxied'"
+    ways = "'direct', 'signed', 'stable' or 'proxied'"
     with pytest.raises(ImproperlyConfigured, match=f"must be one of {ways}"):
         QueuedStorage("disk", "far", url_mode="secret")  # type: ignore[arg-type]
 
