@@ -8,8 +8,8 @@ from typing import Any
 
 try:
     import fcntl
-except ImportError:  # not on Windows
-    fcntl = None  # type: ignore[assignment]
+except ImportError:
+    fcntl = None  # type: ignore[assignment]  # Windows has no such module
 
 from django.core.files.storage import Storage
 
