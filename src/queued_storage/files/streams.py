@@ -86,6 +86,14 @@ class Saved(NamedTuple):
     on_sent: Callable[[int], object]  # called with the number of bytes sent so far
 
 
+class Stored(NamedTuple):
+    """An object that holds the bytes to be sent, so that the server may copy it."""
+
+    remote: Storage
+    name: str
+    content: Content
+
+
 class MeasuredFile(File):
     """A file that knows the size and checksum of the bytes that were read from it.
 
@@ -103,7 +111,9 @@ class MeasuredFile(File):
         self._checksum = Checksum()
         self._position = 0
         self.content_type = getattr(file, "content_type", None) or ""
-        self.saved: Saved | None = None  # the file with the same bytes, if there is one
+        # The file, or the object, with the same bytes, if there is one
+        self.saved: Saved | None = None
+        self.stored: Stored | None = None
 
     @property
     def content(self) -> Content:
@@ -154,6 +164,12 @@ class MeasuredFile(File):
         with open(saved.path, "rb") as file:
             while piece := file.read(PIECE):
                 self._see(piece)
+
+    def is_copied(self, stored: "Stored") -> None:
+        """Count the bytes of the object as read, before a server is asked to copy them."""
+        self._position, self._checksum = 0, Checksum(stored.content)
+        if self._on_bytes:
+            self._on_bytes(stored.content.size)
 
     def close(self) -> None:
         """Leave the file open for its owner, though some storages close what they are given."""

@@ -2,17 +2,20 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
+from contextlib import suppress
 
 from ..exceptions import LeaseLost, VerificationError
+from ..files.streams import Stored
 from ..ledger.copies import Copy, CopyState, at_copy, copies
 from ..ledger.exchanges import exchange, exchange_all
 from ..ledger.models import QueuedFile
 from ..ledger.states import Content
+from ..uploaders import CannotCopy
 from . import destinations
 from .copies import Upload, verify_upload
 from .leases import Lease
 from .parts import TransferringStorage
-from .sending import Source, Throttle, sent
+from .sending import IN_MEMORY, ObjectFile, Source, Throttle, sent
 
 
 class Move:
@@ -100,9 +103,21 @@ class Move:
     def _sent(self, lease: Lease) -> str:
         row = self.row
         claim = _CopyClaim(lease, self._as_first, self._record)
+        with suppress(CannotCopy):
+            return self._copied(claim)
         with Source(row, [(self._old, row)], lease, self._throttle).opened() as file:
             self._record.is_begun = True
             return sent(self._storage, claim, file)
+
+    def _copied(self, claim: "_CopyClaim") -> str:
+        """Let the server copy the object, if both remotes are on one server."""
+        row, old = self.row, self._old.remote
+        is_worth_it = row.size > IN_MEMORY and row.checksum
+        if not (is_worth_it and self._storage.uploader.can_copy_from(old, row.size)):
+            raise CannotCopy
+        stored = Stored(old, row.remote_name, Content(row.size, row.checksum))
+        self._record.is_begun = True
+        return sent(self._storage, claim, ObjectFile(stored, row.name, claim))
 
 
 def begin(

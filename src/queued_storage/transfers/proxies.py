@@ -10,7 +10,7 @@ from django.core.files.storage import Storage
 
 from ..files import localfiles, presence
 from ..files.stamps import Stamp
-from ..files.streams import MeasuredFile, Saved
+from ..files.streams import MeasuredFile, Saved, Stored
 from ..ledger.states import Content
 from ..runtime.rates import RateLimit
 from ..uploaders import Uploader
@@ -73,6 +73,7 @@ class WatchedFile(File):
         # Of its unchanged bytes on this machine, if they are there
         self.path = ""
         self.stamp: Stamp | None = None
+        self.stored: Stored | None = None  # its object on another remote, if that may be copied
 
     def read(self, *args: Any) -> Any:
         data = self._source.read(*args)
@@ -128,6 +129,7 @@ class RemoteProxy(StorageProxy):
         outgoing.content_type = outgoing.content_type or row.content_type
         is_verbatim = isinstance(content, WatchedFile)
         self.stamp = content.stamp if is_verbatim else None
+        outgoing.stored = content.stored if is_verbatim else None
         if is_verbatim and content.path and not limit:  # an uploader would read it at full speed
             known = Content(row.size, row.checksum)
             outgoing.saved = Saved(content.path, known, self._lease.progress)

@@ -4,6 +4,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from typing import Any, NoReturn
 
 from django.core.files import File
 from django.core.files.base import ContentFile
@@ -11,11 +12,12 @@ from django.core.files.storage import FileSystemStorage
 
 from ..exceptions import LocalFileChanged, VerificationError
 from ..files import presence
-from ..files.streams import MeasuredFile, PiecewiseFile, checksum_of
+from ..files.streams import MeasuredFile, PiecewiseFile, Stored, checksum_of
 from ..ledger.models import QueuedFile
 from ..ledger.states import Content, is_reachable_from_here
 from ..reporting.logs import logger
 from ..reporting.reasons import reason
+from ..uploaders import CannotCopy
 from .claims import UploadClaim
 from .copies import is_copy, verify_upload
 from .parts import TransferringStorage
@@ -135,6 +137,17 @@ def _require_bytes(located: Located, found: Content) -> None:
             f"checksum {found.checksum} under {row.remote_name!r}, but the ledger has "
             f"{row.size:,} bytes with {row.checksum or 'no checksum'}. Nothing was copied."
         )
+
+
+class ObjectFile(WatchedFile):
+    """A file whose object is to be copied by the server. It cannot be read: ``CannotCopy``."""
+
+    def __init__(self, stored: Stored, name: str, claim: UploadClaim) -> None:
+        super().__init__(ContentFile(b""), name, lambda position: claim.progress())
+        self.stored = stored
+
+    def read(self, *args: Any) -> NoReturn:
+        raise CannotCopy
 
 
 class _Throttled(WatchedFile):

@@ -8,7 +8,7 @@ from django.utils.module_loading import import_string
 
 from ..remotes.classes import known_of
 from ..remotes.perthread import PerThread
-from .base import Uploader
+from .base import CannotCopy, Uploader
 
 # The uploader of a remote's class, or of one of its bases. By name, so that the library of a cloud
 # is imported only if it is used.
@@ -51,4 +51,4 @@ def _load(path: str) -> type[Uploader]:
     return uploader
 
 
-__all__ = ["Uploader", "uploader_for"]
+__all__ = ["CannotCopy", "Uploader", "uploader_for"]

@@ -25,6 +25,10 @@ MARKER_MAX = 1000  # bytes that are read of a marker
 PROBE = b"Written by django-queued-storage to find out whether this storage takes files.\n"
 
 
+class CannotCopy(Exception):
+    """The server cannot copy an object by itself, so its bytes have to be sent."""
+
+
 class Uploader(ABC):
     """Uploads one file to ``remote`` under a given name, and says what it proved.
 
@@ -63,6 +67,11 @@ class Uploader(ABC):
     def never_overwrites(self, size: int) -> bool:
         """Return whether ``upload_new()`` is known to keep an existing file, and to store a file of
         this size completely or not at all. If so, ``exists()`` is not called first."""
+        return False
+
+    def can_copy_from(self, remote: Storage, size: int) -> bool:
+        """Return whether ``upload_new()`` may let the server copy an object of this size from
+        another storage. If that fails, it raises ``CannotCopy``."""
         return False
 
     def expect_many(self) -> None:

@@ -1,6 +1,7 @@
 """The keys, parameters and client that ``S3Storage.save()`` uses."""
 
 import time
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Protocol, TypedDict
 
 from boto3.s3.transfer import TransferConfig
@@ -91,3 +92,17 @@ class Bucket:
         """Return the parameters that reading requires if the project has its own key."""
         parameters = self.storage.get_object_parameters(name)
         return {key: value for key, value in parameters.items() if key.startswith("SSECustomer")}
+
+    def names(self, under: str = "") -> Iterator[str]:
+        """Yield the names page by page, while ``listdir()`` keeps a directory in memory."""
+        root, prefix = self._directory(""), self._directory(under)
+        pages = self.client.get_paginator("list_objects_v2").paginate(
+            Bucket=self.name, Prefix=prefix
+        )
+        for key in (each["Key"] for page in pages for each in page.get("Contents", ())):
+            if not key.endswith("/"):
+                yield key[len(root) :]
+
+    def _directory(self, name: str) -> str:
+        key = self.key(name).strip("/")
+        return f"{key}/" if key else ""

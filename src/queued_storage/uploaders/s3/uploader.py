@@ -21,7 +21,7 @@ from ...reporting.logs import logger
 from ...reporting.reasons import reason
 from ...runtime import ending
 from ..base import MARKER_MAX, PIECE, Uploader
-from . import by_obstore, dialects, fetching, multipart, small, trust, trying
+from . import by_obstore, copying, dialects, fetching, multipart, small, trust, trying
 from .bucket import MISSING, Bucket, S3Remote
 from .by_obstore import Outcome, Substitute
 from .checksums import ALGORITHMS, CRC32, SHA256, Sum, as_recorded, crc32_in, encoded, sum_of
@@ -78,6 +78,10 @@ class S3Uploader(Uploader):
     def _upload(self, name: str, content: MeasuredFile, *, is_new: bool) -> str:
         """Upload with all headers, or without those that the server refuses."""
         bucket = self._bucket
+        if content.stored:
+            copying.copy(self, bucket, name, content, is_new=is_new)
+            self.has_proof = True
+            return cast(str, clean_name(name))
         parameters = bucket.parameters(name, content)
         named: str | None = parameters.pop("ChecksumAlgorithm", None)
         to_try = dialects.to_try(bucket, is_new=is_new, named=named)
@@ -237,6 +241,9 @@ class S3Uploader(Uploader):
         is_small = size < min(small.LIMIT, config.multipart_threshold)
         return is_small and trust.conditions_are_known(storage)
 
+    def can_copy_from(self, remote: Storage, size: int) -> bool:
+        return copying.is_possible(remote, self.remote, size)
+
     def expect_many(self) -> None:
         trust.expect_many(self._bucket.storage)
 
@@ -379,18 +386,7 @@ class S3Uploader(Uploader):
             yield from body.iter_chunks(PIECE)
 
     def names(self, under: str = "") -> Iterator[str]:
-        """Yield the names page by page, while ``listdir()`` keeps a directory in memory."""
-        root, prefix = self._directory(""), self._directory(under)
-        pages = self._bucket.client.get_paginator("list_objects_v2").paginate(
-            Bucket=self._bucket.name, Prefix=prefix
-        )
-        for key in (each["Key"] for page in pages for each in page.get("Contents", ())):
-            if not key.endswith("/"):
-                yield key[len(root) :]
-
-    def _directory(self, name: str) -> str:
-        key = self._bucket.key(name).strip("/")
-        return f"{key}/" if key else ""
+        yield from self._bucket.names(under)
 
 
 class PlainS3Uploader(S3Uploader):
