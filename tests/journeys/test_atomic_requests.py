@@ -20,6 +20,8 @@ from pytest_django import Settings
 
 from queued_storage.ledger.database import ledger
 from queued_storage.ledger.jobs import Action, jobs
+from queued_storage.ledger.preparations import preparations
+from queued_storage.ledger.states import Content
 from queued_storage.operations import errands
 from queued_storage.operations.jobs import request as request_job
 from queued_storage.serving.peers import ticket_for
@@ -71,11 +73,13 @@ def rows(settings: Settings, tmp_path: Any) -> Iterator[list[Any]]:
             assert drain() == {}
             assert errands.evict(ledger().filter(name="far.png")) == 1
         storage.save(name, file(PNG))
+    first, *_others = found = list(ledger().order_by("pk"))
+    preparations().begin(first.pk, first.generation, Content(len(PNG), "", "image/png"), "hidden")
     storage.queue.messages.clear()
     database = connections.settings["default"]
     database["ATOMIC_REQUESTS"] = True
     calls.clear()
-    yield list(ledger().order_by("pk"))
+    yield found
     database["ATOMIC_REQUESTS"] = False
 
 
@@ -109,16 +113,25 @@ ADMINS = {
 def arguments(pattern: URLPattern, rows: list[Any]) -> list[dict[str, Any]]:
     """The arguments for each file. If a parameter is unknown, add it here."""
     parameters = sorted(pattern.pattern.regex.groupindex)
-    pk: Any = "_job_" in (pattern.name or "")
+    pks = _pks_of(pattern.name or "", rows)
     known = {
         (): [{}],
         ("alias", "name"): [{"alias": row.alias, "name": row.name} for row in rows],
         ("name",): [{"name": name} for name in ("pause", "resume", "probe")],
-        ("object_id",): [{"object_id": jobs().get().pk if pk else row.pk} for row in rows],
-        ("pk",): [{"pk": jobs().get().pk if pk else row.pk} for row in rows],
+        ("object_id",): [{"object_id": pk} for pk in pks],
+        ("pk",): [{"pk": pk} for pk in pks],
         ("ticket",): [{"ticket": ticket_for(row)} for row in rows],
     }
     return known[tuple(parameters)]
+
+
+def _pks_of(name: str, rows: list[Any]) -> list[int]:
+    """The keys of what the pages of a model, or its actions, are about."""
+    if "job" in name:
+        return [jobs().get().pk]
+    if "preparation" in name:
+        return list(preparations().values_list("pk", flat=True))
+    return [row.pk for row in rows]
 
 
 @pytest.fixture
@@ -147,7 +160,7 @@ def test_no_view_calls_a_storage_in_a_transaction(
 
 def test_the_views_are_found() -> None:
     assert {"queued_storage:file", "admin:queued_storage_job_cancel"} < set(VIEWS)
-    assert set(ADMINS) == {"queuedfile", "job"}
+    assert set(ADMINS) == {"queuedfile", "job", "preparation"}
 
 
 def test_the_test_sees_calls(rows: list[Any], client: Client) -> None:
@@ -180,8 +193,8 @@ def actions() -> list[tuple[str, str]]:
 def test_no_action_calls_a_storage(
     model: str, action: str, rows: list[Any], client: Client
 ) -> None:
-    [job] = request_job(Action.VERIFY, ledger().filter(name="both.png"))
-    pks = [job.pk] if model == "job" else [row.pk for row in rows]
+    request_job(Action.VERIFY, ledger().filter(name="both.png"))
+    pks = _pks_of(model, rows)
     data = {"action": action, "_selected_action": pks, "index": 0, "post": "yes"}
     answer = client.post(reverse(f"admin:queued_storage_{model}_changelist"), data)
     assert answer.status_code in (302, 403)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from botocore.exceptions import BotoCoreError, ClientError
 from django.conf import settings as django_settings
 from django.core.files.base import ContentFile
 from django.core.files.storage import storages
@@ -45,6 +46,7 @@ FILE = 48 * KILO  # of the largest file
 LOCAL, PENDING, DISK = 1200 * KILO, 900 * KILO, 4096 * KILO
 SHORT = {"RETRIES": 3, "RETRY_DELAY": 0.1, "RETRY_MAX_DELAY": 0.3, "PROBE_EVERY": 0.5, "LEASE": 4}
 ALIAS = "default"
+AWAY = (OSError, BotoCoreError, ClientError)
 
 
 @pytest.fixture
@@ -116,7 +118,7 @@ def save_and_read(number: int, report: Path) -> None:
         names.append(name)
         time.sleep(chance.uniform(0, 0.2))
         for old in chance.sample(names, min(len(names), 2)):
-            with contextlib.suppress(OSError):  # it was evicted, and the remote is away
+            with contextlib.suppress(*AWAY):  # it was evicted, and the remote is away
                 with storage.open(old) as opened:
                     found = opened.read()
                 counts["read"] += 1
