@@ -95,6 +95,7 @@ def test_module_has_only_these_signals() -> None:
         *NAMES,
         "file_rejected",
         "remote_changed",
+        "local_space_changed",
     ]
 
 

@@ -125,7 +125,7 @@ def test_transferred_files_are_not_read() -> None:
         assert measures.overdue() == []
     explained = [explain(query["sql"]) for query in captured]
     for plan in explained:
-        assert re.search("queued_storage_(state|alias_due|name_unique)", plan), plan
+        assert re.search("queued_storage_(state|alias_due|name_unique|local)", plan), plan
         assert "Seq Scan" not in plan
     found = {name for name in ("alias_due", "state") if name in str(explained)}
     assert found == {"alias_due", "state"}

@@ -219,6 +219,8 @@ OWN_FAULTS = {
     "MissingLibrary": FILE,
     "NameTooLong": FILE,
     "NameUnavailable": FILE,
+    "NoRoom": REFUSED,  # of a queued storage that is the remote of another one
+    "NotPublished": FILE,
     "LocalStorageMissing": FILE,
     "OtherWriter": FILE,
     "RemoteChanged": FILE,

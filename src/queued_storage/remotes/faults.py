@@ -118,8 +118,8 @@ _OURS = {
     for name in (
         *("InvalidName", "InvalidQueue", "InvalidResult", "LeaseLost", "LocalFileChanged"),
         *("LocalFileMissing", "LocalFileUnreadable", "LocalStorageMissing", "NameTooLong"),
-        *("NameUnavailable", "OtherWriter", "RemoteChanged", "TransferTimeout", "UnknownAlias"),
-        "VerificationError",
+        *("NameUnavailable", "NotPublished", "OtherWriter", "RemoteChanged", "TransferTimeout"),
+        *("UnknownAlias", "VerificationError"),
     )
 }
 RULES: Rules = {
