@@ -260,6 +260,7 @@ def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(evicting, "EVERY", 0.0)
     monkeypatch.setattr(evicting, "COST", 0)
     monkeypatch.setattr(room, "EVICT_EVERY", 0.0)
+    monkeypatch.setattr(room, "EVICT_FOR", 60.0)  # on a busy machine
     monkeypatch.setattr(room, "COST", 0)
 
 
