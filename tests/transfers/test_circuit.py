@@ -24,7 +24,9 @@ from queued_storage.ledger.states import State
 from queued_storage.queues.base import run_all
 from queued_storage.remotes.fault_kinds import Fault
 from queued_storage.remotes.faults import Diagnosis
+from queued_storage.runtime import ending
 from queued_storage.transfers import circuit, probing, trials, watching, work
+from queued_storage.transfers.circuit import Fate
 from queued_storage.transfers.executor import Executor
 from queued_storage.transfers.gates import gates
 from tests.support.outages import close, registered
@@ -60,6 +62,23 @@ def test_outage_counts_against_no_file(changes: list[str]) -> None:
     assert remote.state == RemoteState.AWAY
     assert remote.last_error == "ConnectionError: The remote is away."
     assert changes == ["away"]
+
+
+@pytest.mark.parametrize("is_read", [False, True])
+def test_a_process_that_ends_closes_nothing(
+    is_read: bool, changes: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Libraries cannot start threads then, so their errors say nothing of the remote."""
+    storage = make()
+    [name] = save(storage, 1)
+    storage.remote.refuses = True
+    monkeypatch.setattr(ending, "has_begun", lambda: True)
+    its = circuit.circuit_of(storage.alias)
+    if is_read:
+        its.try_for_reads(storage)
+    else:
+        assert its.judge(storage, row(storage, name), ConnectionError()).fate != Fate.CLOSED
+    assert changes == []
 
 
 def test_open_again_after_a_probe(changes: list[str]) -> None:

@@ -17,6 +17,7 @@ from ..remotes.fault_kinds import Fault
 from ..remotes.faults import Diagnosis
 from ..remotes.faults_http import answer_in
 from ..reporting.reasons import reason
+from ..runtime import ending
 from ..runtime.forks import after_fork
 from . import announcing, trials
 from .gates import gates
@@ -167,6 +168,8 @@ class Circuit:
         if trial.result is Result.WORKS:
             self.succeeded()
             return False
+        if trial.error and ending.has_begun():  # libraries cannot start threads any more
+            return False
         if trial.error:
             diagnosis, error = storage.uploader.diagnose(trial.error, 0), trial.error
         elif sum(failure.is_first for failure in self._failed.values()) < FAILURES:
@@ -220,7 +223,7 @@ class Circuit:
             self._unread.clear()
             if trial.result is Result.WORKS:
                 self.succeeded()
-            if trial.error is None:
+            if trial.error is None or ending.has_begun():
                 return
             diagnosis = storage.uploader.diagnose(trial.error, 0)
             if diagnosis.fault in (Fault.AWAY, Fault.REFUSED):
