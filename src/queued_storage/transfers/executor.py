@@ -397,4 +397,4 @@ class Executor:
 
 def _return(claimed: list[QueuedFile]) -> None:
     if claimed:
-        ledger().return_claims(claimed)
+        lanes.give_back(claimed)

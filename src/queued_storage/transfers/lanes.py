@@ -22,6 +22,7 @@ from .solitude import solitude
 
 AHEAD_MAX = 50  # claimed files of a lane that wait for a thread, at most
 AHEAD_SECONDS = 0.25  # the same as time: a lane claims no file ahead if its files take long
+LOCKED_FOR = (0.0, 0.05, 0.5)  # seconds after which locked rows are asked for again
 NOT_RUN = object()  # in place of the result of what raised an error
 AHEAD_PATIENCE = 10.0  # seconds after which files that wait for a thread are for other workers
 
@@ -301,9 +302,21 @@ def _process(row: QueuedFile) -> object:
     """Process a claimed file; return it to the ledger if its remote was closed since."""
     if _is_closed(row.alias):
         leases.forget(row)
-        ledger().return_claims([row])
+        give_back([row])
         return NOT_RUN
     return work.run_claimed(row)
+
+
+def give_back(claimed: list[QueuedFile]) -> None:
+    """Return claims to the ledger, which skips rows that somebody has locked: usually for a moment.
+
+    What is left then is due when its lease expires, as if its worker had died.
+    """
+    left = len(claimed)
+    for pause in LOCKED_FOR:
+        if left:
+            time.sleep(pause)
+            left -= ledger().return_claims(claimed)
 
 
 def _is_closed(alias: str) -> bool:
