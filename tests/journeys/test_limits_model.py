@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from django.core.files.storage import FileSystemStorage
 from django.db import transaction
-from hypothesis import HealthCheck, event
+from hypothesis import HealthCheck, Phase, event
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -44,6 +44,8 @@ PROFILE = hypothesis_settings(
     max_examples=int(os.environ.get("QUEUED_STORAGE_TEST_MODEL_EXAMPLES", "8")),
     stateful_step_count=20,
     derandomize="QUEUED_STORAGE_TEST_MODEL_EXAMPLES" not in os.environ,
+    # A failure is shown at once: to find a shorter one takes longer than a test may.
+    phases=[Phase.explicit, Phase.generate],
     report_multiple_bugs=False,
     database=None,
     deadline=None,
