@@ -120,6 +120,16 @@ def test_open_files_stay() -> None:
     assert not side(storage).is_full
 
 
+def test_others_go_in_place_of_an_open_file() -> None:
+    storage = make(keep_local={"max_bytes": 250})
+    names = transferred(storage, "a.txt", "b.txt", "c.txt")
+    with storage.local.open(names[2]):  # it was not read for the longest time
+        found = evicting.keep_within_limits(storage)
+        assert found
+        assert (found.freed_bytes, found.open_bytes) == (100, 100)
+        assert local_names(storage) == ["a.txt", "c.txt"]
+
+
 def test_files_without_all_copies_stay() -> None:
     mirror = ScriptedStorage("mirror")
     storage = make(keep_local={"max_bytes": 1}, mirrors=[mirror])

@@ -68,11 +68,13 @@ class Freeing:
         self._until = until
         self._copies = _Copies(storage)
         self._failures_in_row = 0
+        self._open: set[int] = set()  # files that are read now
+        self._passed_over: set[int] = set()  # these, and others that could not be evicted
 
     def free(self, wanted: int, keep_on: Callable[[], bool] = lambda: True) -> Found:
         """Evict until so many bytes are free, or nothing more can be evicted."""
         while self.found.freed_bytes < wanted and keep_on() and not self._is_late:
-            freed = self.found.freed_files
+            before = self.found.freed_files, len(self._passed_over)
             self.look(wanted - self.found.freed_bytes)
             for candidate in sorted(self.found.oldest, reverse=True):
                 if self.found.freed_bytes >= wanted or self._is_late or not keep_on():
@@ -80,7 +82,7 @@ class Freeing:
                 self._evict(candidate)
                 if self.found.is_closed or self._failures_in_row >= MAX_FAILURES:
                     return self.found
-            if self.found.freed_files == freed:
+            if (self.found.freed_files, len(self._passed_over)) == before:
                 break
         return self.found
 
@@ -116,6 +118,9 @@ class Freeing:
                     continue
                 if row.pk in failed:
                     self.found.failed_bytes += row.size
+                    continue
+                if row.pk in self._passed_over:
+                    self.found.open_bytes += row.size if row.pk in self._open else 0
                     continue
                 try:
                     read = lastread.last_read(local, row.name)
@@ -157,15 +162,19 @@ class Freeing:
     def _evict(self, candidate: Candidate) -> None:
         if lastread.is_open(self.storage.local, candidate.name):
             self.found.open_bytes += candidate.size
+            self._open.add(candidate.pk)
+            self._passed_over.add(candidate.pk)
             return
         row = ledger().claim_settled(candidate.pk, evicts=True)
         if row is None:
+            self._passed_over.add(candidate.pk)
             return
         with leases.keep(row) as lease:
             try:
                 storage = storage_of(row.alias, row.task).with_remote_of(row)
                 removal.evict_settled(storage, row, lease, asks_remote=self._asks_remote)
             except LeaseLost:
+                self._passed_over.add(row.pk)
                 _release(row)
                 return
             except removal.RemoteClosed:
@@ -188,6 +197,7 @@ class Freeing:
         text = reason(error, *sides_of(row))
         logger.info("%s: %s", row, text, extra=fields_of(row))
         _failed[row.pk] = time.monotonic() + AGAIN_AFTER
+        self._passed_over.add(row.pk)
         self.found.failed_bytes += row.size
         self._failures_in_row += 1
         _release(row, text)
