@@ -68,11 +68,18 @@ def until_alone() -> None:
 @pytest.fixture(autouse=True)
 def clean_slate() -> Iterator[None]:
     """Isolate the files, cache entries, inline storages and remotes of each test."""
-    from queued_storage.transfers import circuit, mounting, signs, watching  # need the models
+    from queued_storage.transfers import (  # need the models
+        circuit,
+        mounting,
+        signs,
+        throughput,
+        watching,
+    )
 
     before = registry.living_storages()
     yield
     watching.stop()
+    throughput.forget()
     mounting.wait(10)
     signs.wait(10)
     circuit.reset()

@@ -8,6 +8,7 @@ from .ledger.localsides import LocalSide
 from .ledger.models import ExactCharField, QueuedFile
 from .ledger.preparations import Preparation
 from .ledger.remotes import Remote
+from .ledger.throughput import Throughput
 
 __all__ = [
     "Copy",
@@ -18,5 +19,6 @@ __all__ = [
     "Preparation",
     "QueuedFile",
     "Remote",
+    "Throughput",
     "ledger",
 ]

@@ -29,6 +29,7 @@ VERSIONS = {
     "0005_remove_due": "3a9aeb1",
     "0006_copy": "c785dd9",
     "0007_localside": "1149137",
+    "0008_preparation": "ca70976",
 }
 # Those that were in use for longer than a day, and the last one
 UPGRADED = ("0001_initial", "0002_job", list(VERSIONS)[-1])
@@ -67,16 +68,16 @@ def older_table(column: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def no_table() -> Iterator[None]:
-    """Take the table away, as if the first migration hadn't run yet."""
-    table = QueuedFile._meta.db_table
+def no_table(model: type[models.Model] = QueuedFile) -> Iterator[None]:
+    """Take a table away, as if the migration that creates it hadn't run yet."""
+    table = model._meta.db_table
     with _editor() as editor:
-        editor.alter_db_table(QueuedFile, table, f"{table}_of_later")
+        editor.alter_db_table(model, table, f"{table}_of_later")
     try:
         yield
     finally:
         with _editor() as editor:
-            editor.alter_db_table(QueuedFile, f"{table}_of_later", table)
+            editor.alter_db_table(model, f"{table}_of_later", table)
 
 
 def _named(field: models.Field, name: str) -> None:

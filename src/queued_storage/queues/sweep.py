@@ -16,7 +16,7 @@ from ..ledger.rows import is_overdue
 from ..ledger.sql.clock import DatabaseNow
 from ..reporting.counts import counted
 from ..reporting.logs import logger
-from ..transfers import disposal, filling
+from ..transfers import disposal, filling, throughput
 from ..transfers.gates import gates
 from .base import BaseQueue
 from .jobs import notify
@@ -32,8 +32,8 @@ def sweep(alias: str | None = None) -> int:
     Files of an unknown alias are logged and skipped. If a queue cannot be notified, its exception
     is raised after all other queues were.
 
-    A sweep of all storages also fills in some places of files saved by earlier versions, and
-    removes old copies that are of no use.
+    A sweep of all storages also fills in some places of files saved by earlier versions, removes
+    old copies that are of no use, and records how many files are pending.
     """
     count = 0
     errors: list[Exception] = []
@@ -51,6 +51,8 @@ def sweep(alias: str | None = None) -> int:
         _enqueue_jobs(alias)
     except Exception as error:
         errors.append(error)
+    if alias is None:
+        throughput.write(measures.aliases())
     if errors:
         raise errors[0]
     if alias is None:

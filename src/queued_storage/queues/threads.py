@@ -200,6 +200,10 @@ def _stop_with_database(sender: AppConfig, using: str, **kwargs: Any) -> None:
     It cannot delete the database in the end while a thread is connected.
     """
     if sender.label == QueuedFile._meta.app_label and using == ledger_database():
+        if _not_ended:
+            from ..transfers import throughput  # only when there was work
+
+            throughput.forget()  # which the threads would add to the flushed tables
         is_hanging = any(threads.is_hanging for threads in _not_ended)
         stop_all(0 if is_hanging else FLUSH_WAIT)  # the whole time only once for what hangs
 

@@ -11,7 +11,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from django.db import connections
 
 from ..runtime import hung
-from . import copying, leases, preparing
+from . import copying, leases, preparing, throughput
 from .copying import Mirror
 from .evicting import Evictor
 from .lanes import guarded
@@ -165,9 +165,15 @@ class Crews:
         self._preparers.hurry()
 
     def look(self, aliases: Collection[str], poll: float) -> None:
-        """Start threads for what is due."""
+        """Start threads for what is due, and record every minute what the worker has done."""
         guarded(partial(self._preparers.look, aliases, poll))
         guarded(partial(self._copiers.look, aliases, poll))
+        guarded(partial(throughput.write_if_due, aliases))
+
+    def end(self) -> None:
+        """Record what the worker has done, because its search for files ends."""
+        guarded(throughput.write)
+        connections.close_all()
 
     def is_idle(self) -> bool:
         return self._copiers.is_idle() and self._preparers.is_idle()

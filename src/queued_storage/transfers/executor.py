@@ -8,7 +8,7 @@ from enum import Enum
 from functools import partial
 from itertools import count
 
-from django.db import close_old_connections, connections
+from django.db import close_old_connections
 
 from ..ledger.database import ledger
 from ..ledger.models import QueuedFile
@@ -164,7 +164,7 @@ class Executor:
             guarded(self._give_back)
         guarded(self._give_back)
         self._end()
-        connections.close_all()
+        self._crews.end()
 
     def _wait(self) -> bool:
         """Wait until there is something to do; return False when nothing will be."""

@@ -35,7 +35,7 @@ from ..reporting.reasons import reason
 from ..reporting.spans import Span, span
 from ..runtime import ending
 from ..signals import file_deleted, file_evicted, file_transferred, transfer_failed
-from . import attempt, leases, removal
+from . import attempt, leases, removal, throughput
 from .circuit import Circuit, Fate, Verdict, circuit_of
 from .copies import CopiesMissing
 from .delays import OPERATOR_DELAY, backoff
@@ -236,6 +236,7 @@ class _Work:
                 self.outcome = step.action(self.storage, self.row, self.lease)
                 if self.outcome in PROOFS:
                     self._circuit.succeeded()
+                    throughput.transferred(self.row.alias, self.row.size)
                 consequence = CONSEQUENCES[self.outcome]
                 if consequence.message:
                     logger.info(consequence.message, self.row)
@@ -323,6 +324,7 @@ class _Work:
             return bool(taken)
         self._log_failure(error, text, will_retry=will_retry)
         if row.state == State.TRANSFERRING:
+            throughput.failed(row.alias)
             send(transfer_failed, self.storage, row, error=error, will_retry=will_retry)
         return True
 
