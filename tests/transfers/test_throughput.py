@@ -2,7 +2,6 @@
 
 import os
 import threading
-from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
@@ -33,9 +32,8 @@ def storage() -> Any:
 
 
 @pytest.fixture(autouse=True)
-def _anew() -> Iterator[None]:
+def _anew() -> None:
     throughput.forget()
-    yield
 
 
 def numbers(seconds: int = MINUTE) -> Numbers:

@@ -128,11 +128,11 @@ class FileActions(admin.ModelAdmin):
 
     @admin.action(permissions=["retry"], description=_("Retry selected files"))
     def retry(self, request: HttpRequest, rows: QueuedFileQuerySet) -> None:
-        _run(request, rows, steering.retry, RETRY)
+        run(request, rows, steering.retry, RETRY)
 
     @admin.action(permissions=["transfer"], description=_("Transfer selected files now"))
     def transfer(self, request: HttpRequest, rows: QueuedFileQuerySet) -> None:
-        _run(request, rows, steering.transfer, TRANSFER)
+        run(request, rows, steering.transfer, TRANSFER)
 
     # For the order of transfers, the permission to request one is enough.
 
@@ -150,7 +150,7 @@ class FileActions(admin.ModelAdmin):
 
     @admin.action(permissions=["cancel"], description=_("Cancel transfers of selected files"))
     def cancel(self, request: HttpRequest, rows: QueuedFileQuerySet) -> None:
-        _run(request, rows, steering.cancel, CANCEL)
+        run(request, rows, steering.cancel, CANCEL)
 
     # The remote may be slow or away, so no request may wait for it: workers do these.
 
@@ -207,10 +207,10 @@ def _is_in_limit(request: HttpRequest, rows: QueuedFileQuerySet, limit: int) -> 
 
 def _prioritize(request: HttpRequest, rows: QueuedFileQuerySet, name: str) -> None:
     verb = partial(steering.prioritize, priority=priority_of(name))
-    _run(request, rows, verb, PRIORITIZE)
+    run(request, rows, verb, PRIORITIZE)
 
 
-def _run(
+def run(
     request: HttpRequest, rows: QueuedFileQuerySet, verb: Callable[..., int], texts: Texts
 ) -> None:
     """Carry out an action that only changes the ledger."""

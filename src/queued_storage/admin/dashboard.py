@@ -1,20 +1,21 @@
 """The live dashboard."""
 
-from collections.abc import Callable
+from collections.abc import Sized
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import quote
 
 from django.contrib.admin import AdminSite
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
-from django.urls import reverse
-from django.utils.translation import gettext, ngettext
+from django.utils.translation import gettext
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
 
+from ..ledger.models import QueuedFile
 from ..ledger.states import State
-from . import jobs, remotes, spaces
+from . import errors, jobs, plots, remotes, spaces
+from .changelist import AttemptFilter, CopiesFilter
+from .errors import Errors
 from .formats import FILES, SIZE, AtLeast, Number, age
 from .overview import (
     MINUTES,
@@ -28,6 +29,8 @@ from .overview import (
     Share,
     overview,
 )
+from .plots import RANGES, Plot
+from .urls import Urls
 
 SECONDS = 5  # between two updates of an open page
 
@@ -56,19 +59,29 @@ def numbers(request: HttpRequest, site: AdminSite) -> HttpResponse:
 
 def _context(request: HttpRequest, site: AdminSite) -> dict[str, Any]:
     found = overview()
-    urls = _Urls(site)
+    urls = Urls(site)
     remote_lines = remotes.lines(request, site)
-    storages = [_line(share, found, urls.changelist(alias=share.name)) for share in found.storages]
-    hosts = [_line(share, found, urls.changelist(host=share.name)) for share in found.hosts]
+    its_errors = errors.errors(request, site, found)
+    period = plots.range_of(request.GET.get("range", ""))
+    storages = [_line(share, found, urls, "alias") for share in found.storages]
+    hosts = [_line(share, found, urls, "host") for share in found.hosts]
+    failed = found.total.piles[State.FAILED]
     return {
         "at": found.at,
         "summary": _summary(found, remote_lines),
         "remotes": remote_lines,
-        "spaces": spaces.lines(found.at),
-        "tiles": [*_tiles(found, urls), *_copy_tiles(remote_lines)],
-        "plots": _plots(found),
+        "spaces": spaces.lines(found.at, urls),
+        "tiles": [*_tiles(found, its_errors, urls), *_copy_tiles(remote_lines, urls)],
+        "errors": its_errors,
+        "plots": plots.plots(found, period),
+        "range": period,
+        "ranges": [(each, urls.dashboard(range=each.key)) for each in RANGES],
         "running": [_running(row, urls) for row in found.running],
+        "running_of": _part(found.running, found.total.piles[State.TRANSFERRING]),
+        "running_url": urls.changelist(state=State.TRANSFERRING),
         "failed": [_failed(row, urls) for row in found.failed],
+        "failed_of": _part(found.failed, failed),
+        "failed_url": urls.changelist(state=State.FAILED),
         "jobs": jobs.lines(request, site),
         "groups": [
             (gettext("Storages"), gettext("Storage"), storages),
@@ -76,33 +89,20 @@ def _context(request: HttpRequest, site: AdminSite) -> dict[str, Any]:
         ],
         "minutes": MINUTES,
         "changelist_url": urls.changelist(),
-        "dashboard_url": urls.dashboard(),
-        "numbers_url": urls.numbers(),
+        "opts": QueuedFile._meta,
+        "dashboard_url": urls.dashboard(range=period.key),
+        "numbers_url": urls.numbers(range=period.key),
     }
 
 
-class _Urls:
-    """URLs of one admin site."""
-
-    def __init__(self, site: AdminSite) -> None:
-        self._site = site.name
-
-    def _reverse(self, name: str, *args: Any, query: dict[str, str] | None = None) -> str:
-        url = reverse(f"admin:queued_storage_queuedfile_{name}", args=args, current_app=self._site)
-        pairs = "&".join(f"{key}={quote(value)}" for key, value in (query or {}).items())
-        return f"{url}?{pairs}" if pairs else url
-
-    def changelist(self, **query: str) -> str:
-        return self._reverse("changelist", query=query)
-
-    def change(self, pk: int) -> str:
-        return self._reverse("change", pk)
-
-    def dashboard(self) -> str:
-        return self._reverse("dashboard")
-
-    def numbers(self) -> str:
-        return self._reverse("dashboard_numbers")
+def _part(shown: Sized, pile: Pile) -> str:
+    """How many of the files are shown; "" if all are."""
+    if not pile.is_cut and len(shown) >= pile.files:
+        return ""
+    return gettext("%(shown)s of %(count)s") % {
+        "shown": Number(len(shown)),
+        "count": _count(pile),
+    }
 
 
 def _summary(found: Overview, remote_lines: list[remotes.Line]) -> str:
@@ -147,16 +147,22 @@ class Tile:
     is_bad: bool = False
 
 
-def _tiles(found: Overview, urls: _Urls) -> list[Tile]:
+def _tiles(found: Overview, its_errors: Errors, urls: Urls) -> list[Tile]:
     tiles = [
         _state_tile(state, found.total.piles[state], urls)
         for state in SHOWN
         if found.total.piles[state].files or state not in (State.HELD, State.DELETING, *OF_STEPS)
     ]
-    return [*tiles, *_other_tiles(found), _age_tile(found), _rate_tile(found)]
+    return [
+        *tiles,
+        *_waiting_tiles(its_errors, urls),
+        *_other_tiles(found, urls),
+        _age_tile(found, urls),
+        _rate_tile(found, urls),
+    ]
 
 
-def _state_tile(state: State, pile: Pile, urls: _Urls) -> Tile:
+def _state_tile(state: State, pile: Pile, urls: Urls) -> Tile:
     return Tile(
         key=state,
         label=str(state.label),
@@ -167,16 +173,25 @@ def _state_tile(state: State, pile: Pile, urls: _Urls) -> Tile:
     )
 
 
-def _other_tiles(found: Overview) -> list[Tile]:
+def _waiting_tiles(its_errors: Errors, urls: Urls) -> list[Tile]:
+    """Files whose last attempt failed, if there are any."""
+    if not its_errors.waiting:
+        return []
+    url = urls.changelist(attempt=AttemptFilter.WAITING)
+    return [Tile("waiting", gettext("waiting after an error"), str(its_errors.waiting), url=url)]
+
+
+def _other_tiles(found: Overview, urls: Urls) -> list[Tile]:
     """Files in states that a newer version of the package wrote, if there are any."""
     pile = found.total.piles[OTHER]
     if not pile.files:
         return []
     size = SIZE(pile.bytes) + ("+" if pile.is_cut else "")
-    return [Tile(OTHER, gettext("other states"), str(_count(pile)), size)]
+    url = urls.changelist(state=OTHER)
+    return [Tile(OTHER, gettext("other states"), str(_count(pile)), size, url)]
 
 
-def _copy_tiles(remote_lines: list[remotes.Line]) -> list[Tile]:
+def _copy_tiles(remote_lines: list[remotes.Line], urls: Urls) -> list[Tile]:
     """The copies that mirrors lack, if there are any."""
     mirrors = [line for line in remote_lines if line.remote.is_mirror]
     missing = Number(sum(line.waiting for line in mirrors))
@@ -184,16 +199,19 @@ def _copy_tiles(remote_lines: list[remotes.Line]) -> list[Tile]:
     if not missing:
         return []
     details = gettext("%(count)s failed") % {"count": failed}
-    return [Tile("copies", gettext("missing copies"), str(missing), details, is_bad=failed > 0)]
+    url = urls.changelist(copies=CopiesFilter.MISSING)
+    label = gettext("missing copies")
+    return [Tile("copies", label, str(missing), details, url, is_bad=failed > 0)]
 
 
-def _age_tile(found: Overview) -> Tile:
+def _age_tile(found: Overview, urls: Urls) -> Tile:
     times = [found.total.piles[state].oldest for state in (State.PENDING, State.TRANSFERRING)]
     oldest = min(filter(None, times), default=None)
-    return Tile("age", gettext("oldest pending"), age(oldest, found.at))
+    url = urls.changelist(state=State.PENDING)
+    return Tile("age", gettext("oldest pending"), age(oldest, found.at), url=url)
 
 
-def _rate_tile(found: Overview) -> Tile:
+def _rate_tile(found: Overview, urls: Urls) -> Tile:
     rate = found.total.rate
     is_cut = not found.full_minutes  # more transfers in the last minute than are counted
     files = AtLeast(rate.files) if is_cut else Number(rate.files)
@@ -202,67 +220,8 @@ def _rate_tile(found: Overview) -> Tile:
         gettext("per minute"),
         FILES % {"count": files},
         SIZE(rate.bytes) + ("+" if is_cut else ""),
+        urls.changelist(state=State.TRANSFERRED),
     )
-
-
-# The plots
-
-
-@dataclass(frozen=True)
-class Bar:
-    """One minute, in the units of its plot."""
-
-    x: float
-    y: float
-    width: float
-    height: float
-    title: str
-
-
-@dataclass(frozen=True)
-class Plot:
-    """Bars of equal width; the last one is the last minute."""
-
-    title: str
-    width: int
-    height: int
-    bars: list[Bar]
-    highest: str = ""
-
-    @property
-    def label(self) -> str:
-        return "; ".join([self.title, *(bar.title for bar in self.bars)])
-
-
-def _plots(found: Overview) -> list[Plot]:
-    minutes = found.total.minutes[: found.full_minutes]
-    return [
-        _plot(gettext("Files per minute"), [minute.files for minute in minutes], Number, 300, 80),
-        _plot(gettext("Bytes per minute"), [minute.bytes for minute in minutes], SIZE, 300, 80),
-    ]
-
-
-def _plot(
-    title: str, values: list[int], written: Callable[[int], object], width: int, height: int
-) -> Plot:
-    """``values`` starts with the last minute. A minute that was not counted has no bar."""
-    highest = max(values, default=0)
-    step = width / MINUTES
-    bars = []
-    for ago, value in enumerate(values):
-        tall = round(height * value / highest, 1) if highest else 0
-        tall = max(tall, 1.5) if value else 0
-        x = round(width - (ago + 1) * step, 1)
-        title_of_bar = _minute(ago, written(value))
-        bars.append(Bar(x, height - tall, round(step * 0.8, 1), tall, title_of_bar))
-    return Plot(title, width, height, bars, str(written(highest)))
-
-
-def _minute(ago: int, value: object) -> str:
-    if not ago:
-        return gettext("last minute: %(value)s") % {"value": value}
-    text = ngettext("%(minutes)d minute ago: %(value)s", "%(minutes)d minutes ago: %(value)s", ago)
-    return text % {"minutes": ago, "value": value}
 
 
 # The tables
@@ -273,6 +232,7 @@ class Cell:
     label: str
     value: str
     state: str = ""
+    url: str = ""
 
 
 @dataclass(frozen=True)
@@ -286,11 +246,13 @@ class Line:
     plot: Plot
 
 
-def _line(share: Share, found: Overview, url: str) -> Line:
+def _line(share: Share, found: Overview, urls: Urls, column: str) -> Line:
+    """``column`` is the filter of the list that finds the files of the storage or host."""
+    its = {column: share.name}
     oldest = min(filter(None, (pile.oldest for pile in share.piles.values())), default=None)
     cells = [
         *(
-            _state_cell(state, share.piles[state])
+            _state_cell(state, share.piles[state], urls.changelist(**its, state=state))
             for state in SHOWN
             if found.total.piles[state].files or state not in OF_STEPS
         ),
@@ -298,25 +260,28 @@ def _line(share: Share, found: Overview, url: str) -> Line:
         Cell(gettext("files per minute"), str(Number(share.rate.files))),
         Cell(gettext("bytes per minute"), SIZE(share.rate.bytes)),
     ]
-    files = [minute.files for minute in share.minutes[: found.full_minutes]]
-    plot = _plot(gettext("Files per minute"), files, Number, 90, 20)
-    return Line(share.name or "-", url, share.is_known, cells, plot)
+    plot = plots.small_plot(share, found)
+    return Line(share.name or "-", urls.changelist(**its), share.is_known, cells, plot)
 
 
-def _state_cell(state: State, pile: Pile) -> Cell:
-    return Cell(str(state.label), str(_count(pile)), state if pile.files else "")
+def _state_cell(state: State, pile: Pile, url: str) -> Cell:
+    is_some = pile.files > 0
+    return Cell(
+        str(state.label), str(_count(pile)), state if is_some else "", url if is_some else ""
+    )
 
 
-def _running(row: Running, urls: _Urls) -> dict[str, Any]:
+def _running(row: Running, urls: Urls) -> dict[str, Any]:
     sent = min(row.sent, row.size)
     return {
         "row": row,
         "url": urls.change(row.pk),
+        "attempts": Number(row.attempts),
         "sent": sent,
         "percent": int(100 * sent / row.size) if row.size else 0,
         "progress": gettext("%(sent)s of %(size)s") % {"sent": SIZE(sent), "size": SIZE(row.size)},
     }
 
 
-def _failed(row: Failed, urls: _Urls) -> dict[str, Any]:
+def _failed(row: Failed, urls: Urls) -> dict[str, Any]:
     return {"row": row, "url": urls.change(row.pk)}

@@ -28,13 +28,18 @@ from ..ledger.measures import aliases
 from ..ledger.models import QueuedFile
 from ..ledger.priorities import name_of
 from ..ledger.remotes import remotes as remotes_of_ledger
+from ..ledger.sql.clock import seconds_between
 from ..ledger.states import State
 from ..operations.tiers import ways
 from ..storage.tiers import Tier
-from . import dashboard, overview, preview, remotes
+from . import dashboard, errors, overview, preview, remotes
 from .actions import FileActions
 from .changelist import (
+    WITHIN,
+    AttemptFilter,
     CappedPaginator,
+    CopiesFilter,
+    ErrorFilter,
     HostFilter,
     LocalCopyFilter,
     PriorityFilter,
@@ -43,28 +48,31 @@ from .changelist import (
     StorageFilter,
 )
 from .dates import PARTS
-from .formats import BYTES, SIZE, Number, age, local_time
+from .formats import BYTES, SIZE, Number, age, later, local_time
 
 LAST_CHARACTER = "\U0010ffff"
 NONE = "-"
 # What the links of the change list have in their query strings
-LOOKUPS = {"state", "alias", "host", "priority", "is_local__exact", "is_local__isnull"}
+LOOKUPS = {"state", "alias", "host", "priority", "attempt", "error", "copies"}
+LOOKUPS |= {"is_local__exact", "is_local__isnull"}
 LOOKUPS |= {f"saved_at__{part}" for part in PARTS}
 
 
 @admin.register(QueuedFile)
 class QueuedFileAdmin(FileActions):
     date_hierarchy = "saved_at"
-    list_display = ["name", "status", "length", "age", "alias"]
+    list_display = ["name", "status", "length", "age", "tries", "next_attempt", "alias"]
     list_filter = [
-        *(StateFilter, StorageFilter, HostFilter, PriorityFilter),
+        *(StateFilter, AttemptFilter, ErrorFilter, StorageFilter, HostFilter, PriorityFilter),
         ("is_local", LocalCopyFilter),
+        CopiesFilter,
     ]
     ordering = ["-pk"]
     paginator = CappedPaginator
     search_fields = ["name"]
     search_help_text = _(
-        "Finds names that start with the search term. Start the term with * to search within names."
+        "Finds names that start with the search term, from an index. Start the term with * to "
+        "search within names: this reads every row that the filters find."
     )
     show_facets = admin.ShowFacets.NEVER
     show_full_result_count = False
@@ -141,8 +149,8 @@ class QueuedFileAdmin(FileActions):
     ) -> tuple[QuerySet, bool]:
         """Search for the start of the name, because an index supports that."""
         term = search_term.strip()
-        if term.startswith("*"):
-            return queryset.filter(name__icontains=term.lstrip("*")), False
+        if term.startswith(WITHIN):
+            return queryset.filter(name__icontains=term.lstrip(WITHIN)), False
         if not term:
             return queryset, False
         starts = Q(name__startswith=term)
@@ -187,6 +195,23 @@ class QueuedFileAdmin(FileActions):
             row.saved_at.isoformat(),
             _when(row.saved_at),
             age(row.saved_at, row.read_at),
+        )
+
+    @admin.display(description=_("attempts"))
+    def tries(self, row: QueuedFile) -> str:
+        return str(Number(row.attempts))
+
+    @admin.display(description=_("next attempt"))
+    def next_attempt(self, row: Any) -> SafeString | str:
+        if row.due_at is None or row.lease_token:
+            return NONE
+        if row.waits_for_remote:
+            return gettext("when the remote is open")
+        return format_html(
+            '<time datetime="{}" title="{}">{}</time>',
+            row.due_at.isoformat(),
+            _when(row.due_at),
+            later(seconds_between(row.read_at, row.due_at)),
         )
 
     # The page of one file
@@ -295,6 +320,7 @@ class QueuedFileAdmin(FileActions):
             self._path("dashboard/", self._dashboard, "dashboard"),
             self._path("dashboard/numbers/", self._dashboard_numbers, "dashboard_numbers"),
             self._path("remotes/<slug:name>/", self._steer_remote, "remotes"),
+            self._path("retry/", self._retry, "retry"),
             self._path("<int:pk>/preview/", self._preview, "preview"),
             *super().get_urls(),
         ]
@@ -320,6 +346,10 @@ class QueuedFileAdmin(FileActions):
     def _steer_remote(self, request: HttpRequest, name: str) -> HttpResponse:
         self._require_view(request)
         return remotes.steer(request, name, self.admin_site)
+
+    def _retry(self, request: HttpRequest) -> HttpResponse:
+        self._require_view(request)
+        return errors.retry(request, self.admin_site)
 
     def _preview(self, request: HttpRequest, pk: int) -> HttpResponse | FileResponse:
         self._require_view(request)

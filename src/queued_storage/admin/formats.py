@@ -49,5 +49,14 @@ def duration(seconds: float) -> str:
     return timesince(_DAY, _DAY + timedelta(seconds=seconds), depth=1)
 
 
+def later(seconds: float) -> str:
+    """Return when something is that is due in so many seconds."""
+    if seconds <= 0:
+        return gettext("now")
+    if seconds < 60:
+        return gettext("in less than a minute")
+    return gettext("in %(time)s") % {"time": duration(seconds)}
+
+
 def local_time(time: datetime) -> datetime:
     return timezone.localtime(time) if timezone.is_aware(time) else time

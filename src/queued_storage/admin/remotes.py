@@ -1,5 +1,6 @@
 """Remotes on the dashboard: which are closed and why, with buttons that steer them."""
 
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -17,10 +18,13 @@ from ..exceptions import UnknownAlias
 from ..ledger.availability import Availability, availabilities, availability_of, beside_them
 from ..ledger.copy_counts import failed_at, waiting_for
 from ..ledger.remotes import RemoteState
+from ..ledger.states import State
 from ..operations import remotes
 from . import overview
+from .changelist import CopiesFilter
 from .formats import AtLeast, Number, duration
 from .log import log_change
+from .urls import Urls
 
 COPIES_WAIT = ngettext_lazy("%(count)s copy waits.", "%(count)s copies wait.", "count")
 MISSING = ngettext_lazy("%(count)s copy is missing.", "%(count)s copies are missing.", "count")
@@ -39,6 +43,19 @@ MIRROR_PAUSED = _("A mirror of %(alias)s has been paused for %(time)s.")
 PREVIOUS_HEADLINE = _("A previous remote of %(alias)s has been closed for %(time)s.")
 PREVIOUS_PAUSED = _("A previous remote of %(alias)s has been paused for %(time)s.")
 OTHER_HEADLINE = _("The remote of %(alias)s has been closed for %(time)s.")
+
+
+ADVICE: dict[str, Any] = {
+    RemoteState.AWAY: _(
+        "Check the network, the endpoint of the storage, and the provider's status. To test the "
+        "remote, run: %(command)s. Uploads go on by themselves when it works again."
+    ),
+    RemoteState.REFUSED: _(
+        "Fix the key, the permissions, or the bucket, and restart the processes if you changed "
+        "settings. To test the remote, run: %(command)s. Then probe it here. The files that wait "
+        "keep their attempts."
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -107,6 +124,8 @@ class Line:
     ending: str  # when it will open
     buttons: list[Button]
     failed: Number  # copies that could not be made there
+    url: str  # of the list of what waits for it
+    advice: str  # what to do, if it is closed by itself
 
     @property
     def files(self) -> str:
@@ -148,7 +167,8 @@ def lines(request: HttpRequest, site: AdminSite) -> list[Line]:
     known = availabilities()
     in_use = [each for each in known if each.is_configured][: overview.ALIASES]
     others = beside_them(known)[: overview.ALIASES]
-    return [_line(each, buttons) for each in (*in_use, *others)]
+    urls = Urls(site)
+    return [_line(each, buttons, urls) for each in (*in_use, *others)]
 
 
 def _url(site: AdminSite, action: str) -> str:
@@ -156,7 +176,7 @@ def _url(site: AdminSite, action: str) -> str:
     return reverse(name, args=[action], current_app=site.name)
 
 
-def _line(remote: Availability, buttons: dict[str, Button]) -> Line:
+def _line(remote: Availability, buttons: dict[str, Button], urls: Urls) -> Line:
     files = waiting_for(remote, overview.LIMIT + 1)
     names = {"alias": remote.alias, "time": duration(remote.age)}
     return Line(
@@ -167,7 +187,23 @@ def _line(remote: Availability, buttons: dict[str, Button]) -> Line:
         _ending(remote),
         [buttons[action.name] for action in _actions(remote) if buttons],
         _shown(_failed(remote)),
+        _url_of(remote, urls),
+        _advice(remote),
     )
+
+
+def _url_of(remote: Availability, urls: Urls) -> str:
+    if remote.is_mirror:
+        return urls.changelist(alias=remote.alias, copies=CopiesFilter.MISSING)
+    return urls.changelist(alias=remote.alias, state=State.PENDING)
+
+
+def _advice(remote: Availability) -> str:
+    advice = ADVICE.get(remote.state)
+    if advice is None:
+        return ""
+    command = f"manage.py queued_storage check-remote {shlex.quote(remote.alias)}"
+    return str(advice) % {"command": command}
 
 
 def _headline(remote: Availability) -> Any:

@@ -9,6 +9,7 @@ from django.utils.translation import gettext_lazy as _
 
 from ..operations.space import Space, spaces
 from .formats import SIZE, age
+from .urls import Urls
 
 KEPT: dict[str, Any] = {
     "young": _("%(size)s too young"),
@@ -30,13 +31,15 @@ class Line:
     free: str
     full_for: str
     headline: str
+    url: str  # of the list of the local copies
 
 
-def lines(now: datetime) -> list[Line]:
-    return [_line(space, now) for space in spaces()]
+def lines(now: datetime, urls: Urls) -> list[Line]:
+    return [_line(space, now, urls) for space in spaces()]
 
 
-def _line(space: Space, now: datetime) -> Line:
+def _line(space: Space, now: datetime, urls: Urls) -> Line:
+    its_host = {"host": space.host} if space.host else {}
     kept = [KEPT[why] % {"size": SIZE(size)} for why, size in space.kept.items() if size]
     full_for = age(space.full_since, now) if space.full_since else ""
     return Line(
@@ -49,6 +52,7 @@ def _line(space: Space, now: datetime) -> Line:
         full_for=full_for or "-",
         headline=gettext("The local storage of %(alias)s has been full for %(time)s.")
         % {"alias": space.alias, "time": full_for},
+        url=urls.changelist(alias=space.alias, is_local__exact="1", **its_host),
     )
 
 
