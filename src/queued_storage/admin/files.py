@@ -61,7 +61,7 @@ LOOKUPS |= {f"saved_at__{part}" for part in PARTS}
 @admin.register(QueuedFile)
 class QueuedFileAdmin(FileActions):
     date_hierarchy = "saved_at"
-    list_display = ["name", "status", "length", "age", "tries", "next_attempt", "alias"]
+    list_display = ["name", "status", "length", "age", "tries", "alias"]
     list_filter = [
         *(StateFilter, AttemptFilter, ErrorFilter, StorageFilter, HostFilter, PriorityFilter),
         ("is_local", LocalCopyFilter),
@@ -180,7 +180,8 @@ class QueuedFileAdmin(FileActions):
             return NONE
         percent = int(100 * min(row.sent, row.size) / row.size)
         return format_html(
-            '<progress max="100" value="{0}" title="{0} %">{0} %</progress>', percent
+            '<progress max="100" value="{0}" class="queued-meter" title="{0} %">{0} %</progress>',
+            percent,
         )
 
     @admin.display(description=_("size"))
@@ -198,20 +199,25 @@ class QueuedFileAdmin(FileActions):
         )
 
     @admin.display(description=_("attempts"))
-    def tries(self, row: QueuedFile) -> str:
-        return str(Number(row.attempts))
+    def tries(self, row: Any) -> SafeString:
+        """How many there were, and when the next one is."""
+        return format_html(
+            '{}<span class="queued-details queued-next">{}</span>',
+            Number(row.attempts),
+            self._next_attempt(row),
+        )
 
-    @admin.display(description=_("next attempt"))
-    def next_attempt(self, row: Any) -> SafeString | str:
+    def _next_attempt(self, row: Any) -> SafeString | str:
         if row.due_at is None or row.lease_token:
-            return NONE
+            return ""
         if row.waits_for_remote:
-            return gettext("when the remote is open")
+            return gettext("next when the remote is open")
+        when = later(seconds_between(row.read_at, row.due_at))
         return format_html(
             '<time datetime="{}" title="{}">{}</time>',
             row.due_at.isoformat(),
             _when(row.due_at),
-            later(seconds_between(row.read_at, row.due_at)),
+            gettext("next %(when)s") % {"when": when},
         )
 
     # The page of one file
