@@ -1,7 +1,8 @@
 """The filters, search, dates and counts of the change list."""
 
 import re
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from html import unescape
 from typing import Any
 from urllib.parse import quote
 
@@ -13,8 +14,11 @@ from django.utils import timezone
 from pytest_django import Settings
 
 from queued_storage.admin import overview
+from queued_storage.ledger.priorities import PRIORITIES
 from queued_storage.ledger.states import State
+from queued_storage.models import QueuedFile
 from tests.admin.pages import LIST, add, listed, staff, text_of
+from tests.support.outages import close
 
 pytestmark = pytest.mark.django_db
 
@@ -61,6 +65,65 @@ def test_search(viewer: Client, term: str, expected: list[str]) -> None:
     for name in ("docs/a.txt", "docs/ab.txt", "other/a%.txt"):
         add(name=name)
     assert listed(viewer, q=term) == expected
+
+
+def test_a_search_without_a_result_offers_another_one(viewer: Client) -> None:
+    add(name="docs/cat.txt", state=State.FAILED)
+    page = viewer.get(LIST, {"q": "cat", "state": "failed"})
+    [message] = map(str, page.context["messages"])
+    assert message.startswith("No name starts with “cat”.")
+    [link] = re.findall(r'href="([^"]+)"', message)
+    [found] = viewer.get(LIST + unescape(link)).context["cl"].result_list
+    assert found.name == "docs/cat.txt"
+    for term in ("docs", "*dog", ""):
+        assert not list(viewer.get(LIST, {"q": term}).context["messages"])
+    [message] = map(str, viewer.get(LIST, {"q": "<b>"}).context["messages"])
+    assert "<b>" not in message
+
+
+def waiting(error: str = "OSError: no", **columns: Any) -> None:
+    later = timezone.now() + timedelta(seconds=330)
+    add(**{"state": State.PENDING, "due_at": later, "last_error": error, "attempts": 2} | columns)
+
+
+def test_filter_of_files_that_wait_after_an_error(viewer: Client) -> None:
+    waiting(name="a.txt")
+    waiting(name="b.txt", state=State.DELETING, priority=PRIORITIES[-1])
+    waiting(name="c.txt", last_error="")
+    waiting(name="d.txt", due_at=timezone.now() - timedelta(seconds=5))
+    waiting(name="e.txt", state=State.TRANSFERRING, lease_token="x")
+    assert listed(viewer, attempt="waiting") == ["b.txt", "a.txt"]
+    assert listed(viewer, attempt="waiting", state="pending") == ["a.txt"]
+    assert listed(viewer, attempt="other") == []
+
+
+def test_filter_by_the_beginning_of_an_error(viewer: Client) -> None:
+    waiting(name="a.txt", error="OSError: 100% full")
+    waiting(name="b.txt", error="OSError: 1000 full")
+    add(name="c.txt", state=State.FAILED, last_error="OSError: 100% full, too")
+    add(name="d.txt", last_error="OSError: 100% full")  # transferred
+    assert listed(viewer, error="OSError: 100%") == ["c.txt", "a.txt"]
+    assert listed(viewer, error="OSError: 100%", state="failed") == ["c.txt"]
+    assert listed(viewer, error="OSError: 100%", attempt="waiting") == ["a.txt"]
+    assert "By last error" in text_of(viewer, f"{LIST}?error=OSError")
+    assert "By last error" not in text_of(viewer, LIST)
+
+
+def test_filter_of_states_of_a_newer_version(viewer: Client) -> None:
+    add(name="a.txt", state="checking")  # type: ignore[arg-type]
+    add(name="b.txt")
+    assert listed(viewer, state="other") == ["a.txt"]
+
+
+def test_attempts_and_the_next_one(viewer: Client, storage: Any) -> None:
+    waiting(attempts=1234)
+    assert "1,234 next in 5" in text_of(viewer, LIST)
+    QueuedFile.objects.update(due_at=timezone.now() - timedelta(seconds=5))
+    assert "1,234 next now" in text_of(viewer, LIST)
+    close(storage)
+    assert "1,234 next when the remote is open" in text_of(viewer, LIST)
+    QueuedFile.objects.update(lease_token="x")
+    assert "next" not in text_of(viewer, LIST).partition("1,234")[2].partition("default")[0]
 
 
 def links(client: Client, **query: str) -> list[str]:
@@ -150,6 +213,8 @@ def plan(sql: str) -> list[str]:
 @pytest.mark.parametrize(
     ("query", "index"),
     [
+        ({"error": "OSError"}, "alias=? AND state"),
+        ({"attempt": "waiting"}, "rowid=?"),
         ({"state": "failed"}, "alias=? AND state=?"),
         ({"state": "pending", "alias": "default"}, "alias=? AND state=?"),
         ({"q": "docs/a"}, "alias=? AND name>? AND name<?"),
@@ -160,6 +225,7 @@ def test_filters_and_search_use_an_index(viewer: Client, query: dict[str, str], 
         pytest.skip("other databases choose by the number of rows")
     add(300)
     add(3, State.FAILED)
+    waiting()
     found = [sql for sql in ledger_queries(viewer, **query) if "checksum" in sql or "COUNT" in sql]
     assert len(found) == 2  # the count and the page
     for sql in found:
@@ -197,6 +263,7 @@ ABSURD = [
 ]
 OTHER_KEYS = ["saved_at__gte", "saved_at", "name", "name__regex", "last_error__contains"]
 KEYS = [
+    *("attempt", "error", "copies"),
     *("state", "alias", "host", "q", "p", "o", "e", "all", "_facets", "_to_field", "unknown"),
     *("is_local__exact", "is_local__isnull", "saved_at__year", "saved_at__month"),
     *("saved_at__day", "alias__in", *OTHER_KEYS),

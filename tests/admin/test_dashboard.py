@@ -1,13 +1,14 @@
 """The page of the live dashboard."""
 
 import re
+from html import unescape
 
 import pytest
 from django.test import Client
 
 from queued_storage.admin import overview
 from queued_storage.ledger.states import State
-from tests.admin.pages import staff
+from tests.admin.pages import LIST, staff
 from tests.admin.test_overview import add, ago
 
 pytestmark = pytest.mark.django_db
@@ -77,6 +78,43 @@ def test_capped_numbers_have_a_plus_sign(viewer: Client, monkeypatch: pytest.Mon
     text = text_of(html_of(viewer))
     assert "pending 4+" in text
     assert re.search(r"per minute \d+\+ files ", text)
+
+
+def test_each_number_leads_to_its_files(viewer: Client) -> None:
+    soon = ago(-300)
+    add(2, due_at=soon, last_error="OSError: no")
+    add(3, State.FAILED, alias="archive", host="web-2")
+    add(4, State.TRANSFERRING, alias="archive")
+    add(5, State.HELD, host="web-2")
+    add(6, "checking")  # type: ignore[arg-type]
+    html = html_of(viewer)
+    links = re.findall(rf'<a href="({LIST}\?[^"]+)"[^>]*>(.*?)</a>', html, re.S)
+    checked = 0
+    for url, inside in links:
+        shown = re.sub(r"[\d.]+ (bytes|KB)", "", text_of(inside))
+        numbers = re.findall(r"(?:^| )(\d+)(?: |$)", shown)
+        if numbers and "oldest" not in shown and "per minute" not in shown:
+            found = viewer.get(unescape(url)).context["cl"].result_count
+            assert [found] == list(map(int, numbers)), (url, shown)
+            checked += 1
+    assert checked > 15
+
+
+def test_a_list_that_is_cut_says_so(viewer: Client) -> None:
+    add(overview.FAILURES, State.FAILED)
+    add(overview.TRANSFERS, State.TRANSFERRING)
+    assert "show all" not in text_of(html_of(viewer))
+    add(150 - overview.FAILURES, State.FAILED)
+    add(1, State.TRANSFERRING)
+    html = html_of(viewer)
+    assert "Failed 10 of 150 · show all" in text_of(html)
+    assert "Transfers in progress 20 of 21 · show all" in text_of(html)
+    assert f'href="{LIST}?state=failed" id="queued-all-failed"' in html
+
+
+def test_breadcrumbs(viewer: Client) -> None:
+    found = text_of(html_of(viewer))
+    assert "Home &rsaquo; Queued storage &rsaquo; Queued files &rsaquo; Live dashboard" in found
 
 
 def test_screen_readers_can_read_the_plots(viewer: Client) -> None:

@@ -300,6 +300,28 @@ def test_a_probe_opens_the_remote(
     until(lambda: not browser.find_elements("css selector", ".queued-outage"))
 
 
+def test_all_files_of_an_error_are_retried(browser: Any, live_server: Any) -> None:
+    add(3, last_error="OSError: no")
+    browser.get(live_server.url + URL)
+    press(browser, "[id^=queued-retry-]")
+    until(lambda: "3 files will be retried." in browser.page_source)
+    assert not browser.find_elements("css selector", "[id^=queued-retry-]")
+
+
+def test_an_update_keeps_the_period(browser: Any, live_server: Any) -> None:
+    browser.get(live_server.url + URL)
+    press(browser, "#queued-range-1w")
+    until(lambda: "range=1w" in browser.current_url)
+    storages["default"].save("a.txt", file())
+    until(lambda: tile(browser) == "1")
+    chosen = browser.find_element("css selector", "[aria-current=true]")
+    assert chosen.text == "1 week"
+    bars = (
+        "return document.querySelector('.queued-plot svg').querySelectorAll('.queued-rect').length"
+    )
+    assert browser.execute_script(bars) == 84
+
+
 def test_it_has_a_dark_mode(browser: Any, live_server: Any) -> None:
     add(1)
     color = "return getComputedStyle(document.querySelector(arguments[0]))[arguments[1]]"

@@ -158,7 +158,8 @@ class JobAdmin(admin.ModelAdmin):
     @admin.display(description=_("progress"))
     def progress(self, job: Job) -> SafeString:
         return format_html(
-            '<progress max="100" value="{0}" class="queued-meter" title="{0} %">{0} %</progress> {1}',
+            '<progress max="100" value="{0}" class="queued-meter" title="{0} %">{0} %</progress> '
+            "{1}",
             percent(job),
             progress(job),
         )
