@@ -10,6 +10,7 @@ import inspect
 import re
 import tomllib
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +27,11 @@ from django.utils.module_loading import import_string
 from pytest_django import Settings
 
 from queued_storage import backend, backends, conf, exceptions, health, signals, tasks
-from queued_storage.admin import actions, dashboard, log, overview, preview
+from queued_storage.admin import actions, dashboard, errors, log, overview, preview
 from queued_storage.backends import QueuedStorage
 from queued_storage.conf import OPTIONS
 from queued_storage.fields import QueuedFieldFile
-from queued_storage.ledger import measures
+from queued_storage.ledger import measures, throughput
 from queued_storage.ledger.copies import Copy
 from queued_storage.ledger.jobs import MAX_FINDINGS, Job
 from queued_storage.ledger.models import MAX_FAILURES, NAME_MAX_BYTES, NAME_MAX_LENGTH, QueuedFile
@@ -38,7 +39,7 @@ from queued_storage.ledger.names import COMPONENT_MAX_BYTES, PROBE_NAME
 from queued_storage.ledger.preparations import Preparation
 from queued_storage.ledger.remotes import Remote, RemoteState
 from queued_storage.management.commands.queued_storage import Command
-from queued_storage.operations import contract, status
+from queued_storage.operations import contract, failures, status
 from queued_storage.operations import jobs as operations_jobs
 from queued_storage.queues.base import BaseQueue
 from queued_storage.remotes import faults, faults_s3
@@ -350,9 +351,13 @@ def test_numbers_of_the_admin() -> None:
     assert f"no more than {overview.LIMIT:,} files" in text
     assert f"a chart includes {overview.LIMIT * 5:,} transfers" in text
     assert (dashboard.SECONDS, overview.MINUTES, MAX_FAILURES) == (5, 15, 10)
+    assert f"up to {failures.LIMIT:,} at a time" in text
+    assert f"Up to {errors.READ:,} failed files of a storage and {errors.READ:,} waiting" in text
+    assert f"up to {throughput.MOST_PENDING:,} per storage" in text
+    assert {60: timedelta(hours=4), 900: timedelta(days=8)} == throughput.KEPT
     for words_of_them in (
         "every five seconds",
-        "the last fifteen minutes",
+        "the last 15 minutes, 3 hours, day, or week",
         "the last ten attempts",
     ):
         assert words_of_them in text
