@@ -20,7 +20,7 @@ from django.core.files.base import ContentFile
 from queued_storage.ledger.copies import CopyState, copies
 from queued_storage.ledger.database import ledger
 from queued_storage.ledger.states import State
-from queued_storage.transfers.disposal import dispose_due
+from queued_storage.transfers.surplus import dispose_due
 from tests.support import live as sites
 from tests.support.failpoints import FailPoint
 from tests.support.forks import Forks, ended

@@ -90,10 +90,10 @@ POINTS: dict[str, tuple[str, str, int]] = {
     "batch moved": ("queued_storage.transfers.moving:exchange_all", AFTER, 2),
     "moving one": ("queued_storage.transfers.moving:exchange", BEFORE, 1),
     "moved one": ("queued_storage.transfers.moving:exchange", AFTER, 1),
-    "discarded": (f"{_COPIES}.discard", AFTER, 1),
+    "old copies claimed": (f"{_COPIES}.claim_old", AFTER, 1),
     "removing the old copy": ("queued_storage.transfers.disposal:Removal.run", BEFORE, 1),
-    "old copy removed": (f"{_COPIES}.drop", BEFORE, 1),
-    "old copy dropped": (f"{_COPIES}.drop", AFTER, 1),
+    "old copies removed": (f"{_COPIES}.drop_all", BEFORE, 1),
+    "old copies dropped": (f"{_COPIES}.drop_all", AFTER, 1),
     # Copying a file to a mirror
     "copy wanted": (f"{_COPIES}.want", AFTER, 1),
     "copy claimed": (f"{_COPIES}.claim_to_make", AFTER, 1),
