@@ -92,6 +92,8 @@ POINTS: dict[str, tuple[str, str, int]] = {
     "moved one": ("queued_storage.transfers.moving:exchange", AFTER, 1),
     "old copies claimed": (f"{_COPIES}.claim_old", AFTER, 1),
     "removing the old copy": ("queued_storage.transfers.disposal:Removal.run", BEFORE, 1),
+    "removing the third": ("queued_storage.transfers.disposal:Removal.run", BEFORE, 3),
+    "third removed": ("queued_storage.transfers.disposal:Removal.run", AFTER, 3),
     "old copies removed": (f"{_COPIES}.drop_all", BEFORE, 1),
     "old copies dropped": (f"{_COPIES}.drop_all", AFTER, 1),
     # Copying a file to a mirror
