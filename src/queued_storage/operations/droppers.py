@@ -10,7 +10,7 @@ from ..exceptions import LeaseLost
 from ..ledger.copies import Copies, Copy, copies
 from ..ledger.database import ledger
 from ..ledger.models import QueuedFile
-from ..transfers import surplus
+from ..transfers import leases, surplus
 from ..transfers.copies import verify_remote
 from ..transfers.leases import Lease
 from ..transfers.surplus import Batch
@@ -28,7 +28,8 @@ class Drop:
     row: QueuedFile
     old: list[Copy]
     batch: Batch | None = None  # under whose claims they are removed, after the verification
-    gone: list[Copy] = field(default_factory=list)
+    gone: list[Copy] = field(default_factory=list)  # copies without an object
+    errors: list[str] = field(default_factory=list)
 
 
 Dropped = Result[Drop]
@@ -88,24 +89,43 @@ class Droppers(BatchedPass[Drop]):
         for copy in batch.copies:
             claimed[copy.file_id].append(copy)
         over = []
+        waiting = []
         for row, old in ((drop.row, drop.old) for drop in drops):
             mine = claimed[row.pk]
             if len(mine) < len(old):
                 copies().release_all(mine)
                 release(row)
                 over.append(Result[Drop](row, CHANGED))
-                continue
-            self._begun[row.pk] = drop = Drop(row, mine, batch)
-            self._let_wait([row])
-            run = partial(self._remove, drop, batch)
-            self._put(Job(row, run, AtEnd.GIVE_BACK, is_urgent=True))
-        return over
+            else:
+                self._begun[row.pk] = drop = Drop(row, mine, batch)
+                waiting.append(drop)
+        self._let_wait(drop.row for drop in waiting)
+        return over + self._remove_together(waiting, batch)
+
+    def _remove_together(self, drops: Sequence[Drop], batch: Batch) -> list[Dropped]:
+        """Remove objects by one request, if the remote can do that; threads remove the others."""
+        answers, done = batch.remove_together(), []
+        for drop in drops:
+            for copy in [copy for copy in drop.old if copy.pk in answers]:
+                drop.old.remove(copy)
+                if error := answers[copy.pk]:
+                    drop.errors.append(error)
+                else:
+                    drop.gone.append(copy)
+            if drop.old:
+                run = partial(self._remove, drop, batch)
+                self._put(Job(drop.row, run, AtEnd.GIVE_BACK, is_urgent=True))
+            else:
+                leases.forget(drop.row)
+                done.append(Result(drop.row, "".join(drop.errors[:1]), drop))
+        return self._finished(done)
 
     def _give_back(self, rows: list[QueuedFile]) -> None:
         """End the claims on files that wait for a thread, and on their copies, if those were
         claimed already; workers remove them."""
         begun = [drop for row in rows if (drop := self._begun.pop(row.pk, None))]
         copies().release_all([copy for drop in begun for copy in drop.old])
+        copies().drop_all([copy for drop in begun for copy in drop.gone])
         super()._give_back(rows)
 
     # What the threads do
@@ -121,8 +141,6 @@ class Droppers(BatchedPass[Drop]):
             PlaceMarker(its.with_remote_of(copy)).require_own()
 
     def _remove(self, drop: Drop, batch: Batch) -> Dropped:
-        errors: list[str] = []
-
         def remove(its: OperableStorage, row: QueuedFile, lease: Lease) -> None:
             untried = deque(drop.old)
             try:
@@ -130,14 +148,14 @@ class Droppers(BatchedPass[Drop]):
                     lease.require()
                     copy = untried.popleft()
                     if error := batch.remove(copy):
-                        errors.append(error)
+                        drop.errors.append(error)
                     else:
                         drop.gone.append(copy)
             finally:
                 copies().release_all(untried)
 
         error = Errand(remove, find=self._find).run_claimed(drop.row)
-        return Result(drop.row, error or "".join(errors[:1]), drop)
+        return Result(drop.row, error or "".join(drop.errors[:1]), drop)
 
     def _drop_claimed(self, row: QueuedFile) -> Dropped:
         return Result(row, Errand(self._drop, find=self._find).run_claimed(row))

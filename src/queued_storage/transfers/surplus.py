@@ -7,6 +7,7 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
+from typing import NamedTuple
 
 from django.core.exceptions import ImproperlyConfigured
 
@@ -14,15 +15,18 @@ from ..conf import settings
 from ..exceptions import LeaseLost, OtherWriter, RemoteChanged
 from ..ledger.copies import Copy, at_copy, copies
 from ..ledger.database import in_transaction
+from ..ledger.models import QueuedFile
 from ..ledger.remotes import remotes
 from ..ledger.states import State
 from ..reporting.logs import logger
 from ..reporting.reasons import reason
 from ..runtime.forks import after_fork
+from . import destinations
 from .delays import OPERATOR_DELAY, backoff
 from .disposal import Removal, was_saved
 from .owners import needed_by_others
-from .parts import sides_of, storage_of
+from .parts import TransferringStorage, sides_of, storage_of
+from .writers import PlaceMarker
 
 EVERY = 10.0  # seconds between two looks of a process ...
 AT_ONCE = 20  # ... if fewer copies than that were due
@@ -85,6 +89,9 @@ def _dispose_some(keys: Sequence[int], may_go_on: Callable[[], bool]) -> int:
     batch = Batch(partial(copies().claim_all, keys))
     gone, untried = [], deque(batch.copies)
     try:
+        answers = batch.remove_together()
+        gone += [copy for copy in batch.copies if answers.get(copy.pk) == ""]
+        untried = deque(copy for copy in batch.copies if copy.pk not in answers)
         while untried and may_go_on():
             copy = untried.popleft()
             with suppress(LeaseLost):
@@ -104,6 +111,14 @@ def dispose(copy: Copy) -> bool:
         return False
 
 
+class _Group(NamedTuple):
+    """Copies at one remote that certainly have an object of their own."""
+
+    storage: TransferringStorage
+    rows: list[tuple[Copy, QueuedFile]]  # as if the copy were the first one of its file
+    needed: set[int]  # keys of files whose objects other files of the ledger need, too
+
+
 class Batch:
     """Copies that are claimed together. Several threads may remove their objects."""
 
@@ -111,7 +126,43 @@ class Batch:
         since = time.monotonic()
         self.copies = claim()
         self._claims = {copy.pk: _Claim(copy, since) for copy in self.copies}
-        self._needed = _needed(self.copies)
+        self._groups = list(_groups(self.copies))
+        self._needed = {
+            copy.pk: row.pk in group.needed for group in self._groups for copy, row in group.rows
+        }
+
+    def remove_together(self) -> dict[int, str]:
+        """Remove objects by one request to each remote, as far as it can do that.
+
+        Return by the keys of the copies what ``remove()`` returns; it is left to the caller to call
+        that for the others.
+        """
+        found: dict[int, str] = {}
+        for group in self._groups:
+            try:
+                found |= self._remove_together(group)
+            except Exception as error:  # which each removal by itself reports, if it lasts
+                logger.info("Old copies are removed one by one: %s", reason(error))
+        return found
+
+    def _remove_together(self, group: _Group) -> dict[int, str]:
+        its = {
+            row.object_name: (copy, row)
+            for copy, row in group.rows
+            if row.transferred_at and row.pk not in group.needed
+        }
+        if len(its) < 2:
+            return {}
+        for copy, row in its.values():
+            destinations.require_same_place(group.storage, row)
+            self._claims[copy.pk].confirm()
+        PlaceMarker(group.storage).require_own()
+        answers = group.storage.uploader.remove_together(its)
+        found = {}
+        for name, error in answers.items():
+            copy, row = its[name]
+            found[copy.pk] = _postponed(copy, row, error) if error else ""
+        return found
 
     def remove(self, copy: Copy) -> str:
         """Remove the object of a copy, but leave the copy to the caller, who drops several at once.
@@ -138,26 +189,21 @@ class _Claim:
         self._since = now
 
 
-def _needed(found: Sequence[Copy]) -> dict[int, bool]:
-    """Tell whether other files of the ledger need the objects of these copies, by their keys.
-
-    Left out are those that may not have an object of their own.
-    """
+def _groups(found: Sequence[Copy]) -> Iterator[_Group]:
     groups = defaultdict(list)
     for copy in found:
         row = at_copy(copy.file, copy)
-        if row.object_name and was_saved(row) and not row.unconfirmed:
+        is_certain = row.object_name and was_saved(row) and not row.unconfirmed
+        if is_certain and copy.file.place != copy.place:
             groups[row.alias, row.task, copy.place].append((copy, row))
-    known: dict[int, bool] = {}
     for (alias, task, _place), its in groups.items():
         rows = [row for _copy, row in its]
         try:
-            remote = storage_of(alias, task).with_remote_of(rows[0]).remote
+            storage = storage_of(alias, task).with_remote_of(rows[0])
+            remote = storage.remote
         except Exception:  # the removal of each copy reports it
             continue
-        needed = needed_by_others(rows, remote)
-        known |= {copy.pk: row.pk in needed for copy, row in its}
-    return known
+        yield _Group(storage, its, needed_by_others(rows, remote))
 
 
 def _remove(copy: Copy, claim: _Claim, is_needed: bool | None = None) -> str:
@@ -180,10 +226,15 @@ def _remove(copy: Copy, claim: _Claim, is_needed: bool | None = None) -> str:
     except LeaseLost:
         raise
     except Exception as error:
-        text = reason(error, *sides_of(row))
-        logger.warning("An old copy of %s could not be removed: %s", row, text)
-        is_waiting = isinstance(error, ImproperlyConfigured | OtherWriter | RemoteChanged)
-        delay = OPERATOR_DELAY if is_waiting else backoff(copy.attempts + 1)
-        copies().postpone(copy, delay, text)
-        return text
+        return _postponed(copy, row, error)
     return ""
+
+
+def _postponed(copy: Copy, row: QueuedFile, error: Exception) -> str:
+    """End the claim on a copy whose object could not be removed; return why."""
+    text = reason(error, *sides_of(row))
+    logger.warning("An old copy of %s could not be removed: %s", row, text)
+    is_waiting = isinstance(error, ImproperlyConfigured | OtherWriter | RemoteChanged)
+    delay = OPERATOR_DELAY if is_waiting else backoff(copy.attempts + 1)
+    copies().postpone(copy, delay, text)
+    return text
