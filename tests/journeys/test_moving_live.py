@@ -237,6 +237,33 @@ def test_a_killed_batch_can_be_repeated(
     assert (kept, copies().count()) == ({(CopyState.TRANSFERRED, "")}, len(names))
 
 
+def drop(remotes: list[str]) -> None:
+    configured(*remotes)
+    run("move", storage="default", threads=4, drop_old=True, yes=True)
+
+
+@pytest.mark.parametrize("point", ["old copies claimed", "removed together", "old copies dropped"])
+def test_a_killed_removal_can_be_repeated(
+    live: Forks, servers: dict[str, S3Server], tmp_path: Path, point: str
+) -> None:
+    names = [f"{number}.txt" for number in range(25)]
+    fill(configured("old"), names)
+    remotes = ["new", "old"]
+    storage = configured(*remotes)
+    run("move", storage="default")
+    killed = live.start(drop, remotes, point=FailPoint(point, tmp_path / "reached"))
+    assert ended(killed) == -signal.SIGKILL
+    assert keys(servers["new"]) == set(names)
+    assert point == "old copies claimed" or len(keys(servers["old"])) < len(names)
+    for name in names[::4]:
+        require_own_bytes(storage, name)
+    ledger().exclude(due_at=None).update(due_at=LONG_AGO)
+    copies().exclude(due_at=None).update(due_at=LONG_AGO)
+    finish()
+    assert keys(servers["old"]) == set()
+    assert keys(servers["new"]) == set(names)
+
+
 def save_large(storage: Any, draft: Path) -> None:
     for number in range(LARGE):
         name = f"large/{number}.bin"

@@ -94,6 +94,7 @@ POINTS: dict[str, tuple[str, str, int]] = {
     "removing the old copy": ("queued_storage.transfers.disposal:Removal.run", BEFORE, 1),
     "removing the third": ("queued_storage.transfers.disposal:Removal.run", BEFORE, 3),
     "third removed": ("queued_storage.transfers.disposal:Removal.run", AFTER, 3),
+    "removed together": ("queued_storage.uploaders.s3.removing:remove", AFTER, 1),
     "old copies removed": (f"{_COPIES}.drop_all", BEFORE, 1),
     "old copies dropped": (f"{_COPIES}.drop_all", AFTER, 1),
     # Copying a file to a mirror

@@ -187,6 +187,8 @@ class Droppers(BatchedPass[Drop]):
 
     def _finished(self, results: Sequence[Dropped]) -> list[Dropped]:
         """Forget the copies whose objects are gone, and end the claims on their files."""
+        if not results:
+            return []
         drops = [each.work for each in results if each.work]
         void = copies().drop_all([copy for drop in drops for copy in drop.gone])
         settle([drop.row for drop in drops])
