@@ -211,11 +211,12 @@ def test_killed_batch_can_be_repeated(switch: Switch, kill: Any, point: str) -> 
 # Statements and claims
 
 
-def test_drop_old_needs_few_statements(switch: Switch) -> None:
-    storage, _names = moved(switch, 40)
+def test_workers_need_few_statements(switch: Switch) -> None:
+    moved(switch, 40)
+    copies().discard()
     with CaptureQueriesContext(connections[ledger().db]) as queries:
-        assert drop_old(storage, threads=1) == 40
-    assert len(queries) < 2 * 40
+        assert dispose_due(40) == 40
+    assert len(queries) < 40
 
 
 def test_void_claims_remove_nothing(switch: Switch, monkeypatch: pytest.MonkeyPatch) -> None:
