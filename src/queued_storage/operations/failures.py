@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import lru_cache
 
 from ..ledger import measures
 from ..ledger.database import QueuedFileQuerySet, ledger
@@ -77,7 +78,9 @@ def _add(
     for pk, alias, names, error, at in read[:limit]:
         text = without_details(error, names)
         key = alias, text, is_failed
-        found.setdefault(key, Group(*key)).add(pk, None if is_failed else at)
+        if key not in found:
+            found[key] = Group(*key)
+        found[key].add(pk, None if is_failed else at)
         touched.add(key)
     if len(read) > limit:
         for key in touched:
@@ -98,6 +101,11 @@ def without_details(error: str, names: Iterable[str]) -> str:
         error = error.replace(repr(name), f"'{CUT}'")
         if len(name) > SHORT:
             error = error.replace(name, CUT)
+    return _without_numbers(error)
+
+
+@lru_cache(maxsize=1000)  # once for all files of a group
+def _without_numbers(error: str) -> str:
     return _DIFFERS.sub(CUT, error)
 
 
