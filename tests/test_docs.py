@@ -83,8 +83,10 @@ def prose(text: str) -> str:
 def section(name: str, heading: str) -> str:
     """Return the text under a heading, up to the next heading of its level or above."""
     text = page(name)
-    [start] = re.finditer(rf"^(#+) {re.escape(heading)}$", text, re.M)
-    end = re.search(rf"^#{{1,{len(start[1])}}} ", text[start.end() :], re.M)
+    # A comment in a block of code looks like a heading.
+    prose = FENCED.sub(lambda block: block[0].replace("#", " "), text)
+    [start] = re.finditer(rf"^(#+) {re.escape(heading)}$", prose, re.M)
+    end = re.search(rf"^#{{1,{len(start[1])}}} ", prose[start.end() :], re.M)
     return text[start.end() :][: end.start() if end else None]
 
 
