@@ -41,7 +41,7 @@ def _explained(view: View, site: AdminSite) -> View:
         context = {
             **site.each_context(request),
             "title": gettext("The database is not migrated"),
-            "problem": f"{problem} {see('quickstart#configure-the-storages')}",
+            "problem": f"{problem} {see('quickstart#check-the-configuration')}",
         }
         template = "queued_storage/unmigrated.html"
         return TemplateResponse(request, template, context, status=503)

@@ -88,8 +88,9 @@ def ledger_is_migrated(
     if not problem:
         return []
     # Not an error, which would keep 'migrate' from running
-    hint = see("quickstart#configure-the-storages")
-    return [Warning(problem, hint=hint, id="queued_storage.W015")]
+    return [
+        Warning(problem, hint=see("quickstart#check-the-configuration"), id="queued_storage.W015")
+    ]
 
 
 def _is_migrating() -> bool:

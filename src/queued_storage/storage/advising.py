@@ -17,7 +17,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 OF_STORAGE = "of a queued storage"
-MIGRATE = see("quickstart#configure-the-storages")
+MIGRATE = see("quickstart#check-the-configuration")
 # The methods that have a coroutine, whose name is that of Django's own async methods
 COROUTINES = {
     "delete": "adelete()",
