@@ -164,7 +164,9 @@ class _Threads:
 
     def stop(self, timeout: float | None = None) -> bool:
         self._is_stopping = True
-        if self._place.pid == os.getpid() and not self._has_let_go:
+        if self._place.pid == os.getpid():
+            if self._has_let_go:
+                timeout = 0  # their files are not theirs any more
             deadline = time.monotonic() + (timeout or 0)
             self._jobs.ask_to_stop()
             has_ended = self._executor.stop(timeout)
