@@ -164,7 +164,9 @@ def test_kubernetes_reads_the_pods(path: Path, tmp_path: Path) -> None:
     """kubectl reads them into its own types, which it does without a cluster only here."""
     if not shutil.which("kubectl"):
         pytest.skip("no 'kubectl' program")
-    documents = [each for each in yaml.safe_load_all(path.read_text()) if "template" in each["spec"]]
+    documents = [
+        each for each in yaml.safe_load_all(path.read_text()) if "template" in each["spec"]
+    ]
     (tmp_path / "pods.yaml").write_text(yaml.safe_dump_all(documents))
     command = ["kubectl", "set", "env", "--local", "-f", str(tmp_path / "pods.yaml"), "A=b"]
     found = subprocess.run([*command, "-o", "name"], capture_output=True, text=True, timeout=60)
