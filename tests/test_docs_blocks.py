@@ -1,7 +1,7 @@
 """Each block of code in the docs is run, or has a comment that says why it is not.
 
-The comment ``<!-- not run: the reason -->`` is on the line before the block. Blocks of Python are
-executed. A block of commands counts as run if the parsers of the commands accept all of them.
+The comment ``<!-- not run: the reason -->`` is on the line before the block. Blocks of Python, and
+commands of this package, are executed. Other commands only have to be accepted by their parsers.
 """
 
 import argparse
@@ -21,6 +21,9 @@ from django.core.management import CommandError, get_commands, load_command_clas
 from django.test.utils import isolate_apps
 from pytest_django import Settings
 
+from queued_storage.ledger.database import ledger
+from tests.support import services
+from tests.support.command import run
 from tests.test_docs import DOCS, PROJECT, ROOT, VERBS, directory
 
 pytestmark = pytest.mark.one_database
@@ -120,9 +123,9 @@ def test_example_runs(block: Block, project: dict[str, Any], settings: Settings)
 
 
 def command_lines(code: str) -> list[str]:
-    """The commands of a block, without comments, schedules of cron, and changes of directory."""
+    """The commands of a block, without comments, redirections, and schedules of cron."""
     lines = re.sub(r"\\\n\s*", "", code).splitlines()
-    commands = [re.sub(r"^(\S+ ){5} *cd \S+ && |\s+#.*", "", line) for line in lines]
+    commands = [re.sub(r"^(\S+ ){5} *cd \S+ && |\s+[#>].*", "", line) for line in lines]
     return [line for line in commands if line.strip()]
 
 
@@ -169,12 +172,67 @@ def test_a_wrong_command_is_noticed() -> None:
 
 
 INLINE = re.compile(r"`(?:python )?manage\.py queued_storage ([^`…]+)`")
+MANAGE = "python manage.py queued_storage "
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_commands_in_sentences_are_accepted(path: Path) -> None:
-    prose = FENCE.sub("", path.read_text())
-    for found in INLINE.findall(prose):
-        arguments = shlex.split(found)
-        if "ALIAS" not in found and arguments[0] in VERBS and len(arguments) > 1:
-            require_parsed("queued_storage", arguments)
+def commands_of_this_package() -> dict[str, str]:
+    """The arguments of each command that the docs show, and a page that shows it."""
+    found = {
+        line.removeprefix(MANAGE): block.page
+        for block in BLOCKS
+        if block.language == "" and not block.why_not_run
+        for line in command_lines(block.code)
+        if line.startswith(MANAGE)
+    }
+    for path in FILES:
+        for each in INLINE.findall(FENCE.sub("", path.read_text())):
+            arguments = " ".join(each.split())
+            if " " in arguments and "ALIAS" not in arguments:
+                found.setdefault(arguments, path.stem)
+    return found
+
+
+COMMANDS = commands_of_this_package()
+NAME = re.compile(r"(?<= )[a-z/]+[\d/]*\.[a-z]\w+")
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("line", COMMANDS)
+def test_command_runs(line: str, project: dict[str, Any], settings: Settings) -> None:
+    """It ends, and not because its arguments are wrong."""
+    verb, *arguments = shlex.split(line)
+    options = {"local": "disk", "remote": "r2", "previous": ["s3"], "mirrors": ["b2"]}
+    default = {"BACKEND": "queued_storage.backends.QueuedStorage", "OPTIONS": options}
+    settings.STORAGES = settings.STORAGES | {"default": default}
+    if "videos" in arguments:
+        videos = default | {"OPTIONS": {"local": "nas", "remote": "archive"}}
+        settings.STORAGES = settings.STORAGES | {"videos": videos}
+    for name in ["a.txt", *NAME.findall(line)]:
+        default_storage.save(name, ContentFile(name.encode()))
+    if verb == "give-up":
+        settings.QUEUED_STORAGE = settings.QUEUED_STORAGE | {"LOCAL_PER_HOST": True}
+        ledger().update(host=arguments[0])
+    assert exit_code(verb, *finite(verb, arguments)) in (0, 1)
+
+
+def finite(verb: str, arguments: list[str]) -> list[str]:
+    """The arguments with which a command neither asks a question nor runs for ever."""
+    known = VERBS[verb]._option_string_actions
+    if "--until-empty" in known:
+        arguments = [*arguments, "--until-empty"]
+    if "--yes" in known and (verb != "remotes" or "forget" in arguments):
+        arguments = [*arguments, "--yes"]
+    if verb in ("adopt", "backfill", "orphans") and "--storage" not in arguments:
+        arguments = [*arguments, "--storage", "default"]  # the tests have further storages
+    if "--metrics" in arguments:
+        port = str(*services.free_ports(1))
+        arguments[arguments.index("--metrics") + 1] = port
+    return [re.sub(r"^s3://.*", "s3", each) for each in arguments]  # a place that is here
+
+
+def exit_code(*arguments: str) -> int:
+    try:
+        run(*arguments)
+    except CommandError as error:
+        return error.returncode
+    return 0
