@@ -13,7 +13,7 @@ WORKERS ?= 3
 COVERAGE ?= yes
 
 .NOTPARALLEL:
-.PHONY: help install demo adoption ecosystem test quick long lint types imports migrations docs pytest bench \
+.PHONY: help install demo adoption ecosystem test quick long lint types imports migrations docs linkcheck pytest bench \
 	constraints ecosystem-constraints clean
 
 help:
@@ -23,6 +23,7 @@ help:
 	@echo "make test     run all checks: lint, types, imports, migrations, docs, pytest"
 	@echo "make pytest   run only the tests, on every available database (PYTEST_ARGS='-k name')"
 	@echo "make lint | types | imports | migrations | docs    run a single check"
+	@echo "make linkcheck  check that the links of the docs to other sites work (needs the network)"
 	@echo "make ecosystem  run the tests with third-party packages (ECOSYSTEM_SUITES='forms')"
 	@echo "make long     run the model and race tests for much longer"
 	@echo "make bench    run the benchmarks (BENCH_ARGS=--quick: only check that they run)"
@@ -112,6 +113,10 @@ migrations: $(STAMP)
 docs: $(STAMP)
 	@if [ -f docs/conf.py ]; then $(BIN)/python -m sphinx -W --keep-going -q docs docs/_build/html; \
 	else echo "No docs/conf.py, no docs to build."; fi
+
+# Needs the network, so CI doesn't run it.
+linkcheck: $(STAMP)
+	$(BIN)/python -m sphinx -q -b linkcheck docs docs/_build/linkcheck
 
 # DATABASES='mariadb sqlite' selects the databases. Tests that need only one database run on the last one, whose coverage
 # report includes all databases.

@@ -11,6 +11,7 @@ from .rows import Row
 DOCS = Path(__file__).parent.parent / "docs"
 ROWS = DOCS / "_static" / "benchmarks.json"
 PAGE = DOCS / "benchmarks.md"
+COMPARISON = DOCS / "comparison.md"  # repeats some of the results
 NOTES = Path(__file__).parent / "notes.md"  # explanations of the results
 INTRODUCTION = """\
 # Benchmarks
@@ -66,6 +67,7 @@ def main() -> None:
 
     found = json.loads(ROWS.read_text())
     PAGE.write_text(page(found))
+    COMPARISON.write_text(compared(COMPARISON.read_text(), found))
     draw({row["key"]: row for row in found["rows"]}, DOCS / "_static")
 
 
@@ -87,6 +89,17 @@ def page(found: Mapping[str, Any]) -> str:
     )
 
 
+def compared(text: str, found: Mapping[str, Any]) -> str:
+    """Return the text with the results of this run in the rows of its tables."""
+    for row in (Row(**row) for row in found["rows"]):
+        shown = f"| {row.what} | "
+        text = "".join(
+            f"{shown}{_result(row)} |\n" if line.startswith(shown) else line
+            for line in text.splitlines(keepends=True)
+        )
+    return text
+
+
 def _circumstances(run: Mapping[str, Any]) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in run["versions"].items())
     note = f" {run['note']}" if run.get("note") else ""
@@ -94,10 +107,13 @@ def _circumstances(run: Mapping[str, Any]) -> str:
 
 
 def _line(row: Row) -> str:
-    found = "not measured" if row.ratio is None else f"{row.ratio:,g} {row.unit}"
     bound = "at most" if row.is_at_most else "at least"
     verdict = "" if row.ratio is None else "met" if row.is_met else "**missed**"
-    return f"| {row.what} | {found} | {bound} {row.goal:,g} {row.unit} | {verdict} |\n"
+    return f"| {row.what} | {_result(row)} | {bound} {row.goal:,g} {row.unit} | {verdict} |\n"
+
+
+def _result(row: Row) -> str:
+    return "not measured" if row.ratio is None else f"{row.ratio:,g} {row.unit}"
 
 
 def _reasons(rows: list[Row]) -> Iterator[str]:

@@ -750,7 +750,7 @@ def test_keys_of_the_settings_dict_in_examples() -> None:
     ]
     assert dicts
     for given in dicts:
-        assert set(ast.literal_eval(given)) <= set(OPTIONS)
+        assert {ast.literal_eval(key) for key in given.keys} <= set(OPTIONS)
 
 
 def test_calls_in_code_font_are_known() -> None:
