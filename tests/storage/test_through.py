@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from django.core.exceptions import ImproperlyConfigured
 from django.core.files import File
 from django.core.files.storage import FileSystemStorage
 from django.db import transaction
@@ -223,6 +224,11 @@ def test_files_that_must_not_be_uploaded_as_they_are(options: dict[str, Any]) ->
     with pytest.raises(NoRoom, match=r"delayed|uploads files in its own way"):
         storage.save("a.txt", file(b"bytes"))
     assert on_disk("far") == []
+
+
+def test_steps_need_a_local_copy() -> None:
+    with pytest.raises(ImproperlyConfigured, match="cannot be used with steps"):
+        full(steps=["queued_storage.steps.types.MatchType"])
 
 
 class Own(Transfer):

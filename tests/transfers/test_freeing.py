@@ -14,12 +14,14 @@ from queued_storage.ledger.database import ledger
 from queued_storage.ledger.localsides import LocalSide, local_bytes, local_sides, pending_bytes
 from queued_storage.ledger.remotes import remotes
 from queued_storage.signals import file_evicted, local_space_changed
+from queued_storage.testing import drain
 from queued_storage.transfers import evicting, freeing
 from queued_storage.transfers.executor import Executor
 from queued_storage.transfers.freeing import Freeing
 from queued_storage.transfers.gates import gates
 from tests.support.scripted import ScriptedStorage, file, make, on_disk, read, row
 from tests.support.small_disks import age
+from tests.support.stepping import Passing, at_once, gated
 from tests.support.waiting import until
 from tests.transfers.workers import on_signal
 
@@ -265,6 +267,15 @@ def test_sums_of_the_ledger() -> None:
     storage.delete("b.txt")
     assert pending_bytes(storage.alias) == 7
     assert local_bytes(storage.alias) == 107
+
+
+def test_files_in_their_steps_count() -> None:
+    hidden, readable = gated(Passing()), at_once(Passing())
+    for storage in (hidden, readable):
+        storage.save("a.txt", file(b"x" * 7))
+        assert (pending_bytes(storage.alias), local_bytes(storage.alias)) == (7, 7)
+        drain(storage)
+        assert (pending_bytes(storage.alias), local_bytes(storage.alias)) == (0, 7)
 
 
 def test_sums_of_a_host(settings: Settings) -> None:

@@ -23,7 +23,7 @@ from .sql.outages import outlast
 from .states import State
 
 # Files that only the local storage has
-PENDING = (State.HELD, State.PENDING, State.TRANSFERRING, State.FAILED)
+PENDING = (State.HELD, State.PENDING, State.TRANSFERRING, State.FAILED, State.PREPARING)
 FORGOTTEN = 3600  # seconds after which a side that is not measured has no limits any more
 RECENT = 30  # seconds, after which what was measured tells nothing about what is saved now
 
@@ -186,16 +186,17 @@ def _host() -> str:
 
 
 def local_bytes(alias: str) -> int:
-    """The size of all local copies of a storage on this host."""
-    rows = ledger().filter(alias=alias).with_local_copy()
-    return _sum(rows.filter(host=settings.host) if settings.local_per_host else rows)
+    """The size of all local copies of a storage on this host, and of new files that lie under a
+    hidden name until their steps have passed."""
+    hidden = ledger().filter(alias=alias, state=State.PREPARING, is_local=False)
+    return _sum(ledger().filter(alias=alias).with_local_copy()) + _sum(hidden)
 
 
 def pending_bytes(alias: str) -> int:
     """The size of the files that only the local storage of this host has."""
-    rows = ledger().filter(alias=alias, state__in=PENDING)
-    return _sum(rows.filter(host=settings.host) if settings.local_per_host else rows)
+    return _sum(ledger().filter(alias=alias, state__in=PENDING))
 
 
 def _sum(rows: Any) -> int:
-    return int(rows.order_by().aggregate(size=Sum("size"))["size"] or 0)
+    here = rows.filter(host=settings.host) if settings.local_per_host else rows
+    return int(here.order_by().aggregate(size=Sum("size"))["size"] or 0)
