@@ -22,7 +22,7 @@ from queued_storage.ledger.database import ledger
 from queued_storage.ledger.remotes import remotes
 from queued_storage.ledger.states import State
 from queued_storage.operations import inventory
-from queued_storage.storage import room, through
+from queued_storage.storage import sums, through
 from queued_storage.transfers.gates import gates
 from queued_storage.transfers.work import run as run_row
 from tests.support.failpoints import FailPoint
@@ -41,7 +41,7 @@ SIZES = pytest.mark.parametrize("size", [SMALL, LARGE])
 
 @pytest.fixture(autouse=True)
 def no_memory() -> None:
-    room._sums.clear()
+    sums._sums.clear()
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from queued_storage.ledger.localsides import local_sides
 from queued_storage.ledger.remotes import remotes
 from queued_storage.ledger.states import State
 from queued_storage.signals import file_transferred
-from queued_storage.storage import room, through
+from queued_storage.storage import sums, through
 from queued_storage.tasks import Transfer
 from queued_storage.transfers.gates import gates
 from tests.support.scripted import (
@@ -40,7 +40,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 @pytest.fixture(autouse=True)
 def no_memory() -> None:
-    room._sums.clear()
+    sums._sums.clear()
 
 
 def full(**options: Any) -> Any:

@@ -194,9 +194,30 @@ def local_bytes(alias: str) -> int:
 
 def pending_bytes(alias: str) -> int:
     """The size of the files that only the local storage of this host has."""
-    return _sum(ledger().filter(alias=alias, state__in=PENDING))
+    return _sum(_pending(alias))
+
+
+def recent_pending_bytes(alias: str, seconds: float) -> int:
+    """The size of those that were saved within the last seconds, and not transferred since."""
+    recent = _pending(alias).filter(transferred_at=None, saved_at__gt=seconds_from_now(-seconds))
+    return _sum(recent)
+
+
+def pending_in_parts(alias: str, seconds: float) -> tuple[int, int]:
+    """The size of those that were saved before these seconds, and of those saved within them."""
+    recent = Q(transferred_at=None, saved_at__gt=seconds_from_now(-seconds))
+    sizes = _here(_pending(alias)).aggregate(Sum("size"), recent=Sum("size", filter=recent))
+    size, recent_size = (int(found or 0) for found in sizes.values())
+    return size - recent_size, recent_size
+
+
+def _pending(alias: str) -> Any:
+    return ledger().filter(alias=alias, state__in=PENDING)
 
 
 def _sum(rows: Any) -> int:
-    here = rows.filter(host=settings.host) if settings.local_per_host else rows
-    return int(here.order_by().aggregate(size=Sum("size"))["size"] or 0)
+    return int(_here(rows).aggregate(size=Sum("size"))["size"] or 0)
+
+
+def _here(rows: Any) -> Any:
+    return (rows.filter(host=settings.host) if settings.local_per_host else rows).order_by()
