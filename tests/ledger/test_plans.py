@@ -1,6 +1,7 @@
 """Query plans of a sweep and a status, which must read indexes and no transferred row."""
 
 import io
+import math
 import re
 from collections.abc import Callable
 from typing import Any
@@ -22,7 +23,7 @@ from queued_storage.models import QueuedFile
 from queued_storage.operations import status
 from queued_storage.queues import sweep as sweeping
 from queued_storage.queues.sweep import sweep
-from queued_storage.transfers.freeing import CHUNK, Freeing
+from queued_storage.transfers.candidates import CHUNK, Candidates
 from tests.support.many import repeat
 from tests.support.scripted import LONG_AGO, make
 
@@ -255,12 +256,14 @@ def test_recent_pending_files_are_a_range(storage: Any, statistics: str) -> None
 def test_candidates_are_found_in_the_order_of_an_index(
     storage: Any, others: None, statistics: str
 ) -> None:
-    look = Freeing(storage, asks_remote=False)
-    found = plans(lambda: look.look(1))
-    assert len(found) > SETTLED // CHUNK
-    for sql, plan in found:
-        assert "queued_storage_local" in plan, f"{sql}\n{plan}"
+    found = plans(lambda: Candidates(storage, (), math.inf).next(1))
+    assert len(found) > 2 * SETTLED // CHUNK
+    keys, rows = found[0::2], found[1::2]
+    for sql, plan in keys:
+        assert is_index_only(plan), f"{sql}\n{plan}"
         assert not re.search("Sort|TEMP B-TREE|filesort", plan), f"{sql}\n{plan}"
+    for sql, plan in rows:
+        assert BY_KEY[connection.vendor] in plan, f"{sql}\n{plan}"
 
 
 BY_KEY = {

@@ -10,12 +10,12 @@ import pytest
 from pytest_django import Settings
 
 from queued_storage.ledger.copies import CopyState, copies
-from queued_storage.ledger.database import ledger
+from queued_storage.ledger.database import QueuedFileQuerySet, ledger
 from queued_storage.ledger.localsides import LocalSide, local_bytes, local_sides, pending_bytes
 from queued_storage.ledger.remotes import remotes
 from queued_storage.signals import file_evicted, local_space_changed
 from queued_storage.testing import drain
-from queued_storage.transfers import evicting, freeing
+from queued_storage.transfers import candidates, evicting, freeing
 from queued_storage.transfers.executor import Executor
 from queued_storage.transfers.freeing import Freeing
 from queued_storage.transfers.gates import gates
@@ -252,8 +252,8 @@ def test_no_time_left_evicts_nothing() -> None:
 
 
 def test_many_files_take_several_looks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(freeing, "CHUNK", 2)
-    monkeypatch.setattr(freeing, "MOST", 3)
+    monkeypatch.setattr(candidates, "CHUNK", 2)
+    monkeypatch.setattr(candidates, "MOST", 3)
     storage = make(keep_local={"max_bytes": 100})
     transferred(storage, *(f"{number}.txt" for number in range(8)))
     evicting.keep_within_limits(storage)
@@ -288,12 +288,15 @@ def test_sums_of_a_host(settings: Settings) -> None:
     assert (pending_bytes(storage.alias), local_bytes(storage.alias)) == (5, 5)
 
 
-def test_a_file_that_is_deleted_meanwhile_is_left_alone() -> None:
+def test_a_file_that_is_deleted_meanwhile_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     storage = make(keep_local={"max_bytes": 1})
     transferred(storage, "a.txt")
-    look = Freeing(storage, asks_remote=True)
-    look.look(100)
-    storage.delete("a.txt")
-    [candidate] = look.found.oldest
-    look._evict(candidate)
-    assert look.found.freed_files == 0
+    claim = QueuedFileQuerySet.claim_settled
+
+    def delete_first(self: Any, pk: int, **options: Any) -> Any:
+        storage.delete("a.txt")
+        return claim(self, pk, **options)
+
+    monkeypatch.setattr(QueuedFileQuerySet, "claim_settled", delete_first)
+    assert Freeing(storage, asks_remote=True).free(100).freed_files == 0
+    assert on_disk() == []

@@ -115,7 +115,7 @@ class HardSum(Sum):
 
     def _answer(self) -> int:
         age = time.monotonic() - self._all_at
-        self._is_partial = QUICK < self._cost_of_all and age < self._cost_of_all * COST
+        self._is_partial = self._cost_of_all > QUICK and age < self._cost_of_all * COST
         if self._is_partial:
             return self._older + self._ask_recent(age + RECENT + OVERLAP)
         return self._ask_for_all()
