@@ -4,6 +4,7 @@ import io
 import math
 import re
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -241,8 +242,9 @@ def test_recent_pending_files_are_a_range(storage: Any, statistics: str) -> None
     long_ago = {"saved_at": LONG_AGO, "due_at": LONG_AGO, "size": 1}
     repeat(added("plans", name="old/old", **long_ago), SETTLED - 1, "old/")
     added("plans", name="new", saved_at=timezone.now(), size=7)
-    assert localsides.recent_pending_bytes("plans", 3600) == 7
-    ((sql, plan),) = plans(lambda: localsides.recent_pending_bytes("plans", 3600))
+    moment = timezone.now() - timedelta(hours=1)
+    assert localsides.pending_bytes_since("plans", moment) == 7
+    ((sql, plan),) = plans(lambda: localsides.pending_bytes_since("plans", moment))
     assert is_index_only(plan), f"{sql}\n{plan}"
     if connection.vendor == "mysql":
         before = handler_reads()

@@ -11,7 +11,14 @@ from pytest_django import Settings
 
 from queued_storage.ledger.copies import CopyState, copies
 from queued_storage.ledger.database import QueuedFileQuerySet, ledger
-from queued_storage.ledger.localsides import LocalSide, local_bytes, local_sides, pending_bytes
+from queued_storage.ledger.localsides import (
+    LocalSide,
+    local_bytes,
+    local_sides,
+    pending_bytes,
+    pending_bytes_since,
+    pending_in_parts,
+)
 from queued_storage.ledger.remotes import remotes
 from queued_storage.signals import file_evicted, local_space_changed
 from queued_storage.testing import drain
@@ -276,6 +283,19 @@ def test_files_in_their_steps_count() -> None:
         assert (pending_bytes(storage.alias), local_bytes(storage.alias)) == (7, 7)
         drain(storage)
         assert (pending_bytes(storage.alias), local_bytes(storage.alias)) == (0, 7)
+
+
+def test_sums_of_older_and_recent_files() -> None:
+    storage = make()
+    for name, size in (("old.txt", 7), ("new.txt", 5)):
+        storage.save(name, file(b"x" * size))
+    ledger().filter(name="old.txt").update(saved_at="2001-01-01T00:00Z")
+    older, recent, moment = pending_in_parts(storage.alias, 3600)
+    assert (older, recent) == (7, 5)
+    assert pending_bytes_since(storage.alias, moment) == 5
+    storage.queue.deliver()
+    assert pending_in_parts(storage.alias, 3600)[:2] == (0, 0)
+    assert pending_bytes_since(storage.alias, moment) == 0
 
 
 def test_sums_of_a_host(settings: Settings) -> None:

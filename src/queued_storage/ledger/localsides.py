@@ -1,6 +1,7 @@
 """How full local storages are: sums of the ledger, and what workers measured last."""
 
-from typing import Any, Self
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple, Self
 
 from django.db import models
 from django.db.models import ExpressionWrapper, F, Q, Sum
@@ -182,6 +183,14 @@ def _host() -> str:
     return settings.host if settings.local_per_host else ""
 
 
+class PendingParts(NamedTuple):
+    """The size of the files that only a local storage has, in bytes."""
+
+    older: int  # saved before the moment
+    recent: int
+    moment: datetime
+
+
 # Sums. Each is answered by an index alone, unless hosts have local storages of their own.
 
 
@@ -197,18 +206,19 @@ def pending_bytes(alias: str) -> int:
     return _sum(_pending(alias))
 
 
-def recent_pending_bytes(alias: str, seconds: float) -> int:
-    """The size of those that were saved within the last seconds, and not transferred since."""
-    recent = _pending(alias).filter(transferred_at=None, saved_at__gt=seconds_from_now(-seconds))
-    return _sum(recent)
+def pending_bytes_since(alias: str, moment: datetime) -> int:
+    """The size of those that were saved after a moment, and not transferred since."""
+    return _sum(_pending(alias).filter(transferred_at=None, saved_at__gt=moment))
 
 
-def pending_in_parts(alias: str, seconds: float) -> tuple[int, int]:
-    """The size of those that were saved before these seconds, and of those saved within them."""
-    recent = Q(transferred_at=None, saved_at__gt=seconds_from_now(-seconds))
-    sizes = _here(_pending(alias)).aggregate(Sum("size"), recent=Sum("size", filter=recent))
-    size, recent_size = (int(found or 0) for found in sizes.values())
-    return size - recent_size, recent_size
+def pending_in_parts(alias: str, seconds: float) -> PendingParts:
+    """The size of those that were saved before these last seconds, and of the others."""
+    moment = database_time(ledger_database()) - timedelta(seconds=seconds)
+    recent = Q(transferred_at=None, saved_at__gt=moment)
+    rows = _here(_pending(alias))
+    sizes = rows.aggregate(every=Sum("size"), recent=Sum("size", filter=recent))
+    its_recent = int(sizes["recent"] or 0)
+    return PendingParts(int(sizes["every"] or 0) - its_recent, its_recent, moment)
 
 
 def _pending(alias: str) -> Any:

@@ -4,12 +4,14 @@ import math
 import threading
 import time
 from collections.abc import Callable
+from datetime import datetime
 from functools import partial
 
 from django.db import connections
 
 from ..ledger import localsides
 from ..ledger.database import ledger_database
+from ..ledger.localsides import PendingParts
 from ..runtime.forks import after_fork
 
 SHARE = 256  # the part of the room that a process may fill before it asks the ledger again
@@ -17,7 +19,6 @@ ASK_EVERY = 1.0  # seconds after which it asks again anyway
 COST = 20  # a query that took a second is not repeated for so many seconds while there is room
 REFUSE_FOR = 4  # the same for a refusal
 QUICK = 0.01  # seconds; a query that takes longer is not repeated as a whole for each file
-OVERLAP = 0.1  # seconds of files that are counted twice, so that a slow query misses none
 RECENT = 10.0  # seconds that a save may take, for its file to be in what is asked instead
 
 
@@ -92,16 +93,14 @@ class HardSum(Sum):
     """
 
     def __init__(
-        self, ask_in_parts: Callable[[float], tuple[int, int]], ask_recent: Callable[[float], int]
+        self, ask_in_parts: Callable[[float], PendingParts], ask_since: Callable[[datetime], int]
     ) -> None:
-        """``ask_recent`` returns the bytes that were saved within some seconds, ``ask_in_parts``
-        those that were saved before, and these."""
         super().__init__(self._ask_for_all)
         self._ask_in_parts = ask_in_parts
-        self._ask_recent = ask_recent
-        self._older = 0
+        self._ask_since = ask_since
+        self._parts: PendingParts | None = None  # when all rows were summed up
         self._is_partial = False  # whether these are not of the last answer
-        self._all_at = -math.inf  # when all rows were summed up
+        self._all_at = -math.inf  # when that was
         self._cost_of_all = 0.0  # seconds
 
     def _must_ask(self, is_near: bool, age: float) -> bool:
@@ -116,15 +115,15 @@ class HardSum(Sum):
     def _answer(self) -> int:
         age = time.monotonic() - self._all_at
         self._is_partial = self._cost_of_all > QUICK and age < self._cost_of_all * COST
-        if self._is_partial:
-            return self._older + self._ask_recent(age + RECENT + OVERLAP)
+        if self._parts and self._is_partial:
+            return self._parts.older + self._ask_since(self._parts.moment)
         return self._ask_for_all()
 
     def _ask_for_all(self) -> int:
         started = time.monotonic()
-        self._older, recent = self._ask_in_parts(RECENT)
+        self._parts = self._ask_in_parts(RECENT)
         self._all_at, self._cost_of_all = started, time.monotonic() - started
-        return self._older + recent
+        return self._parts.older + self._parts.recent
 
 
 _sums: dict[tuple[str, ...], Sum] = {}
@@ -135,7 +134,7 @@ def pending_sum(alias: str) -> Sum:
     def new() -> Sum:
         return HardSum(
             partial(localsides.pending_in_parts, alias),
-            partial(localsides.recent_pending_bytes, alias),
+            partial(localsides.pending_bytes_since, alias),
         )
 
     return _sum("pending", alias, new)
