@@ -18,9 +18,11 @@ from pytest_django import Settings
 from queued_storage.exceptions import NoRoom
 from queued_storage.ledger.database import ledger
 from queued_storage.ledger.localsides import local_sides
+from queued_storage.signals import file_evicted
 from queued_storage.storage import room, sums
 from tests.support.scripted import file, make, on_disk, read, row
 from tests.support.small_disks import MEGABYTE, age, remount, small_disk
+from tests.transfers.workers import on_signal
 
 pytestmark = pytest.mark.django_db(transaction=True)
 LARGE = 300_000  # bytes; three such files fit on the small disk
@@ -253,6 +255,25 @@ def test_saves_evict_no_more_than_they_need(monkeypatch: pytest.MonkeyPatch) -> 
     storage.queue.deliver()
     for number in range(3):
         storage.save(f"more-{number}.bin", content(100))
+    assert len(on_disk()) == 10
+
+
+def test_saves_do_not_evict_at_the_same_time() -> None:
+    """Here, a receiver of the signal saves in the middle of an eviction."""
+    storage = make(keep_local={"max_bytes": 1000})
+    for number in range(10):
+        storage.save(f"{number}.bin", content(100))
+    storage.queue.deliver()
+    evicted = []
+
+    def save_another(name: str, **kwargs: Any) -> None:
+        evicted.append(name)
+        storage.save(f"for-{name}", content(100))
+
+    with on_signal(file_evicted, save_another):
+        storage.save("more.bin", content(100))
+    assert len(evicted) == 1
+    storage.save("last.bin", content(100))
     assert len(on_disk()) == 10
 
 

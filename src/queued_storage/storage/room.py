@@ -132,10 +132,10 @@ class Room:
         now = time.monotonic()
         if now < _evict_again_at.get(self._alias, 0):
             return
+        _evict_again_at[self._alias] = now + EVICT_FOR  # others need not do the same meanwhile
         freed = self._evict(excess)
         local.add(-freed)
-        if freed < excess:
-            _evict_again_at[self._alias] = now + EVICT_EVERY
+        _evict_again_at[self._alias] = now + EVICT_EVERY if freed < excess else now
 
     def _saved_after_eviction(self, save: Callable[[], Answer], error: OSError) -> Answer:
         freed = self._evict(max(self._size, 1))
