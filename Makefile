@@ -155,6 +155,7 @@ long: $(STAMP)
 	$(BIN)/python -m pytest --timeout 0 tests/journeys/test_model.py tests/journeys/test_races.py \
 		tests/journeys/test_outages.py tests/journeys/test_moving_live.py \
 		tests/journeys/test_mirrors_live.py tests/journeys/test_small_disk.py \
+		tests/journeys/test_limits_model.py \
 		tests/steps/test_kills.py tests/steps/test_model.py
 
 bench: $(VENV)/.bench-installed

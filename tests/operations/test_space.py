@@ -41,10 +41,10 @@ def full(monkeypatch: pytest.MonkeyPatch) -> Any:
 @pytest.fixture(autouse=True)
 def large_pending(monkeypatch: pytest.MonkeyPatch) -> None:
     """Save the first file although it is larger than the limit."""
-    from queued_storage.storage import room
+    from queued_storage.storage import sums
 
-    room._sums.clear()
-    monkeypatch.setattr(room.Sum, "take", lambda self, size, limit: 0)
+    sums._sums.clear()
+    monkeypatch.setattr(sums.Sum, "take", lambda self, size, limit: 0)
 
 
 def test_status_says_how_full_and_of_what(full: Any) -> None:

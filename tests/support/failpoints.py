@@ -62,6 +62,7 @@ POINTS: dict[str, tuple[str, str, int]] = {
     "recorded": (f"{_LEDGER}.record", AFTER, 1),
     # A save to the remote, in the process of its caller
     "name reserved": (f"{_LEDGER}.unreserve", AFTER, 1),
+    "sending at once": ("queued_storage.storage.through:_TimedClaim.moved", AFTER, 1),
     "object verified": ("queued_storage.transfers.copies:verify_upload", AFTER, 1),
     "filling remotely": (f"{_LEDGER}.fill_remotely", BEFORE, 1),
     "filled remotely": (f"{_LEDGER}.fill_remotely", AFTER, 1),
