@@ -115,7 +115,8 @@ def test_banner_of_a_remote_that_is_away(storage: Any) -> None:
     lines = run("status").splitlines()
     assert lines[0] == (
         f"The remote of 'default' ({storage.remote_place.description}) has been away for 12 "
-        f"minutes: {ERROR[:-1]}; 2 files wait; next probe in 10 minutes."
+        f"minutes: {ERROR[:-1]}; 2 files wait; next probe in 10 minutes. "
+        "To probe it at once, run 'manage.py queued_storage remotes probe default'."
     )
     assert len([line for line in lines if "The remote" in line]) == 1
 
