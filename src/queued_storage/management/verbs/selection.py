@@ -14,8 +14,10 @@ from ...ledger.names import can_be_recorded, tidy
 from ...ledger.sql.clock import seconds_from_now
 from ...operations.storages import OperableStorage
 from ...reporting.counts import counted
-from ..quantities import parse_duration
-from .typos import require_alias, require_recorded, unknown
+from ..quantities import parse_count, parse_duration
+from .typos import misspelled, require_alias, require_recorded, unknown
+
+CHOOSE = "Choose one with --storage"
 
 # Files of the ledger
 
@@ -74,12 +76,11 @@ def one_storage(alias: str | None) -> OperableStorage:
     if alias is None and len(found) == 1:
         [alias] = found
     if alias is None or alias not in found:
-        problem = (
-            "This subcommand needs one storage."
-            if alias is None
-            else f"No queued storage has the alias {alias!r}."
+        if alias is None:
+            raise unknown("This subcommand needs one storage.", sorted(found), CHOOSE)
+        raise misspelled(
+            f"No queued storage has the alias {alias!r}.", alias, sorted(found), CHOOSE
         )
-        raise unknown(problem, sorted(found), "Choose one with --storage")
     return cast(OperableStorage, found[alias])
 
 
@@ -123,7 +124,7 @@ def add_at_most(parser: ArgumentParser) -> None:
     """A limit for what cannot be undone, in case the database or the disk is the wrong one."""
     parser.add_argument(
         "--at-most",
-        type=int,
+        type=parse_count,
         default=100,
         metavar="NUMBER",
         help="stop after this many files (default: 100)",

@@ -14,7 +14,7 @@ from ...ledger.preparations import Counted, counts
 from ...ledger.priorities import name_of
 from ...operations import mirrors, space, status, tiers, unpublished
 from ...reporting.counts import counted
-from ..quantities import format_size, parse_duration, parse_size
+from ..quantities import format_size, parse_count, parse_duration, parse_size
 from ..terminal import Lines
 from .base import Verb
 from .remotes import as_json
@@ -81,14 +81,14 @@ class Status(Verb):
         )
         parser.add_argument(
             "--max-failures",
-            type=int,
+            type=parse_count,
             default=0,
             metavar="NUMBER",
             help="number of failed files to tolerate (default: 0)",
         )
         parser.add_argument(
             "--max-held",
-            type=int,
+            type=parse_count,
             default=0,
             metavar="NUMBER",
             help="number of files to tolerate that are held, because a step could not be run "
