@@ -1,6 +1,7 @@
 """What the log and the commands say of a remote that refuses everything."""
 
 import contextlib
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -8,8 +9,11 @@ import pytest
 from django.core.files.storage import storages
 from pytest_django import Settings
 
+from queued_storage.ledger.copies import CopyState, copies
 from queued_storage.ledger.remotes import RemoteState, remotes
+from tests.support.command import run, transferred
 from tests.support.console import COMMAND, manage
+from tests.support.mirroring import Mirrored
 from tests.support.scripted import file
 from tests.support.services import S3Server, kill_group, spawn
 from tests.support.waiting import until
@@ -88,3 +92,16 @@ def test_probe_opens_the_remote_after_the_repair(configure: Configure, tmp_path:
     shown = manage(configure(), "remotes", "probe", "default")
     assert shown.returncode == 0
     assert "works again. 1 file waits for it." in shown.stdout
+
+
+def test_show_the_copies_on_mirrors(mirrored: Mirrored) -> None:
+    storage = mirrored("first", "second")
+    transferred(storage, "a.txt")
+    copies().update(state=CopyState.FAILED, last_error="OSError: It is full.")
+    out = run("show", "a.txt")
+    assert "mirror        failed" in out
+    assert "OSError: It is full." in out
+    [copy] = json.loads(run("show", "a.txt", "--json"))["copies"]
+    assert (copy["state"], copy["error"]) == ("failed", "OSError: It is full.")
+    assert "a.txt" in run("list", "--error", "it is full")
+    assert "1 copy on a mirror will be retried." in run("retry", "--error", "It is full")
