@@ -49,7 +49,7 @@ class Show(Verb):
             raise CommandError(str(error), returncode=1) from None
         found = details_of(one_file(name, alias))
         if options["json"]:
-            self.stdout.write_json(_as_json(found), default=datetime.isoformat)
+            self.stdout.write_json(as_json_of(found), default=datetime.isoformat)
             return
         self.stdout.write(found.row.name, self.style.MIGRATE_HEADING)
         self._section("", _facts(found))
@@ -160,7 +160,8 @@ def _command_for(found: Details) -> str:
     return ""
 
 
-def _as_json(found: Details) -> dict[str, Any]:
+def as_json_of(found: Details) -> dict[str, Any]:
+    """What programs get to know of a file."""
     row, steps = found.row, found.steps
     return as_json(row) | {
         "remote_name": row.remote_name,
