@@ -54,6 +54,8 @@ def test_filters(storage: Any) -> None:
     assert names("--error", "100% full") == ["b.txt"]
     assert names("--error", "100_") == []
     assert names("photos/CAT") == ["Photos/cat.jpg"]
+    ledger().filter(name="b.txt").update(name="Größe.txt")
+    assert names("Größe") == names("größe") == ["Größe.txt"]
     assert names("--storage", "default", "--state", "pending") == ["Photos/cat.jpg"]
     assert run("list", "nothing") == (
         "No index serves the search for a part of a name, so this reads all files. "

@@ -4,6 +4,9 @@ from argparse import ArgumentParser
 from datetime import datetime
 from typing import Any
 
+from django.db.models import Q
+from django.db.models.functions import Lower
+
 from ...ledger.availability import in_use
 from ...ledger.database import QueuedFileQuerySet, ledger_database
 from ...ledger.models import QueuedFile
@@ -90,7 +93,10 @@ def _chosen(options: dict[str, Any]) -> QueuedFileQuerySet:
     if options["error"]:
         rows = with_error(rows, options["error"])
     if options["text"]:
-        rows = rows.filter(name__icontains=options["text"])
+        # On MySQL, names are compared with their case. SQLite lowers ASCII only.
+        text = options["text"]
+        in_lower_case = rows.alias(lower_name=Lower("name"))
+        rows = in_lower_case.filter(Q(name__icontains=text) | Q(lower_name__contains=text.lower()))
     return rows.order_by("-pk")
 
 
