@@ -186,7 +186,7 @@ def test_status_shows_priorities_if_there_are_several(storage: Any) -> None:
 
 # Errors
 
-DENIED = "ClientError: An error occurred (AccessDenied) for {} with the id 1A2B3C4D5E6F7A8B."
+DENIED = "ClientError: An error occurred (AccessDenied) for '{}', id 1A2B3C4D5E6F7A8B."
 
 
 def failed(names: list[str], error: str = DENIED, **columns: Any) -> None:
@@ -221,6 +221,7 @@ def test_the_commands_of_an_error_work(storage: Any) -> None:
         line.split(None, 2)[2] for line in run("status").splitlines() if " --error " in line
     ]
     assert [command.split()[0] for command in commands] == ["list", "retry"] * 2
+    assert "'" not in shlex.split(commands[0])[-1]
     listed = run(*shlex.split(commands[0]))
     assert "a.txt" in listed
     assert "it's.txt" in listed

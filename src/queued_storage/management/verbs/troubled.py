@@ -39,7 +39,7 @@ def _searchable(group: Group) -> str:
     text = group.beginning[:LONGEST]
     if len(group.beginning) > LONGEST and " " in text:
         text = text.rpartition(" ")[0]
-    text = text.strip()
+    text = text.strip().rstrip(" '\"(")
     is_plain = text.isprintable() and not text.startswith("-")
     return text if len(text) >= SHORTEST and is_plain else ""
 
