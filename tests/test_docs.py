@@ -24,6 +24,7 @@ from django.core.management.base import BaseCommand
 from django.db import models
 from django.dispatch import Signal
 from django.test import TestCase, override_settings
+from django.utils import timezone
 from django.utils.module_loading import import_string
 from pytest_django import Settings
 
@@ -34,14 +35,17 @@ from queued_storage.conf import OPTIONS
 from queued_storage.fields import QueuedFieldFile
 from queued_storage.ledger import measures
 from queued_storage.ledger.copies import Copy
+from queued_storage.ledger.database import ledger
 from queued_storage.ledger.jobs import MAX_FINDINGS, Job
 from queued_storage.ledger.models import MAX_FAILURES, NAME_MAX_BYTES, NAME_MAX_LENGTH, QueuedFile
 from queued_storage.ledger.names import COMPONENT_MAX_BYTES, PROBE_NAME
 from queued_storage.ledger.preparations import Preparation
 from queued_storage.ledger.remotes import Remote, RemoteState
 from queued_storage.management.commands.queued_storage import Command
+from queued_storage.management.verbs import listing, showing
 from queued_storage.operations import contract, status
 from queued_storage.operations import jobs as operations_jobs
+from queued_storage.operations.details import details_of
 from queued_storage.queues.base import BaseQueue
 from queued_storage.remotes import faults, faults_s3
 from queued_storage.reporting import logs
@@ -404,6 +408,15 @@ def test_every_option_of_a_verb(verb: str) -> None:
         assert shown.items() <= arguments(verb).items()
 
 
+@pytest.mark.django_db
+def test_keys_of_lists_and_details() -> None:
+    row = ledger().create(alias="default", name="a.txt", saved_at=timezone.now())
+    of_list, of_show = words(section("commands", "list")), words(section("commands", "show"))
+    listed, shown = listing.as_json(row), showing.as_json_of(details_of(row))
+    assert set(listed) <= of_list
+    assert set(shown) - set(listed) <= of_show
+
+
 def test_commands_in_the_pages_can_be_run() -> None:
     calls = [
         (name, verb, rest)
@@ -704,7 +717,7 @@ OTHER_CAPITALS = {
 }
 OTHER_CAPITALS |= {"CONN_MAX_AGE", "INSERT", "QUEUES", "SKIP", "TASKS", "UPDATE"}
 OTHER_CAPITALS |= {"ASCII", "ATOMIC_REQUESTS", "HEAD", "SIGINT", "SIGTERM"}
-OTHER_CAPITALS |= {"ENOSPC", "EROFS"}
+OTHER_CAPITALS |= {"ENOSPC", "EROFS", "NO_COLOR", "TERM"}
 # Those of django-tenants
 OTHER_CAPITALS |= {"SHARED_APPS", "TENANT_APPS"}
 # Task queues and databases

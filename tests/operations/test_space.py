@@ -50,7 +50,7 @@ def large_pending(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_status_says_how_full_and_of_what(full: Any) -> None:
     out = run("status")
     [line] = [line for line in out.splitlines() if " local: " in line]
-    assert line.startswith("photos ")
+    assert line.startswith("  photos ")
     assert "4.9 KB of 4.0 KB in local copies" in line
     assert "1.0 KB of 1.0 KB pending" in line
     assert "0 bytes evictable" in line
