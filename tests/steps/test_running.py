@@ -20,6 +20,7 @@ from queued_storage.exceptions import (
 )
 from queued_storage.files import localfiles
 from queued_storage.ledger.database import ledger
+from queued_storage.ledger.preparation_claims import preparation_claims
 from queued_storage.ledger.preparations import PreparationState, preparations
 from queued_storage.ledger.states import State
 from queued_storage.maintenance import sweep
@@ -373,7 +374,7 @@ def test_a_file_that_kills_workers_is_held_alone() -> None:
     for _death in range(settings.retries + 2):
         [pk] = preparations().values_list("pk", flat=True)
         is_suspect = bool(preparations().get().lease_token)
-        claimed = preparations().claim(pk, suspect=is_suspect)
+        claimed = preparation_claims().claim(pk, suspect=is_suspect)
         assert claimed  # and then the process died
         hurry(storage)
     storage.save("good.txt", file())

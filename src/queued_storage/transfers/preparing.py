@@ -113,14 +113,14 @@ class Result(NamedTuple):
 def run_new(pk: int) -> Result | None:
     """Continue a due preparation; None if another worker was faster."""
     with solitude.beside_others():
-        claimed = preparations().claim(pk)
+        claimed = preparation_claims().claim(pk)
         return None if claimed is None else run(claimed)
 
 
 def _run_alone(pk: int) -> Result | None:
     """Do the same with one whose worker died, while this process does nothing else."""
     with solitude.alone() as is_alone:
-        claimed = preparations().claim(pk, suspect=True) if is_alone else None
+        claimed = preparation_claims().claim(pk, suspect=True) if is_alone else None
         return None if claimed is None else run(claimed)
 
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from django.db import connections, models, transaction
 from django.db.models.sql import Query
-from django.db.models.sql.subqueries import UpdateQuery
+from django.db.models.sql.subqueries import DeleteQuery, UpdateQuery
 
 from ...conf import settings
 from .outages import outlast
@@ -94,6 +94,16 @@ class Text:
         return Statement(database, self._sql, parameters)
 
 
+def select_text(rows: models.QuerySet[Any, Any]) -> Text:
+    """Compile the SELECT of all columns, or of the chosen ones."""
+    return Text(*rows.query.get_compiler(rows.db).as_sql())
+
+
+def delete_text(rows: models.QuerySet[Any]) -> Text:
+    """Compile the DELETE of rows of a model that no other one refers to."""
+    return Text(*rows.query.chain(DeleteQuery).get_compiler(rows.db).as_sql())
+
+
 def first_text(
     parts: Sequence[models.QuerySet[Any, Any]], order: Sequence[str], limit: int
 ) -> Text:
@@ -101,9 +111,9 @@ def first_text(
 
     Each part may have an order, a limit and locks of its own. Django's ``union()`` refuses them.
     """
+    if len(parts) == 1:
+        return select_text(parts[0])
     compiled = [part.query.get_compiler(part.db).as_sql() for part in parts]
-    if len(compiled) == 1:
-        return Text(*compiled[0])
     quote = connections[parts[0].db].ops.quote_name
     union = " UNION ALL ".join(
         f"SELECT * FROM ({sql}) part_{number}" for number, (sql, _values) in enumerate(compiled)
