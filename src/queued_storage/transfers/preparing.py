@@ -21,6 +21,7 @@ from ..ledger.states import State
 from ..remotes.classes import dotted_path
 from ..reporting.logs import about, logger
 from ..reporting.reasons import reason
+from ..reporting.spans import Span, span
 from ..runtime import ending
 from ..signals import file_rejected
 from ..steps import LATER, PASS, REJECT, REPLACE, Outcome, Step
@@ -257,14 +258,27 @@ class _Preparing:
             preparation.attempts,
             self._lease.progress,
         )
-        outcome = step.run(file)
-        if outcome is not PASS and not isinstance(outcome, REPLACE | LATER | REJECT):
-            raise InvalidResult(
-                f"{dotted_path(type(step))}.run() returned {outcome!r}; return PASS, REPLACE(), "
-                f"LATER() or REJECT()."
-            )
-        self._lease.require()
+        with self._span(step, file) as span_of_step:
+            outcome = step.run(file)
+            if outcome is not PASS and not isinstance(outcome, REPLACE | LATER | REJECT):
+                raise InvalidResult(
+                    f"{dotted_path(type(step))}.run() returned {outcome!r}; return PASS, "
+                    f"REPLACE(), LATER() or REJECT()."
+                )
+            span_of_step.note(outcome=type(outcome).__name__.strip("_").lower())
+            self._lease.require()
         return outcome
+
+    def _span(self, step: Step, file: PreparedFile) -> Span:
+        row, name = self._row, dotted_path(type(step))
+        return span(
+            "step",
+            storage=row.alias,
+            file=row.pk,
+            step=name,
+            attempt=file.attempt,
+            bytes=file.size,
+        )
 
     def _require(self, changed: int) -> None:
         if not changed:
