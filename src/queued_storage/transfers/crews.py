@@ -17,7 +17,7 @@ from .evicting import Evictor
 from .lanes import guarded
 
 EVERY = 5.0  # seconds between two looks, or less if a worker searches more often
-NOTIFIED_MAX = 10_000  # files whose steps are run before the end, at most
+NOTIFIED_MAX = 500  # files whose steps are run before the end, at most
 
 Group = TypeVar("Group", bound=Hashable)
 
@@ -185,8 +185,7 @@ class Crews:
         return not any(thread.is_alive() for thread in self.threads())
 
     def threads(self) -> list[threading.Thread]:
-        preparers = [*self._preparers.threads(), *self._finishers]
-        return [*self._copiers.threads(), *preparers]
+        return [*self._copiers.threads(), *self._preparers.threads(), *self._finishers]
 
     def let_go(self) -> list[int]:
         """Begin nothing more. Return the identifiers of the threads."""
@@ -197,13 +196,19 @@ class Crews:
     # Steps before the end
 
     @property
+    def has_notified(self) -> bool:
+        """Whether it is not known yet which steps are to be run before the end."""
+        return bool(self._notified)
+
+    @property
     def is_finishing(self) -> bool:
-        """Whether steps are to be run before the end."""
+        """Whether steps are to be run before the end, or may be."""
         at_work = [*self._preparers.threads(), *self._finishers]
-        return bool(self._notified) or any(thread.is_alive() for thread in at_work)
+        return self.has_notified or any(thread.is_alive() for thread in at_work)
 
     def _finish(self) -> None:
-        pks = [self._notified.popleft() for _pk in range(len(self._notified))]
+        pks = list(self._notified)
+        self._notified.clear()
         self._last.extend(preparing.due_of(pks))
         for _thread in range(min(self._width, len(self._last))):
             thread = threading.Thread(target=self._run_last, name=next(self._names), daemon=True)

@@ -174,7 +174,7 @@ class Executor:
                 if self._phase.is_stopping:
                     if self._phase is Phase.OVER or not (is_busy or self._crews.is_finishing):
                         return False
-                    self._wanted.wait(SUPERVISED_EVERY)
+                    self._wanted.wait(0 if self._crews.has_notified else SUPERVISED_EVERY)
                     break
                 if (pause := self._next_search - time.monotonic()) <= 0:
                     break
