@@ -1,7 +1,6 @@
 """Tools for the tests of projects, queue adapters and remotes."""
 
 import enum
-import tempfile
 import threading
 import time
 import uuid
@@ -13,7 +12,7 @@ from unittest import SkipTest, mock
 from django.core.exceptions import ImproperlyConfigured
 from django.core.files import File
 from django.core.files.base import ContentFile
-from django.core.files.storage import FileSystemStorage, InMemoryStorage, Storage, storages
+from django.core.files.storage import InMemoryStorage, Storage, storages
 from django.utils.deconstruct import deconstructible
 from django.utils.module_loading import import_string
 
@@ -30,7 +29,6 @@ from .operations.jobs import run_due
 from .queues import BaseQueue
 from .queues.threads import stop_all
 from .reporting.logs import logger
-from .steps import REJECT, REPLACE, Outcome, Step, StepFile
 from .storage.results import obstacle
 from .transfers import copying, mounting, preparing, probing, signs, watching
 from .transfers.gates import gates
@@ -320,25 +318,6 @@ class QueueContract:
         self.run_workers()
         assert bench.state(pk) == State.TRANSFERRED
 
-    def test_steps_are_run_before_the_transfer(self) -> None:
-        with tempfile.TemporaryDirectory() as directory:
-            bench = _Bench(self.make_queue(), directory, steps=[_Upper()], publish="after_steps")
-            pk = bench.save("a.txt")
-            self.run_workers()
-            assert bench.state(pk) == State.TRANSFERRED
-            assert bench.remote_bytes("a.txt") == b"A.TXT"
-
-    def test_a_rejected_file_stays_unpublished(self) -> None:
-        with tempfile.TemporaryDirectory() as directory:
-            bench = _Bench(self.make_queue(), directory, steps=[_Never()], publish="after_steps")
-            pk = bench.save("a.txt")
-            bench.queue.enqueue([pk])
-            self.run_workers()
-            assert bench.state(pk) == State.REJECTED
-            assert not bench.storage.is_published("a.txt")
-            assert not bench.storage.local.exists("a.txt")
-            assert not bench.remote.calls["save"]
-
     def test_a_failing_file_does_not_stop_others(self) -> None:
         bench = _Bench(self.make_queue())
         pks = [bench.record(name) for name in ("a.txt", "b.txt", "c.txt")]
@@ -375,29 +354,17 @@ class RemoteContract:
         assert not unexpected, "\n".join(unexpected)
 
 
-class _Upper(Step):
-    def run(self, file: StepFile) -> Outcome:
-        return REPLACE(b"".join(file.chunks()).upper())
-
-
-class _Never(Step):
-    def run(self, file: StepFile) -> Outcome:
-        return REJECT("It was to be rejected.")
-
-
 class _Bench:
-    """A queued storage that uses the tested queue, and keeps local files in memory unless a
-    directory is given."""
+    """A queued storage that uses the tested queue."""
 
-    def __init__(self, queue: BaseQueue, directory: str | None = None, **options: Any) -> None:
+    def __init__(self, queue: BaseQueue) -> None:
         self.queue = queue
         self.remote = FaultyStorage(InMemoryStorage())
         self.storage = QueuedStorage(
-            local=FileSystemStorage(directory) if directory else InMemoryStorage(),
+            local=InMemoryStorage(),
             remote=self.remote,
             alias=f"contract-{uuid.uuid4().hex}",
             queue=queue,
-            **options,
         )
 
     def save(self, name: str) -> int:
