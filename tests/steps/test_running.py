@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 from django.core.files.base import ContentFile
 from django.core.files.storage import FileSystemStorage, InMemoryStorage
-from django.db import transaction
+from django.db import connection, connections, transaction
 from django.test import override_settings
+from django.test.utils import CaptureQueriesContext
 
 from queued_storage.conf import settings
 from queued_storage.exceptions import (
@@ -48,6 +49,7 @@ from tests.support.waiting import until
 pytestmark = pytest.mark.django_db(transaction=True)
 
 DUMMY = {"QUEUE": "queued_storage.queues.dummy.DummyQueue"}
+DATA = ("SELECT", "INSERT", "UPDATE", "DELETE")
 BOTH = pytest.mark.parametrize("make", [gated, at_once], ids=["gated", "at_once"])
 Make = Callable[..., Any]
 
@@ -246,6 +248,18 @@ def test_a_published_file_is_evicted_as_usual() -> None:
     assert read(storage, "a.txt") == b"newer"
 
 
+def test_each_file_takes_few_statements() -> None:
+    storage = gated(Scripted(*[REPLACE(b"new")] * 2), Passing())
+    for number in range(2):
+        storage.save(f"{number}.txt", file())
+    with CaptureQueriesContext(connection) as captured:
+        run(storage, lambda: storage.steps[0].calls == 2)
+    verbs = [each["sql"].split()[0] for each in captured if each["sql"].split()[0] in DATA]
+    # Both are found together, claimed, given other bytes, published and put in their place.
+    assert verbs.count("SELECT") <= 1 + 2 * (2 if connection.vendor == "mysql" else 1)
+    assert (verbs.count("UPDATE"), verbs.count("DELETE")) == (8, 2)
+
+
 # Together with others
 
 
@@ -265,8 +279,6 @@ def test_two_workers_run_each_file_once() -> None:
 
 
 def aside(storage: Any) -> None:
-    from django.db import connections
-
     try:
         run(storage)
     finally:

@@ -43,8 +43,9 @@ class PreparationClaims(Preparations):
             claim.execute()
             claim = statement(self, claimed_text, id=pk, lease_token=token)
         for preparation in claim.instances(Preparation):
-            file = statement(ledger(), row_text, id=preparation.file_id)
-            for preparation.file in file.instances(QueuedFile):
+            file = statement(ledger(), row_text, id=preparation.file_id).instances(QueuedFile)
+            if file:  # otherwise it was deleted meanwhile
+                [preparation.file] = file
                 return preparation
         return None
 
