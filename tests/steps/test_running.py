@@ -1,5 +1,7 @@
 """How steps are run, repeated, put off and given up."""
 
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -10,8 +12,9 @@ from django.core.files.storage import FileSystemStorage, InMemoryStorage
 from django.db import connection, connections, transaction
 from django.test import override_settings
 from django.test.utils import CaptureQueriesContext
+from pytest_django import Settings
 
-from queued_storage.conf import settings
+from queued_storage.conf import settings as own_settings
 from queued_storage.exceptions import (
     InvalidResult,
     LeaseLost,
@@ -367,7 +370,7 @@ def test_a_step_that_hangs_is_followed_by_another_attempt() -> None:
     storage = gated(Scripted(hang), queue=ThreadQueue(threads=1, poll=0.1))
     timing = {"LEASE": 1, "STALL_TIMEOUT": 0.3, "RETRY_DELAY": 0}
     with override_settings(QUEUED_STORAGE=timing):
-        assert settings.stall_timeout == 0.3
+        assert own_settings.stall_timeout == 0.3
         executor = Executor(1, 0.1, lambda: [storage.alias])
         executor.start()
         try:
@@ -383,7 +386,7 @@ def test_a_file_that_kills_workers_is_held_alone() -> None:
     bad = Scripted()
     storage = gated(bad)
     storage.save("bad.txt", file())
-    for _death in range(settings.retries + 2):
+    for _death in range(own_settings.retries + 2):
         [pk] = preparations().values_list("pk", flat=True)
         is_suspect = bool(preparations().get().lease_token)
         claimed = preparation_claims().claim(pk, suspect=is_suspect)
@@ -431,6 +434,34 @@ def test_threads_of_the_process() -> None:
         assert ledger().filter(state=State.TRANSFERRED).count() == 5
     finally:
         queue.stop(10)
+
+
+SAVE_AND_END = """
+import django
+django.setup()
+from django.core.files.base import ContentFile
+from django.core.files.storage import default_storage
+for number in range(3):
+    default_storage.save(f"{number}.txt", ContentFile(b"dirty"))
+"""
+
+
+def test_a_process_that_ends_runs_steps_first(
+    spawn: Callable[..., subprocess.Popen[Any]],
+    child_settings: Callable[..., dict[str, str]],
+    settings: Settings,
+) -> None:
+    threads = "queued_storage.queues.threads.ThreadQueue"
+    queue = {"BACKEND": threads, "OPTIONS": {"threads": 2, "poll": 600, "exit_wait": 30}}
+    default = settings.STORAGES["default"]
+    steps = {"steps": ["tests.support.stepping.Cleaning"], "publish": "after_steps"}
+    environment = child_settings(
+        QUEUED_STORAGE={"QUEUE": queue},
+        STORAGES=settings.STORAGES | {"default": default | {"OPTIONS": default["OPTIONS"] | steps}},
+    )
+    assert spawn([sys.executable, "-c", SAVE_AND_END], env=environment).wait(60) == 0
+    assert [row.state for row in ledger().all()] == [State.TRANSFERRED] * 3
+    assert not preparations().exists()
 
 
 # Waiting

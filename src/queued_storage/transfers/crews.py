@@ -210,11 +210,15 @@ class Crews:
         pks = list(self._notified)
         self._notified.clear()
         self._last.extend(preparing.due_of(pks))
-        for _thread in range(min(self._width, len(self._last))):
+        self._finishers = [thread for thread in self._finishers if thread.is_alive()]
+        for _thread in range(min(self._width - len(self._finishers), len(self._last))):
             thread = threading.Thread(target=self._run_last, name=next(self._names), daemon=True)
-            with suppress(RuntimeError):  # the interpreter ends: another process runs them
+            try:
                 thread.start()
-                self._finishers.append(thread)
+            except RuntimeError:  # the interpreter ends, or the system has no more threads
+                self._run_last()
+                break
+            self._finishers.append(thread)
 
     def _run_last(self) -> None:
         try:
