@@ -4,7 +4,7 @@ from datetime import datetime
 from typing import Any, NamedTuple, Self
 
 from django.db import models
-from django.db.models import Count, ExpressionWrapper, F, Max, Min, Q
+from django.db.models import Count, ExpressionWrapper, F, Max, Min, OuterRef, Q, Subquery
 from django.utils.translation import gettext_lazy as _
 
 from ..conf import settings
@@ -102,8 +102,14 @@ class Preparations(models.QuerySet[Preparation]):
         """That of a file."""
         return self.filter(file=pk)
 
-    def of_alias(self, alias: str) -> Self:
-        return self.filter(file__alias=alias)
+    def of_alias(self, *aliases: str) -> Self:
+        """Those of these storages.
+
+        The subquery keeps databases from reading all files of the storages instead of those that
+        have to pass steps.
+        """
+        file = ledger().using(self.db).filter(pk=OuterRef("file"))
+        return self.alias(its_alias=Subquery(file.values("alias"))).filter(its_alias__in=aliases)
 
     def here(self) -> Self:
         """Those whose bytes this host can read."""

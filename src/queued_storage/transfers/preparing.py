@@ -99,7 +99,7 @@ def due_of(pks: Collection[int]) -> "list[Found]":
     aliases = aliases_with_steps() if pks else []
     if not aliases:
         return []
-    return _first(preparations().due().filter(file__in=pks, file__alias__in=aliases))
+    return _first(preparations().due().of_alias(*aliases).filter(file__in=pks))
 
 
 def _first(due: Preparations, limit: int | None = None) -> "list[Found]":
