@@ -56,9 +56,9 @@ METHOD = """\
 
 ## How steps are compared
 
-- Each picture of one megapixel passes three steps: one computes a hash, `CleanImage` writes the picture anew, and one
-  decodes it once more. The other side calls the same steps, one after the other in one thread, and saves their results
-  with `FileSystemStorage`.
+- Each picture of four megapixels passes three steps: one computes a hash, `CleanImage` writes the
+  picture anew, and one decodes it once more. The other side calls the same steps, one after the
+  other in one thread, and saves their results with `FileSystemStorage`.
 
 """
 ENDING = """\

@@ -10,20 +10,20 @@ from typing import Any
 from .project import configure, databases
 from .rows import Options, Row
 
-FILES = 300
-AT_ONCE = 25  # files of a turn
-SIZE = (1200, 900)  # pixels of a picture
+FILES = 100
+AT_ONCE = 10  # files of a turn
+SIZE = (2400, 1800)  # pixels of a picture
 
 
 def rows(options: Options) -> Iterator[Row]:
-    yield from measured(options, "steps.throughput", FILES)
+    yield from measured(options, "steps.throughput", FILES, SIZE)
 
 
-def measured(options: Options, key: str, files: int) -> Iterator[Row]:
+def measured(options: Options, key: str, files: int, size: tuple[int, int]) -> Iterator[Row]:
     """Measure the steps of so many files, which all wait in the ledger at first."""
     configure(options.directory, STORAGES=storages(options.directory))
     with databases():
-        yield Steps(options, files).row(key)
+        yield Steps(options, files, size).row(key)
 
 
 def storages(directory: Path) -> dict[str, Any]:
@@ -37,7 +37,7 @@ def storages(directory: Path) -> dict[str, Any]:
 
 
 class Steps:
-    def __init__(self, options: Options, files: int) -> None:
+    def __init__(self, options: Options, files: int, size: tuple[int, int]) -> None:
         from django.core.files.storage import default_storage
         from PIL import Image
 
@@ -65,7 +65,7 @@ class Steps:
                 return PASS
 
         target = io.BytesIO()
-        Image.effect_noise(SIZE, 30).convert("RGB").save(target, "JPEG")
+        Image.effect_noise(size, 30).convert("RGB").save(target, "JPEG")
         self.data = target.getvalue()
         self.bare_files = default_storage
         self.steps = [Hashing(), CleanImage(), Looking()]
