@@ -3,7 +3,9 @@ PYTHON ?= python3
 VENV ?= .venv
 DJANGO := $(shell $(PYTHON) -c 'import sys; print("django61" if sys.version_info >= (3, 12) else "django52")' 2>/dev/null || echo django52)
 BIN := $(VENV)/bin
+MADE := $(VENV)/.made
 STAMP := $(VENV)/.installed
+DEMO := $(VENV)/.demo-installed
 INSTALL := -m pip install --quiet --disable-pip-version-check
 # The number of parallel test processes. With 0, all tests run in one process, for a debugger.
 WORKERS ?= 3
@@ -29,18 +31,27 @@ help:
 
 install: $(STAMP)
 
-$(STAMP): pyproject.toml constraints/$(DJANGO).txt
+$(MADE):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "Python 3.11 or newer is needed: make PYTHON=python3.x" >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
 		{ echo "$(PYTHON) cannot make environments. On Debian or Ubuntu: apt install python3-venv" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python $(INSTALL) --upgrade --constraint constraints/$(DJANGO).txt pip
+	@touch $@
+
+$(STAMP): pyproject.toml constraints/$(DJANGO).txt | $(MADE)
 	$(BIN)/python $(INSTALL) --constraint constraints/$(DJANGO).txt \
 		--editable '.[s3,celery]' --group dev --group $(DJANGO)
 	@touch $@
 
-demo: $(STAMP)
+# The demo alone needs neither the libraries of the tests nor the tools of contributors. The constraints have its Django.
+$(DEMO): pyproject.toml constraints/$(DJANGO).txt | $(MADE)
+	$(BIN)/python $(INSTALL) --constraint constraints/$(DJANGO).txt \
+		--editable '.[s3]' --group demo
+	@touch $@
+
+demo: $(DEMO)
 	ONCE=$(ONCE) SCAN=$(SCAN) $(BIN)/python example/demo.py
 
 # Tests with third-party packages. Each directory of tests/ecosystem has its own settings.
@@ -75,7 +86,7 @@ $(ECOSYSTEM)/node/.installed: $(ECOSYSTEM)/.installed
 test: lint types imports migrations docs pytest
 
 # The core tests, without browsers, brokers, object stores, killed processes and benchmarks.
-QUICK_TESTS := $(addprefix tests/,files ledger management operations reporting storage transfers \
+QUICK_TESTS := $(addprefix tests/,checks files ledger management operations reporting storage transfers \
 	test_checks.py test_conf.py test_fields.py test_health.py test_maintenance.py test_signals.py \
 	test_testing.py)
 
