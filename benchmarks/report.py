@@ -55,6 +55,12 @@ METHOD = """\
   same server, and take turns. Each gets enough files to be busy for about one and a half seconds.
 - The file of 1 GB has just been written, as after a save, and is on the disk.
 
+## How steps are compared
+
+- Each picture of four megapixels passes three steps: one computes a hash, `CleanImage` writes the
+  picture anew, and one decodes it once more. The other side calls the same steps, one after the
+  other in one thread, and saves their results with `FileSystemStorage`.
+
 """
 ENDING = """\
 ## What made a difference
@@ -136,6 +142,9 @@ def _known_reason(key: str) -> str:
 REASONS: dict[str, str] = {
     "imports": "Almost half of this time is one full run of Python's garbage collector, which "
     "creating the app's classes triggers. The rest is spread over its modules.",
+    "manysteps": "The steps of a small picture take 35 ms. For each file, the package executes six "
+    "statements in four transactions, and renames it twice, with processor caches that the steps "
+    "have left cold. On photos, this hardly counts: see the row of 'steps'.",
     "saves.large": "Without the extra 'checksums', zlib.crc32 alone takes half as long as "
     "FileSystemStorage.save().",
     "saves.python": "No single cause stands out. The statement and Django's cursor take a fifth of "

@@ -622,8 +622,8 @@ def test_every_span_and_its_attributes() -> None:
     steps = [*work.FIRST_STEPS.values(), work.EVICT]
     operations = {step.operation for step in steps} - {None}
     operations |= set(re.findall(r'\bspan\(\s*"(\w+)"', source))
-    facts = set(re.findall(r"\bspan\(\s*operation, (.*?)\)", source, re.S).pop().split())
-    names = {fact.partition("=")[0] for fact in facts}
+    calls = re.findall(r"\b(?:span|span_of_step\.note)\((.*?)\)", source, re.S)
+    names = {name for call in calls for name in re.findall(r"\b(\w+)=", call)}
     traces = section("monitoring", "Traces")
     assert set(table(traces, "span")) == {f"queued_storage.{name}" for name in operations}
     assert set(table(traces, "attribute")) - {"error.type"} == {

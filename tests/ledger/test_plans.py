@@ -17,14 +17,17 @@ from queued_storage.admin import overview
 from queued_storage.ledger import localsides, measures, unplaced
 from queued_storage.ledger.availability import in_use
 from queued_storage.ledger.database import ledger
+from queued_storage.ledger.preparations import preparations
 from queued_storage.ledger.priorities import PRIORITIES
-from queued_storage.ledger.states import State
+from queued_storage.ledger.states import Content, State
 from queued_storage.management.verbs.working import Worker
 from queued_storage.models import QueuedFile
 from queued_storage.operations import status
 from queued_storage.queues import sweep as sweeping
 from queued_storage.queues.sweep import sweep
 from queued_storage.transfers.candidates import CHUNK, Candidates
+from queued_storage.transfers.preparing import due, due_of
+from tests.support import stepping
 from tests.support.many import repeat
 from tests.support.scripted import LONG_AGO, make
 
@@ -290,3 +293,17 @@ def test_filling_reads_ranges_of_keys(storage: Any, statistics: str) -> None:
     for sql, plan in found:
         assert BY_KEY[connection.vendor] in plan, f"{sql}\n{plan}"
         assert not reads_whole_table(plan), f"{sql}\n{plan}"
+
+
+BY_KEY = {"sqlite": "USING INTEGER PRIMARY KEY", "postgresql": f"using {TABLE}_pkey on {TABLE}"}
+
+
+@pytest.mark.parametrize("look", [lambda pk: due("plans")[:20], lambda pk: due_of([pk])])
+def test_looks_for_steps_read_no_other_files(
+    storage: Any, statistics: str, look: Callable[[int], Any]
+) -> None:
+    file = added("plans", name="new", saved_at=timezone.now(), state=State.PREPARING)
+    preparations().begin(file.pk, 1, Content(1, ""))
+    storage._options["steps"] = [stepping.Passing()]
+    for sql, plan in plans(lambda: list(look(file.pk))):
+        assert BY_KEY.get(connection.vendor, "'eq_ref'") in plan or "'const'" in plan, (sql, plan)

@@ -123,7 +123,7 @@ POINTS: dict[str, tuple[str, str, int]] = {
     "place filled": (f"{_LEDGER}.fill_place", AFTER, 1),
     # The steps of a file
     "gate recorded": (f"{_PREPARATIONS}.begin", AFTER, 1),  # not committed
-    "step claimed": (f"{_PREPARATIONS}.claim", AFTER, 1),
+    "step claimed": (f"{_STEPS}.claim", AFTER, 1),
     "step run": ("queued_storage.transfers.preparing:_Preparing._run_step", AFTER, 1),
     "second step run": ("queued_storage.transfers.preparing:_Preparing._run_step", AFTER, 2),
     "bytes written": ("queued_storage.files.quarantine:save", AFTER, 1),
