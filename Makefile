@@ -3,7 +3,9 @@ PYTHON ?= python3
 VENV ?= .venv
 DJANGO := $(shell $(PYTHON) -c 'import sys; print("django61" if sys.version_info >= (3, 12) else "django52")' 2>/dev/null || echo django52)
 BIN := $(VENV)/bin
+MADE := $(VENV)/.made
 STAMP := $(VENV)/.installed
+DEMO := $(VENV)/.demo-installed
 INSTALL := -m pip install --quiet --disable-pip-version-check
 # The number of parallel test processes. With 0, all tests run in one process, for a debugger.
 WORKERS ?= 3
@@ -11,7 +13,7 @@ WORKERS ?= 3
 COVERAGE ?= yes
 
 .NOTPARALLEL:
-.PHONY: help install demo adoption ecosystem test quick long lint types imports migrations docs pytest bench \
+.PHONY: help install demo adoption ecosystem test quick long lint types imports migrations docs linkcheck pytest bench \
 	constraints ecosystem-constraints clean
 
 help:
@@ -21,6 +23,7 @@ help:
 	@echo "make test     run all checks: lint, types, imports, migrations, docs, pytest"
 	@echo "make pytest   run only the tests, on every available database (PYTEST_ARGS='-k name')"
 	@echo "make lint | types | imports | migrations | docs    run a single check"
+	@echo "make linkcheck  check that the links of the docs to other sites work (needs the network)"
 	@echo "make ecosystem  run the tests with third-party packages (ECOSYSTEM_SUITES='forms')"
 	@echo "make long     run the model and race tests for much longer"
 	@echo "make bench    run the benchmarks (BENCH_ARGS=--quick: only check that they run)"
@@ -29,18 +32,27 @@ help:
 
 install: $(STAMP)
 
-$(STAMP): pyproject.toml constraints/$(DJANGO).txt
+$(MADE):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "Python 3.11 or newer is needed: make PYTHON=python3.x" >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
 		{ echo "$(PYTHON) cannot make environments. On Debian or Ubuntu: apt install python3-venv" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python $(INSTALL) --upgrade --constraint constraints/$(DJANGO).txt pip
+	@touch $@
+
+$(STAMP): pyproject.toml constraints/$(DJANGO).txt | $(MADE)
 	$(BIN)/python $(INSTALL) --constraint constraints/$(DJANGO).txt \
 		--editable '.[s3,celery]' --group dev --group $(DJANGO)
 	@touch $@
 
-demo: $(STAMP)
+# The demo alone needs neither the libraries of the tests nor the tools of contributors. The constraints have its Django.
+$(DEMO): pyproject.toml constraints/$(DJANGO).txt | $(MADE)
+	$(BIN)/python $(INSTALL) --constraint constraints/$(DJANGO).txt \
+		--editable '.[s3]' --group demo
+	@touch $@
+
+demo: $(DEMO)
 	ONCE=$(ONCE) SCAN=$(SCAN) $(BIN)/python example/demo.py
 
 # Tests with third-party packages. Each directory of tests/ecosystem has its own settings.
@@ -75,7 +87,7 @@ $(ECOSYSTEM)/node/.installed: $(ECOSYSTEM)/.installed
 test: lint types imports migrations docs pytest
 
 # The core tests, without browsers, brokers, object stores, killed processes and benchmarks.
-QUICK_TESTS := $(addprefix tests/,files ledger management operations reporting storage transfers \
+QUICK_TESTS := $(addprefix tests/,checks files ledger management operations reporting storage transfers \
 	test_checks.py test_conf.py test_fields.py test_health.py test_maintenance.py test_signals.py \
 	test_testing.py)
 
@@ -101,6 +113,10 @@ migrations: $(STAMP)
 docs: $(STAMP)
 	@if [ -f docs/conf.py ]; then $(BIN)/python -m sphinx -W --keep-going -q docs docs/_build/html; \
 	else echo "No docs/conf.py, no docs to build."; fi
+
+# Needs the network, so CI doesn't run it.
+linkcheck: $(STAMP)
+	$(BIN)/python -m sphinx -q -b linkcheck docs docs/_build/linkcheck
 
 # DATABASES='mariadb sqlite' selects the databases. Tests that need only one database run on the last one, whose coverage
 # report includes all databases.
@@ -139,6 +155,7 @@ long: $(STAMP)
 	$(BIN)/python -m pytest --timeout 0 tests/journeys/test_model.py tests/journeys/test_races.py \
 		tests/journeys/test_outages.py tests/journeys/test_moving_live.py \
 		tests/journeys/test_mirrors_live.py tests/journeys/test_small_disk.py \
+		tests/journeys/test_limits_model.py \
 		tests/steps/test_kills.py tests/steps/test_model.py
 
 bench: $(VENV)/.bench-installed

@@ -14,6 +14,16 @@ pytestmark = pytest.mark.one_database
 def test_page_matches_the_rows() -> None:
     found = json.loads(report.ROWS.read_text())
     assert report.PAGE.read_text() == report.page(found), "python -m benchmarks.report"
+    text = report.COMPARISON.read_text()
+    assert text == report.compared(text, found), "python -m benchmarks.report"
+
+
+def test_figures_of_the_comparison_are_rows() -> None:
+    rows = {row["what"] for row in json.loads(report.ROWS.read_text())["rows"]}
+    text = report.COMPARISON.read_text()
+    figures = re.findall(r"^\| (.+) \| [\d.,]+ x \|$", text, re.M)
+    assert len(figures) > 5
+    assert set(figures) <= rows
 
 
 def test_each_plot_of_the_page_exists() -> None:

@@ -8,6 +8,8 @@ import ast
 import dataclasses
 import inspect
 import re
+import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator
 from datetime import timedelta
@@ -23,6 +25,7 @@ from django.core.management.base import BaseCommand
 from django.db import models
 from django.dispatch import Signal
 from django.test import TestCase, override_settings
+from django.utils import timezone
 from django.utils.module_loading import import_string
 from pytest_django import Settings
 
@@ -33,14 +36,17 @@ from queued_storage.conf import OPTIONS
 from queued_storage.fields import QueuedFieldFile
 from queued_storage.ledger import measures, throughput
 from queued_storage.ledger.copies import Copy
+from queued_storage.ledger.database import ledger
 from queued_storage.ledger.jobs import MAX_FINDINGS, Job
 from queued_storage.ledger.models import MAX_FAILURES, NAME_MAX_BYTES, NAME_MAX_LENGTH, QueuedFile
 from queued_storage.ledger.names import COMPONENT_MAX_BYTES, PROBE_NAME
 from queued_storage.ledger.preparations import Preparation
 from queued_storage.ledger.remotes import Remote, RemoteState
 from queued_storage.management.commands.queued_storage import Command
+from queued_storage.management.verbs import listing, showing
 from queued_storage.operations import contract, failures, status
 from queued_storage.operations import jobs as operations_jobs
+from queued_storage.operations.details import details_of
 from queued_storage.queues.base import BaseQueue
 from queued_storage.remotes import faults, faults_s3
 from queued_storage.reporting import logs
@@ -84,8 +90,10 @@ def prose(text: str) -> str:
 def section(name: str, heading: str) -> str:
     """Return the text under a heading, up to the next heading of its level or above."""
     text = page(name)
-    [start] = re.finditer(rf"^(#+) {re.escape(heading)}$", text, re.M)
-    end = re.search(rf"^#{{1,{len(start[1])}}} ", text[start.end() :], re.M)
+    # A comment in a block of code looks like a heading.
+    prose = FENCED.sub(lambda block: block[0].replace("#", " "), text)
+    [start] = re.finditer(rf"^(#+) {re.escape(heading)}$", prose, re.M)
+    end = re.search(rf"^#{{1,{len(start[1])}}} ", prose[start.end() :], re.M)
     return text[start.end() :][: end.start() if end else None]
 
 
@@ -405,6 +413,15 @@ def test_every_option_of_a_verb(verb: str) -> None:
         assert shown.items() <= arguments(verb).items()
 
 
+@pytest.mark.django_db
+def test_keys_of_lists_and_details() -> None:
+    row = ledger().create(alias="default", name="a.txt", saved_at=timezone.now())
+    of_list, of_show = words(section("commands", "list")), words(section("commands", "show"))
+    listed, shown = listing.as_json(row), showing.as_json_of(details_of(row))
+    assert set(listed) <= of_list
+    assert set(shown) - set(listed) <= of_show
+
+
 def test_commands_in_the_pages_can_be_run() -> None:
     calls = [
         (name, verb, rest)
@@ -429,7 +446,7 @@ def shown(text: str) -> str:
 
 
 def test_every_check() -> None:
-    source = "".join(path.read_text() for path in (PACKAGE / "checks").glob("*.py"))
+    source = "".join(path.read_text() for path in PACKAGE.rglob("*.py"))
     ids = re.findall(r'id="(queued_storage\.[EW]\d+)"', source)
     assert list(table(page("checks"), "id")) == sorted(ids)
 
@@ -439,12 +456,40 @@ def test_no_other_check_is_named() -> None:
     assert named == {key.partition(".")[2] for key in table(page("checks"), "id")}
 
 
-def test_pages_that_messages_point_to() -> None:
-    titles = {text.partition("\n")[0].removeprefix("# ") for text in texts().values()}
-    sources = "".join(path.read_text() for path in PACKAGE.rglob("*.py"))
-    pointers = re.findall(r"""\bdocs, under ['"](.*?)['"]""", sources)
-    assert pointers
-    assert set(pointers) <= titles
+def test_links_in_messages_lead_to_sections(tmp_path: Path) -> None:
+    """By the ids in the pages as Sphinx builds them."""
+    pytest.importorskip("sphinx")
+    command = [sys.executable, "-m", "sphinx", "-q", "-b", "html", str(DOCS), str(tmp_path)]
+    subprocess.run(command, check=True, timeout=100)
+    links = sorted({link for path in PACKAGE.rglob("*.py") for link in links_in(path)})
+    assert links
+    for link in links:
+        name, mark, anchor = link.partition("#")
+        built = tmp_path / f"{name}.html"
+        assert built.is_file(), link
+        assert not mark or f'id="{anchor}"' in built.read_text(), link
+
+
+def links_in(path: Path) -> Iterator[str]:
+    """Yield the pages and sections that a module's messages point to, which are all constants."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "see":
+            yield ast.literal_eval(node.args[0])
+
+
+def test_every_hint_of_a_check_is_a_link() -> None:
+    hints = [
+        keyword.value
+        for path in [*(PACKAGE / "checks").glob("*.py"), PACKAGE / "ledger" / "installation.py"]
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in {"Error", "Warning"}
+        for keyword in node.keywords
+        if keyword.arg == "hint"
+    ]
+    ids = table(page("checks"), "id")
+    assert len(hints) == len(ids)
+    for hint in hints:
+        assert re.search(r"\bsee\(|\b(PAGE|ADVICE)\b", ast.unparse(hint)), ast.unparse(hint)
 
 
 def test_every_signal() -> None:
@@ -582,8 +627,8 @@ def test_every_span_and_its_attributes() -> None:
     steps = [*work.FIRST_STEPS.values(), work.EVICT]
     operations = {step.operation for step in steps} - {None}
     operations |= set(re.findall(r'\bspan\(\s*"(\w+)"', source))
-    facts = set(re.findall(r"\bspan\(\s*operation, (.*?)\)", source, re.S).pop().split())
-    names = {fact.partition("=")[0] for fact in facts}
+    calls = re.findall(r"\b(?:span|span_of_step\.note)\((.*?)\)", source, re.S)
+    names = {name for call in calls for name in re.findall(r"\b(\w+)=", call)}
     traces = section("monitoring", "Traces")
     assert set(table(traces, "span")) == {f"queued_storage.{name}" for name in operations}
     assert set(table(traces, "attribute")) - {"error.type"} == {
@@ -677,7 +722,7 @@ OTHER_CAPITALS = {
 }
 OTHER_CAPITALS |= {"CONN_MAX_AGE", "INSERT", "QUEUES", "SKIP", "TASKS", "UPDATE"}
 OTHER_CAPITALS |= {"ASCII", "ATOMIC_REQUESTS", "HEAD", "SIGINT", "SIGTERM"}
-OTHER_CAPITALS |= {"ENOSPC", "EROFS"}
+OTHER_CAPITALS |= {"ENOSPC", "EROFS", "NO_COLOR", "TERM"}
 # Those of django-tenants
 OTHER_CAPITALS |= {"SHARED_APPS", "TENANT_APPS"}
 # Task queues and databases
@@ -695,6 +740,7 @@ OTHER_CAPITALS |= {f"DJANGO_SUPERUSER_{name}" for name in ("EMAIL", "PASSWORD", 
 OTHER_CAPITALS |= {"HEADER", "LOCATION", "MAX_BYTES", "ROOT"}  # keys of dictionaries in settings
 OTHER_CAPITALS |= {"PASS", "REPLACE", "LATER", "REJECT", "JPEG", "PNG", "WEBP", "GIF", "SCAN"}
 OTHER_CAPITALS |= {"UPLOADED_FILES_USE_URL"}
+OTHER_CAPITALS |= {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}  # in the environment
 OTHER_CAPITALS |= {"ECOSYSTEM_SUITES", "WAGTAILDOCS_SERVE_METHOD"}
 OTHER_CAPITALS |= {"HUEY", "PROCRASTINATE_DATABASE_ALIAS", "Q_CLUSTER_NAME", "RUNNING"}
 
@@ -722,7 +768,7 @@ def test_keys_of_the_settings_dict_in_examples() -> None:
     ]
     assert dicts
     for given in dicts:
-        assert set(ast.literal_eval(given)) <= set(OPTIONS)
+        assert {ast.literal_eval(key) for key in given.keys} <= set(OPTIONS)
 
 
 def test_calls_in_code_font_are_known() -> None:
@@ -800,8 +846,8 @@ def test_the_tutorial_has_the_files_of_the_script() -> None:
 # Examples that run as tests
 
 
-def names_of(source: str) -> dict[str, Any]:
-    namespace: dict[str, Any] = {}
+def names_of(source: str, **given: Any) -> dict[str, Any]:
+    namespace: dict[str, Any] = given
     exec(compile(source, "<docs>", "exec"), namespace)
     del namespace["__builtins__"]
     return namespace
@@ -809,7 +855,8 @@ def names_of(source: str) -> dict[str, Any]:
 
 def first_settings(name: str) -> dict[str, Any]:
     found = blocks(texts()[name], "python")
-    return names_of(next(source for source in found if "STORAGES =" in source))
+    source = next(source for source in found if "STORAGES =" in source)
+    return names_of(source, INSTALLED_APPS=[], BASE_DIR=Path("/srv/mysite"))
 
 
 @pytest.mark.django_db
@@ -833,6 +880,14 @@ def directory(path: Path) -> dict[str, Any]:
         "BACKEND": "django.core.files.storage.FileSystemStorage",
         "OPTIONS": {"location": path, "base_url": "https://far.example/"},
     }
+
+
+def test_the_readme_has_the_settings_of_the_quickstart() -> None:
+    quickstart, readme = first_settings("quickstart"), first_settings("README")
+    endpoint = quickstart["STORAGES"]["s3"]["OPTIONS"].pop("endpoint_url")
+    assert endpoint is None
+    for name in ("STORAGES", "MEDIA_ROOT", "MEDIA_URL"):
+        assert readme[name] == quickstart[name]
 
 
 @pytest.mark.parametrize("name", ["quickstart", "README"])

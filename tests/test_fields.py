@@ -16,6 +16,7 @@ from queued_storage.fields import QueuedFileField, QueuedImageField
 from queued_storage.models import QueuedFile
 from queued_storage.storage.results import TransferResult
 from queued_storage.testing import Fault, FaultyStorage, drain
+from tests.support.stepping import EICAR, Scanning, gated
 from tests.support.testapp.models import Document, Paper, Photo
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.one_database]
@@ -257,3 +258,16 @@ def test_delete_in_a_transaction_logs_local_errors(
     local.fault = None
     drain(paper.file.storage)
     assert not local.exists("papers/a.txt")
+
+
+@pytest.mark.parametrize(("data", "is_good"), [(b"good", True), (EICAR, False)])
+def test_a_field_knows_whether_its_file_is_published(
+    data: bytes, is_good: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [field] = [each for each in Paper._meta.fields if isinstance(each, models.FileField)]
+    monkeypatch.setattr(field, "storage", gated(Scanning()))
+    file = Paper.objects.create(file=ContentFile(data, "a.txt")).file
+    assert (file.is_published, file.rejection) == (False, None)
+    drain(file.storage)
+    assert file.is_published is is_good
+    assert file.rejection == (None if is_good else "It carries EICAR.")

@@ -117,6 +117,11 @@ def test_every_alert_has_a_description() -> None:
         assert rule["annotations"]["description"].endswith(".")
 
 
+def test_every_alert_is_tested() -> None:
+    tested = (Path(__file__).parent / "support" / "alerts_test.yml").read_text()
+    assert [rule["alert"] for rule in RULES if rule["alert"] not in tested] == []
+
+
 # The files as Prometheus reads them
 
 

@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 from django.core.files.base import ContentFile
 
+from queued_storage.steps import LATER, REJECT, REPLACE
 from queued_storage.tasks import TransferAndDelete
 from tests.support.scripted import Step, file, make, make_due, row
+from tests.support.stepping import Scanning, Scripted, gated, hurry, run
 
 pytest.importorskip("opentelemetry.sdk")
 
@@ -19,7 +21,9 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from queued_storage import tracing
 from queued_storage.ledger.database import ledger
+from queued_storage.ledger.preparations import preparations
 from queued_storage.reporting import spans
+from queued_storage.transfers import leases
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.one_database]
 
@@ -126,6 +130,56 @@ def test_a_save_is_part_of_the_current_span(exported: Any) -> None:
     parent = named(exported, "queued_storage.save").parent
     assert parent
     assert parent.span_id == request.get_span_context().span_id
+
+
+def test_each_run_of_a_step_is_a_span(exported: Any) -> None:
+    outcomes = [OSError("no scanner"), LATER(0), REPLACE(b"other bytes")]
+    storage = gated(Scripted(*outcomes), Scanning())
+    name = storage.save("secret-name.txt", file(b"12345"))
+    for _run in outcomes:
+        hurry(storage)
+        run(storage)
+    first = {
+        "queued_storage.storage": storage.alias,
+        "queued_storage.file": row(storage, name).pk,
+        "queued_storage.step": "tests.support.stepping.Scripted",
+        "queued_storage.attempt": 1,
+        "queued_storage.bytes": 5,
+    }
+    second = first | {"queued_storage.step": "tests.support.stepping.Scanning"}
+    found = [each for each in exported.get_finished_spans() if each.name == "queued_storage.step"]
+    assert [facts(each) for each in found] == [
+        first | {"error.type": "OSError"},
+        first | {"queued_storage.attempt": 2, "queued_storage.outcome": "later"},
+        first | {"queued_storage.attempt": 2, "queued_storage.outcome": "replace"},
+        second | {"queued_storage.bytes": 11, "queued_storage.outcome": "pass"},
+    ]
+    assert [each.status.is_unset for each in found] == [False, True, True, True]
+    assert "secret-name" not in "".join(each.to_json() for each in found)
+
+
+def test_a_superseded_step_is_no_error(exported: Any) -> None:
+    def lose(given: Any) -> None:
+        preparations().update(lease_token="another")
+        for lease in leases._heart.leases():  # type: ignore[union-attr]  # beats, so there is one
+            lease.beat()
+        given.progress()
+
+    storage = gated(Scripted(lose))
+    storage.save("a.txt", file())
+    run(storage)
+    span = named(exported, "queued_storage.step")
+    assert span.status.is_unset
+    assert facts(span)["error.type"] == "LeaseLost"
+
+
+def test_the_reason_of_a_rejection_stays_private(exported: Any) -> None:
+    storage = gated(Scripted(REJECT("secret reason")))
+    storage.save("a.txt", file())
+    run(storage)
+    span = named(exported, "queued_storage.step")
+    assert facts(span)["queued_storage.outcome"] == "reject"
+    assert "secret reason" not in span.to_json()
 
 
 def test_it_works_without_an_sdk() -> None:

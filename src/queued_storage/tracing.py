@@ -1,4 +1,4 @@
-"""OpenTelemetry spans for saves, attempts, evictions and purges."""
+"""OpenTelemetry spans for saves, steps, attempts, evictions and purges."""
 
 from contextlib import AbstractContextManager
 from functools import partial

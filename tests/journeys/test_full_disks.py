@@ -21,7 +21,7 @@ from queued_storage.exceptions import NoRoom
 from queued_storage.ledger.database import ledger
 from queued_storage.ledger.states import State
 from queued_storage.operations import errands
-from queued_storage.storage import room
+from queued_storage.storage import sums
 from queued_storage.transfers.work import run as run_row
 from tests.support.failpoints import FailPoint
 from tests.support.forks import ended
@@ -40,7 +40,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture(autouse=True)
 def no_memory() -> None:
-    room._sums.clear()
+    sums._sums.clear()
 
 
 def left_in(disk: Path) -> list[str]:

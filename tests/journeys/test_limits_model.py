@@ -34,7 +34,7 @@ from queued_storage.files.limits import AHEAD_MAX
 from queued_storage.ledger.database import ledger
 from queued_storage.ledger.localsides import local_sides
 from queued_storage.ledger.remotes import remotes
-from queued_storage.storage import room
+from queued_storage.storage import room, sums
 from queued_storage.transfers import evicting
 from queued_storage.transfers.gates import gates
 from tests.support.scripted import file, make, read
@@ -69,7 +69,7 @@ class Known:
 class Limits(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
-        room._sums.clear()
+        sums._sums.clear()
         room._evict_again_at.clear()
         self.directory = tempfile.TemporaryDirectory()
         self.storage = make(
@@ -266,7 +266,7 @@ def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(evicting, "COST", 0)
     monkeypatch.setattr(room, "EVICT_EVERY", 0.0)
     monkeypatch.setattr(room, "EVICT_FOR", 60.0)  # on a busy machine
-    monkeypatch.setattr(room, "COST", 0)
+    monkeypatch.setattr(sums, "COST", 0)
 
 
 @pytest.mark.django_db(transaction=True)

@@ -32,6 +32,7 @@ from tests.support.forks import ended, forks
 from tests.support.mirroring import Mirrored, bytes_on, copy_at
 from tests.support.moving import on, overwritten, place, row_of, saved
 from tests.support.scripted import LONG_AGO, file, make, read
+from tests.support.stepping import EICAR
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -674,3 +675,33 @@ def test_a_mirror_that_hangs_blocks_nothing(mirrored: Mirrored, settings: Settin
     finally:
         released.set()
         assert executor.stop(10)
+
+
+# Steps
+
+
+PUBLISH = pytest.mark.parametrize("publish", ["after_steps", "at_once"])
+SCAN = ["tests.support.stepping.Scanning"]
+
+
+@PUBLISH
+def test_a_rejected_file_is_on_no_mirror(mirrored: Mirrored, publish: str) -> None:
+    storage = mirrored("first", "second", steps=SCAN, publish=publish)
+    storage.save("bad.txt", file(EICAR))
+    assert drain(storage) == {}
+    assert storage.rejection("bad.txt")
+    assert on("first") == on("second") == []
+    assert not copies().exists()
+    good = saved(storage, "good.txt", b"good")
+    assert on("first") == on("second") == [good]
+
+
+@PUBLISH
+def test_rejected_new_content_is_on_no_mirror(mirrored: Mirrored, publish: str) -> None:
+    storage = mirrored("first", "second", steps=SCAN, publish=publish)
+    name = saved(storage, "a.txt", b"old")
+    overwritten(storage, name, EICAR)
+    assert drain(storage) == {}
+    assert bytes_on("first", name) == bytes_on("second", name) == b"old"
+    assert storage.is_published(name) == (publish == "after_steps")
+    assert storage.rejection(name)

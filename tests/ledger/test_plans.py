@@ -1,8 +1,10 @@
 """Query plans of a sweep and a status, which must read indexes and no transferred row."""
 
 import io
+import math
 import re
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -12,16 +14,20 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from queued_storage.admin import overview
-from queued_storage.ledger import measures, unplaced
+from queued_storage.ledger import localsides, measures, unplaced
 from queued_storage.ledger.availability import in_use
 from queued_storage.ledger.database import ledger
+from queued_storage.ledger.preparations import preparations
 from queued_storage.ledger.priorities import PRIORITIES
-from queued_storage.ledger.states import State
+from queued_storage.ledger.states import Content, State
 from queued_storage.management.verbs.working import Worker
 from queued_storage.models import QueuedFile
 from queued_storage.operations import status
 from queued_storage.queues import sweep as sweeping
 from queued_storage.queues.sweep import sweep
+from queued_storage.transfers.candidates import CHUNK, Candidates
+from queued_storage.transfers.preparing import due, due_of
+from tests.support import stepping
 from tests.support.many import repeat
 from tests.support.scripted import LONG_AGO, make
 
@@ -43,10 +49,8 @@ def storage() -> Any:
     """A storage with many transferred files and a few that are due."""
     storage = make(alias="plans")
     now = timezone.now()
-    settled = added(
-        storage.alias, saved_at=now, size=1, state=State.TRANSFERRED, transferred_at=now
-    )
-    repeat(settled, SETTLED - 1)
+    its = {"state": State.TRANSFERRED, "transferred_at": now, "verified": "checksum"}
+    repeat(added(storage.alias, saved_at=now, size=1, **its), SETTLED - 1)
     repeat(added(storage.alias, name="due/due", saved_at=now, due_at=now), DUE - 1, "due/")
     return storage
 
@@ -219,6 +223,54 @@ def test_looks_for_due_files_read_ranges(
         assert "queued_storage_alias_due" in plan, f"{sql}\n{plan}"
 
 
+SUMS: dict[str, Callable[[str], Any]] = {
+    "local": localsides.local_bytes,
+    "pending": localsides.pending_bytes,
+    "pending, in parts": lambda alias: localsides.pending_in_parts(alias, 10),
+}
+
+
+@pytest.mark.parametrize("ask", SUMS.values(), ids=SUMS)
+def test_sums_of_limits_read_only_an_index(
+    storage: Any, others: None, statistics: str, ask: Callable[[str], Any]
+) -> None:
+    ((sql, plan), *of_hidden) = plans(lambda: ask(storage.alias))
+    assert is_index_only(plan) or reads_what_it_finds(plan), f"{sql}\n{plan}"
+    for sql, plan in of_hidden:  # which are few
+        assert "queued_storage_state" in plan, f"{sql}\n{plan}"
+
+
+def test_recent_pending_files_are_a_range(storage: Any, statistics: str) -> None:
+    """However many files wait for longer."""
+    long_ago = {"saved_at": LONG_AGO, "due_at": LONG_AGO, "size": 1}
+    repeat(added("plans", name="old/old", **long_ago), SETTLED - 1, "old/")
+    added("plans", name="new", saved_at=timezone.now(), size=7)
+    moment = timezone.now() - timedelta(hours=1)
+    assert localsides.pending_bytes_since("plans", moment) == 7
+    ((sql, plan),) = plans(lambda: localsides.pending_bytes_since("plans", moment))
+    assert is_index_only(plan), f"{sql}\n{plan}"
+    if connection.vendor == "mysql":
+        before = handler_reads()
+        with connection.cursor() as cursor:
+            cursor.execute(sql)
+        assert handler_reads() - before < DUE * 2
+    else:
+        assert re.search('saved_at"? ?>', plan), plan
+
+
+def test_candidates_are_found_in_the_order_of_an_index(
+    storage: Any, others: None, statistics: str
+) -> None:
+    found = plans(lambda: Candidates(storage, (), math.inf).next(1))
+    assert len(found) > 2 * SETTLED // CHUNK
+    keys, rows = found[0::2], found[1::2]
+    for sql, plan in keys:
+        assert is_index_only(plan), f"{sql}\n{plan}"
+        assert not re.search("Sort|TEMP B-TREE|filesort", plan), f"{sql}\n{plan}"
+    for sql, plan in rows:
+        assert BY_KEY[connection.vendor] in plan, f"{sql}\n{plan}"
+
+
 BY_KEY = {
     "sqlite": "USING INTEGER PRIMARY KEY (rowid",
     "postgresql": f"{TABLE}_pkey",
@@ -241,3 +293,17 @@ def test_filling_reads_ranges_of_keys(storage: Any, statistics: str) -> None:
     for sql, plan in found:
         assert BY_KEY[connection.vendor] in plan, f"{sql}\n{plan}"
         assert not reads_whole_table(plan), f"{sql}\n{plan}"
+
+
+BY_KEY = {"sqlite": "USING INTEGER PRIMARY KEY", "postgresql": f"using {TABLE}_pkey on {TABLE}"}
+
+
+@pytest.mark.parametrize("look", [lambda pk: due("plans")[:20], lambda pk: due_of([pk])])
+def test_looks_for_steps_read_no_other_files(
+    storage: Any, statistics: str, look: Callable[[int], Any]
+) -> None:
+    file = added("plans", name="new", saved_at=timezone.now(), state=State.PREPARING)
+    preparations().begin(file.pk, 1, Content(1, ""))
+    storage._options["steps"] = [stepping.Passing()]
+    for sql, plan in plans(lambda: list(look(file.pk))):
+        assert BY_KEY.get(connection.vendor, "'eq_ref'") in plan or "'const'" in plan, (sql, plan)

@@ -54,7 +54,7 @@ def test_names_cannot_break_lines(storage: Any) -> None:
     assert out.startswith(r"a\n0 files\x1b[2J.txt  1,000 bytes")
     save(storage, f"b{FORGED}")
     ledger().update(state=State.FAILED, due_at=None, last_error="It broke.")
-    assert r"default: ba\n0 files\x1b[2J.txt: It broke." in run("status").splitlines()
+    assert r"(ba\n0 files\x1b[2J.txt) failed" in run("status")
     os.unlink(storage.local.path(f"b{FORGED}"))
     errors = StringIO()
     for verb, name in (("verify", f"b{FORGED}"), ("backfill", f"c{FORGED}")):

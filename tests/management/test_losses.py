@@ -37,9 +37,8 @@ def test_prune_stops_at_the_limit(storage: Any) -> None:
     transferred(storage, "a.txt")
     for place in ("disk", "far"):
         storages[place].delete("a.txt")
-    for number in ("0", "-1"):
-        with pytest.raises(CommandError, match="higher --at-most"):
-            run("prune", "--all", "--yes", "--at-most", number)
+    with pytest.raises(CommandError, match="higher --at-most"):
+        run("prune", "--all", "--yes", "--at-most", "0")
     assert states() == [State.TRANSFERRED]
     assert run("prune", "--all", "--yes", "--at-most", "1").endswith(
         "1 file was removed from the ledger.\n"

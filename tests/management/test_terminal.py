@@ -40,6 +40,14 @@ HOST = f"ho{HOSTILE}"
 # The arguments with which each verb says as much as it can. A new verb needs a line here.
 ARGUMENTS: dict[str, list[list[str]]] = {
     "status": [["--check"], ["--json", "--check"], ["--exact"]],
+    "list": [
+        *(["--limit", "0"], ["--json"], ["FORGED"], ["--error", "server"], [HOSTILE]),
+        *(["--storage", HOSTILE], ["--error", HOSTILE], ["--state", HOSTILE]),
+    ],
+    "show": [
+        *([state + NAME] for state in State.values),
+        *(["failed" + NAME, "--json"], [HOSTILE], ["both" + NAME], ["moved" + NAME]),
+    ],
     "remotes": [
         *([], ["--json"], ["pause", f"x{ALIAS}"[:64]], ["resume", f"x{ALIAS}"[:64]]),
         *(["pause", ALIAS], ["resume", HOSTILE], ["resume", ALIAS], ["pause"], [HOSTILE]),
@@ -78,6 +86,7 @@ ARGUMENTS: dict[str, list[list[str]]] = {
     "backfill": [["--storage", ALIAS, "--under", "."], ["--storage", ALIAS, HOSTILE], []],
     "flush": [[], ["--wait", "--timeout", "0.1s"], ["--storage", ALIAS]],
     "prune": [["--all", "--yes"], ["--all", "--dry-run"], ["--all"], ["--all", "--at-most", "0"]],
+    "completion": [["bash"], ["zsh"], ["fish"], [HOSTILE]],
     "check-remote": [[ALIAS], [ALIAS, "--json"], [HOSTILE]],
 }
 CASES = [(verb.name, arguments) for verb in VERBS for arguments in ARGUMENTS.get(verb.name, [[]])]

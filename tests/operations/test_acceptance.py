@@ -11,7 +11,7 @@ from pytest_django import Settings
 from queued_storage.files import stamps
 from queued_storage.ledger.database import ledger
 from queued_storage.ledger.states import State
-from queued_storage.operations import adoption, comparison, errands, status, steering
+from queued_storage.operations import adoption, comparison, errands, failures, steering
 from queued_storage.operations.acceptance import accept_local
 from queued_storage.operations.passes import Step, ignore
 from queued_storage.tasks import Transfer, TransferAndDelete
@@ -315,7 +315,8 @@ def test_changed_copy_is_not_evicted(data: bytes, keeps_time: bool) -> None:
     assert (found.state, found.is_local, found.lease_token) == (State.TRANSFERRED, True, "")
     assert found.last_error == steps[0].error
     assert "accept-local" in found.last_error
-    assert (storage.alias, name, found.last_error) in status.last_failures()
+    [group] = failures.groups([storage.alias], with_due=True)
+    assert group.pks == [found.pk]
     assert errands.evict(files(storage), steps.append) == 0  # and reports it again
     assert steps[1].error
 

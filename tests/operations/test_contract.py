@@ -215,6 +215,31 @@ def test_failed_clean_up_names_the_files() -> None:
     assert "small.bin" in found.details
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"secret_key": "wrong"},
+        {"access_key": S3Server.LIMITED_KEY, "secret_key": S3Server.LIMITED_SECRET},
+        {"bucket_name": "no-such-bucket"},
+        {"endpoint_url": "http://127.0.0.1:1"},
+        {"endpoint_url": "http://no-such-host.invalid"},
+    ],
+    ids=lambda options: " ".join(options.values()),
+)
+def test_nothing_to_delete_where_nothing_was_stored(
+    s3_server: S3Server, s3_bucket: str, wrong: dict[str, str]
+) -> None:
+    found = findings_of(S3Storage(**s3_server.options(s3_bucket) | wrong))
+    assert list(found) == ["name", contract.CLEAN_UP]
+    assert found["name"].is_problem
+    assert found[contract.CLEAN_UP] == Finding(contract.CLEAN_UP, "complete")
+
+
+def test_unanswered_upload_may_have_stored_a_file() -> None:
+    found = findings_of(FaultyStorage(fault="refuse"))
+    assert "small.bin" in found[contract.CLEAN_UP].details
+
+
 def test_hanging_thread_is_a_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trial, "THREADS_TIMEOUT", 0.2)
     released = threading.Event()

@@ -41,16 +41,16 @@ def full(monkeypatch: pytest.MonkeyPatch) -> Any:
 @pytest.fixture(autouse=True)
 def large_pending(monkeypatch: pytest.MonkeyPatch) -> None:
     """Save the first file although it is larger than the limit."""
-    from queued_storage.storage import room
+    from queued_storage.storage import sums
 
-    room._sums.clear()
-    monkeypatch.setattr(room.Sum, "take", lambda self, size, limit: 0)
+    sums._sums.clear()
+    monkeypatch.setattr(sums.Sum, "take", lambda self, size, limit: 0)
 
 
 def test_status_says_how_full_and_of_what(full: Any) -> None:
     out = run("status")
     [line] = [line for line in out.splitlines() if " local: " in line]
-    assert line.startswith("photos ")
+    assert line.startswith("  photos ")
     assert "4.9 KB of 4.0 KB in local copies" in line
     assert "1.0 KB of 1.0 KB pending" in line
     assert "0 bytes evictable" in line

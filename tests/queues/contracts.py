@@ -1,4 +1,4 @@
-"""What every adapter of a broker must do while the broker is unavailable."""
+"""What every adapter must do, and those of a broker while the broker is unavailable."""
 
 import time
 import uuid
@@ -11,13 +11,34 @@ from django.core.files.base import ContentFile
 from django.db import transaction
 
 from queued_storage.backends import QueuedStorage
+from queued_storage.exceptions import NotPublished
 from queued_storage.ledger.database import ledger
 from queued_storage.ledger.states import State
 from queued_storage.maintenance import sweep
 from queued_storage.models import QueuedFile
 from queued_storage.queues import BaseQueue
+from queued_storage.testing import QueueContract
 from tests.support.fault_proxy import FaultProxy, Mode
+from tests.support.scripted import file, on_disk, read, row
+from tests.support.stepping import EICAR, Cleaning, Scanning, gated
 from tests.support.waiting import SOON, until
+
+
+class AdapterContract(QueueContract):
+    """The contract, and that a message is enough for steps."""
+
+    def test_steps_are_run_before_the_transfer(self) -> None:
+        storage = gated(Cleaning(), Scanning(), queue=self.make_queue())
+        storage.save("good.txt", file(b"dirty"))
+        storage.save("bad.txt", file(b"dirty " + EICAR))
+        self.run_workers()
+        assert row(storage, "good.txt").state == State.TRANSFERRED
+        assert read(storage, "good.txt") == b"clean"
+        assert row(storage, "bad.txt").state == State.REJECTED
+        with pytest.raises(NotPublished):
+            storage.open("bad.txt")
+        assert [name for name in on_disk() if not name.startswith(".")] == ["good.txt"]
+        assert on_disk("far") == ["good.txt"]
 
 
 @dataclass(frozen=True)

@@ -27,8 +27,7 @@ from queued_storage.maintenance import sweep
 from queued_storage.models import QueuedFile
 from queued_storage.queues import BaseQueue, get_queue
 from queued_storage.queues.dramatiq import ACTOR, DramatiqQueue
-from queued_storage.testing import QueueContract
-from tests.queues.contracts import BrokerContract, BrokerProxy, Outage
+from tests.queues.contracts import AdapterContract, BrokerContract, BrokerProxy, Outage
 from tests.support import services
 from tests.support.latched import LatchedStorage
 from tests.support.waiting import until
@@ -45,7 +44,7 @@ BROKERS = {
 CONTENT = os.urandom(300_000)
 
 
-class TestContract(QueueContract, TransactionTestCase):
+class TestContract(AdapterContract, TransactionTestCase):
     def make_queue(self) -> BaseQueue:
         self.broker = StubBroker()
         return DramatiqQueue(self.broker)

@@ -32,8 +32,7 @@ from queued_storage.models import QueuedFile
 from queued_storage.queues import BaseQueue
 from queued_storage.queues import procrastinate as adapter
 from queued_storage.queues.procrastinate import TASK, ProcrastinateQueue
-from queued_storage.testing import QueueContract
-from tests.queues.contracts import BrokerContract, Outage
+from tests.queues.contracts import AdapterContract, BrokerContract, Outage
 from tests.support import services
 from tests.support.latched import LatchedStorage
 from tests.support.waiting import until
@@ -46,7 +45,7 @@ PATH = f"{ProcrastinateQueue.__module__}.ProcrastinateQueue"
 CONTENT = os.urandom(300_000)
 
 
-class TestContract(QueueContract, TransactionTestCase):
+class TestContract(AdapterContract, TransactionTestCase):
     def make_queue(self) -> BaseQueue:
         self.queue_name = f"queue-{uuid.uuid4().hex}"
         return ProcrastinateQueue(self.queue_name)

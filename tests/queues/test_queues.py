@@ -29,13 +29,13 @@ from queued_storage.queues.immediate import ImmediateQueue
 from queued_storage.queues.rq import RQQueue
 from queued_storage.queues.threads import ThreadQueue
 from queued_storage.queues.worker import WorkerQueue
-from queued_storage.testing import QueueContract
+from tests.queues.contracts import AdapterContract
 from tests.support import services
 
 pytestmark = pytest.mark.one_database
 
 
-class TestThreads(QueueContract, TransactionTestCase):
+class TestThreads(AdapterContract, TransactionTestCase):
     def make_queue(self) -> BaseQueue:
         self.queue = ThreadQueue(threads=2, poll=0.05)
         self.addCleanup(self.queue.stop)
@@ -45,7 +45,7 @@ class TestThreads(QueueContract, TransactionTestCase):
         assert self.queue.stop(timeout=20)
 
 
-class TestImmediate(QueueContract, TransactionTestCase):
+class TestImmediate(AdapterContract, TransactionTestCase):
     def make_queue(self) -> BaseQueue:
         return ImmediateQueue()
 
@@ -53,7 +53,7 @@ class TestImmediate(QueueContract, TransactionTestCase):
         """There are none."""
 
 
-class TestDummy(QueueContract, TransactionTestCase):
+class TestDummy(AdapterContract, TransactionTestCase):
     def make_queue(self) -> BaseQueue:
         self.queue = DummyQueue()
         return self.queue
@@ -65,7 +65,7 @@ class TestDummy(QueueContract, TransactionTestCase):
         return [str(message) for message in self.queue.messages]
 
 
-class TestWorker(QueueContract, TransactionTestCase):
+class TestWorker(AdapterContract, TransactionTestCase):
     def make_queue(self) -> BaseQueue:
         return WorkerQueue()
 
@@ -73,7 +73,7 @@ class TestWorker(QueueContract, TransactionTestCase):
         call_command("queued_storage", "worker", "--until-empty", "--poll=0.05", stdout=StringIO())
 
 
-class TestCelery(QueueContract, TransactionTestCase):
+class TestCelery(AdapterContract, TransactionTestCase):
     def make_queue(self) -> BaseQueue:
         self.app = Celery("contract", broker="memory://", set_as_current=False)
         self.app.conf.task_default_queue = uuid.uuid4().hex
@@ -96,7 +96,7 @@ class TestCelery(QueueContract, TransactionTestCase):
 
 
 @pytest.mark.django_db(transaction=True)
-class TestDjangoTasks(QueueContract):
+class TestDjangoTasks(AdapterContract):
     def make_queue(self) -> BaseQueue:
         return DjangoTasksQueue()
 
@@ -122,7 +122,7 @@ class Burst(rq.SimpleWorker):
         """Don't listen for commands: that thread takes a second to end."""
 
 
-class TestRQ(QueueContract, TransactionTestCase):
+class TestRQ(AdapterContract, TransactionTestCase):
     def make_queue(self) -> BaseQueue:
         services.require("redis")
         self.name = f"contract-{uuid.uuid4().hex}"
@@ -140,7 +140,7 @@ class TestRQ(QueueContract, TransactionTestCase):
 
 
 @pytest.mark.django_db(transaction=True)
-class TestDjangoQ(QueueContract):
+class TestDjangoQ(AdapterContract):
     @pytest.fixture(autouse=True)
     def database_as_broker(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(Conf, "ORM", "default")

@@ -3,12 +3,14 @@
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from django.core.files.base import ContentFile
-from django.core.files.storage import storages
+from django.core.files.storage import FileSystemStorage, storages
 from django.core.management import call_command
 from django.db import connection, connections, transaction
 from pytest_django import Settings
@@ -18,6 +20,7 @@ from queued_storage.backends import QueuedStorage
 from queued_storage.exceptions import InvalidQueue
 from queued_storage.ledger.database import ledger
 from queued_storage.ledger.jobs import Action, JobState, jobs
+from queued_storage.ledger.states import State
 from queued_storage.operations.jobs import request
 from queued_storage.queues import get_queue, threads
 from queued_storage.queues.threads import ThreadQueue, stop_all
@@ -121,6 +124,39 @@ def test_threads_carry_out_jobs(settings: Settings) -> None:
     until(lambda: jobs().get(pk=job.pk).state == JobState.DONE)
     assert not storage.local.exists("a.txt")
     assert storage.queue.stop(30)
+
+
+# The end of a server's process
+
+
+class HeldStorage(FileSystemStorage):
+    """A storage whose saves wait."""
+
+    def __init__(self, location: str) -> None:
+        super().__init__(location)
+        self.has_begun, self.may_go_on = threading.Event(), threading.Event()
+
+    def _save(self, name: str, content: Any) -> str:
+        self.has_begun.set()
+        assert self.may_go_on.wait(60)
+        return super()._save(name, content)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_files_that_take_too_long_are_returned(tmp_path: Path) -> None:
+    queue, remote = ThreadQueue(threads=1), HeldStorage(str(tmp_path))
+    storage = QueuedStorage("disk", remote, alias="threads-held", queue=queue)
+    storage.save("a.txt", ContentFile(b"a"))
+    assert remote.has_begun.wait(60)
+    assert not stop_all(0.1, lets_go=True)
+    row = storage.queued_file("a.txt")
+    assert row
+    assert (row.state, row.attempts) == (State.PENDING, 0)
+    before = time.monotonic()
+    assert not queue.stop(60)  # as at the end of Python, where nothing is waited for again
+    assert time.monotonic() - before < 30
+    remote.may_go_on.set()
+    until(lambda: stop_all(0))
 
 
 # The database of the threads

@@ -12,10 +12,12 @@ from django.core.management import CommandError, call_command
 from django.test import Client, override_settings
 
 from queued_storage.exceptions import NotPublished
+from queued_storage.ledger.database import ledger
 from queued_storage.ledger.preparations import preparations
+from queued_storage.operations.errands import evict
 from queued_storage.serving import links
 from queued_storage.serving.peers import ticket_for
-from queued_storage.steps import LATER, REJECT
+from queued_storage.steps import LATER, PASS, REJECT
 from queued_storage.testing import drain
 from tests.support.scripted import file, on_disk, row
 from tests.support.stepping import EICAR, Scripted, at_once, gated, run
@@ -247,6 +249,27 @@ def test_an_early_url_works_once_the_file_is_published(mode: str) -> None:
     assert Client().get(url).status_code == 404
     run(storage)
     assert b"".join(Client().get(url)) == b"now public"
+
+
+@pytest.mark.usefixtures("served")
+def test_the_read_cache_is_closed_by_a_rejection() -> None:
+    storage = at_once(Scripted(PASS, REJECT("bad")), url_mode="proxied")
+    name = storage.save("secret.txt", file(b"not published either"))
+    drain(storage)
+    assert evict(ledger().filter(name=name)) == 1
+    assert by_open(storage, name) == b"not published either"
+    assert storage.remote.calls["_open"] == 1
+    assert by_open(storage, name) == b"not published either"
+    assert storage.remote.calls["_open"] == 1  # it is in the cache
+    with storage.open(name, "wb") as opened:
+        opened.write(SECRET)
+    run(storage)
+    assert not storage.is_published(name)
+    for door in REFUSED:
+        with pytest.raises(NotPublished):
+            door(storage, name)
+    for door in (by_url, by_stable_url, by_signature):
+        assert b"not published" not in door(storage, name)
 
 
 def test_files_may_be_left_out_of_listings() -> None:

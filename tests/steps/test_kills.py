@@ -5,6 +5,7 @@ import random
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from itertools import cycle, islice, product
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,10 @@ from django.conf import settings as django_settings
 from django.core.management import call_command
 from pytest_django import Settings
 
+from queued_storage.exceptions import NotPublished
 from queued_storage.ledger.preparations import preparations
 from queued_storage.ledger.states import State
+from queued_storage.queues.base import run_message
 from queued_storage.testing import drain
 from tests.support.failpoints import FailPoint
 from tests.support.forks import ended, forks
@@ -24,7 +27,7 @@ from tests.support.stepping import EICAR, hurry
 pytestmark = pytest.mark.django_db(transaction=True)
 
 STEPS = ["tests.support.stepping.Cleaning", "tests.support.stepping.Scanning"]
-TRIES = int(os.environ.get("QUEUED_STORAGE_TEST_LEAK_TRIES", "12"))
+TRIES = int(os.environ.get("QUEUED_STORAGE_TEST_LEAK_TRIES", "16"))
 
 RUN = ["step claimed", "step run", "second step run"]
 REPLACED = ["bytes written", "bytes recorded", "old bytes removed"]
@@ -59,8 +62,13 @@ def make(settings: Settings) -> Callable[[str], Any]:
     return configured
 
 
-def work() -> None:
+def work(*pks: int) -> None:
     call_command("queued_storage", "worker", poll=0.05, threads=2)
+
+
+def process_message(pk: int) -> None:
+    """Do what the task of every adapter does."""
+    run_message([pk])
 
 
 @pytest.fixture
@@ -186,6 +194,7 @@ def test_a_save_that_is_killed_leaves_no_file(
 
 
 POINTS = [*RUN, *REPLACED, *REJECTED]
+WAYS = list(product(POINTS, [work, process_message]))
 
 
 def test_nothing_leaks_while_workers_are_killed(
@@ -196,35 +205,36 @@ def test_nothing_leaks_while_workers_are_killed(
 ) -> None:
     """QUEUED_STORAGE_TEST_LEAK_TRIES=1000 tries as often as that."""
     storage = make("after_steps")
-    leaks: list[str] = []
-    watched: list[str] = []
+    leaks: set[Path] = set()
     is_over = threading.Event()
     base = Path(django_settings.DIRECTORY)
 
     def watch() -> None:
         while not is_over.is_set():
-            for name in list(watched):
-                for side in ("disk", "far"):
-                    if (base / side / name).exists():
-                        leaks.append(f"{name} lies on {side}")
+            for side in ("disk", "far"):
+                leaks.update((base / side).glob("bad*"))
             is_over.wait(0.002)
 
     watcher = threading.Thread(target=watch)
     watcher.start()
     try:
-        for number in range(TRIES):
+        for number, (point, way) in enumerate(islice(cycle(WAYS), TRIES)):
             name = storage.save(f"bad{number}.txt", file(b"dirty " + EICAR))
-            watched.append(name)
-            child = fork(work, point=fail_point(POINTS[number % len(POINTS)]))
+            urls = [storage.url(name), storage.stable_url(name, expire=600)]
+            child = fork(way, row(storage, name).pk, point=fail_point(point))
             assert ended(child) == -signal.SIGKILL
             hurry(storage)
-            assert client.get(storage.url(name)).status_code == 404
+            urls += [storage.url(name), storage.stable_url(name, expire=600)]
+            assert [client.get(url).status_code for url in urls] == [404] * 4
+            for door in (storage.open, storage.path, storage.size):
+                with pytest.raises(NotPublished):
+                    door(name)
             assert not storage.is_published(name)
     finally:
         finish(storage)
         is_over.set()
         watcher.join()
-    assert leaks == []
+    assert leaks == set()
     assert on_disk() == hidden()
     assert on_disk("far") == []
     assert preparations().stopped().count() == TRIES

@@ -31,6 +31,7 @@ from hypothesis.stateful import (
 
 from queued_storage.exceptions import NotPublished
 from queued_storage.ledger.database import ledger
+from queued_storage.ledger.preparation_claims import preparation_claims
 from queued_storage.ledger.preparations import preparations
 from queued_storage.ledger.states import State
 from queued_storage.operations import unpublished
@@ -181,7 +182,7 @@ class Machine(RuleBasedStateMachine):
         hurry(self.storage)
         each = preparations().waiting().first()
         assert each is not None
-        preparations().claim(each.pk, suspect=each.is_suspect)
+        preparation_claims().claim(each.pk, suspect=each.is_suspect)
         preparations().filter(pk=each.pk).update(attempts=0, due_at=LONG_AGO)
 
     # Operators

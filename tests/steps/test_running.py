@@ -1,5 +1,7 @@
 """How steps are run, repeated, put off and given up."""
 
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -7,10 +9,12 @@ from typing import Any
 import pytest
 from django.core.files.base import ContentFile
 from django.core.files.storage import FileSystemStorage, InMemoryStorage
-from django.db import transaction
+from django.db import connection, connections, transaction
 from django.test import override_settings
+from django.test.utils import CaptureQueriesContext
+from pytest_django import Settings
 
-from queued_storage.conf import settings
+from queued_storage.conf import settings as own_settings
 from queued_storage.exceptions import (
     InvalidResult,
     LeaseLost,
@@ -20,6 +24,7 @@ from queued_storage.exceptions import (
 )
 from queued_storage.files import localfiles
 from queued_storage.ledger.database import ledger
+from queued_storage.ledger.preparation_claims import preparation_claims
 from queued_storage.ledger.preparations import PreparationState, preparations
 from queued_storage.ledger.states import State
 from queued_storage.maintenance import sweep
@@ -47,6 +52,7 @@ from tests.support.waiting import until
 pytestmark = pytest.mark.django_db(transaction=True)
 
 DUMMY = {"QUEUE": "queued_storage.queues.dummy.DummyQueue"}
+DATA = ("SELECT", "INSERT", "UPDATE", "DELETE")
 BOTH = pytest.mark.parametrize("make", [gated, at_once], ids=["gated", "at_once"])
 Make = Callable[..., Any]
 
@@ -245,6 +251,18 @@ def test_a_published_file_is_evicted_as_usual() -> None:
     assert read(storage, "a.txt") == b"newer"
 
 
+def test_each_file_takes_few_statements() -> None:
+    storage = gated(Scripted(*[REPLACE(b"new")] * 2), Passing())
+    for number in range(2):
+        storage.save(f"{number}.txt", file())
+    with CaptureQueriesContext(connection) as captured:
+        run(storage, lambda: storage.steps[0].calls == 2)
+    verbs = [each["sql"].split()[0] for each in captured if each["sql"].split()[0] in DATA]
+    # Both are found together, claimed, given other bytes, published and put in their place.
+    assert verbs.count("SELECT") <= 1 + 2 * (2 if connection.vendor == "mysql" else 1)
+    assert (verbs.count("UPDATE"), verbs.count("DELETE")) == (8, 2)
+
+
 # Together with others
 
 
@@ -264,8 +282,6 @@ def test_two_workers_run_each_file_once() -> None:
 
 
 def aside(storage: Any) -> None:
-    from django.db import connections
-
     try:
         run(storage)
     finally:
@@ -354,7 +370,7 @@ def test_a_step_that_hangs_is_followed_by_another_attempt() -> None:
     storage = gated(Scripted(hang), queue=ThreadQueue(threads=1, poll=0.1))
     timing = {"LEASE": 1, "STALL_TIMEOUT": 0.3, "RETRY_DELAY": 0}
     with override_settings(QUEUED_STORAGE=timing):
-        assert settings.stall_timeout == 0.3
+        assert own_settings.stall_timeout == 0.3
         executor = Executor(1, 0.1, lambda: [storage.alias])
         executor.start()
         try:
@@ -370,10 +386,10 @@ def test_a_file_that_kills_workers_is_held_alone() -> None:
     bad = Scripted()
     storage = gated(bad)
     storage.save("bad.txt", file())
-    for _death in range(settings.retries + 2):
+    for _death in range(own_settings.retries + 2):
         [pk] = preparations().values_list("pk", flat=True)
         is_suspect = bool(preparations().get().lease_token)
-        claimed = preparations().claim(pk, suspect=is_suspect)
+        claimed = preparation_claims().claim(pk, suspect=is_suspect)
         assert claimed  # and then the process died
         hurry(storage)
     storage.save("good.txt", file())
@@ -418,6 +434,34 @@ def test_threads_of_the_process() -> None:
         assert ledger().filter(state=State.TRANSFERRED).count() == 5
     finally:
         queue.stop(10)
+
+
+SAVE_AND_END = """
+import django
+django.setup()
+from django.core.files.base import ContentFile
+from django.core.files.storage import default_storage
+for number in range(3):
+    default_storage.save(f"{number}.txt", ContentFile(b"dirty"))
+"""
+
+
+def test_a_process_that_ends_runs_steps_first(
+    spawn: Callable[..., subprocess.Popen[Any]],
+    child_settings: Callable[..., dict[str, str]],
+    settings: Settings,
+) -> None:
+    threads = "queued_storage.queues.threads.ThreadQueue"
+    queue = {"BACKEND": threads, "OPTIONS": {"threads": 2, "poll": 600, "exit_wait": 30}}
+    default = settings.STORAGES["default"]
+    steps = {"steps": ["tests.support.stepping.Cleaning"], "publish": "after_steps"}
+    environment = child_settings(
+        QUEUED_STORAGE={"QUEUE": queue},
+        STORAGES=settings.STORAGES | {"default": default | {"OPTIONS": default["OPTIONS"] | steps}},
+    )
+    assert spawn([sys.executable, "-c", SAVE_AND_END], env=environment).wait(60) == 0
+    assert [row.state for row in ledger().all()] == [State.TRANSFERRED] * 3
+    assert not preparations().exists()
 
 
 # Waiting

@@ -18,9 +18,11 @@ from pytest_django import Settings
 from queued_storage.exceptions import NoRoom
 from queued_storage.ledger.database import ledger
 from queued_storage.ledger.localsides import local_sides
-from queued_storage.storage import room
+from queued_storage.signals import file_evicted
+from queued_storage.storage import room, sums
 from tests.support.scripted import file, make, on_disk, read, row
 from tests.support.small_disks import MEGABYTE, age, remount, small_disk
+from tests.transfers.workers import on_signal
 
 pytestmark = pytest.mark.django_db(transaction=True)
 LARGE = 300_000  # bytes; three such files fit on the small disk
@@ -34,7 +36,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture(autouse=True)
 def no_memory() -> None:
-    room._sums.clear()
+    sums._sums.clear()
     room._evict_again_at.clear()
 
 
@@ -222,7 +224,7 @@ def test_content_of_unknown_size_counts_afterwards() -> None:
 
 
 def test_far_from_the_cap_the_ledger_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(room, "ASK_EVERY", 3600.0)
+    monkeypatch.setattr(sums, "ASK_EVERY", 3600.0)
     storage = make(max_pending_bytes="1G")
     storage.save("a.bin", content(10))
     before = _queries(lambda: make().save("b.bin", content(10)))
@@ -244,6 +246,37 @@ def test_max_bytes_evicts_in_the_save() -> None:
     assert len(on_disk()) == 2
 
 
+def test_saves_evict_no_more_than_they_need(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Although the ledger is not asked again, for example because that takes long."""
+    monkeypatch.setattr(sums, "COST", 1e9)
+    storage = make(keep_local={"max_bytes": 1000})
+    for number in range(10):
+        storage.save(f"{number}.bin", content(100))
+    storage.queue.deliver()
+    for number in range(3):
+        storage.save(f"more-{number}.bin", content(100))
+    assert len(on_disk()) == 10
+
+
+def test_saves_do_not_evict_at_the_same_time() -> None:
+    """Here, a receiver of the signal saves in the middle of an eviction."""
+    storage = make(keep_local={"max_bytes": 1000})
+    for number in range(10):
+        storage.save(f"{number}.bin", content(100))
+    storage.queue.deliver()
+    evicted = []
+
+    def save_another(name: str, **kwargs: Any) -> None:
+        evicted.append(name)
+        storage.save(f"for-{name}", content(100))
+
+    with on_signal(file_evicted, save_another):
+        storage.save("more.bin", content(100))
+    assert len(evicted) == 1
+    storage.save("last.bin", content(100))
+    assert len(on_disk()) == 10
+
+
 def test_max_bytes_never_refuses() -> None:
     storage = make(keep_local={"max_bytes": 250})
     for number in range(5):
@@ -258,23 +291,6 @@ def test_a_rolled_back_save_takes_no_room() -> None:
             storage.save("a.bin", content(900))
             raise RuntimeError
     storage.save("a.bin", content(900))
-
-
-def test_threads_of_a_process_share_what_they_know() -> None:
-    asked = []
-
-    def ask() -> int:
-        asked.append(1)
-        return 0
-
-    known = room.Sum(ask, is_hard=True)
-    assert known.take(400, 1000) == 0
-    assert known.take(400, 1000) == 0
-    assert known.take(400, 1000) == 200  # the rows of the others are not inserted yet
-    known.recorded(400)
-    known.recorded(400)
-    assert known.take(400, 1000) == 0  # they are in what the ledger answered
-    assert len(asked) == 4
 
 
 def test_a_lost_quota_is_like_a_full_disk(

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from django.core.exceptions import ImproperlyConfigured
 from django.core.files import File
 from django.core.files.storage import FileSystemStorage
 from django.db import transaction
@@ -17,7 +18,7 @@ from queued_storage.ledger.localsides import local_sides
 from queued_storage.ledger.remotes import remotes
 from queued_storage.ledger.states import State
 from queued_storage.signals import file_transferred
-from queued_storage.storage import room, through
+from queued_storage.storage import sums, through
 from queued_storage.tasks import Transfer
 from queued_storage.transfers.gates import gates
 from tests.support.scripted import (
@@ -39,7 +40,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 @pytest.fixture(autouse=True)
 def no_memory() -> None:
-    room._sums.clear()
+    sums._sums.clear()
 
 
 def full(**options: Any) -> Any:
@@ -223,6 +224,11 @@ def test_files_that_must_not_be_uploaded_as_they_are(options: dict[str, Any]) ->
     with pytest.raises(NoRoom, match=r"delayed|uploads files in its own way"):
         storage.save("a.txt", file(b"bytes"))
     assert on_disk("far") == []
+
+
+def test_steps_need_a_local_copy() -> None:
+    with pytest.raises(ImproperlyConfigured, match="cannot be used with steps"):
+        full(steps=["queued_storage.steps.types.MatchType"])
 
 
 class Own(Transfer):

@@ -62,6 +62,7 @@ POINTS: dict[str, tuple[str, str, int]] = {
     "recorded": (f"{_LEDGER}.record", AFTER, 1),
     # A save to the remote, in the process of its caller
     "name reserved": (f"{_LEDGER}.unreserve", AFTER, 1),
+    "sending at once": ("queued_storage.storage.through:_TimedClaim.moved", AFTER, 1),
     "object verified": ("queued_storage.transfers.copies:verify_upload", AFTER, 1),
     "filling remotely": (f"{_LEDGER}.fill_remotely", BEFORE, 1),
     "filled remotely": (f"{_LEDGER}.fill_remotely", AFTER, 1),
@@ -122,7 +123,7 @@ POINTS: dict[str, tuple[str, str, int]] = {
     "place filled": (f"{_LEDGER}.fill_place", AFTER, 1),
     # The steps of a file
     "gate recorded": (f"{_PREPARATIONS}.begin", AFTER, 1),  # not committed
-    "step claimed": (f"{_PREPARATIONS}.claim", AFTER, 1),
+    "step claimed": (f"{_STEPS}.claim", AFTER, 1),
     "step run": ("queued_storage.transfers.preparing:_Preparing._run_step", AFTER, 1),
     "second step run": ("queued_storage.transfers.preparing:_Preparing._run_step", AFTER, 2),
     "bytes written": ("queued_storage.files.quarantine:save", AFTER, 1),

@@ -35,6 +35,7 @@ URLS = {
 WEED = shutil.which("weed", path=os.pathsep.join([str(Path(sys.executable).parent), os.defpath]))
 NGINX = shutil.which("nginx", path=os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin"]))
 CLAMD = shutil.which("clamd", path=os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin"]))
+SYSTEMD = shutil.which("systemd-analyze")
 
 # Sets the parent-death signal before it executes the program, so that no child outlives the tests.
 LAUNCHER = """
@@ -69,6 +70,8 @@ def why_missing(service: str) -> str | None:
         return None if NGINX else "no 'nginx' program: apt install nginx-light"
     if service == "clamd":
         return None if CLAMD else "no 'clamd' program: apt install clamav-daemon"
+    if service == "systemd":
+        return None if SYSTEMD else "no 'systemd-analyze' program: apt install systemd"
     where = address(service)
     try:
         socket.create_connection((where.hostname, where.port), timeout=2).close()

@@ -31,7 +31,10 @@ def reopened(storage: Any) -> Remote:
     ("state", "text"),
     [
         (RemoteState.AWAY, "is away: ConnectionError: The remote is down. Its files wait until a"),
-        (RemoteState.REFUSED, "refuses files: ConnectionError: The remote is down. Its files"),
+        (
+            RemoteState.REFUSED,
+            "refuses files: ConnectionError: The remote is down. Its files",
+        ),
         (RemoteState.PAUSED, "was paused. Its files wait until 'manage.py queued_storage remotes"),
     ],
 )
@@ -44,6 +47,21 @@ def test_closing_is_logged_with_its_reason(
     assert line.startswith(f"The remote of {storage.alias!r} ({remote.place}) {text}")
     [record] = caplog.records
     assert record.__dict__["queued_storage"] == storage.alias
+
+
+@pytest.mark.parametrize(
+    ("state", "text"),
+    [
+        (RemoteState.AWAY, "To probe it at once, run"),
+        (RemoteState.REFUSED, "Fix the cause, then run"),
+    ],
+)
+def test_closing_names_the_next_command(
+    storage: Any, state: str, text: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    announce(storage, close(storage, state))
+    command = f"'manage.py queued_storage remotes probe {storage.alias}'"
+    assert lines(caplog)[0].endswith(f"{text} {command}.")
 
 
 @pytest.mark.parametrize(

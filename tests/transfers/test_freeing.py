@@ -10,16 +10,25 @@ import pytest
 from pytest_django import Settings
 
 from queued_storage.ledger.copies import CopyState, copies
-from queued_storage.ledger.database import ledger
-from queued_storage.ledger.localsides import LocalSide, local_bytes, local_sides, pending_bytes
+from queued_storage.ledger.database import QueuedFileQuerySet, ledger
+from queued_storage.ledger.localsides import (
+    LocalSide,
+    local_bytes,
+    local_sides,
+    pending_bytes,
+    pending_bytes_since,
+    pending_in_parts,
+)
 from queued_storage.ledger.remotes import remotes
 from queued_storage.signals import file_evicted, local_space_changed
-from queued_storage.transfers import evicting, freeing
+from queued_storage.testing import drain
+from queued_storage.transfers import candidates, evicting, freeing
 from queued_storage.transfers.executor import Executor
 from queued_storage.transfers.freeing import Freeing
 from queued_storage.transfers.gates import gates
 from tests.support.scripted import ScriptedStorage, file, make, on_disk, read, row
 from tests.support.small_disks import age
+from tests.support.stepping import Passing, at_once, gated
 from tests.support.waiting import until
 from tests.transfers.workers import on_signal
 
@@ -250,8 +259,8 @@ def test_no_time_left_evicts_nothing() -> None:
 
 
 def test_many_files_take_several_looks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(freeing, "CHUNK", 2)
-    monkeypatch.setattr(freeing, "MOST", 3)
+    monkeypatch.setattr(candidates, "CHUNK", 2)
+    monkeypatch.setattr(candidates, "MOST", 3)
     storage = make(keep_local={"max_bytes": 100})
     transferred(storage, *(f"{number}.txt" for number in range(8)))
     evicting.keep_within_limits(storage)
@@ -267,6 +276,28 @@ def test_sums_of_the_ledger() -> None:
     assert local_bytes(storage.alias) == 107
 
 
+def test_files_in_their_steps_count() -> None:
+    hidden, readable = gated(Passing()), at_once(Passing())
+    for storage in (hidden, readable):
+        storage.save("a.txt", file(b"x" * 7))
+        assert (pending_bytes(storage.alias), local_bytes(storage.alias)) == (7, 7)
+        drain(storage)
+        assert (pending_bytes(storage.alias), local_bytes(storage.alias)) == (0, 7)
+
+
+def test_sums_of_older_and_recent_files() -> None:
+    storage = make()
+    for name, size in (("old.txt", 7), ("new.txt", 5)):
+        storage.save(name, file(b"x" * size))
+    ledger().filter(name="old.txt").update(saved_at="2001-01-01T00:00Z")
+    older, recent, moment = pending_in_parts(storage.alias, 3600)
+    assert (older, recent) == (7, 5)
+    assert pending_bytes_since(storage.alias, moment) == 5
+    storage.queue.deliver()
+    assert pending_in_parts(storage.alias, 3600)[:2] == (0, 0)
+    assert pending_bytes_since(storage.alias, moment) == 0
+
+
 def test_sums_of_a_host(settings: Settings) -> None:
     settings.QUEUED_STORAGE = {**settings.QUEUED_STORAGE, "LOCAL_PER_HOST": True, "HOST": "a"}
     storage = make()
@@ -277,12 +308,15 @@ def test_sums_of_a_host(settings: Settings) -> None:
     assert (pending_bytes(storage.alias), local_bytes(storage.alias)) == (5, 5)
 
 
-def test_a_file_that_is_deleted_meanwhile_is_left_alone() -> None:
+def test_a_file_that_is_deleted_meanwhile_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     storage = make(keep_local={"max_bytes": 1})
     transferred(storage, "a.txt")
-    look = Freeing(storage, asks_remote=True)
-    look.look(100)
-    storage.delete("a.txt")
-    [candidate] = look.found.oldest
-    look._evict(candidate)
-    assert look.found.freed_files == 0
+    claim = QueuedFileQuerySet.claim_settled
+
+    def delete_first(self: Any, pk: int, **options: Any) -> Any:
+        storage.delete("a.txt")
+        return claim(self, pk, **options)
+
+    monkeypatch.setattr(QueuedFileQuerySet, "claim_settled", delete_first)
+    assert Freeing(storage, asks_remote=True).free(100).freed_files == 0
+    assert on_disk() == []

@@ -1,5 +1,15 @@
 """The system checks: one function per message."""
 
-from . import databases, deployments, hosts, options, places, privacy, steps
+from . import databases, deployments, hosts, media, options, places, privacy, secrets, steps
 
-__all__ = ["databases", "deployments", "hosts", "options", "places", "privacy", "steps"]
+__all__ = [
+    "databases",
+    "deployments",
+    "hosts",
+    "media",
+    "options",
+    "places",
+    "privacy",
+    "secrets",
+    "steps",
+]

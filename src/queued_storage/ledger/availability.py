@@ -235,8 +235,16 @@ def sentence(remote: Availability, files: int) -> str:
     error = f": {remote.last_error.rstrip('.')}" if remote.last_error else ""
     return (
         f"{head} {_HAS_BEEN.get(remote.state, _UNKNOWN)} for {about(remote.age)}{error}; {wait}; "
-        f"{_next_probe(remote)}."
+        f"{_next_probe(remote)}. {what_to_do(remote)}"
     )
+
+
+def what_to_do(remote: Availability) -> str:
+    """Say what an operator can do about a remote that opens when a probe succeeds."""
+    command = f"'manage.py queued_storage remotes probe {remote.steered_by}'"
+    if remote.state == RemoteState.REFUSED:
+        return f"Fix the cause, then run {command}."
+    return f"To probe it at once, run {command}."
 
 
 def what_waits(remote: Availability, count: int) -> str:
@@ -260,7 +268,7 @@ def closed_sentence(alias: str) -> str:
 
 
 def _next_probe(remote: Availability) -> str:
-    if not remote.next_probe_in:
+    if not remote.next_probe_in or remote.next_probe_in < 1:
         return "a probe is due"
     return f"next probe in {about(remote.next_probe_in)}"
 

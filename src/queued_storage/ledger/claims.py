@@ -21,6 +21,7 @@ from .texts import (
     Moment,
     claimed_text,
     due_text,
+    form_and_values,
     numbered,
     numbered_aliases,
     promote_text,
@@ -308,14 +309,8 @@ class Claims(Rows):
     def _update_claimed(self, claim: Claim, **columns: Any) -> int:
         """Set these columns of the row, if the claim is valid."""
         values: dict[str, Any] = dict(zip(CLAIMED, claim, strict=True))
-        form: list[tuple[str, Moment | None]] = []
-        for name, value in columns.items():
-            if isinstance(value, Moment):
-                form.append((name, value))
-            else:
-                form.append((name, None))
-                values[name] = value
-        return statement(self, claimed_text, *form, **values).execute()
+        form, changed = form_and_values(columns)
+        return statement(self, claimed_text, *form, **values, **changed).execute()
 
 
 # Promotions of several threads in one statement

@@ -1,6 +1,7 @@
 """How full local storages are: sums of the ledger, and what workers measured last."""
 
-from typing import Any, Self
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple, Self
 
 from django.db import models
 from django.db.models import ExpressionWrapper, F, Q, Sum
@@ -23,7 +24,7 @@ from .sql.outages import outlast
 from .states import State
 
 # Files that only the local storage has
-PENDING = (State.HELD, State.PENDING, State.TRANSFERRING, State.FAILED)
+PENDING = (State.HELD, State.PENDING, State.TRANSFERRING, State.FAILED, State.PREPARING)
 FORGOTTEN = 3600  # seconds after which a side that is not measured has no limits any more
 RECENT = 30  # seconds, after which what was measured tells nothing about what is saved now
 
@@ -182,20 +183,51 @@ def _host() -> str:
     return settings.host if settings.local_per_host else ""
 
 
+class PendingParts(NamedTuple):
+    """The size of the files that only a local storage has, in bytes."""
+
+    older: int  # saved before the moment
+    recent: int
+    moment: datetime
+
+
 # Sums. Each is answered by an index alone, unless hosts have local storages of their own.
 
 
 def local_bytes(alias: str) -> int:
-    """The size of all local copies of a storage on this host."""
-    rows = ledger().filter(alias=alias).with_local_copy()
-    return _sum(rows.filter(host=settings.host) if settings.local_per_host else rows)
+    """The size of all local copies of a storage on this host, and of new files that lie under a
+    hidden name until their steps have passed."""
+    hidden = ledger().filter(alias=alias, state=State.PREPARING, is_local=False)
+    return _sum(ledger().filter(alias=alias).with_local_copy()) + _sum(hidden)
 
 
 def pending_bytes(alias: str) -> int:
     """The size of the files that only the local storage of this host has."""
-    rows = ledger().filter(alias=alias, state__in=PENDING)
-    return _sum(rows.filter(host=settings.host) if settings.local_per_host else rows)
+    return _sum(_pending(alias))
+
+
+def pending_bytes_since(alias: str, moment: datetime) -> int:
+    """The size of those that were saved after a moment, and not transferred since."""
+    return _sum(_pending(alias).filter(transferred_at=None, saved_at__gt=moment))
+
+
+def pending_in_parts(alias: str, seconds: float) -> PendingParts:
+    """The size of those that were saved before these last seconds, and of the others."""
+    moment = database_time(ledger_database()) - timedelta(seconds=seconds)
+    recent = Q(transferred_at=None, saved_at__gt=moment)
+    rows = _here(_pending(alias))
+    sizes = rows.aggregate(every=Sum("size"), recent=Sum("size", filter=recent))
+    its_recent = int(sizes["recent"] or 0)
+    return PendingParts(int(sizes["every"] or 0) - its_recent, its_recent, moment)
+
+
+def _pending(alias: str) -> Any:
+    return ledger().filter(alias=alias, state__in=PENDING)
 
 
 def _sum(rows: Any) -> int:
-    return int(rows.order_by().aggregate(size=Sum("size"))["size"] or 0)
+    return int(_here(rows).aggregate(size=Sum("size"))["size"] or 0)
+
+
+def _here(rows: Any) -> Any:
+    return (rows.filter(host=settings.host) if settings.local_per_host else rows).order_by()

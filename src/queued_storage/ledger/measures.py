@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -137,6 +137,12 @@ def settled() -> list[Settled]:
         .order_by("alias")
     )
     return [Settled(alias, files, size, here or 0) for alias, files, size, here in rows]
+
+
+def last_transfer(alias: str) -> datetime | None:
+    """When a file of this storage was last transferred."""
+    rows = ledger().filter(alias=alias, state=State.TRANSFERRED, transferred_at__isnull=False)
+    return rows.order_by("-transferred_at").values_list("transferred_at", flat=True).first()
 
 
 def aliases(limit: int | None = None) -> list[str]:

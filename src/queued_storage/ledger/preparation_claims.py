@@ -8,11 +8,16 @@ from django.db import models, transaction
 from django.db.models import Case, F, When
 
 from ..conf import settings
-from .database import ledger_database
+from .database import ledger, ledger_database
 from .models import QueuedFile
+from .preparation_texts import claim_text, claimed_text, current_text, drop_text
 from .preparations import Preparation, Preparations, PreparationState, living
-from .sql.clock import DatabaseNow, seconds_from_now
+from .rows import new_token
+from .sql.clock import seconds_from_now
+from .sql.statements import returns_rows, statement
 from .states import Content, State
+from .supervision import ALONE
+from .texts import Moment, form_and_values, passed_text, row_text
 
 
 def prepared_row(preparation: Preparation) -> QueuedFile:
@@ -30,8 +35,22 @@ class PreparationClaims(Preparations):
     claim is void, which it also is if the file was overwritten or deleted.
     """
 
+    def claim(self, pk: int, *, suspect: bool = False) -> Preparation | None:
+        """Claim one that is due; None if it is not, or if another worker was faster."""
+        token = ALONE + new_token()[1:] if suspect else new_token()
+        claim = statement(self, claim_text, suspect, id=pk, lease_token=token)
+        if not returns_rows(self.db):
+            claim.execute()
+            claim = statement(self, claimed_text, id=pk, lease_token=token)
+        for preparation in claim.instances(Preparation):
+            file = statement(ledger(), row_text, id=preparation.file_id).instances(QueuedFile)
+            if file:  # otherwise it was deleted meanwhile
+                [preparation.file] = file
+                return preparation
+        return None
+
     def renew(self, row: QueuedFile, sent: int) -> int:
-        return self._current(row).update(due_at=seconds_from_now(settings.lease))
+        return self._update_current(row, due_at=Moment.LEASE_END)
 
     def renew_unlocked(self, claims: Sequence[tuple[QueuedFile, int]]) -> list[bool | None]:
         """Renew several leases; return for each whether its claim is valid."""
@@ -39,12 +58,13 @@ class PreparationClaims(Preparations):
 
     def advance(self, row: QueuedFile, step: int, plan: str, **columns: Any) -> int:
         """Record that so many steps have passed; the attempts of the next one begin anew."""
-        return self._current(row).update(
+        return self._update_current(
+            row,
             step=step,
             plan=plan,
             attempts=1,
             last_error="",
-            due_at=seconds_from_now(settings.lease),
+            due_at=Moment.LEASE_END,
             **columns,
         )
 
@@ -59,13 +79,8 @@ class PreparationClaims(Preparations):
     def pass_published(self, row: QueuedFile, *, held: bool) -> int:
         """Let the file, which is published already, be transferred: all steps have passed."""
         with transaction.atomic(using=self.db):
-            passed = living(row.pk, row.generation).filter(state=State.PREPARING)
-            if not passed.update(
-                due_at=None if held else DatabaseNow(),
-                state=State.HELD if held else State.PENDING,
-            ):
-                return 0
-            return self._require(self._of_claim(row).delete()[0])
+            passed = statement(ledger(), passed_text, held, id=row.pk, generation=row.generation)
+            return passed.execute() and self._require(self.drop(row))
 
     def reject(self, row: QueuedFile, reason: str, hidden: str, *, is_published: bool) -> int:
         """Close the doors. Bytes that are published are to be moved to their hidden name, under the
@@ -104,7 +119,8 @@ class PreparationClaims(Preparations):
 
     def drop(self, row: QueuedFile) -> int:
         """Forget the preparation."""
-        return int(self._of_claim(row).delete()[0])
+        values: dict[str, Any] = {"claimed file": row.pk, "claimed token": row.lease_token}
+        return statement(self, drop_text, **values).execute()
 
     # The end of an attempt
 
@@ -131,7 +147,8 @@ class PreparationClaims(Preparations):
 
     def hold(self, row: QueuedFile, error: str, **columns: Any) -> int:
         """End the attempts: a step cannot be run."""
-        return self._current(row).update(
+        return self._update_current(
+            row,
             state=PreparationState.HELD,
             due_at=None,
             lease_token="",
@@ -142,9 +159,15 @@ class PreparationClaims(Preparations):
     def _of_claim(self, row: QueuedFile) -> Self:
         return self.filter(file=row.pk, lease_token=row.lease_token)
 
-    def _current(self, row: QueuedFile) -> Self:
-        file = living(row.pk, row.generation).using(self.db)
-        return self._of_claim(row).filter(generation=row.generation, file__in=file.values("pk"))
+    def _update_current(self, row: QueuedFile, **columns: Any) -> int:
+        """Set these columns, if the claim is valid."""
+        values: dict[str, Any] = {
+            "claimed file": row.pk,
+            "claimed token": row.lease_token,
+            "claimed generation": row.generation,
+        }
+        form, changed = form_and_values(columns)
+        return statement(self, current_text, *form, **values, **changed).execute()
 
 
 def preparation_claims() -> PreparationClaims:

@@ -4,21 +4,18 @@ from datetime import datetime
 from typing import Any, NamedTuple, Self
 
 from django.db import models
-from django.db.models import Case, Count, ExpressionWrapper, F, Max, Min, Q, When
+from django.db.models import Count, ExpressionWrapper, F, Max, Min, OuterRef, Q, Subquery
 from django.utils.translation import gettext_lazy as _
 
 from ..conf import settings
 from ..runtime.rules import HOST_MAX_LENGTH
 from .database import ledger, ledger_database
 from .models import QueuedFile
-from .rows import new_token
-from .sql.clock import DatabaseNow, UTCDateTimeField, seconds_from_now
+from .sql.clock import DatabaseNow, UTCDateTimeField
 from .sql.outages import outlast
 from .states import Content, State
-from .supervision import ALONE
 
 HIDDEN_MAX_LENGTH = 1024
-_NUMBER = models.PositiveIntegerField()
 
 
 class PreparationState(models.TextChoices):
@@ -105,8 +102,14 @@ class Preparations(models.QuerySet[Preparation]):
         """That of a file."""
         return self.filter(file=pk)
 
-    def of_alias(self, alias: str) -> Self:
-        return self.filter(file__alias=alias)
+    def of_alias(self, *aliases: str) -> Self:
+        """Those of these storages.
+
+        The subquery keeps databases from reading all files of the storages instead of those that
+        have to pass steps.
+        """
+        file = ledger().using(self.db).filter(pk=OuterRef("file"))
+        return self.alias(its_alias=Subquery(file.values("alias"))).filter(its_alias__in=aliases)
 
     def here(self) -> Self:
         """Those whose bytes this host can read."""
@@ -196,23 +199,6 @@ class Preparations(models.QuerySet[Preparation]):
     def hurry(self) -> int:
         """Let workers look at these now."""
         return self.update(due_at=DatabaseNow())
-
-    def claim(self, pk: int, *, suspect: bool = False) -> Preparation | None:
-        """Claim one that is due; None if it is not, or if another worker was faster.
-
-        A suspect is claimed alone; its last attempt counts only if that one was made alone, too.
-        """
-        token = ALONE + new_token()[1:] if suspect else new_token()
-        due = self.filter(pk=pk).due()
-        is_innocent = When(~Q(lease_token__startswith=ALONE), then=F("attempts"))
-        count = F("attempts") + 1
-        attempts = Case(is_innocent, default=count, output_field=_NUMBER) if suspect else count
-        chosen = due.suspects() if suspect else due.new()
-        if not chosen.update(
-            attempts=attempts, due_at=seconds_from_now(settings.lease), lease_token=token
-        ):
-            return None
-        return self.select_related("file").filter(pk=pk, lease_token=token).first()
 
     def update(self, **columns: Any) -> int:
         """Do the same as Django's method, despite a short outage of the database."""

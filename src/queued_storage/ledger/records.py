@@ -6,7 +6,7 @@ from functools import lru_cache
 from typing import Any
 
 from django.db import IntegrityError, connections, models
-from django.db.models import Case, F, Q, Value, When
+from django.db.models import F, Value
 from django.db.models.functions import Cast, Concat
 
 from ..conf import settings
@@ -14,7 +14,9 @@ from .models import QueuedFile
 from .priorities import NORMAL
 from .rows import Rows, when_unclaimed
 from .sql.clock import DatabaseNow, now_in_sql
+from .sql.statements import statement
 from .states import ENTRY_FIELDS, Claim, Content, Entry, State
+from .texts import lock_text, new_content, overwrite_text
 
 # The columns of an INSERT that are the current time (the other times are NULL) ...
 _TIMES = dict.fromkeys(State, ()) | {
@@ -122,7 +124,10 @@ class Records(Rows):
         is_new = not (row.size or row.checksum or row.remote_name)
         state = _first_state(held, prepares)
         return self.under_claim(Claim.of(row)).update(
-            **self._of_new_content(content, state, task, place, priority),
+            **new_content(
+                state,
+                _content_values(content, task, place, priority) | {"place": Value(place, _PLACE)},
+            ),
             is_local=True,
             due_at=DatabaseNow() if state is State.PENDING else None,
             generation=F("generation") + (0 if is_new else 1),
@@ -269,39 +274,10 @@ class Records(Rows):
         A worker that has the claim may still write to the remote or delete there. Until it lets go
         of the row, or its lease has certainly ended, no other worker claims the new generation.
         """
-        same = self.filter(pk=entry.pk, generation=entry.generation, is_local=entry.is_local)
-        deleted = Q(state=State.DELETING)
-        state = _first_state(held, prepares)
-        return same.filter(deleted if entry.is_deleted else ~deleted).update(
-            due_at=when_unclaimed() if state is State.PENDING else None,
-            **self._of_new_content(content, state, task, place, priority),
-            is_local=is_local,
-            generation=F("generation") + 1,
-        )
-
-    @staticmethod
-    def _of_new_content(
-        content: Content, state: State, task: str, place: int | None, priority: int
-    ) -> dict[str, Any]:
-        # What lies at the old place must be found there, to be overwritten or removed.
-        was_never_sent = When(remote_name="", unconfirmed="", then=Value(place, _PLACE))
-        return {
-            "place": Case(was_never_sent, default=F("place")),
-            "state": state,
-            "task": task,
-            "priority": priority,
-            "size": content.size,
-            "checksum": content.checksum,
-            "content_type": content.content_type,
-            "verified": "",
-            "attempts": 0,
-            "host": settings.host,
-            "last_error": "",
-            "saved_at": DatabaseNow(),
-            "transferred_at": None,
-            "evicted_at": None,
-            "failures": [],
-        }
+        form = (_first_state(held, prepares), entry.is_deleted, entry.is_local, is_local)
+        values = _content_values(content, task, place, priority)
+        values |= {"id": entry.pk, "generation": entry.generation}
+        return statement(self, overwrite_text, *form, **values).execute()
 
     def fill_place(self, pks: Collection[int], place: int) -> int:
         """Record the place of files that were saved by earlier versions.
@@ -317,8 +293,7 @@ class Records(Rows):
     def lock_generation(self, pk: int, generation: int) -> int:
         """Lock a row until the end of the transaction, unless it has another generation or its
         file was deleted."""
-        same = self.filter(pk=pk, generation=generation).exclude(state=State.DELETING)
-        return same.update(generation=generation)
+        return statement(self, lock_text, id=pk, generation=generation).execute()
 
     def make_due(self) -> int:
         """Make these files due now and reset their retry count."""
@@ -353,6 +328,20 @@ class Records(Rows):
         if not even_unconfirmed:
             rows = rows.filter(unconfirmed="")
         return rows.workable_here().update(is_local=False)
+
+
+def _content_values(
+    content: Content, task: str, place: int | None, priority: int
+) -> dict[str, Any]:
+    return {
+        "task": task,
+        "place": place,
+        "priority": priority,
+        "size": content.size,
+        "checksum": content.checksum,
+        "content_type": content.content_type,
+        "host": settings.host,
+    }
 
 
 def _first_state(held: bool, prepares: bool) -> State:

@@ -1,6 +1,6 @@
 """The texts of the statements that a worker executes for every file."""
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from enum import Enum, auto
 from typing import Any
 
@@ -11,9 +11,16 @@ from django.db.models.functions import Cast, Concat
 from ..conf import settings
 from .models import QueuedFile
 from .priorities import OVERDUE, PRIORITIES
-from .rows import Rows, is_overdue
+from .rows import Rows, is_overdue, when_unclaimed
 from .sql.clock import DatabaseNow, seconds_from_now
-from .sql.statements import Parameter, Text, first_text, returns_rows, update_text
+from .sql.statements import (
+    Parameter,
+    Text,
+    first_text,
+    returns_rows,
+    select_text,
+    update_text,
+)
 from .states import CLAIM_COLUMNS, CLAIMABLE, Claim, State
 
 
@@ -25,6 +32,22 @@ class Moment(Enum):
 
     def expression(self) -> models.Expression:
         return DatabaseNow() if self is Moment.NOW else seconds_from_now(settings.lease)
+
+
+def form_and_values(
+    columns: Mapping[str, Any],
+) -> tuple[list[tuple[str, Moment | None]], dict[str, Any]]:
+    """Split the columns that a statement sets into what its text depends on, and its values."""
+    moments = {name: value for name, value in columns.items() if isinstance(value, Moment)}
+    form = [(name, moments.get(name)) for name in columns]
+    return form, {name: columns[name] for name in columns if name not in moments}
+
+
+def expressions(
+    form: Iterable[tuple[str, Moment | None]], parameter: Callable[[str], Any]
+) -> dict[str, Any]:
+    """What the columns of such a form are set to."""
+    return {column: moment.expression() if moment else parameter(column) for column, moment in form}
 
 
 def _parameter(column: str, name: str = "") -> Any:
@@ -46,10 +69,7 @@ CLAIMED = [f"claimed {column}" for column in CLAIM_COLUMNS]
 
 def claimed_text(rows: Rows, *form: tuple[str, Moment | None]) -> Text:
     claim = Claim(*map(_parameter, CLAIM_COLUMNS, CLAIMED))
-    columns = {
-        column: moment.expression() if moment else _parameter(column) for column, moment in form
-    }
-    return update_text(rows.under_claim(claim), columns)
+    return update_text(rows.under_claim(claim), expressions(form, _parameter))
 
 
 def numbered_aliases(aliases: Iterable[str]) -> dict[str, str]:
@@ -157,3 +177,57 @@ def exchange_text(rows: Rows, count: int) -> Text:
     }
     returned = [QueuedFile._meta.get_field("id")] if returns_rows(rows.db) else []
     return update_text(claimed, columns, returned, skips_locked=True)
+
+
+def row_text(rows: Rows) -> Text:
+    return select_text(rows.filter(pk=_parameter("id")))
+
+
+# New content of a file, with the columns that differ from file to file
+CONTENT_COLUMNS = ("task", "place", "priority", "size", "checksum", "content_type", "host")
+
+
+def new_content(state: State, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The columns of a row that gets new content, by the values of ``CONTENT_COLUMNS``."""
+    # What lies at the old place must be found there, to be overwritten or removed.
+    was_never_sent = When(remote_name="", unconfirmed="", then=values["place"])
+    return {
+        **values,
+        "place": Case(was_never_sent, default=F("place")),
+        "state": state,
+        "verified": "",
+        "attempts": 0,
+        "last_error": "",
+        "saved_at": DatabaseNow(),
+        "transferred_at": None,
+        "evicted_at": None,
+        "failures": [],
+    }
+
+
+def overwrite_text(
+    rows: Rows, state: State, was_deleted: bool, was_local: bool, is_local: bool
+) -> Text:
+    same = rows.filter(pk=_parameter("id"), generation=_parameter("generation"), is_local=was_local)
+    deleted = Q(state=State.DELETING)
+    columns = {
+        "due_at": when_unclaimed() if state is State.PENDING else None,
+        **new_content(state, {name: _parameter(name) for name in CONTENT_COLUMNS}),
+        "is_local": is_local,
+        "generation": F("generation") + 1,
+    }
+    return update_text(same.filter(deleted if was_deleted else ~deleted), columns)
+
+
+def lock_text(rows: Rows) -> Text:
+    same = rows.filter(pk=_parameter("id"), generation=_parameter("generation"))
+    return update_text(same.exclude(state=State.DELETING), {"generation": F("generation")})
+
+
+def passed_text(rows: Rows, held: bool) -> Text:
+    """Let a file be transferred whose steps have all passed, and that was published before."""
+    passed = rows.filter(
+        pk=_parameter("id"), generation=_parameter("generation"), state=State.PREPARING
+    )
+    state = State.HELD if held else State.PENDING
+    return update_text(passed, {"due_at": None if held else DatabaseNow(), "state": state})

@@ -11,6 +11,7 @@ from django.utils import timezone
 from ..reporting.counts import counted
 from ..runtime import quantities
 
+MOST = 10**12  # files; databases cannot compare with numbers of any length
 Number = TypeVar("Number", int, float)
 
 
@@ -23,6 +24,13 @@ def parse_duration(text: str) -> timedelta:
     except OverflowError:
         raise ArgumentTypeError(f"{text!r} is too long: it reaches back before year 1") from None
     return found
+
+
+def parse_count(text: str) -> int:
+    """A number of files, 0 or more."""
+    if not text.isdecimal() or int(text) > MOST:
+        raise ArgumentTypeError(f"{text!r} is not a number of files, such as 0 or 100")
+    return int(text)
 
 
 def parse_size(text: str) -> int:

@@ -1,14 +1,17 @@
 """The only way in which the command writes: each call is one line, and no value can break it."""
 
 import json
+import os
 from collections.abc import Callable, Iterable
-from typing import Any
+from contextlib import suppress
+from typing import Any, NoReturn
 
 from django.core.management.base import CommandError, OutputWrapper
 
 from ..reporting.reasons import one_line
 
 CLEAR = "\r\x1b[K"  # a line of a terminal
+CLOSED_PIPE = 141  # the exit code of a program that SIGPIPE ends
 _DELETE = "\x7f"  # the only character of ASCII that JSON does not escape and that is not printable
 
 
@@ -17,6 +20,8 @@ class Terminal:
 
     File names, aliases, hosts and errors come from anywhere. A control character in them could
     forge lines, or make a terminal do what it is not asked for, so all of them are escaped here.
+
+    If what reads a pipe has ended, as ``head`` does, the process ends without a message.
     """
 
     def __init__(self, stream: OutputWrapper) -> None:
@@ -26,23 +31,42 @@ class Terminal:
         self, text: str = "", style: Callable[[str], str] | None = None, ending: str | None = None
     ) -> None:
         """Write one line; ``style`` colors it."""
-        self._stream.write(_encodable(one_line(text), self._stream), style, ending)
+        self._write(_encodable(one_line(text), self._stream), style, ending)
 
     def write_json(self, value: object, default: Callable[[Any], Any] | None = None) -> None:
         """Write a line of JSON, in ASCII."""
         text = json.dumps(value, default=default)
-        self._stream.write(text.replace(_DELETE, "\\u007f"))
+        self._write(text.replace(_DELETE, "\\u007f"))
 
     def draw(self, text: str) -> None:
-        """Replace what the current line of a terminal shows."""
-        self._stream.write(CLEAR + _encodable(one_line(text), self._stream), ending="")
-        self._stream.flush()
+        """Replace what the current line of a terminal shows, in the usual color: Django's stream of
+        errors is red."""
+        self._write(CLEAR + _encodable(one_line(text), self._stream), str, ending="")
+        self.flush()
 
     def flush(self) -> None:
-        self._stream.flush()
+        try:
+            self._stream.flush()
+        except BrokenPipeError:
+            self._end()
+
+    def _write(
+        self, text: str, style: Callable[[str], str] | None = None, ending: str | None = None
+    ) -> None:
+        try:
+            self._stream.write(text, style, ending)
+        except BrokenPipeError:
+            self._end()
+
+    def _end(self) -> NoReturn:
+        with suppress(OSError):  # it is not a file
+            # Python would complain if it could not write the rest when it ends.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+        raise SystemExit(CLOSED_PIPE) from None
 
     def isatty(self) -> bool:
-        return bool(self._stream.isatty())
+        """Whether it is a terminal on which a line can be replaced."""
+        return bool(self._stream.isatty()) and os.environ.get("TERM") != "dumb"
 
 
 class Lines(str):

@@ -296,9 +296,8 @@ def check_remote(
     finally:
         left = trial.clean_up()
     if left:
-        yield Finding(
-            CLEAN_UP, "incomplete", f"Delete these files yourself: {', '.join(left)}", True
-        )
+        details = f"Delete these files yourself if they are there: {', '.join(left)}"
+        yield Finding(CLEAN_UP, "incomplete", details, True)
     else:
         yield Finding(CLEAN_UP, "complete")
 

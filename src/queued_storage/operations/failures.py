@@ -7,8 +7,12 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from functools import lru_cache
 
+from django.db.models import Q
+
 from ..ledger import measures
+from ..ledger.copies import copies
 from ..ledger.database import QueuedFileQuerySet, ledger
+from ..ledger.preparations import preparations
 from ..ledger.sql.clock import DatabaseNow
 from ..ledger.states import State
 
@@ -49,18 +53,19 @@ class Group:
             self.next_at = at
 
 
-def waiting() -> QueuedFileQuerySet:
-    """The files whose last attempt failed, and whose next one is not due yet."""
-    return ledger().filter(due_at__gt=DatabaseNow(), lease_token="").exclude(last_error="")
+def waiting(*, with_due: bool = False) -> QueuedFileQuerySet:
+    """The files whose last attempt failed, and whose next one is not due yet, or due if asked."""
+    rows = ledger().filter(lease_token="").exclude(last_error="")
+    return rows.scheduled() if with_due else rows.filter(due_at__gt=DatabaseNow())
 
 
-def groups(aliases: Iterable[str], limit: int = LIMIT) -> list[Group]:
+def groups(aliases: Iterable[str], limit: int = LIMIT, *, with_due: bool = False) -> list[Group]:
     """The groups of these storages, the largest first; no more than ``limit`` failed files of a
     storage, and waiting files of a priority, are read."""
     found: dict[tuple[str, str, bool], Group] = {}
     aliases = list(aliases)
     failed = (ledger().filter(alias=alias, state=State.FAILED) for alias in aliases)
-    for is_failed, ranges in ((False, waiting().ranges(aliases)), (True, failed)):
+    for is_failed, ranges in ((False, waiting(with_due=with_due).ranges(aliases)), (True, failed)):
         for rows in ranges:
             _add(found, rows, limit, is_failed=is_failed)
     return sorted(found.values(), key=lambda group: (-len(group.pks), group.alias, group.error))
@@ -112,3 +117,11 @@ def _without_numbers(error: str) -> str:
 def group_of(key: str) -> Group | None:
     """The group that a form names; None if no file has that error any more."""
     return next((each for each in groups(measures.aliases()) if each.key == key), None)
+
+
+def with_error(rows: QueuedFileQuerySet, text: str) -> QueuedFileQuerySet:
+    """Those of the files whose last error contains the text, or that of a copy of theirs on a
+    mirror, or of their steps; no index helps with that."""
+    copied = copies().filter(last_error__icontains=text).values("file")
+    prepared = preparations().filter(last_error__icontains=text).values("file")
+    return rows.filter(Q(last_error__icontains=text) | Q(pk__in=copied) | Q(pk__in=prepared))

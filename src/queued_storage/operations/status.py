@@ -1,5 +1,6 @@
 """Numbers and warnings about the ledger and its workers."""
 
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -7,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, cast
 
-from django.db.models import Count, F, Min, Q, Sum
+from django.db.models import Count, Min, Q, Sum
 
 from ..conf import settings
 from ..files import volumes
@@ -38,6 +39,7 @@ from .writers import other_writers
 LIMIT = 10_000  # transferred files of a storage that are counted unless all must be
 SHOWN = 5  # files that killed their worker
 MAX_AWAY = timedelta(minutes=5)  # for which a remote may be closed before it is a trouble
+WORKER = "'manage.py queued_storage worker'"
 IDLE_AFTER = 3600  # seconds that the files of a host may be due without a worker processing them
 
 
@@ -127,7 +129,7 @@ def activity() -> Activity:
     return Activity(
         moving=_count(claimed.filter(due_at__gt=DatabaseNow()).ranges(aliases())),
         silent=_count(claimed.due().ranges(opened)),
-        last=max(filter(None, map(_last_transfer, aliases())), default=None),
+        last=max(filter(None, map(measures.last_transfer, aliases())), default=None),
         waiting_since=min(filter(None, first), default=None),
     )
 
@@ -138,11 +140,6 @@ def _count(ranges: list[QueuedFileQuerySet]) -> int:
 
 def _first_due(rows: QueuedFileQuerySet) -> datetime | None:
     return rows.due().order_by("due_at").values_list("due_at", flat=True).first()
-
-
-def _last_transfer(alias: str) -> datetime | None:
-    rows = ledger().filter(alias=alias, state=State.TRANSFERRED, transferred_at__isnull=False)
-    return rows.order_by("-transferred_at").values_list("transferred_at", flat=True).first()
 
 
 def excesses(max_age: timedelta | None = None, max_bytes: int | None = None) -> list[str]:
@@ -236,7 +233,7 @@ def moved_storages(
                 f"Files of {alias!r} are at {old!r}, but the storage is configured for "
                 f"{place.description!r}, so they cannot be read. Put the old configuration back; "
                 f"or list the old remote in the option 'previous'; or copy the objects to the new "
-                f"place and run 'manage.py queued_storage remotes accept {alias}'.",
+                f"place and run 'manage.py queued_storage remotes accept {shlex.quote(alias)}'.",
             )
 
 
@@ -246,8 +243,9 @@ def _failures(found: list[Tally], tolerated: int) -> list[str]:
         return []
     return [
         counted(tally.files, "{} file", "{} files")
-        + f" of {tally.alias!r} failed. Run 'manage.py queued_storage status' to see the reasons. "
-        "Fix the cause, then run 'manage.py queued_storage retry'."
+        + f" of {tally.alias!r} failed. Run 'manage.py queued_storage list --state failed' to see "
+        f"the reasons. Fix the cause, then run 'manage.py queued_storage retry --storage "
+        f"{shlex.quote(tally.alias)}'."
         for tally in failed
     ]
 
@@ -270,7 +268,7 @@ def _stuck_deletes(found: list[Tally], known: list[Availability]) -> list[str]:
     return [
         counted(count, "{} deleted file", "{} deleted files")
         + " cannot be removed from the remote. The deletes are retried without limit. Run "
-        "'manage.py queued_storage status' to see the reasons."
+        "'manage.py queued_storage list --state deleting' to see the reasons."
     ]
 
 
@@ -304,7 +302,8 @@ def _expired(known: list[Availability]) -> list[str]:
         counted(count, "{} file is", "{} files are")
         + " in progress under an expired lease, and no worker has taken "
         + counted(count, "it", "them")
-        + " over. The worker died, or a transaction of the database locks the row. Start a worker."
+        + " over. The worker died, or a transaction of the database locks the row. Run a worker: "
+        f"{WORKER}."
     ]
 
 
@@ -331,8 +330,8 @@ def _idle_hosts(known: list[Availability]) -> list[str]:
     return [
         counted(count, "{} file", "{} files")
         + f" on the host {host!r} {counted(count, 'has', 'have')} been due for an hour, and no "
-        f"worker has processed {counted(count, 'it', 'them')}. Start a worker on this host. If "
-        f"its disk is lost, run 'manage.py queued_storage give-up {host}'."
+        f"worker has processed {counted(count, 'it', 'them')}. Run a worker there: {WORKER}. If "
+        f"its disk is lost, run 'manage.py queued_storage give-up {shlex.quote(host)}'."
         for host, count in sorted(hosts.items())
     ]
 
@@ -347,8 +346,8 @@ def _idle_jobs(known: list[Availability]) -> list[str]:
         return []
     return [
         counted(idle, "{} job has", "{} jobs have")
-        + " been due for an hour, and no worker has processed any of the files. Start a worker, or "
-        "cancel the job in the admin."
+        + " been due for an hour, and no worker has processed any of the files. Run a worker: "
+        f"{WORKER}, or cancel the job in the admin."
     ]
 
 
@@ -376,21 +375,3 @@ def _unknown_states(found: list[Tally]) -> list[str]:
         for tally in found
         if tally.state not in KNOWN
     ]
-
-
-def last_failures(limit: int = 10) -> list[tuple[str, str, str]]:
-    """The alias, name and error of the newest files whose last attempt failed.
-
-    Transferred files are included if something is due for them, such as their eviction.
-    """
-    unsettled = ledger().filter(alias__in=aliases()).unsettled()
-    due = ledger().scheduled().ranges(aliases())
-    found: set[tuple[int, str, str, str]] = set()
-    for rows in (unsettled, *due):
-        # The keys come from an index first, and are sorted by an expression: in the order of the
-        # keys, a database might read all rows until it has found enough.
-        in_trouble = ledger().filter(pk__in=rows.values("pk")).exclude(last_error="")
-        newest_first = in_trouble.order_by((F("pk") + 0).desc())
-        found.update(newest_first.values_list("pk", "alias", "name", "last_error")[:limit])
-    newest = sorted(found, reverse=True)[:limit]
-    return [(alias, name, error) for _pk, alias, name, error in newest]

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -17,9 +18,22 @@ from django.db import connections
 
 from ..files.streams import MeasuredFile
 from ..ledger.states import Content
+from ..remotes.classes import known_of
+from ..remotes.fault_kinds import Fault, with_causes
+from ..remotes.faults_http import answer_in
 from ..uploaders import Uploader
 
 SMALL = 5_000
+# Errors of connections that were never made, so that nothing was sent
+UNCONNECTED = dict.fromkeys(
+    (
+        *("botocore.exceptions.ConnectTimeoutError", "botocore.exceptions.EndpointConnectionError"),
+        *("builtins.ConnectionRefusedError", "httpx.ConnectError", "httpx.ConnectTimeout"),
+        *("requests.exceptions.ConnectTimeout", "socket.gaierror"),
+        *("urllib3.exceptions.ConnectTimeoutError", "urllib3.exceptions.NewConnectionError"),
+    ),
+    True,
+)
 THREADS_TIMEOUT = 60.0  # seconds for concurrent uploads, and for the clean-up
 
 
@@ -73,14 +87,31 @@ class Trial:
         return self.put(name, data_of(size), self.uploader.upload)
 
     def put(self, path: str, data: bytes, upload: Callable[[str, MeasuredFile], str]) -> Sent:
+        was_noted = path in self._names
         self.note(path)
         with on_disk(data) as file:
             outgoing = MeasuredFile(file, path)
-            written: Any = upload(path, outgoing)
+            try:
+                written: Any = upload(path, outgoing)
+            except Exception as error:
+                if not was_noted and self._is_refusal(error):
+                    del self._names[path]
+                raise
         if not isinstance(written, str):
             raise Problem("returns no name for a stored file", f"save() returned {written!r}")
         self.note(written)
         return Sent(written, data, outgoing.content)
+
+    def _is_refusal(self, error: Exception) -> bool:
+        """Whether an upload that failed so cannot have stored anything."""
+        if self.uploader.diagnose(error, SMALL).fault is Fault.REFUSED:
+            return True
+        causes = list(with_causes(error))
+        statuses = (answer.status for each in causes if (answer := answer_in(each)))
+        refusals = range(HTTPStatus.BAD_REQUEST, HTTPStatus.INTERNAL_SERVER_ERROR)
+        return any(status in refusals for status in statuses) or any(
+            any(known_of(type(each), UNCONNECTED)) for each in causes
+        )
 
     def note(self, name: str) -> None:
         """Remember a name, so that its file is deleted at the end."""

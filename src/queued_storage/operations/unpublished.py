@@ -1,5 +1,6 @@
 """What an operator can do with files that wait for their steps, are held, or were rejected."""
 
+import shlex
 from collections import defaultdict
 from collections.abc import Collection, Sequence
 from datetime import timedelta
@@ -160,14 +161,15 @@ def troubles(found: Collection[Counted], max_held: int = 0) -> list[str]:
             counted(count, "{} file of", "{} files of")
             + f" {alias!r} {counted(count, 'is', 'are')} held, because a step could not be run. "
             "Run 'manage.py queued_storage unpublished' to see the reasons. Fix the cause, then "
-            "run 'manage.py queued_storage retry', or publish them with 'release'."
+            f"run 'manage.py queued_storage retry --storage {shlex.quote(alias)}', or publish them "
+            "with 'release'."
             for alias, count in held.items()
         ]
     texts += [
         counted(count, "{} file of", "{} files of")
         + f" {alias!r} {counted(count, 'waits', 'wait')} for steps, but this process knows no "
         "steps of the storage. Put the option 'steps' back, or publish them with "
-        "'manage.py queued_storage release'."
+        f"'manage.py queued_storage release --storage {shlex.quote(alias)}'."
         for alias, count in waiting.items()
         if alias not in known
     ]

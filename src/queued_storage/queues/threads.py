@@ -134,6 +134,7 @@ class _Threads:
 
         self._place = _place()
         self._is_stopping = False
+        self._has_let_go = False
         self.is_hanging = False  # whether they did not end in time
         self._all_aliases = aliases
         self._executor = Executor(threads, poll, self._aliases)
@@ -164,6 +165,8 @@ class _Threads:
     def stop(self, timeout: float | None = None) -> bool:
         self._is_stopping = True
         if self._place.pid == os.getpid():
+            if self._has_let_go:
+                timeout = 0  # their files are not theirs any more
             deadline = time.monotonic() + (timeout or 0)
             self._jobs.ask_to_stop()
             has_ended = self._executor.stop(timeout)
@@ -176,20 +179,28 @@ class _Threads:
 
     def let_go(self) -> None:
         """Return the files of threads that did not end in time to the ledger."""
-        if self._place.pid == os.getpid():
+        if self._place.pid == os.getpid() and not self._has_let_go:
+            self._has_let_go = True
             self._executor.let_go()
 
 
 _not_ended: set[_Threads] = set()
 
 
-def stop_all(timeout: float | None = None) -> bool:
-    """Stop the threads of all queues. Return whether they ended within ``timeout`` seconds."""
+def stop_all(timeout: float | None = None, *, lets_go: bool = False) -> bool:
+    """Stop the threads of all queues. Return whether they ended within ``timeout`` seconds.
+
+    With ``lets_go``, the files of threads that did not end in time are returned to the ledger. This
+    is for processes that end without running the functions of ``atexit``.
+    """
     deadline = time.monotonic() + (timeout or 0)
     has_ended = True
     for threads in list(_not_ended):
         left = None if timeout is None else max(deadline - time.monotonic(), 0)
-        has_ended = threads.stop(left) and has_ended
+        if not threads.stop(left):
+            has_ended = False
+            if lets_go:
+                threads.let_go()
     return has_ended
 
 

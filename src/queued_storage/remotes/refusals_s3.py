@@ -14,7 +14,8 @@ from ..exceptions import NameTooLong
 KEY_MAX_BYTES = 1024  # in UTF-8
 REFUSED = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
 WITH_REASONS = (HTTPStatus.BAD_REQUEST, *REFUSED)
-CHECK = "To test all operations, run 'manage.py queued_storage check-remote'."
+CHECK = "To test all operations, run 'manage.py queued_storage check-remote ALIAS'."
+NO_BUCKET = "NoSuchBucket"  # of a 404, which otherwise says that an object is missing
 # What to do for an error code
 ADVICE = {
     "InvalidAccessKeyId": "Check the access key of the storage (its option 'access_key').",
@@ -27,6 +28,7 @@ ADVICE = {
     "RequestTimeTooSkewed": "Set the clock of this host.",
     "AccountProblem": "There is a problem with the account; ask the provider.",
     "NotSignedUp": "The account is not signed up for S3; ask the provider.",
+    NO_BUCKET: "Create the bucket, or correct the option 'bucket_name' of the storage.",
 }
 NEEDED = {
     "GetObject": "s3:GetObject on the objects",
@@ -81,7 +83,7 @@ def explained(client: Callable[[], Any], bucket: str, key: str) -> Iterator[None
 
 def _explanation(client: Any, bucket: str, key: str, error: ClientError) -> Exception | None:
     if status_of(error) not in WITH_REASONS:
-        return None
+        return S3Refusal(error, ADVICE[NO_BUCKET]) if code_of(error) == NO_BUCKET else None
     is_head = error.operation_name == "HeadObject"
     answer = _answer_to_get(client, bucket, key) if is_head else error
     if answer is None:

@@ -20,87 +20,18 @@ from ..ledger.database import in_transaction, ledger_database
 from ..reporting.hourly import Hourly
 from ..reporting.logs import logger
 from ..reporting.reasons import reason
-from ..runtime.forks import after_fork
+from .sums import local_sum, pending_sum
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
-SHARE = 256  # the part of the room that a process may fill before it asks the ledger again
-ASK_EVERY = 1.0  # seconds after which it asks again anyway
-COST = 20  # a query that took a second is not repeated for so many seconds while there is room
 EVICT_FOR = 2.0  # seconds that a save may spend on evicting
 EVICT_EVERY = 5.0  # seconds before the next save tries that after one could not evict enough
 DRAFT = 64 * 1024  # bytes that a file is given more than it had, before it is written to
 HINT = " With when_full='remote' such files are saved to the remote."
 Answer = TypeVar("Answer")
 
-
-class Sum:
-    """A sum of the ledger that must not exceed a limit, as this process knows it.
-
-    The saves of this process are added to what the ledger answered last. The closer the limit is,
-    the more often the ledger is asked. So the limit is exceeded by at most one file per process, of
-    those whose transactions are committed.
-    """
-
-    def __init__(self, ask: Callable[[], int], *, is_hard: bool) -> None:
-        """Unless ``is_hard``, the limit may be exceeded for as long as asking would take much of
-        this process's time."""
-        self._ask = ask
-        self._is_hard = is_hard
-        self._lock = threading.Lock()
-        self._known: int | None = None
-        self._since = 0  # bytes that this process has added since
-        self._unrecorded = 0  # those of them whose rows are not inserted yet
-        self._asked_at = self._cost = 0.0
-
-    def take(self, size: int, limit: int) -> int:
-        """Take the room for a file; return 0, or how many bytes it would be too many."""
-        with self._lock:
-            room = limit - (self._known or 0)
-            age = time.monotonic() - self._asked_at
-            is_cheap = age > self._cost * COST
-            is_near = (self._since + size) * SHARE > room and (self._is_hard or is_cheap)
-            if self._known is None or is_near or (age > ASK_EVERY and is_cheap):
-                started = self._asked_at = time.monotonic()
-                self._known = self._ask()
-                self._since = self._unrecorded
-                self._cost = time.monotonic() - started
-            excess = self._known + self._since + size - limit
-            if excess > 0:
-                return excess
-            self._since += size
-            self._unrecorded += size
-            return 0
-
-    def recorded(self, size: int) -> None:
-        """Note that the row of a file for which room was taken is inserted, or never will be."""
-        with self._lock:
-            self._unrecorded -= size
-
-    def add(self, size: int) -> None:
-        """Count bytes of a file whose size was not known before."""
-        with self._lock:
-            self._since += size
-
-
 _refusals = Hourly()
 _places = threading.BoundedSemaphore(4)  # threads that change the ledger for saves
-_sums: dict[tuple[str, str, str, str], Sum] = {}
 _evict_again_at: dict[str, float] = {}  # by storage
-after_fork(_sums.clear)
-
-
-def pending_sum(alias: str) -> Sum:
-    return _sum("pending", alias, localsides.pending_bytes, is_hard=True)
-
-
-def local_sum(alias: str) -> Sum:
-    return _sum("local", alias, localsides.local_bytes, is_hard=False)
-
-
-def _sum(kind: str, alias: str, ask: Callable[[str], int], *, is_hard: bool) -> Sum:
-    database = ledger_database()
-    key = (kind, database, str(connections[database].settings_dict["NAME"]), alias)
-    return _sums.setdefault(key, Sum(partial(ask, alias), is_hard=is_hard))
 
 
 class Room:
@@ -199,8 +130,12 @@ class Room:
             return
         local.add(self._size)
         now = time.monotonic()
-        if now >= _evict_again_at.get(self._alias, 0) and self._evict(excess) < excess:
-            _evict_again_at[self._alias] = now + EVICT_EVERY
+        if now < _evict_again_at.get(self._alias, 0):
+            return
+        _evict_again_at[self._alias] = now + EVICT_FOR  # others need not do the same meanwhile
+        freed = self._evict(excess)
+        local.add(-freed)
+        _evict_again_at[self._alias] = now + EVICT_EVERY if freed < excess else now
 
     def _saved_after_eviction(self, save: Callable[[], Answer], error: OSError) -> Answer:
         freed = self._evict(max(self._size, 1))

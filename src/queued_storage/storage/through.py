@@ -166,6 +166,7 @@ class WriteThrough:
             verified = verify_upload(uploader, proxy.upload, lease.progress)
         finally:
             proxy.settle()
+        self._require_time()
         marker.write()
         found = proxy.upload.content
         details = Content(found.size, found.checksum, row.content_type)
@@ -176,19 +177,20 @@ class WriteThrough:
             raise TimeoutError("The upload takes too long.")
 
     def _remove(self, row: QueuedFile, lease: Any) -> None:
-        """Remove what an upload that failed has left, if its bytes prove that it is this file's.
+        """Remove what an upload that failed, or that was late, has left.
 
-        No worker could prove that later, without the bytes.
+        An object goes if its bytes prove that it is this file's. No worker could prove that later,
+        without the bytes.
         """
         from ..transfers.copies import Likeness, likeness
         from ..transfers.owners import Others
 
         storage, name = self._storage, row.object_name
-        if not row.unconfirmed or Others(row, storage.remote).have_under_any_name(name):
+        if not name or Others(row, storage.remote).have_under_any_name(name):
             return
         uploader = storage.uploader
         uploader.forget_unfinished(name)
-        if not uploader.exists(name):
+        if not row.unconfirmed or not uploader.exists(name):
             return
         found = likeness(uploader, row, name, self._content)
         if found is Likeness.SAME or (found is Likeness.BEGINNING and not uploader.replaces):

@@ -1,6 +1,6 @@
 """Tells that a remote was closed or opened: by a signal, and by one line in the log."""
 
-from ..ledger.availability import Availability, availability_of, what_waits
+from ..ledger.availability import Availability, availability_of, what_to_do, what_waits
 from ..ledger.copy_counts import waiting_for
 from ..ledger.remotes import Remote, RemoteState
 from ..ledger.sql.clock import seconds_between
@@ -46,7 +46,7 @@ def _closing(remote: Remote) -> str:
             f"{its.steered_by}' is run."
         )
     error = f": {remote.last_error.rstrip('.')}" if remote.last_error else ""
-    return f"{text}{error}. Its files wait until a probe succeeds."
+    return f"{text}{error}. Its files wait until a probe succeeds. {what_to_do(its)}"
 
 
 def _opening(remote: Remote, before: Remote | None) -> str:

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator
 from contextlib import suppress
 from functools import partial
@@ -17,6 +17,7 @@ from .evicting import Evictor
 from .lanes import guarded
 
 EVERY = 5.0  # seconds between two looks, or less if a worker searches more often
+NOTIFIED_MAX = 500  # files whose steps are run before the end, at most
 
 Group = TypeVar("Group", bound=Hashable)
 
@@ -157,15 +158,27 @@ class Crews:
         is_stopping: Callable[[], bool],
         notify: Callable[[Iterable[int]], None],
     ) -> None:
+        self._width = width
+        self._names = names
+        self._is_stopping = is_stopping
+        self._notify = notify
         self._copiers = Copiers(width, names, is_stopping)
         self._preparers = preparers(width, names, is_stopping, notify)
+        self._notified: deque[int] = deque(maxlen=NOTIFIED_MAX)  # their steps may have been run
+        self._last: deque[preparing.Found] = deque()  # that are prepared before the end
+        self._finishers: list[threading.Thread] = []
 
-    def hurry(self) -> None:
-        """Look at once for steps to run, because the process was notified of files."""
+    def notify(self, pks: Iterable[int]) -> None:
+        """Look at once for steps to run. Those of these files are run even if the end comes."""
+        self._notified.extend(pks)
         self._preparers.hurry()
 
     def look(self, aliases: Collection[str], poll: float) -> None:
-        """Start threads for what is due, and record every minute what the worker has done."""
+        """Start threads for what is due, or for what is to be done before the end. Every minute,
+        record what the worker has done."""
+        if self._is_stopping():
+            guarded(self._finish)
+            return
         guarded(partial(self._preparers.look, aliases, poll))
         guarded(partial(self._copiers.look, aliases, poll))
         guarded(partial(throughput.write_if_due, aliases))
@@ -176,7 +189,54 @@ class Crews:
         connections.close_all()
 
     def is_idle(self) -> bool:
-        return self._copiers.is_idle() and self._preparers.is_idle()
+        return not any(thread.is_alive() for thread in self.threads())
 
     def threads(self) -> list[threading.Thread]:
-        return [*self._copiers.threads(), *self._preparers.threads()]
+        return [*self._copiers.threads(), *self._preparers.threads(), *self._finishers]
+
+    def let_go(self) -> list[int]:
+        """Begin nothing more. Return the identifiers of the threads."""
+        self._notified.clear()
+        self._last.clear()
+        return [thread.ident or 0 for thread in self.threads()]
+
+    # Steps before the end
+
+    @property
+    def has_notified(self) -> bool:
+        """Whether it is not known yet which steps are to be run before the end."""
+        return bool(self._notified)
+
+    @property
+    def is_finishing(self) -> bool:
+        """Whether steps are to be run before the end, or may be."""
+        at_work = [*self._preparers.threads(), *self._finishers]
+        return self.has_notified or any(thread.is_alive() for thread in at_work)
+
+    def _finish(self) -> None:
+        pks = list(self._notified)
+        self._notified.clear()
+        self._last.extend(preparing.due_of(pks))
+        self._finishers = [thread for thread in self._finishers if thread.is_alive()]
+        for _thread in range(min(self._width - len(self._finishers), len(self._last))):
+            thread = threading.Thread(target=self._run_last, name=next(self._names), daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:  # the interpreter ends, or the system has no more threads
+                self._run_last()
+                break
+            self._finishers.append(thread)
+
+    def _run_last(self) -> None:
+        try:
+            while self._last:
+                with suppress(IndexError):  # another thread was faster
+                    guarded(partial(self._run_one, self._last.popleft()))
+        finally:
+            connections.close_all()
+            self._notify([])  # which lets the end go on
+
+    def _run_one(self, found: preparing.Found) -> None:
+        result = preparing.run_found(found)
+        if result and result.is_transferable:
+            self._notify([result.pk])

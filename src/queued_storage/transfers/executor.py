@@ -83,8 +83,8 @@ class Executor:
     def notify(self, pks: Iterable[int]) -> None:
         """Process these files soon."""
         with self._lock:
-            self._notified.extend(pks)
-            self._crews.hurry()
+            self._notified.extend(pks := list(pks))
+            self._crews.notify(pks)
             self._wanted.notify()
 
     def is_idle(self) -> bool:
@@ -129,7 +129,7 @@ class Executor:
             self._lead_to(Phase.OVER)
             self._notified.clear()
             threads = [thread for lane in self._lanes.values() for thread in lane.give_up_all()]
-            threads += [thread.ident or 0 for thread in self._crews.threads()]
+            threads += self._crews.let_go()
             back = [row for lane in self._lanes.values() for row in lane.give_back_all()]
             self._end()
         running = leases.of_threads([*threads, self._finder.ident or 0])
@@ -172,9 +172,9 @@ class Executor:
             while not self._can_claim_notified():
                 is_busy = self._is_busy()
                 if self._phase.is_stopping:
-                    if self._phase is Phase.OVER or not is_busy:
+                    if self._phase is Phase.OVER or not (is_busy or self._crews.is_finishing):
                         return False
-                    self._wanted.wait(SUPERVISED_EVERY)
+                    self._wanted.wait(0 if self._crews.has_notified else SUPERVISED_EVERY)
                     break
                 if (pause := self._next_search - time.monotonic()) <= 0:
                     break

@@ -21,6 +21,7 @@ from ..ledger.states import State
 from ..remotes.classes import dotted_path
 from ..reporting.logs import about, logger
 from ..reporting.reasons import reason
+from ..reporting.spans import Span, span
 from ..runtime import ending
 from ..signals import file_rejected
 from ..steps import LATER, PASS, REJECT, REPLACE, Outcome, Step
@@ -71,12 +72,11 @@ def run_due(
     """
     errors: dict[int, Exception] = {}
     while not until():
-        found = due(alias).order_by("due_at").values_list("pk", "lease_token")[:BATCH]
         has_found = False
-        for pk, token in found:
+        for found in _first(due(alias), BATCH):
             if until():
                 break
-            result = _run_alone(pk) if token else run_new(pk)
+            result = run_found(found)
             if result is not None:
                 has_found = True
                 if result.error:
@@ -90,16 +90,28 @@ def run_due(
 
 def run_due_of(pks: Collection[int]) -> dict[int, Exception]:
     """Do the same for these files only."""
-    errors: dict[int, Exception] = {}
+    results = map(run_found, due_of(pks))
+    return {result.pk: result.error for result in results if result and result.error}
+
+
+def due_of(pks: Collection[int]) -> "list[Found]":
+    """Return the due preparations of these files, as far as this process knows their steps."""
     aliases = aliases_with_steps() if pks else []
     if not aliases:
-        return errors
-    found = preparations().due().filter(file__in=pks, file__alias__in=aliases)
-    for pk, token in found.order_by("due_at").values_list("pk", "lease_token"):
-        result = _run_alone(pk) if token else run_new(pk)
-        if result and result.error:
-            errors[result.pk] = result.error
-    return errors
+        return []
+    return _first(preparations().due().of_alias(*aliases).filter(file__in=pks))
+
+
+def _first(due: Preparations, limit: int | None = None) -> "list[Found]":
+    found = due.order_by("due_at").values_list("pk", "lease_token")[:limit]
+    return [Found(pk, bool(token)) for pk, token in found]
+
+
+class Found(NamedTuple):
+    """A due preparation."""
+
+    pk: int
+    is_suspect: bool  # whether its last worker died
 
 
 class Result(NamedTuple):
@@ -110,17 +122,21 @@ class Result(NamedTuple):
     is_transferable: bool  # whether all steps have passed
 
 
-def run_new(pk: int) -> Result | None:
+def run_found(found: Found) -> Result | None:
     """Continue a due preparation; None if another worker was faster."""
+    return _run_alone(found.pk) if found.is_suspect else _run_new(found.pk)
+
+
+def _run_new(pk: int) -> Result | None:
     with solitude.beside_others():
-        claimed = preparations().claim(pk)
+        claimed = preparation_claims().claim(pk)
         return None if claimed is None else run(claimed)
 
 
 def _run_alone(pk: int) -> Result | None:
-    """Do the same with one whose worker died, while this process does nothing else."""
+    """Continue one whose worker died, while this process does nothing else."""
     with solitude.alone() as is_alone:
-        claimed = preparations().claim(pk, suspect=True) if is_alone else None
+        claimed = preparation_claims().claim(pk, suspect=True) if is_alone else None
         return None if claimed is None else run(claimed)
 
 
@@ -257,14 +273,27 @@ class _Preparing:
             preparation.attempts,
             self._lease.progress,
         )
-        outcome = step.run(file)
-        if outcome is not PASS and not isinstance(outcome, REPLACE | LATER | REJECT):
-            raise InvalidResult(
-                f"{dotted_path(type(step))}.run() returned {outcome!r}; return PASS, REPLACE(), "
-                f"LATER() or REJECT()."
-            )
-        self._lease.require()
+        with self._span(step, file) as span_of_step:
+            outcome = step.run(file)
+            if outcome is not PASS and not isinstance(outcome, REPLACE | LATER | REJECT):
+                raise InvalidResult(
+                    f"{dotted_path(type(step))}.run() returned {outcome!r}; return PASS, "
+                    f"REPLACE(), LATER() or REJECT()."
+                )
+            span_of_step.note(outcome=type(outcome).__name__.strip("_").lower())
+            self._lease.require()
         return outcome
+
+    def _span(self, step: Step, file: PreparedFile) -> Span:
+        row, name = self._row, dotted_path(type(step))
+        return span(
+            "step",
+            storage=row.alias,
+            file=row.pk,
+            step=name,
+            attempt=file.attempt,
+            bytes=file.size,
+        )
 
     def _require(self, changed: int) -> None:
         if not changed:

@@ -4,11 +4,13 @@ Django takes about ten times as long to compile such a statement as SQLite takes
 """
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from functools import cache
 from typing import Any, NamedTuple, TypeVar
 
+from django.conf import settings as django_settings
 from django.db import connections, models, transaction
 from django.db.models.sql import Query
-from django.db.models.sql.subqueries import UpdateQuery
+from django.db.models.sql.subqueries import DeleteQuery, UpdateQuery
 
 from ...conf import settings
 from .outages import outlast
@@ -47,14 +49,10 @@ class Statement(NamedTuple):
 
     def instances(self, model: type[AnyModel]) -> list[AnyModel]:
         """Return the rows as instances of the model, all of whose columns they must have."""
-        rows: Iterable[Sequence[Any]] = outlast(self._fetch, self.database)
-        fields = model._meta.concrete_fields
-        compiler = Query(model).get_compiler(self.database)
-        columns = [field.get_col(model._meta.db_table) for field in fields]
-        if converters := compiler.get_converters(columns):
-            rows = compiler.apply_converters(rows, converters)
-        names = [field.attname for field in fields]
-        return [model.from_db(self.database, names, row) for row in rows]
+        rows = outlast(self._fetch, self.database)
+        connection = connections[self.database]
+        form = _form_of(model, self.database, django_settings.USE_TZ, connection.timezone_name)
+        return [model.from_db(self.database, form.names, form.values(row)) for row in rows]
 
     def _count(self) -> int:
         with connections[self.database].cursor() as cursor:
@@ -65,6 +63,31 @@ class Statement(NamedTuple):
         with connections[self.database].cursor() as cursor:
             cursor.execute(self.sql, self.parameters)
             return list(cursor.fetchall())
+
+
+class _Form:
+    """How the rows of a model are read, which takes longer to find out than to do."""
+
+    def __init__(self, model: type[models.Model], database: str) -> None:
+        fields = model._meta.concrete_fields
+        columns = [field.get_col(model._meta.db_table) for field in fields]
+        # That of a thread would stay open after its end, since converters refer to theirs.
+        self._connection = connections.create_connection(database)
+        compiler = Query(model).get_compiler(connection=self._connection)
+        self._converters = compiler.get_converters(columns).items()
+        self.names = [field.attname for field in fields]
+
+    def values(self, row: Sequence[Any]) -> list[Any]:
+        values = list(row)
+        for place, (converters, column) in self._converters:
+            for convert in converters:
+                values[place] = convert(values[place], column, self._connection)
+        return values
+
+
+@cache
+def _form_of(model: type[models.Model], database: str, *_circumstances: Hashable) -> _Form:
+    return _Form(model, database)
 
 
 class Text:
@@ -94,6 +117,16 @@ class Text:
         return Statement(database, self._sql, parameters)
 
 
+def select_text(rows: models.QuerySet[Any, Any]) -> Text:
+    """Compile the SELECT of all columns, or of the chosen ones."""
+    return Text(*rows.query.get_compiler(rows.db).as_sql())
+
+
+def delete_text(rows: models.QuerySet[Any]) -> Text:
+    """Compile the DELETE of rows of a model that no other one refers to."""
+    return Text(*rows.query.chain(DeleteQuery).get_compiler(rows.db).as_sql())
+
+
 def first_text(
     parts: Sequence[models.QuerySet[Any, Any]], order: Sequence[str], limit: int
 ) -> Text:
@@ -101,9 +134,9 @@ def first_text(
 
     Each part may have an order, a limit and locks of its own. Django's ``union()`` refuses them.
     """
+    if len(parts) == 1:
+        return select_text(parts[0])
     compiled = [part.query.get_compiler(part.db).as_sql() for part in parts]
-    if len(compiled) == 1:
-        return Text(*compiled[0])
     quote = connections[parts[0].db].ops.quote_name
     union = " UNION ALL ".join(
         f"SELECT * FROM ({sql}) part_{number}" for number, (sql, _values) in enumerate(compiled)

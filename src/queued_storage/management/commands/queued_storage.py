@@ -1,6 +1,7 @@
 """``manage.py queued_storage <verb>``: inspect and manage transfers to remote storage."""
 
-from argparse import ArgumentParser
+import os
+from argparse import SUPPRESS, ArgumentParser
 from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
@@ -11,6 +12,7 @@ from ...reporting.reasons import one_line
 from ..terminal import Terminal, printable
 from ..verbs import VERBS, Verb
 from ..verbs.base import require_ledger
+from ..verbs.typos import with_suggestion
 
 
 class Command(BaseCommand):
@@ -19,9 +21,7 @@ class Command(BaseCommand):
     def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
         """Make the parser, whose errors quote arguments that a script may have from anywhere."""
         parser = super().create_parser(prog_name, subcommand, **kwargs)
-        complain = parser.error
-        # An assignment to a method is an error of types.
-        setattr(parser, "error", lambda message: complain(one_line(message)))  # noqa: B010
+        _complain_in_one_line(parser)
         return parser
 
     def add_arguments(self, parser: ArgumentParser) -> None:
@@ -29,7 +29,15 @@ class Command(BaseCommand):
         for verb in VERBS:
             subparser = subparsers.add_parser(verb.name, help=verb.help, description=verb.help)
             verb.add_arguments(subparser)
+            _accept_options_of_django(subparser)
+            _complain_in_one_line(subparser)
             subparser.set_defaults(verb_class=verb)
+
+    def execute(self, *args: Any, **options: Any) -> str | None:
+        """Do so without colors if the environment asks for that; see https://no-color.org."""
+        if os.environ.get("NO_COLOR") and not options["force_color"]:
+            options["no_color"] = True
+        return super().execute(*args, **options)
 
     def handle(self, *args: Any, verb_class: type[Verb], **options: Any) -> None:
         streams = Terminal(self.stdout), Terminal(self.stderr)
@@ -46,3 +54,22 @@ class Command(BaseCommand):
                 raise
             # Its traceback would be printed as it is.
             raise printable(CommandError(f"{type(error).__name__}: {error}")) from error
+        finally:
+            streams[0].flush()
+
+
+def _complain_in_one_line(parser: ArgumentParser) -> None:
+    """Let errors quote arguments that a script may have from anywhere, and say what is meant."""
+    complain = parser.error
+    # An assignment to a method is an error of types.
+    setattr(parser, "error", lambda text: complain(one_line(with_suggestion(text))))  # noqa: B010
+
+
+def _accept_options_of_django(parser: ArgumentParser) -> None:
+    """Take the options of all Django commands behind the verb, too."""
+    hidden: dict[str, Any] = {"default": SUPPRESS, "help": SUPPRESS}
+    for name in ("--traceback", "--no-color", "--force-color", "--skip-checks"):
+        parser.add_argument(name, action="store_true", **hidden)
+    for name in ("--settings", "--pythonpath"):
+        parser.add_argument(name, **hidden)
+    parser.add_argument("-v", "--verbosity", type=int, choices=range(4), **hidden)

@@ -15,7 +15,7 @@ from ...reporting.counts import counted
 from ...storage.composition import ComposedStorage
 from ...uploaders import Uploader, uploader_for
 from .base import RepeatableVerb
-from .typos import unknown
+from .typos import misspelled
 
 
 class CheckRemote(RepeatableVerb):
@@ -57,7 +57,8 @@ def _remote_of(alias: str) -> tuple[Storage, Uploader]:
     if storage is None and alias in storages.backends:
         storage = storages[alias]
     if storage is None:
-        raise unknown(f"No storage has the alias {alias!r}.", sorted({*queued, *storages.backends}))
+        there = sorted({*queued, *storages.backends})
+        raise misspelled(f"No storage has the alias {alias!r}.", alias, there)
     if isinstance(storage, ComposedStorage):
         return storage.remote, storage.uploader
     return storage, uploader_for(for_threads(storage))

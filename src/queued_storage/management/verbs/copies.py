@@ -93,7 +93,8 @@ def _disk(alias: str | None) -> Disk:
     if not localfiles.has_paths(storage.local):
         raise CommandError(
             f"The local storage of {storage.alias!r} does not keep its files on a disk of this "
-            f"machine, so --until-free cannot be used."
+            f"machine, so --until-free cannot be used.",
+            returncode=2,
         )
     disk = Disk.of(storage.local)
     if disk is None:

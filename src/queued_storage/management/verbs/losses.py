@@ -40,11 +40,13 @@ class GiveUp(Verb):
         if not settings.local_per_host:
             raise CommandError(
                 "All hosts share one local storage, so no host's disk can be given up. If each "
-                "host has its own, set QUEUED_STORAGE['LOCAL_PER_HOST'] to True."
+                "host has its own, set QUEUED_STORAGE['LOCAL_PER_HOST'] to True.",
+                returncode=2,
             )
         if host == settings.host:
             raise CommandError(
-                f"{host!r} is the host that runs this command, so its disk is not lost."
+                f"{host!r} is the host that runs this command, so its disk is not lost.",
+                returncode=2,
             )
         require_host(host)
         if options["dry_run"]:

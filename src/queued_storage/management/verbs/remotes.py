@@ -115,7 +115,7 @@ class Remotes(RepeatableVerb):
                 ACTIONS[action](self, _target(alias, place))
         except UnknownAlias:
             there_is = sorted({each.alias for each in availabilities()})
-            raise unknown(f"No storage has the alias {alias!r}.", there_is) from None
+            raise misspelled(f"No storage has the alias {alias!r}.", alias, there_is) from None
         except UnknownRemote as error:
             problem = f"The storage {alias!r} has no remote {place!r}."
             raise misspelled(problem, place, error.names) from None

@@ -1,6 +1,6 @@
 """Arguments that select files or a storage."""
 
-from argparse import ArgumentParser
+from argparse import ArgumentParser, ArgumentTypeError
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, cast
@@ -10,12 +10,16 @@ from django.db.models import Count, Sum
 
 from ...ledger.aliases import known_storages
 from ...ledger.database import QueuedFileQuerySet, ledger
+from ...ledger.models import QueuedFile
 from ...ledger.names import can_be_recorded, tidy
 from ...ledger.sql.clock import seconds_from_now
+from ...operations.failures import with_error
 from ...operations.storages import OperableStorage
 from ...reporting.counts import counted
-from ..quantities import parse_duration
-from .typos import require_alias, require_recorded, unknown
+from ..quantities import parse_count, parse_duration
+from .typos import misspelled, require_alias, require_recorded, unknown
+
+CHOOSE = "Choose one with --storage"
 
 # Files of the ledger
 
@@ -34,14 +38,32 @@ def add_selection(parser: ArgumentParser, *, required: bool) -> None:
         parser.add_argument("--all", action="store_true", help="all files")
 
 
+def add_error(parser: ArgumentParser) -> None:
+    """A further argument that selects files."""
+    parser.add_argument(
+        "--error",
+        type=searched,
+        metavar="TEXT",
+        help="only files whose last error contains this text, in upper or lower case",
+    )
+
+
+def searched(text: str) -> str:
+    """A text that a database can search for."""
+    if not text.strip() or not text.isprintable():
+        raise ArgumentTypeError("give the text to search for, without control characters")
+    return text
+
+
 def selected(options: dict[str, Any]) -> QueuedFileQuerySet:
     """The selected files."""
     is_old = options["older_than"] is not None
-    is_given = options["names"] or options["storage"] is not None or is_old
+    error = options.get("error")
+    is_given = options["names"] or options["storage"] is not None or is_old or error
     if not is_given and options.get("all") is False:
-        raise CommandError(
-            "Give the names of files, --storage, --older-than or --all.", returncode=2
-        )
+        choices = "--storage, --older-than or --all"
+        choices = f"--error, {choices}" if "error" in options else choices
+        raise CommandError(f"Give the names of files, {choices}.", returncode=2)
     rows = of_storage(options["storage"])
     if options["names"]:
         names = list(map(tidy, options["names"]))
@@ -50,13 +72,24 @@ def selected(options: dict[str, Any]) -> QueuedFileQuerySet:
     if is_old:
         age = options["older_than"].total_seconds()
         rows = rows.filter(saved_at__lte=seconds_from_now(-age))
-    return rows
+    return with_error(rows, error) if error else rows
 
 
 def of_storage(alias: str | None) -> QueuedFileQuerySet:
     """The files of the storage with this alias; of all storages if it is None."""
     require_alias(alias)
     return ledger().all() if alias is None else ledger().filter(alias=alias)
+
+
+def one_file(name: str, alias: str | None) -> QueuedFile:
+    """The file of this name, in the storage with this alias if it is given."""
+    rows, name = of_storage(alias), tidy(name)
+    require_recorded([name], rows)
+    first, *others = rows.filter(name=name).order_by("alias")
+    if others:
+        aliases = [row.alias for row in (first, *others)]
+        raise unknown(f"Several storages have a file {name!r}.", aliases, CHOOSE)
+    return first
 
 
 def total(rows: QueuedFileQuerySet) -> tuple[int, int]:
@@ -74,12 +107,11 @@ def one_storage(alias: str | None) -> OperableStorage:
     if alias is None and len(found) == 1:
         [alias] = found
     if alias is None or alias not in found:
-        problem = (
-            "This subcommand needs one storage."
-            if alias is None
-            else f"No queued storage has the alias {alias!r}."
+        if alias is None:
+            raise unknown("This subcommand needs one storage.", sorted(found), CHOOSE)
+        raise misspelled(
+            f"No queued storage has the alias {alias!r}.", alias, sorted(found), CHOOSE
         )
-        raise unknown(problem, sorted(found), "Choose one with --storage")
     return cast(OperableStorage, found[alias])
 
 
@@ -123,7 +155,7 @@ def add_at_most(parser: ArgumentParser) -> None:
     """A limit for what cannot be undone, in case the database or the disk is the wrong one."""
     parser.add_argument(
         "--at-most",
-        type=int,
+        type=parse_count,
         default=100,
         metavar="NUMBER",
         help="stop after this many files (default: 100)",

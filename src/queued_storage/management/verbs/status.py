@@ -1,47 +1,28 @@
 """``status``: the state of all files and workers."""
 
 from argparse import ArgumentParser
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
 from django.core.management.base import CommandError
 
 from ...ledger import measures
-from ...ledger.availability import Availability, sentence
-from ...ledger.jobs import Job
-from ...ledger.preparations import Counted, counts
-from ...ledger.priorities import name_of
-from ...operations import mirrors, space, status, tiers, unpublished
-from ...reporting.counts import counted
-from ..quantities import format_size, parse_duration, parse_size
+from ...ledger.preparations import counts
+from ...operations import failures, mirrors, neglect, space, status, tiers, unpublished
+from ..quantities import parse_count, parse_duration, parse_size
 from ..terminal import Lines
 from .base import Verb
 from .remotes import as_json
+from .sections import Report, Sections
+from .troubled import as_json as error_as_json
 
 # What programs get to know of a job
+ERRORS = 100  # groups of files with the same error
 JOB_FIELDS = (
     *("id", "action", "alias", "host", "state", "requested_by", "requested_at"),
     *("files", "position", "succeeded", "failed"),
 )
-TIME = "%Y-%m-%d %H:%M:%S"
-
-
-@dataclass(frozen=True)
-class _Report:
-    remotes: list[tuple[Availability, int]]  # with the number of files that wait
-    tallies: list[status.Tally]
-    backlogs: list[status.Backlog]
-    activity: status.Activity
-    failures: list[tuple[str, str, str]]
-    mirrors: list[mirrors.Mirror]
-    tiers: list[tiers.Chain]
-    spaces: list[space.Space]
-    unpublished: list[Counted]
-    jobs: list[Job]
-    priorities: dict[tuple[str, int], int]  # the due files
-    places: float  # the share of the ledger in which they are filled in
-    troubles: list[str]
 
 
 class Status(Verb):
@@ -81,29 +62,45 @@ class Status(Verb):
         )
         parser.add_argument(
             "--max-failures",
-            type=int,
+            type=parse_count,
             default=0,
             metavar="NUMBER",
             help="number of failed files to tolerate (default: 0)",
         )
         parser.add_argument(
             "--max-held",
-            type=int,
+            type=parse_count,
             default=0,
             metavar="NUMBER",
             help="number of files to tolerate that are held, because a step could not be run "
             "(default: 0)",
+        )
+        parser.add_argument(
+            "--max-idle",
+            type=parse_duration,
+            default=neglect.MAX_IDLE,
+            metavar="TIME",
+            help="maximum time for which files may be due while no worker processes any "
+            "(default: 5m)",
+        )
+        parser.add_argument(
+            "--max-failing",
+            type=parse_count,
+            default=neglect.MAX_FAILING,
+            metavar="NUMBER",
+            help="number of files that may fail while none is transferred "
+            f"(default: {neglect.MAX_FAILING})",
         )
 
     def run(self, options: dict[str, Any]) -> None:
         tallies = status.tallies(exact=options["exact"])
         remotes = status.remotes()
         waiting = counts()
-        report = _Report(
+        report = Report(
             remotes=remotes,
             tallies=tallies,
             backlogs=status.backlogs(),
-            failures=status.last_failures(),
+            errors=failures.groups(measures.aliases(), with_due=True),
             activity=status.activity(),
             mirrors=mirrors.tallies(),
             tiers=tiers.chains(),
@@ -114,6 +111,8 @@ class Status(Verb):
             places=status.share_of_places(),
             troubles=[
                 *status.outages(remotes, options["max_away"]),
+                *neglect.idle(options["max_idle"]),
+                *neglect.failing(options["max_failing"]),
                 *status.troubles(options["max_failures"], tallies),
                 *unpublished.troubles(waiting, options["max_held"]),
                 *status.excesses(options["max_age"], options["max_bytes"]),
@@ -123,12 +122,11 @@ class Status(Verb):
         if options["json"]:
             self._print_json(report)
         else:
-            self._print(report)
+            Sections(self.stdout, self.style, report).write()
         if options["check"] and report.troubles:
             raise CommandError(Lines.of(report.troubles), returncode=1)
 
-    def _print_json(self, report: _Report) -> None:
-        keys = ("alias", "name", "error")
+    def _print_json(self, report: Report) -> None:
         answer = {
             "remotes": [as_json(*each) for each in report.remotes],
             "files": [asdict(tally) for tally in report.tallies],
@@ -144,115 +142,7 @@ class Status(Verb):
                 for (alias, priority), files in report.priorities.items()
             ],
             "places": report.places,
-            "errors": [dict(zip(keys, failure, strict=True)) for failure in report.failures],
+            "errors": [error_as_json(group) for group in report.errors[:ERRORS]],
             "troubles": report.troubles,
         }
         self.stdout.write_json(answer, default=datetime.isoformat)
-
-    def _print(self, report: _Report) -> None:
-        banners = [sentence(*each) for each in report.remotes if not each[0].is_open]
-        for banner in banners:
-            self.stdout.write(banner, self.style.ERROR)
-        if not report.tallies:
-            self.stdout.write("The ledger is empty.")
-        for tally in report.tallies:
-            self.stdout.write(
-                f"{tally.alias:<24} {tally.state:<12} {_numbers(tally)}  {_since(tally)}"
-            )
-        for mirror in report.mirrors:
-            self.stdout.write(
-                f"{mirror.alias:<24} mirror {mirror.place}: {mirror.pending:,} pending, "
-                f"{mirror.failed:,} failed"
-            )
-        for chain in report.tiers:
-            through = ", ".join(chain.through)
-            self.stdout.write(f"{chain.alias:<24} by {through} to {chain.place}: {chain.sentence}")
-        for each in report.spaces:
-            self.stdout.write(_of_space(each))
-        for group in report.unpublished:
-            since = f"oldest {group.oldest:{TIME}}"
-            self.stdout.write(f"{group.alias:<24} steps {group.state}: {group.files:,} ({since})")
-        for backlog in report.backlogs:
-            overdue = f"  due since {backlog.overdue:{TIME}}" if backlog.overdue else ""
-            self.stdout.write(f"only on {backlog.host:<29} {_numbers(backlog)}{overdue}")
-        if report.tallies:
-            self.stdout.write(_of_workers(report.activity))
-        if len({priority for _alias, priority in report.priorities}) > 1:
-            self._print_priorities(report.priorities)
-        for job in report.jobs:
-            self.stdout.write(_of_job(job))
-        if report.places < 1:
-            done = int(report.places * 100)
-            self.stdout.write(
-                f"Recording the places of files saved by earlier versions: {done}% done."
-            )
-        for alias, name, error in report.failures:
-            self.stdout.write(f"{alias}: {name}: {error}")
-        for trouble in report.troubles:
-            if trouble in banners:  # it is shown already
-                continue
-            self.stdout.write(trouble, self.style.ERROR)
-
-    def _print_priorities(self, due: dict[tuple[str, int], int]) -> None:
-        for (alias, priority), files in due.items():
-            self.stdout.write(
-                f"{alias:<24} {counted(files, '{} file is due', '{} files are due')} with the "
-                f"priority '{name_of(priority)}'"
-            )
-
-
-def _of_space(its: space.Space) -> str:
-    """How full a local storage is, in one line."""
-    parts = [
-        f"{format_size(its.local)}{_of(its.max_bytes)} in local copies",
-        f"{format_size(its.pending)}{_of(its.max_pending_bytes)} pending",
-        f"{format_size(its.evictable)} evictable",
-    ]
-    kept = [f"{format_size(size)} {space.WORDS[why]}" for why, size in its.kept.items() if size]
-    if its.disk is not None and its.free is not None:
-        kept.append(f"{format_size(its.free)} of the disk's {format_size(its.disk)} free")
-    if its.written_through:
-        kept.append(
-            counted(
-                its.written_through, "{} file saved to the remote", "{} files saved to the remote"
-            )
-        )
-    if its.refused:
-        kept.append(counted(its.refused, "{} save refused", "{} saves refused"))
-    label = f"{its.alias} on {its.host}" if its.host else its.alias
-    return f"{label:<24} local: {', '.join(parts + kept)}"
-
-
-def _of(limit: int | None) -> str:
-    return "" if limit is None else f" of {format_size(limit)}"
-
-
-def _of_job(job: Job) -> str:
-    host = f" on {job.host}" if job.host else ""
-    by = f", requested by {job.requested_by}" if job.requested_by else ""
-    return (
-        f"job {job.pk}: {job.action} files of {job.alias}{host}, {job.state}: {job.position:,} of "
-        f"{job.files:,} processed, {job.failed:,} failed{by}"
-    )
-
-
-def _numbers(files: status.Tally | status.Backlog) -> str:
-    return f"{files.files:>11,} {format_size(files.bytes):>12}"
-
-
-def _since(tally: status.Tally) -> str:
-    if tally.is_cut:
-        return "only the newest were counted; use --exact to count all"
-    return f"oldest {tally.oldest:{TIME}}"
-
-
-def _of_workers(activity: status.Activity) -> str:
-    now = [f"{activity.moving:,} in progress"]
-    if activity.silent:
-        now.append(f"{activity.silent:,} with an expired lease (worker may be dead)")
-    parts = [", ".join(now)]
-    if activity.last:
-        parts.append(f"last transfer at {activity.last:{TIME}}")
-    if activity.waiting_since:
-        parts.append(f"oldest unclaimed file due since {activity.waiting_since:{TIME}}")
-    return "; ".join(parts)

@@ -8,8 +8,6 @@ from typing import Any
 from django.core.management.base import CommandError
 
 from ...ledger.database import QueuedFileQuerySet, ledger
-from ...ledger.models import QueuedFile
-from ...ledger.names import tidy
 from ...ledger.priorities import NAMES, priority_of
 from ...ledger.states import State, is_reachable_from_here
 from ...operations import mirrors, steering, unpublished
@@ -20,8 +18,7 @@ from ...transfers import work
 from ...transfers.probing import probe_closed
 from ..quantities import parse_duration
 from .base import RepeatableVerb, Verb
-from .selection import add_dry_run, add_selection, of_storage, selected, total
-from .typos import require_recorded, unknown
+from .selection import add_dry_run, add_error, add_selection, of_storage, one_file, selected, total
 
 POLL_EVERY = 0.5  # seconds
 
@@ -41,7 +38,7 @@ class Transfer(Verb):
         add_dry_run(parser)
 
     def run(self, options: dict[str, Any]) -> None:
-        row = _find(options["name"], options["storage"])
+        row = one_file(options["name"], options["storage"])
         if options["dry_run"]:
             is_moved = ledger().filter(pk=row.pk).untransferred().exists()
             would = "would be transferred" if is_moved else "would not be changed"
@@ -61,17 +58,6 @@ class Transfer(Verb):
         self.stdout.write(f"{row} is {row.get_state_display()}.")
 
 
-def _find(name: str, alias: str | None) -> QueuedFile:
-    rows, name = of_storage(alias), tidy(name)
-    require_recorded([name], rows)
-    first, *others = rows.filter(name=name).order_by("alias")
-    if others:
-        aliases = [row.alias for row in (first, *others)]
-        problem = f"Several storages have a file {name!r}."
-        raise unknown(problem, aliases, "Choose one with --storage")
-    return first
-
-
 class Retry(RepeatableVerb):
     name = "retry"
     help = "retry failed and waiting files now"
@@ -79,6 +65,7 @@ class Retry(RepeatableVerb):
     @classmethod
     def add_arguments(cls, parser: ArgumentParser) -> None:
         add_selection(parser, required=True)
+        add_error(parser)
         add_dry_run(parser)
 
     def run(self, options: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 import difflib
 import posixpath
+import re
 from collections.abc import Iterable, Iterator
 from itertools import islice
 
@@ -18,6 +19,8 @@ from ...operations.storages import OperableStorage
 COMPARED = 1000  # names that a wrong one is compared with
 LISTED = 5  # names in an error
 FOR_EXAMPLE = "It has, for example"
+# The error of argparse, which quotes the choices in some versions of Python
+_INVALID_CHOICE = re.compile(r"(.*invalid choice: (.+)) \(choose from (.+)\)", re.S)
 
 
 def unknown(problem: str, there_is: Iterable[str], advice: str = "Choose one of") -> CommandError:
@@ -28,12 +31,27 @@ def unknown(problem: str, there_is: Iterable[str], advice: str = "Choose one of"
     )
 
 
-def misspelled(problem: str, given: str, there_is: Iterable[str]) -> CommandError:
+def misspelled(
+    problem: str, given: str, there_is: Iterable[str], advice: str = "Choose one of"
+) -> CommandError:
     """Do the same; name the one that is meant, if one is like it."""
     names = list(there_is)
-    if near := difflib.get_close_matches(given, names, n=1, cutoff=0.6):
-        return CommandError(f"{problem} Did you mean {near[0]!r}?", returncode=2)
-    return unknown(problem, names)
+    if near := _meant(given, names):
+        return CommandError(f"{problem} Did you mean {near!r}?", returncode=2)
+    return unknown(problem, names, advice)
+
+
+def with_suggestion(message: str) -> str:
+    """Name the choice that is meant in an error of argparse, in place of all of them."""
+    if not (found := _INVALID_CHOICE.fullmatch(message)):
+        return message
+    head, given, choices = found.groups()
+    near = _meant(given.strip("'\""), re.findall(r"[\w-]+", choices))
+    return f"{head}. Did you mean {near!r}?" if near else message
+
+
+def _meant(given: str, names: list[str]) -> str | None:
+    return next(iter(difflib.get_close_matches(given, names, n=1, cutoff=0.6)), None)
 
 
 def require_alias(alias: str | None) -> None:
@@ -42,14 +60,15 @@ def require_alias(alias: str | None) -> None:
         return
     there = {storage.alias for storage in known_storages()}
     if alias not in there and alias not in (there := there | set(aliases())):
-        raise unknown(f"No storage has the alias {alias!r}.", sorted(there))
+        raise misspelled(f"No storage has the alias {alias!r}.", alias, sorted(there))
 
 
 def require_host(host: str) -> None:
     """Raise ``CommandError`` unless a row of the ledger has the host."""
     if not ledger().filter(host=host).exists():
         hosts = ledger().values_list("host", flat=True).order_by("host").distinct()
-        raise unknown(f"The ledger has no files of the host {host!r}.", filter(None, hosts))
+        problem = f"The ledger has no files of the host {host!r}."
+        raise misspelled(problem, host, filter(None, hosts))
 
 
 def require_recorded(names: Iterable[str], rows: QueuedFileQuerySet) -> None:

@@ -83,9 +83,11 @@ class Worker(Verb):
     def run(self, options: dict[str, Any]) -> None:
         is_pause = 0 < options["poll"] <= threading.TIMEOUT_MAX  # False for "nan"
         if options["threads"] < 1 or not is_pause:
-            raise CommandError("--threads must be at least 1 and --poll must be greater than 0.")
+            raise CommandError(
+                "--threads must be at least 1 and --poll must be greater than 0.", returncode=2
+            )
         if not 0 <= options["exit_wait"] <= threading.TIMEOUT_MAX:
-            raise CommandError("--exit-wait must be a number of seconds, 0 or more.")
+            raise CommandError("--exit-wait must be a number of seconds, 0 or more.", returncode=2)
         if options["until_empty"]:
             require_ledger()
         with _Signals() as signals, _rare_collections(), limited_to(options["max_rate"]):
