@@ -1,5 +1,5 @@
 """The system checks: one function per message."""
 
-from . import databases, deployments, hosts, options, places, privacy, steps
+from . import databases, deployments, earlier, hosts, options, places, privacy, steps
 
-__all__ = ["databases", "deployments", "hosts", "options", "places", "privacy", "steps"]
+__all__ = ["databases", "deployments", "earlier", "hosts", "options", "places", "privacy", "steps"]
