@@ -16,8 +16,10 @@ import pytest
 import redis
 from botocore.client import BaseClient
 from django.conf import settings
+from django.contrib.contenttypes.management import create_contenttypes
 from django.core.cache import cache
 from django.db import connection
+from django.db.models.signals import post_migrate
 
 from queued_storage.ledger.aliases import registry
 from tests.support import services
@@ -40,8 +42,11 @@ def pytest_unconfigure() -> None:
 
 @pytest.fixture(scope="session")
 def django_db_setup(django_db_setup: None, django_db_blocker: Any) -> Iterator[None]:
-    """Wait until the threads of the last test have closed their connections, before PostgreSQL
-    refuses to delete the database."""
+    """Let a flush write no permissions and content types again, which ``flush`` of the test app
+    keeps. At the end, wait until the threads of the last test have closed their connections, before
+    PostgreSQL refuses to delete the database."""
+    post_migrate.disconnect(create_contenttypes)
+    post_migrate.disconnect(dispatch_uid="django.contrib.auth.management.create_permissions")
     yield
     with django_db_blocker.unblock():
         until_alone()
