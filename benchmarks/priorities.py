@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 from typing import Any
 
+from .million import ANALYZE, AT_ONCE, COLUMNS, NAME, NAMES, SEQUENCE, VALUES, time_in
 from .peers import why_missing
 from .project import configure, databases, queued_storage
 from .rows import Options, Row
-from .upgrades import ANALYZE, AT_ONCE, COLUMNS, NAME, NAMES, SEQUENCE, VALUES, time_in
 
 FILES = 1_000_000  # due for a few minutes, a third of them with each priority
 OVERDUE = 1_000  # of a low priority, due for longer than MAX_WAIT
