@@ -1,4 +1,7 @@
-"""How many files ``move`` copies per second from one S3 server to another, compared with rclone."""
+"""How many files ``move`` copies per second from one S3 server to another, compared with rclone.
+
+And how many old copies it removes per second, compared with boto3.
+"""
 
 import contextlib
 import os
@@ -24,15 +27,21 @@ WIDTH = 32
 FILES = 2_000
 TURNS = 3
 WHAT = f"move of 10 KB files between two S3 servers, {WIDTH} threads, compared with rclone copy"
+DROP = (
+    f"removal of old copies by move --drop-old, {WIDTH} threads, compared with a HEAD and a DELETE "
+    f"of each by boto3 in as many threads"
+)
 MEMORY = "memory used to move a file of 256 MiB between two S3 servers"
 
 
 def rows(options: Options) -> Iterator[Row]:
-    missing = why_missing("s3") or ("" if program("rclone") else "rclone is not installed")
-    if missing:
+    missing = why_missing("s3")
+    no_rclone = missing or ("" if program("rclone") else "rclone is not installed")
+    if no_rclone:
         yield Row(
-            key="moves.rclone", what=WHAT, goal=0.8, is_at_most=False, ratio=None, reason=missing
+            key="moves.rclone", what=WHAT, goal=0.8, is_at_most=False, ratio=None, reason=no_rclone
         )
+    if missing:
         return
     configure(options.directory)
     with contextlib.ExitStack() as stack:
@@ -40,7 +49,9 @@ def rows(options: Options) -> Iterator[Row]:
         servers = [stack.enter_context(S3Server()) for _each in range(2)]
         places = [(server, stack.enter_context(bucket(server))) for server in servers]
         moves = Moves(options, *places)
-        yield moves.rates()
+        if not no_rclone:
+            yield moves.rates()
+        yield moves.removals()
         yield moves.memory()
 
 
@@ -68,6 +79,60 @@ class Moves:
             ratio=round(ratio, 2),
             details={"files/s": round(files / statistics.median(ours), 1)},
         )
+
+    def removals(self) -> Row:
+        """Measure both with files of which each has its objects at both servers."""
+        files, turns = (40, 1) if self._options.quick else (FILES, TURNS)
+        ours, theirs = [], []
+        for _turn in range(turns):
+            prefix = self._uploaded(files, SIZE)
+            self._move(prefix, files, SIZE)
+            ours.append(self._drop_old(files))
+            prefix = self._uploaded(files, SIZE)
+            self._move(prefix, files, SIZE)
+            theirs.append(self._looked_at_and_deleted(prefix, files))
+            self._drop_old(files)  # of the ledger
+        ratio = statistics.median(theirs) / statistics.median(ours)
+        return Row(
+            key="moves.drop-old",
+            what=DROP,
+            goal=0.5,
+            is_at_most=False,
+            ratio=round(ratio, 2),
+            details={
+                "files/s": round(files / statistics.median(ours), 1),
+                "boto3, files/s": round(files / statistics.median(theirs), 1),
+            },
+        )
+
+    def _drop_old(self, files: int) -> float:
+        from queued_storage.operations.moving import drop_old, old_copies
+
+        storage = self._storage()
+        started = time.perf_counter()
+        assert drop_old(storage, threads=WIDTH) == files
+        seconds = time.perf_counter() - started
+        assert not old_copies(storage).exists()
+        return seconds
+
+    def _looked_at_and_deleted(self, prefix: str, files: int) -> float:
+        (old, old_bucket), (new, new_bucket) = self._old, self._new
+        looking, deleting = (
+            each.client(read_timeout=60, max_pool_connections=WIDTH) for each in (new, old)
+        )
+
+        def remove(number: int) -> None:
+            key = f"{prefix}/{number}"
+            looking.head_object(Bucket=new_bucket, Key=key)
+            deleting.delete_object(Bucket=old_bucket, Key=key)
+
+        started = time.perf_counter()
+        with ThreadPoolExecutor(WIDTH) as pool:
+            list(pool.map(remove, range(files)))
+        seconds = time.perf_counter() - started
+        looking.close()
+        deleting.close()
+        return seconds
 
     def memory(self) -> Row:
         size = SIZE if self._options.quick else LARGE

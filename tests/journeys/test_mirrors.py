@@ -24,9 +24,9 @@ from queued_storage.operations import errands
 from queued_storage.storage.sides import Sides
 from queued_storage.testing import drain
 from queued_storage.transfers import copying, probing
-from queued_storage.transfers.disposal import dispose_due
 from queued_storage.transfers.executor import Executor
 from queued_storage.transfers.gates import gates
+from queued_storage.transfers.surplus import dispose_due
 from tests.support.failpoints import FailPoint
 from tests.support.forks import ended, forks
 from tests.support.mirroring import Mirrored, bytes_on, copy_at

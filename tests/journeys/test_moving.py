@@ -19,8 +19,8 @@ from queued_storage.ledger.states import State
 from queued_storage.maintenance import sweep
 from queued_storage.operations.moving import move
 from queued_storage.transfers import probing
-from queued_storage.transfers.disposal import dispose, dispose_due
 from queued_storage.transfers.gates import gates
+from queued_storage.transfers.surplus import dispose, dispose_due
 from tests.support.command import silently
 from tests.support.moving import Switch, on, overwritten, place, row_of, saved
 from tests.support.scripted import LONG_AGO, file, make_due, read
@@ -428,7 +428,8 @@ def test_killed_move_can_be_repeated(switch: Switch, kill: Any, point: str) -> N
 
 
 @pytest.mark.parametrize(
-    "point", ["discarded", "removing the old copy", "old copy removed", "old copy dropped"]
+    "point",
+    ["old copies claimed", "removing the old copy", "old copies removed", "old copies dropped"],
 )
 def test_killed_drop_old_can_be_repeated(switch: Switch, kill: Any, point: str) -> None:
     names = [saved(switch("old"), f"{each}.txt", b"bytes", evict=True) for each in range(2)]

@@ -20,7 +20,7 @@ from django.core.files.base import ContentFile
 from queued_storage.ledger.copies import CopyState, copies
 from queued_storage.ledger.database import ledger
 from queued_storage.ledger.states import State
-from queued_storage.transfers.disposal import dispose_due
+from queued_storage.transfers.surplus import dispose_due
 from tests.support import live as sites
 from tests.support.failpoints import FailPoint
 from tests.support.forks import Forks, ended
@@ -235,6 +235,33 @@ def test_a_killed_batch_can_be_repeated(
     assert differing(servers["new"], names, lambda name: [content_of(name)]) == []
     kept = {(copy.state, copy.unconfirmed) for copy in copies()}
     assert (kept, copies().count()) == ({(CopyState.TRANSFERRED, "")}, len(names))
+
+
+def drop(remotes: list[str]) -> None:
+    configured(*remotes)
+    run("move", storage="default", threads=4, drop_old=True, yes=True)
+
+
+@pytest.mark.parametrize("point", ["old copies claimed", "removed together", "old copies dropped"])
+def test_a_killed_removal_can_be_repeated(
+    live: Forks, servers: dict[str, S3Server], tmp_path: Path, point: str
+) -> None:
+    names = [f"{number}.txt" for number in range(25)]
+    fill(configured("old"), names)
+    remotes = ["new", "old"]
+    storage = configured(*remotes)
+    run("move", storage="default")
+    killed = live.start(drop, remotes, point=FailPoint(point, tmp_path / "reached"))
+    assert ended(killed) == -signal.SIGKILL
+    assert keys(servers["new"]) == set(names)
+    assert point == "old copies claimed" or len(keys(servers["old"])) < len(names)
+    for name in names[::4]:
+        require_own_bytes(storage, name)
+    ledger().exclude(due_at=None).update(due_at=LONG_AGO)
+    copies().exclude(due_at=None).update(due_at=LONG_AGO)
+    finish()
+    assert keys(servers["old"]) == set()
+    assert keys(servers["new"]) == set(names)
 
 
 def save_large(storage: Any, draft: Path) -> None:

@@ -1,6 +1,7 @@
 """Further copies of files, at other places than their rows say."""
 
 import copy as shallow
+from collections import defaultdict
 from collections.abc import Collection, Sequence
 from typing import Any, Self
 
@@ -11,7 +12,7 @@ from django.utils.translation import gettext_lazy as _
 from ..conf import settings
 from .database import ledger, ledger_database
 from .models import QueuedFile
-from .rows import LEASE_GRACE, is_unclaimed, new_token
+from .rows import LEASE_GRACE, is_unclaimed, new_token, unlocked_in
 from .sql.clock import DatabaseNow, UTCDateTimeField, seconds_from_now
 from .sql.outages import outlast
 from .states import Claim, Sending, State
@@ -248,6 +249,67 @@ class Copies(models.QuerySet[Copy]):
             return None
         return self.select_related("file").filter(pk=copy.pk, lease_token=token).first()
 
+    def claim_all(self, pks: Collection[int]) -> list[Copy]:
+        """Do the same for several copies under one lease, past those that somebody has locked."""
+        token, due = new_token(), self.filter(pk__in=pks).removable()
+
+        def claim() -> int:
+            with ledger().using(self.db).locking():
+                unlocked = self.filter(pk__in=list(unlocked_in(due.values_list("pk", flat=True))))
+                return unlocked.removable().update(
+                    lease_token=token, due_at=seconds_from_now(settings.lease)
+                )
+
+        outlast(claim, self.db)
+        return self._under(token, pks)
+
+    def claim_old(self, rows: Collection[QueuedFile], pks: Collection[int]) -> list[Copy]:
+        """Let these copies of claimed files be removed by this process, and claim them for that.
+
+        Left out are those of files whose claims are void, and those that another process makes.
+        """
+        claims = defaultdict(list)
+        for row in rows:
+            claims[row.lease_token, row.generation, row.place].append(row.pk)
+        claimed: list[Copy] = []
+        for (token, generation, place), files in claims.items():
+            own, valid = (
+                new_token(),
+                ledger()
+                .using(self.db)
+                .filter(
+                    pk__in=files,
+                    lease_token=token,
+                    generation=generation,
+                    state=State.TRANSFERRED,
+                    place=place,
+                ),
+            )
+            self.filter(
+                pk__in=pks,
+                file__in=valid.values("pk"),
+                state__in=[CopyState.TRANSFERRED, CopyState.PENDING],
+                lease_token="",
+                is_kept=False,
+            ).exclude(place=place).update(
+                state=CopyState.REMOVING,
+                lease_token=own,
+                due_at=seconds_from_now(settings.lease),
+            )
+            claimed += self._under(own, pks)
+        return claimed
+
+    def _under(self, token: str, pks: Collection[int]) -> list[Copy]:
+        found = self.select_related("file").filter(pk__in=pks, lease_token=token)
+        return list(found.order_by("due_at", "pk"))
+
+    def confirm_removal(self, copy: Copy) -> int:
+        """Renew the claim on a copy, unless it is void; so it is if the file's first copy is at its
+        place, as an operator may have declared."""
+        is_first = ledger().using(self.db).filter(pk=copy.file_id, place=copy.place)
+        its = self._claimed(copy).exclude(file__in=is_first.values("pk"))
+        return its.update(due_at=seconds_from_now(settings.lease))
+
     def postpone(self, copy: Copy, delay: float, error: str) -> int:
         """End a claim until the next attempt in ``delay`` seconds."""
         return self._claimed(copy).update(
@@ -266,6 +328,19 @@ class Copies(models.QuerySet[Copy]):
             lease_token="", due_at=DatabaseNow(), remote_name="", unconfirmed=""
         )
 
+    def drop_all(self, found: Collection[Copy]) -> set[int]:
+        """Do the same for several copies; return the keys of those whose claims are void."""
+        for token, pks in _by_token(found).items():
+            useless = self.filter(pk__in=pks, lease_token=token, state=CopyState.REMOVING)
+            outlast(useless.delete, self.db)
+        left = set(self.filter(pk__in=[copy.pk for copy in found]).values_list("pk", flat=True))
+        return {copy.pk for copy in found if copy.pk in left and not self.drop(copy)}
+
+    def release_all(self, found: Collection[Copy]) -> None:
+        """End claims on copies whose removal has not begun."""
+        for token, pks in _by_token(found).items():
+            self.filter(pk__in=pks, lease_token=token).update(lease_token="", due_at=DatabaseNow())
+
     def _claimed(self, copy: Copy) -> Self:
         return self.filter(pk=copy.pk, lease_token=copy.lease_token)
 
@@ -279,6 +354,13 @@ class Copies(models.QuerySet[Copy]):
         return outlast(lambda: super(Copies, self).update(**columns), self.db)
 
     update.alters_data = True  # type: ignore[attr-defined]  # templates must not call it
+
+
+def _by_token(found: Collection[Copy]) -> dict[str, list[int]]:
+    tokens = defaultdict(list)
+    for copy in found:
+        tokens[copy.lease_token].append(copy.pk)
+    return tokens
 
 
 def copies() -> Copies:

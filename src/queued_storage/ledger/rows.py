@@ -55,6 +55,13 @@ def when_saved() -> Least:
     return Least(F("saved_at"), DatabaseNow(), output_field=UTCDateTimeField())
 
 
+def unlocked_in(found: Any) -> Any:
+    """Those of a queryset that no other process has locked, if the database can skip the others."""
+    if connections[found.db].features.has_select_for_update_skip_locked:
+        return found.select_for_update(skip_locked=True)
+    return found
+
+
 class Rows(models.QuerySet[QueuedFile]):
     """The filters that the verbs of the ledger start from.
 
@@ -202,10 +209,7 @@ class Rows(models.QuerySet[QueuedFile]):
 
     def unlocked(self, *columns: str, flat: bool = False) -> Any:
         """Columns of these rows, except of those that another worker is claiming."""
-        found = self.values_list(*columns, flat=flat)
-        if connections[self.db].features.has_select_for_update_skip_locked:
-            found = found.select_for_update(skip_locked=True)
-        return found
+        return unlocked_in(self.values_list(*columns, flat=flat))
 
     # Writing
 

@@ -1,15 +1,10 @@
 """Moves the files of a storage from its previous remotes to its present one."""
 
-import threading
-from collections.abc import Iterator
 from functools import partial
-from queue import Queue
 
 from django.db import connections
 from django.db.models import Q
 
-from ..conf import settings
-from ..exceptions import LeaseLost
 from ..ledger import bindings
 from ..ledger.copies import Copies, CopyState, copies
 from ..ledger.database import (
@@ -19,17 +14,13 @@ from ..ledger.database import (
     ledger,
     ledger_database,
 )
-from ..ledger.models import QueuedFile
 from ..ledger.states import State
-from ..storage.routes import Routes
-from ..transfers import disposal
-from ..transfers.copies import verify_remote
 from ..transfers.gates import gates
-from ..transfers.leases import Lease
 from ..transfers.sending import Throttle
-from .errands import CHANGED, Errand
+from .droppers import Droppers
+from .errands import CHANGED
 from .movers import Movers
-from .passes import Report, Step, each, ignore
+from .passes import Report, ignore
 from .storages import OperableStorage
 
 FAILURES = 10  # in a row, after which a pass ends
@@ -104,92 +95,19 @@ def move(
 def drop_old(storage: OperableStorage, report: Report = ignore, *, threads: int = 1) -> int:
     """Remove the old copies of files that were moved; return how many are gone.
 
-    The copy at the present remote is verified before.
+    The copy at the present remote is verified before. Several processes may do that at once. Files
+    that are changed or deleted meanwhile, or that a worker has in hand, keep theirs. ``Unfinished``
+    is raised as by ``move()``.
     """
-    rows = ledger().filter(pk__in=old_copies(storage).values("file"))
-    action = partial(_drop_old, storage)
-    return _Pass(storage, Errand(action), report, threads).run(each(rows))
-
-
-def _drop_old(
-    storage: OperableStorage, its: OperableStorage, row: QueuedFile, lease: Lease
-) -> None:
-    verify_remote(storage, row, settings.verify, lease.progress)
-    lease.confirm()
-    found = list(old_copies(storage).filter(file=row.pk))
-    Routes(row.alias, storage.cache_prefix).forget(row.name)
-    for copy in found:
-        copies().filter(pk=copy.pk).discard()
-        claimed = copies().claim(copy)
-        if claimed is None or not disposal.dispose(claimed):
-            raise LeaseLost(f"An old copy of {row} is removed later.")
-    lease.ledger.settle(row)
-
-
-class _Pass:
-    """An errand for each of many files, in several threads."""
-
-    def __init__(
-        self, storage: OperableStorage, errand: Errand, report: Report, threads: int
-    ) -> None:
-        self._storage = storage
-        self._errand = errand
-        self._report = report
-        self._threads = _possible(threads)
-        self._lock = threading.Lock()
-        self._done = 0
-        self._failures = _Failures()
-        self._problem: BaseException | None = None
-
-    def run(self, rows: Iterator[QueuedFile]) -> int:
-        if self._threads > 1:
-            self._run_in_threads(rows)
-        else:
-            for row in rows:
-                self._run_one(row)
-                if self._problem:
-                    break
-        if self._problem:
-            raise self._problem
-        return self._done
-
-    def _run_in_threads(self, rows: Iterator[QueuedFile]) -> None:
-        waiting: Queue[QueuedFile | None] = Queue(maxsize=self._threads)
-        threads = [
-            threading.Thread(target=self._work, args=[waiting], name="queued-storage-move")
-            for _number in range(self._threads)
-        ]
-        for thread in threads:
-            thread.start()
-        try:
-            for row in rows:
-                waiting.put(row)
-                if self._problem:
-                    break
-        finally:
-            for _thread in threads:
-                waiting.put(None)
-            for thread in threads:
-                thread.join()
-
-    def _work(self, waiting: "Queue[QueuedFile | None]") -> None:
-        try:
-            while (row := waiting.get()) is not None:
-                if not self._problem:
-                    self._run_one(row)
-        finally:
-            connections.close_all()
-
-    def _run_one(self, row: QueuedFile) -> None:
-        try:
-            _require_open(self._storage)
-            error = self._errand.run(row.pk)
-            with self._lock:
-                self._report(Step(1, row.size, error, str(row)))
-                self._done += not error
-                self._failures(error)
-        except BaseException as problem:
-            self._problem = problem
+    droppers = Droppers(
+        storage,
+        old_copies(storage),
+        report,
+        threads=_possible(threads),
+        require_open=partial(_require_open, storage),
+        on_result=_Failures(),
+    )
+    return droppers.run()
 
 
 class _Failures:

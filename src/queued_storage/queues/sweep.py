@@ -16,7 +16,7 @@ from ..ledger.rows import is_overdue
 from ..ledger.sql.clock import DatabaseNow
 from ..reporting.counts import counted
 from ..reporting.logs import logger
-from ..transfers import disposal, filling
+from ..transfers import filling, surplus
 from ..transfers.gates import gates
 from .base import BaseQueue
 from .jobs import notify
@@ -55,7 +55,7 @@ def sweep(alias: str | None = None) -> int:
         raise errors[0]
     if alias is None:
         filling.fill_for_sweep()
-        disposal.dispose_due(AT_ONCE_REMOVED)
+        surplus.dispose_due(AT_ONCE_REMOVED)
     return count
 
 

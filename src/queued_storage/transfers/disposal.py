@@ -1,32 +1,21 @@
-"""Removes the objects of a file from its remotes."""
+"""Removes an object of a file from a remote."""
 
 import contextlib
 import tempfile
-import threading
-import time
 from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 from typing import Protocol
 
-from django.core.exceptions import ImproperlyConfigured
 from django.core.files import File
 
-from ..exceptions import LeaseLost, OtherWriter, RemoteChanged
 from ..files import presence, successors
-from ..ledger.copies import Copy, at_copy, copies
-from ..ledger.database import in_transaction
 from ..ledger.models import QueuedFile
-from ..ledger.remotes import remotes
-from ..ledger.states import State
 from ..reporting.logs import logger
-from ..reporting.reasons import reason
-from ..runtime.forks import after_fork
 from ..uploaders import Uploader
 from . import destinations
 from .copies import Likeness, likeness
-from .delays import OPERATOR_DELAY, backoff
 from .owners import Others
-from .parts import TransferringStorage, sides_of, storage_of
+from .parts import TransferringStorage
 from .writers import PlaceMarker
 
 
@@ -37,10 +26,16 @@ class Claim(Protocol):
         """Raise ``LeaseLost`` if the claim is void."""
 
 
+def was_saved(row: QueuedFile) -> bool:
+    """Return whether there was a file; otherwise a name was deleted that never had a row."""
+    return bool(row.checksum or row.size)
+
+
 class Removal:
     """The removal of one object, if it is the file's.
 
-    ``original`` reads another object with the bytes of the file.
+    ``original`` reads another object with the bytes of the file. ``is_needed`` says of a file that
+    certainly has the object whether another one needs it, too, if the caller knows.
     """
 
     def __init__(
@@ -49,13 +44,14 @@ class Removal:
         row: QueuedFile,
         claim: Claim,
         original: Callable[[], Iterable[bytes]] | None = None,
+        *,
+        is_needed: bool | None = None,
     ) -> None:
         self._storage = storage
         self._row = row
         self._claim = claim
         self._original = original
-        # Otherwise the name was deleted without ever having had a row.
-        self._was_saved = bool(row.checksum or row.size)
+        self._is_needed = is_needed
 
     @cached_property
     def _uploader(self) -> Uploader:
@@ -70,14 +66,18 @@ class Removal:
         PlaceMarker(self._storage).require_own()
         if self._is_its_own(remote_name):
             self._claim.confirm()  # without a claim, the object may be a newer file's
-            if self._was_saved and (self._row.unconfirmed or not self._row.transferred_at):
+            if was_saved(self._row) and (self._row.unconfirmed or not self._row.transferred_at):
                 self._uploader.forget_unfinished(remote_name)
             self._uploader.remove(remote_name)
 
     def _is_its_own(self, remote_name: str) -> bool:
         """Return whether the object is this file's, and no other file of the ledger needs it."""
-        row, others = self._row, Others(self._row, self._storage.remote)
-        if not row.unconfirmed and self._was_saved:
+        row = self._row
+        is_certain = not row.unconfirmed and was_saved(row)
+        if is_certain and self._is_needed is not None:
+            return not self._is_needed
+        others = Others(row, self._storage.remote)
+        if is_certain:
             return not others.have(remote_name)
         # The file may not have reached the remote, or was never sent.
         is_proved = not row.unconfirmed or self._is_proved(remote_name)
@@ -120,99 +120,3 @@ class Removal:
                 yield File(copy)
         else:
             yield None
-
-
-# Further copies that are of no use
-
-EVERY = 10.0  # seconds between two looks of a process ...
-AT_ONCE = 20  # ... if fewer copies than that were due
-
-
-class _Rounds:
-    """When this process looks again for copies that are of no use."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._next_at = 0.0
-
-    def dispose(self, may_go_on: Callable[[], bool]) -> None:
-        if in_transaction() or not self._lock.acquire(blocking=False):
-            return
-        try:
-            if time.monotonic() >= self._next_at and may_go_on():
-                self._next_at = time.monotonic() + EVERY
-                if dispose_due(AT_ONCE, may_go_on) == AT_ONCE:
-                    self._next_at = 0.0
-        finally:
-            self._lock.release()
-
-
-_rounds = _Rounds()
-
-
-def dispose_a_little(may_go_on: Callable[[], bool]) -> None:
-    """Remove a few objects, unless it is too early; for a worker after a search."""
-    _rounds.dispose(may_go_on)
-
-
-def _forget() -> None:
-    global _rounds
-    _rounds = _Rounds()
-
-
-after_fork(_forget)
-
-
-class _CopyClaim:
-    """The claim of this process on a copy that it removes."""
-
-    def __init__(self, copy: Copy) -> None:
-        self._copy = copy
-
-    def confirm(self) -> None:
-        copy = self._copy
-        same = copies().filter(pk=copy.pk, lease_token=copy.lease_token)
-        if not same.exclude(file__place=copy.place).exists():
-            raise LeaseLost(f"This worker lost its lease on {copy}.")
-
-
-def dispose_due(limit: int, may_go_on: Callable[[], bool] = lambda: True) -> int:
-    """Remove the objects of up to ``limit`` copies that are of no use; return how many are gone.
-
-    Those whose remote is closed wait until it is open.
-    """
-    count = 0
-    closed = remotes().closed().values("digest")
-    found = copies().removable().exclude(place__in=closed)
-    for copy in found.order_by("due_at")[:limit]:
-        if not may_go_on():
-            break
-        claimed = copies().claim(copy)
-        if claimed is not None:
-            count += dispose(claimed)
-    return count
-
-
-def dispose(copy: Copy) -> bool:
-    """Remove the object of a claimed copy, and the copy; return False if that is to be repeated."""
-    file, row = copy.file, at_copy(copy.file, copy)
-    if file.place == copy.place:  # an operator has declared that the file is there
-        return bool(copies().drop(copy))
-    try:
-        storage = storage_of(row.alias, row.task)
-
-        def original() -> Iterator[bytes]:
-            return storage.with_remote_of(file).uploader.read_back(file.remote_name)
-
-        known = original if file.state == State.TRANSFERRED else None
-        Removal(storage.with_remote_of(row), row, _CopyClaim(copy), known).run()
-    except LeaseLost:
-        return False
-    except Exception as error:
-        text = reason(error, *sides_of(row))
-        logger.warning("An old copy of %s could not be removed: %s", row, text)
-        is_waiting = isinstance(error, ImproperlyConfigured | OtherWriter | RemoteChanged)
-        delay = OPERATOR_DELAY if is_waiting else backoff(copy.attempts + 1)
-        copies().postpone(copy, delay, text)
-        return False
-    return bool(copies().drop(copy))

@@ -1,7 +1,7 @@
 """Tells whether another file of the ledger has an object on the remote, whatever its storage."""
 
 import os
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from functools import cached_property, lru_cache, reduce
 from operator import or_
 from typing import Any
@@ -119,7 +119,7 @@ class Others:
         It costs a query only if another storage has the same place, and finds the files whose
         names on the remote are their own.
         """
-        return self._matter(self._neighbors.rows([name]).get(name, ()))
+        return _matter(self._row, self._neighbors.rows([name]).get(name, ()))
 
     def have_under_any_name(self, name: str) -> bool:
         """Do the same for all files, those of this storage included; this may read all rows."""
@@ -128,21 +128,28 @@ class Others:
         rows = ledger().exclude(pk=self._row.pk).with_object(names)
         further = copies().exclude(file=self._row.pk).with_object(names)
         rows += [at_copy(copy.file, copy) for copy in further]
-        return self._matter(row for row in rows if self._has(row, name, wanted))
+        return _matter(self._row, (row for row in rows if self._has(row, name, wanted)))
 
     def _has(self, row: QueuedFile, name: str, wanted: dict[str, str]) -> bool:
         if self._neighbors.may_have(row.alias):
             return row.object_name == name
         return row.object_name == wanted.get(row.alias)
 
-    def _matter(self, rows: Iterable[QueuedFile]) -> bool:
-        """Return whether one of these is to keep the object: of several deleted files with one
-        object, the last that was recorded removes it."""
-        is_deleted = self._row.state == State.DELETING
-        return any(
-            not (is_deleted and row.state == State.DELETING and row.pk < self._row.pk)
-            for row in rows
-        )
+
+def needed_by_others(rows: Sequence[QueuedFile], remote: Storage) -> set[int]:
+    """Return the keys of those files of one storage for which ``Others.have()`` is true, with one
+    query or none."""
+    found = Neighbors(rows[0].alias, remote).rows({row.object_name for row in rows})
+    return {row.pk for row in rows if _matter(row, found.get(row.object_name, ()))}
+
+
+def _matter(row: QueuedFile, others: Iterable[QueuedFile]) -> bool:
+    """Return whether one of these is to keep the object of a file: of several deleted files with
+    one object, the last that was recorded removes it."""
+    is_deleted = row.state == State.DELETING
+    return any(
+        not (is_deleted and other.state == State.DELETING and other.pk < row.pk) for other in others
+    )
 
 
 def name_in(place: Place, own: Place, name: str) -> str | None:

@@ -1,7 +1,7 @@
 """The base class of uploaders."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
 from typing import ClassVar
 
@@ -114,6 +114,13 @@ class Uploader(ABC):
         except Exception:
             if self.exists(name):
                 raise
+
+    def remove_together(self, names: Collection[str]) -> dict[str, Exception | None]:
+        """Delete files by one request, as far as the remote can do that.
+
+        Returns, for each file of which the remote has answered, why it was not deleted.
+        """
+        return {}
 
     def verify(self, name: str, sent: Content, level: str) -> str:
         """Compare the file on the remote with what was sent, at ``level`` or above.

@@ -22,7 +22,7 @@ from ...ledger.jobs import are_available, jobs
 from ...queues.jobs import JobThreads
 from ...reporting.counts import counted
 from ...runtime import ending, hung
-from ...transfers import copying, disposal, preparing, probing
+from ...transfers import copying, preparing, probing, surplus
 from ...transfers.executor import Executor
 from ...transfers.gates import gates
 from ...transfers.pacing import limited_to
@@ -114,7 +114,7 @@ class Worker(Verb):
                     and not self.is_due()
                 )
                 connections.close_all()
-            while is_empty and disposal.dispose_due(OLD_COPIES):
+            while is_empty and surplus.dispose_due(OLD_COPIES):
                 pass
         finally:  # the ledger may be unreachable; running transfers are finished
             # The executor may have claimed files since it was idle.

@@ -1,7 +1,7 @@
 """The uploader for django-storages' ``S3Storage``."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, ClassVar, cast
@@ -21,7 +21,7 @@ from ...reporting.logs import logger
 from ...reporting.reasons import reason
 from ...runtime import ending
 from ..base import MARKER_MAX, PIECE, Uploader
-from . import by_obstore, copying, dialects, fetching, multipart, small, trust, trying
+from . import by_obstore, copying, dialects, fetching, multipart, removing, small, trust, trying
 from .bucket import MISSING, Bucket, S3Remote
 from .by_obstore import Outcome, Substitute
 from .checksums import ALGORITHMS, CRC32, SHA256, Sum, as_recorded, crc32_in, encoded, sum_of
@@ -300,6 +300,11 @@ class S3Uploader(Uploader):
         except ClientError as error:
             if code_of(error) not in MISSING:
                 raise
+
+    def remove_together(self, names: Collection[str]) -> dict[str, Exception | None]:
+        if type(self.remote).delete is not S3Storage.delete:
+            return {}
+        return removing.remove(self._bucket, names)
 
     def read_marker(self) -> bytes | None:
         try:
