@@ -13,7 +13,7 @@ from babel.messages.pofile import read_po
 from django.core.management import call_command
 from django.db.models import CharField, Value
 from django.db.models.functions import Concat
-from django.utils.translation import override
+from django.utils.translation import get_language_info, override
 from pytest_django import Settings
 
 from queued_storage.ledger.jobs import Job
@@ -24,6 +24,7 @@ from tests.admin.pages import staff
 from tests.admin.test_dashboard import NUMBERS, text_of
 from tests.admin.test_overview import add, ago
 from tests.support.services import require
+from tests.test_docs import section
 
 pytestmark = pytest.mark.one_database
 
@@ -115,6 +116,11 @@ def translations_in(catalog: Catalog) -> dict[tuple[str | None, str], list[str]]
         for message in catalog
         if message.id  # not the header
     }
+
+
+def test_page_about_the_admin_names_the_languages() -> None:
+    text = section("admin", "Languages")
+    assert all(get_language_info(language)["name"] in text for language in LANGUAGES)
 
 
 # What is on the pages
