@@ -5,8 +5,9 @@ Meanwhile, another process saves files and changes old rows.
 
 import time
 from collections.abc import Iterator
+from functools import partial
 
-from .million import BEFORE, Measured, Writer, files_of, fill, in_each_database, migrate
+from .million import BEFORE, Goal, Measured, Writer, files_of, fill, migrate, rows_of
 from .rows import Options, Row
 
 REASONS = {
@@ -17,22 +18,12 @@ REASONS = {
 
 
 def rows(options: Options) -> Iterator[Row]:
-    for database, name, measured, missing in in_each_database(options, _measure):
-        for key, what, goal, unit in _goals(files_of(options)):
-            ratio, details = measured.get(key, (None, {}))
-            yield Row(
-                key=f"migrations.{key}.{name}",
-                what=f"{what}, {name}",
-                goal=goal,
-                is_at_most=True,
-                ratio=ratio,
-                unit=unit,
-                details=details,
-                reason=REASONS.get((database, key), "") if measured else missing,
-            )
+    files = files_of(options)
+    measure = partial(_measure, options=options)
+    return rows_of("migrations", options, partial(_goals, files), measure, REASONS)
 
 
-def _goals(files: int) -> Iterator[tuple[str, str, float, str]]:
+def _goals(files: int) -> Iterator[Goal]:
     for name in later_migrations():
         number = name[:4]
         yield f"{number}.time", f"migration {number}, {files:,} files", 60, "s"

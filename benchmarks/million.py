@@ -4,13 +4,13 @@ import contextlib
 import multiprocessing
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib.util import find_spec
 from typing import Any
 
 from .peers import why_missing
 from .project import configure, databases, queued_storage
-from .rows import Options
+from .rows import Options, Row
 
 FILES = 1_000_000  # due, of a storage whose remote is closed
 OPEN = 1_000  # due later, of another storage
@@ -40,10 +40,20 @@ CHANGE = "UPDATE queued_storage_queuedfile SET last_error = %s WHERE id = %s"
 Measured = dict[str, tuple[float, dict[str, Any]]]
 
 
-def in_each_database(
-    options: Options, measure: Callable[[str, Options], Measured]
-) -> Iterator[tuple[str, str, Measured, str]]:
-    """Yield each database with its name, what was measured there, and why it was not."""
+Goal = tuple[str, str, float, str]  # the key, what is measured, its maximum, and the unit
+
+
+def rows_of(
+    group: str,
+    options: Options,
+    goals: Callable[[], Iterable[Goal]],
+    measure: Callable[[str], Measured],
+    reasons: Mapping[tuple[str, str], str] | None = None,
+) -> Iterator[Row]:
+    """Yield the rows of a group for each database.
+
+    ``reasons`` say why a goal is missed, by the database and the key.
+    """
     missing = {each: why_missing(each) or "" for each in ("postgres", "mariadb")}
     if not find_spec("MySQLdb"):
         import pymysql
@@ -55,8 +65,20 @@ def in_each_database(
             measured: Measured = {}
             if database in found:
                 with queued_storage(DATABASE=None if database == "default" else database):
-                    measured = measure(database, options)
-            yield database, name, measured, "" if measured else missing[database]
+                    measured = measure(database)
+            for key, what, goal, unit in goals():
+                ratio, details = measured.get(key, (None, {}))
+                reason = (reasons or {}).get((database, key), "")
+                yield Row(
+                    key=f"{group}.{key}.{name}",
+                    what=f"{what}, {name}",
+                    goal=goal,
+                    is_at_most=True,
+                    ratio=ratio,
+                    unit=unit,
+                    details=details,
+                    reason=reason if measured else missing[database],
+                )
 
 
 def files_of(options: Options) -> int:

@@ -7,10 +7,11 @@ another process saves. The group ``migrations`` measures the migrations.
 import statistics
 import time
 from collections.abc import Iterator
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
-from .million import SETTLED, Measured, Writer, files_of, fill, in_each_database, migrate
+from .million import SETTLED, Goal, Measured, Writer, files_of, fill, migrate, rows_of
 from .rows import Options, Row, by_turns
 
 BATCH = 10  # files in a claim
@@ -19,22 +20,11 @@ WITH_INDEX = "0005_remove_due"
 
 
 def rows(options: Options) -> Iterator[Row]:
-    for _database, name, measured, missing in in_each_database(options, _measure):
-        for key, what, goal, unit in _goals(files_of(options)):
-            ratio, details = measured.get(key, (None, {}))
-            yield Row(
-                key=f"upgrades.{key}.{name}",
-                what=f"{what}, {name}",
-                goal=goal,
-                is_at_most=True,
-                ratio=ratio,
-                unit=unit,
-                details=details,
-                reason=missing,
-            )
+    goals = partial(_goals, files_of(options))
+    return rows_of("upgrades", options, goals, partial(_measure, options=options))
 
 
-def _goals(files: int) -> Iterator[tuple[str, str, float, str]]:
+def _goals(files: int) -> Iterator[Goal]:
     beside = f"claim beside {files:,} due files of a closed remote"
     yield "claim", f"{beside}, compared with the query of the version before", 0.2, "x"
     yield "claim.ms", beside, 25, "ms"
