@@ -1,6 +1,7 @@
 """The methods that async code awaits, and what the others say there."""
 
 import asyncio
+import inspect
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
@@ -179,7 +180,7 @@ def test_error_in_a_broken_transaction_names_rollback(method: str) -> None:
 
 def test_the_coroutines_exist() -> None:
     for name in COROUTINES.values():
-        assert asyncio.iscoroutinefunction(getattr(make(), name.removesuffix("()")))
+        assert inspect.iscoroutinefunction(getattr(make(), name.removesuffix("()")))
 
 
 # Coroutines

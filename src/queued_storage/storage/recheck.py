@@ -27,7 +27,7 @@ def of_file(
     if not localfiles.has_paths(local):
         return None
     path = local.path(name)
-    mark = _marked(local.path(now_at or name))
+    mark = _marked(local.path(now_at) if now_at else path)
 
     def check() -> None:
         try:

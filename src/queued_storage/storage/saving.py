@@ -211,13 +211,18 @@ class QueuedStorage(AsyncStorage):
                     if saved := self._record_new(parts, name, details()):
                         # Before there was a row, a delete of this name could remove the file. If
                         # the row was deleted since, the file must not come back.
-                        new = parts.rows.filter(pk=saved.pk, generation=1)
-                        if file.keep_name() and not new.exclude(state=State.DELETING).exists():
+                        if file.keep_name() and not self._is_living(parts, saved.pk):
                             file.give_up_name()
                         return saved
                 if saved := self._take_over(parts, name, file, details, is_taken=bool(taken)):
                     return saved
                 name = next(names)
+
+    @staticmethod
+    def _is_living(parts: Parts, pk: int) -> bool:
+        """Return whether the row of a new file is as it was added."""
+        new = parts.rows.filter(pk=pk, generation=1)
+        return new.exclude(state=State.DELETING).exists()
 
     def _candidates(self, local: Storage, name: str, max_length: int | None) -> Iterator[str]:
         """Yield the names that a new file tries; going on means that the last one is taken."""
