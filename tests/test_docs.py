@@ -8,6 +8,8 @@ import ast
 import dataclasses
 import inspect
 import re
+import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -83,8 +85,10 @@ def prose(text: str) -> str:
 def section(name: str, heading: str) -> str:
     """Return the text under a heading, up to the next heading of its level or above."""
     text = page(name)
-    [start] = re.finditer(rf"^(#+) {re.escape(heading)}$", text, re.M)
-    end = re.search(rf"^#{{1,{len(start[1])}}} ", text[start.end() :], re.M)
+    # A comment in a block of code looks like a heading.
+    prose = FENCED.sub(lambda block: block[0].replace("#", " "), text)
+    [start] = re.finditer(rf"^(#+) {re.escape(heading)}$", prose, re.M)
+    end = re.search(rf"^#{{1,{len(start[1])}}} ", prose[start.end() :], re.M)
     return text[start.end() :][: end.start() if end else None]
 
 
@@ -424,7 +428,7 @@ def shown(text: str) -> str:
 
 
 def test_every_check() -> None:
-    source = "".join(path.read_text() for path in (PACKAGE / "checks").glob("*.py"))
+    source = "".join(path.read_text() for path in PACKAGE.rglob("*.py"))
     ids = re.findall(r'id="(queued_storage\.[EW]\d+)"', source)
     assert list(table(page("checks"), "id")) == sorted(ids)
 
@@ -434,12 +438,40 @@ def test_no_other_check_is_named() -> None:
     assert named == {key.partition(".")[2] for key in table(page("checks"), "id")}
 
 
-def test_pages_that_messages_point_to() -> None:
-    titles = {text.partition("\n")[0].removeprefix("# ") for text in texts().values()}
-    sources = "".join(path.read_text() for path in PACKAGE.rglob("*.py"))
-    pointers = re.findall(r"""\bdocs, under ['"](.*?)['"]""", sources)
-    assert pointers
-    assert set(pointers) <= titles
+def test_links_in_messages_lead_to_sections(tmp_path: Path) -> None:
+    """By the ids in the pages as Sphinx builds them."""
+    pytest.importorskip("sphinx")
+    command = [sys.executable, "-m", "sphinx", "-q", "-b", "html", str(DOCS), str(tmp_path)]
+    subprocess.run(command, check=True, timeout=100)
+    links = sorted({link for path in PACKAGE.rglob("*.py") for link in links_in(path)})
+    assert links
+    for link in links:
+        name, mark, anchor = link.partition("#")
+        built = tmp_path / f"{name}.html"
+        assert built.is_file(), link
+        assert not mark or f'id="{anchor}"' in built.read_text(), link
+
+
+def links_in(path: Path) -> Iterator[str]:
+    """Yield the pages and sections that a module's messages point to, which are all constants."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "see":
+            yield ast.literal_eval(node.args[0])
+
+
+def test_every_hint_of_a_check_is_a_link() -> None:
+    hints = [
+        keyword.value
+        for path in [*(PACKAGE / "checks").glob("*.py"), PACKAGE / "ledger" / "installation.py"]
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in {"Error", "Warning"}
+        for keyword in node.keywords
+        if keyword.arg == "hint"
+    ]
+    ids = table(page("checks"), "id")
+    assert len(hints) == len(ids)
+    for hint in hints:
+        assert re.search(r"\bsee\(|\b(PAGE|ADVICE)\b", ast.unparse(hint)), ast.unparse(hint)
 
 
 def test_every_signal() -> None:
@@ -691,6 +723,7 @@ OTHER_CAPITALS |= {f"DJANGO_SUPERUSER_{name}" for name in ("EMAIL", "PASSWORD", 
 OTHER_CAPITALS |= {"HEADER", "LOCATION", "MAX_BYTES", "ROOT"}  # keys of dictionaries in settings
 OTHER_CAPITALS |= {"PASS", "REPLACE", "LATER", "REJECT", "JPEG", "PNG", "WEBP", "GIF", "SCAN"}
 OTHER_CAPITALS |= {"UPLOADED_FILES_USE_URL"}
+OTHER_CAPITALS |= {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}  # in the environment
 OTHER_CAPITALS |= {"ECOSYSTEM_SUITES", "WAGTAILDOCS_SERVE_METHOD"}
 OTHER_CAPITALS |= {"HUEY", "PROCRASTINATE_DATABASE_ALIAS", "Q_CLUSTER_NAME", "RUNNING"}
 
@@ -796,8 +829,8 @@ def test_the_tutorial_has_the_files_of_the_script() -> None:
 # Examples that run as tests
 
 
-def names_of(source: str) -> dict[str, Any]:
-    namespace: dict[str, Any] = {}
+def names_of(source: str, **given: Any) -> dict[str, Any]:
+    namespace: dict[str, Any] = given
     exec(compile(source, "<docs>", "exec"), namespace)
     del namespace["__builtins__"]
     return namespace
@@ -805,7 +838,8 @@ def names_of(source: str) -> dict[str, Any]:
 
 def first_settings(name: str) -> dict[str, Any]:
     found = blocks(texts()[name], "python")
-    return names_of(next(source for source in found if "STORAGES =" in source))
+    source = next(source for source in found if "STORAGES =" in source)
+    return names_of(source, INSTALLED_APPS=[], BASE_DIR=Path("/srv/mysite"))
 
 
 @pytest.mark.django_db
@@ -829,6 +863,14 @@ def directory(path: Path) -> dict[str, Any]:
         "BACKEND": "django.core.files.storage.FileSystemStorage",
         "OPTIONS": {"location": path, "base_url": "https://far.example/"},
     }
+
+
+def test_the_readme_has_the_settings_of_the_quickstart() -> None:
+    quickstart, readme = first_settings("quickstart"), first_settings("README")
+    endpoint = quickstart["STORAGES"]["s3"]["OPTIONS"].pop("endpoint_url")
+    assert endpoint is None
+    for name in ("STORAGES", "MEDIA_ROOT", "MEDIA_URL"):
+        assert readme[name] == quickstart[name]
 
 
 @pytest.mark.parametrize("name", ["quickstart", "README"])

@@ -4,7 +4,6 @@ from typing import Any, ClassVar
 
 from django.core.exceptions import ImproperlyConfigured
 
-from . import checks  # noqa: F401  # one of them reports a missing entry in INSTALLED_APPS
 from .storage.saving import QueuedStorage
 
 __all__ = [

@@ -3,8 +3,11 @@
 from django.urls import path, re_path
 
 from . import health
+from .ledger.installation import require_app
 from .serving import views
 from .serving.peers import PATH
+
+require_app()
 
 app_name = "queued_storage"
 urlpatterns = [

@@ -57,7 +57,7 @@ def test_no_limits_by_default() -> None:
 def test_invalid_values_say_what_to_do(options: dict[str, Any], problem: str) -> None:
     with pytest.raises(ImproperlyConfigured, match=problem) as raised:
         limits(**options)
-    assert "See the docs" in str(raised.value)
+    assert "/limits.html#" in str(raised.value)
 
 
 def test_the_excess_is_that_of_the_worst_limit() -> None:

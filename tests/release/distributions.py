@@ -59,7 +59,8 @@ def check_source(source: Path, directory: Path) -> None:
 
     given = (f"VENV={sys.prefix}", "DATABASES=sqlite", "COVERAGE=", "WORKERS=2")
     tests = f"PYTEST_ARGS=-q {' '.join(TESTS)}"
-    make = ("make", "-C", unpacked, f"--assume-old={sys.prefix}/.installed")
+    existing = [f"--assume-old={sys.prefix}/{stamp}" for stamp in (".made", ".installed")]
+    make = ("make", "-C", unpacked, *existing)
     run(*make, "lint", "pytest", *given, tests, PYTHONPATH=str(unpacked / "src"))
 
 

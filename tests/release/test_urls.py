@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from queued_storage.runtime import documentation
+
 pytestmark = pytest.mark.one_database
 
 ROOT = Path(__file__).parent.parent.parent
@@ -46,6 +48,10 @@ def leads_to_a_page(url: str) -> bool:
         if url.startswith(prefix):
             return (ROOT / url.removeprefix(prefix)).is_file()
     return url == SOURCE or url in [f"{SOURCE}{form}" for form in FORMS]
+
+
+def test_messages_and_metadata_have_the_same_documentation() -> None:
+    assert documentation.DOCS == DOCS
 
 
 def test_project_urls_lead_to_pages() -> None:

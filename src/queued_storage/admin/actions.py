@@ -19,6 +19,7 @@ from ..operations import jobs, steering
 from .formats import Number
 from .jobs import url_of
 from .log import Asked, log_request
+from .unmigrated import LedgerAdmin
 
 MAX_ROWS = 10_000  # for an action that the request carries out itself, in the ledger only
 MAX_FILES = 100_000  # for an action that workers carry out
@@ -110,7 +111,7 @@ def _permission(name: str) -> Callable[[Any, HttpRequest], bool]:
     return has_permission
 
 
-class FileActions(admin.ModelAdmin):
+class FileActions(LedgerAdmin):
     """Each action requires the permission of its name, ``retry_queuedfile`` for ``retry``."""
 
     actions = (

@@ -23,6 +23,7 @@ from ..ledger.sql.clock import seconds_from_now
 from ..operations.comparison import Kind
 from .formats import Number
 from .log import log_change
+from .unmigrated import LedgerAdmin
 
 IDLE_AFTER = 60  # seconds after which a due job is shown as one without a worker
 SHOWN = 20  # jobs on the dashboard
@@ -91,7 +92,7 @@ def progress(job: Job) -> str:
 
 
 @admin.register(Job)
-class JobAdmin(admin.ModelAdmin):
+class JobAdmin(LedgerAdmin):
     """Users with the permission ``view_job`` follow jobs; ``cancel_job`` lets them cancel some."""
 
     actions = ("cancel",)

@@ -22,6 +22,7 @@ from ..storage.saving import QueuedStorage
 from . import preview
 from .formats import BYTES, SIZE, Number
 from .log import log_change
+from .unmigrated import LedgerAdmin
 
 NONE = "-"
 RELEASED = ngettext_lazy(
@@ -45,7 +46,7 @@ def _permission(name: str) -> Callable[[Any, HttpRequest], bool]:
 
 
 @admin.register(Preparation)
-class PreparationAdmin(admin.ModelAdmin):
+class PreparationAdmin(LedgerAdmin):
     list_display = ["name", "state", "why", "length", "saved_at", "storage"]
     list_filter = ["state"]
     list_select_related = ["file"]

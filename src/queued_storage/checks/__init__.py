@@ -1,5 +1,27 @@
 """The system checks: one function per message."""
 
-from . import databases, deployments, earlier, hosts, options, places, privacy, steps
+from . import (
+    databases,
+    deployments,
+    earlier,
+    hosts,
+    media,
+    options,
+    places,
+    privacy,
+    secrets,
+    steps,
+)
 
-__all__ = ["databases", "deployments", "earlier", "hosts", "options", "places", "privacy", "steps"]
+__all__ = [
+    "databases",
+    "deployments",
+    "earlier",
+    "hosts",
+    "media",
+    "options",
+    "places",
+    "privacy",
+    "secrets",
+    "steps",
+]

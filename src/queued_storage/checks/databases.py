@@ -9,11 +9,13 @@ from django.core.checks import CheckMessage, Warning, register
 from django.db import connections, router
 from django.db.models import FileField
 
+from ..ledger import schema
 from ..ledger.aliases import AliasedStorage
 from ..ledger.database import ledger_database
 from ..ledger.remotes import remotes
 from ..operations.status import moved_storages
 from ..remotes.classes import LIBRARY
+from ..runtime.documentation import see
 from ..storage.composition import ComposedStorage
 from .registration import check, settings_problem, storages
 
@@ -30,7 +32,7 @@ def ledger_is_beside_the_models() -> Iterator[CheckMessage]:
                     f"{field} is written to the database {database!r}, but the ledger is in "
                     f"{ledger_database()!r}: a rolled-back save would still be transferred.",
                     hint="Use the same database: set QUEUED_STORAGE['DATABASE'], or change your "
-                    "database router. See the docs, under 'Databases'.",
+                    f"database router. {see('databases#choosing-a-database')}",
                     obj=field,
                     id="queued_storage.W003",
                 )
@@ -57,7 +59,7 @@ def files_are_where_storages_look(
     return [
         Warning(
             sentence,
-            hint="See the docs, under 'Moving to another remote'.",
+            hint=see("moving#if-the-place-has-changed-without-previous"),
             obj=storage,
             id="queued_storage.W008",
         )
@@ -71,6 +73,29 @@ def _is_made(storage: ComposedStorage) -> bool:
     return not (isinstance(path, str) and path.startswith(LIBRARY)) or (
         path.rpartition(".")[0] in sys.modules
     )
+
+
+@register("queued_storage")
+def ledger_is_migrated(
+    databases: Collection[str] | None = None, **kwargs: Any
+) -> list[CheckMessage]:
+    if settings_problem() or ledger_database() not in (databases or ()) or _is_migrating():
+        return []
+    try:
+        problem = schema.problem()
+    except Exception:  # the database is away, or a test forbids queries
+        return []
+    if not problem:
+        return []
+    # Not an error, which would keep 'migrate' from running
+    return [
+        Warning(problem, hint=see("quickstart#check-the-configuration"), id="queued_storage.W015")
+    ]
+
+
+def _is_migrating() -> bool:
+    """Whether this is ``manage.py migrate``, which runs the checks before it creates the tables."""
+    return sys.argv[1:2] == ["migrate"]
 
 
 SQLITE_OPTIONS = {
@@ -94,7 +119,7 @@ def sqlite_transactions_wait() -> Iterator[CheckMessage]:
             f"The database {database!r} begins transactions without the lock for writing. A "
             "request that reads and then writes in one transaction fails with 'database is locked' "
             "if a background thread or a worker has written to the database in between.",
-            hint=f"In settings.DATABASES[{database!r}], set 'OPTIONS': {SQLITE_OPTIONS}. See the "
-            "docs, under 'Databases'.",
+            hint=f"In settings.DATABASES[{database!r}], set 'OPTIONS': {SQLITE_OPTIONS}. "
+            f"{see('databases#sqlite-notes')}",
             id="queued_storage.W007",
         )

@@ -2,24 +2,24 @@
 
 from collections.abc import Iterator
 
-from django.conf import settings as django_settings
 from django.core.checks import CheckMessage, Warning
 
 from ..conf import settings
+from ..runtime.documentation import see
 from ..storage.composition import ComposedStorage
 from .registration import check, side_problem, storages
 
 
 @check(deploy=True)
 def deployment_has_a_name() -> Iterator[CheckMessage]:
-    if settings.deployment is not None or django_settings.DEBUG:
+    if settings.deployment is not None:
         return
     if any(map(_outlives_the_process, storages())):
         yield Warning(
             "QUEUED_STORAGE['DEPLOYMENT'] is not set, so a copy of the database, such as that of a "
             "staging site, may overwrite and remove the files of this site on the remote.",
-            hint="Give each deployment a name, for example 'production'. See the docs, under "
-            "'Staging and copies of the database'.",
+            hint=f"Give each deployment a name, for example 'production'. "
+            f"{see('copies#what-to-do')}",
             id="queued_storage.W010",
         )
 

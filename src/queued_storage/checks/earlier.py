@@ -8,6 +8,7 @@ from django.core.checks import CheckMessage, Warning
 from django.core.files.storage import storages
 from django.utils.module_loading import import_string
 
+from ..runtime.documentation import see
 from ..storage.composition import ComposedStorage
 from .registration import check
 
@@ -21,7 +22,7 @@ def default_storage_is_in_storages() -> Iterator[CheckMessage]:
         yield Warning(
             f"DEFAULT_FILE_STORAGE is {path!r}, but Django 5.1 and newer ignore this setting: "
             f"files are saved to {default!r}, and are not transferred.",
-            hint="Move the storage to STORAGES['default']. See the docs, under 'Upgrading'.",
+            hint=f"Move it to STORAGES['default']. {see('upgrading#upgrade-your-project')}",
             id="queued_storage.W016",
         )
 

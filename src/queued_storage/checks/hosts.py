@@ -9,6 +9,7 @@ from ..conf import settings
 from ..queues.dummy import DummyQueue
 from ..queues.threads import ThreadQueue
 from ..queues.worker import WorkerQueue
+from ..runtime.documentation import see
 from .registration import check, storages
 
 
@@ -18,7 +19,8 @@ def hosts_have_urls() -> Iterator[CheckMessage]:
         yield Error(
             "QUEUED_STORAGE['OTHER_HOST'] is 'fetch', but HOST_URLS is empty.",
             hint="Set the URL of each host, for example "
-            "{'web-1': 'http://10.0.0.1:8000/queued/'}. See the docs, under 'Multiple hosts'.",
+            "{'web-1': 'http://10.0.0.1:8000/queued/'}. "
+            f"{see('hosts#read-files-on-other-hosts')}",
             id="queued_storage.E009",
         )
 
@@ -40,7 +42,7 @@ def hosts_have_queues() -> Iterator[CheckMessage]:
                 f"{type(queue).__name__} sends all messages to the same workers.",
                 hint="Put '{host}' into the name of the queue, or run "
                 "'manage.py queued_storage worker' on each host too. "
-                "See the docs, under 'Multiple hosts'.",
+                f"{see('hosts#send-messages-to-the-right-host')}",
                 obj=storage,
                 id="queued_storage.W004",
             )

@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from typing import Any
 
-from django.apps import apps
 from django.conf import settings as django_settings
 from django.core.cache import caches
 from django.core.checks import CheckMessage, Error, Warning, register
@@ -12,6 +11,7 @@ from django.utils.module_loading import import_string
 
 from ..conf import settings
 from ..ledger.aliases import known_storages
+from ..runtime.documentation import see
 from ..storage.routes import is_per_process
 from .registration import check, said_by, settings_problem, side_problem, storages
 
@@ -19,22 +19,7 @@ from .registration import check, said_by, settings_problem, side_problem, storag
 @register("queued_storage")
 def settings_are_valid(**kwargs: Any) -> list[CheckMessage]:
     problem = settings_problem()
-    return (
-        [Error(problem, hint="See the docs, under 'Settings'.", id="queued_storage.E001")]
-        if problem
-        else []
-    )
-
-
-@check
-def app_is_installed() -> Iterator[CheckMessage]:
-    if not apps.is_installed("queued_storage"):
-        yield Error(
-            "queued_storage is used, but it is not in INSTALLED_APPS.",
-            hint="Add 'queued_storage' to INSTALLED_APPS and run 'manage.py migrate'. "
-            "See the docs, under 'Quickstart'.",
-            id="queued_storage.E002",
-        )
+    return [Error(problem, hint=see("settings"), id="queued_storage.E001")] if problem else []
 
 
 @check
@@ -42,9 +27,7 @@ def storages_have_aliases() -> Iterator[CheckMessage]:
     try:
         known_storages(strict=True)
     except Exception as error:
-        yield Error(
-            said_by(error), hint="See the docs, under 'Storages'.", id="queued_storage.E003"
-        )
+        yield Error(said_by(error), hint=see("storages#alias"), id="queued_storage.E003")
 
 
 @check
@@ -54,7 +37,7 @@ def sides_exist() -> Iterator[CheckMessage]:
             if problem := side_problem(storage, side):
                 yield Error(
                     f"{storage.alias}: {problem}",
-                    hint="See the docs, under 'Storages'.",
+                    hint=see("storages#the-local-and-the-remote-storage"),
                     obj=storage,
                     id="queued_storage.E004",
                 )
@@ -68,7 +51,7 @@ def queues_can_be_built() -> Iterator[CheckMessage]:
         except ImproperlyConfigured as error:
             yield Error(
                 f"{storage.alias}: {said_by(error)}",
-                hint="See the docs, under 'Queues'.",
+                hint=see("queues#available-queues"),
                 obj=storage,
                 id="queued_storage.E006",
             )
@@ -82,7 +65,7 @@ def tasks_are_tasks() -> Iterator[CheckMessage]:
         except ImproperlyConfigured as error:
             yield Error(
                 f"{storage.alias}: {said_by(error)}",
-                hint="See the docs, under 'Tasks'.",
+                hint=see("tasks#writing-a-task"),
                 obj=storage,
                 id="queued_storage.E007",
             )
@@ -101,7 +84,7 @@ def permission_is_callable() -> Iterator[CheckMessage]:
             f"QUEUED_STORAGE['PERMISSION'] must be the dotted path of a callable; "
             f"{settings.permission!r} cannot be imported.",
             hint="Use the path of a callable (request, queued_file) -> bool. "
-            "See the docs, under 'Private files'.",
+            f"{see('private#authorize-each-request')}",
             id="queued_storage.E011",
         )
 
@@ -111,22 +94,30 @@ def cache_exists() -> Iterator[CheckMessage]:
     if settings.cache is not None and settings.cache not in django_settings.CACHES:
         yield Error(
             f"QUEUED_STORAGE['CACHE'] is {settings.cache!r}, which isn't an alias in CACHES.",
-            hint="Use an alias in CACHES, or None to use no cache. See the docs, under 'Settings'.",
+            hint=f"Use an alias in CACHES, or None to use no cache. {see('settings')}",
             id="queued_storage.E008",
         )
 
 
 @check
-def cache_is_shared() -> Iterator[CheckMessage]:
-    if settings.cache not in django_settings.CACHES:
-        return
-    # The default cache of a new project is fine during development.
-    matters = settings.given("CACHE") or (storages() and not django_settings.DEBUG)
-    if matters and is_per_process(caches[settings.cache]):
+def chosen_cache_is_shared() -> Iterator[CheckMessage]:
+    if settings.given("CACHE"):
+        yield from _caches_of_each_process()
+
+
+@check(production=True)
+def default_cache_is_shared() -> Iterator[CheckMessage]:
+    """That of a new project isn't, which is fine during development."""
+    if not settings.given("CACHE") and storages():
+        yield from _caches_of_each_process()
+
+
+def _caches_of_each_process() -> Iterator[CheckMessage]:
+    if settings.cache in django_settings.CACHES and is_per_process(caches[settings.cache]):
         yield Warning(
             f"The cache {settings.cache!r} is local to each process, so its entries are trusted "
             f"for a few seconds only.",
             hint="Set QUEUED_STORAGE['CACHE'] to a cache that all processes share, or to None. "
-            "See the docs, under 'Settings'.",
+            f"{see('settings')}",
             id="queued_storage.W001",
         )

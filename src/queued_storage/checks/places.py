@@ -11,8 +11,10 @@ from django.core.files.storage import FileSystemStorage, Storage
 from ..files import volumes
 from ..operations.roots import Danger, danger_of
 from ..remotes.classes import LIBRARY
+from ..runtime.documentation import see
 from ..storage.composition import ComposedStorage
 from ..storage.places import Clash, Kind, clash_of
+from ..storage.sides import Side
 from .registration import check, side_problem, storages
 
 
@@ -23,7 +25,7 @@ def sides_differ() -> Iterator[CheckMessage]:
             yield Error(
                 f"{storage.alias}: {clash.reason}",
                 hint="Change the location or the bucket of one of them. "
-                "See the docs, under 'Storages'.",
+                f"{see('storages#the-local-and-the-remote-storage')}",
                 obj=storage,
                 id="queued_storage.E005",
             )
@@ -35,7 +37,8 @@ def no_side_is_inside_the_other() -> Iterator[CheckMessage]:
         if clash.kind is Kind.INSIDE:
             yield Error(
                 f"{storage.alias}: {clash.reason}",
-                hint="Give each a location of its own. See the docs, under 'Storages'.",
+                hint="Give each a location of its own. "
+                f"{see('storages#the-local-and-the-remote-storage')}",
                 obj=storage,
                 id="queued_storage.E014",
             )
@@ -61,7 +64,7 @@ def roots_are_set() -> Iterator[CheckMessage]:
             yield Error(
                 f"{storage.alias}: the {side} storage {danger.reason}",
                 hint="Set MEDIA_ROOT, or the option 'location', to the absolute path of a "
-                "directory for uploaded files only. See the docs, under 'Quickstart'.",
+                f"directory for uploaded files only. {see('quickstart#configure-the-storages')}",
                 obj=storage,
                 id="queued_storage.E012",
             )
@@ -75,7 +78,7 @@ def roots_hold_uploaded_files_only() -> Iterator[CheckMessage]:
                 f"{storage.alias}: the {side} storage {danger.reason} Operations on all files "
                 f"would upload or delete it.",
                 hint="Change its location, or MEDIA_ROOT, to a directory for uploaded files only. "
-                "See the docs, under 'Storages'.",
+                f"{see('storages#the-local-and-the-remote-storage')}",
                 obj=storage,
                 id="queued_storage.E013",
             )
@@ -94,6 +97,36 @@ def _dangers() -> Iterator[tuple[ComposedStorage, str, Danger]]:
 
 
 @check
+def sides_are_not_swapped() -> Iterator[CheckMessage]:
+    found = storages()
+    tiers = {side.alias for storage in found for side in storage.sides if side.name != "local"}
+    for storage in found:
+        names = [side.name for side in (storage.sides.local, storage.sides.remote)]
+        if storage.alias in tiers or any(side_problem(storage, name) for name in names):
+            continue  # the local side of a tier may be anywhere; E004 reports problems
+        if _is_over_the_network(storage.sides.local) and not _is_over_the_network(
+            storage.sides.remote
+        ):
+            yield Warning(
+                f"{storage.alias}: the local storage has no path() on this machine, but the remote "
+                f"storage has: 'local' and 'remote' seem to be swapped. Each save would wait for "
+                f"the network.",
+                hint="Let 'local' be the storage on the disk, and 'remote' the other one. "
+                f"{see('storages#the-local-and-the-remote-storage')}",
+                obj=storage,
+                id="queued_storage.W011",
+            )
+
+
+def _is_over_the_network(side: Side) -> bool:
+    """Whether its files have no paths on this machine, also not in its memory."""
+    path, _options = side.specification()
+    if isinstance(path, str) and path.startswith(LIBRARY):
+        return True
+    return type(side.storage).path is Storage.path
+
+
+@check
 def volumes_are_mounted() -> Iterator[CheckMessage]:
     for storage in storages():
         problem = ""
@@ -102,7 +135,7 @@ def volumes_are_mounted() -> Iterator[CheckMessage]:
         if problem:
             yield Warning(
                 problem,
-                hint="See the docs, under 'Disasters'.",
+                hint=see("disasters#lost-disk"),
                 obj=storage,
                 id="queued_storage.W009",
             )
@@ -116,7 +149,7 @@ def local_does_not_overwrite() -> Iterator[CheckMessage]:
                 f"{storage.alias}: the local storage has allow_overwrite, which has no effect: "
                 f"a new file never replaces an existing one.",
                 hint="Remove allow_overwrite. To overwrite a file, open it for writing. "
-                "See the docs, under 'Storages'.",
+                f"{see('storages#the-local-and-the-remote-storage')}",
                 obj=storage,
                 id="queued_storage.W002",
             )

@@ -9,6 +9,7 @@ from django.core.files.storage import FileSystemStorage
 from django.urls import NoReverseMatch, reverse
 
 from ..remotes.expiry import signs
+from ..runtime.documentation import see
 from ..serving.links import VIEW
 from ..storage.composition import ComposedStorage
 from .registration import check, side_problem, storages
@@ -28,24 +29,24 @@ def urls_are_included() -> Iterator[CheckMessage]:
                 f"{storage.alias}: {option} is {getattr(storage, option)!r}, but the URLconf "
                 f"doesn't include 'queued_storage.urls'.",
                 hint="Add path('queued/', include('queued_storage.urls')) to your URLconf. "
-                "See the docs, under 'Stable URLs'.",
+                f"{see('urls#turn-stable-urls-on')}",
                 obj=storage,
                 id="queued_storage.E010",
             )
 
 
-@check
+@check(production=True)
 def local_is_as_private_as_the_remote() -> Iterator[CheckMessage]:
     for storage in storages():
         is_wanted = storage.url_mode != "direct" or storage.is_direct_by_choice
-        if is_wanted or django_settings.DEBUG or not _has_public_urls(storage):
+        if is_wanted or not _has_public_urls(storage):
             continue
         if not side_problem(storage, "remote") and signs(*storage.sides.remote.specification()):
             yield Warning(
                 f"{storage.alias}: the remote serves signed URLs, but until a file is "
                 f"transferred it is served at an unsigned local URL.",
                 hint="Set url_mode='signed', or 'direct' if all files are public. "
-                "See the docs, under 'Private files'.",
+                f"{see('private#sign-the-urls-of-local-files')}",
                 obj=storage,
                 id="queued_storage.W005",
             )
@@ -66,7 +67,7 @@ def private_files_are_outside_media_root() -> Iterator[CheckMessage]:
                 f"{storage.alias}: url_mode is 'signed', but its local files are in MEDIA_ROOT, "
                 f"which the web server may serve publicly.",
                 hint="Set a location outside of MEDIA_ROOT for the local storage. "
-                "See the docs, under 'Private files'.",
+                f"{see('private#sign-the-urls-of-local-files')}",
                 obj=storage,
                 id="queued_storage.W006",
             )

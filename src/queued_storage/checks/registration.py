@@ -5,14 +5,17 @@ from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
+from django.conf import settings as django_settings
 from django.core.checks import CheckMessage, register
 from django.core.exceptions import ImproperlyConfigured
 
 from ..conf import settings
 from ..ledger.aliases import known_storages
+from ..remotes.classes import LIBRARY
 from ..reporting.redaction import without_secrets
 from ..storage.composition import ComposedStorage
 from ..storage.sides import Side
+from .libraries import nearest_option, unknown_options
 
 WITHOUT_STORAGES = (
     "django-storages is not installed. For S3, run: pip install 'django-queued-storage[s3]'"
@@ -21,19 +24,32 @@ WITHOUT_STORAGES = (
 Check = Callable[..., Iterator[CheckMessage]]
 
 
-def check(function: Check | None = None, *, deploy: bool = False) -> Callable[..., Any]:
+def check(
+    function: Check | None = None, *, deploy: bool = False, production: bool = False
+) -> Callable[..., Any]:
     """Register a check, which is skipped if the settings are invalid: E001 reports that.
 
-    With ``deploy``, only ``manage.py check --deploy`` runs it.
+    With ``deploy``, only ``manage.py check --deploy`` runs it. With ``production``, it is of no use
+    during development: ``manage.py check`` runs it if ``DEBUG`` is off, and ``--deploy`` always.
     """
     if function is None:
-        return partial(check, deploy=deploy)
+        return partial(check, deploy=deploy, production=production)
 
     def run(app_configs: Sequence[Any] | None = None, **kwargs: Any) -> list[CheckMessage]:
         return [] if settings_problem() else list(function())
 
+    def run_in_production(**kwargs: Any) -> list[CheckMessage]:
+        return [] if django_settings.DEBUG else run()
+
+    def run_in_development(**kwargs: Any) -> list[CheckMessage]:
+        return run() if django_settings.DEBUG else []
+
     run.__name__, run.__doc__ = function.__name__, function.__doc__
-    register(run, "queued_storage", deploy=deploy)
+    if production:  # as Django does not tell a check whether it was called with --deploy
+        register(run_in_production, "queued_storage")
+        register(run_in_development, "queued_storage", deploy=True)
+    else:
+        register(run, "queued_storage", deploy=deploy)
     return run
 
 
@@ -60,18 +76,23 @@ def side_problem(storage: ComposedStorage, name: str) -> str:
 
 
 def _problem_of(side: Side) -> str:
-    path, _options = side.specification()
-    if isinstance(path, str) and path.startswith("storages."):
+    path, options = side.specification()
+    unknown: list[str] = []
+    if isinstance(path, str) and path.startswith(LIBRARY):
         # Importing a cloud library takes long, and is not needed to find it.
         module = path.rpartition(".")[0]
-        if _is_importable(module):
+        if not _is_importable(module):
+            advice = "" if _is_importable("storages") else f" {WITHOUT_STORAGES}"
+            return f"{side.name}={path!r} cannot be imported.{advice}"
+        unknown = unknown_options(path, options)
+        if not unknown:
             return ""
-        advice = "" if _is_importable("storages") else f" {WITHOUT_STORAGES}"
-        return f"{side.name}={path!r} cannot be imported.{advice}"
     try:
-        _ = side.storage
+        _ = side.storage  # sends no request
     except Exception as error:
-        return said_by(error)
+        nearest = (nearest_option(path, name) for name in unknown)
+        advice = "".join(f" Did you mean {name!r}?" for name in nearest if name)
+        return f"{said_by(error).removesuffix('.')}.{advice}"
     return ""
 
 

@@ -6,10 +6,11 @@ from django.core.checks import CheckMessage, Error
 from django.core.exceptions import ImproperlyConfigured
 
 from ..files.localfiles import has_paths
+from ..runtime.documentation import see
 from .privacy import is_in_media_root
 from .registration import check, said_by, side_problem, storages
 
-PAGE = "See the docs, under 'Steps before publishing'."
+PAGE = see("steps#scan-uploads")
 
 
 @check

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Self
 from django.core.exceptions import ImproperlyConfigured
 from django.core.files.storage import Storage
 
+from ..runtime.documentation import see
 from ..runtime.quantities import parse_duration, parse_size
 from .localfiles import has_paths
 from .spelling import root_of
@@ -18,7 +19,7 @@ LIMITS = ("keep_local", "max_pending_bytes", "when_full")  # options of a queued
 KEYS = ("max_bytes", "min_free", "min_age")  # of the option "keep_local"
 WHEN_FULL = ("refuse", "remote")
 AHEAD_MAX = 16  # the part of "max_bytes" that is freed for files to come, at most
-DOCS = "See the docs, under 'Limits of the local disk'."
+DOCS = see("limits#let-workers-make-room")
 
 
 class FreeSpace(NamedTuple):

@@ -9,7 +9,6 @@ from contextlib import suppress
 from types import FrameType
 from typing import Any
 
-from django.apps import apps
 from django.core.exceptions import ImproperlyConfigured
 from django.core.files.storage import Storage, storages
 from django.utils.module_loading import import_string
@@ -17,6 +16,7 @@ from django.utils.module_loading import import_string
 from ..exceptions import UnknownAlias
 from ..reporting.logs import logger
 from ..runtime.forks import ForkSafeLock
+from .installation import require_app
 
 ALIAS_MAX_LENGTH = 64
 
@@ -86,7 +86,7 @@ class AliasedStorage(Storage):
         ``ImproperlyConfigured`` is raised if the alias belongs to another storage.
         """
         if self._alias is None:
-            _require_app()
+            require_app()
             alias = self._derived_alias()
             if not self._is_historical:
                 registry.register(alias, self)
@@ -296,14 +296,6 @@ storage_for = registry.storage_for
 known_storages = registry.known_storages
 storages_in_use = registry.storages_in_use
 living_storages = registry.living_storages
-
-
-def _require_app() -> None:
-    if not apps.is_installed("queued_storage"):
-        raise ImproperlyConfigured(
-            "Add 'queued_storage' to INSTALLED_APPS and run 'manage.py migrate': a queued storage "
-            "keeps its ledger in the database."
-        )
 
 
 def _is_same(one: AliasedStorage, other: AliasedStorage) -> bool:

@@ -9,6 +9,7 @@ from django.utils.translation import gettext_lazy as _
 from ..conf import settings
 from ..reporting.reasons import one_line
 from ..runtime.rules import HOST_MAX_LENGTH
+from . import installation  # noqa: F401  # registers its check
 from .sql.clock import UTCDateTimeField, host_time
 from .states import Sending, State, is_read_remotely
 

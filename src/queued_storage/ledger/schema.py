@@ -6,6 +6,7 @@ from typing import Any
 
 from django.apps import apps
 from django.db import DatabaseError, connections, models
+from django.db.backends.base.base import BaseDatabaseWrapper
 
 from ..reporting.logs import logger
 from .database import ledger_database
@@ -41,16 +42,19 @@ def probe() -> None:
 
 def problem() -> str:
     """Return which table or column is missing, and what to do; "" if the database has them all."""
-    database = ledger_database()
-    missing = _missing(database)
+    return _problem_of(connections[ledger_database()])
+
+
+def _problem_of(connection: BaseDatabaseWrapper) -> str:
+    missing = _missing(connection)
     if not missing:
         return ""
+    database = connection.alias
     option = "" if database == "default" else f" --database {database}"
     return f"The database {database!r} does not have {missing}. Run 'manage.py migrate{option}'."
 
 
-def _missing(database: str) -> str:
-    connection = connections[database]
+def _missing(connection: Any) -> str:
     with connection.cursor() as cursor:
         tables = connection.introspection.table_names(cursor)
         for model in _models():
@@ -77,10 +81,20 @@ def explanation(error: BaseException) -> str:
     """Return the problem if that is the reason of ``error``; otherwise ""."""
     if not isinstance(error, DatabaseError):
         return ""
+    connection = connections[ledger_database()]
     try:
-        return problem()
+        return _problem_of(connection)
     except DatabaseError:  # the database is away, or the transaction is broken
+        if not connection.in_atomic_block:
+            return ""
+    # After an error, PostgreSQL answers nothing more in this transaction.
+    other = connection.copy()
+    try:
+        return _problem_of(other)
+    except DatabaseError:
         return ""
+    finally:
+        other.close()
 
 
 def is_explained(error: BaseException) -> bool:

@@ -12,6 +12,8 @@ from django.core import signing
 from django.core.exceptions import ImproperlyConfigured
 from django.urls import NoReverseMatch, reverse
 
+from ..runtime.documentation import see
+
 VIEW = "queued_storage:file"
 _SALT = "queued_storage.links"
 _VERSION = re.compile(r"([1-9][0-9]{0,18})-([1-9][0-9]{0,9})", re.ASCII)
@@ -39,7 +41,7 @@ def public(alias: str, name: str) -> str:
     except NoReverseMatch as error:
         raise ImproperlyConfigured(
             f"{name!r} of the storage {alias!r} has no URL. Include 'queued_storage.urls' in your "
-            f"URLconf; see the docs, under 'Stable URLs'."
+            f"URLconf. {see('urls#turn-stable-urls-on')}"
         ) from error
 
 

@@ -1,19 +1,23 @@
-"""Says what to do where the ledger cannot be asked: in async code, in a broken transaction."""
+"""Says what to do where the ledger cannot be asked: in async code, in a broken transaction, or
+before the migrations were run."""
 
 from collections.abc import Callable
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
 from django.core.exceptions import SynchronousOnlyOperation
-from django.db import connections
+from django.db import OperationalError, ProgrammingError, connections
 from django.db.transaction import TransactionManagementError
 
+from ..ledger import schema
 from ..ledger.database import ledger_database
+from ..runtime.documentation import see
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 OF_STORAGE = "of a queued storage"
+MIGRATE = see("quickstart#check-the-configuration")
 # The methods that have a coroutine, whose name is that of Django's own async methods
 COROUTINES = {
     "delete": "adelete()",
@@ -39,6 +43,13 @@ def advised(method: Callable[P, R]) -> Callable[P, R]:
             if advice is None:
                 raise
             raise type(error)(advice) from error
+        except (OperationalError, ProgrammingError) as error:
+            if OF_STORAGE in str(error):  # of a method that this one called
+                raise
+            problem = schema.explanation(error)
+            if not problem:
+                raise
+            raise type(error)(f"{name}() {OF_STORAGE}: {problem} {MIGRATE}") from error
 
     return call
 

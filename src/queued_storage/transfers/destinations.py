@@ -13,13 +13,14 @@ from ..ledger.database import in_transaction, ledger, ledger_database
 from ..ledger.models import QueuedFile
 from ..ledger.remotes import Remote, remotes
 from ..remotes.places import Place
+from ..runtime.documentation import see
 from .parts import TransferringStorage, storage_of
 
 ADVICE = (
     "If the place depends on the thread, for example on the tenant of a request, a worker cannot "
     "know it: make it the same for all threads, for example with the tenant in upload_to. If it "
-    "is the same, give the class the constant attribute queued_storage_place. See the docs, under "
-    "'Several tenants'."
+    "is the same, give the class the constant attribute queued_storage_place. "
+    f"{see('tenants#storages-whose-place-depends-on-the-tenant')}"
 )
 
 
