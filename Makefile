@@ -1,7 +1,12 @@
-# Requires make and Python 3.11 or newer. Python 3.12 and newer use Django 6, older ones Django 5.2.
+# Requires make and Python 3.11 or newer. Python 3.12 and newer use Django 6.1, older ones Django 5.2, unless DJANGO is
+# django52, django60, django61 or djangomain, which is the development version of Django.
 PYTHON ?= python3
 VENV ?= .venv
+ifndef DJANGO
 DJANGO := $(shell $(PYTHON) -c 'import sys; print("django61" if sys.version_info >= (3, 12) else "django52")' 2>/dev/null || echo django52)
+endif
+# The development version is tested with the other packages of the newest release.
+CONSTRAINTS := $(if $(filter djangomain,$(DJANGO)),build,constraints)/$(DJANGO).txt
 BIN := $(VENV)/bin
 MADE := $(VENV)/.made
 STAMP := $(VENV)/.installed
@@ -14,7 +19,7 @@ COVERAGE ?= yes
 
 .NOTPARALLEL:
 .PHONY: help install demo adoption ecosystem test quick long lint types imports migrations docs linkcheck pytest bench \
-	constraints ecosystem-constraints clean
+	dist release-check messages constraints ecosystem-constraints release-constraints clean
 
 help:
 	@echo "make demo     run the demo (ONCE=1: run it once, without a browser, and exit; SCAN=1: scan first)"
@@ -27,28 +32,35 @@ help:
 	@echo "make ecosystem  run the tests with third-party packages (ECOSYSTEM_SUITES='forms')"
 	@echo "make long     run the model and race tests for much longer"
 	@echo "make bench    run the benchmarks (BENCH_ARGS=--quick: only check that they run)"
+	@echo "make messages write new texts of the admin to locale/, and compile the translations (requires gettext)"
+	@echo "make dist     build the wheel and the source distribution in dist/"
+	@echo "make release-check  also install the wheel, use it, and run tests of the source distribution"
 	@echo "make constraints    update the pinned versions in constraints/"
 	@echo "make clean    delete environments, caches and build output"
 
 install: $(STAMP)
 
-$(MADE):
+build/djangomain.txt: constraints/django61.txt
+	@mkdir -p $(@D)
+	grep -v '^Django==' $< > $@
+
+$(MADE): | $(CONSTRAINTS)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "Python 3.11 or newer is needed: make PYTHON=python3.x" >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
 		{ echo "$(PYTHON) cannot make environments. On Debian or Ubuntu: apt install python3-venv" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python $(INSTALL) --upgrade --constraint constraints/$(DJANGO).txt pip
+	$(BIN)/python $(INSTALL) --upgrade --constraint $(CONSTRAINTS) pip
 	@touch $@
 
-$(STAMP): pyproject.toml constraints/$(DJANGO).txt | $(MADE)
-	$(BIN)/python $(INSTALL) --constraint constraints/$(DJANGO).txt \
+$(STAMP): pyproject.toml $(CONSTRAINTS) | $(MADE)
+	$(BIN)/python $(INSTALL) --constraint $(CONSTRAINTS) \
 		--editable '.[s3,celery]' --group dev --group $(DJANGO)
 	@touch $@
 
 # The demo alone needs neither the libraries of the tests nor the tools of contributors. The constraints have its Django.
-$(DEMO): pyproject.toml constraints/$(DJANGO).txt | $(MADE)
-	$(BIN)/python $(INSTALL) --constraint constraints/$(DJANGO).txt \
+$(DEMO): pyproject.toml $(CONSTRAINTS) | $(MADE)
+	$(BIN)/python $(INSTALL) --constraint $(CONSTRAINTS) \
 		--editable '.[s3]' --group demo
 	@touch $@
 
@@ -162,11 +174,36 @@ bench: $(VENV)/.bench-installed
 	$(BIN)/python -m benchmarks $(BENCH_ARGS)
 
 $(VENV)/.bench-installed: $(STAMP)
-	$(BIN)/python $(INSTALL) --constraint constraints/$(DJANGO).txt --group bench
+	$(BIN)/python $(INSTALL) --constraint $(CONSTRAINTS) --group bench
+	@touch $@
+
+# Languages that exist; to add one: make messages LANGUAGES=nl
+LANGUAGES ?= $(notdir $(patsubst %/LC_MESSAGES,%,$(wildcard src/queued_storage/locale/*/LC_MESSAGES)))
+
+messages: $(STAMP)
+	cd src/queued_storage && mkdir -p locale && \
+		$(abspath $(BIN))/python -m django makemessages --no-location --no-obsolete --no-wrap \
+			$(addprefix --locale ,$(LANGUAGES)) && \
+		$(abspath $(BIN))/python -m django compilemessages
+
+RELEASE := .venv-release
+
+dist: $(RELEASE)/.installed
+	rm -rf dist
+	$(RELEASE)/bin/python -m build --no-isolation
+	$(RELEASE)/bin/python -m twine check --strict dist/*
+
+release-check: dist $(STAMP)
+	$(BIN)/python -m tests.release.distributions dist
+
+$(RELEASE)/.installed: pyproject.toml constraints/release.txt
+	$(PYTHON) -m venv $(RELEASE)
+	$(RELEASE)/bin/python $(INSTALL) --constraint constraints/release.txt --upgrade pip
+	$(RELEASE)/bin/python $(INSTALL) --constraint constraints/release.txt --group release
 	@touch $@
 
 # Writes the file for the Django version of PYTHON. Use the oldest Python of each, so that it also works on newer ones:
-# make constraints PYTHON=python3.11, make constraints PYTHON=python3.12
+# make constraints PYTHON=python3.11, make constraints PYTHON=python3.12, and the same with DJANGO=django60
 constraints:
 	rm -rf .venv-constraints
 	$(PYTHON) -m venv .venv-constraints
@@ -185,6 +222,16 @@ ecosystem-constraints:
 	@{ echo "# Written by 'make ecosystem-constraints' with $$($(PYTHON) --version)"; \
 	.venv-constraints/bin/python -m pip freeze --exclude-editable --exclude setuptools; \
 	} > constraints/ecosystem.txt
+	rm -rf .venv-constraints
+
+release-constraints:
+	rm -rf .venv-constraints
+	$(PYTHON) -m venv .venv-constraints
+	.venv-constraints/bin/python $(INSTALL) --upgrade pip
+	.venv-constraints/bin/python $(INSTALL) --group release
+	@{ echo "# Written by 'make release-constraints' with $$($(PYTHON) --version)"; \
+	.venv-constraints/bin/python -m pip freeze --all --exclude setuptools; \
+	} > constraints/release.txt
 	rm -rf .venv-constraints
 
 clean:
