@@ -12,19 +12,22 @@ MADE := $(VENV)/.made
 STAMP := $(VENV)/.installed
 DEMO := $(VENV)/.demo-installed
 INSTALL := -m pip install --quiet --disable-pip-version-check
+# 'test' installs what the tests need, and no tools.
+GROUP ?= dev
 # The number of parallel test processes. With 0, all tests run in one process, for a debugger.
 WORKERS ?= 3
 # If empty, the tests run faster, without measuring coverage.
 COVERAGE ?= yes
 
 .NOTPARALLEL:
-.PHONY: help install demo adoption ecosystem test quick long lint types imports migrations docs linkcheck pytest bench \
+.PHONY: help install demo adoption ecosystem test quick core long lint types imports migrations docs linkcheck pytest bench \
 	dist release-check messages constraints ecosystem-constraints release-constraints clean
 
 help:
 	@echo "make demo     run the demo (ONCE=1: run it once, without a browser, and exit; SCAN=1: scan first)"
 	@echo "make adoption move a Wagtail site to S3 in a real browser (requires chromium and chromedriver)"
 	@echo "make quick    run lint, types and the core tests on SQLite before a commit, in under two minutes"
+	@echo "make core     run only these tests"
 	@echo "make test     run all checks: lint, types, imports, migrations, docs, pytest"
 	@echo "make pytest   run only the tests, on every available database (PYTEST_ARGS='-k name')"
 	@echo "make lint | types | imports | migrations | docs    run a single check"
@@ -55,7 +58,7 @@ $(MADE): | $(CONSTRAINTS)
 
 $(STAMP): pyproject.toml $(CONSTRAINTS) | $(MADE)
 	$(BIN)/python $(INSTALL) --constraint $(CONSTRAINTS) \
-		--editable '.[s3,celery]' --group dev --group $(DJANGO)
+		--editable '.[s3,celery]' --group $(GROUP) --group $(DJANGO)
 	@touch $@
 
 # The demo alone needs neither the libraries of the tests nor the tools of contributors. The constraints have its Django.
@@ -99,13 +102,15 @@ $(ECOSYSTEM)/node/.installed: $(ECOSYSTEM)/.installed
 test: lint types imports migrations docs pytest
 
 # The core tests, without browsers, brokers, object stores, killed processes and benchmarks.
-QUICK_TESTS := $(addprefix tests/,checks files ledger management operations reporting storage transfers \
+CORE_TESTS := $(addprefix tests/,checks files ledger management operations reporting storage transfers \
 	test_checks.py test_conf.py test_fields.py test_health.py test_maintenance.py test_signals.py \
 	test_testing.py)
 
-quick: export QUEUED_STORAGE_TEST_DATABASE = sqlite
-quick: lint types
-	$(BIN)/python -m pytest -q -n 2 $(QUICK_TESTS) --ignore tests/files/test_readcache.py $(PYTEST_ARGS)
+quick: lint types core
+
+core: export QUEUED_STORAGE_TEST_DATABASE = sqlite
+core: $(STAMP)
+	$(BIN)/python -m pytest -q -n 2 $(CORE_TESTS) --ignore tests/files/test_readcache.py $(PYTEST_ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check
