@@ -1,25 +1,33 @@
-# Requires make and Python 3.11 or newer. Python 3.12 and newer use Django 6, older ones Django 5.2.
+# Requires make and Python 3.11 or newer. Python 3.12 and newer use Django 6.1, older ones Django 5.2, unless DJANGO is
+# django52, django60, django61 or djangomain, which is the development version of Django.
 PYTHON ?= python3
 VENV ?= .venv
+ifndef DJANGO
 DJANGO := $(shell $(PYTHON) -c 'import sys; print("django61" if sys.version_info >= (3, 12) else "django52")' 2>/dev/null || echo django52)
+endif
+# The development version is tested with the other packages of the newest release.
+CONSTRAINTS := $(if $(filter djangomain,$(DJANGO)),build,constraints)/$(DJANGO).txt
 BIN := $(VENV)/bin
 MADE := $(VENV)/.made
 STAMP := $(VENV)/.installed
 DEMO := $(VENV)/.demo-installed
 INSTALL := -m pip install --quiet --disable-pip-version-check
+# 'test' installs what the tests need, and no tools.
+GROUP ?= dev
 # The number of parallel test processes. With 0, all tests run in one process, for a debugger.
 WORKERS ?= 3
 # If empty, the tests run faster, without measuring coverage.
 COVERAGE ?= yes
 
 .NOTPARALLEL:
-.PHONY: help install demo adoption ecosystem test quick long lint types imports migrations docs linkcheck pytest bench \
-	constraints ecosystem-constraints clean
+.PHONY: help install demo adoption ecosystem test quick core long lint types imports migrations docs linkcheck pytest bench \
+	dist release-check messages constraints ecosystem-constraints release-constraints clean
 
 help:
 	@echo "make demo     run the demo (ONCE=1: run it once, without a browser, and exit; SCAN=1: scan first)"
 	@echo "make adoption move a Wagtail site to S3 in a real browser (requires chromium and chromedriver)"
 	@echo "make quick    run lint, types and the core tests on SQLite before a commit, in under two minutes"
+	@echo "make core     run only these tests"
 	@echo "make test     run all checks: lint, types, imports, migrations, docs, pytest"
 	@echo "make pytest   run only the tests, on every available database (PYTEST_ARGS='-k name')"
 	@echo "make lint | types | imports | migrations | docs    run a single check"
@@ -27,28 +35,35 @@ help:
 	@echo "make ecosystem  run the tests with third-party packages (ECOSYSTEM_SUITES='forms')"
 	@echo "make long     run the model and race tests for much longer"
 	@echo "make bench    run the benchmarks (BENCH_ARGS=--quick: only check that they run)"
+	@echo "make messages write new texts of the admin to locale/, and compile the translations (requires gettext)"
+	@echo "make dist     build the wheel and the source distribution in dist/"
+	@echo "make release-check  also install the wheel, use it, and run tests of the source distribution"
 	@echo "make constraints    update the pinned versions in constraints/"
 	@echo "make clean    delete environments, caches and build output"
 
 install: $(STAMP)
 
-$(MADE):
+build/djangomain.txt: constraints/django61.txt
+	@mkdir -p $(@D)
+	grep -v '^Django==' $< > $@
+
+$(MADE): | $(CONSTRAINTS)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "Python 3.11 or newer is needed: make PYTHON=python3.x" >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
 		{ echo "$(PYTHON) cannot make environments. On Debian or Ubuntu: apt install python3-venv" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python $(INSTALL) --upgrade --constraint constraints/$(DJANGO).txt pip
+	$(BIN)/python $(INSTALL) --upgrade --constraint $(CONSTRAINTS) pip
 	@touch $@
 
-$(STAMP): pyproject.toml constraints/$(DJANGO).txt | $(MADE)
-	$(BIN)/python $(INSTALL) --constraint constraints/$(DJANGO).txt \
-		--editable '.[s3,celery]' --group dev --group $(DJANGO)
+$(STAMP): pyproject.toml $(CONSTRAINTS) | $(MADE)
+	$(BIN)/python $(INSTALL) --constraint $(CONSTRAINTS) \
+		--editable '.[s3,celery]' --group $(GROUP) --group $(DJANGO)
 	@touch $@
 
 # The demo alone needs neither the libraries of the tests nor the tools of contributors. The constraints have its Django.
-$(DEMO): pyproject.toml constraints/$(DJANGO).txt | $(MADE)
-	$(BIN)/python $(INSTALL) --constraint constraints/$(DJANGO).txt \
+$(DEMO): pyproject.toml $(CONSTRAINTS) | $(MADE)
+	$(BIN)/python $(INSTALL) --constraint $(CONSTRAINTS) \
 		--editable '.[s3]' --group demo
 	@touch $@
 
@@ -87,13 +102,15 @@ $(ECOSYSTEM)/node/.installed: $(ECOSYSTEM)/.installed
 test: lint types imports migrations docs pytest
 
 # The core tests, without browsers, brokers, object stores, killed processes and benchmarks.
-QUICK_TESTS := $(addprefix tests/,checks files ledger management operations reporting storage transfers \
+CORE_TESTS := $(addprefix tests/,checks files ledger management operations reporting storage transfers \
 	test_checks.py test_conf.py test_fields.py test_health.py test_maintenance.py test_signals.py \
 	test_testing.py)
 
-quick: export QUEUED_STORAGE_TEST_DATABASE = sqlite
-quick: lint types
-	$(BIN)/python -m pytest -q -n 2 $(QUICK_TESTS) --ignore tests/files/test_readcache.py $(PYTEST_ARGS)
+quick: lint types core
+
+core: export QUEUED_STORAGE_TEST_DATABASE = sqlite
+core: $(STAMP)
+	$(BIN)/python -m pytest -q -n 2 $(CORE_TESTS) --ignore tests/files/test_readcache.py $(PYTEST_ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check
@@ -162,11 +179,36 @@ bench: $(VENV)/.bench-installed
 	$(BIN)/python -m benchmarks $(BENCH_ARGS)
 
 $(VENV)/.bench-installed: $(STAMP)
-	$(BIN)/python $(INSTALL) --constraint constraints/$(DJANGO).txt --group bench
+	$(BIN)/python $(INSTALL) --constraint $(CONSTRAINTS) --group bench
+	@touch $@
+
+# Languages that exist; to add one: make messages LANGUAGES=nl
+LANGUAGES ?= $(notdir $(patsubst %/LC_MESSAGES,%,$(wildcard src/queued_storage/locale/*/LC_MESSAGES)))
+
+messages: $(STAMP)
+	cd src/queued_storage && mkdir -p locale && \
+		$(abspath $(BIN))/python -m django makemessages --no-location --no-obsolete --no-wrap \
+			$(addprefix --locale ,$(LANGUAGES)) && \
+		$(abspath $(BIN))/python -m django compilemessages
+
+RELEASE := .venv-release
+
+dist: $(RELEASE)/.installed
+	rm -rf dist
+	$(RELEASE)/bin/python -m build --no-isolation
+	$(RELEASE)/bin/python -m twine check --strict dist/*
+
+release-check: dist $(STAMP)
+	$(BIN)/python -m tests.release.distributions dist
+
+$(RELEASE)/.installed: pyproject.toml constraints/release.txt
+	$(PYTHON) -m venv $(RELEASE)
+	$(RELEASE)/bin/python $(INSTALL) --constraint constraints/release.txt --upgrade pip
+	$(RELEASE)/bin/python $(INSTALL) --constraint constraints/release.txt --group release
 	@touch $@
 
 # Writes the file for the Django version of PYTHON. Use the oldest Python of each, so that it also works on newer ones:
-# make constraints PYTHON=python3.11, make constraints PYTHON=python3.12
+# make constraints PYTHON=python3.11, make constraints PYTHON=python3.12, and the same with DJANGO=django60
 constraints:
 	rm -rf .venv-constraints
 	$(PYTHON) -m venv .venv-constraints
@@ -185,6 +227,16 @@ ecosystem-constraints:
 	@{ echo "# Written by 'make ecosystem-constraints' with $$($(PYTHON) --version)"; \
 	.venv-constraints/bin/python -m pip freeze --exclude-editable --exclude setuptools; \
 	} > constraints/ecosystem.txt
+	rm -rf .venv-constraints
+
+release-constraints:
+	rm -rf .venv-constraints
+	$(PYTHON) -m venv .venv-constraints
+	.venv-constraints/bin/python $(INSTALL) --upgrade pip
+	.venv-constraints/bin/python $(INSTALL) --group release
+	@{ echo "# Written by 'make release-constraints' with $$($(PYTHON) --version)"; \
+	.venv-constraints/bin/python -m pip freeze --all --exclude setuptools; \
+	} > constraints/release.txt
 	rm -rf .venv-constraints
 
 clean:

@@ -16,4 +16,4 @@ GROUPS = (
     "large",
 )
 # They take long, so they run only if they are chosen, or to see whether they run.
-SLOW = ("upgrades", "priorities", "sums", "manysteps")
+SLOW = ("migrations", "upgrades", "priorities", "sums", "manysteps")

@@ -3,51 +3,36 @@
 import statistics
 import time
 from collections.abc import Iterator
-from importlib.util import find_spec
-from typing import Any
+from functools import partial
 
-from .peers import why_missing
-from .project import configure, databases, queued_storage
+from .million import (
+    ANALYZE,
+    AT_ONCE,
+    COLUMNS,
+    NAME,
+    SEQUENCE,
+    VALUES,
+    Goal,
+    Measured,
+    rows_of,
+    time_in,
+)
 from .rows import Options, Row
-from .upgrades import ANALYZE, AT_ONCE, COLUMNS, NAME, NAMES, SEQUENCE, VALUES, time_in
 
 FILES = 1_000_000  # due for a few minutes, a third of them with each priority
 OVERDUE = 1_000  # of a low priority, due for longer than MAX_WAIT
 BATCH = 10  # files in a claim
 HOUR = 3600
 
-Measured = dict[str, tuple[float, dict[str, Any]]]
-
 
 def rows(options: Options) -> Iterator[Row]:
-    missing = {each: why_missing(each) or "" for each in ("postgres", "mariadb")}
-    if not find_spec("MySQLdb"):
-        import pymysql
-
-        pymysql.install_as_MySQLdb()
-    configure(options.directory, not missing["postgres"], not missing["mariadb"])
     files, overdue = (9_000, 100) if options.quick else (FILES, OVERDUE)
-    with databases() as found:
-        for database, name in NAMES.items():
-            measured: Measured = {}
-            if database in found:
-                with queued_storage(DATABASE=None if database == "default" else database):
-                    measured = _measure(database, files, overdue)
-            for key, what, goal, unit in _goals(files, overdue):
-                ratio, details = measured.get(key, (None, {}))
-                yield Row(
-                    key=f"priorities.{key}.{name}",
-                    what=f"{what}, {name}",
-                    goal=goal,
-                    is_at_most=True,
-                    ratio=ratio,
-                    unit=unit,
-                    details=details,
-                    reason="" if measured else missing[database],
-                )
+    goals = partial(_goals, files, overdue)
+    measure = partial(_measure, files=files, overdue=overdue)
+    return rows_of("priorities", options, goals, measure)
 
 
-def _goals(files: int, overdue: int) -> Iterator[tuple[str, str, float, str]]:
+def _goals(files: int, overdue: int) -> Iterator[Goal]:
     among = f"claim among {files:,} due files of three priorities"
     yield "claim", among, 25, "ms"
     turns = overdue // BATCH

@@ -491,3 +491,25 @@ def test_deployment_without_a_name_while_developing(settings: Settings) -> None:
     settings.DEBUG = True
     assert "queued_storage.W010" not in ids()
     assert len(deployment_messages()) == 1
+
+
+PRESET = "queued_storage.backends.QueuedS3BotoStorage"
+
+
+@pytest.mark.parametrize(
+    ("backend", "expected"), [(FILES, {"queued_storage.W016"}), (QUEUED, set())]
+)
+def test_default_file_storage_is_ignored_by_django(
+    settings: Settings, backend: str, expected: set[str]
+) -> None:
+    settings.DEFAULT_FILE_STORAGE = PRESET
+    if backend == FILES:
+        settings.STORAGES = settings.STORAGES | {"default": {"BACKEND": FILES}}
+    assert ids() == expected
+
+
+@pytest.mark.parametrize("path", [None, FILES, "no.such.Storage", "media"])
+def test_default_file_storage_of_others_is_their_own(settings: Settings, path: Any) -> None:
+    settings.DEFAULT_FILE_STORAGE = path
+    settings.STORAGES = settings.STORAGES | {"default": {"BACKEND": FILES}}
+    assert ids() == set()

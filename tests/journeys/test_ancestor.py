@@ -136,18 +136,6 @@ def use(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any, Storage], None]:
 
 
 @pytest.fixture
-def aws(settings: Settings, s3_options: dict[str, Any]) -> str:
-    """Set django-storages' settings for a bucket and return the bucket's name."""
-    settings.AWS_STORAGE_BUCKET_NAME = s3_options["bucket_name"]
-    settings.AWS_S3_ACCESS_KEY_ID = s3_options["access_key"]
-    settings.AWS_S3_SECRET_ACCESS_KEY = s3_options["secret_key"]
-    settings.AWS_S3_ENDPOINT_URL = s3_options["endpoint_url"]
-    settings.AWS_S3_REGION_NAME = s3_options["region_name"]
-    settings.AWS_S3_CLIENT_CONFIG = s3_options["client_config"]
-    return str(s3_options["bucket_name"])
-
-
-@pytest.fixture
 def picture() -> ContentFile:
     buffer = io.BytesIO()
     Image.new("RGB", (3, 2)).save(buffer, "PNG")

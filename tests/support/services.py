@@ -68,6 +68,8 @@ def why_missing(service: str) -> str | None:
         return why_no_browser()
     if service == "nginx":
         return None if NGINX else "no 'nginx' program: apt install nginx-light"
+    if service == "gettext":
+        return None if shutil.which("xgettext") else "no 'xgettext' program: apt install gettext"
     if service == "clamd":
         return None if CLAMD else "no 'clamd' program: apt install clamav-daemon"
     if service == "systemd":

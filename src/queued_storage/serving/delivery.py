@@ -11,6 +11,7 @@ from django.core.files import File
 from django.core.files.storage import Storage
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase, HttpResponseRedirect
 from django.utils.module_loading import import_string
+from django.utils.translation import gettext_lazy as _
 
 from ..conf import settings
 from ..exceptions import FileElsewhere, NotPublished
@@ -32,7 +33,7 @@ LOOKS = 3  # queries of the ledger, if the file moves during the request
 RETRY_AFTER = 5  # seconds, for a file that nobody can read here so far
 REDIRECT_MAX_AGE = 60  # seconds; less where the remote's URL expires sooner
 CACHED_AS_A_WHOLE = 8 * 1024 * 1024  # bytes; a client need not wait for all of a larger file
-NOT_FOUND = "The file does not exist."
+NOT_FOUND = _("The file does not exist.")
 
 
 class Located(Protocol):

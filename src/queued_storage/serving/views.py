@@ -11,6 +11,7 @@ from django.http import (
     HttpResponseBase,
     HttpResponseForbidden,
 )
+from django.utils.translation import gettext
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
 
@@ -49,7 +50,7 @@ def file(request: HttpRequest, alias: str, name: str) -> HttpResponseBase:
             seconds = links.seconds_left(storage.alias, name, request.GET)
             version = links.version_in(request.GET)
         except signing.BadSignature:
-            return HttpResponseForbidden("This link is invalid or has expired.")
+            return HttpResponseForbidden(gettext("This link is invalid or has expired."))
     elif not storage.has_stable_urls:
         raise Http404(NOT_FOUND)
     delivery = Delivery(
