@@ -29,7 +29,7 @@ from django.utils import timezone
 from django.utils.module_loading import import_string
 from pytest_django import Settings
 
-from queued_storage import backend, backends, conf, exceptions, health, signals, tasks
+from queued_storage import backend, backends, conf, exceptions, health, prefetch, signals, tasks
 from queued_storage.admin import actions, dashboard, errors, log, overview, preview
 from queued_storage.backends import QueuedStorage
 from queued_storage.conf import OPTIONS
@@ -776,7 +776,8 @@ def test_calls_in_code_font_are_known() -> None:
     """Only for pages without methods of Django or Celery."""
     for name in ("storages", "guarantees", "fields"):
         for call in re.findall(r"`(\w+)\(", prose(page(name))):
-            assert hasattr(QueuedStorage, call) or hasattr(TransferResult, call), f"{name}: {call}"
+            places = (QueuedStorage, TransferResult, prefetch)
+            assert any(hasattr(place, call) for place in places), f"{name}: {call}"
 
 
 def python_blocks() -> list[Any]:

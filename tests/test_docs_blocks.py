@@ -34,6 +34,8 @@ FENCE = re.compile(
     re.M | re.S,
 )
 FILES = [*sorted(DOCS.glob("*.md")), ROOT / "README.md"]
+# Pages that a test goes through from the first block to the last
+WHOLE = {"quickstart": "tests/journeys/test_quickstart.py"}
 NOT_CODE = {
     "text": "output and diagrams",
     "html+django": "templates of the tutorial, which example/adoption.py has",
@@ -53,7 +55,7 @@ class Block(NamedTuple):
 
 
 def all_blocks() -> Iterator[Block]:
-    for path in FILES:
+    for path in (each for each in FILES if each.stem not in WHOLE):
         for number, found in enumerate(FENCE.finditer(path.read_text())):
             language = found["language"].strip()
             if not language.startswith("{"):
@@ -75,6 +77,11 @@ def of(language: str) -> list[Any]:
 def test_every_block_is_run_or_says_why_not() -> None:
     unmarked = {block for block in BLOCKS if not block.why_not_run}
     assert {block.language for block in unmarked} <= {"", "python", *NOT_CODE}
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_a_page_as_a_whole_has_its_test(name: str) -> None:
+    assert f'PAGE = "{name}"' in (ROOT / WHOLE[name]).read_text()
 
 
 def test_most_examples_are_run() -> None:

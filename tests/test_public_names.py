@@ -61,6 +61,7 @@ NAMES = {
     "queued_storage.maintenance": ["sweep"],
     "queued_storage.metrics": ["install", "scraped_registry", "serve", "view"],
     "queued_storage.models": ["Job", "QueuedFile", "ledger"],
+    "queued_storage.prefetch": ["prefetch_urls"],
     "queued_storage.queues": ["BaseQueue", "get_queue"],
     "queued_storage.queues.base": ["BaseQueue", "run_all"],
     "queued_storage.queues.celery": ["CeleryQueue"],

@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import Any, Protocol, Self
 
 from django.core.exceptions import SuspiciousFileOperation, SynchronousOnlyOperation
@@ -22,6 +22,7 @@ from ..remotes.places import Place
 from ..serving import links
 from ..transfers import signs
 from ..transfers.gates import gates
+from . import pages
 from .advising import advised
 from .composition import ComposedStorage
 from .routes import Route
@@ -115,6 +116,7 @@ class LocatingStorage(ComposedStorage):
     def forget_route(self, name: str) -> None:
         """Make readers query the ledger for this file, before and after the commit."""
         routes = self._routes
+        pages.forget(self.alias, name)
         routes.forget(name)
         if in_transaction():
             on_commit(lambda: routes.forget(name))
@@ -247,24 +249,18 @@ class LocatingStorage(ComposedStorage):
         if expire is None and self.has_stable_urls:
             return links.public(self.alias, self._stored(name).text)
         stored = self._stored(name)
-        return links.signed(self.alias, stored.text, expire, _version_of(self._entry(stored)))
+        found = pages.find(self.alias, stored.text, default=stored)
+        entry = found if found is None or isinstance(found, Entry) else self._entry(stored)
+        return links.signed(self.alias, stored.text, expire, _version_of(entry))
 
     def urls(self, names: Iterable[Name]) -> dict[str, str]:
         """Return the URLs of many files, by name, with one query for all of them."""
         given = {str(name): self._stored_for_url(name) for name in names}
         if self.has_stable_urls:
             return {name: self.url(stored.text) for name, stored in given.items()}
-        known = {stored.text for stored in given.values() if stored.can_be_recorded}
-        found: dict[str, Entry | Route] = dict(self._routes.find_many(known, self._places))
-        asked = sorted(known - set(found))
+        found: dict[str, Entry | Route] = {}
         with suppress(*NO_ANSWER):
-            for start in range(0, len(asked), BULK):
-                entries = ledger().entries(self.alias, asked[start : start + BULK])
-                found.update(entries)
-                for name, entry in entries.items():
-                    if entry.is_promoted:
-                        place = self.with_remote_of(entry).remote_place
-                        self._is_elsewhere(name, entry, place)
+            self._find_all(given.values(), found)
         found.update(self._on_open_mirrors(found))
         return {
             name: self._url_on(entry, *self._route(stored, entry))
@@ -272,10 +268,40 @@ class LocatingStorage(ComposedStorage):
             for entry in (found.get(stored.text),)
         }
 
+    @contextmanager
+    def prefetched(self, names: Iterable[Name]) -> Iterator[None]:
+        """Look up many files by one query. In the block, ``url()`` and ``stable_url()`` of these
+        names query neither the ledger nor the cache, and see no later change by others.
+        """
+        stored = [self._stored_for_url(name) for name in names]
+        found: dict[str, Entry | Route] = {}
+        looked_up: list[StoredName] = []
+        with suppress(*NO_ANSWER):
+            self._find_all(stored, found)
+            looked_up = [name for name in stored if name.can_be_recorded]
+        with pages.remembered(
+            {(self.alias, name.text): found.get(name.text) for name in looked_up}
+        ):
+            yield
+
+    def _find_all(self, names: Iterable[StoredName], found: dict[str, Entry | Route]) -> None:
+        """Add to ``found`` where these files are, as far as they can be looked up."""
+        known = {name.text for name in names if name.can_be_recorded}
+        if not self.has_stable_urls:
+            found.update(self._routes.find_many(known, self._places))
+        asked = sorted(known - set(found))
+        for start in range(0, len(asked), BULK):
+            entries = ledger().entries(self.alias, asked[start : start + BULK])
+            found.update(entries)
+            for name, entry in entries.items():
+                if entry.is_promoted:
+                    self._is_elsewhere(name, entry, self.with_remote_of(entry).remote_place)
+
     def _entry_for_url(self, name: StoredName) -> Entry | Route | None:
         """Return where the file is; None if the ledger cannot be asked, as for an unknown name."""
         try:
-            return self._settled_entry(name)
+            found = pages.find(self.alias, name.text, default=name)
+            return self._settled_entry(name) if isinstance(found, StoredName) else found
         except NO_ANSWER:
             return None
 

@@ -12,7 +12,9 @@ from django.core.files.storage import default_storage
 from django.core.management import call_command
 from easy_thumbnails.models import Source
 from wagtail.images.models import Image
+from wagtail.models import Collection
 
+from queued_storage.prefetch import prefetch_urls
 from tests.support.services import S3Server
 
 from .gallery.models import Easy, Kit, Sorl
@@ -73,6 +75,26 @@ def test_wagtails_task_receives_the_storage_options(
     with site_on(s3_server, task):
         told = json.dumps(Image._meta.get_field("file").storage.deconstruct())
         assert (S3Server.SECRET_KEY in told) is is_told
+
+
+def test_prefetched_renditions_take_one_more_query(
+    s3_server: S3Server,
+    django_assert_num_queries: Callable[..., Any],
+    settings: Any,
+    collection: Collection,
+) -> None:
+    settings.QUEUED_STORAGE = settings.QUEUED_STORAGE | {"CACHE": None}
+    with site_on(s3_server, KEEPS):
+        for number in range(3):
+            image = Image.objects.create(title="a", file=picture(number))
+            image.get_rendition("width-50")
+        images = Image.objects.prefetch_renditions("width-50")
+        with django_assert_num_queries(2):
+            renditions = [each for image in images for each in image.prefetched_renditions]
+        expected = [rendition.url for rendition in renditions]
+        assert len(expected) == 3
+        with django_assert_num_queries(1), prefetch_urls(renditions):
+            assert [image.get_rendition("width-50").url for image in images] == expected
 
 
 def test_docs_list_the_tested_versions() -> None:
