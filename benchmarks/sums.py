@@ -8,61 +8,46 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from importlib.util import find_spec
 from typing import Any
 
-from .peers import why_missing
-from .project import configure, databases, queued_storage
+from .million import (
+    ANALYZE,
+    AT_ONCE,
+    COLUMNS,
+    NAME,
+    SEQUENCE,
+    VALUES,
+    Goal,
+    Measured,
+    rows_of,
+    time_in,
+)
 from .rows import Options, Row, by_turns, milliseconds
 from .saves import FEW, Saving
-from .upgrades import ANALYZE, AT_ONCE, COLUMNS, NAME, NAMES, SEQUENCE, VALUES, time_in
 
 FILES = 1_000_000  # in a state of those that wait for their upload
 ALIAS = "near"
 SIZE = 10_000  # bytes of each, which VALUES says
 ROOM = 250 * FEW  # bytes that may still be saved
 
-Measured = dict[str, tuple[float, dict[str, Any]]]
-
 
 def rows(options: Options) -> Iterator[Row]:
-    missing = {each: why_missing(each) or "" for each in ("postgres", "mariadb")}
-    if not find_spec("MySQLdb"):
-        import pymysql
-
-        pymysql.install_as_MySQLdb()
-    configure(options.directory, not missing["postgres"], not missing["mariadb"])
     files = 9_000 if options.quick else FILES
-    with databases() as found:
-        for database, name in NAMES.items():
-            measured: Measured = {}
-            if database in found:
-                with queued_storage(DATABASE=None if database == "default" else database):
-                    measured = _measure(Saving(options), database, files, options)
-            for key, what, goal, unit in _goals(files):
-                ratio, details = measured.get(key, (None, {}))
-                yield Row(
-                    key=f"sums.{key}.{name}",
-                    what=f"{what}, {name}",
-                    goal=goal,
-                    is_at_most=True,
-                    ratio=ratio,
-                    unit=unit,
-                    details=details,
-                    reason="" if measured else missing[database],
-                )
+    goals = partial(_goals, files)
+    return rows_of("sums", options, goals, partial(_measure, files=files, options=options))
 
 
-def _goals(files: int) -> Iterator[tuple[str, str, float, str]]:
+def _goals(files: int) -> Iterator[Goal]:
     yield "local", f"size of {files:,} local copies", 500, "ms"
     yield "pending", f"size of {files:,} files that wait for their upload", 500, "ms"
     yield "recent", f"the same among {files:,}, of those saved in the last seconds", 10, "ms"
     yield "save", f"save() of 10 KB near max_pending_bytes, {files:,} files wait", 1.5, "x"
 
 
-def _measure(work: Saving, database: str, files: int, options: Options) -> Measured:
+def _measure(database: str, files: int, options: Options) -> Measured:
     from queued_storage.ledger import localsides
 
+    work = Saving(options)
     free = work.make(f"free-{database}", delayed=True)
     limit = {"max_pending_bytes": (files + 10) * SIZE + ROOM}
     near = work.make(ALIAS, delayed=True, **limit)
