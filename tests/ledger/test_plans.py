@@ -59,6 +59,11 @@ def storage() -> Any:
 def statistics(request: pytest.FixtureRequest, storage: Any) -> str:
     with connection.cursor() as cursor:
         if request.param == "with statistics":
+            if connection.vendor == "postgresql":
+                # VACUUM only marks pages whose commits are on the disk, as this one's is.
+                cursor.execute("SET synchronous_commit = on")
+                cursor.execute("SELECT pg_logical_emit_message(true, 'tests', '')")
+                cursor.execute("RESET synchronous_commit")
             cursor.execute(ANALYZE[connection.vendor])
         elif connection.vendor == "sqlite":
             cursor.execute("SELECT 1 FROM sqlite_master WHERE name = 'sqlite_stat1'")
@@ -104,9 +109,12 @@ def reads_whole_table(plan: str) -> bool:
 
 @pytest.mark.parametrize("alias", [None, "plans"])
 def test_a_sweep_reads_only_the_due_index(storage: Any, statistics: str, alias: str | None) -> None:
-    _sql, plan = plans(lambda: sweep(alias))[-1]
-    assert "queued_storage_alias_due" in plan, plan
-    assert is_index_only(plan), plan
+    due = [(sql, plan) for sql, plan in plans(lambda: sweep(alias)) if "due_at" in sql]
+    found = [plan for sql, plan in due if "place" not in sql]  # which old files get
+    assert found
+    for plan in found:
+        assert "queued_storage_alias_due" in plan, plan
+        assert is_index_only(plan), plan
 
 
 def test_a_sweep_finds_each_row_once(storage: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -265,7 +273,9 @@ def test_candidates_are_found_in_the_order_of_an_index(
     assert len(found) > 2 * SETTLED // CHUNK
     keys, rows = found[0::2], found[1::2]
     for sql, plan in keys:
-        assert is_index_only(plan), f"{sql}\n{plan}"
+        # InnoDB's table is in the order of the keys, too.
+        in_order = is_index_only(plan) or (connection.vendor == "mysql" and "'PRIMARY'" in plan)
+        assert in_order, f"{sql}\n{plan}"
         assert not re.search("Sort|TEMP B-TREE|filesort", plan), f"{sql}\n{plan}"
     for sql, plan in rows:
         assert BY_KEY[connection.vendor] in plan, f"{sql}\n{plan}"
@@ -293,9 +303,6 @@ def test_filling_reads_ranges_of_keys(storage: Any, statistics: str) -> None:
     for sql, plan in found:
         assert BY_KEY[connection.vendor] in plan, f"{sql}\n{plan}"
         assert not reads_whole_table(plan), f"{sql}\n{plan}"
-
-
-BY_KEY = {"sqlite": "USING INTEGER PRIMARY KEY", "postgresql": f"using {TABLE}_pkey on {TABLE}"}
 
 
 @pytest.mark.parametrize("look", [lambda pk: due("plans")[:20], lambda pk: due_of([pk])])

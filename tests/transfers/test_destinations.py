@@ -245,7 +245,7 @@ def test_another_place_than_the_savers_is_refused(task: Any) -> None:
         name = storage.save("a.txt", file())
     [error] = storage.queue.deliver().values()
     assert isinstance(error, RemoteChanged)
-    for text in ("saved for another", "far/public", "queued_storage_place", "Several tenants"):
+    for text in ("saved for another", "far/public", "queued_storage_place", "tenants.html#"):
         assert text in str(error)
     assert on_disk("far") == []
     assert not remote.calls

@@ -177,9 +177,11 @@ class Candidates:
             .exclude(verified="")
             .annotate(is_young=ExpressionWrapper(young, output_field=BooleanField()))
         )
-        # An index has the keys in their order. With more conditions, PostgreSQL may sort all rows.
+        # An index has the keys in their order. With more conditions, PostgreSQL may sort all rows,
+        # and MariaDB does with one that is true of all of them.
+        keys = here.order_by("pk").values_list("pk", flat=True)
         while pks := list(
-            here.filter(pk__gt=self._seen.last).order_by("pk").values_list("pk", flat=True)[:CHUNK]
+            (keys.filter(pk__gt=last) if (last := self._seen.last) else keys)[:CHUNK]
         ):
             self._seen.last = pks[-1]
             found = rows.filter(pk__in=pks).values_list(*_Row._fields)

@@ -129,7 +129,7 @@ def files() -> Any:
 EXPECTED = {
     "minutes": [2, 0, 0],
     "oldest": ["less than a minute"],
-    "listed": {"less than a minute"},
+    "listed": {"less than a minute", "next now"},
     "unsettled": [0],
     "overdue": [0],
     "healthy": True,
