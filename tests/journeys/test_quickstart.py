@@ -215,7 +215,7 @@ def development(reader: Reader) -> None:
     assert "/mysite-media/hello.txt?X-Amz-" in remote
     assert get(remote) == (200, b"Hello")
     status = reader.type_commands("Save your first file")
-    assert re.search(r"^default\s.*\btransferred\s+1\b", status, re.M | re.I), status
+    assert re.search(r"^\s*default\s.*\btransferred\s+1\b", status, re.M | re.I), status
     assert get(f"http://127.0.0.1:{reader.serve()}/media/hello.txt") == (200, b"Hello")
 
 

@@ -94,7 +94,8 @@ def run(directory: Path, options: dict[str, Any]) -> dict[str, Any]:
 
 
 def quickstart_options() -> dict[str, Any]:
-    found = re.search(r'"OPTIONS": (\{[^}]*"transaction_mode".*?\})', QUICKSTART.read_text(), re.S)
+    text = QUICKSTART.read_text()
+    found = re.search(r'"OPTIONS"(?:\]\s*=|:) (\{[^}]*"transaction_mode".*?\})', text, re.S)
     assert found
     options: dict[str, Any] = ast.literal_eval(found[1])
     return options
