@@ -18,9 +18,10 @@ from pytest_django import Settings
 
 from queued_storage.ledger.jobs import Job
 from queued_storage.ledger.models import QueuedFile
+from queued_storage.ledger.priorities import NAMES
 from queued_storage.ledger.remotes import Remote
 from queued_storage.ledger.states import State
-from tests.admin.pages import staff
+from tests.admin.pages import LIST, staff
 from tests.admin.test_dashboard import NUMBERS, text_of
 from tests.admin.test_overview import add, ago
 from tests.support.services import require
@@ -166,3 +167,12 @@ def test_each_text_of_the_dashboard_is_marked(settings: Settings) -> None:
     for known in ("default", f"{settings.DIRECTORY}/far"):
         text = text.replace(known, "")
     assert not re.search("[A-Za-z]", DJANGOS.sub("", text)), text
+
+
+@pytest.mark.django_db
+@pytest.mark.usefixtures("pseudo")
+def test_priorities_of_a_file_are_marked() -> None:
+    for name, number in NAMES.items():
+        add(1, alias=name, priority=number, saved_at=ago(1))
+        pk = QueuedFile.objects.get(alias=name).pk
+        assert f"«{name}»" in staff("view_queuedfile").get(f"{LIST}{pk}/change/").content.decode()

@@ -228,7 +228,7 @@ class QueuedFileAdmin(FileActions):
 
     @admin.display(description=_("priority"))
     def priority_name(self, row: QueuedFile) -> str:
-        return name_of(row.priority)
+        return gettext(name_of(row.priority))  # which the filter has marked for translation
 
     @admin.display(description=_("last error"))
     def error(self, row: QueuedFile) -> str:
