@@ -51,7 +51,7 @@ def test_other_errors_of_the_database_stay() -> None:
 
 def test_check_of_the_database_names_migrate() -> None:
     def found(**options: Any) -> list[str]:
-        messages = run_checks(tags=["queued_storage"], **options)
+        messages = run_checks(**options)
         return [each.msg for each in messages if each.id == "queued_storage.W015"]
 
     assert found(databases=["default"]) == []

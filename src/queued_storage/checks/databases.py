@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterator
 from typing import Any
 
 from django.apps import apps
-from django.core.checks import CheckMessage, Warning, register
+from django.core.checks import CheckMessage, Tags, Warning, register
 from django.db import connections, router
 from django.db.models import FileField
 
@@ -75,7 +75,7 @@ def _is_made(storage: ComposedStorage) -> bool:
     )
 
 
-@register("queued_storage")
+@register("queued_storage", Tags.database)
 def ledger_is_migrated(
     databases: Collection[str] | None = None, **kwargs: Any
 ) -> list[CheckMessage]:
