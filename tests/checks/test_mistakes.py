@@ -212,7 +212,7 @@ def test_deploy_warns_on_a_development_machine(settings: Settings, tmp_path: Pat
     settings.DEBUG = False
     assert found() == in_production
     given = run_checks(tags=["queued_storage"], include_deployment_checks=True)
-    assert len({message.id for message in given}) == len(given)
+    assert len({(message.id, message.msg) for message in given}) == len(given)
 
 
 # Hints

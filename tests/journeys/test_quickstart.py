@@ -39,6 +39,10 @@ from django.core.files.base import ContentFile
 from django.core.files.storage import default_storage
 print(default_storage.url(default_storage.save({name!r}, ContentFile(b"New"))))
 """
+# Django 6.1 reports a new project's own setting as an error.
+MAIL = """
+MAILERS = {"default": {"BACKEND": "django.core.mail.backends.smtp.EmailBackend"}}
+"""
 URL = """
 from django.core.files.storage import default_storage
 print(default_storage.url({name!r}))
@@ -221,6 +225,8 @@ def development(reader: Reader) -> None:
 
 def production(reader: Reader) -> None:
     reader.write_code("Go to production")
+    with (reader.place / "mysite" / "settings.py").open("a") as file:
+        file.write(MAIL)
     checked = reader.type_commands("Go to production")
     assert "queued_storage" not in checked, checked
 
