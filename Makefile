@@ -110,7 +110,8 @@ quick: lint types core
 
 core: export QUEUED_STORAGE_TEST_DATABASE = sqlite
 core: $(STAMP)
-	$(BIN)/python -m pytest -q -n 2 $(CORE_TESTS) --ignore tests/files/test_readcache.py $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -q -n 2 $(CORE_TESTS) --ignore tests/files/test_readcache.py $(PYTEST_ARGS) || { \
+		[ -n "$(ONCE_MORE)" ] && $(BIN)/python -m pytest --last-failed --last-failed-no-failures none -x; }
 
 lint: $(STAMP)
 	$(BIN)/ruff check

@@ -1,5 +1,6 @@
 """Mistakes of the first hour: what the checks say before the first file is saved."""
 
+import gc
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,6 +27,7 @@ pytestmark = pytest.mark.one_database
 
 
 def found(*, deploy: bool = False) -> set[str]:
+    gc.collect()  # storages of other tests, which the checks would look at
     given = run_checks(tags=["queued_storage"], include_deployment_checks=deploy)
     return {str(message.id).removeprefix("queued_storage.") for message in given}
 
