@@ -19,8 +19,11 @@ from ...operations.storages import OperableStorage
 COMPARED = 1000  # names that a wrong one is compared with
 LISTED = 5  # names in an error
 FOR_EXAMPLE = "It has, for example"
-# The error of argparse, which quotes the choices in some versions of Python
-_INVALID_CHOICE = re.compile(r"(.*invalid choice: (.+)) \(choose from (.+)\)", re.S)
+# The error of argparse, which quotes the choices in some versions of Python, and suggests one itself
+# since Python 3.14
+_INVALID_CHOICE = re.compile(
+    r"(.*invalid choice: (.+?))(?:, maybe you meant .+\?)? \(choose from (.+)\)", re.S
+)
 
 
 def unknown(problem: str, there_is: Iterable[str], advice: str = "Choose one of") -> CommandError:
