@@ -63,11 +63,8 @@ class Moves:
         self._old, self._new = old, new
 
     def rates(self) -> Row:
-        from queued_storage.operations.moving import drop_old
-
         files, turns = (40, 1) if self._options.quick else (FILES, TURNS)
         ours, theirs = [], []
-        drop_old(self._storage(), threads=WIDTH)  # those of the other rows
         for _turn in range(turns):
             prefix, only = self._uploaded(files, SIZE), self._uploaded(1, SIZE)
             # Without the time that both take to start: rclone a process, and move its clients
@@ -85,8 +82,11 @@ class Moves:
 
     def removals(self) -> Row:
         """Measure both with files of which each has its objects at both servers."""
+        from queued_storage.operations.moving import drop_old
+
         files, turns = (40, 1) if self._options.quick else (FILES, TURNS)
         ours, theirs = [], []
+        drop_old(self._storage(), threads=WIDTH)  # those of the other rows
         for _turn in range(turns):
             prefix = self._uploaded(files, SIZE)
             self._move(prefix, files, SIZE)

@@ -19,8 +19,8 @@ from ...operations.storages import OperableStorage
 COMPARED = 1000  # names that a wrong one is compared with
 LISTED = 5  # names in an error
 FOR_EXAMPLE = "It has, for example"
-# The error of argparse, which quotes the choices in some versions of Python, and suggests one itself
-# since Python 3.14
+# The error of argparse, which quotes the choices in some versions of Python, and suggests one of
+# them itself since Python 3.14
 _INVALID_CHOICE = re.compile(
     r"(.*invalid choice: (.+?))(?:, maybe you meant .+\?)? \(choose from (.+)\)", re.S
 )
