@@ -23,10 +23,10 @@ def prefetch_urls(instances: Iterable[Model], *fields: str) -> Iterator[None]:
     names = defaultdict(list)
     for instance in instances:
         for file in _files_of(instance, fields):
-            if file and hasattr(file.storage, "prefetched"):
-                alias = file.storage.alias
-                storages[alias] = file.storage
-                names[alias].append(file.name)
+            storage: Any = file.storage
+            if file and hasattr(storage, "prefetched"):
+                storages[storage.alias] = storage
+                names[storage.alias].append(file.name)
     with ExitStack() as stack:
         for alias, storage in storages.items():
             stack.enter_context(storage.prefetched(names[alias]))
