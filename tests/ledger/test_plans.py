@@ -30,6 +30,7 @@ from queued_storage.transfers.preparing import due, due_of
 from tests.support import stepping
 from tests.support.many import repeat
 from tests.support.scripted import LONG_AGO, make
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -60,11 +61,9 @@ def statistics(request: pytest.FixtureRequest, storage: Any) -> str:
     with connection.cursor() as cursor:
         if request.param == "with statistics":
             if connection.vendor == "postgresql":
-                # VACUUM only marks pages whose commits are on the disk, as this one's is.
-                cursor.execute("SET synchronous_commit = on")
-                cursor.execute("SELECT pg_logical_emit_message(true, 'tests', '')")
-                cursor.execute("RESET synchronous_commit")
-            cursor.execute(ANALYZE[connection.vendor])
+                until(all_pages_are_marked)
+            else:
+                cursor.execute(ANALYZE[connection.vendor])
         elif connection.vendor == "sqlite":
             cursor.execute("SELECT 1 FROM sqlite_master WHERE name = 'sqlite_stat1'")
             if cursor.fetchone():
@@ -73,6 +72,20 @@ def statistics(request: pytest.FixtureRequest, storage: Any) -> str:
         elif connection.vendor == "postgresql":
             pytest.skip("PostgreSQL collects them by itself")
     return str(request.param)
+
+
+def all_pages_are_marked() -> bool:
+    """VACUUM only marks pages whose commits are on the disk, together with those of other sessions
+    at the same time."""
+    with connection.cursor() as cursor:
+        cursor.execute("SET synchronous_commit = on")
+        cursor.execute("SELECT pg_logical_emit_message(true, 'tests', '')")
+        cursor.execute("RESET synchronous_commit")
+        cursor.execute(ANALYZE["postgresql"])
+        cursor.execute(
+            "SELECT relallvisible = relpages FROM pg_class WHERE oid = %s::regclass", [TABLE]
+        )
+        return bool(cursor.fetchone()[0])
 
 
 def plans(work: Callable[[], object]) -> list[tuple[str, str]]:
