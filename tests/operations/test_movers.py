@@ -13,6 +13,9 @@ from queued_storage.ledger.database import ledger
 from queued_storage.ledger.models import QueuedFile
 from queued_storage.ledger.remotes import remotes
 from queued_storage.ledger.states import State
+from queued_storage.operations import moving as operations
+from queued_storage.operations.errands import CHANGED
+from queued_storage.operations.movers import Movers
 from queued_storage.operations.moving import Unfinished, left, move
 from queued_storage.operations.passes import Step
 from queued_storage.transfers import leases, moving
@@ -202,10 +205,53 @@ def test_a_move_in_a_transaction(storage: Any) -> None:
     assert on("new") == NAMES
 
 
-def test_a_copy_that_is_in_the_way_stops_one_file_only(storage: Any) -> None:
-    rows = [row_of(NAMES[2])]
-    copies().add(rows, place("old"))  # nothing that this version does makes one
+def test_files_that_another_process_has_moved(
+    storage: Any, switch: Switch, never_overwriting: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are passed over, and can be moved back."""
+    moved: list[int] = []
+
+    def move_before(its: Any) -> None:  # the keys of the files are read by now
+        if not moved:
+            moved.append(0)
+            moved[0] = move(storage)
+
+    monkeypatch.setattr(operations, "_require_open", move_before)
     steps: list[Step] = []
-    assert move(storage, steps.append) == len(NAMES) - 1
-    assert [step.name for step in steps if step.error] == [str(rows[0])]
+    assert move(storage, steps.append) == 0
+    assert (moved, steps, claims()) == ([len(NAMES)], [], [])
+    assert {copy.place for copy in copies()} == {place("old")}
+    storage = switch("old", "new")
+    assert move(storage) == len(NAMES)
+    assert {row.place for row in ledger()} == {place("old")}
+
+
+def test_one_file_that_another_process_has_moved(storage: Any) -> None:
+    """It was locked when the others were claimed, so a thread claims it."""
+    row = row_of(NAMES[0])
+    movers = Movers(
+        storage,
+        left(storage),
+        lambda step: None,
+        threads=1,
+        is_kept=False,
+        throttle=None,
+        require_open=lambda: None,
+        on_result=lambda error: None,
+    )
+    assert move(storage) == len(NAMES)
+    assert movers._run_alone(row).error == CHANGED
+    assert claims() == []
+    assert {copy.place for copy in copies()} == {place("old")}
+
+
+def test_a_copy_at_the_place_of_the_file_is_not_in_the_way(storage: Any) -> None:
+    """Earlier versions, and operators who declare where files are, may leave one there."""
+    copies().add([row_of(NAMES[2])], place("old"))
+    steps: list[Step] = []
+    assert move(storage, steps.append) == len(NAMES)
+    assert [step.error for step in steps] == [""] * len(NAMES)
+    assert {(copy.state, copy.place) for copy in copies()} == {
+        (CopyState.TRANSFERRED, place("old"))
+    }
     assert claims() == []

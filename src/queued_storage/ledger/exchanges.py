@@ -150,6 +150,8 @@ def _left(state: CopyState, generation: int, *, is_kept: bool) -> dict[str, Any]
 def _leave(row: QueuedFile, new: Copy | None, state: CopyState, *, is_kept: bool) -> None:
     """Let the copy that became the first one of a file be that at its old place."""
     old_place = digest_of(row.alias, row.place)
+    if old_place is not None:  # a copy there says nothing that the row doesn't
+        copies().at(row, old_place).delete()
     if not row.object_name or old_place is None:  # nothing lies there
         if new:
             copies().filter(pk=new.pk).delete()

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
+from ..exceptions import LeaseLost
 from ..ledger.database import QueuedFileQuerySet, ledger
 from ..ledger.models import QueuedFile
 from ..ledger.states import State
@@ -63,7 +64,10 @@ class Movers(BatchedPass[Move]):
         super()._claim()
 
     def _begin(self, rows: list[QueuedFile]) -> None:
-        for move in self._begin_moves(rows):
+        moves = self._begin_moves(rows)
+        begun = {move.row.pk for move in moves}
+        super()._give_back([row for row in rows if row.pk not in begun])  # others have moved them
+        for move in moves:
             self._put(Job(move.row, partial(self._send, move), AtEnd.GIVE_BACK))
 
     def _unclaimed(self, keys: list[int], rows: list[QueuedFile]) -> Iterable[QueuedFile]:
@@ -92,9 +96,11 @@ class Movers(BatchedPass[Move]):
 
     def _run_alone(self, row: QueuedFile) -> Moved:
         def move(its: OperableStorage, row: QueuedFile, lease: Lease) -> None:
-            for each in self._begin_moves([row]):
-                each.send(lease)
-                each.finish()
+            moves = self._begin_moves([row])
+            if not moves:
+                raise LeaseLost(f"Another process has moved {row}.")
+            moves[0].send(lease)
+            moves[0].finish()
 
         return Result(row, Errand(move, find=self._find).run(row.pk))
 

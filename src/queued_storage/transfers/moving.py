@@ -54,8 +54,6 @@ class Move:
         bytes at the previous remote are not those of the ledger.
         """
         copy = self._copy
-        if self._old is self._storage:
-            raise LeaseLost(f"{self.row} is not at a previous remote.")
         if copy.lease_token or copy.state == CopyState.REMOVING:
             raise LeaseLost(f"An old copy of {self.row} is being removed at the present remote.")
         try:
@@ -127,16 +125,17 @@ def begin(
     is_kept: bool = False,
     throttle: Throttle | None = None,
 ) -> list[Move]:
-    """Begin to move claimed files to the storage's own remote.
+    """Begin to move claimed files to the storage's own remote, except those that are there.
 
     New names at a remote that never overwrites an object are reserved for all of them at once.
     """
     storage.require_two_places()
     destinations.remote_of(storage)  # before anything lies there
+    old = {place: storage.with_remote_of(row) for place, row in {r.place: r for r in rows}.items()}
+    rows = [row for row in rows if old[row.place] is not storage]
     new, uploader = storage.remote_place.digest, storage.uploader
     trying = {row.pk for row in rows if row.checksum and uploader.never_overwrites(row.size)}
     begun = copies().begin(rows, new, trying)
-    old = {place: storage.with_remote_of(row) for place, row in {r.place: r for r in rows}.items()}
     return [
         Move(storage, old[row.place], row, begun[row.pk], is_kept=is_kept, throttle=throttle)
         for row in rows
