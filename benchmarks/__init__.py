@@ -9,6 +9,7 @@ GROUPS = (
     "reading",
     "claims",
     "passes",
+    "rowsize",
     "verbs",
     "workers",
     "moves",

@@ -14,6 +14,7 @@ REASONS = {
     ("default", "0003.wait"): "SQLite rebuilds the table, and nothing else can write meanwhile.",
     ("default", "0004.wait"): "SQLite is locked while it builds an index.",
     ("default", "0007.wait"): "SQLite is locked while it builds an index.",
+    ("default", "0010.wait"): "SQLite is locked while it builds an index.",
 }
 
 

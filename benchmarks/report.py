@@ -145,6 +145,9 @@ REASONS: dict[str, str] = {
     "manysteps": "The steps of a small picture take 35 ms. For each file, the package executes six "
     "statements in four transactions, and renames it twice, with processor caches that the steps "
     "have left cold. On photos, this hardly counts: see the row of 'steps'.",
+    "rowsize": "The name is in a row twice, since processes of the version before need the name on "
+    "the remote. Half of the rest are the entries of four indexes, two of which change with each "
+    "state.",
     "saves.large": "Without the extra 'checksums', zlib.crc32 alone takes half as long as "
     "FileSystemStorage.save().",
     "saves.python": "No single cause stands out. The statement and Django's cursor take a fifth of "

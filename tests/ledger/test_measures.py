@@ -125,10 +125,10 @@ def test_transferred_files_are_not_read() -> None:
         assert measures.overdue() == []
     explained = [explain(query["sql"]) for query in captured]
     for plan in explained:
-        assert re.search("queued_storage_(state|alias_due|name_unique|local)", plan), plan
+        assert re.search("queued_storage_(state|scheduled|name_unique|local)", plan), plan
         assert "Seq Scan" not in plan
-    found = {name for name in ("alias_due", "state") if name in str(explained)}
-    assert found == {"alias_due", "state"}
+    found = {name for name in ("scheduled", "state") if name in str(explained)}
+    assert found == {"scheduled", "state"}
 
 
 def explain(sql: str) -> str:

@@ -126,7 +126,7 @@ def test_a_sweep_reads_only_the_due_index(storage: Any, statistics: str, alias: 
     found = [plan for sql, plan in due if "place" not in sql]  # which old files get
     assert found
     for plan in found:
-        assert "queued_storage_alias_due" in plan, plan
+        assert "queued_storage_scheduled" in plan, plan
         assert is_index_only(plan), plan
 
 
@@ -181,9 +181,9 @@ def test_counting_stalled_files_reads_no_transferred_row(storage: Any, statistic
 
 OTHERS = 20_000  # due files of another alias
 RANGE = {  # what says that only a range of the index is read
-    "sqlite": "queued_storage_alias_due (alias=? AND priority=? AND due_at<?)",
+    "sqlite": "queued_storage_scheduled (alias=? AND priority=? AND due_at<?)",
     "postgresql": "AND (priority = 0) AND (due_at <=",
-    "mysql": "queued_storage_alias_due",
+    "mysql": "queued_storage_scheduled",
 }
 
 
@@ -241,7 +241,7 @@ def test_looks_for_due_files_read_ranges(
     ]
     assert found
     for sql, plan in found:
-        assert "queued_storage_alias_due" in plan, f"{sql}\n{plan}"
+        assert "queued_storage_scheduled" in plan, f"{sql}\n{plan}"
 
 
 SUMS: dict[str, Callable[[str], Any]] = {

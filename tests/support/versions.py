@@ -30,6 +30,7 @@ VERSIONS = {
     "0006_copy": "c785dd9",
     "0007_localside": "1149137",
     "0008_preparation": "ca70976",
+    "0009_throughput": "97ca236",
 }
 # Those that were in use for longer than a day, and the last one
 UPGRADED = ("0001_initial", "0002_job", list(VERSIONS)[-1])

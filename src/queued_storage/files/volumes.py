@@ -212,11 +212,9 @@ def _local_files(alias: str) -> QueuedFileQuerySet:
     The name of a deleted file that was never saved has a row, too, but neither size nor checksum.
     The order is that of an index, which says what is local without reading the rows.
     """
-    local = ledger().filter(alias=alias, is_local=True).workable_here()
+    local = ledger().filter(alias=alias).with_local_copy().workable_here()
     saved = local.exclude(size=0, checksum="")
-    return saved.exclude(state=State.FAILED, last_error__startswith=LOST).order_by(
-        "priority", "due_at"
-    )
+    return saved.exclude(state=State.FAILED, last_error__startswith=LOST).order_by("pk")
 
 
 def _aliases_at(alias: str, root: str) -> set[str]:

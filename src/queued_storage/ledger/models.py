@@ -11,6 +11,7 @@ from ..reporting.reasons import one_line
 from ..runtime.rules import HOST_MAX_LENGTH
 from . import installation  # noqa: F401  # registers its check
 from .sql.clock import UTCDateTimeField, host_time
+from .sql.partial import PartialIndex
 from .states import Sending, State, is_read_remotely
 
 NAME_MAX_LENGTH = 700  # characters; the limit of a unique index of InnoDB, less the alias
@@ -92,9 +93,11 @@ class QueuedFile(models.Model):
         ]
         indexes = [
             # They contain all columns that a sweep and a status need, so that neither reads a row.
-            models.Index(
+            # Most files have nothing to do, and need no entry.
+            PartialIndex(
                 fields=["alias", "priority", "due_at", "host", "is_local", "id"],
-                name="queued_storage_alias_due",
+                name="queued_storage_scheduled",
+                where=models.Q(due_at__isnull=False),
             ),
             models.Index(
                 fields=["alias", "state", "transferred_at", "saved_at", "size"],
