@@ -1,5 +1,7 @@
 """Old copies of many files that are removed together, by ``move --drop-old`` and by workers."""
 
+import os
+import signal
 import threading
 from datetime import UTC, datetime
 from typing import Any
@@ -18,7 +20,7 @@ from queued_storage.maintenance import sweep
 from queued_storage.operations.errands import CHANGED
 from queued_storage.operations.moving import Unfinished, drop_old, old_copies
 from queued_storage.operations.passes import Step
-from queued_storage.transfers import surplus
+from queued_storage.transfers import crews, surplus
 from queued_storage.transfers.executor import Executor
 from queued_storage.transfers.surplus import Batch, dispose_due
 from tests.support.command import silently
@@ -266,3 +268,15 @@ def test_a_removal_that_hangs_delays_no_transfer(switch: Switch) -> None:
     finally:
         may_go_on.set()
         assert executor.stop(60)
+
+
+def test_a_signal_ends_the_removals_of_a_worker_until_empty(
+    switch: Switch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _storage, names = moved(switch, 3)
+    copies().discard()
+    monkeypatch.setattr(crews.Remover, "look", lambda self: None)
+    storages["old"].before["delete"] = lambda name: os.kill(os.getpid(), signal.SIGTERM)
+    call_command("queued_storage", "worker", until_empty=True, poll=0.05)
+    assert on("old") == names[1:]
+    require_no_claims()
