@@ -626,6 +626,39 @@ def test_new_bytes_stay_once_they_are_recorded(
     assert read(storage, "a.txt") == b"new"
 
 
+@pytest.mark.parametrize("name", ["known.txt", "new.txt"])
+def test_content_stays_if_the_answer_to_a_commit_is_lost(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    storage = gated()
+    storage.save("known.txt", file(b"old"))
+    commit = connection.commit
+
+    def lost() -> None:
+        commit()
+        raise OperationalError("server closed the connection unexpectedly")
+
+    opened = storage.open(name, "wb")
+    opened.write(b"new")
+    with monkeypatch.context() as patch:
+        patch.setattr(connection, "commit", lost)
+        with pytest.raises(OperationalError, match="server closed"):
+            opened.close()
+    assert drain(storage) == {}
+    assert read(storage, name) == b"new"
+
+
+def test_a_failure_before_the_commit_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def away(*args: Any, **kwargs: Any) -> None:
+        raise OperationalError("could not connect to server")
+
+    storage = gated()
+    monkeypatch.setattr(type(ledger()), "record", away)
+    with pytest.raises(OperationalError):
+        storage.save("a.txt", file(b"new"))
+    assert on_disk() == []
+
+
 def test_a_storage_that_names_files_itself() -> None:
     class Naming(FileSystemStorage):
         def _save(self, name: str, content: Any) -> str:
