@@ -213,6 +213,18 @@ def test_killed_batch_can_be_repeated(switch: Switch, kill: Any, point: str) -> 
     assert set(ledger().values_list("state", flat=True).order_by()) == {State.TRANSFERRED}
 
 
+def test_what_another_process_has_removed_is_not_counted(switch: Switch) -> None:
+    storage, names = moved(switch, 5)
+    others: list[int] = []
+    storages["new"].after["size"] = lambda name: others.append(drop_old(storage))
+    before = storages["new"].calls["size"]
+    assert drop_old(storage) == 1
+    assert others == [4]
+    assert storages["new"].calls["size"] - before == len(names)
+    assert on("old") == []
+    require_no_claims()
+
+
 # Statements and claims
 
 
