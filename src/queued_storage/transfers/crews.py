@@ -143,7 +143,7 @@ class Remover:
         if time.monotonic() < self._next_look or any(each.is_alive() for each in self.threads()):
             return
         self._next_look = time.monotonic() + REMOVE_EVERY
-        if surplus.due().exists():
+        if surplus.is_due():
             self._thread = threading.Thread(target=self._work, name=next(self._names), daemon=True)
             with suppress(RuntimeError):  # the interpreter ends, or has no more threads
                 self._thread.start()

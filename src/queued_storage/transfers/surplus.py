@@ -29,15 +29,29 @@ TOGETHER = 50  # copies that are claimed at once, at most
 FRESH = 1.0  # seconds after which a claim is confirmed once more, or a third of LEASE
 
 
-def due() -> Copies:
-    """The copies that are to be removed now; those whose remote is closed wait until it is open."""
-    closed = remotes().closed().values("digest")
-    return copies().removable().exclude(place__in=closed)
+def is_due() -> bool:
+    """Return whether a copy is to be removed now."""
+    return any(rows.exists() for rows in _due())
+
+
+def _due() -> list[Copies]:
+    """The copies that are to be removed now, by place; those of a closed remote wait.
+
+    An index finds those of one place. For all, a database reads what is to be made on mirrors, too.
+    """
+    closed = set(remotes().closed().values_list("digest", flat=True))
+    places = (place for place in copies().places() if place not in closed)
+    return [copies().removable().filter(place=place) for place in places]
 
 
 def dispose_due(limit: int, may_go_on: Callable[[], bool] = lambda: True) -> int:
     """Remove the objects of up to ``limit`` copies that are due; return how many are gone."""
-    keys = list(due().order_by("due_at").values_list("pk", flat=True)[:limit])
+    found = [
+        key
+        for rows in _due()
+        for key in rows.order_by("due_at").values_list("due_at", "pk")[:limit]
+    ]
+    keys = [pk for _at, pk in sorted(found)[:limit]]
     count = 0
     for start in range(0, len(keys), TOGETHER):
         if not may_go_on():
