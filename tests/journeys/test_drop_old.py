@@ -1,5 +1,8 @@
 """Old copies of many files that are removed together, by ``move --drop-old`` and by workers."""
 
+import os
+import signal
+import threading
 from datetime import UTC, datetime
 from typing import Any
 
@@ -17,11 +20,13 @@ from queued_storage.maintenance import sweep
 from queued_storage.operations.errands import CHANGED
 from queued_storage.operations.moving import Unfinished, drop_old, old_copies
 from queued_storage.operations.passes import Step
-from queued_storage.transfers import surplus
+from queued_storage.transfers import crews, surplus
+from queued_storage.transfers.executor import Executor
 from queued_storage.transfers.surplus import Batch, dispose_due
 from tests.support.command import silently
 from tests.support.moving import Switch, on, overwritten, place, row_of, saved
-from tests.support.scripted import LONG_AGO, ScriptedStorage, make, read
+from tests.support.scripted import LONG_AGO, ScriptedStorage, file, make, read
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -208,6 +213,18 @@ def test_killed_batch_can_be_repeated(switch: Switch, kill: Any, point: str) -> 
     assert set(ledger().values_list("state", flat=True).order_by()) == {State.TRANSFERRED}
 
 
+def test_what_another_process_has_removed_is_not_counted(switch: Switch) -> None:
+    storage, names = moved(switch, 5)
+    others: list[int] = []
+    storages["new"].after["size"] = lambda name: others.append(drop_old(storage))
+    before = storages["new"].calls["size"]
+    assert drop_old(storage) == 1
+    assert others == [4]
+    assert storages["new"].calls["size"] - before == len(names)
+    assert on("old") == []
+    require_no_claims()
+
+
 # Statements and claims
 
 
@@ -239,3 +256,39 @@ def test_what_was_not_tried_is_given_back(switch: Switch) -> None:
     assert dispose_due(10, lambda: answers.pop(0)) == 2
     require_no_claims()
     assert len(on("old")) == copies().removable().count() == 3
+
+
+def test_a_removal_that_hangs_delays_no_transfer(switch: Switch) -> None:
+    storage, names = moved(switch, 2)
+    copies().discard()
+    began, may_go_on = threading.Event(), threading.Event()
+
+    def hang(name: str) -> None:
+        began.set()
+        assert may_go_on.wait(60)
+
+    storages["old"].before["delete"] = hang
+    executor = Executor(1, 0.05, lambda: [storage.alias])
+    executor.start()
+    try:
+        assert began.wait(20)
+        later = storage.save("later.txt", file())
+        until(lambda: row_of(later).state == State.TRANSFERRED)
+        assert on("old") == names
+        may_go_on.set()
+        until(lambda: on("old") == [])
+    finally:
+        may_go_on.set()
+        assert executor.stop(60)
+
+
+def test_a_signal_ends_the_removals_of_a_worker_until_empty(
+    switch: Switch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _storage, names = moved(switch, 3)
+    copies().discard()
+    monkeypatch.setattr(crews.Remover, "look", lambda self: None)
+    storages["old"].before["delete"] = lambda name: os.kill(os.getpid(), signal.SIGTERM)
+    call_command("queued_storage", "worker", until_empty=True, poll=0.05)
+    assert on("old") == names[1:]
+    require_no_claims()

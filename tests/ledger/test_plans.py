@@ -16,6 +16,7 @@ from django.utils import timezone
 from queued_storage.admin import overview
 from queued_storage.ledger import localsides, measures, unplaced
 from queued_storage.ledger.availability import in_use
+from queued_storage.ledger.copies import Copy
 from queued_storage.ledger.database import ledger
 from queued_storage.ledger.preparations import preparations
 from queued_storage.ledger.priorities import PRIORITIES
@@ -25,6 +26,7 @@ from queued_storage.models import QueuedFile
 from queued_storage.operations import status
 from queued_storage.queues import sweep as sweeping
 from queued_storage.queues.sweep import sweep
+from queued_storage.transfers import surplus
 from queued_storage.transfers.candidates import CHUNK, Candidates
 from queued_storage.transfers.preparing import due, due_of
 from tests.support import stepping
@@ -88,12 +90,12 @@ def all_pages_are_marked() -> bool:
         return bool(cursor.fetchone()[0])
 
 
-def plans(work: Callable[[], object]) -> list[tuple[str, str]]:
-    """Return each SELECT of the ledger with its plan."""
+def plans(work: Callable[[], object], table: str = TABLE) -> list[tuple[str, str]]:
+    """Return each SELECT of a table of the ledger with its plan."""
     with CaptureQueriesContext(connection) as captured:
         work()
     selects = [query["sql"] for query in captured.captured_queries]
-    selects = [sql for sql in selects if sql.startswith("SELECT") and TABLE in sql]
+    selects = [sql for sql in selects if sql.startswith("SELECT") and table in sql]
     prefix = "EXPLAIN QUERY PLAN" if connection.vendor == "sqlite" else "EXPLAIN"
     found = []
     with connection.cursor() as cursor:
@@ -327,3 +329,16 @@ def test_looks_for_steps_read_no_other_files(
     storage._options["steps"] = [stepping.Passing()]
     for sql, plan in plans(lambda: list(look(file.pk))):
         assert BY_KEY.get(connection.vendor, "'eq_ref'") in plan or "'const'" in plan, (sql, plan)
+
+
+def test_removals_read_no_copies_that_are_to_be_made(storage: Any) -> None:
+    """While a mirror is closed, all files may have one that is due."""
+    table, now = Copy._meta.db_table, timezone.now()
+    rows = ledger().filter(alias=storage.alias, state=State.TRANSFERRED)
+    Copy.objects.bulk_create([Copy(file=row, place=7, due_at=now) for row in rows])
+    with connection.cursor() as cursor:
+        cursor.execute(ANALYZE[connection.vendor].replace(TABLE, table))
+    found = [plan for sql, plan in plans(surplus.is_due, table) if "removing" in sql]
+    assert found
+    for plan in found:
+        assert "queued_storage_copy_place" in plan, plan

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from django.core.files.base import ContentFile
 from django.core.files.storage import FileSystemStorage, InMemoryStorage
-from django.db import connection, connections, transaction
+from django.db import OperationalError, connection, connections, transaction
 from django.test import override_settings
 from django.test.utils import CaptureQueriesContext
 from pytest_django import Settings
@@ -22,7 +22,7 @@ from queued_storage.exceptions import (
     TransferError,
     TransferTimeout,
 )
-from queued_storage.files import localfiles
+from queued_storage.files import localfiles, quarantine
 from queued_storage.ledger.database import ledger
 from queued_storage.ledger.preparation_claims import preparation_claims
 from queued_storage.ledger.preparations import PreparationState, preparations
@@ -597,6 +597,66 @@ def test_a_full_disk_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     assert on_disk() == []
     assert not storage.exists("a.txt")
+
+
+@pytest.mark.parametrize(
+    ("owner", "method"),
+    [(preparation_claims, "replace_hidden"), (quarantine, "remove")],
+    ids=["the database lost its answer", "the old bytes cannot be removed"],
+)
+def test_new_bytes_stay_once_they_are_recorded(
+    monkeypatch: pytest.MonkeyPatch, owner: Any, method: str
+) -> None:
+    storage = gated(Scripted(REPLACE(b"new")), Passing())
+    storage.save("a.txt", file(b"old"))
+    owner = type(owner()) if callable(owner) else owner
+    original = getattr(owner, method)
+
+    def failing(*args: Any) -> None:
+        if method == "replace_hidden":
+            original(*args)
+            raise OperationalError("server closed the connection unexpectedly")
+        raise PermissionError(13, "Permission denied")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, method, failing)
+        run(storage)
+    hurry(storage)
+    assert drain(storage) == {}
+    assert read(storage, "a.txt") == b"new"
+
+
+@pytest.mark.parametrize("name", ["known.txt", "new.txt"])
+def test_content_stays_if_the_answer_to_a_commit_is_lost(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    storage = gated()
+    storage.save("known.txt", file(b"old"))
+    commit = connection.commit
+
+    def lost() -> None:
+        commit()
+        raise OperationalError("server closed the connection unexpectedly")
+
+    opened = storage.open(name, "wb")
+    opened.write(b"new")
+    with monkeypatch.context() as patch:
+        patch.setattr(connection, "commit", lost)
+        with pytest.raises(OperationalError, match="server closed"):
+            opened.close()
+    assert drain(storage) == {}
+    assert read(storage, name) == b"new"
+
+
+def test_a_failure_before_the_commit_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def away(*args: Any, **kwargs: Any) -> None:
+        raise OperationalError("could not connect to server")
+
+    storage = gated()
+    monkeypatch.setattr(type(ledger()), "record", away)
+    with pytest.raises(OperationalError):
+        storage.save("a.txt", file(b"new"))
+    assert on_disk() == []
 
 
 def test_a_storage_that_names_files_itself() -> None:

@@ -68,6 +68,14 @@ def test_changes_of_the_block_are_seen(storage: Any) -> None:
         assert storage.url(name) == disk().url(name)
 
 
+def test_changes_of_an_inner_block_are_seen_after_it(storage: Any) -> None:
+    names = saved(storage)
+    with storage.prefetched(names[:1]):
+        with storage.prefetched(names[1:]), storage.open(names[0], "wb") as opened:
+            opened.write(b"new content")
+        assert storage.url(names[0]) == disk().url(names[0])
+
+
 def test_names_are_forgotten_after_the_block(
     storage: Any, django_assert_num_queries: Queries
 ) -> None:

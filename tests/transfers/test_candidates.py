@@ -10,7 +10,7 @@ from queued_storage.files import lastread
 from queued_storage.ledger.database import ledger
 from queued_storage.transfers import candidates, freeing
 from queued_storage.transfers.freeing import Freeing
-from tests.support.scripted import file, make
+from tests.support.scripted import LONG_AGO, file, make
 from tests.support.small_disks import age
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -97,6 +97,25 @@ def test_what_was_found_long_ago_is_forgotten(storage: Any, disk: SlowDisk) -> N
     disk.now += 2 * candidates.REMEMBER_FOR
     assert free(storage, disk, 100, seconds=1000) == 1
     assert len(disk.looks) == 19
+
+
+def test_new_content_is_young_although_the_storage_knows_no_times(
+    disk: SlowDisk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(disk, "_last_read", lambda storage, name: None)
+    monkeypatch.setattr(candidates, "SHARE", 1)
+    storage = make(keep_local={"max_bytes": 1, "min_age": "1h"})
+    for number in range(5):
+        storage.save(f"{number}.txt", file(b"x" * 100))
+    storage.queue.deliver()
+    ledger().update(saved_at=LONG_AGO)
+    assert free(storage, disk, 100, seconds=1000) == 1
+    kept = local_names(storage)[0]
+    with storage.open(kept, "wb") as opened:
+        opened.write(b"y" * 100)
+    storage.queue.deliver()
+    assert free(storage, disk, 100_000, seconds=1000) == 3
+    assert local_names(storage) == [kept]
 
 
 def test_an_open_file_is_not_tried_twice(storage: Any, disk: SlowDisk) -> None:

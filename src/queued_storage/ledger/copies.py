@@ -2,7 +2,7 @@
 
 import copy as shallow
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any, Self
 
 from django.db import models
@@ -236,6 +236,14 @@ class Copies(models.QuerySet[Copy]):
         )
 
     # Removal
+
+    def places(self) -> Iterator[int]:
+        """Yield every place that has copies, with one index lookup for each."""
+        places = self.order_by("place").values_list("place", flat=True)
+        place = places.first()
+        while place is not None:
+            yield place
+            place = places.filter(place__gt=place).first()
 
     def removable(self) -> Self:
         """Those that are to be removed now."""

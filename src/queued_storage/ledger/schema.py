@@ -5,7 +5,7 @@ import time
 from typing import Any
 
 from django.apps import apps
-from django.db import DatabaseError, connections, models
+from django.db import DatabaseError, Error, ProgrammingError, connections, models
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from ..reporting.logs import logger
@@ -82,16 +82,18 @@ def explanation(error: BaseException) -> str:
     if not isinstance(error, DatabaseError):
         return ""
     connection = connections[ledger_database()]
+    if connection.vendor == "postgresql" and not isinstance(error, ProgrammingError):
+        return ""  # such as a lost connection, a lock timeout or a deadlock
     try:
         return _problem_of(connection)
-    except DatabaseError:  # the database is away, or the transaction is broken
+    except Error:  # the database is away, or the transaction is broken
         if not connection.in_atomic_block:
             return ""
     # After an error, PostgreSQL answers nothing more in this transaction.
     other = connection.copy()
     try:
         return _problem_of(other)
-    except DatabaseError:
+    except Error:
         return ""
     finally:
         other.close()

@@ -67,7 +67,9 @@ class Droppers(BatchedPass[Drop]):
 
     def _begin(self, rows: list[QueuedFile]) -> None:
         old = self._old_of(rows)
-        for row in rows:
+        if gone := [row for row in rows if not old[row.pk]]:  # another process was faster
+            self._give_back(gone)
+        for row in (row for row in rows if old[row.pk]):
             run = partial(self._verify, Drop(row, old[row.pk]))
             if any(copy.unconfirmed or copy.lease_token for copy in old[row.pk]):
                 run = partial(self._drop_claimed, row)

@@ -118,16 +118,18 @@ class GatedStorage(DeletingStorage):
         name = next(names)
         hidden = quarantine.new_hidden_name(name)
         draft.wait_as(hidden)
-        with _discarded_after_failure(parts.local, hidden):
-            while (pk := self._record_gated(parts, name, content, hidden)) is None:
+        with _Waiting(parts, hidden) as waiting:
+            while (pk := self._record_gated(parts, name, content, waiting)) is None:
                 name = next(names)
         return Saved(name, pk, content.size)
 
-    def _record_gated(self, parts: Parts, name: str, content: Content, hidden: str) -> int | None:
-        with transaction.atomic(using=parts.rows.db):
+    def _record_gated(
+        self, parts: Parts, name: str, content: Content, waiting: "_Waiting"
+    ) -> int | None:
+        with waiting.transaction():
             pk = parts.rows.record(parts.alias, name, content, **parts.row_options, is_local=False)
             if pk is not None:
-                self._begin_steps(parts, pk, 1, content, hidden)
+                self._begin_steps(parts, pk, 1, content, waiting.hidden)
         return pk
 
     def _gate(
@@ -141,19 +143,19 @@ class GatedStorage(DeletingStorage):
             )
         hidden = quarantine.new_hidden_name(name)
         localfiles.replace(parts.local, draft, hidden)
-        with _discarded_after_failure(parts.local, hidden):
+        with _Waiting(parts, hidden) as waiting:
             if entry is None:
-                pk = self._record_gated(parts, name, content, hidden)
+                pk = self._record_gated(parts, name, content, waiting)
             else:
-                pk = self._gate_known(parts, name, entry, content, hidden)
+                pk = self._gate_known(parts, entry, content, waiting)
         if pk is None:
             localfiles.replace(parts.local, hidden, draft)
         return pk
 
     def _gate_known(
-        self, parts: Parts, name: str, entry: Entry, content: Content, hidden: str
+        self, parts: Parts, entry: Entry, content: Content, waiting: "_Waiting"
     ) -> int | None:
-        with transaction.atomic(using=parts.rows.db):
+        with waiting.transaction():
             if entry.is_unpublished:
                 options = parts.row_options
                 same = parts.rows.overwrite(entry, content, **options, is_local=False)
@@ -163,14 +165,28 @@ class GatedStorage(DeletingStorage):
                 generation = entry.generation
             if not same:
                 return None
-            self._begin_steps(parts, entry.pk, generation, content, hidden)
+            self._begin_steps(parts, entry.pk, generation, content, waiting.hidden)
         return entry.pk
 
 
-@contextlib.contextmanager
-def _discarded_after_failure(local: Storage, hidden: str) -> Iterator[None]:
-    try:
-        yield
-    except BaseException:
-        localfiles.discard(local, hidden)
-        raise
+class _Waiting(contextlib.AbstractContextManager["_Waiting"]):
+    """Bytes under a hidden name, which go if a block fails that was to record them."""
+
+    def __init__(self, parts: Parts, hidden: str) -> None:
+        self.hidden = hidden
+        self._parts = parts
+        self._may_be_recorded = False
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[None]:
+        """A transaction that records them."""
+        with transaction.atomic(using=self._parts.rows.db):
+            yield
+            self._may_be_recorded = True  # the answer to the COMMIT may be lost
+
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        if kind is None:
+            return
+        with contextlib.suppress(Exception):
+            if not (self._may_be_recorded and preparations().filter(hidden=self.hidden).exists()):
+                localfiles.discard(self._parts.local, self.hidden)

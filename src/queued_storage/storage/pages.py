@@ -12,26 +12,28 @@ Key = tuple[str, str]  # the alias of the storage, and the name
 Default = TypeVar("Default")
 Found = Entry | Route | None  # None for a name that the ledger doesn't have
 
-# Those of the innermost block. Threads that Django starts for async code share it.
-_found: ContextVar[dict[Key, Found] | None] = ContextVar("queued_storage_found", default=None)
+# Of each block, the innermost first. Threads that Django starts for async code share them.
+_blocks: ContextVar[tuple[dict[Key, Found], ...]] = ContextVar("queued_storage_blocks", default=())
 
 
 @contextmanager
 def remembered(found: Mapping[Key, Found]) -> Iterator[None]:
     """Remember where files are until the block ends, or one of them is changed here."""
-    before = _found.set({**(_found.get() or {}), **found})
+    before = _blocks.set((dict(found), *_blocks.get()))
     try:
         yield
     finally:
-        _found.reset(before)
+        _blocks.reset(before)
 
 
 def find(alias: str, name: str, default: Default) -> Found | Default:
     """Return where a file of the page is, or the default if nothing is remembered of its name."""
-    found = _found.get()
-    return default if found is None else found.get((alias, name), default)
+    for found in _blocks.get():
+        if (alias, name) in found:
+            return found[alias, name]
+    return default
 
 
 def forget(alias: str, name: str) -> None:
-    if found := _found.get():
+    for found in _blocks.get():
         found.pop((alias, name), None)

@@ -103,14 +103,14 @@ class Candidates:
                 return None
 
     def _is_unread(self, candidate: Candidate) -> bool:
-        """Whether a file was not read since it was found."""
+        """Whether a file was certainly not read, or saved again, since it was found."""
         if candidate.pk in self._left_out:
             return False
         try:
             read = lastread.last_read(self._storage.local, candidate.name)
         except OSError:
             return False
-        return read is None or -read >= candidate.unread
+        return read is not None and -read >= candidate.unread
 
     def _look(self, wanted: int) -> bool:
         """Return whether there are candidates again."""

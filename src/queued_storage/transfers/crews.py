@@ -11,12 +11,14 @@ from typing import Any, Generic, Protocol, TypeVar
 from django.db import connections
 
 from ..runtime import hung
-from . import copying, leases, preparing, throughput
+from . import copying, leases, preparing, surplus, throughput
 from .copying import Mirror
 from .evicting import Evictor
 from .lanes import guarded
 
 EVERY = 5.0  # seconds between two looks, or less if a worker searches more often
+REMOVE_EVERY = 10.0  # seconds between two looks for copies that are of no use
+REMOVED_AT_ONCE = 100  # of them
 NOTIFIED_MAX = 500  # files whose steps are run before the end, at most
 
 Group = TypeVar("Group", bound=Hashable)
@@ -127,6 +129,43 @@ class Copiers(Crew[Mirror]):
         return [*super().threads(), *self._evictor.threads()]
 
 
+class Remover:
+    """The thread that removes copies that are of no use. It ends when no more of them are due."""
+
+    def __init__(self, names: Iterator[str], is_stopping: Callable[[], bool]) -> None:
+        self._names = names
+        self._is_stopping = is_stopping
+        self._next_look = 0.0
+        self._thread: threading.Thread | None = None
+
+    def look(self) -> None:
+        """Start the thread, unless it is too early, or it is still at work."""
+        if time.monotonic() < self._next_look or any(each.is_alive() for each in self.threads()):
+            return
+        self._next_look = time.monotonic() + REMOVE_EVERY
+        if surplus.is_due():
+            self._thread = threading.Thread(target=self._work, name=next(self._names), daemon=True)
+            with suppress(RuntimeError):  # the interpreter ends, or has no more threads
+                self._thread.start()
+
+    def threads(self) -> list[threading.Thread]:
+        thread = self._thread
+        return [thread] if thread and thread.ident else []
+
+    def _work(self) -> None:
+        try:
+            guarded(self._remove)
+        finally:
+            connections.close_all()
+
+    def _remove(self) -> None:
+        while surplus.dispose_due(REMOVED_AT_ONCE, self._may_go_on) == REMOVED_AT_ONCE:
+            pass
+
+    def _may_go_on(self) -> bool:
+        return not self._is_stopping()
+
+
 def preparers(
     width: int,
     names: Iterator[str],
@@ -164,6 +203,7 @@ class Crews:
         self._notify = notify
         self._copiers = Copiers(width, names, is_stopping)
         self._preparers = preparers(width, names, is_stopping, notify)
+        self._remover = Remover(names, is_stopping)
         self._notified: deque[int] = deque(maxlen=NOTIFIED_MAX)  # their steps may have been run
         self._last: deque[preparing.Found] = deque()  # that are prepared before the end
         self._finishers: list[threading.Thread] = []
@@ -183,6 +223,11 @@ class Crews:
         guarded(partial(self._copiers.look, aliases, poll))
         guarded(partial(throughput.write_if_due, aliases))
 
+    def remove_surplus(self) -> None:
+        """Have copies that are of no use removed, for a thread that has just searched for files."""
+        if not self._is_stopping():
+            self._remover.look()
+
     def end(self) -> None:
         """Record what the worker has done, because its search for files ends."""
         guarded(throughput.write)
@@ -192,7 +237,8 @@ class Crews:
         return not any(thread.is_alive() for thread in self.threads())
 
     def threads(self) -> list[threading.Thread]:
-        return [*self._copiers.threads(), *self._preparers.threads(), *self._finishers]
+        others = [*self._remover.threads(), *self._finishers]
+        return [*self._copiers.threads(), *self._preparers.threads(), *others]
 
     def let_go(self) -> list[int]:
         """Begin nothing more. Return the identifiers of the threads."""

@@ -14,7 +14,7 @@ from ..ledger.database import ledger
 from ..ledger.models import QueuedFile
 from ..ledger.supervision import Supervision
 from ..runtime import ending, hung
-from . import destinations, filling, lanes, leases, surplus, watching
+from . import destinations, filling, lanes, leases, watching
 from .crews import Crews
 from .gates import gates
 from .lanes import Lane, guarded
@@ -253,7 +253,7 @@ class Executor:
                 self._next_search = 0.0
         guarded(partial(self._clear_suspects, aliases))
         guarded(partial(filling.fill_a_little, self._has_time))
-        guarded(partial(surplus.dispose_a_little, self._has_time))
+        guarded(self._crews.remove_surplus)
         if not rows:
             close_old_connections()
 

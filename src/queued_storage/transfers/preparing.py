@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import Any, NamedTuple
 
 from django.core.exceptions import ImproperlyConfigured
-from django.db import connections
+from django.db import Error, connections
 
 from ..conf import settings
 from ..exceptions import InvalidResult, LeaseLost, LocalStorageMissing, TransferError
@@ -304,19 +304,23 @@ class _Preparing:
         preparation, row, local = self._preparation, self._row, storage.local
         hidden = quarantine.save(local, row.name, content)
         try:
-            if not preparation.hidden:
-                gatekeeping.replace_published(storage, preparation, row, hidden, self._step, plan)
-                preparation.generation += 1
-                row.generation = preparation.file.generation = preparation.generation
-            else:
+            if preparation.hidden:
                 self._require(
                     self._claims.replace_hidden(row, self._step, plan, hidden.name, hidden.content)
                 )
-                quarantine.remove(local, preparation)
-                preparation.hidden = hidden.name
-        except BaseException:
+            else:
+                gatekeeping.replace_published(storage, preparation, row, hidden, self._step, plan)
+        except Error:  # if the connection was lost, these bytes may be all that the file has
+            raise
+        except Exception:
             localfiles.discard(local, hidden.name)
             raise
+        if preparation.hidden:
+            quarantine.remove(local, preparation)
+            preparation.hidden = hidden.name
+        else:
+            preparation.generation += 1
+            row.generation = preparation.file.generation = preparation.generation
         preparation.size = hidden.content.size
         preparation.checksum = preparation.file.checksum = hidden.content.checksum
 

@@ -1,7 +1,6 @@
 """Removes further copies that are of no use, with their objects."""
 
 import math
-import threading
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
@@ -13,14 +12,12 @@ from django.core.exceptions import ImproperlyConfigured
 
 from ..conf import settings
 from ..exceptions import LeaseLost, OtherWriter, RemoteChanged
-from ..ledger.copies import Copy, at_copy, copies
-from ..ledger.database import in_transaction
+from ..ledger.copies import Copies, Copy, at_copy, copies
 from ..ledger.models import QueuedFile
 from ..ledger.remotes import remotes
 from ..ledger.states import State
 from ..reporting.logs import logger
 from ..reporting.reasons import reason
-from ..runtime.forks import after_fork
 from . import destinations
 from .delays import OPERATOR_DELAY, backoff
 from .disposal import Removal, was_saved
@@ -28,55 +25,33 @@ from .owners import needed_by_others
 from .parts import TransferringStorage, sides_of, storage_of
 from .writers import PlaceMarker
 
-EVERY = 10.0  # seconds between two looks of a process ...
-AT_ONCE = 20  # ... if fewer copies than that were due
 TOGETHER = 50  # copies that are claimed at once, at most
 FRESH = 1.0  # seconds after which a claim is confirmed once more, or a third of LEASE
 
 
-class _Rounds:
-    """When this process looks again for copies that are of no use."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._next_at = 0.0
-
-    def dispose(self, may_go_on: Callable[[], bool]) -> None:
-        if in_transaction() or not self._lock.acquire(blocking=False):
-            return
-        try:
-            if time.monotonic() >= self._next_at and may_go_on():
-                self._next_at = time.monotonic() + EVERY
-                if dispose_due(AT_ONCE, may_go_on) == AT_ONCE:
-                    self._next_at = 0.0
-        finally:
-            self._lock.release()
+def is_due() -> bool:
+    """Return whether a copy is to be removed now."""
+    return any(rows.exists() for rows in _due())
 
 
-_rounds = _Rounds()
+def _due() -> list[Copies]:
+    """The copies that are to be removed now, by place; those of a closed remote wait.
 
-
-def dispose_a_little(may_go_on: Callable[[], bool]) -> None:
-    """Remove a few objects, unless it is too early; for a worker after a search."""
-    _rounds.dispose(may_go_on)
-
-
-def _forget() -> None:
-    global _rounds
-    _rounds = _Rounds()
-
-
-after_fork(_forget)
+    An index finds those of one place. For all, a database reads what is to be made on mirrors, too.
+    """
+    closed = set(remotes().closed().values_list("digest", flat=True))
+    places = (place for place in copies().places() if place not in closed)
+    return [copies().removable().filter(place=place) for place in places]
 
 
 def dispose_due(limit: int, may_go_on: Callable[[], bool] = lambda: True) -> int:
-    """Remove the objects of up to ``limit`` copies that are of no use; return how many are gone.
-
-    Those whose remote is closed wait until it is open.
-    """
-    closed = remotes().closed().values("digest")
-    due = copies().removable().exclude(place__in=closed).order_by("due_at")
-    keys = list(due.values_list("pk", flat=True)[:limit])
+    """Remove the objects of up to ``limit`` copies that are due; return how many are gone."""
+    found = [
+        key
+        for rows in _due()
+        for key in rows.order_by("due_at").values_list("due_at", "pk")[:limit]
+    ]
+    keys = [pk for _at, pk in sorted(found)[:limit]]
     count = 0
     for start in range(0, len(keys), TOGETHER):
         if not may_go_on():

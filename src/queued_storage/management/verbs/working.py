@@ -116,7 +116,7 @@ class Worker(Verb):
                     and not self.is_due()
                 )
                 connections.close_all()
-            while is_empty and surplus.dispose_due(OLD_COPIES):
+            while is_empty and surplus.dispose_due(OLD_COPIES, lambda: not signals.were_received):
                 pass
         finally:  # the ledger may be unreachable; running transfers are finished
             # The executor may have claimed files since it was idle.
@@ -198,6 +198,11 @@ class _Signals:
             raise SystemExit(128 + number)
         self._is_stopping = True
         self._received.put(number)
+
+    @property
+    def were_received(self) -> bool:
+        """Whether there was a signal."""
+        return self._is_stopping
 
     def wait(self, seconds: float) -> bool:
         """Wait for a signal; return whether there was one."""
