@@ -11,6 +11,7 @@ GROUPS = (
     "passes",
     "verbs",
     "workers",
+    "processes",
     "moves",
     "steps",
     "large",
