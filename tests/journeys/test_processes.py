@@ -219,6 +219,13 @@ def test_the_command_line_must_be_known() -> None:
         run("worker", "--processes", "2")
 
 
+@pytest.mark.one_database
+def test_no_processes_on_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.platform", "win32")
+    with pytest.raises(CommandError, match="not available on Windows"):
+        run("worker", "--processes", "2")
+
+
 def test_the_counters_of_all_processes_at_one_port(start: Start, copying: FailPoint) -> None:
     save("a.bin", "b.bin")
     worker = start("--metrics", "0", point=copying)

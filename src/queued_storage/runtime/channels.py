@@ -76,9 +76,12 @@ class Child:
 
 
 class Parent:
-    """The parent of this process, as its child sees it."""
+    """The parent of this process, as its child sees it.
 
-    def __init__(self, number: int, channel: socket.socket) -> None:
+    The child has its end of the channel, the number of an open file, for as long as it lives.
+    """
+
+    def __init__(self, number: int, channel: int) -> None:
         self.number = number  # of the child
         self._channel = channel
 
@@ -88,13 +91,12 @@ class Parent:
         number, colon, file = os.environ.pop(VARIABLE, "").partition(":")
         if not colon:
             return None
-        channel = socket.socket(fileno=int(file))
-        channel.set_inheritable(False)
-        return cls(int(number), channel)
+        os.set_inheritable(int(file), False)
+        return cls(int(number), int(file))
 
     def tell_begun(self) -> None:
         with suppress(OSError):  # it has ended
-            self._channel.send(BEGUN)
+            os.write(self._channel, BEGUN)
 
     def watch(self, on_stop: Callable[[bool], object]) -> None:
         """Call ``on_stop`` in another thread when this process is to stop.
@@ -105,7 +107,7 @@ class Parent:
         def wait() -> None:
             word = b""
             with suppress(OSError):
-                word = self._channel.recv(1)
+                word = os.read(self._channel, 1)
             on_stop(word != STOP)
 
         threading.Thread(target=wait, name="queued-storage-parent", daemon=True).start()

@@ -70,6 +70,7 @@ def _metrics(place: tuple[str, int] | None, stdout: Terminal) -> Iterator[str]:
         with explained(address, port):
             server, _thread = metrics.serve_children(port, address, directory)
         stdout.write(f"Metrics at http://{address}:{server.server_port}/metrics.")
+        stdout.flush()
         yield directory
 
 

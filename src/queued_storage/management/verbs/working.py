@@ -112,6 +112,7 @@ class Worker(Verb):
 
     def _say(self, text: str) -> None:
         self.stdout.write(f"{self._prefix}{text}")
+        self.stdout.flush()  # a log would have it only when the worker ends
 
     def _transfer(
         self, options: dict[str, Any], stops: "SimpleQueue[None]", parent: Parent | None
