@@ -12,6 +12,7 @@ GROUPS = (
     "rowsize",
     "verbs",
     "workers",
+    "processes",
     "moves",
     "steps",
     "large",

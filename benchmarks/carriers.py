@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from .worker import storage_of
 Upload = Callable[[int, int], float]  # from the number of files and their size in bytes to seconds
 Send = Callable[[str, bytes], object]
 
+POLL = 0.05  # seconds between queries of an idle worker for due files
 LOOK = 0.05  # seconds between checks for the last transfer; not part of the result
 
 
@@ -79,9 +81,9 @@ GENERIC = Way("queued_storage.uploaders.generic.GenericUploader", proof="size")
 
 
 class Worker:
-    """``manage.py queued_storage worker`` in a separate process, and its ledger."""
+    """``manage.py queued_storage worker`` in a separate process, or in several, and its ledger."""
 
-    def __init__(self, place: Place, width: int, way: Way) -> None:
+    def __init__(self, place: Place, width: int, way: Way, processes: int = 1) -> None:
         from queued_storage.ledger.database import ledger
 
         self.alias = f"bench-{place.prefix()}"
@@ -90,27 +92,31 @@ class Worker:
             "directory": str(place.directory),
             "local": str(place.directory / self.alias),
             "remote": place.remote() | way.remote,
-            "threads": width,
             "uploader": way.uploader,
         }
         self._place = place
-        self._width = width
+        self._width = width  # threads of each process
+        self._processes = processes
         self.storage = storage_of(self._spec)
         assert self.storage.alias
         self.rows = ledger().filter(alias=self.alias)
 
     def __enter__(self) -> "Worker":
-        command = [sys.executable, "-m", "benchmarks.worker", json.dumps(self._spec)]
-        self.process = spawn(command, stdout=subprocess.DEVNULL)
+        command = [sys.executable, "-m", "benchmarks.worker", json.dumps(self._spec), "worker"]
+        options = {"threads": self._width, "processes": self._processes, "poll": POLL}
+        command += [f"--{name}={value}" for name, value in options.items()]
+        self.process = spawn(command, stdout=subprocess.PIPE, text=True)
         try:
-            self.upload(max(40, 2 * self._width), 10_000)
+            begun = (line for line in self.process.stdout if "Transferring" in line)
+            assert sum(1 for _line in islice(begun, self._processes)) == self._processes
+            self.upload(max(40, 2 * self._width) * self._processes, 10_000)
         except BaseException:
             kill_group(self.process)
             raise
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        self.process.send_signal(signal.SIGCONT)
+        self._signal(signal.SIGCONT)
         self.process.send_signal(signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(30)
@@ -134,7 +140,7 @@ class Worker:
 
         from queued_storage.ledger.states import State
 
-        self.process.send_signal(signal.SIGCONT)
+        self._signal(signal.SIGCONT)
         save()
         started = time.time()
         self.rows.make_due()
@@ -144,16 +150,19 @@ class Worker:
             if (error := errors.first()) or self.process.poll() is not None:
                 raise RuntimeError(f"The worker does not finish: {error}")
             time.sleep(look)
-        self.process.send_signal(signal.SIGSTOP)  # its queries would slow down the next measurement
+        self._signal(signal.SIGSTOP)  # its queries would slow down the next measurement
         return self.rows.aggregate(last=Max("transferred_at"))["last"].timestamp() - started
+
+    def _signal(self, number: int) -> None:
+        os.killpg(self.process.pid, number)  # of all processes
 
     def proofs(self) -> set[str]:
         return set(self.rows.values_list("verified", flat=True))
 
 
 @contextlib.contextmanager
-def worker(place: Place, width: int, way: Way) -> Iterator[Upload]:
-    with Worker(place, width, way) as ours:
+def worker(place: Place, width: int, way: Way, processes: int = 1) -> Iterator[Upload]:
+    with Worker(place, width, way, processes) as ours:
         yield ours.upload
         assert ours.proofs() == {way.proof}, ours.proofs()
 

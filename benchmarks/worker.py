@@ -1,5 +1,5 @@
-"""``python -m benchmarks.worker SPEC``: ``manage.py queued_storage worker`` in a project with one
-storage, which the measuring process creates in the same way."""
+"""``python -m benchmarks.worker SPEC worker --threads 8``: ``manage.py queued_storage worker`` in a
+project with one storage, which the measuring process creates in the same way."""
 
 import json
 import sys
@@ -9,8 +9,6 @@ from typing import Any
 from tests.support.services import S3Server
 
 from .project import configure
-
-POLL = 0.05  # seconds between queries for due files
 
 
 def storage_of(spec: dict[str, Any]) -> Any:
@@ -28,15 +26,15 @@ def storage_of(spec: dict[str, Any]) -> Any:
     )
 
 
-def main(text: str) -> None:
+def main(text: str, *arguments: str) -> None:
     spec = json.loads(text)
     configure(Path(spec["directory"]))
     from django.core.management import call_command
 
     storage = storage_of(spec)
     assert storage.alias == spec["alias"]
-    call_command("queued_storage", "worker", threads=spec["threads"], poll=POLL)
+    call_command("queued_storage", *arguments)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

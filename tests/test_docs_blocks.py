@@ -24,6 +24,7 @@ from pytest_django import Settings
 from queued_storage.ledger.database import ledger
 from tests.support import services
 from tests.support.command import run
+from tests.support.console import manage
 from tests.test_docs import DOCS, PROJECT, ROOT, VERBS, directory
 
 pytestmark = pytest.mark.one_database
@@ -205,7 +206,9 @@ NAME = re.compile(r"(?<= )[a-z/]+[\d/]*\.[a-z]\w+")
 
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.parametrize("line", COMMANDS)
-def test_command_runs(line: str, project: dict[str, Any], settings: Settings) -> None:
+def test_command_runs(
+    line: str, project: dict[str, Any], settings: Settings, child_environment: dict[str, str]
+) -> None:
     """It ends, and not because its arguments are wrong."""
     verb, *arguments = shlex.split(line)
     options = {"local": "disk", "remote": "r2", "previous": ["s3"], "mirrors": ["b2"]}
@@ -219,7 +222,11 @@ def test_command_runs(line: str, project: dict[str, Any], settings: Settings) ->
     if verb == "give-up":
         settings.QUEUED_STORAGE = settings.QUEUED_STORAGE | {"LOCAL_PER_HOST": True}
         ledger().update(host=arguments[0])
-    assert exit_code(verb, *finite(verb, arguments)) in (0, 1)
+    arguments = finite(verb, arguments)
+    if "--processes" in arguments:  # starts its own command line again
+        assert manage(child_environment, verb, *arguments).returncode == 0
+    else:
+        assert exit_code(verb, *arguments) in (0, 1)
 
 
 def finite(verb: str, arguments: list[str]) -> list[str]:

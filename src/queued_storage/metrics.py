@@ -27,7 +27,7 @@ try:
     from prometheus_client import REGISTRY, CollectorRegistry, Counter, Histogram, start_http_server
     from prometheus_client.core import GaugeMetricFamily
     from prometheus_client.exposition import choose_encoder
-    from prometheus_client.multiprocess import MultiProcessCollector
+    from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 except ImportError as error:
     raise MissingLibrary("prometheus-client", "prometheus", "Exporting metrics") from error
 
@@ -197,11 +197,16 @@ class _Exporter:
         if is_multiprocess:
             self.scraped = CollectorRegistry()
         # The ledger comes first, so that its storages have zeros in the same scrape.
-        self.scraped.register(LedgerCollector(timeout, every, self._expect))
+        self.ledger = LedgerCollector(timeout, every, self._expect)
+        self.scraped.register(self.ledger)
         if is_multiprocess:  # reads the counters of all processes from files
             MultiProcessCollector(self.scraped)
         self.counters = Counters(registry)
         self.counters.connect()
+
+    def expect_known(self) -> None:
+        for alias in known_aliases():
+            self._expect(alias)
 
     def _expect(self, alias: str) -> None:
         self.counters.expect(alias)
@@ -231,12 +236,16 @@ def scraped_registry() -> CollectorRegistry:
     It is the registry of ``install()``. If ``PROMETHEUS_MULTIPROC_DIR`` is set, it is another one,
     with the counters of all processes.
     """
+    return _installed().scraped
+
+
+def _installed() -> _Exporter:
     if _exporter is None:
         raise ImproperlyConfigured(
             "The metrics are not installed. Call queued_storage.metrics.install() in the ready() "
             "method of an app, so that every process counts from its start."
         )
-    return _exporter.scraped
+    return _exporter
 
 
 @require_safe
@@ -254,3 +263,27 @@ def serve(port: int, address: str = "127.0.0.1") -> Any:
     Return the server and its thread.
     """
     return start_http_server(port, address, scraped_registry())
+
+
+# For ``worker --processes``
+
+
+def serve_children(port: int, address: str, directory: str) -> Any:
+    """Serve the ledger's metrics, with the counters of the processes that have this directory.
+
+    These processes were started with ``PROMETHEUS_MULTIPROC_DIR``, which this one need not have.
+    """
+    registry = CollectorRegistry()
+    registry.register(_installed().ledger)
+    MultiProcessCollector(registry, directory)
+    return start_http_server(port, address, registry)
+
+
+def expect_known() -> None:
+    """Add zeros for all storages of this process, which another process serves."""
+    _installed().expect_known()
+
+
+def forget_gauges(pid: int, directory: str) -> None:
+    """Forget the gauges of a process that has ended. Its counters still count."""
+    mark_process_dead(pid, directory)

@@ -119,6 +119,7 @@ WRONG = [
     *(
         "status --max-held many",
         "worker --threads 0",
+        "worker --processes 0",
         "worker --poll nan",
         "worker --threads x",
     ),

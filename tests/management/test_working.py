@@ -1,6 +1,8 @@
 import gc
+import multiprocessing
 import os
 import signal
+import socket
 import threading
 from io import StringIO
 from pathlib import Path
@@ -16,6 +18,8 @@ from queued_storage.ledger.database import ledger
 from queued_storage.ledger.jobs import Action, JobState, jobs
 from queued_storage.management.verbs.working import Worker
 from queued_storage.operations.jobs import request
+from queued_storage.runtime.channels import BEGUN, VARIABLE
+from queued_storage.transfers import pacing
 from tests.support.command import run
 from tests.support.forks import ended, forks
 from tests.support.scripted import Step as TransferStep
@@ -98,6 +102,22 @@ def test_worker_with_invalid_options(bad: list[str]) -> None:
 def test_worker_with_an_invalid_exit_wait(bad: str) -> None:
     with pytest.raises(CommandError, match="--exit-wait must be"):
         run("worker", "--exit-wait", bad)
+
+
+def test_processes_share_the_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    rates = []
+    storage = make(task=TransferStep(lambda *args: rates.append(pacing.upload_limit())))
+    storage.save("a.txt", file())
+    ours, theirs = socket.socketpair()
+    monkeypatch.setenv(VARIABLE, f"3:{theirs.detach()}")
+    monkeypatch.setattr(multiprocessing.current_process(), "name", "MainProcess")
+    with ours:
+        options = ("--processes", "4", "--max-rate", "8M", "--poll", "0.05")
+        first, last = run("worker", "--until-empty", *options).splitlines()
+        assert ours.recv(1) == BEGUN
+    assert [each.rate for each in rates] == [2 * 2**20]
+    assert first.startswith("Process 3: Transferring files of ")
+    assert last == "Process 3: Stopped."
 
 
 def test_worker_without_a_ledger_leaves_no_thread(

@@ -1,1 +1,1 @@
-"""What any wing may use: forks, hangs and ends of a process; durations, sizes, rates, rules."""
+"""For any wing: forks, children, hangs and ends of a process; durations, sizes, rates, rules."""

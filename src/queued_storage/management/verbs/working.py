@@ -1,7 +1,6 @@
 """``worker`` and ``sweep``: get due files transferred."""
 
 import gc
-import signal
 import threading
 import time
 from argparse import ArgumentParser, ArgumentTypeError
@@ -22,12 +21,15 @@ from ...ledger.jobs import are_available, jobs
 from ...queues.jobs import JobThreads
 from ...reporting.counts import counted
 from ...runtime import ending, hung
+from ...runtime.channels import Parent
+from ...runtime.stopping import Signals
 from ...transfers import copying, preparing, probing, surplus
 from ...transfers.executor import Executor
 from ...transfers.gates import gates
 from ...transfers.pacing import limited_to
 from ..quantities import parse_rate
 from .base import Verb, require_ledger
+from .processes import explained, follow, run_processes
 from .selection import add_dry_run
 from .typos import require_alias
 
@@ -40,6 +42,7 @@ class Worker(Verb):
     name = "worker"
     help = "upload due files until interrupted"
     needs_ledger = False  # waits for the migrations
+    _prefix = ""  # of what it says
 
     @classmethod
     def add_arguments(cls, parser: ArgumentParser) -> None:
@@ -48,6 +51,13 @@ class Worker(Verb):
             type=int,
             default=4,
             help="number of files to process in parallel, per storage (default: 4)",
+        )
+        parser.add_argument(
+            "--processes",
+            type=int,
+            default=1,
+            help="number of processes; with more than one, a parent process replaces those that "
+            "end, and each has the threads of --threads (default: 1)",
         )
         parser.add_argument(
             "--poll",
@@ -68,7 +78,8 @@ class Worker(Verb):
             metavar="SIZE",
             type=parse_rate,
             help="upload at most so many bytes per second, for example 10M, in all threads of this "
-            "worker together (default: the setting MAX_RATE)",
+            "worker together; of several processes, each gets an equal share (default: the setting "
+            "MAX_RATE, which is for each process)",
         )
         parser.add_argument(
             "--until-empty", action="store_true", help="exit as soon as no file is due"
@@ -81,22 +92,31 @@ class Worker(Verb):
         )
 
     def run(self, options: dict[str, Any]) -> None:
-        is_pause = 0 < options["poll"] <= threading.TIMEOUT_MAX  # False for "nan"
-        if options["threads"] < 1 or not is_pause:
-            raise CommandError(
-                "--threads must be at least 1 and --poll must be greater than 0.", returncode=2
-            )
-        if not 0 <= options["exit_wait"] <= threading.TIMEOUT_MAX:
-            raise CommandError("--exit-wait must be a number of seconds, 0 or more.", returncode=2)
+        _require_valid(options)
+        parent = Parent.of_this_process()
+        if parent is None and options["processes"] > 1:
+            run_processes(options, self.stdout)
+            return
         if options["until_empty"]:
             require_ledger()
-        with _Signals() as signals, _rare_collections(), limited_to(options["max_rate"]):
+        stops: SimpleQueue[None] = SimpleQueue()
+        rate = options["max_rate"] and options["max_rate"] / options["processes"]
+        with Signals(lambda: stops.put(None)), _rare_collections(), limited_to(rate):
+            if parent:
+                follow(parent, lambda: stops.put(None))
+                self._prefix = f"Process {parent.number}: "
             if options["metrics"]:
-                self._serve_metrics(*options["metrics"])
-            self._transfer(options, signals)
-        self.stdout.write("Stopped.")
+                self._export_metrics(parent, *options["metrics"])
+            self._transfer(options, stops, parent)
+        self._say("Stopped.")
 
-    def _transfer(self, options: dict[str, Any], signals: "_Signals") -> None:
+    def _say(self, text: str) -> None:
+        self.stdout.write(f"{self._prefix}{text}")
+        self.stdout.flush()  # a log would have it only when the worker ends
+
+    def _transfer(
+        self, options: dict[str, Any], stops: "SimpleQueue[None]", parent: Parent | None
+    ) -> None:
         if options["until_empty"]:
             probing.probe_closed(_aliases())
         executor = Executor(options["threads"], options["poll"], _aliases)
@@ -105,8 +125,10 @@ class Worker(Verb):
         job_threads.start()
         is_empty = False
         try:
-            self.stdout.write(f"Transferring files of {', '.join(_aliases()) or 'no storage'}.")
-            while not (is_empty or executor.is_exhausted or signals.wait(options["poll"])):
+            self._say(f"Transferring files of {', '.join(_aliases()) or 'no storage'}.")
+            if parent:
+                parent.tell_begun()
+            while not (is_empty or executor.is_exhausted or _wait(stops, options["poll"])):
                 # What was claimed at the first question may make something else due by the last.
                 is_empty = (
                     options["until_empty"]
@@ -116,7 +138,7 @@ class Worker(Verb):
                     and not self.is_due()
                 )
                 connections.close_all()
-            while is_empty and surplus.dispose_due(OLD_COPIES, lambda: not signals.were_received):
+            while is_empty and surplus.dispose_due(OLD_COPIES, stops.empty):
                 pass
         finally:  # the ledger may be unreachable; running transfers are finished
             # The executor may have claimed files since it was idle.
@@ -138,14 +160,36 @@ class Worker(Verb):
         is_due = is_due or copying.is_due(_aliases()) or preparing.is_due(_aliases())
         return is_due or (are_available() and bool(jobs().due_keys(aliases)))
 
-    def _serve_metrics(self, address: str, port: int) -> None:
+    def _export_metrics(self, parent: Parent | None, address: str, port: int) -> None:
         metrics = import_module("queued_storage.metrics")  # needs an optional library
         metrics.install()
-        try:
+        if parent:  # which serves them
+            metrics.expect_known()
+            return
+        with explained(address, port):
             server, _thread = metrics.serve(port, address)
-        except OSError as error:
-            raise CommandError(f"Metrics cannot be served at {address}:{port}: {error}") from error
-        self.stdout.write(f"Metrics at http://{address}:{server.server_port}/metrics.")
+        self._say(f"Metrics at http://{address}:{server.server_port}/metrics.")
+
+
+def _require_valid(options: dict[str, Any]) -> None:
+    is_pause = 0 < options["poll"] <= threading.TIMEOUT_MAX  # False for "nan"
+    if options["threads"] < 1 or not is_pause:
+        raise CommandError(
+            "--threads must be at least 1 and --poll must be greater than 0.", returncode=2
+        )
+    if options["processes"] < 1:
+        raise CommandError("--processes must be at least 1.", returncode=2)
+    if not 0 <= options["exit_wait"] <= threading.TIMEOUT_MAX:
+        raise CommandError("--exit-wait must be a number of seconds, 0 or more.", returncode=2)
+
+
+def _wait(stops: "SimpleQueue[None]", seconds: float) -> bool:
+    """Wait for a request to stop; return whether there was one."""
+    try:
+        stops.get(timeout=seconds)
+    except Empty:
+        return False
+    return True
 
 
 def _stop(
@@ -166,51 +210,6 @@ def _stop(
     finally:  # there may be a second signal
         if not has_ended or hung.count():
             ending.require_end()
-
-
-class _Signals:
-    """Receives the signal to stop while it is entered; a second one ends the process.
-
-    Afterwards, the signals have their previous handlers again.
-    """
-
-    NUMBERS = (signal.SIGTERM, signal.SIGINT)
-
-    def __init__(self) -> None:
-        # A signal handler may run while its own thread waits here. No other primitive of
-        # threading is safe then.
-        self._received: SimpleQueue[int] = SimpleQueue()
-        self._is_stopping = False
-        self._before: dict[signal.Signals, Any] = {}
-
-    def __enter__(self) -> "_Signals":
-        if threading.current_thread() is threading.main_thread():
-            for number in self.NUMBERS:
-                self._before[number] = signal.signal(number, self._handle)
-        return self
-
-    def __exit__(self, *args: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler or signal.SIG_DFL)
-
-    def _handle(self, number: int, frame: Any) -> None:
-        if self._is_stopping:
-            raise SystemExit(128 + number)
-        self._is_stopping = True
-        self._received.put(number)
-
-    @property
-    def were_received(self) -> bool:
-        """Whether there was a signal."""
-        return self._is_stopping
-
-    def wait(self, seconds: float) -> bool:
-        """Wait for a signal; return whether there was one."""
-        try:
-            self._received.get(timeout=seconds)
-        except Empty:
-            return False
-        return True
 
 
 @contextmanager
