@@ -246,6 +246,15 @@ def test_it_fits_on_a_phone(browser: Any, live_server: Any, path: str) -> None:
     assert browser.execute_script("return document.documentElement.scrollWidth") == 360
 
 
+@pytest.mark.parametrize("width", [1280, 800])
+def test_the_dashboard_fits_on_a_small_window(browser: Any, live_server: Any, width: int) -> None:
+    add(1, State.FAILED, alias="documents-of-customers", host="web-frontend-17", last_error="x")
+    see(browser, width)
+    browser.get(live_server.url + URL)
+    shown = "return document.documentElement.scrollWidth - document.documentElement.clientWidth"
+    assert browser.execute_script(shown) == 0
+
+
 def test_a_long_name_leaves_room_in_the_list(browser: Any, live_server: Any) -> None:
     add(1, State.FAILED, name=f"{'a_long_name_' * 8}.jpg")
     browser.get(f"{live_server.url}/admin/queued_storage/queuedfile/")
