@@ -1,5 +1,6 @@
 """``remotes``: the state of all remotes, and what an operator can do about it."""
 
+import shlex
 from argparse import ArgumentParser
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -248,11 +249,10 @@ class Remotes(RepeatableVerb):
         before = remotes.probe(target.alias, target.place)
         remote = target.remote
         if before is Probed.WAS_OPEN or remote is None:
-            tested = remote.name if remote and not remote.is_configured else target.alias
-            self.stdout.write(
-                f"{target.title} is open, so there is nothing to find out. To test it, run "
-                f"'manage.py queued_storage check-remote {tested}'."
-            )
+            tested = remote.tested_by if remote else shlex.quote(target.alias)
+            command = f"'manage.py queued_storage check-remote {tested}'"
+            advice = f" To test it, run {command}." if tested else ""
+            self.stdout.write(f"{target.title} is open, so there is nothing to find out.{advice}")
         elif remote.is_open:
             self.stdout.write(f"{target.title} works again.{target.waiting}")
         else:
