@@ -114,6 +114,7 @@ def test_release_of_new_content() -> None:
 @pytest.mark.parametrize("make", MAKERS)
 def test_retry_runs_the_steps_again(make: Any) -> None:
     storage = held(make)
+    assert "The steps of 1 file would be run again." in run("retry", "--all", "--dry-run")
     assert "The steps of 1 file will be run again." in run("retry", "--all")
     drain(storage)
     assert storage.is_published("a.txt")

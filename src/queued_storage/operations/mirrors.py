@@ -9,7 +9,7 @@ from django.db.models import Exists, OuterRef, Q
 from ..exceptions import VerificationError
 from ..ledger import bindings
 from ..ledger.availability import Availability, availabilities
-from ..ledger.copies import CopyState, at_copy, copies
+from ..ledger.copies import Copies, CopyState, at_copy, copies
 from ..ledger.copy_counts import lacks, unfinished
 from ..ledger.database import QueuedFileQuerySet, ledger
 from ..ledger.models import QueuedFile
@@ -86,9 +86,9 @@ def backfill(storage: OperableStorage, report: Report = ignore, *, dry_run: bool
     return count
 
 
-def retry(rows: QueuedFileQuerySet) -> int:
-    """Make failed and waiting copies of these files due now, with all their retries."""
-    return copies().filter(file__in=rows.values("pk")).retry()
+def of_files(rows: QueuedFileQuerySet) -> Copies:
+    """The further copies of these files."""
+    return copies().filter(file__in=rows.values("pk"))
 
 
 class Finding(NamedTuple):

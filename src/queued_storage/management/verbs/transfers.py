@@ -69,20 +69,25 @@ class Retry(RepeatableVerb):
         add_dry_run(parser)
 
     def run(self, options: dict[str, Any]) -> None:
-        rows = selected(options).retriable()
+        chosen = selected(options)
+        rows, steps = chosen.retriable(), unpublished.of_files(chosen)
+        copies = mirrors.of_files(chosen)
         if options["dry_run"]:
-            files = counted(total(rows)[0], "{} file", "{} files")
-            self.stdout.write(f"{files} would be retried.")
+            counts = total(rows)[0], steps.retriable().count(), copies.retriable().count()
+            self._say("would", *counts)
             return
         with self.progress(rows) as progress:
             count = steering.retry(rows, progress)
-        self.stdout.write(counted(count, "{} file will be retried.", "{} files will be retried."))
-        if again := unpublished.retry(unpublished.of_files(selected(options))):
-            text = counted(again, "The steps of {} file", "The steps of {} files")
-            self.stdout.write(f"{text} will be run again.")
-        if again := mirrors.retry(selected(options)):
-            text = counted(again, "{} copy on a mirror", "{} copies on mirrors")
-            self.stdout.write(f"{text} will be retried.")
+        self._say("will", count, unpublished.retry(steps), copies.retry())
+
+    def _say(self, verb: str, files: int, steps: int, copies: int) -> None:
+        self.stdout.write(f"{counted(files, '{} file', '{} files')} {verb} be retried.")
+        if steps:
+            text = counted(steps, "The steps of {} file", "The steps of {} files")
+            self.stdout.write(f"{text} {verb} be run again.")
+        if copies:
+            text = counted(copies, "{} copy on a mirror", "{} copies on mirrors")
+            self.stdout.write(f"{text} {verb} be retried.")
 
 
 class Prioritize(RepeatableVerb):
