@@ -70,6 +70,10 @@ def test_the_list_of_what_is_stopped() -> None:
     assert (found[0]["name"], found[0]["reason"]) == ("a.txt", "It is bad.")
 
 
+def test_the_list_of_none_that_waits() -> None:
+    assert run("unpublished", "--waiting") == "No file waits for its steps, is held or rejected.\n"
+
+
 @pytest.mark.parametrize("stop", [rejected, held])
 @pytest.mark.parametrize("make", MAKERS)
 def test_release(make: Any, stop: Any) -> None:
