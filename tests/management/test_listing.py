@@ -1,6 +1,8 @@
 """``list`` and ``show``."""
 
+import io
 import json
+import shlex
 from typing import Any
 
 import pytest
@@ -108,6 +110,17 @@ def test_show_a_file_that_failed(storage: Any) -> None:
     shown = json.loads(run("show", "it's a.txt", "--json"))
     assert [failure["attempt"] for failure in shown["failures"]] == [1]
     assert shown["command"].startswith("To retry it now")
+
+
+def test_the_command_for_a_name_like_an_option(storage: Any) -> None:
+    save(storage, "-rf.txt")
+    ledger().update(state=State.FAILED, due_at=None)
+    command = json.loads(run("show", "--json", "--", "-rf.txt"))["command"]
+    _before, found, rest = command.partition("run 'manage.py queued_storage ")
+    assert found
+    words = shlex.split(rest.removesuffix("'."))
+    assert run(*words) == "1 file will be retried.\n"
+    assert ledger().get().state == State.PENDING
 
 
 def test_show_a_transferred_file(storage: Any) -> None:

@@ -150,7 +150,10 @@ def _next(found: Details) -> Iterator[str]:
 def _command_for(found: Details) -> str:
     """What an operator can do for the file."""
     row = found.row
-    arguments = shlex.join([row.name, "--storage", row.alias])
+    words = [row.name, "--storage", row.alias]
+    if row.name.startswith("-"):
+        words = ["--storage", row.alias, "--", row.name]
+    arguments = shlex.join(words)
     if found.steps and found.steps.state == PreparationState.REJECTED:
         return f"To publish it all the same, run '{COMMAND} release {arguments}'."
     if row.state == State.HELD:
