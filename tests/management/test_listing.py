@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 from django.core.files.base import ContentFile
 from django.core.management import CommandError
+from django.core.management.base import OutputWrapper
+from django.core.management.color import color_style
 from pytest_django import Settings
 
 from queued_storage.ledger.database import ledger
@@ -15,6 +17,8 @@ from queued_storage.ledger.preparations import Preparation, PreparationState
 from queued_storage.ledger.remotes import RemoteState
 from queued_storage.ledger.sql.clock import seconds_from_now
 from queued_storage.ledger.states import State
+from queued_storage.management.terminal import Terminal
+from queued_storage.management.verbs.listing import List
 from queued_storage.operations import remotes as steering
 from tests.support.command import run, save, transferred
 from tests.support.outages import close
@@ -91,6 +95,17 @@ def test_keys_of_the_json(storage: Any) -> None:
     shown = json.loads(run("show", "a.txt", "--json"))
     assert set(shown) == DETAIL_KEYS
     assert {key: shown[key] for key in ROW_KEYS} == found
+
+
+def test_the_advice_is_not_printed_as_an_error() -> None:
+    errors = OutputWrapper(io.StringIO())
+    style = color_style(force_color=True)
+    errors.isatty = lambda: True  # type: ignore[method-assign]
+    errors.style_func = style.ERROR
+    verb = List(Terminal(OutputWrapper(io.StringIO())), Terminal(errors), style)
+    options = dict.fromkeys(("storage", "state", "error", "json")) | {"limit": 1, "text": "a"}
+    verb.execute(options)
+    assert errors.getvalue().startswith(style.WARNING("No index").partition("No")[0])
 
 
 # One file
