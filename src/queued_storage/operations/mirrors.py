@@ -1,5 +1,6 @@
 """The copies of files on mirrors, for operators."""
 
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -54,7 +55,8 @@ def troubles(tolerated: int = 0, found: list[Mirror] | None = None) -> list[str]
     return [
         counted(each.failed, "{} file", "{} files")
         + f" of {each.alias!r} could not be copied to the mirror {each.place}: {each.last_error} "
-        f"Fix the cause, then run 'manage.py queued_storage retry --storage {each.alias}'."
+        f"Fix the cause, then run 'manage.py queued_storage retry --storage "
+        f"{shlex.quote(each.alias)}'."
         for each in found
         if each.failed
     ]

@@ -55,7 +55,7 @@ class _Target:
     @property
     def steered_by(self) -> str:
         """The arguments that name it."""
-        return remote.steered_by if (remote := self.remote) else self.alias
+        return remote.steered_by if (remote := self.remote) else shlex.quote(self.alias)
 
     @property
     def waiting(self) -> str:
@@ -182,8 +182,8 @@ class Remotes(RepeatableVerb):
         self.stdout.write(f"{files} of {alias!r} {counted(count, 'is', 'are')} bound to {place}.")
         if count:
             self.stdout.write(
-                f"Run 'manage.py queued_storage verify --storage {alias}' to find those whose "
-                f"objects are not there."
+                f"Run 'manage.py queued_storage verify --storage {shlex.quote(alias)}' to find "
+                f"those whose objects are not there."
             )
         self._accept_writer(alias)
         if left := rebinding.elsewhere(alias):
