@@ -18,7 +18,16 @@ from ...transfers import work
 from ...transfers.probing import probe_closed
 from ..quantities import parse_duration
 from .base import RepeatableVerb, Verb
-from .selection import add_dry_run, add_error, add_selection, of_storage, one_file, selected, total
+from .selection import (
+    add_dry_run,
+    add_error,
+    add_one_file,
+    add_selection,
+    of_storage,
+    one_file,
+    selected,
+    total,
+)
 
 POLL_EVERY = 0.5  # seconds
 
@@ -29,12 +38,7 @@ class Transfer(Verb):
 
     @classmethod
     def add_arguments(cls, parser: ArgumentParser) -> None:
-        parser.add_argument("name", help="the file's name in the ledger")
-        parser.add_argument(
-            "--storage",
-            metavar="ALIAS",
-            help="alias of the storage; required if several storages have a file of this name",
-        )
+        add_one_file(parser)
         add_dry_run(parser)
 
     def run(self, options: dict[str, Any]) -> None:
