@@ -44,4 +44,4 @@ def _files_of(instance: Model, fields: Iterable[str]) -> Iterator[FieldFile]:
         if isinstance(found, FieldFile):
             yield found
         elif found is not None:  # of a related object that is not set
-            raise TypeError(f"{path!r} of {instance!r} is {found!r}, which is no file.")
+            raise TypeError(f"{path!r} of {instance!r} is {found!r}, which is not a file.")

@@ -246,6 +246,23 @@ def test_it_fits_on_a_phone(browser: Any, live_server: Any, path: str) -> None:
     assert browser.execute_script("return document.documentElement.scrollWidth") == 360
 
 
+@pytest.mark.parametrize("width", [1280, 800])
+def test_the_dashboard_fits_on_a_small_window(browser: Any, live_server: Any, width: int) -> None:
+    add(1, State.FAILED, alias="documents-of-customers", host="web-frontend-17", last_error="x")
+    see(browser, width)
+    browser.get(live_server.url + URL)
+    shown = "return document.documentElement.scrollWidth - document.documentElement.clientWidth"
+    assert browser.execute_script(shown) == 0
+
+
+def test_a_long_name_leaves_room_in_the_list(browser: Any, live_server: Any) -> None:
+    add(1, State.FAILED, name=f"{'a_long_name_' * 8}.jpg")
+    browser.get(f"{live_server.url}/admin/queued_storage/queuedfile/")
+    edge = "return document.querySelector('.results').getBoundingClientRect().right"
+    last = "return document.querySelector('td.field-alias').getBoundingClientRect().right"
+    assert browser.execute_script(last) <= browser.execute_script(edge)
+
+
 def press(browser: Any, selector: str) -> None:
     """Press a button in one step, since an update of the page replaces it at any moment."""
     browser.execute_script("document.querySelector(arguments[0]).click()", selector)

@@ -10,6 +10,7 @@ from pytest_django import Settings
 from queued_storage.admin import plots
 from queued_storage.admin.overview import Overview
 from queued_storage.admin.plots import RANGES, Plot, range_of
+from queued_storage.ledger.states import State
 from queued_storage.ledger.throughput import (
     KEPT,
     MINUTE,
@@ -50,6 +51,16 @@ def test_fifteen_minutes_have_failures_and_pending_files() -> None:
     assert values(failures) == ["1", "2", *["0"] * 13]
     assert values(pending) == ["7", "14", *["0"] * 13]
     assert (failures.highest, failures.kind, pending.kind) == ("2", "failed", "pending")
+
+
+@pytest.mark.parametrize("key", ["15m", "1w"])
+def test_the_last_bar_has_the_files_that_are_pending_now(key: str) -> None:
+    found = Overview(NOW)
+    found.total.piles[State.PENDING].files = 8
+    found.total.piles[State.TRANSFERRING].files = 1
+    assert values(plots.plots(found, range_of(key))[3])[:2] == ["9", "0"]
+    record(0, Numbers(pending=12))  # of which workers have finished some since
+    assert values(plots.plots(found, range_of(key))[3])[:2] == ["12", "0"]
 
 
 @pytest.mark.parametrize("key", ["3h", "1d", "1w"])

@@ -82,6 +82,7 @@ def test_banner_of_a_closed_mirror(settings: Settings, operator: Client) -> None
     assert "1 copy waits." in shown
     assert "Mirror of default: away." in shown
     assert f"The mirror is away. {second.place}" in shown
+    assert "run: manage.py queued_storage check-remote second. " in shown
     assert "Probe now" in shown
 
 
@@ -180,6 +181,21 @@ def test_steering_a_mirror_or_previous_remote(
     assert "is open again" in act("resume")
     assert "is open or paused" in act("probe")
     assert remotes().exclude(digest=place).closed().count() == 0
+
+
+def test_a_mirror_without_a_name_is_tested_by_a_probe(settings: Settings, operator: Client) -> None:
+    mirror = {"BACKEND": "tests.support.scripted.ScriptedStorage", "OPTIONS": {"place": "second"}}
+    options = {**settings.STORAGES["default"]["OPTIONS"], "mirrors": [mirror]}
+    settings.STORAGES = settings.STORAGES | {
+        "default": settings.STORAGES["default"] | {"OPTIONS": options}
+    }
+    storage: Any = storages["default"]
+    storage.save("a.txt", file())
+    assert storage.queue.deliver() == {}
+    [second] = [each for each in availabilities() if each.is_mirror]
+    remotes().filter(digest=second.digest).close("away", "The mirror is away.", 60)
+    shown = text_of(operator, DASHBOARD)
+    assert f"run: manage.py queued_storage remotes probe default {second.place}. " in shown
 
 
 @pytest.mark.parametrize("place", ["x", "5", "9" * 19, "9" * 30, "\u0665"])

@@ -190,6 +190,9 @@ def test_media_url_in_production(settings: Settings, tmp_path: Path) -> None:
     settings.ROOT_URLCONF = tuple(static("/media/", document_root="/srv"))
     assert found(deploy=True) == {"W014"}
     assert found() == set()
+    shown = run_checks(tags=["queued_storage"], include_deployment_checks=True)
+    [hint] = [str(each.hint) for each in shown if each.id == "queued_storage.W014"]
+    assert hint.endswith("quickstart.html#go-to-production")  # which has the web server
 
 
 def test_own_view_serves_media_in_production(settings: Settings, tmp_path: Path) -> None:

@@ -537,8 +537,11 @@ def test_failed_copies_are_shown_and_retried(mirrored: Mirrored, capsys: Any) ->
     mirrors = json.loads(capsys.readouterr().out)["mirrors"]
     [mirror] = [each for each in mirrors if each["alias"] == "default"]
     assert (mirror["pending"], mirror["failed"]) == (0, 1)
+    call_command("queued_storage", "retry", name, dry_run=True)
+    assert "1 copy on a mirror would be retried." in capsys.readouterr().out
+    assert copies().get().state == CopyState.FAILED
     call_command("queued_storage", "retry", name)
-    assert "1 copy on a mirror will be retried" in capsys.readouterr().out
+    assert "1 copy on a mirror will be retried." in capsys.readouterr().out
     assert drain(storage) == {}
     call_command("queued_storage", "status", check=True)
 

@@ -22,7 +22,7 @@ from urllib.request import Request, urlopen
 import pytest
 
 from tests.conftest import ROOT
-from tests.support import services
+from tests.support import nginx, services
 from tests.support.services import S3Server
 from tests.support.waiting import until
 from tests.test_docs import FENCED, page, section
@@ -46,24 +46,6 @@ MAILERS = {"default": {"BACKEND": "django.core.mail.backends.smtp.EmailBackend"}
 URL = """
 from django.core.files.storage import default_storage
 print(default_storage.url({name!r}))
-"""
-
-
-NGINX = """
-daemon off;
-master_process off;
-pid {place}/pid;
-error_log {place}/error.log;
-events {{}}
-http {{
-    access_log off;
-    client_body_temp_path {place}/body;
-    proxy_temp_path {place}/proxy;
-    fastcgi_temp_path {place}/fastcgi;
-    uwsgi_temp_path {place}/uwsgi;
-    scgi_temp_path {place}/scgi;
-    {server}
-}}
 """
 
 
@@ -241,17 +223,15 @@ def web_server(reader: Reader, server: str) -> None:
 
 
 def start_nginx(reader: Reader, server: str) -> int:
-    services.require("nginx")
-    [port] = services.free_ports(1)
-    server = reader.replaced(server)
-    for old, new in (("listen 80", f"listen 127.0.0.1:{port}"), (":8000", f":{reader.serve()}")):
-        assert old in server
-        server = server.replace(old, new)
-    place = reader.place.parent
-    (place / "nginx.conf").write_text(NGINX.format(place=place, server=server))
-    command = [str(services.NGINX), "-c", str(place / "nginx.conf"), "-p", str(place)]
-    wait_for(reader.spawn([*command, "-e", str(place / "error.log")]), port)
-    return port
+    def block(port: int) -> str:
+        text = reader.replaced(server)
+        changes = ("listen 80", f"listen 127.0.0.1:{port}"), (":8000", f":{reader.serve()}")
+        for old, new in changes:
+            assert old in text
+            text = text.replace(old, new)
+        return text
+
+    return nginx.start(reader.place.parent, reader.spawn, block)
 
 
 def worker(reader: Reader) -> None:

@@ -1,11 +1,15 @@
 """``list`` and ``show``."""
 
+import io
 import json
+import shlex
 from typing import Any
 
 import pytest
 from django.core.files.base import ContentFile
 from django.core.management import CommandError
+from django.core.management.base import OutputWrapper
+from django.core.management.color import color_style
 from pytest_django import Settings
 
 from queued_storage.ledger.database import ledger
@@ -13,6 +17,8 @@ from queued_storage.ledger.preparations import Preparation, PreparationState
 from queued_storage.ledger.remotes import RemoteState
 from queued_storage.ledger.sql.clock import seconds_from_now
 from queued_storage.ledger.states import State
+from queued_storage.management.terminal import Terminal
+from queued_storage.management.verbs.listing import List
 from queued_storage.operations import remotes as steering
 from tests.support.command import run, save, transferred
 from tests.support.outages import close
@@ -91,6 +97,17 @@ def test_keys_of_the_json(storage: Any) -> None:
     assert {key: shown[key] for key in ROW_KEYS} == found
 
 
+def test_the_advice_is_not_printed_as_an_error() -> None:
+    errors = OutputWrapper(io.StringIO())
+    style = color_style(force_color=True)
+    errors.isatty = lambda: True  # type: ignore[method-assign]
+    errors.style_func = style.ERROR
+    verb = List(Terminal(OutputWrapper(io.StringIO())), Terminal(errors), style)
+    options = dict.fromkeys(("storage", "state", "error", "json")) | {"limit": 1, "text": "a"}
+    verb.execute(options)
+    assert errors.getvalue().startswith(style.WARNING("No index").partition("No")[0])
+
+
 # One file
 
 
@@ -108,6 +125,17 @@ def test_show_a_file_that_failed(storage: Any) -> None:
     shown = json.loads(run("show", "it's a.txt", "--json"))
     assert [failure["attempt"] for failure in shown["failures"]] == [1]
     assert shown["command"].startswith("To retry it now")
+
+
+def test_the_command_for_a_name_like_an_option(storage: Any) -> None:
+    save(storage, "-rf.txt")
+    ledger().update(state=State.FAILED, due_at=None)
+    command = json.loads(run("show", "--json", "--", "-rf.txt"))["command"]
+    _before, found, rest = command.partition("run 'manage.py queued_storage ")
+    assert found
+    words = shlex.split(rest.removesuffix("'."))
+    assert run(*words) == "1 file will be retried.\n"
+    assert ledger().get().state == State.PENDING
 
 
 def test_show_a_transferred_file(storage: Any) -> None:

@@ -2,7 +2,9 @@ import json
 from typing import Any
 
 import pytest
+from django.core.files.storage import storages
 from django.core.management import CommandError
+from pytest_django import Settings
 
 from queued_storage.ledger.remotes import RemoteState, remotes
 from queued_storage.uploaders import Uploader
@@ -145,6 +147,20 @@ def test_probe_of_a_paused_remote(storage: Any) -> None:
 
 def test_probe_of_an_open_remote(storage: Any) -> None:
     assert "check-remote default" in run("remotes", "probe", "default")
+
+
+def test_probe_of_an_open_mirror_without_a_name(settings: Settings) -> None:
+    mirror = {"BACKEND": "tests.support.scripted.ScriptedStorage", "OPTIONS": {"place": "second"}}
+    options = {**settings.STORAGES["default"]["OPTIONS"], "mirrors": [mirror]}
+    settings.STORAGES = settings.STORAGES | {
+        "default": settings.STORAGES["default"] | {"OPTIONS": options}
+    }
+    storage: Any = storages["default"]
+    save(storage, "a.txt")
+    assert storage.queue.deliver() == {}
+    place = storage.with_each_mirror[0].remote_place.description
+    out = run("remotes", "probe", "default", place)
+    assert out.endswith("is open, so there is nothing to find out.\n")
 
 
 # Arguments

@@ -33,9 +33,7 @@ def test_status_shows_counts_sizes_and_errors(storage: Any) -> None:
         ["default", "failed", "1", "1"],
         ["default", "pending", "1", "2.0"],
     ]
-    assert (
-        "1 file of 'default' (b.txt) failed; their retries are used up:\n    no such bucket" in out
-    )
+    assert "1 file of 'default' (b.txt) failed; its retries are used up:\n    no such bucket" in out
 
 
 def test_status_as_json(storage: Any) -> None:

@@ -5,6 +5,8 @@ import io
 import json
 import logging
 import os
+import re
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,8 @@ from queued_storage.models import QueuedFile
 from queued_storage.operations.reconciliation import REPAIRS
 from queued_storage.remotes.places import place_of
 from tests.support.scripted import ScriptedStorage, disk, make
+
+SUGGESTED = re.compile(r"manage\.py queued_storage [a-z][a-z -]* $")
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -264,3 +268,26 @@ def test_nothing_else_writes_to_a_terminal() -> None:
             }
             assert not is_print, path
             assert not is_stream, path
+
+
+def in_suggested_commands() -> Iterator[tuple[str, str]]:
+    """Yield the file and the source of each value in a command that a message suggests."""
+    for path in sorted(Path(queued_storage.__file__).parent.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            text = ""
+            for part in node.values if isinstance(node, ast.JoinedStr) else ():
+                if isinstance(part, ast.Constant):
+                    text += str(part.value)
+                elif isinstance(part, ast.FormattedValue):
+                    if SUGGESTED.search(text):
+                        yield path.name, ast.unparse(part.value)
+                    text += "value"
+
+
+def test_suggested_commands_can_be_copied() -> None:
+    found = list(in_suggested_commands())
+    assert len(found) > 5
+    quoted = ("shlex.quote(", "shlex.join(")
+    names = (".steered_by", "tested")
+    bare = [each for each in found if not (each[1].startswith(quoted) or each[1].endswith(names))]
+    assert bare == []

@@ -16,6 +16,7 @@ from queued_storage.operations.acceptance import accept_local
 from queued_storage.operations.passes import Step, ignore
 from queued_storage.tasks import Transfer, TransferAndDelete
 from queued_storage.transfers import intact
+from tests.operations.files import files, transferred
 from tests.support.scripted import (
     RenamingStorage,
     ScriptedStorage,
@@ -28,16 +29,6 @@ from tests.support.scripted import (
 )
 
 pytestmark = pytest.mark.django_db(transaction=True)
-
-
-def files(storage: Any) -> Any:
-    return ledger().filter(alias=storage.alias)
-
-
-def transferred(storage: Any, name: str = "a.txt") -> str:
-    saved = storage.save(name, file())
-    assert storage.queue.deliver() == {}
-    return str(saved)
 
 
 def change(name: str, data: bytes = b"changed in place") -> None:

@@ -7,9 +7,10 @@ from django.test.utils import CaptureQueriesContext
 from pytest_django import Settings
 
 from queued_storage.ledger.database import ledger
-from queued_storage.operations import comparison, errands, passes
+from queued_storage.operations import comparison, passes
 from queued_storage.operations.comparison import Difference, Kind
 from queued_storage.operations.passes import Step
+from tests.operations.files import evicted, files, transferred
 from tests.support.scripted import (
     disk,
     file,
@@ -18,22 +19,6 @@ from tests.support.scripted import (
 )
 
 pytestmark = pytest.mark.django_db(transaction=True)
-
-
-def files(storage: Any) -> Any:
-    return ledger().filter(alias=storage.alias)
-
-
-def transferred(storage: Any, name: str = "a.txt", data: bytes = b"bytes") -> str:
-    saved = storage.save(name, file(data))
-    assert storage.queue.deliver() == {}
-    return str(saved)
-
-
-def evicted(storage: Any, name: str = "a.txt", data: bytes = b"bytes") -> str:
-    saved = transferred(storage, name, data)
-    assert errands.evict(files(storage).filter(name=saved)) == 1
-    return saved
 
 
 def differences(storage: Any, **options: Any) -> list[tuple[str, str, Kind]]:

@@ -16,6 +16,7 @@ from queued_storage.signals import file_evicted
 from queued_storage.tasks import TransferAndDelete
 from queued_storage.transfers import copies
 from queued_storage.transfers.work import run
+from tests.operations.files import enqueued, evicted, files, transferred
 from tests.support.scripted import (
     RenamingStorage,
     disk,
@@ -28,26 +29,6 @@ from tests.support.scripted import (
 )
 
 pytestmark = pytest.mark.django_db(transaction=True)
-
-
-def files(storage: Any) -> Any:
-    return ledger().filter(alias=storage.alias)
-
-
-def transferred(storage: Any, name: str = "a.txt", data: bytes = b"bytes") -> str:
-    saved = storage.save(name, file(data))
-    assert storage.queue.deliver() == {}
-    return str(saved)
-
-
-def evicted(storage: Any, name: str = "a.txt", data: bytes = b"bytes") -> str:
-    saved = transferred(storage, name, data)
-    assert errands.evict(files(storage).filter(name=saved)) == 1
-    return saved
-
-
-def enqueued(storage: Any) -> list[int]:
-    return sorted(pk for message in storage.queue.messages for pk in message)
 
 
 # Evict

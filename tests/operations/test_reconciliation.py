@@ -5,11 +5,11 @@ import pytest
 from django.conf import settings
 
 from queued_storage.ledger.copies import copies
-from queued_storage.ledger.database import ledger
 from queued_storage.ledger.states import State
 from queued_storage.operations import comparison, errands, reconciliation
 from queued_storage.operations.reconciliation import REPAIRS, reconcile
 from queued_storage.testing import drain
+from tests.operations.files import files
 from tests.support.scripted import (
     RenamingStorage,
     ScriptedStorage,
@@ -22,10 +22,6 @@ from tests.support.scripted import (
 )
 
 pytestmark = pytest.mark.django_db(transaction=True)
-
-
-def files(storage: Any) -> Any:
-    return ledger().filter(alias=storage.alias)
 
 
 def transferred(storage: Any, name: str = "a.txt", *, evict: bool = False) -> str:

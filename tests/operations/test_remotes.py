@@ -13,6 +13,7 @@ from queued_storage.signals import remote_changed
 from queued_storage.transfers import watching
 from queued_storage.transfers.probing import finish_openings
 from queued_storage.uploaders import Uploader
+from tests.operations.files import enqueued
 from tests.support.outages import ERROR, close, registered
 from tests.support.scripted import file, make
 from tests.support.waiting import until
@@ -55,10 +56,6 @@ def probing(monkeypatch: pytest.MonkeyPatch) -> Any:
 
     monkeypatch.setattr(Uploader, "write_probe", write_probe)
     return Probing
-
-
-def enqueued(storage: Any) -> list[int]:
-    return sorted(pk for message in storage.queue.messages for pk in message)
 
 
 # Pausing

@@ -12,6 +12,7 @@ from queued_storage.ledger.states import State
 from queued_storage.operations import errands, passes, steering
 from queued_storage.operations.passes import Step
 from queued_storage.transfers.work import run
+from tests.operations.files import enqueued, files, transferred
 from tests.support.scripted import (
     LONG_AGO,
     file,
@@ -24,20 +25,6 @@ from tests.support.scripted import (
 from tests.support.scripted import Step as TransferStep
 
 pytestmark = pytest.mark.django_db(transaction=True)
-
-
-def files(storage: Any) -> Any:
-    return ledger().filter(alias=storage.alias)
-
-
-def transferred(storage: Any, name: str = "a.txt", data: bytes = b"bytes") -> str:
-    saved = storage.save(name, file(data))
-    assert storage.queue.deliver() == {}
-    return str(saved)
-
-
-def enqueued(storage: Any) -> list[int]:
-    return sorted(pk for message in storage.queue.messages for pk in message)
 
 
 # Retry

@@ -12,39 +12,25 @@ from django.conf import settings as django_settings
 from pytest_django import Settings
 
 from queued_storage.ledger.database import ledger
-from tests.support import services
+from tests.support.nginx import start
 from tests.support.scripted import disk, file, make, row
-from tests.support.waiting import until
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.one_database]
 
 DATA = bytes(range(256)) * 40
 
 # With the locations that docs/urls.md shows
-CONFIGURATION = """
-daemon off;
-master_process off;
-pid {place}/pid;
-error_log {place}/error.log;
-events {{}}
-http {{
-    access_log off;
-    client_body_temp_path {place}/body;
-    proxy_temp_path {place}/proxy;
-    fastcgi_temp_path {place}/fastcgi;
-    uwsgi_temp_path {place}/uwsgi;
-    scgi_temp_path {place}/scgi;
-    server {{
-        listen 127.0.0.1:{port};
-        location / {{
-            proxy_pass {site};
-        }}
-        location /protected/ {{
-            internal;
-            alias {files}/;
-            add_header X-Content-Type-Options nosniff;
-            add_header Content-Security-Policy "default-src 'none'; sandbox";
-        }}
+SERVER = """
+server {{
+    listen 127.0.0.1:{port};
+    location / {{
+        proxy_pass {site};
+    }}
+    location /protected/ {{
+        internal;
+        alias {files}/;
+        add_header X-Content-Type-Options nosniff;
+        add_header Content-Security-Policy "default-src 'none'; sandbox";
     }}
 }}
 """
@@ -59,21 +45,12 @@ def live_server(django_db_setup: None, live_server: Any) -> Any:
 @pytest.fixture
 def nginx(live_server: Any, tmp_path: Path, spawn: Callable[..., subprocess.Popen[Any]]) -> str:
     """The URL of an nginx in front of the site."""
-    services.require("nginx")
-    [port] = services.free_ports(1)
-    configuration = CONFIGURATION.format(
-        place=tmp_path, port=port, site=live_server.url, files=disk().location
-    )
-    (tmp_path / "nginx.conf").write_text(configuration)
-    command = [str(services.NGINX), "-c", str(tmp_path / "nginx.conf"), "-p", str(tmp_path)]
-    process = spawn([*command, "-e", str(tmp_path / "error.log")])
+    site, files = live_server.url, disk().location
 
-    def is_up() -> bool:
-        assert process.poll() is None, (tmp_path / "error.log").read_text()
-        return not services.is_free(port)
+    def server(port: int) -> str:
+        return SERVER.format(port=port, site=site, files=files)
 
-    until(is_up)
-    return f"http://127.0.0.1:{port}"
+    return f"http://127.0.0.1:{start(tmp_path, spawn, server)}"
 
 
 @pytest.fixture(autouse=True)

@@ -4,6 +4,7 @@ import io
 import json
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from django.core.checks import run_checks
@@ -15,6 +16,7 @@ from PIL import Image
 from pytest_django import Settings
 
 from queued_storage import health
+from queued_storage.admin import actions
 from queued_storage.ledger.preparations import PreparationState, counts, preparations
 from queued_storage.ledger.states import State
 from queued_storage.steps import LATER, PASS, REJECT
@@ -70,6 +72,10 @@ def test_the_list_of_what_is_stopped() -> None:
     assert (found[0]["name"], found[0]["reason"]) == ("a.txt", "It is bad.")
 
 
+def test_the_list_of_none_that_waits() -> None:
+    assert run("unpublished", "--waiting") == "No file waits for its steps, is held or rejected.\n"
+
+
 @pytest.mark.parametrize("stop", [rejected, held])
 @pytest.mark.parametrize("make", MAKERS)
 def test_release(make: Any, stop: Any) -> None:
@@ -114,6 +120,7 @@ def test_release_of_new_content() -> None:
 @pytest.mark.parametrize("make", MAKERS)
 def test_retry_runs_the_steps_again(make: Any) -> None:
     storage = held(make)
+    assert "The steps of 1 file would be run again." in run("retry", "--all", "--dry-run")
     assert "The steps of 1 file will be run again." in run("retry", "--all")
     drain(storage)
     assert storage.is_published("a.txt")
@@ -229,8 +236,8 @@ def permissions(*names: str) -> list[str]:
     return [f"{name}_preparation" for name in names]
 
 
-def act(client: Client, action: str, pk: int) -> str:
-    data = {"action": action, "_selected_action": [pk]}
+def act(client: Client, action: str, *pks: int) -> str:
+    data = {"action": action, "_selected_action": pks}
     return client.post(PAGE, data, follow=True).content.decode()
 
 
@@ -273,6 +280,41 @@ def test_an_action_needs_its_own_permission(action: str) -> None:
     others = [name for name in ALL if name != action]
     act(staff(*permissions(*others)), action, each.pk)
     assert preparations().get().state == PreparationState.REJECTED
+
+
+ABSURD = ["a\0b", "9" * 40, "-1", "1e999", "%00", "", "x" * 10_000]
+
+
+@pytest.mark.parametrize(
+    "key", ["q", "p", "o", "e", "state__exact", "state", "file__name", "pk__in"]
+)
+def test_an_absurd_filter_is_no_server_error(key: str) -> None:
+    rejected()
+    client = staff("view_preparation")
+    for value in ABSURD:
+        assert client.get(PAGE, {key: value}).status_code < 500
+    assert client.get(PAGE, {"saved_at__gte": "9" * 40, "reason__regex": "("}).status_code < 500
+
+
+@pytest.mark.parametrize("value", ABSURD)
+def test_an_absurd_selection_is_refused(value: str) -> None:
+    storage = rejected()
+    each = preparation(storage, "a.txt")
+    assert each is not None
+    client = staff(*permissions("view", "release"))
+    data = {"action": "release", "_selected_action": [each.pk, value], "index": 0}
+    assert client.post(PAGE, data).status_code in (302, 400)
+    for page in ("change", "preview"):
+        assert client.get(f"{PAGE}{quote(value, safe='')}/{page}/").status_code < 500
+
+
+def test_an_action_is_for_a_limited_number_of_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(actions, "MAX_ROWS", 1)
+    storages = [rejected(), rejected()]
+    pks = [each.pk for each in preparations()]
+    page = act(staff(*permissions("view", "release")), "release", *pks)
+    assert "too many files are selected" in page
+    assert [each.state for each in preparations()] == [PreparationState.REJECTED] * len(storages)
 
 
 @pytest.mark.parametrize("make", MAKERS)

@@ -162,7 +162,7 @@ def test_fields_may_be_named(django_assert_num_queries: Queries) -> None:
 
 def test_what_is_no_file_is_refused() -> None:
     document = instances()[0]
-    with pytest.raises(TypeError, match=r"'pk' of .* is \d+, which is no file"):
+    with pytest.raises(TypeError, match=r"'pk' of .* is \d+, which is not a file"):
         prefetch_urls([document], "pk").__enter__()
     with pytest.raises(AttributeError, match="'Document' object has no attribute 'fiel'"):
         prefetch_urls([document], "fiel").__enter__()

@@ -7,6 +7,7 @@ from typing import Any
 
 from django.contrib import admin, messages
 from django.db import transaction
+from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.utils.html import format_html
 from django.utils.translation import gettext, ngettext_lazy
@@ -16,10 +17,10 @@ from ..ledger.database import QueuedFileQuerySet, ledger_database
 from ..ledger.jobs import Action, are_available
 from ..ledger.priorities import priority_of
 from ..operations import jobs, steering
+from .base import LedgerAdmin
 from .formats import Number
 from .jobs import url_of
 from .log import Asked, log_request
-from .unmigrated import LedgerAdmin
 
 MAX_ROWS = 10_000  # for an action that the request carries out itself, in the ledger only
 MAX_FILES = 100_000  # for an action that workers carry out
@@ -174,7 +175,7 @@ class FileActions(LedgerAdmin):
             messages.error(request, gettext("Nothing was changed: run manage.py migrate first."))
             return
         rows = jobs.applicable(action, rows)
-        if not _is_in_limit(request, rows, MAX_FILES):
+        if not is_in_limit(request, rows, MAX_FILES):
             return
         asked = Asked(rows)
         with transaction.atomic(using=ledger_database()):
@@ -194,8 +195,9 @@ class FileActions(LedgerAdmin):
         self._request_job(request, rows, Action.ACCEPT_LOCAL, ACCEPT_LOCAL)
 
 
-def _is_in_limit(request: HttpRequest, rows: QueuedFileQuerySet, limit: int) -> bool:
+def is_in_limit(request: HttpRequest, rows: QuerySet, limit: int | None = None) -> bool:
     """Whether the request can process the rows within a reasonable time; otherwise say so."""
+    limit = MAX_ROWS if limit is None else limit
     if rows.order_by().values("pk")[: limit + 1].count() <= limit:
         return True
     text = gettext(
@@ -215,7 +217,7 @@ def run(
     request: HttpRequest, rows: QueuedFileQuerySet, verb: Callable[..., int], texts: Texts
 ) -> None:
     """Carry out an action that only changes the ledger."""
-    if not _is_in_limit(request, rows, MAX_ROWS):
+    if not is_in_limit(request, rows):
         return
     asked = Asked(rows)
     count = verb(rows)

@@ -5,9 +5,8 @@ from datetime import datetime
 from typing import Any
 
 from django.contrib import admin
-from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
 from django.contrib.admin.views.main import ChangeList
-from django.core.exceptions import BadRequest, PermissionDenied
+from django.core.exceptions import PermissionDenied
 from django.db import connections
 from django.db.models import Q, QuerySet
 from django.http import FileResponse, Http404, HttpRequest, HttpResponse
@@ -74,8 +73,6 @@ class QueuedFileAdmin(FileActions):
         "Finds names that start with the search term, from an index. Start the term with * to "
         "search within names: this reads every row that the filters find."
     )
-    show_facets = admin.ShowFacets.NEVER
-    show_full_result_count = False
     sortable_by = ()
     fieldsets = [
         (None, {"fields": ["name", "alias", "state_only", "error", "preview"]}),
@@ -107,14 +104,6 @@ class QueuedFileAdmin(FileActions):
     class Media:
         css = {"all": ["queued_storage/admin.css"]}
 
-    # Rows are changed by actions only
-
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
-
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False
 
@@ -126,20 +115,8 @@ class QueuedFileAdmin(FileActions):
     def get_list_display(self, request: HttpRequest) -> list[Any]:
         return [*self.list_display, *(["host"] if settings.local_per_host else [])]
 
-    def lookup_allowed(self, lookup: str, value: str, request: HttpRequest) -> bool:
-        """Allow the filters of the page only. Any other lookup may read the whole ledger, and some
-        values of it are errors of the database."""
-        return lookup in LOOKUPS
-
-    def response_action(
-        self, request: HttpRequest, queryset: QuerySet, *args: Any, **kwargs: Any
-    ) -> HttpResponse | None:
-        """Refuse keys that no row can have, which Django would pass on to the database."""
-        keys = request.POST.getlist(ACTION_CHECKBOX_NAME)
-        if not all(key.isascii() and key.isdecimal() and len(key) <= 18 for key in keys):
-            raise BadRequest("The selected files are invalid.")
-        response: HttpResponse | None = super().response_action(request, queryset, *args, **kwargs)
-        return response
+    def lookup_allowed(self, lookup: str, value: Any, request: HttpRequest) -> bool:
+        return lookup in LOOKUPS  # each filter takes any value
 
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
         return QueuedFileChangeList

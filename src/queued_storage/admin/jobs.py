@@ -2,12 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from django.contrib import admin, messages
 from django.contrib.admin import AdminSite
-from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
-from django.core.exceptions import BadRequest, PermissionDenied
+from django.core.exceptions import PermissionDenied
 from django.db.models import Q, QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import get_object_or_404
@@ -21,14 +20,13 @@ from django.views.decorators.http import require_POST
 from ..ledger.jobs import MAX_FINDINGS, Action, Job, Jobs, JobState, are_available, jobs
 from ..ledger.sql.clock import seconds_from_now
 from ..operations.comparison import Kind
+from .base import LedgerAdmin
 from .formats import Number
 from .log import log_change
-from .unmigrated import LedgerAdmin
 
 IDLE_AFTER = 60  # seconds after which a due job is shown as one without a worker
 SHOWN = 20  # jobs on the dashboard
 NONE = "-"
-FILTERS = {"state__exact": JobState.values, "action__exact": Action.values}
 
 CANCELLED = ngettext_lazy("%(count)s job was cancelled.", "%(count)s jobs were cancelled.", "count")
 NOT_CANCELLED = _("None of the selected jobs is pending or running.")
@@ -98,9 +96,8 @@ class JobAdmin(LedgerAdmin):
     actions = ("cancel",)
     list_display = ["title", "alias", "status", "progress", "requested_by", "requested_at"]
     list_filter = ["state", "action"]
+    lookups: ClassVar = {"state__exact": JobState.values, "action__exact": Action.values}
     ordering = ["-pk"]
-    show_facets = admin.ShowFacets.NEVER
-    show_full_result_count = False
     sortable_by = ()
     fieldsets = [
         (None, {"fields": ["title", "alias", "status", "progress", "succeeded", "failed"]}),
@@ -111,12 +108,6 @@ class JobAdmin(LedgerAdmin):
     class Media:
         css = {"all": ["queued_storage/admin.css"]}
 
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
-
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         is_ended = obj is None or not obj.is_unfinished
         return is_ended and super().has_delete_permission(request, obj)
@@ -126,20 +117,6 @@ class JobAdmin(LedgerAdmin):
 
     def get_queryset(self, request: HttpRequest) -> QuerySet:
         return visible_jobs().order_by(*self.ordering)
-
-    # What is refused, because the database would
-
-    def lookup_allowed(self, lookup: str, value: Any, request: HttpRequest) -> bool:
-        return value in FILTERS.get(lookup, ())
-
-    def response_action(
-        self, request: HttpRequest, queryset: QuerySet, *args: Any, **kwargs: Any
-    ) -> HttpResponse | None:
-        keys = request.POST.getlist(ACTION_CHECKBOX_NAME)
-        if not all(key.isascii() and key.isdecimal() and len(key) <= 18 for key in keys):
-            raise BadRequest("The selected jobs are invalid.")
-        response: HttpResponse | None = super().response_action(request, queryset, *args, **kwargs)
-        return response
 
     # What is shown
 

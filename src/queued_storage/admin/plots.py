@@ -10,6 +10,7 @@ from django.utils.formats import date_format
 from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
 
+from ..ledger.states import State
 from ..ledger.throughput import MINUTE, QUARTER, Numbers, beginning, is_available, throughput
 from .formats import SIZE, Number, local_time
 from .overview import MINUTES, Overview, Share
@@ -132,11 +133,18 @@ def plots(found: Overview, period: Range) -> list[Plot]:
     if recorded:
         failures = [each.failures for each in recorded]
         pending = [each.pending for each in recorded]
+        # Processes record it once a minute, and none does if no worker is running.
+        pending[0] = max(pending[0], _pending(found))
         drawn += [
             _plot(period.failures, failures, period.bars, Number, dated, kind="failed"),
             _plot(_("Pending files"), pending, period.bars, Number, dated, kind="pending"),
         ]
     return drawn
+
+
+def _pending(found: Overview) -> int:
+    """The files that are pending or transferring now."""
+    return sum(found.total.piles[state].files for state in (State.PENDING, State.TRANSFERRING))
 
 
 def small_plot(share: Share, found: Overview) -> Plot:

@@ -1,6 +1,5 @@
 """Remotes on the dashboard: which are closed and why, with buttons that steer them."""
 
-import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -202,8 +201,10 @@ def _advice(remote: Availability) -> str:
     advice = ADVICE.get(remote.state)
     if advice is None:
         return ""
-    command = f"manage.py queued_storage check-remote {shlex.quote(remote.alias)}"
-    return str(advice) % {"command": command}
+    verb = f"check-remote {remote.tested_by}"
+    if not remote.tested_by:
+        verb = f"remotes probe {remote.steered_by}"
+    return str(advice) % {"command": f"manage.py queued_storage {verb}"}
 
 
 def _headline(remote: Availability) -> Any:

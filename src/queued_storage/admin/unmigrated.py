@@ -4,12 +4,10 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
-from django.contrib import admin
 from django.contrib.admin import AdminSite
 from django.db import DatabaseError
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
-from django.urls import URLPattern
 from django.utils.translation import gettext
 
 from ..ledger import schema
@@ -18,18 +16,9 @@ from ..runtime.documentation import see
 View = Callable[..., HttpResponse]
 
 
-class LedgerAdmin(admin.ModelAdmin):
-    """The admin of a table of the ledger, all of whose pages explain that a table is missing."""
+def explained(view: View, site: AdminSite) -> View:
+    """Let a view explain that a table of the ledger is missing."""
 
-    @property
-    def urls(self) -> list[URLPattern]:
-        patterns = self.get_urls()
-        for pattern in patterns:
-            pattern.callback = _explained(pattern.callback, self.admin_site)
-        return patterns
-
-
-def _explained(view: View, site: AdminSite) -> View:
     @wraps(view)  # also what says that it runs outside of a transaction
     def call(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
         try:

@@ -1,7 +1,7 @@
 """The files in the admin that wait for their steps, are held, or were rejected."""
 
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied
@@ -16,13 +16,15 @@ from django.utils.translation import ngettext_lazy
 
 from ..health import outside_transactions
 from ..ledger.aliases import storage_for
-from ..ledger.preparations import Preparation, Preparations, preparations
+from ..ledger.database import ledger
+from ..ledger.preparations import Preparation, Preparations, PreparationState, preparations
 from ..operations import unpublished
 from ..storage.saving import QueuedStorage
 from . import preview
+from .actions import is_in_limit
+from .base import LedgerAdmin
 from .formats import BYTES, SIZE, Number
-from .log import log_change
-from .unmigrated import LedgerAdmin
+from .log import Asked
 
 NONE = "-"
 RELEASED = ngettext_lazy(
@@ -49,11 +51,10 @@ def _permission(name: str) -> Callable[[Any, HttpRequest], bool]:
 class PreparationAdmin(LedgerAdmin):
     list_display = ["name", "state", "why", "length", "saved_at", "storage"]
     list_filter = ["state"]
+    lookups: ClassVar = {"state__exact": PreparationState.values}
     list_select_related = ["file"]
     ordering = ["saved_at"]
     search_fields = ["file__name"]
-    show_facets = admin.ShowFacets.NEVER
-    show_full_result_count = False
     actions = ("release", "retry", "discard")
     fields = (
         *("name", "storage", "state", "why", "preview", "length", "content_type"),
@@ -70,12 +71,6 @@ class PreparationAdmin(LedgerAdmin):
 
     def has_retry_permission(self, request: HttpRequest) -> bool:
         return request.user.has_perm("queued_storage.retry_queuedfile")
-
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False
@@ -160,10 +155,12 @@ class PreparationAdmin(LedgerAdmin):
         done: Any,
         log: Any,
     ) -> None:
-        files = [each.file for each in found]
+        if not is_in_limit(request, found):
+            return
+        asked = Asked(ledger().filter(pk__in=[each.file_id for each in found]))
         count = verb(preparations().filter(pk__in=[each.pk for each in found]))
         if count:
-            log_change(request, files, log)
+            asked.log(request, log)
             messages.success(request, done % {"count": Number(count)})
         else:
             messages.warning(request, NONE_RETRIED if verb is unpublished.retry else NONE_STOPPED)

@@ -54,7 +54,7 @@ def local_files_are_served_in_production() -> Iterator[CheckMessage]:
             f"{storage.alias}: until a file is transferred its URL begins with {url!r}, which "
             f"Django does not serve if DEBUG is off.",
             hint="Let your web server serve it, then add 'queued_storage.W014' to "
-            f"SILENCED_SYSTEM_CHECKS. {see('quickstart#serve-the-local-copies')}",
+            f"SILENCED_SYSTEM_CHECKS. {see('quickstart#go-to-production')}",
             obj=storage,
             id="queued_storage.W014",
         )

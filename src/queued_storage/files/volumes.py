@@ -6,6 +6,7 @@ really there, since somebody may delete a marker, and earlier versions made none
 """
 
 import os
+import shlex
 from enum import Enum, auto
 from typing import Any
 
@@ -191,7 +192,7 @@ def _problem_with(key: Key) -> str:
         f"The volume of the local storage of {alias!r} is not mounted: the ledger has files in the "
         f"directory {root!r}, but neither they nor its marker {markers.MARKER!r} are there. Mount "
         f"the volume; then everything continues by itself. If its files are lost, run 'manage.py "
-        f"queued_storage accept-root {alias}'. If each host has its own disk, set "
+        f"queued_storage accept-root {shlex.quote(alias)}'. If each host has its own disk, set "
         f"QUEUED_STORAGE['LOCAL_PER_HOST']."
     )
 

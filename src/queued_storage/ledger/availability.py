@@ -82,6 +82,12 @@ class Availability:
         return shlex.join([self.alias, self.name or self.place])
 
     @property
+    def tested_by(self) -> str:
+        """The argument of the command ``check-remote`` that names it; "" if none does."""
+        name = self.alias if self.is_configured else self.name
+        return shlex.quote(name) if name else ""
+
+    @property
     def title(self) -> str:
         """What it is, for the beginning of a sentence."""
         kind = "remote" if self.is_configured else "previous remote"

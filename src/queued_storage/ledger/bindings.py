@@ -1,5 +1,6 @@
 """Compares the place that a file is bound to with the one that its storage is configured for."""
 
+import shlex
 import time
 from collections.abc import Collection
 from typing import Any, Protocol
@@ -49,7 +50,7 @@ def changed(alias: str, name: str, bound: Bound, configured: KnownPlace) -> Remo
         f"{name!r} belongs to {_description_of(alias, bound)}, but the storage {alias!r} is "
         f"configured for {configured.description!r}. Put the old configuration back; or list the "
         f"old remote in the option 'previous'; or copy the objects to the new place and run "
-        f"'manage.py queued_storage remotes accept {alias}'."
+        f"'manage.py queued_storage remotes accept {shlex.quote(alias)}'."
     )
 
 

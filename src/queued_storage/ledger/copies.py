@@ -228,12 +228,13 @@ class Copies(models.QuerySet[Copy]):
         """End a claim on a copy without changing it, so that it can be claimed again."""
         return self._claimed(copy).update(lease_token="", due_at=DatabaseNow())
 
+    def retriable(self) -> Self:
+        """Those that failed, or that wait for their next attempt."""
+        return self.filter(Q(state=CopyState.FAILED) | Q(state=CopyState.PENDING, lease_token=""))
+
     def retry(self) -> int:
         """Make failed and waiting copies due now, with all their retries."""
-        waiting = Q(state=CopyState.FAILED) | Q(state=CopyState.PENDING, lease_token="")
-        return self.filter(waiting).update(
-            state=CopyState.PENDING, due_at=DatabaseNow(), attempts=0
-        )
+        return self.retriable().update(state=CopyState.PENDING, due_at=DatabaseNow(), attempts=0)
 
     # Removal
 

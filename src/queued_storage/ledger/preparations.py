@@ -180,11 +180,15 @@ class Preparations(models.QuerySet[Preparation]):
             )
         )
 
-    def retry(self) -> int:
-        """Let the steps that could not be run be run again now."""
+    def retriable(self) -> Self:
+        """Those whose steps could not be run."""
         stopped = Q(state=PreparationState.HELD)
         waits = Q(state=PreparationState.WAITING, lease_token="")
-        return self.filter(stopped | waits).update(
+        return self.filter(stopped | waits)
+
+    def retry(self) -> int:
+        """Let the steps that could not be run be run again now."""
+        return self.retriable().update(
             state=PreparationState.WAITING, due_at=DatabaseNow(), attempts=0
         )
 

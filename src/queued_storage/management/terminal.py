@@ -12,7 +12,6 @@ from ..reporting.reasons import one_line
 
 CLEAR = "\r\x1b[K"  # a line of a terminal
 CLOSED_PIPE = 141  # the exit code of a program that SIGPIPE ends
-_DELETE = "\x7f"  # the only character of ASCII that JSON does not escape and that is not printable
 
 
 class Terminal:
@@ -35,8 +34,7 @@ class Terminal:
 
     def write_json(self, value: object, default: Callable[[Any], Any] | None = None) -> None:
         """Write a line of JSON, in ASCII."""
-        text = json.dumps(value, default=default)
-        self._write(text.replace(_DELETE, "\\u007f"))
+        self._write(json.dumps(value, default=default))
 
     def draw(self, text: str) -> None:
         """Replace what the current line of a terminal shows, in the usual color: Django's stream of

@@ -1,5 +1,6 @@
 """The copies of files on mirrors, for operators."""
 
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -9,7 +10,7 @@ from django.db.models import Exists, OuterRef, Q
 from ..exceptions import VerificationError
 from ..ledger import bindings
 from ..ledger.availability import Availability, availabilities
-from ..ledger.copies import CopyState, at_copy, copies
+from ..ledger.copies import Copies, CopyState, at_copy, copies
 from ..ledger.copy_counts import lacks, unfinished
 from ..ledger.database import QueuedFileQuerySet, ledger
 from ..ledger.models import QueuedFile
@@ -54,7 +55,8 @@ def troubles(tolerated: int = 0, found: list[Mirror] | None = None) -> list[str]
     return [
         counted(each.failed, "{} file", "{} files")
         + f" of {each.alias!r} could not be copied to the mirror {each.place}: {each.last_error} "
-        f"Fix the cause, then run 'manage.py queued_storage retry --storage {each.alias}'."
+        f"Fix the cause, then run 'manage.py queued_storage retry --storage "
+        f"{shlex.quote(each.alias)}'."
         for each in found
         if each.failed
     ]
@@ -86,9 +88,9 @@ def backfill(storage: OperableStorage, report: Report = ignore, *, dry_run: bool
     return count
 
 
-def retry(rows: QueuedFileQuerySet) -> int:
-    """Make failed and waiting copies of these files due now, with all their retries."""
-    return copies().filter(file__in=rows.values("pk")).retry()
+def of_files(rows: QueuedFileQuerySet) -> Copies:
+    """The further copies of these files."""
+    return copies().filter(file__in=rows.values("pk"))
 
 
 class Finding(NamedTuple):

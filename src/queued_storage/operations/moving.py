@@ -123,7 +123,7 @@ class _Failures:
         if error != CHANGED:
             self._in_a_row = self._in_a_row + 1 if error else 0
         if self._in_a_row >= FAILURES:
-            raise Unfinished(f"{FAILURES} files in a row failed: {error}")
+            raise Unfinished(f"{FAILURES} files in a row failed: {error.rstrip('.')}.")
 
 
 def _possible(threads: int) -> int:

@@ -276,7 +276,7 @@ def _other_writers() -> list[str]:
     return [
         f"The remote of {alias!r} has the marker of another writer, {writer}, so nothing there is "
         f"overwritten or removed. Use another place, or run "
-        f"'manage.py queued_storage remotes accept {alias}'."
+        f"'manage.py queued_storage remotes accept {shlex.quote(alias)}'."
         for alias, writer in other_writers().items()
     ]
 

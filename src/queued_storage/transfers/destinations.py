@@ -1,5 +1,6 @@
 """The places that workers of this process upload files to."""
 
+import shlex
 from collections.abc import Iterable
 from contextlib import suppress
 
@@ -88,7 +89,8 @@ def require_same_place(
     raise RemoteChanged(
         f"{row.name!r} was saved for another place than {place.description!r}, which this worker "
         f"sees as that of the storage {row.alias!r}. Nothing was uploaded. {ADVICE} If only the "
-        f"configuration has changed, run 'manage.py queued_storage remotes accept {row.alias}'."
+        f"configuration has changed, run 'manage.py queued_storage remotes accept "
+        f"{shlex.quote(row.alias)}'."
     )
 
 

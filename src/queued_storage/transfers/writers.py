@@ -1,5 +1,6 @@
 """Keeps what another ledger has on a remote from being overwritten or removed."""
 
+import shlex
 import time
 from dataclasses import dataclass
 from functools import cached_property
@@ -185,7 +186,7 @@ class PlaceMarker:
             f"{self.place.description} has the marker of another writer, {other}; this is "
             f"{Writer.own()}. Nothing there is overwritten or removed. If this site should have a "
             f"place of its own, change the remote. If both may change files there, run "
-            f"'manage.py queued_storage remotes accept {self.alias}'."
+            f"'manage.py queued_storage remotes accept {shlex.quote(self.alias)}'."
         )
 
     def _warn(self, error: Exception) -> None:

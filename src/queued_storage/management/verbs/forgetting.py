@@ -1,5 +1,6 @@
 """``remotes forget``: a place that is lost for good."""
 
+import shlex
 from collections import Counter
 from typing import Any
 
@@ -102,7 +103,7 @@ class _Forgetting:
             files = counted(left, "{} file has", "{} files have")
             self._verb.stdout.write(
                 f"{files} no copy at the present remote. Run 'manage.py queued_storage move "
-                f"--storage {self._remote.alias}'."
+                f"--storage {shlex.quote(self._remote.alias)}'."
             )
 
     def _at_mirrors(self) -> int:

@@ -55,7 +55,8 @@ class List(Verb):
         if options["text"] and not options["json"]:
             self.stderr.write(
                 "No index serves the search for a part of a name, so this reads all files. "
-                "'show NAME' finds a whole name at once."
+                "'show NAME' finds a whole name at once.",
+                self.style.WARNING,
             )
         count = 0
         for row in (rows[: limit + 1] if limit else rows).iterator(500):

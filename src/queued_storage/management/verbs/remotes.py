@@ -1,5 +1,6 @@
 """``remotes``: the state of all remotes, and what an operator can do about it."""
 
+import shlex
 from argparse import ArgumentParser
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -54,7 +55,7 @@ class _Target:
     @property
     def steered_by(self) -> str:
         """The arguments that name it."""
-        return remote.steered_by if (remote := self.remote) else self.alias
+        return remote.steered_by if (remote := self.remote) else shlex.quote(self.alias)
 
     @property
     def waiting(self) -> str:
@@ -181,8 +182,8 @@ class Remotes(RepeatableVerb):
         self.stdout.write(f"{files} of {alias!r} {counted(count, 'is', 'are')} bound to {place}.")
         if count:
             self.stdout.write(
-                f"Run 'manage.py queued_storage verify --storage {alias}' to find those whose "
-                f"objects are not there."
+                f"Run 'manage.py queued_storage verify --storage {shlex.quote(alias)}' to find "
+                f"those whose objects are not there."
             )
         self._accept_writer(alias)
         if left := rebinding.elsewhere(alias):
@@ -248,11 +249,10 @@ class Remotes(RepeatableVerb):
         before = remotes.probe(target.alias, target.place)
         remote = target.remote
         if before is Probed.WAS_OPEN or remote is None:
-            tested = remote.name if remote and not remote.is_configured else target.alias
-            self.stdout.write(
-                f"{target.title} is open, so there is nothing to find out. To test it, run "
-                f"'manage.py queued_storage check-remote {tested}'."
-            )
+            tested = remote.tested_by if remote else shlex.quote(target.alias)
+            command = f"'manage.py queued_storage check-remote {tested}'"
+            advice = f" To test it, run {command}." if tested else ""
+            self.stdout.write(f"{target.title} is open, so there is nothing to find out.{advice}")
         elif remote.is_open:
             self.stdout.write(f"{target.title} works again.{target.waiting}")
         else:

@@ -38,6 +38,16 @@ def add_selection(parser: ArgumentParser, *, required: bool) -> None:
         parser.add_argument("--all", action="store_true", help="all files")
 
 
+def add_one_file(parser: ArgumentParser) -> None:
+    """The arguments that select one file of the ledger."""
+    parser.add_argument("name", help="the file's name in the ledger")
+    parser.add_argument(
+        "--storage",
+        metavar="ALIAS",
+        help="alias of the storage; required if several storages have a file of this name",
+    )
+
+
 def add_error(parser: ArgumentParser) -> None:
     """A further argument that selects files."""
     parser.add_argument(

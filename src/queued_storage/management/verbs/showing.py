@@ -20,7 +20,7 @@ from ...reporting.counts import counted
 from ..quantities import format_size
 from .base import Verb
 from .listing import TIME, as_json, next_attempt
-from .selection import of_storage, one_file
+from .selection import add_one_file, of_storage, one_file
 from .typos import require_recorded
 
 COMMAND = "manage.py queued_storage"
@@ -32,12 +32,7 @@ class Show(Verb):
 
     @classmethod
     def add_arguments(cls, parser: ArgumentParser) -> None:
-        parser.add_argument("name", help="the file's name in the ledger")
-        parser.add_argument(
-            "--storage",
-            metavar="ALIAS",
-            help="alias of the storage; required if several storages have a file of this name",
-        )
+        add_one_file(parser)
         parser.add_argument("--json", action="store_true", help="print one JSON object")
 
     def run(self, options: dict[str, Any]) -> None:
@@ -150,7 +145,10 @@ def _next(found: Details) -> Iterator[str]:
 def _command_for(found: Details) -> str:
     """What an operator can do for the file."""
     row = found.row
-    arguments = shlex.join([row.name, "--storage", row.alias])
+    words = [row.name, "--storage", row.alias]
+    if row.name.startswith("-"):
+        words = ["--storage", row.alias, "--", row.name]
+    arguments = shlex.join(words)
     if found.steps and found.steps.state == PreparationState.REJECTED:
         return f"To publish it all the same, run '{COMMAND} release {arguments}'."
     if row.state == State.HELD:

@@ -18,7 +18,16 @@ from ...transfers import work
 from ...transfers.probing import probe_closed
 from ..quantities import parse_duration
 from .base import RepeatableVerb, Verb
-from .selection import add_dry_run, add_error, add_selection, of_storage, one_file, selected, total
+from .selection import (
+    add_dry_run,
+    add_error,
+    add_one_file,
+    add_selection,
+    of_storage,
+    one_file,
+    selected,
+    total,
+)
 
 POLL_EVERY = 0.5  # seconds
 
@@ -29,12 +38,7 @@ class Transfer(Verb):
 
     @classmethod
     def add_arguments(cls, parser: ArgumentParser) -> None:
-        parser.add_argument("name", help="the file's name in the ledger")
-        parser.add_argument(
-            "--storage",
-            metavar="ALIAS",
-            help="alias of the storage; required if several storages have a file of this name",
-        )
+        add_one_file(parser)
         add_dry_run(parser)
 
     def run(self, options: dict[str, Any]) -> None:
@@ -69,20 +73,25 @@ class Retry(RepeatableVerb):
         add_dry_run(parser)
 
     def run(self, options: dict[str, Any]) -> None:
-        rows = selected(options).retriable()
+        chosen = selected(options)
+        rows, steps = chosen.retriable(), unpublished.of_files(chosen)
+        copies = mirrors.of_files(chosen)
         if options["dry_run"]:
-            files = counted(total(rows)[0], "{} file", "{} files")
-            self.stdout.write(f"{files} would be retried.")
+            counts = total(rows)[0], steps.retriable().count(), copies.retriable().count()
+            self._say("would", *counts)
             return
         with self.progress(rows) as progress:
             count = steering.retry(rows, progress)
-        self.stdout.write(counted(count, "{} file will be retried.", "{} files will be retried."))
-        if again := unpublished.retry(unpublished.of_files(selected(options))):
-            text = counted(again, "The steps of {} file", "The steps of {} files")
-            self.stdout.write(f"{text} will be run again.")
-        if again := mirrors.retry(selected(options)):
-            text = counted(again, "{} copy on a mirror", "{} copies on mirrors")
-            self.stdout.write(f"{text} will be retried.")
+        self._say("will", count, unpublished.retry(steps), copies.retry())
+
+    def _say(self, verb: str, files: int, steps: int, copies: int) -> None:
+        self.stdout.write(f"{counted(files, '{} file', '{} files')} {verb} be retried.")
+        if steps:
+            text = counted(steps, "The steps of {} file", "The steps of {} files")
+            self.stdout.write(f"{text} {verb} be run again.")
+        if copies:
+            text = counted(copies, "{} copy on a mirror", "{} copies on mirrors")
+            self.stdout.write(f"{text} {verb} be retried.")
 
 
 class Prioritize(RepeatableVerb):

@@ -18,7 +18,9 @@ def sentence(group: Group, now: datetime, example: str) -> str:
     files = counted(count, "{} file", "{} files") + f" of {group.alias!r}"
     files = f"At least {files}" if group.is_cut else files
     named = example if count == 1 else f"{example}, for example"
-    end = "their retries are used up" if group.is_failed else _next_attempt(group, now)
+    end = _next_attempt(group, now)
+    if group.is_failed:
+        end = counted(count, "its retries are used up", "their retries are used up")
     return f"{files} ({named}) failed; {end}:"
 
 

@@ -1,7 +1,7 @@
 """``unpublished`` and ``release``: files that wait for their steps, are held, or were rejected."""
 
-import json
 from argparse import ArgumentParser
+from datetime import datetime
 from typing import Any
 
 from django.core.management.base import CommandError
@@ -27,15 +27,21 @@ class Unpublished(Verb):
         parser.add_argument("--json", action="store_true", help="print one JSON object per file")
 
     def run(self, options: dict[str, Any]) -> None:
-        found = unpublished.stopped(selected(options))
+        found, none = unpublished.stopped(selected(options)), "No file is held or rejected."
         if options["waiting"]:
             rows = selected(options).values("pk")
             found = preparations().current().filter(file__in=rows).order_by("saved_at", "pk")
             found = found.select_related("file")
+            none = "No file waits for its steps, is held or rejected."
+        is_empty = True
         for each in found.iterator(500):
-            self.stdout.write(json.dumps(_as_json(each)) if options["json"] else _line(each))
-        if not options["json"] and not found.exists():
-            self.stdout.write("No file is held or rejected.")
+            is_empty = False
+            if options["json"]:
+                self.stdout.write_json(_as_json(each), default=datetime.isoformat)
+            else:
+                self.stdout.write(_line(each))
+        if is_empty and not options["json"]:
+            self.stdout.write(none)
 
 
 def _line(each: Preparation) -> str:
@@ -56,7 +62,7 @@ def _as_json(each: Preparation) -> dict[str, Any]:
         "steps_passed": each.step,
         "attempts": each.attempts,
         "bytes": each.size,
-        "saved_at": each.saved_at.isoformat(),
+        "saved_at": each.saved_at,
         "host": each.host,
     }
 
