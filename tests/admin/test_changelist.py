@@ -182,6 +182,15 @@ def test_the_count_is_capped(viewer: Client, monkeypatch: pytest.MonkeyPatch) ->
     assert len(listed(viewer, p=2)) == 50
 
 
+def test_files_that_wait_are_capped(viewer: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A database takes only so many parameters, whatever the number of priorities."""
+    monkeypatch.setattr(overview, "LIMIT", 3)
+    at = timezone.now() + timedelta(hours=1)
+    for priority in PRIORITIES:
+        add(3, last_error="no", due_at=at, priority=priority)
+    assert len(listed(viewer, attempt="waiting")) == 4
+
+
 def ledger_queries(client: Client, **query: str) -> list[str]:
     with CaptureQueriesContext(connection) as queries:
         assert client.get(LIST, query).status_code == 200

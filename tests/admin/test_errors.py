@@ -12,7 +12,7 @@ from django.test import Client
 from django.utils import timezone
 from pytest_django import Settings
 
-from queued_storage.admin import errors
+from queued_storage.admin import actions, errors
 from queued_storage.ledger.sql.clock import DatabaseNow
 from queued_storage.ledger.states import State
 from queued_storage.models import QueuedFile
@@ -75,6 +75,13 @@ def test_more_errors_than_are_shown(viewer: Client, monkeypatch: pytest.MonkeyPa
         wait(1, f"Error{number}")
     monkeypatch.setattr(errors, "SHOWN", 2)
     assert "Errors 2 of 3" in text_of(viewer, DASHBOARD)
+    html = viewer.get(DASHBOARD).content.decode()
+    [url] = re.findall(r'href="([^"]+)" id="queued-all-errors"', html)
+    everything = viewer.get(unescape(url)).content.decode()
+    assert len(re.findall('id="queued-error-', everything)) == 3
+    assert "queued-all-errors" not in everything
+    [updates] = re.findall(r'data-url="([^"]+)"', everything)
+    assert len(re.findall('id="queued-error-', viewer.get(unescape(updates)).content.decode())) == 3
     monkeypatch.setattr(errors, "READ", 2)
     assert "waiting after an error 2+" in text_of(viewer, DASHBOARD)
 
@@ -88,6 +95,16 @@ def test_all_files_of_an_error_are_retried(operator: Client) -> None:
     assert set(now.values_list("last_error", "attempts")) == {("OSError: no", 0)}
     assert QueuedFile.objects.exclude(pk__in=now).count() == len(others)
     assert LogEntry.objects.count() == 3
+
+
+def test_an_error_of_very_many_files(operator: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many are retried as one request may change."""
+    wait(5)
+    monkeypatch.setattr(errors, "MAX_ROWS", 3)
+    monkeypatch.setattr(actions, "MAX_ROWS", 3)
+    [key] = keys(operator)
+    assert retry(operator, key) == ["3 files will be retried."]
+    assert retry(operator, key) == ["2 files will be retried."]
 
 
 def test_failed_files_are_retried(operator: Client) -> None:

@@ -479,3 +479,9 @@ def test_delete_after_a_killed_move(switch: Switch, kill: Any, point: str) -> No
     finish(storage)
     assert (on("old"), on("new")) == ([], [])
     assert not ledger().exists()
+
+
+@pytest.mark.parametrize("threads", ["0", "101", "²", "many"])
+def test_a_wrong_number_of_threads(threads: str) -> None:
+    with pytest.raises(CommandError, match="is not a number from 1 to 100"):
+        call_command("queued_storage", "move", "--threads", threads)

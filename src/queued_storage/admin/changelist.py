@@ -1,7 +1,7 @@
 """The parts of the change list whose cost doesn't grow with the ledger."""
 
 from functools import cached_property
-from itertools import chain
+from itertools import chain, islice
 from typing import Any
 
 from django.contrib import admin, messages
@@ -167,7 +167,7 @@ class AttemptFilter(admin.SimpleListFilter):
         # From the index of due rows. No database finds them in it in the order of the list.
         ranges = waiting().ranges(aliases(overview.ALIASES))
         found = (rows.values_list("pk", flat=True)[: overview.LIMIT + 1] for rows in ranges)
-        return queryset.filter(pk__in=list(chain(*found)))
+        return queryset.filter(pk__in=list(islice(chain(*found), overview.LIMIT + 1)))
 
 
 class ErrorFilter(admin.SimpleListFilter):

@@ -63,6 +63,7 @@ def _context(request: HttpRequest, site: AdminSite) -> dict[str, Any]:
     remote_lines = remotes.lines(request, site)
     its_errors = errors.errors(request, site, found)
     period = plots.range_of(request.GET.get("range", ""))
+    shown = {"errors": "all"} if errors.shows_all(request) else {}
     storages = [_line(share, found, urls, "alias") for share in found.storages]
     hosts = [_line(share, found, urls, "host") for share in found.hosts]
     failed = found.total.piles[State.FAILED]
@@ -75,7 +76,8 @@ def _context(request: HttpRequest, site: AdminSite) -> dict[str, Any]:
         "errors": its_errors,
         "plots": plots.plots(found, period),
         "range": period,
-        "ranges": [(each, urls.dashboard(range=each.key)) for each in RANGES],
+        "ranges": [(each, urls.dashboard(range=each.key, **shown)) for each in RANGES],
+        "all_errors_url": urls.dashboard(range=period.key, errors="all"),
         "running": [_running(row, urls) for row in found.running],
         "running_of": _part(found.running, found.total.piles[State.TRANSFERRING]),
         "running_url": urls.changelist(state=State.TRANSFERRING),
@@ -90,8 +92,8 @@ def _context(request: HttpRequest, site: AdminSite) -> dict[str, Any]:
         "minutes": MINUTES,
         "changelist_url": urls.changelist(),
         "opts": QueuedFile._meta,
-        "dashboard_url": urls.dashboard(range=period.key),
-        "numbers_url": urls.numbers(range=period.key),
+        "dashboard_url": urls.dashboard(range=period.key, **shown),
+        "numbers_url": urls.numbers(range=period.key, **shown),
     }
 
 

@@ -13,12 +13,13 @@ from ..ledger.database import ledger
 from ..ledger.sql.clock import seconds_between
 from ..operations import failures, steering
 from ..operations.failures import Group
-from .actions import RETRY, run
+from .actions import MAX_ROWS, RETRY, run
 from .formats import AtLeast, Number, later
 from .overview import Overview
 from .urls import Urls
 
 SHOWN = 10  # errors on the dashboard
+ALL = 500  # of them that are shown to who asks for all
 READ = 2_000  # failed files of a storage, and waiting files of a priority, that are grouped
 
 
@@ -46,8 +47,14 @@ class Errors:
         return len(self.lines) == self.groups
 
 
+def shows_all(request: HttpRequest) -> bool:
+    """Whether the page was asked for all errors."""
+    return request.GET.get("errors") == "all"
+
+
 def errors(request: HttpRequest, site: AdminSite, found: Overview) -> Errors:
     """The errors of the files that failed, and of those that wait for their next attempt."""
+    limit = ALL if shows_all(request) else SHOWN
     groups = failures.groups([share.name for share in found.storages], READ)
     waiting = [group for group in groups if not group.is_failed]
     count = sum(len(group.pks) for group in waiting)
@@ -55,7 +62,7 @@ def errors(request: HttpRequest, site: AdminSite, found: Overview) -> Errors:
     may_retry = request.user.has_perm("queued_storage.retry_queuedfile")
     urls = Urls(site)
     return Errors(
-        [_line(group, found, urls) for group in groups[:SHOWN]],
+        [_line(group, found, urls) for group in groups[:limit]],
         len(groups),
         AtLeast(count) if is_cut else Number(count),
         urls.retry() if may_retry else "",
@@ -85,5 +92,6 @@ def retry(request: HttpRequest, site: AdminSite) -> HttpResponse:
     if group is None:
         messages.warning(request, RETRY.none)
     else:
-        run(request, ledger().filter(pk__in=group.pks), steering.retry, RETRY)
+        pks = group.pks[:MAX_ROWS]  # a group of many files needs several requests
+        run(request, ledger().filter(pk__in=pks), steering.retry, RETRY)
     return HttpResponseRedirect(Urls(site).dashboard())

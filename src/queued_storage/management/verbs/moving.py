@@ -121,6 +121,6 @@ def _unfinished(problem: Unfinished, progress: Progress) -> CommandError:
 
 
 def _threads(text: str) -> int:
-    if not text.isdigit() or not 1 <= int(text) <= 100:
+    if not text.isdecimal() or not 1 <= int(text) <= 100:
         raise ArgumentTypeError(f"{text!r} is not a number from 1 to 100")
     return int(text)

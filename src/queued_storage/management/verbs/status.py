@@ -17,8 +17,8 @@ from .remotes import as_json
 from .sections import Report, Sections
 from .troubled import as_json as error_as_json
 
-# What programs get to know of a job
 ERRORS = 100  # groups of files with the same error
+# What programs get to know of a job
 JOB_FIELDS = (
     *("id", "action", "alias", "host", "state", "requested_by", "requested_at"),
     *("files", "position", "succeeded", "failed"),
