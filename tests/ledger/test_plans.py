@@ -18,7 +18,7 @@ from queued_storage.ledger import localsides, measures, unplaced
 from queued_storage.ledger.availability import in_use
 from queued_storage.ledger.copies import Copy
 from queued_storage.ledger.database import ledger
-from queued_storage.ledger.preparations import preparations
+from queued_storage.ledger.preparations import counts, preparations
 from queued_storage.ledger.priorities import PRIORITIES
 from queued_storage.ledger.states import Content, State
 from queued_storage.management.verbs.working import Worker
@@ -32,6 +32,7 @@ from queued_storage.transfers.preparing import due, due_of
 from tests.support import stepping
 from tests.support.many import repeat
 from tests.support.scripted import LONG_AGO, make
+from tests.support.steps import steps_of_sqlite
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -142,6 +143,35 @@ def test_a_sweep_finds_each_row_once(storage: Any, monkeypatch: pytest.MonkeyPat
 def test_a_status_reads_only_an_index(storage: Any, statistics: str) -> None:
     for sql, plan in plans(lambda: status.tallies(exact=False)):
         assert is_index_only(plan) or reads_what_it_finds(plan), f"{sql}\n{plan}"
+
+
+def test_a_status_does_as_much_with_more_files(
+    storage: Any, statistics: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if connection.vendor != "sqlite":
+        pytest.skip("only SQLite tells how many steps it takes")
+    monkeypatch.setattr(status, "LIMIT", 100)
+
+    def steps() -> int:
+        with steps_of_sqlite() as found:
+            call_command("queued_storage", "status", stdout=io.StringIO())
+        return len(found)
+
+    steps()  # SQLite reads the tables' definitions
+    before = steps()
+    repeat(ledger().filter(name="settled").get(), SETTLED * 9, "more/")
+    if statistics == "with statistics":
+        with connection.cursor() as cursor:
+            cursor.execute("ANALYZE")
+    assert steps() < before * 1.5
+
+
+def test_steps_are_counted_without_reading_other_files(storage: Any, statistics: str) -> None:
+    ((sql, plan),) = plans(counts)
+    if connection.vendor == "sqlite":
+        assert f"SCAN {TABLE}" not in plan, f"{sql}\n{plan}"
+    else:
+        assert not reads_whole_table(plan), f"{sql}\n{plan}"
 
 
 def test_unknown_states_are_found_without_reading_others(storage: Any, statistics: str) -> None:

@@ -126,7 +126,8 @@ def overview() -> Overview:
         rows = ledger().filter(alias=alias)
         for state in SHOWN:
             _count(rows.filter(state=state), state, shares, found)
-        _count(rows.in_unknown_state(), OTHER, shares, found)
+        if unknown := measures.unknown_states(alias):
+            _count(rows.filter(state__in=unknown), OTHER, shares, found)
         _count_transferred(alias, shares, found)
     found.hosts = [hosts[name] for name in sorted(hosts)]
     found.failed = _failed(found.newest_failures)

@@ -230,8 +230,10 @@ def counts() -> list[Counted]:
     age: Any = ExpressionWrapper(
         Max(DatabaseNow()) - Min("saved_at"), output_field=models.DurationField()
     )
-    rows: Any = preparations().values_list("file__alias", "state").order_by("file__alias", "state")
-    found = rows.annotate(Count("pk"), Min("saved_at"), age=age)
+    # With a join, SQLite would look for the steps of every file in the ledger.
+    alias = Subquery(ledger().filter(pk=OuterRef("file")).values("alias"))
+    rows: Any = preparations().annotate(its_alias=alias).values_list("its_alias", "state")
+    found = rows.order_by("its_alias", "state").annotate(Count("pk"), Min("saved_at"), age=age)
     return [
         Counted(alias, state, files, oldest, max(age.total_seconds(), 0.0))
         for alias, state, files, oldest, age in found

@@ -66,10 +66,10 @@ def tallies(*, exact: bool = True) -> list[Tally]:
     found: list[Tally] = []
     for alias in aliases():
         rows = ledger().filter(alias=alias)
-        for part in (rows.filter(state__in=UNSETTLED), rows.in_unknown_state()):
-            by_state = part.values_list("state").order_by("state").annotate(**_NUMBERS)
-            for state, files, size, oldest in by_state:
-                found.append(Tally(alias, state, files, size, oldest, alias in known))
+        others = rows.filter(state__in=[*UNSETTLED, *measures.unknown_states(alias)])
+        by_state = others.values_list("state").order_by("state").annotate(**_NUMBERS)
+        for state, files, size, oldest in by_state:
+            found.append(Tally(alias, state, files, size, oldest, alias in known))
         transferred = rows.filter(state=State.TRANSFERRED)
         counted_rows = transferred.order_by("-transferred_at")[: None if exact else LIMIT]
         files, size, oldest = counted_rows.aggregate(**_NUMBERS).values()
