@@ -14,6 +14,7 @@ from pytest_django import Settings
 from queued_storage.storage.routes import Route, Routes
 from queued_storage.tasks import TransferAndDelete
 from tests.support.scripted import file, make, read, row
+from tests.support.steps import functions_called
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.one_database]
 
@@ -46,6 +47,28 @@ def use(settings: Settings, backend: str, **options: Any) -> None:
 LOCAL = "django.core.cache.backends.locmem.LocMemCache"
 SHARED = "django.core.cache.backends.filebased.FileBasedCache"
 both_caches = pytest.mark.parametrize("backend", [LOCAL, SHARED], ids=["local", "shared"])
+
+
+STEPS = 14  # functions of the package: each is a hundredth of the time of a cached URL
+
+
+def test_a_settled_url_takes_few_steps(storage: Any, transferred: str) -> None:
+    storage.url(transferred)
+    called = functions_called(lambda: storage.url(transferred))
+    assert len(called) <= STEPS, called
+
+
+def test_an_unsettled_url_asks_the_cache_once(
+    storage: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = storage.save("a.txt", file())
+    asked: list[str] = []
+    get = LocMemCache.get
+    monkeypatch.setattr(
+        LocMemCache, "get", lambda cache, key, *args: asked.append(key) or get(cache, key, *args)
+    )
+    assert storage.url(name) == "/media/a.txt"
+    assert asked == [storage.get_cache_key(name)]
 
 
 def test_a_settled_url_costs_no_query(

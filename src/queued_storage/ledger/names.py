@@ -33,7 +33,7 @@ class StoredName(NamedTuple):
     @classmethod
     def of(cls, name: Name) -> Self:
         """Return the name of a file that may exist; nothing is refused."""
-        return cls(*_tidied(str(name)))
+        return _stored(str(name))  # type: ignore[return-value]  # nobody subclasses it
 
     @classmethod
     def new(cls, name: Name | None, *, on_file_system: bool) -> Self:
@@ -76,10 +76,10 @@ def tidy(name: Name) -> str:
 
 
 @lru_cache(1000)  # a page shows the same files again and again
-def _tidied(name: str) -> tuple[str, str]:
+def _stored(name: str) -> StoredName:
     """Return a name in its one spelling, and why the ledger cannot have it."""
     text = tidy(name)
-    return text, _problem(text)
+    return StoredName(text, _problem(text))
 
 
 def can_be_recorded(name: str) -> bool:

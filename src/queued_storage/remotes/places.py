@@ -6,7 +6,6 @@ import json
 import os
 import posixpath
 import re
-import weakref
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import lru_cache
@@ -16,6 +15,7 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from django.core.files.storage import FileSystemStorage, InMemoryStorage, Storage
+from django.utils.functional import LazyObject
 
 from ..reporting.descriptions import describe, is_describable
 from .classes import dotted_path, known_of
@@ -31,6 +31,7 @@ IN_PROCESS = frozenset({FILE_SYSTEM, MEMORY, OTHER, UNKNOWN})  # kinds that need
 SFTP = "storages.backends.sftpstorage.SFTPStorage"
 FTP = "storages.backends.ftp.FTPStorage"
 AMAZON = "amazonaws.com"
+_KEPT_AS = "_queued_storage_endpoint"  # the endpoint of the environment, in the storage itself
 _PROBE = "queued-storage"  # a name, to see where a storage would put a file
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 _PORTS = {"http": 80, "https": 443}
@@ -78,7 +79,8 @@ def place_of(storage: Storage) -> Place:
 
     It is computed in a few microseconds and makes no request.
     """
-    storage = itself(storage)
+    if isinstance(storage, LazyObject) or hasattr(storage, "storage"):
+        storage = itself(storage)
     given = getattr(storage, "queued_storage_place", None)
     if given is not None:
         return Place(OTHER, str(given))
@@ -203,34 +205,26 @@ def _with_parents(path: str) -> Iterator[str]:
 
 
 def _of_s3(storage: Any) -> Place:
-    return _s3_place(_endpoint_of_s3(storage), storage.bucket_name, storage.location)
+    url = storage.endpoint_url or getattr(storage, _KEPT_AS, None)
+    if url is None:
+        url = _endpoint_of_environment(storage)
+    return _s3_place(url, storage.bucket_name, storage.location)
 
 
 @lru_cache(1000)  # each url() asks for it
-def _s3_place(host: str, bucket_name: str, location: str | None) -> Place:
+def _s3_place(url: str, bucket_name: str, location: str | None) -> Place:
+    host = _s3_host(url) if url else AMAZON
     return Place("s3", f"{host}/{bucket_name}", _path_of(location))
-
-
-def _endpoint_of_s3(storage: Any) -> str:
-    url = storage.endpoint_url or _endpoint_of_environment(storage)
-    return _s3_host(url) if url else AMAZON
-
-
-_environments: weakref.WeakKeyDictionary[Storage, str] = weakref.WeakKeyDictionary()
 
 
 def _endpoint_of_environment(storage: Storage) -> str:
     """Return the endpoint that boto3 reads from the environment. The storage connects once, so what
     was there at the first look is kept."""
-    url = _environments.get(storage)
-    if url is None:
-        variables = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
-        url = next(filter(None, map(os.environ.get, variables)), "")
-        _environments[storage] = url
-    return url
+    variables = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
+    url = next(filter(None, map(os.environ.get, variables)), "")
+    return str(vars(storage).setdefault(_KEPT_AS, url))
 
 
-@lru_cache(1000)  # each url() asks for it
 def _s3_host(url: str) -> str:
     host = _host(url)
     # A bucket has the same name at every endpoint of Amazon's.

@@ -36,6 +36,7 @@ from .sides import Side, Sides
 from .stepping import STEP_OPTIONS, SteppingStorage
 
 DEFAULT_TASK = "queued_storage.tasks.Transfer"
+STABLE_MODES = frozenset({"stable", "proxied"})  # in which the project serves the files to everyone
 
 
 def option(method: Callable[[Any], Any]) -> Any:
@@ -172,7 +173,7 @@ class ComposedStorage(SteppingStorage):
     @property
     def has_stable_urls(self) -> bool:
         """Whether the project serves the files to everyone who knows their names."""
-        return self.url_mode in {"stable", "proxied"}
+        return self.url_mode in STABLE_MODES
 
     @property
     def is_direct_by_choice(self) -> bool:
@@ -285,13 +286,13 @@ class ComposedStorage(SteppingStorage):
         """
         if self._whole is not None:
             return self._whole.with_remote_of(bound)
-        others = (*self.sides.previous, *self.sides.mirrors)
-        if not others:
+        sides = self.sides
+        if not (sides.previous or sides.mirrors):
             return self
         digest = bindings.digest_of(self.alias, bound.place)
         if digest in {None, bindings.UNKNOWN, self.remote_place.digest}:
             return self
-        found = map(self._with_remote, others)
+        found = map(self._with_remote, (*sides.previous, *sides.mirrors))
         return next((each for each in found if each.remote_place.digest == digest), self)
 
     @property

@@ -18,14 +18,16 @@ from ..ledger.models import QueuedFile
 from ..ledger.names import Name, StoredName
 from ..ledger.states import Entry
 from ..remotes.expiry import lifetime_of
+from ..remotes.perthread import for_threads
 from ..remotes.places import Place
 from ..serving import links
 from ..transfers import signs
 from ..transfers.gates import gates
 from . import pages
 from .advising import advised
-from .composition import ComposedStorage
-from .routes import Route
+from .composition import STABLE_MODES, ComposedStorage
+from .places import place_of_made
+from .routes import Route, name_at_once
 
 BULK = 500  # names in one query
 # What a query raises in async code, in a broken transaction, and if the database is down
@@ -85,11 +87,14 @@ class LocatingStorage(ComposedStorage):
     def _entry(self, name: StoredName) -> Entry | None:
         return ledger().entry(self.alias, name.text) if name.can_be_recorded else None
 
-    def _settled_entry(self, name: StoredName) -> Entry | Route | None:
-        """Return where the cache says that the file is, else the ledger's entry."""
+    def _settled_entry(self, name: StoredName, *, is_cached: bool = True) -> Entry | Route | None:
+        """Return where the cache says that the file is, else the ledger's entry.
+
+        ``is_cached`` is false if the cache was asked already, and does not have it.
+        """
         if not name.can_be_recorded:
             return None
-        if remembered := self._routes.find(name.text, self._places):
+        if is_cached and (remembered := self._routes.find(name.text, self._places)):
             return remembered
         entry = self._entry(name)
         if entry and entry.is_promoted:
@@ -228,12 +233,21 @@ class LocatingStorage(ComposedStorage):
         It answers without a database too: the local URL if there is a local file, else the URL
         that the remote has for this name. A signed URL is not valid then: it is for a row.
         """
+        sides, known = self.sides, None
+        is_plain = not (sides.previous or sides.mirrors or self._whole or pages.is_open())
+        if is_plain and self.url_mode not in STABLE_MODES:
+            remote = sides.remote.storage
+            place = place_of_made(remote).digest
+            known = name_at_once(self.alias, self.cache_prefix, name, place)
+            if known:
+                return for_threads(remote).url(known, **kwargs)
         stored = self._stored_for_url(name or "")
         if self.has_stable_urls and stored.can_be_recorded:
             with suppress(*NO_ANSWER):
                 return self.stable_url(stored.text, kwargs.get("expire"))
             return links.signed(self.alias, stored.text, kwargs["expire"], None)
-        found = self._open_for_readers(stored, self._entry_for_url(stored))
+        entry = self._entry_for_url(stored, is_cached=known is None)
+        found = self._open_for_readers(stored, entry)
         if isinstance(found, Route):
             return self.with_remote_of(found).remote.url(found.remote_name, **kwargs)
         return self._url_on(found, *self._route(stored, found), **kwargs)
@@ -297,11 +311,13 @@ class LocatingStorage(ComposedStorage):
                 if entry.is_promoted:
                     self._is_elsewhere(name, entry, self.with_remote_of(entry).remote_place)
 
-    def _entry_for_url(self, name: StoredName) -> Entry | Route | None:
+    def _entry_for_url(self, name: StoredName, *, is_cached: bool) -> Entry | Route | None:
         """Return where the file is; None if the ledger cannot be asked, as for an unknown name."""
         try:
             found = pages.find(self.alias, name.text, default=name)
-            return self._settled_entry(name) if isinstance(found, StoredName) else found
+            if isinstance(found, StoredName):
+                return self._settled_entry(name, is_cached=is_cached)
+            return found
         except NO_ANSWER:
             return None
 

@@ -14,6 +14,7 @@ Found = Entry | Route | None  # None for a name that the ledger doesn't have
 
 # Of each block, the innermost first. Threads that Django starts for async code share them.
 _blocks: ContextVar[tuple[dict[Key, Found], ...]] = ContextVar("queued_storage_blocks", default=())
+is_open = _blocks.get  # whether there is one: each url() asks
 
 
 @contextmanager

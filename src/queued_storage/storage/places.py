@@ -2,8 +2,10 @@
 
 from collections.abc import Iterator
 from enum import Enum, auto
-from itertools import combinations, product
+from itertools import chain, combinations, product
 from typing import NamedTuple
+
+from django.core.files.storage import Storage
 
 from ..remotes.classes import LIBRARY
 from ..remotes.places import (
@@ -53,12 +55,18 @@ def clash_of(sides: Sides) -> Clash | None:
 
 def place_of_side(side: Side) -> Place:
     """Return where a side keeps its files; of a queued storage, its final places."""
-    inner = getattr(side.storage, "sides", None)
+    return place_of_made(side.storage)
+
+
+def place_of_made(storage: Storage) -> Place:
+    """Return the same for the storage of a side."""
+    inner = getattr(storage, "sides", None)
     if not isinstance(inner, Sides):
-        return place_of(side.storage)
-    finals = [place_of(each.storage) for each in _present_sides(side)]
+        return place_of(storage)
+    present = chain(_present_sides(inner.local), _present_sides(inner.remote))
+    finals = [place_of(each.storage) for each in present]
     if not all(place.digest for place in finals):
-        return Place(QUEUED, "", only=id(side.storage))
+        return Place(QUEUED, "", only=id(storage))
     return Place(QUEUED, " and ".join(place.description for place in finals))
 
 
