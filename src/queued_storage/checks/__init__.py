@@ -1,4 +1,4 @@
-"""The system checks: one function per message."""
+"""The system checks: one function per message. See ``apps`` for when they are called."""
 
 from . import (
     databases,
@@ -12,12 +12,17 @@ from . import (
     secrets,
     steps,
 )
+from .databases import ledger_is_migrated
+from .registration import ALWAYS, DEPLOY
 
 __all__ = [
+    "ALWAYS",
+    "DEPLOY",
     "databases",
     "deployments",
     "earlier",
     "hosts",
+    "ledger_is_migrated",
     "media",
     "options",
     "places",

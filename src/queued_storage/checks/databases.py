@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterator
 from typing import Any
 
 from django.apps import apps
-from django.core.checks import CheckMessage, Tags, Warning, register
+from django.core.checks import CheckMessage, Warning
 from django.db import connections, router
 from django.db.models import FileField
 
@@ -13,11 +13,11 @@ from ..ledger import schema
 from ..ledger.aliases import AliasedStorage
 from ..ledger.database import ledger_database
 from ..ledger.remotes import remotes
-from ..operations.status import moved_storages
+from ..operations.places import moved_storages
 from ..remotes.classes import LIBRARY
 from ..runtime.documentation import see
 from ..storage.composition import ComposedStorage
-from .registration import check, settings_problem, storages
+from .registration import ALWAYS, check, settings_problem, storages
 
 
 @check
@@ -38,7 +38,7 @@ def ledger_is_beside_the_models() -> Iterator[CheckMessage]:
                 )
 
 
-@register("queued_storage")
+@ALWAYS.append
 def files_are_where_storages_look(
     databases: Collection[str] | None = None, **kwargs: Any
 ) -> list[CheckMessage]:
@@ -75,7 +75,6 @@ def _is_made(storage: ComposedStorage) -> bool:
     )
 
 
-@register("queued_storage", Tags.database)
 def ledger_is_migrated(
     databases: Collection[str] | None = None, **kwargs: Any
 ) -> list[CheckMessage]:

@@ -5,12 +5,16 @@ Importing some of them takes seconds, which every command of the project would w
 
 import ast
 import difflib
+import re
 from collections.abc import Mapping
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
+from textwrap import dedent
 
 OPTIONS_OF = "get_default_settings"  # returns a dictionary with all of them
+# Its lines: parsing the whole module would take most of the time of all checks.
+_METHOD = re.compile(rf"^( *)def {OPTIONS_OF}\(.*\n(?:\1[ )].*\n|[ \t]*\n)*", re.MULTILINE)
 
 
 def unknown_options(path: str, options: Mapping[str, object]) -> list[str]:
@@ -30,12 +34,8 @@ def _known_options(module: str) -> frozenset[str]:
     spec = find_spec(module)
     if spec is None or not spec.origin:
         return frozenset()
-    tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
-    methods = [
-        node
-        for node in ast.walk(tree)
-        if isinstance(node, ast.FunctionDef) and node.name == OPTIONS_OF
-    ]
+    source = Path(spec.origin).read_text(encoding="utf-8")
+    methods = (ast.parse(dedent(found[0])) for found in _METHOD.finditer(source))
     keys = (
         key.value
         for method in methods

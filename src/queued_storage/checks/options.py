@@ -5,7 +5,7 @@ from typing import Any
 
 from django.conf import settings as django_settings
 from django.core.cache import caches
-from django.core.checks import CheckMessage, Error, Warning, register
+from django.core.checks import CheckMessage, Error, Warning
 from django.core.exceptions import ImproperlyConfigured
 from django.utils.module_loading import import_string
 
@@ -13,10 +13,10 @@ from ..conf import settings
 from ..ledger.aliases import known_storages
 from ..runtime.documentation import see
 from ..storage.routes import is_per_process
-from .registration import check, said_by, settings_problem, side_problem, storages
+from .registration import ALWAYS, check, said_by, settings_problem, side_problem, storages
 
 
-@register("queued_storage")
+@ALWAYS.append
 def settings_are_valid(**kwargs: Any) -> list[CheckMessage]:
     problem = settings_problem()
     return [Error(problem, hint=see("settings"), id="queued_storage.E001")] if problem else []

@@ -6,7 +6,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from django.conf import settings as django_settings
-from django.core.checks import CheckMessage, register
+from django.core.checks import CheckMessage
 from django.core.exceptions import ImproperlyConfigured
 
 from ..conf import settings
@@ -22,6 +22,11 @@ WITHOUT_STORAGES = (
 )
 
 Check = Callable[..., Iterator[CheckMessage]]
+Run = Callable[..., list[CheckMessage]]
+
+# Those that Django calls, without and with --deploy: see ``apps``
+ALWAYS: list[Run] = []
+DEPLOY: list[Run] = []
 
 
 def check(
@@ -46,10 +51,10 @@ def check(
 
     run.__name__, run.__doc__ = function.__name__, function.__doc__
     if production:  # as Django does not tell a check whether it was called with --deploy
-        register(run_in_production, "queued_storage")
-        register(run_in_development, "queued_storage", deploy=True)
+        ALWAYS.append(run_in_production)
+        DEPLOY.append(run_in_development)
     else:
-        register(run, "queued_storage", deploy=deploy)
+        (DEPLOY if deploy else ALWAYS).append(run)
     return run
 
 

@@ -2,7 +2,6 @@
 
 import shlex
 from collections import Counter
-from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -13,17 +12,15 @@ from django.db.models import Count, Min, Q, Sum
 from ..conf import settings
 from ..files import volumes
 from ..ledger import measures, unplaced
-from ..ledger.aliases import AliasedStorage, known_storages
+from ..ledger.aliases import known_storages
 from ..ledger.availability import (
     Availability,
     availabilities,
     beside_them,
     in_use,
-    places_of,
     reachable,
     sentence,
 )
-from ..ledger.bindings import stranded
 from ..ledger.copy_counts import waiting_for
 from ..ledger.database import QueuedFileQuerySet, ledger
 from ..ledger.jobs import Job, are_available, jobs
@@ -34,6 +31,7 @@ from ..reporting.counts import counted
 from ..reporting.reasons import one_line
 from ..transfers import filling
 from . import mirrors, space
+from .places import moved_storages
 from .writers import other_writers
 
 LIMIT = 10_000  # transferred files of a storage that are counted unless all must be
@@ -215,26 +213,6 @@ def troubles(max_failures: int = 0, found: list[Tally] | None = None) -> list[st
 def moved() -> list[str]:
     """The storages whose configured place isn't that of all their files, and what to do."""
     return [sentence for _storage, sentence in moved_storages(known_storages())]
-
-
-def moved_storages(
-    storages: Iterable[AliasedStorage],
-) -> Iterator[tuple[AliasedStorage, str]]:
-    """Yield those of the storages for which this is so, each with what to say of it."""
-    for storage in storages:
-        try:
-            place, *previous = places_of(storage)
-        except Exception:  # its remote cannot be made; a system check reports it
-            continue
-        if old := stranded(storage.alias, [place, *previous]):
-            alias = storage.alias
-            yield (
-                storage,
-                f"Files of {alias!r} are at {old!r}, but the storage is configured for "
-                f"{place.description!r}, so they cannot be read. Put the old configuration back; "
-                f"or list the old remote in the option 'previous'; or copy the objects to the new "
-                f"place and run 'manage.py queued_storage remotes accept {shlex.quote(alias)}'.",
-            )
 
 
 def _failures(found: list[Tally], tolerated: int) -> list[str]:

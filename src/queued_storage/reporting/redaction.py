@@ -6,8 +6,30 @@ only if the name is known to be harmless, and a word stays unless it looks rando
 
 import re
 from collections.abc import Iterator
+from typing import Any, cast
 
 CUT = "…"
+
+
+class _Late:
+    """A pattern that is compiled when it is first used.
+
+    Together they would take a good part of the start of every process, and most processes have no
+    error to report.
+    """
+
+    def __init__(self, pattern: str, flags: int) -> None:
+        self._given = pattern, flags
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(re.compile(*self._given), name)
+        setattr(self, name, method)  # from now on it is found without this function
+        return method
+
+
+def _late(pattern: str, flags: int = 0) -> re.Pattern[str]:
+    return cast(re.Pattern[str], _Late(pattern, flags))
+
 
 # Names whose values may be shown, in lower case and without "-", "_" and "."
 _HARMLESS_NAMES = """
@@ -29,24 +51,24 @@ uri url urlmode used user username value version what
 """
 _HARMLESS = frozenset(_HARMLESS_NAMES.split())
 # Names whose values look random and are harmless
-_IDS = re.compile(
+_IDS = _late(
     r"^(?:x?(?:amz|ms|goog|guploader)?(?:request|client|host|trace|correlation|upload|version)id"
     r"|xamzid2|etag|checksum\w*|crc\d+c?|crc64nvme|content(?:md5|crc\d+)|md5|sha1|sha256|sha512)$"
 )
 # Names in prose, before a colon, whose values are cut. Other words before a colon are prose.
-_SECRETIVE = re.compile(
+_SECRETIVE = _late(
     r"^(?:(?:my|db|the|api|old|new|user|access|refresh|client|private|secret|session|master|auth)?"
     r"(?:pass|passw|passwd|password|passcode|passphrase|pwd|pw|pin|otp|psk|secret|secrets|token|"
     r"tokens|key|keys|auth|authorization|authentication|authn|authz|credential|credentials|creds|"
     r"cookie|cookies|session|sessionid|signature|sig|sas|jwt|bearer|nonce|salt|cert|pem|login))$"
 )
 # The same anywhere in a name that certainly is one
-_SECRETIVE_PART = re.compile(
+_SECRETIVE_PART = _late(
     r"pass|pwd|secret|token|key|auth|cred|cookie|sess|sig|sas|jwt|bearer|pin$|otp|private|code$"
 )
 
 _QUOTE = r"(?:\\*[\"'`]|&quot;|&\#3[49];)"
-_STRUCTURE = re.compile(
+_STRUCTURE = _late(
     rf"""
       (?P<pem> -----BEGIN .*? (?: -----END [^-\n]{{0,80}} -{{0,5}} | \Z ) )
     | (?P<url> (?<![\w.+-]) [A-Za-z][\w.+-]{{0,40}} ://  [^\s"'`<>]* )
@@ -64,17 +86,17 @@ _STRUCTURE = re.compile(
     """,
     re.X | re.S,
 )
-_QUOTED = re.compile(rf"[bBuUrRfF]{{0,2}}(?P<open>{_QUOTE})")
-_TOKEN = re.compile(r"[^\s\"'`,;()\[\]{}<>|]+")
-_LINE = re.compile(r"[^\r\n]*")
-_UNQUOTED = re.compile(r"[^\"'`\r\n]*")
-_PEEK = re.compile(r"[bBuU]?[\"'`]?([^\"'`\r\n]{0,120})")
+_QUOTED = _late(rf"[bBuUrRfF]{{0,2}}(?P<open>{_QUOTE})")
+_TOKEN = _late(r"[^\s\"'`,;()\[\]{}<>|]+")
+_LINE = _late(r"[^\r\n]*")
+_UNQUOTED = _late(r"[^\"'`\r\n]*")
+_PEEK = _late(r"[bBuU]?[\"'`]?([^\"'`\r\n]{0,120})")
 _QUOTES = frozenset("\"'`")
-_PROSE_WORD = re.compile(r"\(?[A-Z]?[^\W\d_A-Z]{1,20}[.:!?)]*")
-_SENTENCE = re.compile(r"(?:[A-Z]?[a-z]{1,12}'?[a-z]{0,2} ){3}[a-z]")
-_AFTER = re.compile(r"\s{1,4}[^\s,;]+")
-_ODD = re.compile(r"(?=.*[A-Za-z])(?=.*\d)[^\s./:@]{6,100}")
-_BARE = re.compile(r"[^\s;&\"'`<>]*")
+_PROSE_WORD = _late(r"\(?[A-Z]?[^\W\d_A-Z]{1,20}[.:!?)]*")
+_SENTENCE = _late(r"(?:[A-Z]?[a-z]{1,12}'?[a-z]{0,2} ){3}[a-z]")
+_AFTER = _late(r"\s{1,4}[^\s,;]+")
+_ODD = _late(r"(?=.*[A-Za-z])(?=.*\d)[^\s./:@]{6,100}")
+_BARE = _late(r"[^\s;&\"'`<>]*")
 SHORT_OPTIONS = frozenset({"u", "user", "p"})  # for "user:password", and for a password
 _SCHEMES = frozenset({"basic", "bearer", "digest", "negotiate", "ntlm", "token"})
 _ANSWERS = frozenset({"", "None", "True", "False", "null", "true", "false", "YES", "NO"})
@@ -257,19 +279,19 @@ def _split(text: str) -> tuple[str, str, str]:
 
 # Words
 
-_NUMBER = re.compile(r"[-+]?\d[\d.,:%]*(?:[a-zA-Z]{1,2})?")
-_HEX = re.compile(r"[0-9a-fA-F]{4,64}(?:-[0-9a-fA-F]{4,32})*")
-_HOST = re.compile(r"(?:[a-z0-9](?:[a-z0-9-]*[a-z0-9])?\.)+[a-z]{2,}(?::\d+)?")
-_FILE = re.compile(r"[\w./~@%:-]*\.[A-Za-z][A-Za-z0-9]{0,4}")
-_PATH = re.compile(r"/[\w./~@%:-]*")
-_RELATIVE = re.compile(r"[\w.~@%-]+(?:/[\w.~@%-]+)+/?")
-_PADDED = re.compile(r"[A-Za-z0-9+/_-]{8,}={1,2}")
-_TIMESTAMP = re.compile(r"\d{4}-?\d\d-?\d\dT[\d:.]{6,15}Z?(?:[+-]\d\d:?\d\d)?")
-_POINTER = re.compile(r"0x[0-9a-fA-F]{1,16}")
-_KEY_ID = re.compile(r"(?:AKIA|ASIA|AROA|GOOG)[A-Z0-9]{8,}")
-_WORD = re.compile(r"[^\W_]+")
-_CAMEL = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
-_RUNS = re.compile(r"[^\W\d_]+|\d+")
+_NUMBER = _late(r"[-+]?\d[\d.,:%]*(?:[a-zA-Z]{1,2})?")
+_HEX = _late(r"[0-9a-fA-F]{4,64}(?:-[0-9a-fA-F]{4,32})*")
+_HOST = _late(r"(?:[a-z0-9](?:[a-z0-9-]*[a-z0-9])?\.)+[a-z]{2,}(?::\d+)?")
+_FILE = _late(r"[\w./~@%:-]*\.[A-Za-z][A-Za-z0-9]{0,4}")
+_PATH = _late(r"/[\w./~@%:-]*")
+_RELATIVE = _late(r"[\w.~@%-]+(?:/[\w.~@%-]+)+/?")
+_PADDED = _late(r"[A-Za-z0-9+/_-]{8,}={1,2}")
+_TIMESTAMP = _late(r"\d{4}-?\d\d-?\d\dT[\d:.]{6,15}Z?(?:[+-]\d\d:?\d\d)?")
+_POINTER = _late(r"0x[0-9a-fA-F]{1,16}")
+_KEY_ID = _late(r"(?:AKIA|ASIA|AROA|GOOG)[A-Z0-9]{8,}")
+_WORD = _late(r"[^\W_]+")
+_CAMEL = _late(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
+_RUNS = _late(r"[^\W\d_]+|\d+")
 SHORT, LONG = 8, 16  # characters of a word: too few to be a secret, and too many to be a name
 LONGEST = 40  # of a word
 
