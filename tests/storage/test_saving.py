@@ -2,6 +2,7 @@
 
 import contextlib
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -11,7 +12,7 @@ from django.core.files import File
 from django.core.files.base import ContentFile
 from django.core.files.storage import FileSystemStorage
 from django.core.files.uploadedfile import SimpleUploadedFile, TemporaryUploadedFile
-from django.db import connections
+from django.db import connections, transaction
 
 from queued_storage.backends import QueuedStorage
 from queued_storage.exceptions import InvalidName
@@ -22,8 +23,21 @@ from queued_storage.queues.dummy import DummyQueue
 from queued_storage.testing import drain
 from tests.support.actions import Compressing, checksum, evicted, write
 from tests.support.scripted import ScriptedStorage, disk, file, make, on_disk, read, row
+from tests.support.steps import functions_called
 
 pytestmark = pytest.mark.django_db(transaction=True)
+
+
+STEPS = 125  # functions of the package, each of which takes about a microsecond
+
+
+def test_a_save_takes_few_steps_and_one_query(
+    storage: Any, django_assert_num_queries: Callable[[int], Any]
+) -> None:
+    storage.save("first.txt", file())
+    with transaction.atomic(), django_assert_num_queries(1):
+        called = functions_called(lambda: storage.save("second.txt", file()))
+    assert len(called) <= STEPS, called
 
 
 def test_a_saved_file_exists_immediately(storage: Any) -> None:

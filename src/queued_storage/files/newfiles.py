@@ -104,6 +104,7 @@ class _Draft(NewFile):
         self._is_hidden = True  # False if the storage names files itself
         self._path = ""
         self._name: str | None = None
+        self._named_path = ""  # of that name
         try:
             asked, self._draft = self._draft, _write(storage, self._draft, content)
             self._is_hidden = self._draft == asked or is_unfinished(self._draft)
@@ -125,16 +126,17 @@ class _Draft(NewFile):
             if self._fsync:
                 flush_entry(self._storage, self._name)
             return self._name
-        if not _claim(self._storage, self._path, name, fsync=self._fsync):
+        path = self._storage.path(name)
+        if not _claim(self._storage, self._path, path, name, fsync=self._fsync):
             return None
-        self._name = name
+        self._name, self._named_path = name, path
         return name
 
     def keep_name(self) -> bool:
         name = self._name
-        if name is None or name == self._draft or self._is_mine(name):
+        if name is None or name == self._draft or self._is_mine():
             return False
-        return link(self._path, self._storage.path(name))
+        return link(self._path, self._named_path)
 
     def take_over(self, name: str) -> None:
         replace(self._storage, self._draft, name)
@@ -153,22 +155,22 @@ class _Draft(NewFile):
 
     def give_up_name(self) -> None:
         name, self._name = self._name, None
-        if name is None or name == self._draft or not self._is_mine(name):
+        if name is None or name == self._draft or not self._is_mine():
             return
         # A writer that opened the name may replace the file at this moment, so the file is renamed
         # before it is removed.
         aside = self._storage.path(unfinished_name(name))
-        os.rename(self._storage.path(name), aside)
+        os.rename(self._named_path, aside)
         if os.path.samestat(os.stat(aside), self._identity):
             os.replace(aside, self._path)  # does nothing to two names of one file
         else:
-            link(aside, self._storage.path(name))
+            link(aside, self._named_path)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(aside)
 
-    def _is_mine(self, name: str) -> bool:
+    def _is_mine(self) -> bool:
         try:
-            return os.path.samestat(os.stat(self._storage.path(name)), self._identity)
+            return os.path.samestat(os.stat(self._named_path), self._identity)
         except FileNotFoundError:
             return False
 
@@ -227,9 +229,9 @@ def _write(storage: Storage, draft: str, content: File) -> str:
     return storage.save(draft, content)
 
 
-def _claim(storage: Storage, draft_path: str, name: str, *, fsync: bool) -> bool:
+def _claim(storage: Storage, draft_path: str, path: str, name: str, *, fsync: bool) -> bool:
     """Make the finished draft visible as ``name`` too; return False if that name is taken."""
-    if not link(draft_path, storage.path(name)):
+    if not link(draft_path, path):
         return False
     if fsync:
         try:

@@ -80,15 +80,20 @@ class Room:
             self._evict(needed - disk.free)
 
     def _used_by(self, save: Callable[[], Answer], written: Callable[[Answer], int]) -> Answer:
+        if self._limits.max_bytes is None and self._limits.max_pending_bytes is None:
+            return self._saved(save)
         with self._taken() as note:
-            try:
-                saved = save()
-            except OSError as error:
-                if error.errno not in FULL or isinstance(error, NoRoom):
-                    raise
-                saved = self._saved_after_eviction(save, error)
+            saved = self._saved(save)
             note(written(saved))
             return saved
+
+    def _saved(self, save: Callable[[], Answer]) -> Answer:
+        try:
+            return save()
+        except OSError as error:
+            if error.errno not in FULL or isinstance(error, NoRoom):
+                raise
+            return self._saved_after_eviction(save, error)
 
     def _saved_remotely(self, save: Callable[[], Answer], full: NoRoom) -> Answer:
         if not _rewind(self._content):

@@ -2,7 +2,6 @@
 
 import posixpath
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from itertools import chain
 from pathlib import PurePosixPath
@@ -200,7 +199,7 @@ class QueuedStorage(AsyncStorage):
                 elif file.size not in {None, found.size}:
                     # The local storage changes content; this is what readers get.
                     found = content_of(local, file.readable_name)
-                return replace(found, content_type=kind)
+                return Content(found.size, found.checksum, kind)
 
             if self.is_gated:
                 return self._gate_new(parts, chain([name], names), file, details())
