@@ -234,11 +234,15 @@ class LocatingStorage(ComposedStorage):
         that the remote has for this name. A signed URL is not valid then: it is for a row.
         """
         sides, known = self.sides, None
-        is_plain = not (sides.previous or sides.mirrors or self._whole or pages.is_open())
-        if is_plain and self.url_mode not in STABLE_MODES:
+        has_others = sides.previous or sides.mirrors or self._whole
+        if not has_others and self.url_mode not in STABLE_MODES:
             remote = sides.remote.storage
-            place = place_of_made(remote).digest
-            known = name_at_once(self.alias, self.cache_prefix, name, place)
+            if pages.is_open():
+                remembered = pages.find(self.alias, name or "", default=None)
+                known = _name_on(remembered)
+            else:
+                place = place_of_made(remote).digest
+                known = name_at_once(self.alias, self.cache_prefix, name, place)
             if known:
                 return for_threads(remote).url(known, **kwargs)
         stored = self._stored_for_url(name or "")
@@ -276,11 +280,16 @@ class LocatingStorage(ComposedStorage):
         with suppress(*NO_ANSWER):
             self._find_all(given.values(), found)
         found.update(self._on_open_mirrors(found))
-        return {
-            name: self._url_on(entry, *self._route(stored, entry))
-            for name, stored in given.items()
-            for entry in (found.get(stored.text),)
-        }
+        has_others = self.sides.previous or self.sides.mirrors or self._whole
+        remote = None if has_others else self.remote
+        urls = {}
+        for name, stored in given.items():
+            entry = found.get(stored.text)
+            if remote and (known := _name_on(entry)):
+                urls[name] = remote.url(known)
+            else:
+                urls[name] = self._url_on(entry, *self._route(stored, entry))
+        return urls
 
     @contextmanager
     def prefetched(self, names: Iterable[Name]) -> Iterator[None]:
@@ -336,6 +345,12 @@ class LocatingStorage(ComposedStorage):
             return storage.url(name)
         lifetime = kwargs.get("expire") or lifetime_of(self.remote) or settings.url_max_age
         return links.signed(self.alias, name, lifetime, _version_of(found))
+
+
+def _name_on(found: Entry | Route | None) -> str | None:
+    """Return the remote name of a file that the remote serves; None for any other."""
+    is_there = isinstance(found, Route) or (found is not None and found.is_promoted)
+    return found.remote_name if found and is_there else None
 
 
 def _version_of(found: Entry | Route | None) -> links.Version | None:
