@@ -10,9 +10,8 @@ from typing import Any
 
 from .peers import why_missing
 from .project import configure, databases, queued_storage
-from .rows import Options, Row
+from .rows import FILES, Options, Row
 
-FILES = 1_000_000  # due, of a storage whose remote is closed
 OPEN = 1_000  # due later, of another storage
 SETTLED = 5  # a file of that storage is transferred for so many files of the first one
 AT_ONCE = 100_000  # rows in one INSERT
@@ -82,6 +81,7 @@ def rows_of(
 
 
 def files_of(options: Options) -> int:
+    """Return how many files are due, of a storage whose remote is closed."""
     return 10_000 if options.quick else FILES
 
 

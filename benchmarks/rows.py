@@ -1,6 +1,7 @@
 """A row of the table, and how it is measured."""
 
 import contextlib
+import os
 import resource
 import statistics
 import time
@@ -8,6 +9,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+# In the largest ledger. Ten million take minutes, and 10 GB on the disk, per database.
+FILES = int(os.environ.get("BENCHMARK_FILES", "1_000_000"))
 
 
 @dataclass(frozen=True)
