@@ -138,8 +138,10 @@ linkcheck: $(STAMP)
 
 # DATABASES='mariadb sqlite' selects the databases. Tests that need only one database run on the last one, whose coverage
 # report includes all databases.
+# LANES='mariadb sqlite postgres' divides the tests of 'one_lane' between the runs on these databases.
 # With ONCE_MORE=1, as in CI, failed tests run again in a single process, because any timeout can be too short on a busy
 # machine. A test that fails twice counts as failed. The traceback of the first failure is in the output.
+pytest: export QUEUED_STORAGE_TEST_LANES = $(LANES)
 pytest: $(STAMP)
 	@$(BIN)/coverage erase
 	@databases="$(DATABASES)"; \

@@ -24,6 +24,7 @@ from django.db.models.signals import post_migrate
 from queued_storage.ledger.aliases import registry
 from tests.support import services
 from tests.support.fault_proxy import FaultProxy
+from tests.support.lanes import keep_those_for
 from tests.support.services import S3Server
 from tests.support.waiting import until
 
@@ -38,6 +39,12 @@ def pytest_configure() -> None:
 
 def pytest_unconfigure() -> None:
     shutil.rmtree(settings.DIRECTORY, ignore_errors=True)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if lanes := os.environ.get("QUEUED_STORAGE_TEST_LANES", "").split():
+        others = keep_those_for(settings.DATABASE, lanes, items)
+        config.hook.pytest_deselected(items=others)
 
 
 @pytest.fixture(scope="session")
