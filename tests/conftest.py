@@ -1,3 +1,4 @@
+import asyncio
 import contextlib
 import functools
 import json
@@ -14,11 +15,12 @@ import botocore.session
 import kombu
 import pytest
 import redis
+from asgiref.sync import sync_to_async
 from botocore.client import BaseClient
 from django.conf import settings
 from django.contrib.contenttypes.management import create_contenttypes
 from django.core.cache import cache
-from django.db import connection
+from django.db import connection, connections
 from django.db.models.signals import post_migrate
 
 from queued_storage.ledger.aliases import registry
@@ -51,11 +53,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def django_db_setup(django_db_setup: None, django_db_blocker: Any) -> Iterator[None]:
     """Let a flush write no permissions and content types again, which ``flush`` of the test app
     keeps. At the end, wait until the threads of the last test have closed their connections, before
-    PostgreSQL refuses to delete the database."""
+    PostgreSQL refuses to delete the database. One thread of asgiref lives as long as the process:
+    that in which ``asyncio.run()`` has synchronous code run."""
     post_migrate.disconnect(create_contenttypes)
     post_migrate.disconnect(dispatch_uid="django.contrib.auth.management.create_permissions")
     yield
     with django_db_blocker.unblock():
+        asyncio.run(sync_to_async(connections.close_all)())
         until_alone()
 
 
