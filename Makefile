@@ -20,7 +20,7 @@ WORKERS ?= 3
 COVERAGE ?= yes
 
 .NOTPARALLEL:
-.PHONY: help install demo adoption ecosystem test quick core long lint types imports migrations docs linkcheck pytest bench \
+.PHONY: help install demo adoption ecosystem ecosystem-suites test quick core long lint types imports migrations docs linkcheck pytest bench \
 	dist release-check messages constraints ecosystem-constraints release-constraints clean
 
 help:
@@ -33,6 +33,7 @@ help:
 	@echo "make lint | types | imports | migrations | docs    run a single check"
 	@echo "make linkcheck  check that the links of the docs to other sites work (needs the network)"
 	@echo "make ecosystem  run the tests with third-party packages (ECOSYSTEM_SUITES='forms')"
+	@echo "make ecosystem-suites  run the own tests of third-party packages with a queued storage"
 	@echo "make long     run the model and race tests for much longer"
 	@echo "make bench    run the benchmarks (BENCH_ARGS=--quick: only check that they run)"
 	@echo "make messages write new texts of the admin to locale/, and compile the translations (requires gettext)"
@@ -84,6 +85,10 @@ ecosystem: $(ECOSYSTEM)/.installed $(if $(filter remotes,$(ECOSYSTEM_SUITES)),$(
 		$(ECOSYSTEM)/bin/python -m pytest -c tests/ecosystem/pytest.ini --rootdir . \
 			--ds tests.ecosystem.$$suite.settings tests/ecosystem/$$suite $(PYTEST_ARGS) || exit 1; \
 	done
+
+# Downloads the source distributions of the packages, so CI doesn't run it.
+ecosystem-suites: $(ECOSYSTEM)/.installed
+	$(ECOSYSTEM)/bin/python -m tests.ecosystem.suites
 
 adoption: $(ECOSYSTEM)/.installed
 	$(ECOSYSTEM)/bin/python example/adoption.py
