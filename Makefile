@@ -20,7 +20,7 @@ WORKERS ?= 3
 COVERAGE ?= yes
 
 .NOTPARALLEL:
-.PHONY: help install demo adoption ecosystem test quick core long lint types imports migrations docs linkcheck pytest bench \
+.PHONY: help install demo adoption ecosystem ecosystem-suites test quick core long lint types imports migrations docs linkcheck pytest bench \
 	dist release-check messages constraints ecosystem-constraints release-constraints clean
 
 help:
@@ -33,6 +33,7 @@ help:
 	@echo "make lint | types | imports | migrations | docs    run a single check"
 	@echo "make linkcheck  check that the links of the docs to other sites work (needs the network)"
 	@echo "make ecosystem  run the tests with third-party packages (ECOSYSTEM_SUITES='forms')"
+	@echo "make ecosystem-suites  run the own tests of third-party packages with a queued storage"
 	@echo "make long     run the model and race tests for much longer"
 	@echo "make bench    run the benchmarks (BENCH_ARGS=--quick: only check that they run)"
 	@echo "make messages write new texts of the admin to locale/, and compile the translations (requires gettext)"
@@ -84,6 +85,10 @@ ecosystem: $(ECOSYSTEM)/.installed $(if $(filter remotes,$(ECOSYSTEM_SUITES)),$(
 		$(ECOSYSTEM)/bin/python -m pytest -c tests/ecosystem/pytest.ini --rootdir . \
 			--ds tests.ecosystem.$$suite.settings tests/ecosystem/$$suite $(PYTEST_ARGS) || exit 1; \
 	done
+
+# Downloads the source distributions of the packages, so CI doesn't run it.
+ecosystem-suites: $(ECOSYSTEM)/.installed
+	$(ECOSYSTEM)/bin/python -m tests.ecosystem.suites
 
 adoption: $(ECOSYSTEM)/.installed
 	$(ECOSYSTEM)/bin/python example/adoption.py
@@ -138,8 +143,10 @@ linkcheck: $(STAMP)
 
 # DATABASES='mariadb sqlite' selects the databases. Tests that need only one database run on the last one, whose coverage
 # report includes all databases.
+# LANES='mariadb sqlite postgres' divides the tests of 'one_lane' between the runs on these databases.
 # With ONCE_MORE=1, as in CI, failed tests run again in a single process, because any timeout can be too short on a busy
 # machine. A test that fails twice counts as failed. The traceback of the first failure is in the output.
+pytest: export QUEUED_STORAGE_TEST_LANES = $(LANES)
 pytest: $(STAMP)
 	@$(BIN)/coverage erase
 	@databases="$(DATABASES)"; \

@@ -1,3 +1,4 @@
+import asyncio
 import contextlib
 import functools
 import json
@@ -14,16 +15,18 @@ import botocore.session
 import kombu
 import pytest
 import redis
+from asgiref.sync import sync_to_async
 from botocore.client import BaseClient
 from django.conf import settings
 from django.contrib.contenttypes.management import create_contenttypes
 from django.core.cache import cache
-from django.db import connection
+from django.db import connection, connections
 from django.db.models.signals import post_migrate
 
 from queued_storage.ledger.aliases import registry
 from tests.support import services
 from tests.support.fault_proxy import FaultProxy
+from tests.support.lanes import keep_those_for
 from tests.support.services import S3Server
 from tests.support.waiting import until
 
@@ -40,15 +43,23 @@ def pytest_unconfigure() -> None:
     shutil.rmtree(settings.DIRECTORY, ignore_errors=True)
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if lanes := os.environ.get("QUEUED_STORAGE_TEST_LANES", "").split():
+        others = keep_those_for(settings.DATABASE, lanes, items)
+        config.hook.pytest_deselected(items=others)
+
+
 @pytest.fixture(scope="session")
 def django_db_setup(django_db_setup: None, django_db_blocker: Any) -> Iterator[None]:
     """Let a flush write no permissions and content types again, which ``flush`` of the test app
     keeps. At the end, wait until the threads of the last test have closed their connections, before
-    PostgreSQL refuses to delete the database."""
+    PostgreSQL refuses to delete the database. One thread of asgiref lives as long as the process:
+    that in which ``asyncio.run()`` has synchronous code run."""
     post_migrate.disconnect(create_contenttypes)
     post_migrate.disconnect(dispatch_uid="django.contrib.auth.management.create_permissions")
     yield
     with django_db_blocker.unblock():
+        asyncio.run(sync_to_async(connections.close_all)())
         until_alone()
 
 

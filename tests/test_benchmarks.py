@@ -9,7 +9,7 @@ import pytest
 from benchmarks import GROUPS, SLOW, report
 from benchmarks.rows import Row
 
-pytestmark = pytest.mark.one_database
+pytestmark = [pytest.mark.one_database, pytest.mark.one_lane]
 
 
 def test_page_matches_the_rows() -> None:

@@ -11,7 +11,7 @@ import pytest
 from tests.support import services
 from tests.support.waiting import until
 
-pytestmark = pytest.mark.one_database  # the demo has its own database
+pytestmark = [pytest.mark.one_database, pytest.mark.one_lane]  # the demo has its own database
 EXAMPLE = Path(__file__).parent.parent / "example"
 SIZES = {"10-KB.bmp": "10.0 KB", "1024-KB.bmp": "1.0 MB", "5120-KB.bmp": "5.0 MB"}
 BREAK_ONE = """

@@ -16,7 +16,7 @@ import yaml
 from tests.support import services
 from tests.test_docs import DOCS, ROOT, VERBS
 
-pytestmark = pytest.mark.one_database
+pytestmark = [pytest.mark.one_database, pytest.mark.one_lane]
 
 DEPLOY = ROOT / "deploy"
 FILES = sorted(path for path in DEPLOY.rglob("*") if path.is_file())

@@ -55,7 +55,7 @@ from queued_storage.storage.routes import PER_PROCESS_TIMEOUT
 from queued_storage.testing import Fault, drain
 from queued_storage.transfers import work
 
-pytestmark = pytest.mark.one_database
+pytestmark = [pytest.mark.one_database, pytest.mark.one_lane]
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"

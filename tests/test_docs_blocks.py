@@ -27,7 +27,7 @@ from tests.support.command import run
 from tests.support.console import manage
 from tests.test_docs import DOCS, PROJECT, ROOT, VERBS, directory
 
-pytestmark = pytest.mark.one_database
+pytestmark = [pytest.mark.one_database, pytest.mark.one_lane]
 
 FENCE = re.compile(
     r"(?:^ *<!-- not run: (?P<why>[^\n]+?) -->\n)?"

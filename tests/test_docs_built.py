@@ -16,7 +16,7 @@ from tests.support.waiting import until
 from tests.test_docs import DOCS, PACKAGE, PAGES, ROOT, is_gone
 from tests.test_public_names import NAMES
 
-pytestmark = pytest.mark.one_database
+pytestmark = [pytest.mark.one_database, pytest.mark.one_lane]
 
 # What users search for, and the section that helps them. The first result must be this page.
 SYMPTOMS = {

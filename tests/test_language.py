@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.one_database
+pytestmark = [pytest.mark.one_database, pytest.mark.one_lane]
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "src" / "queued_storage"

@@ -14,7 +14,7 @@ import pytest
 yaml = pytest.importorskip("yaml")
 pytest.importorskip("prometheus_client")
 
-pytestmark = pytest.mark.one_database
+pytestmark = [pytest.mark.one_database, pytest.mark.one_lane]
 
 FILES = Path(__file__).parent.parent / "docs" / "_static"
 ALERTS = FILES / "queued-storage-alerts.yml"

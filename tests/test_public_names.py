@@ -6,7 +6,7 @@ import pytest
 
 from queued_storage.tasks import Transfer, TransferAndDelete
 
-pytestmark = pytest.mark.one_database
+pytestmark = [pytest.mark.one_database, pytest.mark.one_lane]
 
 NAMES = {
     "queued_storage.backend": [

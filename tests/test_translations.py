@@ -27,7 +27,7 @@ from tests.admin.test_overview import add, ago
 from tests.support.services import require
 from tests.test_docs import section
 
-pytestmark = pytest.mark.one_database
+pytestmark = [pytest.mark.one_database, pytest.mark.one_lane]
 
 PACKAGE = Path(__file__).parent.parent / "src" / "queued_storage"
 LANGUAGES = sorted(path.name for path in (PACKAGE / "locale").iterdir())

@@ -25,7 +25,11 @@ from tests.support.forks import Forks, ended, forks
 from tests.support.scripted import ScriptedStorage, file, make, make_due, on_disk, read, row
 from tests.support.waiting import until
 
-pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.one_database]
+pytestmark = [
+    pytest.mark.django_db(transaction=True),
+    pytest.mark.one_database,
+    pytest.mark.one_lane,
+]
 
 KB = 1000
 MB = 1000 * KB

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from queued_storage.files.streams import MeasuredFile, checksum_of
 
-pytestmark = pytest.mark.one_database
+pytestmark = [pytest.mark.one_database, pytest.mark.one_lane]
 
 DATA = bytes(range(256)) * 700  # more than two of Django's chunks
 

@@ -41,7 +41,11 @@ from queued_storage.signals import file_transferred
 from queued_storage.testing import drain
 from tests.support.testapp.models import Document, Paper, Photo
 
-pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.one_database]
+pytestmark = [
+    pytest.mark.django_db(transaction=True),
+    pytest.mark.one_database,
+    pytest.mark.one_lane,
+]
 
 DISK = "django.core.files.storage.FileSystemStorage"
 S3 = "storages.backends.s3.S3Storage"

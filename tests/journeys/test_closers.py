@@ -20,7 +20,7 @@ from tests.support.outages import close, registered
 from tests.support.scripted import LONG_AGO, ScriptedStorage, file, make, row
 from tests.support.waiting import until
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.one_lane]
 
 
 @pytest.fixture(autouse=True)

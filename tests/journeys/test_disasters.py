@@ -22,7 +22,7 @@ from tests.support.scripted import LONG_AGO, ScriptedStorage, file, on_disk, rea
 from tests.support.testapp.models import Document
 from tests.test_docs import blocks, verbs
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.one_lane]
 VERBS = verbs()
 QUEUED = "queued_storage.backends.QueuedStorage"
 PAGE = Path(__file__).parents[2] / "docs" / "disasters.md"

@@ -28,7 +28,7 @@ from tests.support.moving import Switch, on, overwritten, place, row_of, saved
 from tests.support.scripted import LONG_AGO, ScriptedStorage, file, make, read
 from tests.support.waiting import until
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.one_lane]
 
 DROP = ["move", "--storage", "default", "--drop-old", "--yes"]
 

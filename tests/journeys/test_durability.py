@@ -25,6 +25,7 @@ pytestmark = [
     pytest.mark.django_db(transaction=True),
     pytest.mark.one_database,
     pytest.mark.skipif(sys.platform != "linux", reason="needs /proc/self/fd"),
+    pytest.mark.one_lane,
 ]
 
 

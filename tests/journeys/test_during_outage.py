@@ -35,7 +35,11 @@ from tests.support.outages import ERROR, close
 from tests.support.scripted import file, make, make_due, read, row
 from tests.support.waiting import SOON, until
 
-pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.one_database]
+pytestmark = [
+    pytest.mark.django_db(transaction=True),
+    pytest.mark.one_database,
+    pytest.mark.one_lane,
+]
 
 ONE_PROBE = {"exists": 1, "delete": 1}  # of a ScriptedStorage that refuses everything
 

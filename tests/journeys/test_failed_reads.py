@@ -21,7 +21,7 @@ from tests.support.mirroring import Mirrored
 from tests.support.moving import place, saved
 from tests.support.scripted import read
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.one_lane]
 
 
 @pytest.fixture

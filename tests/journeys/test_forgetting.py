@@ -25,7 +25,7 @@ from tests.support.mirroring import Mirrored, bytes_on
 from tests.support.moving import on, place, row_of, saved
 from tests.support.scripted import LONG_AGO, file, read
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.one_lane]
 
 
 @pytest.fixture(autouse=True)

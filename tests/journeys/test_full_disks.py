@@ -28,7 +28,7 @@ from tests.support.forks import ended
 from tests.support.scripted import file, make, on_disk, read, row
 from tests.support.small_disks import MEGABYTE, remount, small_disk
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.one_lane]
 LARGE = 700_000
 
 

@@ -23,7 +23,11 @@ from tests.support.command import run
 from tests.support.services import S3Server
 from tests.test_docs import page, section
 
-pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.one_database]
+pytestmark = [
+    pytest.mark.django_db(transaction=True),
+    pytest.mark.one_database,
+    pytest.mark.one_lane,
+]
 
 BUCKET = "guide"
 INLINE = re.compile(r"`(python manage\.py queued_storage [^`]+)`")

@@ -30,7 +30,11 @@ from tests.support.scripted import file, make, make_due, on_disk, read, row
 from tests.support.services import S3Server
 from tests.support.waiting import until
 
-pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.one_database]
+pytestmark = [
+    pytest.mark.django_db(transaction=True),
+    pytest.mark.one_database,
+    pytest.mark.one_lane,
+]
 
 CONTENT = b"every byte of it"
 DOCS = Path(__file__).parents[2] / "docs"

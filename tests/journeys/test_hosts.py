@@ -40,7 +40,7 @@ from tests.support.forks import ended, forks
 from tests.support.scripted import LONG_AGO, files_in
 from tests.support.waiting import until
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.one_lane]
 
 
 class NamedQueue(BaseQueue):

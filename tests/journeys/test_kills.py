@@ -32,7 +32,7 @@ from tests.support.forks import ended, forks
 from tests.support.scripted import LONG_AGO, on_disk
 from tests.support.waiting import until
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.one_lane]
 
 CONTENT = os.urandom(300_000)
 NEWER = os.urandom(290_000)

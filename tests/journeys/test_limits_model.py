@@ -40,6 +40,8 @@ from queued_storage.transfers.gates import gates
 from tests.support.scripted import file, make, read
 from tests.support.small_disks import age
 
+pytestmark = pytest.mark.one_lane
+
 PROFILE = hypothesis_settings(
     max_examples=int(os.environ.get("QUEUED_STORAGE_TEST_MODEL_EXAMPLES", "8")),
     stateful_step_count=20,

@@ -35,7 +35,7 @@ from tests.support.scripted import LONG_AGO, file, make, read
 from tests.support.stepping import EICAR
 from tests.support.waiting import until
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.one_lane]
 
 
 def make_copies_due() -> None:

@@ -21,7 +21,11 @@ from tests.support.live import content_of, differing, keys, make_bucket, write
 from tests.support.services import S3Server
 from tests.support.waiting import until
 
-pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.one_database]
+pytestmark = [
+    pytest.mark.django_db(transaction=True),
+    pytest.mark.one_database,
+    pytest.mark.one_lane,
+]
 
 FILES = int(os.environ.get("QUEUED_STORAGE_TEST_MIRRORED_FILES", "21"))
 PATIENCE = 60 + FILES / 20

@@ -89,6 +89,8 @@ from tests.support.stepped import (
 )
 from tests.support.stepped_remotes import NEVER, READ_EVERY, Clock, Process, look, step_remotes
 
+pytestmark = pytest.mark.one_lane
+
 EXAMPLES = int(os.environ.get("QUEUED_STORAGE_TEST_MODEL_EXAMPLES", "40"))
 STEPS = 50
 ALIAS = "model"

@@ -26,7 +26,7 @@ from tests.support.moving import Switch, on, overwritten, place, row_of, saved
 from tests.support.scripted import LONG_AGO, file, make_due, read
 from tests.support.waiting import until
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.one_lane]
 
 
 def test_new_content_goes_to_the_present_remote(switch: Switch) -> None:

@@ -29,7 +29,11 @@ from tests.support.scripted import LONG_AGO
 from tests.support.services import S3Server
 from tests.support.waiting import until
 
-pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.one_database]
+pytestmark = [
+    pytest.mark.django_db(transaction=True),
+    pytest.mark.one_database,
+    pytest.mark.one_lane,
+]
 
 FILES = int(os.environ.get("QUEUED_STORAGE_TEST_MOVED_FILES", "60"))
 LARGE = int(os.environ.get("QUEUED_STORAGE_TEST_MOVED_LARGE", "0"))

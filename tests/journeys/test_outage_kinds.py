@@ -25,7 +25,11 @@ from tests.support.scripted_proxy import NEVER, Answer, Request, ScriptedProxy
 from tests.support.services import S3Server
 from tests.support.waiting import SOON, until
 
-pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.one_database]
+pytestmark = [
+    pytest.mark.django_db(transaction=True),
+    pytest.mark.one_database,
+    pytest.mark.one_lane,
+]
 
 FILES = 8  # more than failures that raise a suspicion
 PROBE_EVERY = 0.05

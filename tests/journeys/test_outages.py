@@ -32,7 +32,11 @@ from tests.support.forks import ended, forks
 from tests.support.services import S3Server
 from tests.support.waiting import until
 
-pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.one_database]
+pytestmark = [
+    pytest.mark.django_db(transaction=True),
+    pytest.mark.one_database,
+    pytest.mark.one_lane,
+]
 
 FILES = int(os.environ.get("QUEUED_STORAGE_TEST_OUTAGE_FILES", "300"))
 PATIENCE = 60 + FILES / 10  # seconds, on a busy machine

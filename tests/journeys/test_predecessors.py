@@ -32,7 +32,11 @@ from tests.support.scripted import file, make, make_due, on_disk, read, row
 from tests.support.testapp.models import Document
 from tests.support.waiting import until
 
-pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.one_database]
+pytestmark = [
+    pytest.mark.django_db(transaction=True),
+    pytest.mark.one_database,
+    pytest.mark.one_lane,
+]
 
 
 def refuse(name: str) -> None:

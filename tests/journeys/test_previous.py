@@ -15,7 +15,11 @@ from queued_storage.storage.sides import Sides
 from tests.support.moving import Switch, on, saved
 from tests.support.scripted import file, make, read, row
 
-pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.one_database]
+pytestmark = [
+    pytest.mark.django_db(transaction=True),
+    pytest.mark.one_database,
+    pytest.mark.one_lane,
+]
 
 
 def test_reads_go_to_the_place_of_each_file(switch: Switch) -> None:

@@ -29,7 +29,11 @@ from tests.support.outages import close, registered
 from tests.support.scripted import LONG_AGO, ScriptedStorage, file, make
 from tests.support.waiting import until
 
-pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.one_database]
+pytestmark = [
+    pytest.mark.django_db(transaction=True),
+    pytest.mark.one_database,
+    pytest.mark.one_lane,
+]
 
 HOLD = 0.5  # seconds for which a probe is for one process
 FILES = 3

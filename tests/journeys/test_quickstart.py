@@ -27,7 +27,7 @@ from tests.support.services import S3Server
 from tests.support.waiting import until
 from tests.test_docs import FENCED, page, section
 
-pytestmark = pytest.mark.one_database
+pytestmark = [pytest.mark.one_database, pytest.mark.one_lane]
 
 PAGE = "quickstart"
 EXPORTS = dict(re.findall(r"^export (\w+)=(\S+)$", page(PAGE), re.M))

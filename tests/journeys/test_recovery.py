@@ -22,7 +22,7 @@ from queued_storage.queues.threads import ThreadQueue
 from tests.support.fault_proxy import FaultProxy, Mode
 from tests.support.waiting import until
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.one_lane]
 
 Spawn = Callable[..., subprocess.Popen[Any]]
 WORKER = [sys.executable, "-m", "django", "queued_storage", "worker"]

@@ -18,7 +18,11 @@ from tests.support.mirroring import Mirrored, bytes_on, copy_at
 from tests.support.moving import on, place, row_of, saved
 from tests.support.scripted import file, read
 
-pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.one_database]
+pytestmark = [
+    pytest.mark.django_db(transaction=True),
+    pytest.mark.one_database,
+    pytest.mark.one_lane,
+]
 
 KINDS = ["missing", "different"]
 

@@ -31,7 +31,7 @@ from tests.support.forks import ended
 from tests.support.scripted import LONG_AGO, on_disk, read, row
 from tests.support.waiting import until
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.one_lane]
 
 NAME = "docs/a.bin"
 PART = TransferConfig().multipart_chunksize

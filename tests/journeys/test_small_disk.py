@@ -37,7 +37,7 @@ from tests.support.services import S3Server
 from tests.support.small_disks import bytes_in, small_disk
 from tests.support.waiting import until
 
-pytestmark = [pytest.mark.django_db(transaction=True)]
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.one_lane]
 
 SECONDS = float(os.environ.get("QUEUED_STORAGE_TEST_SMALL_DISK_SECONDS", "20"))
 SAVERS = 8

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from django.db import connection
 
+pytestmark = pytest.mark.one_lane
+
 ROOT = Path(__file__).parent.parent.parent
 
 SETTINGS = """

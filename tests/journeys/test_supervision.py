@@ -26,7 +26,7 @@ from tests.support.forks import ended, forks
 from tests.support.scripted import LONG_AGO
 from tests.support.waiting import until
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.one_lane]
 
 KILLED = 137  # the exit code of a process that the system has killed for its memory
 

@@ -743,6 +743,7 @@ WRITES: dict[str, Callable[[Any], str]] = {
 }
 
 
+@pytest.mark.one_lane
 @pytest.mark.one_database
 @pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
 @pytest.mark.parametrize("exists", [False, True], ids=["new", "known"])

@@ -29,7 +29,11 @@ from tests.support.services import S3Server
 from tests.support.waiting import until
 from tests.test_docs import blocks, section
 
-pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.one_database]
+pytestmark = [
+    pytest.mark.django_db(transaction=True),
+    pytest.mark.one_database,
+    pytest.mark.one_lane,
+]
 
 SHORT = {"RETRIES": 3, "RETRY_DELAY": 0.1, "RETRY_MAX_DELAY": 0.3, "PROBE_EVERY": 0.5, "LEASE": 4}
 WORKER = "queued_storage.queues.worker.WorkerQueue"

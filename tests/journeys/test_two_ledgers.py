@@ -16,6 +16,8 @@ from django.utils.module_loading import import_string
 
 from queued_storage.ledger.names import WRITER_NAME
 
+pytestmark = pytest.mark.one_lane
+
 ROOT = Path(__file__).parents[2]
 FILES = "django.core.files.storage.FileSystemStorage"
 S3 = "storages.backends.s3.S3Storage"

@@ -32,7 +32,11 @@ from tests.support.scripted import file, make, read, row
 from tests.support.volumes import mount, near, unmount
 from tests.support.waiting import until
 
-pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.one_database]
+pytestmark = [
+    pytest.mark.django_db(transaction=True),
+    pytest.mark.one_database,
+    pytest.mark.one_lane,
+]
 
 PATIENCE = 30.0  # seconds, on a busy machine
 SHORT = {"RETRIES": 1, "RETRY_DELAY": 0.1, "RETRY_MAX_DELAY": 0.2}

@@ -32,7 +32,7 @@ from tests.support.refusing import refusing
 from tests.support.scripted import file, make, make_due, on_disk, read, row
 from tests.transfers.workers import retry
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.one_lane]
 
 REASONS = [errno.EACCES, errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.EPERM, errno.ETIMEDOUT]
 each_reason = pytest.mark.parametrize("reason", REASONS, ids=errno.errorcode.get)

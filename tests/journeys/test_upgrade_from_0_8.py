@@ -18,7 +18,11 @@ from tests.support.command import on_default
 from tests.support.testapp.models import Document
 from tests.test_docs import names_of, section
 
-pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.one_database]
+pytestmark = [
+    pytest.mark.django_db(transaction=True),
+    pytest.mark.one_database,
+    pytest.mark.one_lane,
+]
 
 GUIDE = section("upgrading", "Upgrade your project")
 BLOCKS = [

@@ -15,7 +15,7 @@ from queued_storage.maintenance import sweep
 from tests.support.command import silently
 from tests.support.scripted import LONG_AGO, file, on_disk, read
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.one_lane]
 
 NAMES = ["a.txt", "b.txt", "c.txt"]
 

@@ -18,7 +18,11 @@ from tests.support.scripted import file
 from tests.support.services import S3Server, kill_group, spawn
 from tests.support.waiting import until
 
-pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.one_database]
+pytestmark = [
+    pytest.mark.django_db(transaction=True),
+    pytest.mark.one_database,
+    pytest.mark.one_lane,
+]
 
 PROBE = "manage.py queued_storage remotes probe default"
 WITHIN = 15  # seconds from the start of the process, on a busy machine

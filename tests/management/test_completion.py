@@ -10,7 +10,11 @@ import pytest
 from queued_storage.management.verbs import VERBS
 from tests.support.command import run
 
-pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.one_database]
+pytestmark = [
+    pytest.mark.django_db(transaction=True),
+    pytest.mark.one_database,
+    pytest.mark.one_lane,
+]
 
 # A shell completes what is typed into it. These programs ask for that without a terminal.
 ASK = {

@@ -8,7 +8,7 @@ from queued_storage.management.progress import Progress
 from queued_storage.management.terminal import Terminal
 from queued_storage.operations.passes import Step
 
-pytestmark = pytest.mark.one_database
+pytestmark = [pytest.mark.one_database, pytest.mark.one_lane]
 
 
 class Screen(StringIO):

@@ -33,7 +33,7 @@ from tests.support.scripted import ScriptedStorage, disk, make
 
 SUGGESTED = re.compile(r"manage\.py queued_storage [a-z][a-z -]* $")
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.one_lane]
 
 HOSTILE = "\x1b]0;x\x07\x1b[2J\rFAKE\nFORGED\x9b31m\u202e\u2066\u2028\x7f\x00".replace("\x00", "")
 RAW = [char for char in HOSTILE if not char.isprintable() and char != "\n"]

@@ -42,7 +42,11 @@ from tests.support.scripted import on_disk
 from tests.support.services import S3Server
 from tests.support.waiting import until
 
-pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.one_database]
+pytestmark = [
+    pytest.mark.django_db(transaction=True),
+    pytest.mark.one_database,
+    pytest.mark.one_lane,
+]
 
 Spawn = Callable[..., subprocess.Popen[Any]]
 StartWorker = Callable[..., subprocess.Popen[Any]]

@@ -20,7 +20,7 @@ from queued_storage.queues.celery import CeleryQueue
 from tests.support.latched import LatchedStorage
 from tests.support.waiting import until
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.one_lane]
 
 PATH = f"{CeleryQueue.__module__}.CeleryQueue"
 CONTENT = os.urandom(300_000)

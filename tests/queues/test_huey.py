@@ -30,7 +30,11 @@ from tests.support import services
 from tests.support.latched import LatchedStorage
 from tests.support.waiting import until
 
-pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.one_database]
+pytestmark = [
+    pytest.mark.django_db(transaction=True),
+    pytest.mark.one_database,
+    pytest.mark.one_lane,
+]
 
 Spawn = Callable[..., subprocess.Popen[Any]]
 StartWorker = Callable[[], subprocess.Popen[Any]]

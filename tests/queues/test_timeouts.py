@@ -8,7 +8,7 @@ from redis.sentinel import Sentinel
 
 from queued_storage.queues.timeouts import REDIS_OPTIONS, with_timeouts
 
-pytestmark = pytest.mark.one_database
+pytestmark = [pytest.mark.one_database, pytest.mark.one_lane]
 
 PATIENT: dict[str, Any] = {"socket_timeout": 60, "socket_connect_timeout": 60}
 

@@ -10,7 +10,7 @@ from queued_storage import __version__
 from tests.test_docs import blocks, page
 from tests.test_public_names import NAMES
 
-pytestmark = pytest.mark.one_database
+pytestmark = [pytest.mark.one_database, pytest.mark.one_lane]
 
 ROOT = Path(__file__).parent.parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]

@@ -47,7 +47,7 @@ from queued_storage.uploaders.s3.small import SmallObject
 from tests.support.fault_proxy import FaultProxy, Mode
 from tests.support.services import S3Server, free_ports
 
-pytestmark = pytest.mark.one_database
+pytestmark = [pytest.mark.one_database, pytest.mark.one_lane]
 
 AWAY, REFUSED, FILE, UNCLEAR = Fault.AWAY, Fault.REFUSED, Fault.FILE, Fault.UNCLEAR
 REMOTE = InMemoryStorage()

@@ -19,7 +19,7 @@ from queued_storage.uploaders import uploader_for
 from queued_storage.uploaders.ftp import FTPUploader
 from tests.support.scripted import file, make, read
 
-pytestmark = pytest.mark.one_database
+pytestmark = [pytest.mark.one_database, pytest.mark.one_lane]
 
 FILES = InMemoryStorage()  # the server
 

@@ -20,7 +20,7 @@ from queued_storage.remotes.places import (
 )
 from queued_storage.testing import FaultyStorage
 
-pytestmark = pytest.mark.one_database
+pytestmark = [pytest.mark.one_database, pytest.mark.one_lane]
 
 
 def s3(**options: Any) -> S3Storage:

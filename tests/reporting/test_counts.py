@@ -2,7 +2,7 @@ import pytest
 
 from queued_storage.reporting.counts import about, counted
 
-pytestmark = pytest.mark.one_database
+pytestmark = [pytest.mark.one_database, pytest.mark.one_lane]
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from django.core.files.storage import FileSystemStorage, Storage
 from queued_storage.reporting.reasons import MAX_LENGTH, reason
 from tests.support.scripted import file, make, row
 
-pytestmark = pytest.mark.one_database
+pytestmark = [pytest.mark.one_database, pytest.mark.one_lane]
 
 
 class Keeper(Storage):

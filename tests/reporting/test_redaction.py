@@ -9,7 +9,7 @@ from queued_storage.exceptions import VerificationError
 from queued_storage.reporting.reasons import reason
 from queued_storage.reporting.redaction import without_secrets
 
-pytestmark = pytest.mark.one_database
+pytestmark = [pytest.mark.one_database, pytest.mark.one_lane]
 
 # Random ones are recognized everywhere, simple ones by the name before them
 RANDOM = ["S3cr3tV4lue/x+y==", "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY", "Tr0ub4dor9Xy27Kd"]

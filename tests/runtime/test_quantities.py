@@ -2,7 +2,7 @@ import pytest
 
 from queued_storage.runtime.quantities import parse_duration, parse_size
 
-pytestmark = pytest.mark.one_database
+pytestmark = [pytest.mark.one_database, pytest.mark.one_lane]
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 
 from queued_storage.runtime.rates import BURST, SLICE, RateLimit
 
-pytestmark = pytest.mark.one_database
+pytestmark = [pytest.mark.one_database, pytest.mark.one_lane]
 
 
 class Clock:

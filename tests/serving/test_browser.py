@@ -13,7 +13,11 @@ from tests.support import services
 from tests.support.scripted import file, make, row
 from tests.support.waiting import until
 
-pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.one_database]
+pytestmark = [
+    pytest.mark.django_db(transaction=True),
+    pytest.mark.one_database,
+    pytest.mark.one_lane,
+]
 
 
 @pytest.fixture(scope="module")

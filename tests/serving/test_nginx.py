@@ -15,7 +15,11 @@ from queued_storage.ledger.database import ledger
 from tests.support.nginx import start
 from tests.support.scripted import disk, file, make, row
 
-pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.one_database]
+pytestmark = [
+    pytest.mark.django_db(transaction=True),
+    pytest.mark.one_database,
+    pytest.mark.one_lane,
+]
 
 DATA = bytes(range(256)) * 40
 

@@ -9,7 +9,7 @@ from queued_storage.exceptions import FileElsewhere
 from queued_storage.models import QueuedFile
 from queued_storage.serving import peers
 
-pytestmark = pytest.mark.one_database
+pytestmark = [pytest.mark.one_database, pytest.mark.one_lane]
 
 
 class Answer:

@@ -17,7 +17,11 @@ from tests.support import services
 from tests.support.latched import LatchedStorage
 from tests.support.waiting import until
 
-pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.one_database]
+pytestmark = [
+    pytest.mark.django_db(transaction=True),
+    pytest.mark.one_database,
+    pytest.mark.one_lane,
+]
 
 FILES = ROOT / "deploy" / "servers"
 GUNICORN = ["gunicorn", "--config", str(FILES / "gunicorn.conf.py"), "--workers", "2"]

@@ -15,7 +15,7 @@ from tests.support.clamd import FOUND, Clamd
 from tests.support.scripted import file, read, row
 from tests.support.stepping import EICAR, gated, hurry, preparation, run
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.one_lane]
 
 
 def picture_with_eicar() -> bytes:

@@ -8,7 +8,7 @@ from queued_storage.testing import drain
 from tests.support.scripted import file, on_disk, read, row
 from tests.support.stepping import EICAR, Passing, Scanning, Scripted, at_once, gated, run
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.one_lane]
 
 
 def test_a_file_is_published_after_its_steps() -> None:

@@ -11,7 +11,11 @@ from queued_storage.testing import drain
 from tests.support.scripted import file, read
 from tests.support.stepping import EICAR, Passing, gated
 
-pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.one_database]
+pytestmark = [
+    pytest.mark.django_db(transaction=True),
+    pytest.mark.one_database,
+    pytest.mark.one_lane,
+]
 
 GPS = 0x8825
 

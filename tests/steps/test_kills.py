@@ -24,7 +24,7 @@ from tests.support.forks import ended, forks
 from tests.support.scripted import file, on_disk, read, row
 from tests.support.stepping import EICAR, hurry
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.one_lane]
 
 STEPS = ["tests.support.stepping.Cleaning", "tests.support.stepping.Scanning"]
 TRIES = int(os.environ.get("QUEUED_STORAGE_TEST_LEAK_TRIES", "16"))

@@ -40,7 +40,7 @@ from queued_storage.testing import drain
 from tests.support.scripted import LONG_AGO, file, on_disk, read
 from tests.support.stepping import gated, hurry, run
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.one_lane]
 
 EXAMPLES = int(os.environ.get("QUEUED_STORAGE_TEST_MODEL_EXAMPLES", "15"))
 KINDS = st.sampled_from(["good", "bad", "dirty", "later", "failing"])

@@ -10,7 +10,7 @@ from queued_storage.steps import PASS, REJECT
 from queued_storage.steps.types import MatchType
 from tests.steps.test_images import InMemory, photo
 
-pytestmark = pytest.mark.one_database
+pytestmark = [pytest.mark.one_database, pytest.mark.one_lane]
 
 
 def picture(kind: str) -> bytes:

@@ -258,8 +258,11 @@ def test_saves_evict_no_more_than_they_need(monkeypatch: pytest.MonkeyPatch) -> 
     assert len(on_disk()) == 10
 
 
-def test_saves_do_not_evict_at_the_same_time() -> None:
-    """Here, a receiver of the signal saves in the middle of an eviction."""
+def test_saves_do_not_evict_at_the_same_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here, a receiver of the signal saves in the middle of an eviction. An answer of the ledger
+    from that moment would not have the file of the save around it, and would be kept for as long
+    as the query took."""
+    monkeypatch.setattr(sums, "COST", 1e9)
     storage = make(keep_local={"max_bytes": 1000})
     for number in range(10):
         storage.save(f"{number}.bin", content(100))

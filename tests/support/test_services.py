@@ -18,7 +18,7 @@ from tests.support import services
 from tests.support.fault_proxy import Mode
 from tests.support.services import S3Server
 
-pytestmark = pytest.mark.one_database
+pytestmark = [pytest.mark.one_database, pytest.mark.one_lane]
 
 BODY = bytes(range(256)) * 4096  # 1 MiB
 

@@ -10,6 +10,8 @@ from storages.backends.ftp import FTPStorage
 
 from queued_storage.uploaders import uploader_for
 
+pytestmark = pytest.mark.one_lane
+
 
 class Server:
     """The connection to an FTP server with these directories; an exception is an answer."""

@@ -19,7 +19,7 @@ from tests.support.fault_proxy import FaultProxy, Mode
 from tests.support.services import S3Server
 from tests.support.strict_proxy import StrictProxy
 
-pytestmark = pytest.mark.one_database
+pytestmark = [pytest.mark.one_database, pytest.mark.one_lane]
 
 Options = dict[str, Any]
 

@@ -36,7 +36,11 @@ from tests.support.fault_proxy import FaultProxy, Mode
 from tests.support.scripted import Sniff, file, make, make_due, on_disk, read, row
 from tests.support.services import S3Server
 
-pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.one_database]
+pytestmark = [
+    pytest.mark.django_db(transaction=True),
+    pytest.mark.one_database,
+    pytest.mark.one_lane,
+]
 
 MIB = 1 << 20
 Options = dict[str, Any]

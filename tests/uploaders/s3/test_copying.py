@@ -16,7 +16,11 @@ from queued_storage.uploaders.s3 import copying
 from queued_storage.uploaders.s3.uploader import S3Uploader
 from tests.support.scripted import disk, file, make, row
 
-pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.one_database]
+pytestmark = [
+    pytest.mark.django_db(transaction=True),
+    pytest.mark.one_database,
+    pytest.mark.one_lane,
+]
 
 CONTENT = b"every byte of it" * 100_000
 OLD, NEW = "old", "new/place"

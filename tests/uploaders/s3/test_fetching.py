@@ -18,7 +18,11 @@ from queued_storage.uploaders.s3.bucket import Bucket
 from queued_storage.uploaders.s3.uploader import PlainS3Uploader, S3Uploader
 from tests.support.scripted import file
 
-pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.one_database]
+pytestmark = [
+    pytest.mark.django_db(transaction=True),
+    pytest.mark.one_database,
+    pytest.mark.one_lane,
+]
 obstore = pytest.importorskip("obstore")
 
 CONTENT = b"every byte of it"

@@ -32,6 +32,7 @@ pytestmark = [
     pytest.mark.django_db(transaction=True),
     pytest.mark.one_database,
     pytest.mark.usefixtures("asked_soon"),
+    pytest.mark.one_lane,
 ]
 
 MIB = 1024 * 1024

@@ -22,7 +22,7 @@ from tests.support.scripted import file, make, read, row
 from tests.support.services import S3Server
 from tests.support.strict_proxy import StrictProxy
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.one_lane]
 
 
 @pytest.fixture

@@ -14,6 +14,8 @@ from tests.support.scripted import file
 from tests.support.services import S3Server
 from tests.support.strict_proxy import StrictProxy
 
+pytestmark = pytest.mark.one_lane
+
 NAMES = ["a.txt", "dir/b c+d.txt", "ä&<é>'\"%20.txt", "c.txt"]
 
 

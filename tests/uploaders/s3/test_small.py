@@ -10,7 +10,7 @@ from queued_storage.uploaders.s3 import small
 from queued_storage.uploaders.s3.checksums import sum_of
 from queued_storage.uploaders.s3.small import SmallObject
 
-pytestmark = pytest.mark.one_database
+pytestmark = [pytest.mark.one_database, pytest.mark.one_lane]
 
 CONTENT = b"every byte of it"
 CHECKSUM = sum_of("SHA256", CONTENT)

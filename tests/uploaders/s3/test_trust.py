@@ -35,6 +35,7 @@ pytestmark = [
     pytest.mark.django_db(transaction=True),
     pytest.mark.one_database,
     pytest.mark.usefixtures("asked_soon"),
+    pytest.mark.one_lane,
 ]
 
 CONTENT = b"every byte of it"
