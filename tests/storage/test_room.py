@@ -258,10 +258,12 @@ def test_saves_evict_no_more_than_they_need(monkeypatch: pytest.MonkeyPatch) -> 
     assert len(on_disk()) == 10
 
 
-def test_saves_do_not_evict_at_the_same_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Here, a receiver of the signal saves in the middle of an eviction. An answer of the ledger
-    from that moment would not have the file of the save around it, and would be kept for as long
-    as the query took."""
+@pytest.mark.parametrize("is_asked", [False, True], ids=["not asked", "asked meanwhile"])
+def test_saves_do_not_evict_at_the_same_time(
+    monkeypatch: pytest.MonkeyPatch, is_asked: bool
+) -> None:
+    """Here, a receiver of the signal saves in the middle of an eviction. If the ledger is asked
+    then, its answer has neither the evicted file nor that of the save around it."""
     monkeypatch.setattr(sums, "COST", 1e9)
     storage = make(keep_local={"max_bytes": 1000})
     for number in range(10):
@@ -272,6 +274,8 @@ def test_saves_do_not_evict_at_the_same_time(monkeypatch: pytest.MonkeyPatch) ->
     def save_another(name: str, **kwargs: Any) -> None:
         evicted.append(name)
         storage.save(f"for-{name}", content(100))
+        if is_asked:
+            sums.local_sum(storage.alias)._renew()
 
     with on_signal(file_evicted, save_another):
         storage.save("more.bin", content(100))

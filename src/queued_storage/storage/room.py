@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import logging
+import math
 import os
 import threading
 import time
@@ -20,7 +21,7 @@ from ..ledger.database import in_transaction, ledger_database
 from ..reporting.hourly import Hourly
 from ..reporting.logs import logger
 from ..reporting.reasons import reason
-from .sums import local_sum, pending_sum
+from .sums import Sum, local_sum, pending_sum
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 EVICT_FOR = 2.0  # seconds that a save may spend on evicting
@@ -108,12 +109,18 @@ class Room:
 
     @contextlib.contextmanager
     def _taken(self) -> Iterator[Callable[[int], None]]:
-        limit = self._limits.max_pending_bytes
-        if self._limits.max_bytes is not None:
-            self._keep_within(self._limits.max_bytes)
-        if limit is None:
-            yield lambda size: None
-            return
+        """Take the room within both limits; yield what is told the size when it is known."""
+        limits = self._limits
+        with contextlib.ExitStack() as stack:
+            if limits.max_bytes is not None:
+                stack.enter_context(self._kept_within(limits.max_bytes))
+            if limits.max_pending_bytes is None:
+                yield lambda size: None
+            else:
+                yield stack.enter_context(self._pending_within(limits.max_pending_bytes))
+
+    @contextlib.contextmanager
+    def _pending_within(self, limit: int) -> Iterator[Callable[[int], None]]:
         pending, size = pending_sum(self._alias), self._size
         if pending.take(size, limit):
             raise NoRoom(
@@ -125,21 +132,28 @@ class Room:
         finally:
             pending.recorded(size)
 
-    def _keep_within(self, limit: int) -> None:
+    @contextlib.contextmanager
+    def _kept_within(self, limit: int) -> Iterator[None]:
         """Evict what is too much with the new file. If nothing can be evicted, it is saved anyway:
         ``max_bytes`` is no limit for files that are only local."""
         local = local_sum(self._alias)
         excess = local.take(self._size, limit)
-        if not excess:
+        if excess:
+            local.take(self._size, math.inf)
+            self._make_room(local, excess)
+        try:
+            yield
+        finally:
             local.recorded(self._size)
-            return
-        local.add(self._size)
+
+    def _make_room(self, local: Sum, excess: int) -> None:
         now = time.monotonic()
         if now < _evict_again_at.get(self._alias, 0):
             return
         _evict_again_at[self._alias] = now + EVICT_FOR  # others need not do the same meanwhile
+        asked = local.asked_at
         freed = self._evict(excess)
-        local.add(-freed)
+        local.note_evicted(freed, asked)
         _evict_again_at[self._alias] = now + EVICT_EVERY if freed < excess else now
 
     def _saved_after_eviction(self, save: Callable[[], Answer], error: OSError) -> Answer:

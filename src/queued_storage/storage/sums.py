@@ -39,7 +39,7 @@ class Sum:
         self._asked_at = 0.0
         self._cost = 0.0  # seconds that the answer took
 
-    def take(self, size: int, limit: int) -> int:
+    def take(self, size: int, limit: float) -> int:
         """Take the room for a file; return 0, or how many bytes it would be too many."""
         with self._lock:
             age = time.monotonic() - self._asked_at
@@ -49,7 +49,7 @@ class Sum:
             if self._excess(size, limit) > 0:
                 self._doubt()
             if (excess := self._excess(size, limit)) > 0:
-                return excess
+                return int(excess)
             self._since += size
             self._unrecorded += size
             return 0
@@ -60,9 +60,20 @@ class Sum:
             self._unrecorded -= size
 
     def add(self, size: int) -> None:
-        """Count bytes of a file whose size was not known before; negative ones were evicted."""
+        """Count bytes of a file whose size was not known before."""
         with self._lock:
             self._since += size
+
+    @property
+    def asked_at(self) -> float:
+        """When the ledger was asked last, as ``time.monotonic()``."""
+        return self._asked_at
+
+    def note_evicted(self, size: int, asked_at: float) -> None:
+        """Note what was evicted since ``asked_at``, unless a later answer knows of it already."""
+        with self._lock:
+            if self._asked_at == asked_at:
+                self._since -= size
 
     def _must_ask(self, is_near: bool, age: float) -> bool:
         return (is_near or age > ASK_EVERY) and age > self._cost * COST
@@ -70,7 +81,7 @@ class Sum:
     def _doubt(self) -> None:
         """Ask once more, if that may change what is known."""
 
-    def _excess(self, size: int, limit: int) -> int:
+    def _excess(self, size: int, limit: float) -> float:
         return (self._known or 0) + self._since + size - limit
 
     def _renew(self) -> None:
