@@ -1,4 +1,4 @@
-"""The system checks: one function per message. See ``apps`` for when they are called."""
+"""The system checks: one function per message."""
 
 from . import (
     databases,
