@@ -40,6 +40,7 @@ INSTALLED_APPS = [
     "rest_framework",
     "drf_spectacular",
     "import_export",
+    "s3_file_field",
     "queued_storage",
     "tests.ecosystem.forms.library",
     "django_cleanup.apps.CleanupSelectedConfig",

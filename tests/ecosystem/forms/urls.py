@@ -19,6 +19,7 @@ def upload_and_fail(request: HttpRequest) -> None:
 urlpatterns = [
     path("admin/", admin.site.urls),
     path("api/", include(router.urls)),
+    path("api/uploads/", include("s3_file_field.urls")),
     path("raw/<str:filename>", RawUpload.as_view()),
     path("download/<int:pk>/", download),
     path("upload-and-fail/", upload_and_fail),

@@ -1,6 +1,7 @@
 from django.core.validators import FileExtensionValidator
 from django.db import models
 from django_cleanup import cleanup
+from s3_file_field import S3FileField
 
 from queued_storage.fields import QueuedFileField, QueuedImageField
 
@@ -38,6 +39,15 @@ class Note(models.Model):
         upload_to="notes", max_length=30, validators=[FileExtensionValidator(["txt"])]
     )
     code = models.CharField(max_length=10, unique=True, null=True, blank=True)
+
+    def __str__(self) -> str:
+        return str(self.file)
+
+
+class Upload(models.Model):
+    """A model whose files browsers send to the remote themselves."""
+
+    file = S3FileField()
 
     def __str__(self) -> str:
         return str(self.file)
