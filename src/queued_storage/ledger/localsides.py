@@ -197,7 +197,9 @@ class PendingParts(NamedTuple):
 def local_bytes(alias: str) -> int:
     """The size of all local copies of a storage on this host, and of new files that lie under a
     hidden name until their steps have passed."""
-    hidden = ledger().filter(alias=alias, state=State.PREPARING, is_local=False)
+    # Without statistics, SQLite may prefer the index of local copies for "is_local = 0", which most
+    # files can meet. An exclusion hides the column from it.
+    hidden = ledger().filter(alias=alias, state=State.PREPARING).exclude(is_local__in=[True])
     return _sum(ledger().filter(alias=alias).with_local_copy()) + _sum(hidden)
 
 
