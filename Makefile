@@ -133,8 +133,9 @@ migrations: $(STAMP)
 	$(BIN)/python -m django check
 	$(BIN)/python -m django makemigrations --check --dry-run
 
+# Anew (-E): an index of changed pages alone would not find the others.
 docs: $(STAMP)
-	@if [ -f docs/conf.py ]; then $(BIN)/python -m sphinx -W --keep-going -q docs docs/_build/html; \
+	@if [ -f docs/conf.py ]; then $(BIN)/python -m sphinx -W -E --keep-going -q docs docs/_build/html; \
 	else echo "No docs/conf.py, no docs to build."; fi
 
 # Needs the network, so CI doesn't run it.
