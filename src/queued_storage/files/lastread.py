@@ -44,7 +44,7 @@ def last_read(storage: Storage, name: str) -> float | None:
         return os.stat(storage.path(name)).st_atime
     try:
         return storage.get_accessed_time(name).timestamp()
-    except NotImplementedError:
+    except NotImplementedError:  # which Django raises for a storage that does not know
         return None
 
 
