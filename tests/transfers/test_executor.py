@@ -390,7 +390,7 @@ def test_hung_threads_are_replaced(
     until(lambda: transferred(storage) == 5)
     until(lambda: ledger().exclude(last_error="").count() == 2)
     assert sorted(hang.hung) == ["hang0.txt", "hang1.txt"]
-    assert caplog.text.count("hangs. It was replaced by another one.") == 2
+    until(lambda: caplog.text.count("hangs. It was replaced by another one.") == 2)
     until(found.is_idle)
     assert not found.is_exhausted
     hang.released.set()

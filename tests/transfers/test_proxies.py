@@ -1,11 +1,18 @@
 """The two storages as a task sees them."""
 
+import os
+import random
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from queued_storage.files import stamps
+from queued_storage.ledger.states import State
 from queued_storage.tasks import TransferAndDelete
+from queued_storage.transfers import proxies
+from queued_storage.transfers.proxies import AT_ONCE_MAX
 from tests.support.scripted import (
     ReadsOn,
     Sniff,
@@ -110,3 +117,41 @@ def test_whole_file_is_sent_after_partial_read() -> None:
     assert storage.queue.deliver() == {}
     assert sniff.seen == b"hel"
     assert read(storage.remote, name) == b"hello"
+
+
+def test_task_of_the_project_gets_an_open_file() -> None:
+    def act(name: str, local: Any, remote: Any) -> None:
+        with local.open(name) as content:
+            assert os.read(content.fileno(), 10) == b"hello"
+
+    transferred_with(act)
+
+
+@pytest.mark.parametrize("size", [0, 1, AT_ONCE_MAX, AT_ONCE_MAX + 1])
+def test_file_is_read_at_once_if_it_is_small(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+
+    def read_at_once(path: str) -> Any:
+        found.append(path)
+        return stamps.read_at_once(path)
+
+    monkeypatch.setattr(proxies, "read_at_once", read_at_once)
+    content = random.Random(size).randbytes(size)
+    storage = make()
+    storage.save("a.bin", file(content))
+    assert storage.queue.deliver() == {}
+    assert read(storage.remote, "a.bin") == content
+    assert found == ([storage.local.path("a.bin")] if size <= AT_ONCE_MAX else [])
+
+
+def test_file_that_vanishes_before_it_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    def read_at_once(path: str) -> Any:
+        Path(path).unlink(missing_ok=True)
+        return stamps.read_at_once(path)
+
+    monkeypatch.setattr(proxies, "read_at_once", read_at_once)
+    storage = make()
+    storage.save("a.bin", file(b"hello"))
+    assert "No such file" in str(storage.queue.deliver())
+    assert row(storage, "a.bin").state == State.PENDING
+    assert on_disk("far") == []

@@ -7,6 +7,8 @@ import os
 import posixpath
 import secrets
 from collections.abc import Callable, Iterator
+from functools import lru_cache
+from typing import Any
 
 from django.core.files import File
 from django.core.files.storage import FileSystemStorage, Storage
@@ -30,10 +32,19 @@ def has_paths(storage: Storage) -> bool:
 
 def moves_files(storage: Storage) -> bool:
     """Return whether the storage takes an uploaded temporary file by moving it, unchanged."""
-    methods = ("_save", "_open")
-    return has_paths(storage) and all(
-        getattr(type(storage), method) is getattr(FileSystemStorage, method) for method in methods
-    )
+    cls: Any = type(storage)
+    return has_paths(storage) and _is_plain(cls, ("_save", "_open"))
+
+
+def opens_paths(storage: Storage) -> bool:
+    """Return whether a file of the storage is the file at its path, and nothing but that."""
+    cls: Any = type(storage)
+    return has_paths(storage) and _is_plain(cls, ("open", "_open", "exists", "size"))
+
+
+@lru_cache(100)  # each attempt to transfer a file asks for it
+def _is_plain(cls: type, methods: tuple[str, ...]) -> bool:
+    return all(getattr(cls, method) is getattr(FileSystemStorage, method) for method in methods)
 
 
 def is_as_on_disk(file: File) -> bool:

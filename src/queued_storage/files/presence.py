@@ -28,6 +28,16 @@ def exists(storage: Storage, name: str) -> bool:
     return False
 
 
+def size_at(path: str) -> int | None:
+    """Return the size of a file, by one system call; None if it certainly does not exist."""
+    try:
+        return os.path.getsize(path)
+    except OSError as error:
+        if error.errno not in ABSENT:
+            raise
+        return None
+
+
 @contextlib.contextmanager
 def errors_of(name: str) -> Iterator[None]:
     """Raise ``LocalFileUnreadable`` for an error that does not tell whether a file exists."""

@@ -28,7 +28,10 @@ class Stamp(NamedTuple):
     @classmethod
     def of_open(cls, file: Any) -> Self:
         """Return the stamp of an open file of this machine."""
-        found = os.fstat(file.fileno())
+        return cls.of(os.fstat(file.fileno()))
+
+    @classmethod
+    def of(cls, found: os.stat_result) -> Self:
         return cls(found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
 
     @property
@@ -60,6 +63,19 @@ def modified_at(storage: Storage, name: str) -> datetime | None:
         return storage.get_modified_time(name)
     except NotImplementedError:  # as Django documents for a storage without times
         return None
+
+
+def read_at_once(path: str) -> tuple[bytes, Stamp]:
+    """Return the bytes of a file of this machine, and its stamp before they were read.
+
+    At each system call the interpreter may switch to another thread, so this makes few of them.
+    """
+    with open(path, "rb", buffering=0) as file:
+        stamp = Stamp.of_open(file)
+        data = file.read(stamp.size) if stamp.size else b""
+        while len(data) < stamp.size and (piece := file.read(stamp.size - len(data))):
+            data += piece
+    return data, stamp
 
 
 def read_unchanging(

@@ -78,6 +78,12 @@ class PiecewiseFile(File):
         return data
 
 
+def seek(file: Any, offset: int, whence: int = io.SEEK_SET) -> int:
+    """Move to a position of a file; return it even if the file's own ``seek()`` does not."""
+    position = file.seek(offset, whence)
+    return position if type(position) is int else int(file.tell())
+
+
 class Saved(NamedTuple):
     """A file of this machine that holds the bytes to be sent."""
 
@@ -148,8 +154,7 @@ class MeasuredFile(File):
         return map(self._see, self._source)
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._source.seek(offset, whence)
-        self._position = self._source.tell()
+        self._position = seek(self._source, offset, whence)
         return self._position
 
     def was_sent(self, saved: "Saved", *, is_proved: bool) -> None:

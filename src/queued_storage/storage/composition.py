@@ -71,6 +71,7 @@ class ComposedStorage(SteppingStorage):
     )
     _class_options: ClassVar[dict[str, Any]] = {}
     _whole: Self | None = None  # of which this storage is the part with one remote
+    _places_apart: tuple[Place, ...] = ()  # of all sides, when they were last found to be different
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Take options such as ``local = "…"`` from a subclass: their names are properties here."""
@@ -269,6 +270,7 @@ class ComposedStorage(SteppingStorage):
             uploader=uploader_for(remote, self._options.get("uploader")),
             task=task if isinstance(task, Transfer) else Transfer(),
             foreign_task=None if isinstance(task, Transfer) else task,
+            place=self.remote_place,
         )
 
     @property
@@ -322,6 +324,7 @@ class ComposedStorage(SteppingStorage):
         other._alias = alias
         other._whole = self
         other.sides = replace(self.sides, remote=side, previous=(), mirrors=())
+        other._places_apart = ()
         other._options = {**self._options, "uploader": None}
         return other
 
@@ -335,8 +338,11 @@ class ComposedStorage(SteppingStorage):
 
         A copy there is no second copy: evicting the local file would delete the only one.
         """
+        if self._places_apart and self._places_apart == tuple(map(place_of_side, self.sides)):
+            return
         if clash := clash_of(self.sides):
             raise ImproperlyConfigured(f"{self.alias}: {clash.reason}")
+        self._places_apart = tuple(map(place_of_side, self.sides))
 
     def _parts(self) -> Parts:
         task = self._task()

@@ -22,6 +22,7 @@ from ..ledger.exchanges import exchange
 from ..ledger.models import QueuedFile
 from ..ledger.states import Content, State
 from ..remotes.places import Place
+from ..tasks import Transfer, TransferAndDelete
 from ..uploaders import Uploader
 from . import destinations
 from .copies import Upload, has_saved_bytes, verify_upload
@@ -43,6 +44,7 @@ def attempts_max(foreign_task: object | None) -> int:
     return settings.retries + (2 if foreign_task else 1)
 
 
+OWN_TASKS = (Transfer, TransferAndDelete)  # which do no more with a file than send it
 ADVICE = (
     "Upload it as it is now with 'manage.py queued_storage accept-local', or put the saved bytes "
     "back and run 'retry'."
@@ -57,14 +59,14 @@ class Attempt:
         self.parts = storage.transfer_parts()
         self.row = row
         self.lease = lease
-        self.marker = PlaceMarker(storage)
+        self.marker = PlaceMarker(storage, self.parts.place)
 
     def run(self) -> Outcome:
         foreign_task = self.parts.foreign_task
         if self.row.attempts > attempts_max(foreign_task):
             raise TransferError("Gave up: the worker died during every attempt.")
         self.storage.require_two_places()  # what is uploaded to itself may be lost
-        place = self.storage.remote_place
+        place = self.parts.place
         self._require_its_place(place)
         self._want_copies()
         destinations.remote_of(self.storage, place)  # before anything lies there
@@ -115,6 +117,7 @@ class Attempt:
         local, remote = self.parts.local, self.parts.remote
         uploader = self.parts.uploader
         local_proxy = LocalProxy(local, self.lease)
+        local_proxy.may_read_at_once = type(self.parts.task) in OWN_TASKS
         remote_proxy = RemoteProxy(remote, self.lease, uploader, self.marker)
         try:
             self._require_local_copy(local, local_proxy)
@@ -158,7 +161,7 @@ class Attempt:
     def _require_local_copy(self, local: Storage, proxy: LocalProxy) -> None:
         with presence.errors_of(self.row.name):
             successors.put_in_place(local, self.row.name, self.row)
-            size = local.size(self.row.name) if presence.exists(local, self.row.name) else None
+            size = proxy.size_if_there()
         if size is None:
             raise LocalFileMissing(
                 f"The local copy of {self.row.name!r} does not exist "

@@ -24,6 +24,7 @@ class TransferParts(NamedTuple):
     uploader: Uploader
     task: Transfer
     foreign_task: object | None
+    place: Place  # where the remote keeps its files, as this thread sees it now
 
 
 class TransferringStorage(Protocol):

@@ -2,15 +2,15 @@
 
 import io
 from collections.abc import Callable
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 from django.core.files import File
 from django.core.files.storage import Storage
 
 from ..files import localfiles, presence
-from ..files.stamps import Stamp
-from ..files.streams import MeasuredFile, Saved, Stored
+from ..files.stamps import Stamp, read_at_once
+from ..files.streams import MeasuredFile, Saved, Stored, seek
 from ..ledger.states import Content
 from ..runtime.rates import RateLimit
 from ..uploaders import Uploader
@@ -19,6 +19,8 @@ from .copies import Upload
 from .naming import Naming
 from .pacing import upload_limit
 from .writers import PlaceMarker
+
+AT_ONCE_MAX = 1024 * 1024  # bytes of a file that is read when it is opened
 
 
 class StorageProxy:
@@ -40,17 +42,45 @@ class LocalProxy(StorageProxy):
     """The local storage. The file is deleted only after its remote copy was verified."""
 
     delete_wanted = False
+    # Whether a small file may be read when it is opened: a task of the project may want the
+    # descriptor of an open one.
+    may_read_at_once = False
+
+    def size_if_there(self) -> int | None:
+        """Return the size of the file as the storage reports it; None if it certainly does not
+        exist."""
+        if not self._is_plain:
+            is_there = presence.exists(self.storage, self._name)
+            return self.storage.size(self._name) if is_there else None
+        return presence.size_at(self._path)
 
     def open(self, name: str, mode: str = "rb") -> File:
         if name != self._name or mode != "rb":
             return self.storage.open(name, mode)
         with presence.errors_of(name):
+            if self.may_read_at_once and self._is_plain and self._lease.row.size <= AT_ONCE_MAX:
+                return self._read(name)
             file = self.storage.open(name, mode)
         watched = WatchedFile(file, name, self._lease.progress)
         if localfiles.moves_files(self.storage):
-            watched.path = self.storage.path(name)
+            watched.path = self._path
             watched.stamp = Stamp.of_open(file)
         return watched
+
+    def _read(self, name: str) -> "WatchedFile":
+        """Return a small file with its bytes in memory."""
+        data, stamp = read_at_once(self._path)
+        watched = WatchedFile(io.BytesIO(data), name, self._lease.progress)
+        watched.path, watched.stamp = self._path, stamp
+        return watched
+
+    @property
+    def _is_plain(self) -> bool:
+        return localfiles.opens_paths(self.storage)
+
+    @cached_property
+    def _path(self) -> str:
+        return self.storage.path(self._name)
 
     def delete(self, name: str) -> None:
         if name == self._name:
@@ -65,9 +95,9 @@ class WatchedFile(File):
     It reports its position, since an uploader may read it once for its checksum, and then rewind.
     """
 
-    def __init__(self, file: File, name: str, on_position: Callable[[int], None]) -> None:
+    def __init__(self, file: Any, name: str, on_position: Callable[[int], None]) -> None:
         super().__init__(file, name)
-        self._source: Any = file
+        self._source = file
         self._on_position = on_position
         self._position = 0
         # Of its unchanged bytes on this machine, if they are there
@@ -82,8 +112,7 @@ class WatchedFile(File):
         return data
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._source.seek(offset, whence)
-        self._position = self._source.tell()
+        self._position = seek(self._source, offset, whence)
         return self._position
 
 

@@ -230,7 +230,8 @@ class _Work:
         step = FIRST_STEPS.get(self.row.state)
         if step is None:
             raise LeaseLost(f"{self.row} was overwritten while it was claimed.")
-        self._require_volume()
+        if self.row.state != State.TRANSFERRING:  # a failed attempt asks why the file is missing
+            self._require_volume()
         while step:
             with self._span(step.operation) if step.operation else nullcontext():
                 self.outcome = step.action(self.storage, self.row, self.lease)

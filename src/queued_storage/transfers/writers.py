@@ -54,9 +54,11 @@ class PlaceMarker:
     operator has accepted, overwrite and remove files of the place. New files are uploaded by any.
     """
 
-    def __init__(self, storage: TransferringStorage) -> None:
+    def __init__(self, storage: TransferringStorage, place: Place | None = None) -> None:
+        """``place`` is that of the storage's remote, if the caller knows it."""
         self._storage = storage
         self.alias = storage.alias
+        self.place = place or storage.remote_place
 
     def write(self) -> None:
         """Write the marker if this process has not seen to it yet; an error is only logged.
@@ -127,10 +129,6 @@ class PlaceMarker:
             and not attribute_of(self._storage.remote, "sides")
             and not is_for_tests()
         )
-
-    @cached_property
-    def place(self) -> Place:
-        return self._storage.remote_place
 
     def read(self) -> Writer:
         """Return the writer that the marker names, after writing one if there is none."""

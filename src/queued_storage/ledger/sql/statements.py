@@ -108,10 +108,11 @@ class Text:
         if values.keys() != self._names:
             raise ValueError(f"{self._sql!r} takes {self._names}, not {set(values)}.")
         connection = connections[database]
+        has_sizes = connection.vendor == "postgresql"  # a class for each size of integers
         parameters = self._parameters.copy()
         for place, parameter in self._places:
             value = values[parameter.name]
-            if isinstance(value, int):  # PostgreSQL has a class for each size of integers
+            if has_sizes and isinstance(value, int):
                 value = parameter.output_field.get_db_prep_value(value, connection)
             parameters[place] = value
         return Statement(database, self._sql, parameters)

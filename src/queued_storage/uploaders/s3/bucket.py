@@ -46,10 +46,14 @@ _seen: dict[tuple[str | None, str], float] = {}  # when the server has last name
 
 
 class Bucket:
-    """The objects of one storage. Creating an instance is cheap."""
+    """The objects of one storage. Creating an instance is cheap.
+
+    It is for the work on one file, since the keys of a storage may depend on the thread.
+    """
 
     def __init__(self, storage: S3Remote) -> None:
         self.storage = storage
+        self._last = ("", "")  # the name that was asked for last, and its key
 
     @property
     def name(self) -> str:
@@ -71,7 +75,11 @@ class Bucket:
         _seen[self.storage.endpoint_url, self.name] = time.monotonic()
 
     def key(self, name: str) -> str:
-        return self.storage._normalize_name(clean_name(name))
+        known, key = self._last
+        if not key or name != known:
+            key = self.storage._normalize_name(clean_name(name))
+            self._last = name, key
+        return key
 
     def place(self, name: str) -> Place:
         """Return the parameters that name an object; raise ``NameTooLong`` if S3 allows no such

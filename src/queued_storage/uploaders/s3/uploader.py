@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Collection, Iterator
-from functools import partial
+from functools import cached_property, partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
@@ -51,7 +51,7 @@ class S3Uploader(Uploader):
             for method in ("save", "_save", "get_available_name")
         )
 
-    @property
+    @cached_property
     def _bucket(self) -> Bucket:
         return Bucket(cast(S3Remote, self.remote))
 
@@ -144,9 +144,12 @@ class S3Uploader(Uploader):
         if config.max_bandwidth or not is_seekable(content):
             return None
         content.seek(0)
+        expected = content.saved.content.size if content.saved else -1
         data = b""
         while len(data) <= limit and (piece := content.read(limit + 1 - len(data))):
             data += piece
+            if len(data) == expected:
+                break
         return data if len(data) <= limit else None
 
     def _upload_small(self, name: str, what: SmallObject, named: str | None, sent: Content) -> None:
