@@ -1,13 +1,12 @@
 """How much the app adds to the start of every command."""
 
 import os
-import resource
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from .rows import Options, Row, by_turns
+from .rows import Options, Row, by_turns, spent_by_children
 
 SETTINGS = """
 SECRET_KEY = "benchmark"
@@ -41,9 +40,9 @@ def rows(options: Options) -> Iterator[Row]:
     used: dict[str, list[float]] = {"plain": [], "queued": []}
 
     def check(settings: str) -> None:
-        before = _spent()
+        before = spent_by_children()
         _check(place, settings)
-        used[settings].append(_spent() - before)
+        used[settings].append(spent_by_children() - before)
 
     found = by_turns(
         {name: lambda number, name=name: check(name) for name in used}, options.rounds(15)
@@ -62,12 +61,6 @@ def rows(options: Options) -> Iterator[Row]:
             "by the clock, ms": round((found["queued"] - found["plain"]) * 1000, 1),
         },
     )
-
-
-def _spent() -> float:
-    """Return the processor time of all child processes that have ended."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
 
 
 def _check(place: Path, settings: str) -> None:
