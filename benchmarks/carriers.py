@@ -259,7 +259,7 @@ def copying(place: Place, width: int, tool: str) -> Iterator[Upload]:
     def upload(files: int, size: int) -> Turn:
         turn = _copy(place, width, tool, files, size)
         return Turn(
-            max(turn.seconds - alone.seconds, 1e-3), max(turn.processor - alone.processor, 0)
+            max(turn.seconds - alone.seconds, 1e-3), max(turn.processor - alone.processor, 1e-3)
         )
 
     yield upload

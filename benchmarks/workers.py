@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
+from operator import truediv
 from typing import Any, NamedTuple
 
 from . import carriers
@@ -23,9 +24,18 @@ ROUNDS = 5  # of the widths that have goals, in both orders
 
 
 class Speed(NamedTuple):
-    rate: float  # files per second
-    cost: float  # microseconds of the processors per file
-    rounds: tuple[float, ...]  # the rate in each round
+    """What was measured in each round."""
+
+    rates: list[float]  # files per second
+    costs: list[float]  # microseconds of the processors per file
+
+    @property
+    def rate(self) -> float:
+        return statistics.median(self.rates)
+
+    @property
+    def cost(self) -> float:
+        return statistics.median(self.costs)
 
 
 Speeds = dict[str, Speed]
@@ -163,9 +173,18 @@ class Workers:
 
 
 def _speed(files: int, turns: list[Turn]) -> Speed:
-    rates = [files / turn.seconds for turn in turns]
-    costs = [turn.processor / files * 1e6 for turn in turns]
-    return Speed(statistics.median(rates), statistics.median(costs), tuple(rates))
+    return Speed(
+        [files / turn.seconds for turn in turns],
+        [turn.processor / files * 1e6 for turn in turns],
+    )
+
+
+def _ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
+    """Return the median of the ratios of all rounds.
+
+    The speed of the machine changes from round to round by more than the sides differ.
+    """
+    return round(statistics.median(map(truediv, ours, theirs)), 2)
 
 
 def _enough(few: int, upload: Upload, size: int) -> int:
@@ -204,7 +223,7 @@ def _rows(
         away = f", {distance} ms latency" if distance else ""
         ours, theirs = speeds.get(goal.ours), speeds.get(goal.theirs)
         rounds = {
-            f"files/s of {name} by round": [round(rate, 1) for rate in speeds[name].rounds]
+            f"files/s of {name} by round": [round(rate, 1) for rate in speeds[name].rates]
             for name in (goal.ours, goal.theirs)
             if name in speeds
         }
@@ -213,7 +232,7 @@ def _rows(
             what=f"worker, 10 KB, {width} threads{away}, {goal.what}",
             goal=ratio,
             is_at_most=False,
-            ratio=round(ours.rate / theirs.rate, 2) if ours and theirs else None,
+            ratio=_ratio(ours.rates, theirs.rates) if ours and theirs else None,
             details=details | rounds,
             reason=reasons.get(goal.ours) or reasons.get(goal.theirs, ""),
         )
@@ -234,14 +253,14 @@ def _costs(speeds: Speeds, reasons: dict[str, str]) -> Iterator[Row]:
             details={"of": "the processes of each side, without servers", "µs": costs},
             reason=reasons.get(name, ""),
         )
-    is_found = "fast" in costs and costs.get("rclone", 0) > 0
+    ours, theirs = speeds.get("fast"), speeds.get("rclone")
     yield Row(
         key=f"workers.processor.rclone.{width}",
         what=f"processor time of the worker per file of 10 KB, {width} threads, compared with "
         "rclone copy",
         goal=0.8,
         is_at_most=True,
-        ratio=round(costs["fast"] / costs["rclone"], 2) if is_found else None,
+        ratio=_ratio(ours.costs, theirs.costs) if ours and theirs else None,
         details={"of": "the processes of each side, without servers", "µs": costs},
         reason=reasons.get("fast") or reasons.get("rclone", ""),
     )
