@@ -7,6 +7,7 @@ GROUPS = (
     "limits",
     "looks",
     "reading",
+    "serving",
     "claims",
     "passes",
     "rowsize",
