@@ -7,6 +7,7 @@ GROUPS = (
     "limits",
     "looks",
     "reading",
+    "serving",
     "claims",
     "passes",
     "rowsize",
@@ -18,4 +19,4 @@ GROUPS = (
     "large",
 )
 # They take long, so they run only if they are chosen, or to see whether they run.
-SLOW = ("migrations", "upgrades", "priorities", "sums", "manysteps")
+SLOW = ("migrations", "upgrades", "priorities", "sums", "manysteps", "growth")

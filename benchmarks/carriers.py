@@ -1,7 +1,7 @@
 """Programs and libraries that upload files to S3.
 
 Each context manager starts its threads and sessions. It yields a function that uploads a number of
-files of a given size and returns the seconds that this took.
+files of a given size and returns what this took.
 """
 
 import contextlib
@@ -27,9 +27,11 @@ from typing import Any
 from tests.support.services import kill_group, spawn, url
 
 from .peers import AncestorMissing, S3Server, ancestor_python, program, why_missing
+from .project import queued_storage
+from .rows import Turn, spent_by, spent_by_children
 from .worker import storage_of
 
-Upload = Callable[[int, int], float]  # from the number of files and their size in bytes to seconds
+Upload = Callable[[int, int], Turn]  # with the number of files, and their size in bytes
 Send = Callable[[str, bytes], object]
 
 POLL = 0.05  # seconds between queries of an idle worker for due files
@@ -83,7 +85,16 @@ GENERIC = Way("queued_storage.uploaders.generic.GenericUploader", proof="size")
 class Worker:
     """``manage.py queued_storage worker`` in a separate process, or in several, and its ledger."""
 
-    def __init__(self, place: Place, width: int, way: Way, processes: int = 1) -> None:
+    def __init__(
+        self,
+        place: Place,
+        width: int,
+        way: Way,
+        processes: int = 1,
+        database: str | None = None,
+    ) -> None:
+        from django.db import connections
+
         from queued_storage.ledger.database import ledger
 
         self.alias = f"bench-{place.prefix()}"
@@ -93,13 +104,16 @@ class Worker:
             "local": str(place.directory / self.alias),
             "remote": place.remote() | way.remote,
             "uploader": way.uploader,
+            "postgres": str(connections[database].settings_dict["NAME"]) if database else "",
         }
+        self._database = database  # of the ledger
         self._place = place
         self._width = width  # threads of each process
         self._processes = processes
-        self.storage = storage_of(self._spec)
-        assert self.storage.alias
-        self.rows = ledger().filter(alias=self.alias)
+        with queued_storage(DATABASE=database):
+            self.storage = storage_of(self._spec)
+            assert self.storage.alias
+            self.rows = ledger().filter(alias=self.alias)
 
     def __enter__(self) -> "Worker":
         command = [sys.executable, "-m", "benchmarks.worker", json.dumps(self._spec), "worker"]
@@ -123,7 +137,7 @@ class Worker:
         kill_group(self.process)
         shutil.rmtree(self._spec["local"], ignore_errors=True)
 
-    def upload(self, files: int, size: int) -> float:
+    def upload(self, files: int, size: int) -> Turn:
         from django.core.files.base import ContentFile
 
         prefix = self._place.prefix()
@@ -134,15 +148,19 @@ class Worker:
 
         return self.transfer(save)
 
-    def transfer(self, save: Callable[[], object], look: float = LOOK) -> float:
-        """Return the seconds from the release of the saved files to the last transfer."""
+    def transfer(self, save: Callable[[], object], look: float = LOOK) -> Turn:
+        """Return what it took from the release of the saved files to the last transfer."""
+        self._signal(signal.SIGCONT)
+        with queued_storage(DATABASE=self._database):
+            save()
+            return self._turn(look)
+
+    def _turn(self, look: float) -> Turn:
         from django.db.models import Max
 
         from queued_storage.ledger.states import State
 
-        self._signal(signal.SIGCONT)
-        save()
-        started = time.time()
+        started, before = time.time(), spent_by(self.process.pid)
         self.rows.make_due()
         unfinished = self.rows.filter(state__in=[State.PENDING, State.TRANSFERRING])
         while unfinished.exists():
@@ -150,8 +168,10 @@ class Worker:
             if (error := errors.first()) or self.process.poll() is not None:
                 raise RuntimeError(f"The worker does not finish: {error}")
             time.sleep(look)
+        spent = spent_by(self.process.pid) - before
         self._signal(signal.SIGSTOP)  # its queries would slow down the next measurement
-        return self.rows.aggregate(last=Max("transferred_at"))["last"].timestamp() - started
+        last = self.rows.aggregate(last=Max("transferred_at"))["last"]
+        return Turn(last.timestamp() - started, spent)
 
     def _signal(self, number: int) -> None:
         os.killpg(self.process.pid, number)  # of all processes
@@ -161,8 +181,10 @@ class Worker:
 
 
 @contextlib.contextmanager
-def worker(place: Place, width: int, way: Way, processes: int = 1) -> Iterator[Upload]:
-    with Worker(place, width, way, processes) as ours:
+def worker(
+    place: Place, width: int, way: Way, processes: int = 1, database: str | None = None
+) -> Iterator[Upload]:
+    with Worker(place, width, way, processes, database) as ours:
         yield ours.upload
         assert ours.proofs() == {way.proof}, ours.proofs()
 
@@ -206,7 +228,7 @@ def _in_threads(place: Place, width: int, send: Send) -> Iterator[Upload]:
             together.wait()  # until all threads run, so that each sends one file
             send(f"warm/{number}", b"warm")
 
-        def upload(files: int, size: int) -> float:
+        def upload(files: int, size: int) -> Turn:
             prefix = place.prefix()
             names = iter([f"{prefix}/{number}" for number in range(files)])  # shared by the threads
 
@@ -214,9 +236,9 @@ def _in_threads(place: Place, width: int, send: Send) -> Iterator[Upload]:
                 for name in names:
                     send(name, data(size))
 
-            started = time.perf_counter()
+            started, before = time.perf_counter(), time.process_time()
             list(pool.map(work, range(width)))
-            return time.perf_counter() - started
+            return Turn(time.perf_counter() - started, time.process_time() - before)
 
         list(pool.map(warm, range(width)))
         yield upload
@@ -229,13 +251,21 @@ def _in_threads(place: Place, width: int, send: Send) -> Iterator[Upload]:
 def copying(place: Place, width: int, tool: str) -> Iterator[Upload]:
     """Upload with a program that copies a directory.
 
-    Each turn starts the program anew, so the time for a single file is subtracted.
+    Each turn starts the program anew, so what a single file takes is subtracted.
     """
-    alone = statistics.median(_copy(place, width, tool, 1, 10_000) for _once in range(3))
-    yield lambda files, size: max(_copy(place, width, tool, files, size) - alone, 1e-3)
+    single = [_copy(place, width, tool, 1, 10_000) for _once in range(3)]
+    alone = Turn(*map(statistics.median, zip(*single, strict=True)))
+
+    def upload(files: int, size: int) -> Turn:
+        turn = _copy(place, width, tool, files, size)
+        return Turn(
+            max(turn.seconds - alone.seconds, 1e-3), max(turn.processor - alone.processor, 1e-3)
+        )
+
+    yield upload
 
 
-def _copy(place: Place, width: int, tool: str, files: int, size: int) -> float:
+def _copy(place: Place, width: int, tool: str, files: int, size: int) -> Turn:
     prefix = place.prefix()
     source = place.directory / f"source-{prefix}"
     source.mkdir()
@@ -261,11 +291,11 @@ def _copy(place: Place, width: int, tool: str, files: int, size: int) -> float:
         ],
     }
     command = [program(tool) or tool, *arguments[tool]]
-    started = time.perf_counter()
+    started, before = time.perf_counter(), spent_by_children()
     subprocess.run(command, env=environment, check=True, capture_output=True, timeout=600)
-    seconds = time.perf_counter() - started
+    turn = Turn(time.perf_counter() - started, spent_by_children() - before)
     shutil.rmtree(source)
-    return seconds
+    return turn
 
 
 # django-queued-storage 0.8
@@ -301,11 +331,12 @@ def ancestor(place: Place, width: int) -> Iterator[Upload]:
         web = spawn([python, "-m", "benchmarks.ancestor"], env=environment, **pipes)
         stack.callback(kill_group, web)
 
-        def upload(files: int, size: int) -> float:
+        def upload(files: int, size: int) -> Turn:
+            before = spent_by(celery.pid)
             print(place.prefix(), files, size, file=web.stdin, flush=True)
             if not (seconds := web.stdout.readline()):
                 raise RuntimeError("django-queued-storage 0.8 does not finish.")
-            return float(seconds)
+            return Turn(float(seconds), spent_by(celery.pid) - before)
 
         upload(width, 10_000)
         yield upload

@@ -3,6 +3,7 @@
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 from uuid import uuid4
 
@@ -11,6 +12,7 @@ from .project import configure, databases, queued_storage
 from .rows import Options, Row, by_turns
 
 PAGE = 100
+TEMPLATE = "{% for photo in photos %}<img src='{{ photo.image.url }}'>{% endfor %}"
 SIGNED = {  # a URL is computed without a request to the server
     "bucket_name": "bench",
     "access_key": "key",
@@ -42,6 +44,7 @@ class Looks:
         from django.core.cache import caches
         from django.core.files.base import ContentFile
         from django.core.files.storage import FileSystemStorage
+        from django.template import Engine
         from storages.backends.s3 import S3Storage
 
         from queued_storage.backends import QueuedStorage
@@ -68,6 +71,9 @@ class Looks:
         ]
         for alias in self.storages:
             self._promote(alias, str(State.TRANSFERRED))
+        self.template = Engine().from_string(TEMPLATE)
+        self.photo = _model("Photo", self.storages["signed"])
+        self.remote_photo = _model("RemotePhoto", self.signed)
 
     def _promote(self, alias: str, state: str) -> None:
         from django.db.models import F
@@ -163,6 +169,7 @@ class Looks:
                     found = self._page()
             reason = "" if found else "Redis does not answer"
             prefetched = found and found.pop("prefetched")
+            template = found and found.pop("template")
             yield Row(
                 key=f"looks.page.{cache_name or 'none'}",
                 what=f"urls() of 100 transferred files, without the remote's own time, {label}",
@@ -184,10 +191,24 @@ class Looks:
                 details=found or {},
                 reason=reason,
             )
+            yield Row(
+                key=f"looks.template.{cache_name or 'none'}",
+                what="template with the URLs of 100 files after prefetch_urls(), beyond the same "
+                f"with S3Storage, {label}",
+                goal=0.5 if cache_name == "default" else 3,
+                is_at_most=True,
+                ratio=template,
+                unit="ms",
+                details=found or {},
+                reason=reason,
+            )
 
     def _page(self) -> dict[str, Any]:
         from django.db import connection
+        from django.template import Context
         from django.test.utils import CaptureQueriesContext
+
+        from queued_storage.prefetch import prefetch_urls
 
         storage, names = self.storages["signed"], self.names_of("signed")
         for name in names:
@@ -199,6 +220,18 @@ class Looks:
                 for name in names:
                     storage.url(name)
 
+        def photos(model: Any) -> list[Any]:
+            return [model(image=name) for name in names]
+
+        def render(found: list[Any]) -> str:
+            return str(self.template.render(Context({"photos": found})))
+
+        def render_prefetched(found: list[Any]) -> str:
+            with prefetch_urls(found, "image"):
+                return render(found)
+
+        with CaptureQueriesContext(connection) as of_template:
+            assert render_prefetched(photos(self.photo)).count("Signature=") == PAGE
         with CaptureQueriesContext(connection) as captured:
             storage.urls(names)
         with CaptureQueriesContext(connection) as of_block:
@@ -211,13 +244,23 @@ class Looks:
         found = by_turns(works, self.options.rounds(30))
         assert len(captured) <= 1, "a page takes one query at most"
         assert len(of_block) <= 1, "so does a block"
+        assert len(of_template) <= 1, "and a template"
         rounds = range(self.options.rounds(30))
         more = [self._beyond_the_remote(lambda: storage.urls(names)) for _ in rounds]
         block = [self._beyond_the_remote(one_by_one) for _ in rounds]
+        rendered, plain = [], []
+        for _round in rounds:
+            each = photos(self.photo), photos(self.remote_photo)
+            rendered.append(self._beyond_the_remote(partial(render_prefetched, each[0])))
+            plain.append(self._beyond_the_remote(partial(render, each[1])))
+        rendering = statistics.median(rendered), statistics.median(plain)
         return {
             "more": round(statistics.median(more) * 1000, 2),
             "prefetched": round(statistics.median(block) * 1000, 2),
+            "template": round((rendering[0] - rendering[1]) * 1000, 2),
             "queries": len(captured),
+            "template with prefetch_urls(), ms": round(rendering[0] * 1000, 2),
+            "template with S3Storage, ms": round(rendering[1] * 1000, 2),
             **{f"{name}, ms": round(value * 1000, 2) for name, value in found.items()},
         }
 
@@ -244,6 +287,15 @@ class Looks:
         finally:
             del self.signed.url
         return time.perf_counter() - started - inside
+
+
+def _model(name: str, storage: Any) -> Any:
+    """Return a model without a table, for instances that were read from one."""
+    from django.db import models
+
+    meta = type("Meta", (), {"app_label": "queued_storage", "managed": False})
+    image = models.FileField(storage=storage)
+    return type(name, (models.Model,), {"__module__": __name__, "Meta": meta, "image": image})
 
 
 def micro(found: dict[str, float]) -> dict[str, float]:

@@ -1,5 +1,6 @@
 """What the comparisons need: servers, programs, and django-queued-storage 0.8."""
 
+import asyncio
 import contextlib
 import os
 import shutil
@@ -7,12 +8,11 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 import uuid
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from tests.support.services import S3Server, kill_group, spawn, why_missing
 
@@ -95,85 +95,135 @@ def _python_310() -> str:
 class DelayProxy:
     """A proxy that adds ``milliseconds`` to each round trip, half of it each way.
 
-    It also delays each new connection. ``connections`` counts them.
+    It also delays each new connection. ``connections`` counts them. One thread does all the work:
+    several would wait for each other, and use more of the processors, which others need meanwhile.
     """
 
     def __init__(self, port: int, milliseconds: float) -> None:
-        self._target = ("127.0.0.1", port)
-        self._delay = milliseconds / 2000
-        self._listener = socket.create_server(("127.0.0.1", 0), backlog=128)
-        self._sockets: set[socket.socket] = set()
+        self.port = port
+        self.delay = milliseconds / 2000
         self.connections = 0
+        self.loop = asyncio.new_event_loop()
+        self.open: set[asyncio.Transport] = set()
+        self.buffer = memoryview(bytearray(256 * 1024))  # of all, each copies what it received
+        self._listener = socket.create_server(("127.0.0.1", 0), backlog=128)
+        self._is_over = asyncio.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
 
     @property
     def endpoint_url(self) -> str:
         return f"http://127.0.0.1:{self._listener.getsockname()[1]}"
 
     def __enter__(self) -> Self:
-        threading.Thread(target=self._accept, daemon=True).start()
+        self._thread.start()
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        with contextlib.suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)
-        for each in [self._listener, *self._sockets]:
-            each.close()
+        self.loop.call_soon_threadsafe(self._is_over.set)
+        self._thread.join()
 
-    def _accept(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                near, _address = self._listener.accept()
-                self.connections += 1
-                threading.Thread(target=self._serve, args=(near,), daemon=True).start()
+    def _run(self) -> None:
+        with asyncio.Runner(loop_factory=lambda: self.loop) as runner:
+            runner.run(self._serve())
 
-    def _serve(self, near: socket.socket) -> None:
-        time.sleep(2 * self._delay)
-        with contextlib.suppress(OSError):
-            far = socket.create_connection(self._target)
-            for one, other in ((near, far), (far, near)):
-                one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                self._sockets.add(one)
-                _Stream(one, other, self._delay).start()
+    async def _serve(self) -> None:
+        server = await self.loop.create_server(lambda: _Near(self), sock=self._listener)
+        await self._is_over.wait()
+        server.close()
+        for transport in self.open:
+            transport.abort()
 
 
-class _Stream:
-    """One direction of a connection. One thread reads, and another one writes after the delay."""
+class _Side(asyncio.BufferedProtocol):
+    """One side of a connection. What it receives is sent to the other side after the delay.
 
-    def __init__(self, source: socket.socket, target: socket.socket, delay: float) -> None:
-        self._source = source
-        self._target = target
-        self._delay = delay
+    One timer is enough, because what came first is due first.
+    """
+
+    transport: asyncio.Transport
+    other: "_Side"
+
+    def __init__(self, proxy: DelayProxy) -> None:
+        self._proxy = proxy
         self._waiting: deque[tuple[float, bytes]] = deque()
-        self._changed = threading.Condition()
+        self._is_timed = False
+        self.is_open = False
+        self.has_ended = False  # it will receive nothing more
+        self.is_told = False  # it will be sent nothing more
 
-    def start(self) -> None:
-        for work in (self._read, self._write):
-            threading.Thread(target=work, daemon=True).start()
+    def connection_made(self, transport: Any) -> None:
+        self.transport = transport
+        self.is_open = True
+        self._proxy.open.add(transport)
 
-    def _read(self) -> None:
-        data = b"?"
-        while data:
-            try:
-                data = self._source.recv(256 * 1024)
-            except OSError:
-                data = b""
-            with self._changed:
-                self._waiting.append((time.monotonic() + self._delay, data))
-                self._changed.notify()
+    def connection_lost(self, error: Exception | None) -> None:
+        self._proxy.open.discard(self.transport)
+        self.eof_received()
 
-    def _write(self) -> None:
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._waiting)
-                due, data = self._waiting.popleft()
-            time.sleep(max(due - time.monotonic(), 0))
-            try:
-                if not data:
-                    self._target.shutdown(socket.SHUT_WR)
-                    return
-                self._target.sendall(data)
-            except OSError:
-                return
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._proxy.buffer
+
+    def buffer_updated(self, length: int) -> None:
+        self._keep(bytes(self._proxy.buffer[:length]))
+
+    def _keep(self, data: bytes) -> None:
+        self._waiting.append((self._proxy.loop.time() + self._proxy.delay, data))
+        self.arrange()
+
+    def eof_received(self) -> bool:
+        if not self.has_ended:
+            self.has_ended = True
+            self._keep(b"")
+        return True  # the other direction stays open
+
+    def arrange(self) -> None:
+        """Have what waits sent when it is due, and when the other side is connected."""
+        if self._waiting and self.other.is_open and not self._is_timed:
+            self._is_timed = True
+            self._proxy.loop.call_at(self._waiting[0][0], self._send)
+
+    def _send(self) -> None:
+        self._is_timed = False
+        now = self._proxy.loop.time()
+        while self._waiting and self._waiting[0][0] <= now:
+            _due, data = self._waiting.popleft()
+            if data:
+                self.other.transport.write(data)
+            else:
+                self.other.tell()
+                if self.is_told:
+                    self.transport.close()
+        self.arrange()
+
+    def tell(self) -> None:
+        self.is_told = True
+        if self.has_ended:
+            self.transport.close()
+        else:
+            self.transport.write_eof()
+
+
+class _Near(_Side):
+    """The side of the client. It connects to the server after the delay of a round trip."""
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        transport.pause_reading()  # a client sends nothing until it is connected
+        self._proxy.connections += 1
+        self.other = _Side(self._proxy)
+        self.other.other = self
+        self._reaching = self._proxy.loop.create_task(self._reach())
+
+    async def _reach(self) -> None:
+        await asyncio.sleep(2 * self._proxy.delay)
+        try:
+            await self._proxy.loop.create_connection(
+                lambda: self.other, "127.0.0.1", self._proxy.port
+            )
+        except OSError:
+            self.transport.close()
+        else:
+            self.transport.resume_reading()
 
 
 def main(port: str, milliseconds: str) -> None:

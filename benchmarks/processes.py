@@ -41,7 +41,7 @@ def _rates(server: S3Server, options: Options) -> dict[int, float]:
         ]
         for _round in range(1 if options.quick else ROUNDS):
             for count, upload in ready:
-                seconds[count].append(upload(files * count, SIZE))
+                seconds[count].append(upload(files * count, SIZE).seconds)
             ready.reverse()
     return {count: files * count / statistics.median(found) for count, found in seconds.items()}
 

@@ -1,11 +1,15 @@
-"""The memory that is needed to read a large file from the remote."""
+"""The time and the memory that are needed to read a large file from the remote."""
 
 import contextlib
 import hashlib
 import os
+import shutil
+import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from operator import truediv
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +19,24 @@ from .rows import Options, Row, peak
 
 SIZE = 1 << 30
 PIECE = 1 << 20
+ROUNDS = 7
+BOTO3 = "download_file"
+WHAT = {"open": "open()", "local_path": "local_path()"}  # compared with it
 
 
 def rows(options: Options) -> Iterator[Row]:
     missing = why_missing("s3")
     memory: dict[str, float] = {}
+    seconds: dict[str, list[float]] = {}
+    size = 20 * PIECE if options.quick else SIZE
     if not missing:
-        size = 20 * PIECE if options.quick else SIZE
         with S3Server() as server, bucket(server) as name:
             digest = _fill(server, name, size)
             for reader in ("QueuedStorage", "S3Storage"):
-                memory[reader] = _read_in_child(
+                memory[reader] = _memory(
                     reader, server.endpoint_url, name, digest, options.directory / reader
                 )
+            seconds = _seconds(options, server.endpoint_url, name, size)
     yield Row(
         key="reading.memory",
         what="memory used to read 1 GB with open()",
@@ -38,6 +47,43 @@ def rows(options: Options) -> Iterator[Row]:
         details={"MiB": memory},
         reason=missing or "",
     )
+    for way, what in WHAT.items():
+        yield Row(
+            key=f"reading.{way}",
+            what=f"1 GB read back with {what}, compared with boto3's download_file",
+            goal=0.95,
+            is_at_most=False,
+            ratio=_ratio(seconds[BOTO3], seconds[way]) if seconds else None,
+            details={
+                "MiB/s": {
+                    name: round(size / PIECE / statistics.median(each), 1)
+                    for name, each in seconds.items()
+                },
+                "seconds by round": {
+                    name: [round(s, 2) for s in each] for name, each in seconds.items()
+                },
+            },
+            reason=missing or "",
+        )
+
+
+def _ratio(theirs: list[float], ours: list[float]) -> float:
+    """Return the median of the ratios of all rounds."""
+    return round(statistics.median(map(truediv, theirs, ours)), 2)
+
+
+def _seconds(options: Options, endpoint: str, bucket: str, size: int) -> dict[str, list[float]]:
+    """Read the object in turns and in both orders, each time in a new process."""
+    found: dict[str, list[float]] = {BOTO3: [], **{way: [] for way in WHAT}}
+    order = list(found)
+    for _round in range(options.rounds(ROUNDS)):
+        for way in order:
+            place = options.directory / "timed"
+            [took] = _in_child(way, endpoint, bucket, place, str(size))
+            found[way].append(float(took))
+            shutil.rmtree(place)
+        order.reverse()
+    return found
 
 
 def _fill(server: S3Server, name: str, size: int) -> str:
@@ -61,27 +107,55 @@ def _fill(server: S3Server, name: str, size: int) -> str:
     return digest.hexdigest()
 
 
-def _read_in_child(reader: str, endpoint: str, bucket: str, digest: str, place: Path) -> float:
-    place.mkdir()
-    command = [sys.executable, "-m", "benchmarks.reading", reader, endpoint, bucket, str(place)]
-    answer = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-    grown, found = answer.stdout.split()
+def _memory(reader: str, endpoint: str, bucket: str, digest: str, place: Path) -> float:
+    grown, found = _in_child(reader, endpoint, bucket, place)
     assert found == digest, "the bytes differ"
     return float(grown)
 
 
-def main(reader: str, endpoint: str, bucket: str, place: str) -> None:
+def _in_child(way: str, endpoint: str, bucket: str, place: Path, *more: str) -> list[str]:
+    place.mkdir()
+    command = [sys.executable, "-m", "benchmarks.reading", way, endpoint, bucket, str(place)]
+    answer = subprocess.run([*command, *more], check=True, stdout=subprocess.PIPE, text=True)
+    return answer.stdout.split()
+
+
+def main(way: str, endpoint: str, bucket: str, place: str, size: str = "") -> None:
     configure(Path(place))
     with databases():
+        reader = "S3Storage" if way in ("S3Storage", BOTO3) else "QueuedStorage"
         storage = _storage(reader, endpoint, bucket, Path(place))
         with storage.open("small.bin") as small:
             small.read()  # allocates what the first response needs
+        if size:
+            print(_timed(way, storage, Path(place), int(size)))
+            return
         before = peak()
         digest = hashlib.sha256()
         with storage.open("large.bin") as file:
             for piece in file.chunks(PIECE):
                 digest.update(piece)
         print(round(peak() - before, 1), digest.hexdigest())
+
+
+def _timed(way: str, storage: Any, place: Path, size: int) -> float:
+    """Return the seconds until all bytes are here, without the deletion of a temporary file."""
+    os.sync()  # what another side has written must not be measured
+    path = str(place / "read")
+    with contextlib.ExitStack() as stack:
+        started = time.perf_counter()
+        if way == BOTO3:
+            client = storage.connection.meta.client
+            client.download_file(storage.bucket_name, "large.bin", path)
+            found = os.path.getsize(path)
+        elif way == "local_path":
+            found = os.path.getsize(stack.enter_context(storage.local_path("large.bin")))
+        else:
+            file = stack.enter_context(storage.open("large.bin"))
+            found = sum(map(len, file.chunks(PIECE)))
+        seconds = time.perf_counter() - started
+    assert found == size
+    return seconds
 
 
 def _storage(reader: str, endpoint: str, bucket: str, place: Path) -> Any:

@@ -62,6 +62,46 @@ METHOD = """\
   other in one thread, and saves their results with `FileSystemStorage`.
 
 """
+# More of it, each for a run that has rows with this prefix
+MORE_METHODS: dict[str, str] = {
+    "workers.processor": """\
+## How processor time is compared
+
+- The ratio of uploads is the median of the ratios of all rounds, since the speed of a machine
+  changes from round to round.
+- The processor time of a side is that of all its processes and threads, without servers: not that
+  of the S3 server, of PostgreSQL, and of the proxy. From that of `rclone` and `s5cmd`, the time for
+  a single file is subtracted. That of the worker is counted from the moment at which the files
+  become due, so it contains the claims and what the ledger needs, but not the saves.
+
+""",
+    "reading.open": """\
+## How reading is compared
+
+- Each side reads 1 GB in a new process, and in turns. `open()` reads all of the file in pieces, and
+  `local_path()` and `download_file()` write it to the disk. The deletion of a temporary file isn't
+  measured.
+
+""",
+    "serving": """\
+## How serving is compared
+
+- One gunicorn process with four threads serves both views, with a database connection that stays
+  open. A client asks over four connections, which stay open, too. Of ten requests, two ask for a
+  range, and two send `If-Modified-Since`. Django's view doesn't know ranges, and sends the whole
+  file.
+- Behind nginx, the view answers with the header of `SENDFILE`. nginx alone serves the same files
+  without a question to anybody.
+
+""",
+    "growth": """\
+## How growth is compared
+
+- Two ledgers exist at the same time, one with ten times as many files as the other. A thousand
+  files of each are due, and the others are transferred. The turns alternate between them.
+
+""",
+}
 ENDING = """\
 ## What made a difference
 
@@ -89,6 +129,7 @@ def page(found: Mapping[str, Any]) -> str:
             *_reasons(rows),
             *_plots(rows),
             METHOD,
+            *_more_methods(rows),
             ENDING,
             NOTES.read_text(),
         ]
@@ -116,6 +157,12 @@ def _line(row: Row) -> str:
     bound = "at most" if row.is_at_most else "at least"
     verdict = "" if row.ratio is None else "met" if row.is_met else "**missed**"
     return f"| {row.what} | {_result(row)} | {bound} {row.goal:,g} {row.unit} | {verdict} |\n"
+
+
+def _more_methods(rows: list[Row]) -> Iterator[str]:
+    for prefix, text in MORE_METHODS.items():
+        if any(f"{row.key}.".startswith(f"{prefix}.") for row in rows):
+            yield text
 
 
 def _result(row: Row) -> str:
@@ -162,6 +209,11 @@ REASONS: dict[str, str] = {
     "name, builds a cache key that is valid for any name, and handles a cache that is down. The "
     "key is longer than that of the other side, and Django's cache checks each of its characters.",
     "saves.fsync": "Before the disk confirms a file, it also writes the data of other processes.",
+    "serving.django": "The view looks up the file in the ledger twice: before and after it opens "
+    "the local copy, which may have been evicted meanwhile. Django compiles these two statements "
+    "anew for each request, which takes most of the time. Its own view asks no database.",
+    "serving.nginx": "Each request still passes Python. A view of Django that only returns the "
+    "header is limited by this, too: see 'a view without the package' in the details of the row.",
     "workers.boto3": "Both are limited by Python, which runs one thread at a time. The worker "
     "spends most of its time on other work than uploading: it claims files, reads them, compares "
     "checksums, and updates the ledger.",

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 # In the largest ledger. Ten million take minutes, and 10 GB on the disk, per database.
 FILES = int(os.environ.get("BENCHMARK_FILES", "1_000_000"))
@@ -49,6 +49,13 @@ class Options:
         return min(number, 3) if self.quick else number
 
 
+class Turn(NamedTuple):
+    """What one turn of a side took."""
+
+    seconds: float
+    processor: float  # seconds of all of its processes
+
+
 def by_turns(
     works: Mapping[str, Callable[[int], object]],
     rounds: int,
@@ -82,3 +89,23 @@ def peak_of(process: int | str) -> float:
     """Return the peak memory of another process in MiB. This requires Linux."""
     status = Path(f"/proc/{process}/status").read_text()
     return int(status.partition("VmHWM:")[2].split()[0]) / 1024
+
+
+def spent_by(group: int) -> float:
+    """Return the processor time of a process group, and of its children that have ended.
+
+    This requires Linux.
+    """
+    ticks = 0
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it has just ended
+            fields = path.read_text().rpartition(")")[2].split()
+            if int(fields[2]) == group:
+                ticks += sum(map(int, fields[11:15]))
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def spent_by_children() -> float:
+    """Return the processor time of all child processes that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime

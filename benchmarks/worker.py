@@ -8,7 +8,7 @@ from typing import Any
 
 from tests.support.services import S3Server
 
-from .project import configure
+from .project import configure, on_postgres, on_sqlite
 
 
 def storage_of(spec: dict[str, Any]) -> Any:
@@ -26,9 +26,19 @@ def storage_of(spec: dict[str, Any]) -> Any:
     )
 
 
+def _settings(spec: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings of a worker whose ledger is in PostgreSQL."""
+    if not spec["postgres"]:
+        return {}
+    sqlite = on_sqlite(Path(spec["directory"]))
+    postgres = {**on_postgres(), "NAME": spec["postgres"]}
+    values = {"QUEUE": "queued_storage.queues.dummy.DummyQueue", "DATABASE": "postgres"}
+    return {"DATABASES": {"default": sqlite, "postgres": postgres}, "QUEUED_STORAGE": values}
+
+
 def main(text: str, *arguments: str) -> None:
     spec = json.loads(text)
-    configure(Path(spec["directory"]))
+    configure(Path(spec["directory"]), **_settings(spec))
     from django.core.management import call_command
 
     storage = storage_of(spec)

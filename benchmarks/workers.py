@@ -1,4 +1,4 @@
-"""How many files workers upload per second, compared with other tools."""
+"""How many files workers upload per second, and what each costs, compared with other tools."""
 
 import statistics
 from collections.abc import Callable, Iterator, Sequence
@@ -6,25 +6,45 @@ from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
-from typing import Any
+from operator import truediv
+from typing import Any, NamedTuple
 
 from . import carriers
 from .carriers import Place, Upload
 from .peers import AncestorMissing, S3Server, bucket, far, program, why_missing
 from .project import configure, databases
-from .rows import Options, Row
+from .rows import Options, Row, Turn
 
 SMALL = 10_000  # bytes
 LARGE = 1_000_000  # close to the maximum for a single request
 WIDTHS = (1, 2, 4, 8, 16, 32)
 DISTANCES = (0, 30)  # milliseconds
 SECONDS = 1.5  # approximate duration of each turn
-Rates = dict[str, float]  # files per second of each
+ROUNDS = 5  # of the widths that have goals, in both orders
+
+
+class Speed(NamedTuple):
+    """What was measured in each round."""
+
+    rates: list[float]  # files per second
+    costs: list[float]  # microseconds of the processors per file
+
+    @property
+    def rate(self) -> float:
+        return statistics.median(self.rates)
+
+    @property
+    def cost(self) -> float:
+        return statistics.median(self.costs)
+
+
+Speeds = dict[str, Speed]
 
 CARRIERS: dict[str, Callable[[Place, int], AbstractContextManager[Upload]]] = {
     "plain": partial(carriers.worker, way=carriers.PLAIN),
     "fast": partial(carriers.worker, way=carriers.FAST),
     "generic": partial(carriers.worker, way=carriers.GENERIC),
+    "postgres": partial(carriers.worker, way=carriers.FAST, database="postgres"),
     "put_object": carriers.put_object,
     "save and size": carriers.save_and_size,
     "rclone": partial(carriers.copying, tool="rclone"),
@@ -32,7 +52,7 @@ CARRIERS: dict[str, Callable[[Place, int], AbstractContextManager[Upload]]] = {
     "ancestor": carriers.ancestor,
 }
 CONTESTS = (  # each line is measured in turns
-    ("plain", "fast", "put_object", "ancestor", "rclone", "s5cmd"),
+    ("plain", "fast", "postgres", "put_object", "ancestor", "rclone", "s5cmd"),
     ("generic", "save and size"),
 )
 DRAWN = ("plain", "put_object", "fast", "rclone", "s5cmd")
@@ -44,21 +64,39 @@ class Goal:
     ours: str
     theirs: str
     what: str
-    ratio: float
+    ratio: float | dict[tuple[int, int], float]  # by the width and the distance
+
+    def at(self, width: int, distance: int) -> float | None:
+        if isinstance(self.ratio, dict):
+            return self.ratio.get((width, distance))
+        return self.ratio
 
 
 GOALS = (
     Goal("boto3", "fast", "put_object", "compared with boto3's put_object", 1.2),
     Goal("plain", "plain", "put_object", "without obstore, compared with boto3's put_object", 0.9),
     Goal("ancestor", "fast", "ancestor", "compared with django-queued-storage 0.8", 20),
-    Goal("rclone", "fast", "rclone", "compared with rclone copy", 1.0),
-    Goal("s5cmd", "fast", "s5cmd", "compared with s5cmd cp", 0.8),
+    Goal("rclone", "fast", "rclone", "compared with rclone copy", 1.2),
+    Goal(
+        "s5cmd",
+        "fast",
+        "s5cmd",
+        "compared with s5cmd cp",
+        {(8, 0): 0.8, (32, 0): 0.85, (8, 30): 1.2, (32, 30): 1.2},
+    ),
+    Goal(
+        "postgres",
+        "postgres",
+        "s5cmd",
+        "the ledger in PostgreSQL, compared with s5cmd cp",
+        {(32, 0): 0.7},
+    ),
     Goal(
         "generic",
         "generic",
         "save and size",
         "generic uploader, compared with save() and size()",
-        0.9,
+        0.95,
     ),
 )
 GOAL_WIDTHS = (8, 32)
@@ -69,8 +107,9 @@ def rows(options: Options) -> Iterator[Row]:
         for distance in DISTANCES:
             for width in GOAL_WIDTHS:
                 yield from _rows(width, distance, {}, dict.fromkeys(CARRIERS, missing), {})
+        yield from _costs({}, dict.fromkeys(CARRIERS, missing))
         return
-    configure(options.directory)
+    configure(options.directory, postgres=not why_missing("postgres"))
     with databases(), S3Server() as server:
         yield from Workers(server, options).rows()
 
@@ -80,7 +119,7 @@ class Workers:
         self._server = server
         self._options = options
         self._reasons = _reasons(options)
-        self._series: dict[str, dict[int, Rates]] = {"files/s": {}, "MB/s": {}}
+        self._series: dict[str, dict[int, dict[str, float]]] = {"files/s": {}, "MB/s": {}}
 
     def rows(self) -> Iterator[Row]:
         for width in (8,) if self._options.quick else WIDTHS:
@@ -91,14 +130,16 @@ class Workers:
             if has_goal:
                 is_last = width == max(WIDTHS)
                 yield from _rows(width, 0, small, self._reasons, self._series if is_last else {})
+                if is_last or self._options.quick:
+                    yield from _costs(small, self._reasons)
         if not self._options.quick:
             for width in GOAL_WIDTHS:
                 small, _none = self._rates(width, 30, tuple(CARRIERS))
                 yield from _rows(width, 30, small, self._reasons, {})
 
-    def _rates(self, width: int, distance: int, names: Sequence[str]) -> tuple[Rates, Rates]:
-        small: Rates = {}
-        large: Rates = {}
+    def _rates(self, width: int, distance: int, names: Sequence[str]) -> tuple[Speeds, Speeds]:
+        small: Speeds = {}
+        large: Speeds = {}
         here = [name for name in names if name not in self._reasons]
         with far(self._server, distance) as address, bucket(self._server) as bucket_name:
             place = Place(self._server, address, bucket_name, self._options.directory)
@@ -115,26 +156,41 @@ class Workers:
                         large |= self._by_turns(drawn, width, LARGE)
         return small, large
 
-    def _by_turns(self, ready: dict[str, Upload], width: int, size: int) -> Rates:
-        """Return the median of files per second for each."""
+    def _by_turns(self, ready: dict[str, Upload], width: int, size: int) -> Speeds:
+        """Return the medians of each."""
         quick = self._options.quick
         few = max(20, width)
         files = {
             name: few if quick else _enough(few, upload, size) for name, upload in ready.items()
         }
-        seconds: dict[str, list[float]] = {name: [] for name in ready}
+        found: dict[str, list[Turn]] = {name: [] for name in ready}
         turns = list(ready.items())
-        for _round in range(3 if size == SMALL and width in GOAL_WIDTHS and not quick else 1):
+        for _round in range(ROUNDS if size == SMALL and width in GOAL_WIDTHS and not quick else 1):
             for name, upload in turns:
-                seconds[name].append(upload(files[name], size))
+                found[name].append(upload(files[name], size))
             turns.reverse()
-        return {name: files[name] / statistics.median(found) for name, found in seconds.items()}
+        return {name: _speed(files[name], each) for name, each in found.items()}
+
+
+def _speed(files: int, turns: list[Turn]) -> Speed:
+    return Speed(
+        [files / turn.seconds for turn in turns],
+        [turn.processor / files * 1e6 for turn in turns],
+    )
+
+
+def _ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
+    """Return the median of the ratios of all rounds.
+
+    The speed of the machine changes from round to round by more than the sides differ.
+    """
+    return round(statistics.median(map(truediv, ours, theirs)), 2)
 
 
 def _enough(few: int, upload: Upload, size: int) -> int:
     """Return a number of files that take SECONDS, or `few` if that is more."""
     files = few
-    while (seconds := upload(files, size)) < SECONDS / 5:
+    while (seconds := upload(files, size).seconds) < SECONDS / 5:
         files *= 4
     return max(few, int(files * SECONDS / seconds))
 
@@ -143,7 +199,9 @@ def _reasons(options: Options) -> dict[str, str]:
     """Return why some cannot be measured."""
     found = {tool: f"{tool} is not installed" for tool in ("rclone", "s5cmd") if not program(tool)}
     if not find_spec("obstore"):
-        found["fast"] = "obstore is not installed"
+        found["fast"] = found["postgres"] = "obstore is not installed"
+    if missing := why_missing("postgres"):
+        found["postgres"] = missing
     try:
         carriers.prepare_ancestor(may_install=not options.quick)
     except AncestorMissing as missing:
@@ -152,22 +210,65 @@ def _reasons(options: Options) -> dict[str, str]:
 
 
 def _rows(
-    width: int, distance: int, rates: Rates, reasons: dict[str, str], series: dict[str, Any]
+    width: int, distance: int, speeds: Speeds, reasons: dict[str, str], series: dict[str, Any]
 ) -> Iterator[Row]:
-    details = {"files/s": _rounded(rates), **({"by concurrency": series} if series else {})}
+    details = {
+        "files/s": _rounded(speeds),
+        "processor time per file, µs": _micros(speeds),
+        **({"by concurrency": series} if series else {}),
+    }
     for goal in GOALS:
+        if (ratio := goal.at(width, distance)) is None:
+            continue
         away = f", {distance} ms latency" if distance else ""
-        is_found = goal.ours in rates and goal.theirs in rates
+        ours, theirs = speeds.get(goal.ours), speeds.get(goal.theirs)
+        rounds = {
+            f"files/s of {name} by round": [round(rate, 1) for rate in speeds[name].rates]
+            for name in (goal.ours, goal.theirs)
+            if name in speeds
+        }
         yield Row(
             key=f"workers.{goal.key}.{width}" + (f".{distance}ms" if distance else ""),
             what=f"worker, 10 KB, {width} threads{away}, {goal.what}",
-            goal=goal.ratio,
+            goal=ratio,
             is_at_most=False,
-            ratio=round(rates[goal.ours] / rates[goal.theirs], 2) if is_found else None,
-            details=details,
+            ratio=_ratio(ours.rates, theirs.rates) if ours and theirs else None,
+            details=details | rounds,
             reason=reasons.get(goal.ours) or reasons.get(goal.theirs, ""),
         )
 
 
-def _rounded(rates: Rates, factor: float = 1) -> Rates:
-    return {name: round(rate * factor, 1) for name, rate in rates.items()}
+def _costs(speeds: Speeds, reasons: dict[str, str]) -> Iterator[Row]:
+    """Yield the rows with the processor time of the worker."""
+    costs = _micros(speeds)
+    width = max(GOAL_WIDTHS)
+    for name, database in (("fast", "SQLite"), ("postgres", "PostgreSQL")):
+        yield Row(
+            key=f"workers.processor.{database}.{width}",
+            what=f"processor time of the worker per file of 10 KB, {width} threads, {database}",
+            goal=450,
+            is_at_most=True,
+            ratio=costs.get(name),
+            unit="µs",
+            details={"of": "the processes of each side, without servers", "µs": costs},
+            reason=reasons.get(name, ""),
+        )
+    ours, theirs = speeds.get("fast"), speeds.get("rclone")
+    yield Row(
+        key=f"workers.processor.rclone.{width}",
+        what=f"processor time of the worker per file of 10 KB, {width} threads, compared with "
+        "rclone copy",
+        goal=0.8,
+        is_at_most=True,
+        ratio=_ratio(ours.costs, theirs.costs) if ours and theirs else None,
+        details={"of": "the processes of each side, without servers", "µs": costs},
+        reason=reasons.get("fast") or reasons.get("rclone", ""),
+    )
+
+
+def _rounded(speeds: Speeds, factor: float = 1) -> dict[str, float]:
+    return {name: round(speed.rate * factor, 1) for name, speed in speeds.items()}
+
+
+def _micros(speeds: Speeds) -> dict[str, float]:
+    return {name: round(speed.cost, 1) for name, speed in speeds.items()}

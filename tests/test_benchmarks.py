@@ -51,6 +51,15 @@ def test_reason_applies_to_rows_with_its_prefix() -> None:
     assert f"far\n: {report.REASONS['workers.s5cmd']}" in report.page(found)
 
 
+def test_method_of_a_group_that_ran_is_told() -> None:
+    run = {"date": "", "cores": 2, "versions": {}}
+    rows = [vars(Row(key, key, goal=1, is_at_most=False, ratio=1)) for key in report.MORE_METHODS]
+    page = report.page({"run": run, "rows": rows})
+    assert all(text in page for text in report.MORE_METHODS.values())
+    page = report.page({"run": run, "rows": [row | {"key": "servings"} for row in rows]})
+    assert not any(text in page for text in report.MORE_METHODS.values())
+
+
 @pytest.mark.parametrize(
     ("goal", "is_at_most", "ratio", "is_met"),
     [
