@@ -21,7 +21,8 @@ COVERAGE ?= yes
 
 .NOTPARALLEL:
 .PHONY: help install demo adoption ecosystem ecosystem-suites test quick core long lint types imports migrations docs linkcheck pytest bench \
-	dist release-check messages constraints ecosystem-constraints release-constraints clean
+	dist release-check messages constraints ecosystem-constraints ecosystem-suites-constraints \
+	release-constraints clean
 
 help:
 	@echo "make demo     run the demo (ONCE=1: run it once, without a browser, and exit; SCAN=1: scan first)"
@@ -33,7 +34,7 @@ help:
 	@echo "make lint | types | imports | migrations | docs    run a single check"
 	@echo "make linkcheck  check that the links of the docs to other sites work (needs the network)"
 	@echo "make ecosystem  run the tests with third-party packages (ECOSYSTEM_SUITES='forms')"
-	@echo "make ecosystem-suites  run the own tests of third-party packages with a queued storage"
+	@echo "make ecosystem-suites  run the own tests of third-party packages with a queued storage (PACKAGES='wagtail')"
 	@echo "make long     run the model and race tests for much longer"
 	@echo "make bench    run the benchmarks (BENCH_ARGS=--quick: only check that they run)"
 	@echo "make messages write new texts of the admin to locale/, and compile the translations (requires gettext)"
@@ -86,9 +87,19 @@ ecosystem: $(ECOSYSTEM)/.installed $(if $(filter remotes,$(ECOSYSTEM_SUITES)),$(
 			--ds tests.ecosystem.$$suite.settings tests/ecosystem/$$suite $(PYTEST_ARGS) || exit 1; \
 	done
 
+# With DJANGO as above: make ecosystem-suites PYTHON=python3.13. PACKAGES='wagtail' selects packages.
 # Downloads the source distributions of the packages, so CI doesn't run it.
-ecosystem-suites: $(ECOSYSTEM)/.installed
-	$(ECOSYSTEM)/bin/python -m tests.ecosystem.suites
+SUITES := .venv-ecosystem-suites-$(DJANGO)
+SUITES_PACKAGES := --editable . --group ecosystem-suites --group $(DJANGO)
+
+ecosystem-suites: $(SUITES)/.installed
+	$(SUITES)/bin/python -m tests.ecosystem.suites $(PACKAGES)
+
+$(SUITES)/.installed: pyproject.toml constraints/ecosystem-suites-$(DJANGO).txt
+	$(PYTHON) -m venv $(SUITES)
+	$(SUITES)/bin/python $(INSTALL) --upgrade pip
+	$(SUITES)/bin/python $(INSTALL) --constraint constraints/ecosystem-suites-$(DJANGO).txt $(SUITES_PACKAGES)
+	@touch $@
 
 adoption: $(ECOSYSTEM)/.installed
 	$(ECOSYSTEM)/bin/python example/adoption.py
@@ -236,6 +247,17 @@ ecosystem-constraints:
 	@{ echo "# Written by 'make ecosystem-constraints' with $$($(PYTHON) --version)"; \
 	.venv-constraints/bin/python -m pip freeze --exclude-editable --exclude setuptools; \
 	} > constraints/ecosystem.txt
+	rm -rf .venv-constraints
+
+# As 'constraints', once for each version of Django
+ecosystem-suites-constraints:
+	rm -rf .venv-constraints
+	$(PYTHON) -m venv .venv-constraints
+	.venv-constraints/bin/python $(INSTALL) --upgrade pip
+	.venv-constraints/bin/python $(INSTALL) $(SUITES_PACKAGES)
+	@{ echo "# Written by 'make ecosystem-suites-constraints' with $$($(PYTHON) --version)"; \
+	.venv-constraints/bin/python -m pip freeze --exclude-editable --exclude setuptools; \
+	} > constraints/ecosystem-suites-$(DJANGO).txt
 	rm -rf .venv-constraints
 
 release-constraints:

@@ -50,7 +50,7 @@ class TemporaryStorage(QueuedStorage):
 class DjangosFiles(QueuedStorage):
     """For Django's own tests, in place of FileSystemStorage, and with its options."""
 
-    OS_OPEN_FLAGS = FileSystemStorage.OS_OPEN_FLAGS  # without effect
+    OS_OPEN_FLAGS = getattr(FileSystemStorage, "OS_OPEN_FLAGS", None)  # gone in Django 6
 
     def __init__(
         self,
