@@ -27,7 +27,7 @@ def requirement(name: str) -> str:
 def outcomes(name: str, storage: str) -> dict[str, str]:
     """Run the tests in an unpacked copy; return "passed" or another word for each of them."""
     suite = SUITES[name]
-    place = PLACE / f"{requirement(name)}-{storage}"
+    place = PLACE / requirement("Django") / f"{requirement(name)}-{storage}"
     shutil.rmtree(place, ignore_errors=True)
     with tarfile.open(_download(name)) as archive:
         archive.extractall(place, filter="data")

@@ -1,8 +1,7 @@
 """A queued storage that logs its calls as the storage of sorl-thumbnail's tests does."""
 
-from tests.thumbnail_tests import storage
-
 from queued_storage.backends import QueuedStorage
+from tests.thumbnail_tests import storage
 
 
 class LoggedStorage(storage.TestStorageMixin, QueuedStorage):
