@@ -42,7 +42,8 @@ def compare(name: str) -> list[str]:
 def main(names: list[str]) -> int:
     print(*HEADING, sep="\n")
     wrong = [each for name in names or SUITES for each in compare(name)]
-    print(*wrong, sep="\n", file=sys.stderr)
+    for each in wrong:
+        print(each, file=sys.stderr)
     return bool(wrong)
 
 
