@@ -36,6 +36,8 @@ def size_at(path: str) -> int | None:
         if error.errno not in ABSENT:
             raise
         return None
+    except ValueError:  # a name that no file can have
+        return None
 
 
 @contextlib.contextmanager
