@@ -2,6 +2,7 @@
 
 import os
 import random
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -131,9 +132,9 @@ def test_task_of_the_project_gets_an_open_file() -> None:
 def test_file_is_read_at_once_if_it_is_small(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     found = []
 
-    def read_at_once(path: str) -> Any:
+    def read_at_once(path: str, most: int) -> Any:
         found.append(path)
-        return stamps.read_at_once(path)
+        return stamps.read_at_once(path, most)
 
     monkeypatch.setattr(proxies, "read_at_once", read_at_once)
     content = random.Random(size).randbytes(size)
@@ -144,10 +145,22 @@ def test_file_is_read_at_once_if_it_is_small(size: int, monkeypatch: pytest.Monk
     assert found == ([storage.local.path("a.bin")] if size <= AT_ONCE_MAX else [])
 
 
+def test_file_that_has_become_large_is_not_read_at_once() -> None:
+    storage = make()
+    storage.save("a.bin", file(b"hello"))
+    os.truncate(storage.local.path("a.bin"), 64 * AT_ONCE_MAX)
+    tracemalloc.start()
+    try:
+        assert "67108864 bytes, but 5 were saved" in str(storage.queue.deliver())
+        assert tracemalloc.get_traced_memory()[1] < 8 * AT_ONCE_MAX
+    finally:
+        tracemalloc.stop()
+
+
 def test_file_that_vanishes_before_it_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    def read_at_once(path: str) -> Any:
+    def read_at_once(path: str, most: int) -> Any:
         Path(path).unlink(missing_ok=True)
-        return stamps.read_at_once(path)
+        return stamps.read_at_once(path, most)
 
     monkeypatch.setattr(proxies, "read_at_once", read_at_once)
     storage = make()
