@@ -6,14 +6,13 @@ from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
-from operator import truediv
 from typing import Any, NamedTuple
 
 from . import carriers
 from .carriers import Place, Upload
 from .peers import AncestorMissing, S3Server, bucket, far, program, why_missing
 from .project import configure, databases
-from .rows import Options, Row, Turn
+from .rows import Options, Row, Turn, ratio_of
 
 SMALL = 10_000  # bytes
 LARGE = 1_000_000  # close to the maximum for a single request
@@ -157,7 +156,7 @@ class Workers:
         return small, large
 
     def _by_turns(self, ready: dict[str, Upload], width: int, size: int) -> Speeds:
-        """Return the medians of each."""
+        """Return what was measured of each."""
         quick = self._options.quick
         few = max(20, width)
         files = {
@@ -177,14 +176,6 @@ def _speed(files: int, turns: list[Turn]) -> Speed:
         [files / turn.seconds for turn in turns],
         [turn.processor / files * 1e6 for turn in turns],
     )
-
-
-def _ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
-    """Return the median of the ratios of all rounds.
-
-    The speed of the machine changes from round to round by more than the sides differ.
-    """
-    return round(statistics.median(map(truediv, ours, theirs)), 2)
 
 
 def _enough(few: int, upload: Upload, size: int) -> int:
@@ -232,7 +223,7 @@ def _rows(
             what=f"worker, 10 KB, {width} threads{away}, {goal.what}",
             goal=ratio,
             is_at_most=False,
-            ratio=_ratio(ours.rates, theirs.rates) if ours and theirs else None,
+            ratio=ratio_of(ours.rates, theirs.rates) if ours and theirs else None,
             details=details | rounds,
             reason=reasons.get(goal.ours) or reasons.get(goal.theirs, ""),
         )
@@ -260,7 +251,7 @@ def _costs(speeds: Speeds, reasons: dict[str, str]) -> Iterator[Row]:
         "rclone copy",
         goal=0.8,
         is_at_most=True,
-        ratio=_ratio(ours.costs, theirs.costs) if ours and theirs else None,
+        ratio=ratio_of(ours.costs, theirs.costs) if ours and theirs else None,
         details={"of": "the processes of each side, without servers", "µs": costs},
         reason=reasons.get("fast") or reasons.get("rclone", ""),
     )
