@@ -67,8 +67,8 @@ MORE_METHODS: dict[str, str] = {
     "workers.processor": """\
 ## How processor time is compared
 
-- The ratio of uploads is the median of the ratios of all rounds, since the speed of a machine
-  changes from round to round.
+- The ratio of uploads, also of 1 GB and of several processes, is the median of the ratios of all
+  rounds, since the speed of a machine changes from round to round.
 - The processor time of a side is that of all its processes and threads, without servers: not that
   of the S3 server, of PostgreSQL, and of the proxy. From that of `rclone` and `s5cmd`, the time for
   a single file is subtracted. That of the worker is counted from the moment at which the files
@@ -78,9 +78,9 @@ MORE_METHODS: dict[str, str] = {
     "reading.open": """\
 ## How reading is compared
 
-- Each side reads 1 GB in a new process, and in turns. `open()` reads all of the file in pieces, and
-  `local_path()` and `download_file()` write it to the disk. The deletion of a temporary file isn't
-  measured.
+- Each side reads 1 GB in a new process, and in turns. The ratio is the median of the ratios of all
+  rounds. `open()` reads all of the file in pieces, and `local_path()` and `download_file()` write
+  it to the disk. The deletion of a temporary file isn't measured.
 
 """,
     "serving": """\
