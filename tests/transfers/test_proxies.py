@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from django.core.files.storage import FileSystemStorage
 
 from queued_storage.files import stamps
 from queued_storage.ledger.states import State
@@ -18,6 +19,7 @@ from tests.support.scripted import (
     ReadsOn,
     Sniff,
     Step,
+    disk,
     file,
     make,
     on_disk,
@@ -143,6 +145,27 @@ def test_file_is_read_at_once_if_it_is_small(size: int, monkeypatch: pytest.Monk
     assert storage.queue.deliver() == {}
     assert read(storage.remote, "a.bin") == content
     assert found == ([storage.local.path("a.bin")] if size <= AT_ONCE_MAX else [])
+
+
+class Near(FileSystemStorage):
+    pass
+
+
+@pytest.mark.parametrize("owner", [FileSystemStorage, Near, None])
+def test_method_that_is_replaced_later_is_called(
+    owner: type[FileSystemStorage] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = make(local=Near(disk().location))
+    storage.save("a.bin", file(b"hello"))
+    assert storage.queue.deliver() == {}
+
+    def refuse(*args: Any) -> Any:
+        raise ZeroDivisionError
+
+    storage.save("b.bin", file(b"hello"))
+    monkeypatch.setattr(owner or storage.local, "_open", refuse)
+    [error] = storage.queue.deliver().values()
+    assert isinstance(error, ZeroDivisionError)
 
 
 def test_file_that_has_become_large_is_not_read_at_once() -> None:

@@ -80,7 +80,7 @@ class LocalProxy(StorageProxy):
         watched.path, watched.stamp = self._path, stamp
         return watched
 
-    @property
+    @cached_property
     def _is_plain(self) -> bool:
         return localfiles.opens_paths(self.storage)
 
