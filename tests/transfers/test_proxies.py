@@ -180,6 +180,20 @@ def test_file_that_has_become_large_is_not_read_at_once() -> None:
         tracemalloc.stop()
 
 
+def test_link_whose_target_is_away_is_tried_again(tmp_path: Path) -> None:
+    storage = make()
+    storage.save("a.txt", file(b"hello"))
+    target = tmp_path / "target"
+    path = Path(storage.local.path("a.txt"))
+    path.rename(target)
+    path.symlink_to(tmp_path / "later")
+    assert "No such file" in str(storage.queue.deliver())
+    assert row(storage, "a.txt").state == State.PENDING
+    target.rename(tmp_path / "later")
+    assert retry(storage, "a.txt") is None
+    assert read(storage.remote, "a.txt") == b"hello"
+
+
 def test_file_that_vanishes_before_it_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     def read_at_once(path: str, most: int) -> Any:
         Path(path).unlink(missing_ok=True)
