@@ -79,7 +79,7 @@ def rows(options: Options) -> Iterator[Row]:
         "",
         key="imports.check",
         what="time that the app adds to 'manage.py check'",
-        goal=30,
+        goal=20,
     )
     found = _run(place, ["-c", START, "look"], "queued_web").split()
     assert found == ["1", "0"], f"threads and connections before the first save: {found}"

@@ -8,14 +8,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from operator import truediv
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from .carriers import PLAIN, Place, Worker
 from .peers import S3Server, bucket, why_missing
 from .project import configure, databases
-from .rows import Options, Row, peak, peak_of
+from .rows import Options, Row, peak, peak_of, ratio_of
 
 MIB = 1 << 20
 NAMES = ("worker", "upload_file", "S3Storage.save")
@@ -51,7 +50,7 @@ def rows(options: Options) -> Iterator[Row]:
         what=f"worker, 1 GB, compared with boto3's upload_file with {CONCURRENCY} threads",
         goal=0.95,
         is_at_most=False,
-        ratio=None if missing else _ratio(seconds["upload_file"], seconds["worker"]),
+        ratio=None if missing else ratio_of(seconds["upload_file"], seconds["worker"]),
         details={
             "against": "upload_file with a CRC-32 of the whole object; each file is a new one",
             "MiB/s": {
@@ -70,7 +69,7 @@ def rows(options: Options) -> Iterator[Row]:
         f"{CONCURRENCY} threads",
         goal=1.25,
         is_at_most=True,
-        ratio=None if missing else _ratio(processor["worker"], processor["upload_file"]),
+        ratio=None if missing else ratio_of(processor["worker"], processor["upload_file"]),
         details={
             "seconds": {
                 name: round(statistics.median(each), 2) for name, each in processor.items()
@@ -88,11 +87,6 @@ def rows(options: Options) -> Iterator[Row]:
         details={"MiB": memory},
         reason=missing,
     )
-
-
-def _ratio(over: list[float], under: list[float]) -> float:
-    """Return the median of the ratios of all rounds."""
-    return round(statistics.median(map(truediv, over, under)), 2)
 
 
 def _measure(server: S3Server, options: Options, size: int) -> Found:

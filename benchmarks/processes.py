@@ -8,7 +8,7 @@ from . import carriers
 from .carriers import Place, Upload
 from .peers import S3Server, bucket, far, why_missing
 from .project import configure, databases
-from .rows import Options, Row
+from .rows import Options, Row, ratio_of
 
 SIZE = 10_000  # bytes
 THREADS = 8  # of each process
@@ -16,6 +16,8 @@ DISTANCE = 30  # milliseconds
 GOALS = {2: 1.8, 4: 3.0}  # by the number of processes
 FILES = 400  # for each process, which take about two seconds
 ROUNDS = 5
+
+Rates = dict[int, list[float]]
 
 
 def rows(options: Options) -> Iterator[Row]:
@@ -27,8 +29,8 @@ def rows(options: Options) -> Iterator[Row]:
         yield from _rows(_rates(server, options), "")
 
 
-def _rates(server: S3Server, options: Options) -> dict[int, float]:
-    """Return the median of files per second by the number of processes."""
+def _rates(server: S3Server, options: Options) -> Rates:
+    """Return the files per second of each round, by the number of processes."""
     files = 20 if options.quick else FILES
     seconds: dict[int, list[float]] = {processes: [] for processes in (1, *GOALS)}
     with ExitStack() as stack:
@@ -43,10 +45,12 @@ def _rates(server: S3Server, options: Options) -> dict[int, float]:
             for count, upload in ready:
                 seconds[count].append(upload(files * count, SIZE).seconds)
             ready.reverse()
-    return {count: files * count / statistics.median(found) for count, found in seconds.items()}
+    return {count: [files * count / each for each in found] for count, found in seconds.items()}
 
 
-def _rows(rates: dict[int, float], reason: str) -> Iterator[Row]:
+def _rows(rates: Rates, reason: str) -> Iterator[Row]:
+    medians = {str(count): round(statistics.median(each), 1) for count, each in rates.items()}
+    rounds = {str(count): [round(rate, 1) for rate in each] for count, each in rates.items()}
     for count, goal in GOALS.items():
         yield Row(
             key=f"processes.{count}",
@@ -54,7 +58,7 @@ def _rows(rates: dict[int, float], reason: str) -> Iterator[Row]:
             "compared with one",
             goal=goal,
             is_at_most=False,
-            ratio=round(rates[count] / rates[1], 2) if rates else None,
-            details={"files/s": {str(each): round(rate, 1) for each, rate in rates.items()}},
+            ratio=ratio_of(rates[count], rates[1]) if rates else None,
+            details={"files/s": medians, "files/s by round": rounds},
             reason=reason,
         )

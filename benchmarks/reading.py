@@ -9,13 +9,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from operator import truediv
 from pathlib import Path
 from typing import Any
 
 from .peers import S3Server, bucket, why_missing
 from .project import configure, databases
-from .rows import Options, Row, peak
+from .rows import Options, Row, peak, ratio_of
 
 SIZE = 1 << 30
 PIECE = 1 << 20
@@ -53,7 +52,7 @@ def rows(options: Options) -> Iterator[Row]:
             what=f"1 GB read back with {what}, compared with boto3's download_file",
             goal=0.95,
             is_at_most=False,
-            ratio=_ratio(seconds[BOTO3], seconds[way]) if seconds else None,
+            ratio=ratio_of(seconds[BOTO3], seconds[way]) if seconds else None,
             details={
                 "MiB/s": {
                     name: round(size / PIECE / statistics.median(each), 1)
@@ -65,11 +64,6 @@ def rows(options: Options) -> Iterator[Row]:
             },
             reason=missing or "",
         )
-
-
-def _ratio(theirs: list[float], ours: list[float]) -> float:
-    """Return the median of the ratios of all rounds."""
-    return round(statistics.median(map(truediv, theirs, ours)), 2)
 
 
 def _seconds(options: Options, endpoint: str, bucket: str, size: int) -> dict[str, list[float]]:

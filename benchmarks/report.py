@@ -67,8 +67,8 @@ MORE_METHODS: dict[str, str] = {
     "workers.processor": """\
 ## How processor time is compared
 
-- The ratio of uploads is the median of the ratios of all rounds, since the speed of a machine
-  changes from round to round.
+- The ratio of uploads, also of 1 GB and of several processes, is the median of the ratios of all
+  rounds, since the speed of a machine changes from round to round.
 - The processor time of a side is that of all its processes and threads, without servers: not that
   of the S3 server, of PostgreSQL, and of the proxy. From that of `rclone` and `s5cmd`, the time for
   a single file is subtracted. That of the worker is counted from the moment at which the files
@@ -78,9 +78,9 @@ MORE_METHODS: dict[str, str] = {
     "reading.open": """\
 ## How reading is compared
 
-- Each side reads 1 GB in a new process, and in turns. `open()` reads all of the file in pieces, and
-  `local_path()` and `download_file()` write it to the disk. The deletion of a temporary file isn't
-  measured.
+- Each side reads 1 GB in a new process, and in turns. The ratio is the median of the ratios of all
+  rounds. `open()` reads all of the file in pieces, and `local_path()` and `download_file()` write
+  it to the disk. The deletion of a temporary file isn't measured.
 
 """,
     "serving": """\
@@ -182,9 +182,10 @@ def _known_reason(key: str) -> str:
     """Return the reason of the row itself, or of the longest prefix of its key."""
     parts = key.split(".")
     known = (REASONS.get(".".join(parts[:count])) for count in range(len(parts), 0, -1))
-    return next(filter(None, known), "Not profiled yet.")
+    return next(filter(None, known), UNKNOWN)
 
 
+UNKNOWN = "Not profiled yet."  # a test finds it on the page
 # Reasons why rows may miss their goal, by their key or a prefix of it
 REASONS: dict[str, str] = {
     "imports": "Almost half of this time is one full run of Python's garbage collector, which "
@@ -228,6 +229,10 @@ REASONS: dict[str, str] = {
     "workers.s5cmd": "All cores are busy, and more than half of their time goes to the server. "
     "s5cmd is compiled, keeps no ledger, and compares nothing. Of the time that the worker's "
     "Python code uses, a fifth is the upload with obstore.",
+    "workers.postgres": "See the row with the ledger in SQLite. The processes of PostgreSQL use "
+    "the same cores, too, and each statement is sent to them.",
+    "workers.processor": "Claims and updates of the ledger take almost half of this time, and "
+    "uploading with obstore takes a fifth.",
     "workers.generic": "With the generic uploader, the worker first asks the remote whether the "
     "name is free, so that it doesn't overwrite other files. This is one request more than save() "
     "and size() need.",

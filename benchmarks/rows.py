@@ -5,8 +5,9 @@ import os
 import resource
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import truediv
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -71,6 +72,14 @@ def by_turns(
             times[name].append(clock() - started)
         turns.reverse()
     return {name: statistics.median(seconds) for name, seconds in times.items()}
+
+
+def ratio_of(over: Sequence[float], under: Sequence[float]) -> float:
+    """Return the median of the ratios of all rounds.
+
+    The speed of the machine changes from round to round by more than the sides differ.
+    """
+    return round(statistics.median(map(truediv, over, under)), 2)
 
 
 def milliseconds(seconds: Mapping[str, float]) -> dict[str, float]:

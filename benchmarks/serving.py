@@ -179,15 +179,22 @@ class _Load:
         self._address = ("127.0.0.1", port)
         self._directory = directory
         with _Connection(self._address) as connection:
-            status, head = connection.ask(self._request(0, ""))
-        assert status == 200, (directory, head)
+            changed = [self._changed(connection, number) for number in range(FILES)]
+        whole = [""] * FILES
+        self._more = {
+            "whole": (whole, (200,)),
+            # Django's view sends all
+            "range": (["Range: bytes=1000-1999\r\n"] * FILES, (200, 206)),
+            "fresh": ([f"If-Modified-Since: {moment}\r\n" for moment in changed], (304,)),
+        }
+
+    def _changed(self, connection: "_Connection", number: int) -> str:
+        """Return when the file was changed, as the server says it."""
+        status, head = connection.ask(self._request(number, ""))
+        assert status == 200, (self._directory, head)
         changed = head.partition(b"Last-Modified: ")[2].partition(b"\r")[0].decode()
         assert changed, head
-        self._more = {
-            "whole": ("", (200,)),
-            "range": ("Range: bytes=1000-1999\r\n", (200, 206)),  # Django's view sends all
-            "fresh": (f"If-Modified-Since: {changed}\r\n", (304,)),
-        }
+        return changed
 
     def _request(self, number: int, more: str) -> bytes:
         path = f"{self._directory}{number % FILES}.png"
@@ -201,7 +208,7 @@ class _Load:
         with _Connection(self._address) as connection:
             for number in range(requests):
                 more, expected = self._more[MIX[number % len(MIX)]]
-                status, head = connection.ask(self._request(number, more))
+                status, head = connection.ask(self._request(number, more[number % FILES]))
                 assert status in expected, (status, head)
 
 
@@ -232,5 +239,7 @@ class _Connection:
             length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r")[0])
             left = length - (len(data) - end - 4)
             while left > 0:
-                left -= self._socket.recv_into(self._buffer)
+                received = self._socket.recv_into(self._buffer)
+                assert received, "The connection is closed."
+                left -= received
         return status, head

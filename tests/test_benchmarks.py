@@ -51,6 +51,13 @@ def test_reason_applies_to_rows_with_its_prefix() -> None:
     assert f"far\n: {report.REASONS['workers.s5cmd']}" in report.page(found)
 
 
+def test_each_missed_goal_has_a_reason() -> None:
+    row = Row("unheard-of", "far", goal=2, is_at_most=False, ratio=1)
+    found = {"run": {"date": "", "cores": 2, "versions": {}}, "rows": [vars(row)]}
+    assert report.UNKNOWN in report.page(found)
+    assert report.UNKNOWN not in report.PAGE.read_text(), "Add a reason to report.REASONS"
+
+
 def test_method_of_a_group_that_ran_is_told() -> None:
     run = {"date": "", "cores": 2, "versions": {}}
     rows = [vars(Row(key, key, goal=1, is_at_most=False, ratio=1)) for key in report.MORE_METHODS]

@@ -12,7 +12,10 @@ pytestmark = pytest.mark.one_database
 def test_read_at_once(tmp_path: Path) -> None:
     path = tmp_path / "a.bin"
     path.write_bytes(b"hello")
-    data, stamp = read_at_once(str(path))
+    assert read_at_once(str(path), 4) is None
+    found_both = read_at_once(str(path), 5)
+    assert found_both
+    data, stamp = found_both
     assert data == b"hello"
     found = path.stat()
     assert (stamp.inode, stamp.size, stamp.modified) == (found.st_ino, 5, found.st_mtime_ns)
@@ -63,4 +66,4 @@ def _read_by(maker: type[_Slow], path: Path) -> Any:
         patch.setattr(
             "queued_storage.files.stamps.open", lambda path, *args, **kw: maker(path), raising=False
         )
-        return read_at_once(str(path))
+        return read_at_once(str(path), 100)

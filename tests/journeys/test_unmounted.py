@@ -27,8 +27,9 @@ from queued_storage.queues.base import run_all
 from queued_storage.reporting.logs import logger
 from queued_storage.transfers import mounting
 from queued_storage.transfers.gates import gates
+from queued_storage.transfers.work import run
 from tests.support.forks import ended, forks
-from tests.support.scripted import file, make, read, row
+from tests.support.scripted import file, make, make_due, read, row
 from tests.support.volumes import mount, near, unmount
 from tests.support.waiting import until
 
@@ -147,6 +148,25 @@ def test_fork_enqueues_what_waited_for_the_volume() -> None:
     assert storage.queue.messages == [[pk]]
 
 
+def test_task_of_the_ancestor_is_not_called_without_the_volume() -> None:
+    called: list[str] = []
+
+    class Foreign:
+        def delay(self, name: str, *args: Any) -> None:
+            called.append(name)
+
+    storage = make(task=Foreign())
+    storage.save("a.txt", file())
+    called.clear()
+    ledger().update(attempts=0)  # as if the process had died before it called the task
+    volume = unmount()
+    assert isinstance(run(make_due(storage, "a.txt")), LocalStorageMissing)
+    assert called == []
+    mount(volume)
+    run(make_due(storage, "a.txt"))
+    assert called == ["a.txt"]
+
+
 # Roots within roots
 
 
@@ -224,7 +244,10 @@ def mounted_read_only(directory: Path) -> Iterator[None]:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount")
-def test_files_of_a_read_only_root_are_transferred(caplog: pytest.LogCaptureFixture) -> None:
+def test_files_of_a_read_only_root_are_transferred(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(volumes, "SEEN_FOR", 0)  # a moment after the save
     storage = make()
     names = [storage.save(f"{number}.txt", file()) for number in range(3)]
     pks = [row(storage, name).pk for name in names]

@@ -2,11 +2,13 @@
 
 import os
 import random
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from django.core.files.storage import FileSystemStorage
 
 from queued_storage.files import stamps
 from queued_storage.ledger.states import State
@@ -17,6 +19,7 @@ from tests.support.scripted import (
     ReadsOn,
     Sniff,
     Step,
+    disk,
     file,
     make,
     on_disk,
@@ -131,9 +134,9 @@ def test_task_of_the_project_gets_an_open_file() -> None:
 def test_file_is_read_at_once_if_it_is_small(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     found = []
 
-    def read_at_once(path: str) -> Any:
+    def read_at_once(path: str, most: int) -> Any:
         found.append(path)
-        return stamps.read_at_once(path)
+        return stamps.read_at_once(path, most)
 
     monkeypatch.setattr(proxies, "read_at_once", read_at_once)
     content = random.Random(size).randbytes(size)
@@ -144,10 +147,57 @@ def test_file_is_read_at_once_if_it_is_small(size: int, monkeypatch: pytest.Monk
     assert found == ([storage.local.path("a.bin")] if size <= AT_ONCE_MAX else [])
 
 
+class Near(FileSystemStorage):
+    pass
+
+
+@pytest.mark.parametrize("owner", [FileSystemStorage, Near, None])
+def test_method_that_is_replaced_later_is_called(
+    owner: type[FileSystemStorage] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = make(local=Near(disk().location))
+    storage.save("a.bin", file(b"hello"))
+    assert storage.queue.deliver() == {}
+
+    def refuse(*args: Any) -> Any:
+        raise ZeroDivisionError
+
+    storage.save("b.bin", file(b"hello"))
+    monkeypatch.setattr(owner or storage.local, "_open", refuse)
+    [error] = storage.queue.deliver().values()
+    assert isinstance(error, ZeroDivisionError)
+
+
+def test_file_that_has_become_large_is_not_read_at_once() -> None:
+    storage = make()
+    storage.save("a.bin", file(b"hello"))
+    os.truncate(storage.local.path("a.bin"), 64 * AT_ONCE_MAX)
+    tracemalloc.start()
+    try:
+        assert "67108864 bytes, but 5 were saved" in str(storage.queue.deliver())
+        assert tracemalloc.get_traced_memory()[1] < 8 * AT_ONCE_MAX
+    finally:
+        tracemalloc.stop()
+
+
+def test_link_whose_target_is_away_is_tried_again(tmp_path: Path) -> None:
+    storage = make()
+    storage.save("a.txt", file(b"hello"))
+    target = tmp_path / "target"
+    path = Path(storage.local.path("a.txt"))
+    path.rename(target)
+    path.symlink_to(tmp_path / "later")
+    assert "No such file" in str(storage.queue.deliver())
+    assert row(storage, "a.txt").state == State.PENDING
+    target.rename(tmp_path / "later")
+    assert retry(storage, "a.txt") is None
+    assert read(storage.remote, "a.txt") == b"hello"
+
+
 def test_file_that_vanishes_before_it_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    def read_at_once(path: str) -> Any:
+    def read_at_once(path: str, most: int) -> Any:
         Path(path).unlink(missing_ok=True)
-        return stamps.read_at_once(path)
+        return stamps.read_at_once(path, most)
 
     monkeypatch.setattr(proxies, "read_at_once", read_at_once)
     storage = make()

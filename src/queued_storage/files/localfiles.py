@@ -7,7 +7,6 @@ import os
 import posixpath
 import secrets
 from collections.abc import Callable, Iterator
-from functools import lru_cache
 from typing import Any
 
 from django.core.files import File
@@ -32,19 +31,27 @@ def has_paths(storage: Storage) -> bool:
 
 def moves_files(storage: Storage) -> bool:
     """Return whether the storage takes an uploaded temporary file by moving it, unchanged."""
-    cls: Any = type(storage)
-    return has_paths(storage) and _is_plain(cls, ("_save", "_open"))
+    return has_paths(storage) and _has_own(storage, ("_save", "_open"))
 
 
 def opens_paths(storage: Storage) -> bool:
     """Return whether a file of the storage is the file at its path, and nothing but that."""
+    return has_paths(storage) and _has_own(storage, ("open", "_open", "exists", "size"))
+
+
+def _has_own(storage: Storage, methods: tuple[str, ...]) -> bool:
+    """Return whether these methods are Django's own, which tests and tools may replace later."""
     cls: Any = type(storage)
-    return has_paths(storage) and _is_plain(cls, ("open", "_open", "exists", "size"))
+    replaced = vars(storage)
+    return all(
+        getattr(cls, method) is _OWN[method] and method not in replaced for method in methods
+    )
 
 
-@lru_cache(100)  # each attempt to transfer a file asks for it
-def _is_plain(cls: type, methods: tuple[str, ...]) -> bool:
-    return all(getattr(cls, method) is getattr(FileSystemStorage, method) for method in methods)
+_OWN = {
+    method: getattr(FileSystemStorage, method)
+    for method in ("open", "_open", "_save", "exists", "size")
+}
 
 
 def is_as_on_disk(file: File) -> bool:

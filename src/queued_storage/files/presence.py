@@ -29,12 +29,17 @@ def exists(storage: Storage, name: str) -> bool:
 
 
 def size_at(path: str) -> int | None:
-    """Return the size of a file, by one system call; None if it certainly does not exist."""
+    """Return the size of a file, by one system call; None if it certainly does not exist.
+
+    The target of a link may be on a volume that is not mounted.
+    """
     try:
         return os.path.getsize(path)
     except OSError as error:
-        if error.errno not in ABSENT:
+        if error.errno not in ABSENT or is_there(path):
             raise
+        return None
+    except ValueError:  # a name that no file can have
         return None
 
 

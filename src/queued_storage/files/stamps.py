@@ -65,13 +65,16 @@ def modified_at(storage: Storage, name: str) -> datetime | None:
         return None
 
 
-def read_at_once(path: str) -> tuple[bytes, Stamp]:
-    """Return the bytes of a file of this machine, and its stamp before they were read.
+def read_at_once(path: str, most: int) -> tuple[bytes, Stamp] | None:
+    """Return the bytes of a file of this machine, and its stamp before they were read; None for a
+    file of more than ``most`` bytes.
 
     At each system call the interpreter may switch to another thread, so this makes few of them.
     """
     with open(path, "rb", buffering=0) as file:
         stamp = Stamp.of_open(file)
+        if stamp.size > most:
+            return None
         data = file.read(stamp.size) if stamp.size else b""
         while len(data) < stamp.size and (piece := file.read(stamp.size - len(data))):
             data += piece

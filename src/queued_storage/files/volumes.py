@@ -7,6 +7,7 @@ really there, since somebody may delete a marker, and earlier versions made none
 
 import os
 import shlex
+import time
 from enum import Enum, auto
 from typing import Any
 
@@ -28,6 +29,7 @@ from .markers import Stamp
 from .spelling import root_of
 from .streams import content_of
 
+SEEN_FOR = 1.0  # seconds for which transfers take a volume to be mounted
 SAMPLE = 50  # local files, one of which must be there
 READ_MAX = 16 * 1024 * 1024  # bytes; of a larger file, name and size are proof enough
 # The transfers are above the files, so this function is reached by its name.
@@ -54,6 +56,14 @@ def require(alias: str, local: Storage, *, mark: bool = False) -> None:
     key = (alias, _root_of(local))
     if key[1] and not _is_marked(key) and _looked(key, local, mark=mark) is Found.MISSING:
         raise LocalStorageMissing(_problem_with(key))
+    _seen_at[key] = time.monotonic()
+
+
+def was_just_seen(alias: str, local: Storage) -> bool:
+    """Return whether ``require()`` has passed in the last second, without a system call."""
+    key = (alias, _root_of(local))
+    seen_at = _seen_at.get(key)
+    return seen_at is not None and time.monotonic() - seen_at < SEEN_FOR and key not in _missing
 
 
 def is_missing(alias: str, local: Storage) -> bool:
@@ -101,6 +111,7 @@ def accept(alias: str, local: Storage) -> bool:
 
 _marked: dict[Key, tuple[Stamp, str]] = {}  # the marker that was seen last, and our id in it
 _unmarkable: set[Key] = set()
+_seen_at: dict[Key, float] = {}  # when a volume was last found to be mounted
 _missing: dict[Key, Storage] = {}
 
 

@@ -24,7 +24,9 @@ from .texts import (
     form_and_values,
     numbered,
     numbered_aliases,
+    padded,
     promote_text,
+    rounded,
     take_text,
 )
 
@@ -80,7 +82,7 @@ class Claims(Rows):
         aliases = [*(alias for alias in aliases if alias not in opened_lately), *lately]
         while True:
             with self.locking():
-                form = (limit + len(without), len(aliases), len(lately))
+                form = (rounded(limit + len(without)), len(aliases), len(lately))
                 due = statement(self, due_text, *form, **numbered_aliases(aliases))
                 pks = [pk for pk in due.first_column() if pk not in without][:limit]
                 taken = self._take(pks, trying)
@@ -111,8 +113,9 @@ class Claims(Rows):
         if not pks:
             return []
         token = token or new_token()
-        form = (len(pks), tuple(trying))
-        take = statement(self, build or take_text, *form, token=token, **numbered(pks))
+        keys = padded(pks)
+        form = (len(keys), tuple(trying))
+        take = statement(self, build or take_text, *form, token=token, **numbered(keys))
         if returns_rows(self.db):
             taken = take.instances(self.model)
         else:
@@ -212,7 +215,8 @@ class Claims(Rows):
         Returns the keys of those that were promoted. The database must ``returns_rows()``.
         """
         values = {"generation": generation, "token": token, "verified": verified}
-        promotion = statement(self, promote_text, len(pks), **values, **numbered(pks))
+        keys = padded(pks)
+        promotion = statement(self, promote_text, len(keys), **values, **numbered(keys))
         return set(promotion.first_column())
 
     def _was_promoted(self, row: QueuedFile, lease_token: str) -> int:

@@ -15,7 +15,7 @@ from .sql.clock import DatabaseNow
 from .sql.outages import outlast
 from .sql.statements import returns_rows, statement
 from .states import Claim, State
-from .texts import exchange_text, numbered
+from .texts import exchange_text, numbered, padded
 
 
 def exchange(
@@ -119,15 +119,16 @@ def _move_rows(
         pks = list(locked.unlocked_keys())
     if not pks:
         return set()
+    keys = padded(pks)
     move = statement(
         rows,
         exchange_text,
-        len(pks),
+        len(keys),
         token=group.token,
         generation=group.generation,
         place=place,
         verified=verified,
-        **numbered(pks),
+        **numbered(keys),
     )
     if returns_rows(rows.db):
         return set(move.first_column())

@@ -1,6 +1,6 @@
 """The statements behind what users of a storage do with its files."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from datetime import datetime
 from functools import lru_cache
 from typing import Any
@@ -10,12 +10,13 @@ from django.db.models import F, Value
 from django.db.models.functions import Cast, Concat
 
 from ..conf import settings
+from .lookups import Lookups
 from .models import QueuedFile
 from .priorities import NORMAL
-from .rows import Rows, when_unclaimed
+from .rows import when_unclaimed
 from .sql.clock import DatabaseNow, now_in_sql
 from .sql.statements import statement
-from .states import ENTRY_FIELDS, Claim, Content, Entry, State
+from .states import Claim, Content, Entry, State
 from .texts import lock_text, new_content, overwrite_text
 
 # The columns of an INSERT that are the current time (the other times are NULL) ...
@@ -34,28 +35,8 @@ _SAVED_AT: Any = QueuedFile._meta.get_field("saved_at")
 MYSQL_DUPLICATE = 1062  # the error code of a value that a unique index has already
 
 
-class Records(Rows):
+class Records(Lookups):
     """The verbs of a storage: look up, save, overwrite, delete."""
-
-    def entry(self, alias: str, name: str) -> Entry | None:
-        row = self.named(alias, name).values_list(*ENTRY_FIELDS)[:1]
-        return next((Entry(*values) for values in row), None)
-
-    def latest_entry(self, alias: str, name: str) -> Entry | None:
-        """The current entry, even in a transaction that reads from an older snapshot.
-
-        On MySQL, transactions do so unless the isolation level is "read committed", Django's
-        default. Only a locking read returns the current row then; workers wait for the lock.
-        """
-        connection: Any = connections[self.db]
-        has_snapshots = connection.vendor == "mysql" and connection.in_atomic_block
-        if has_snapshots and connection.isolation_level != "read committed":
-            return self.select_for_update().entry(alias, name)
-        return self.entry(alias, name)
-
-    def entries(self, alias: str, names: Iterable[str]) -> dict[str, Entry]:
-        rows = self.filter(alias=alias, name__in=names).values_list("name", *ENTRY_FIELDS)
-        return {name: Entry(*values) for name, *values in rows}
 
     def record(
         self,

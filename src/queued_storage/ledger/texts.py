@@ -1,6 +1,6 @@
 """The texts of the statements that a worker executes for every file."""
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from enum import Enum, auto
 from typing import Any
 
@@ -55,9 +55,24 @@ def _parameter(column: str, name: str = "") -> Any:
     return Parameter(name or column, field)
 
 
-def numbered(pks: Iterable[int]) -> dict[str, int]:
+def rounded(count: int) -> int:
+    """Round up to a number of rows that texts exist for: 1, 2, 3, 4, 6, 8, 12, 16, 24, ...
+
+    Compiling a text takes as long as processing several files, and a busy worker would need one for
+    almost every number.
+    """
+    power = 1 << max(count - 1, 0).bit_length()
+    return power * 3 // 4 if power * 3 // 4 >= count else power
+
+
+def padded(pks: Sequence[int]) -> list[int]:
+    """Repeat the last key until there are as many as in a text. ``IN`` ignores duplicates."""
+    return [*pks, *[pks[-1]] * (rounded(len(pks)) - len(pks))]
+
+
+def numbered(keys: Iterable[int]) -> dict[str, int]:
     """The values of ``_numbered_keys()``."""
-    return {f"id {number}": pk for number, pk in enumerate(pks)}
+    return {f"id {number}": key for number, key in enumerate(keys)}
 
 
 def _numbered_keys(count: int) -> list[Any]:

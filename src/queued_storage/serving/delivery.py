@@ -128,7 +128,7 @@ class Delivery:
 
         Only a signature shows that the project has such a file.
         """
-        row = ledger().named(self.storage.alias, self.name).first()
+        row = ledger().lookup(self.storage.alias, self.name)
         if row is not None and is_unpublished(row.state, row.is_local):
             return row  # of which nobody gets more than a placeholder
         if self.is_signed:
@@ -198,10 +198,7 @@ class Delivery:
         return successors.current_name(self.storage.local, row.name, row)
 
     def _is_still_here(self, row: QueuedFile) -> bool:
-        if not row.pk:
-            return self._is_current(row)
-        rows = ledger().filter(pk=row.pk, generation=row.generation, is_local=True)
-        return rows.exclude(state=State.DELETING).exists()
+        return ledger().is_still_local(row) if row.pk else self._is_current(row)
 
     def _path_for_web_server(self, row: QueuedFile, root: str | None) -> str:
         local: Any = self.storage.local

@@ -51,7 +51,7 @@ class LocatingStorage(ComposedStorage):
         """Return the ledger's row of this name, or None."""
         if self._hides(name) or not (stored := self._stored(name)).can_be_recorded:
             return None
-        return ledger().named(self.alias, stored.text).first()
+        return ledger().lookup(self.alias, stored.text)
 
     def using_remote(self, name: Name) -> bool:
         """Return whether reads of this name go to the remote."""

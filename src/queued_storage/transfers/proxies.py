@@ -58,8 +58,8 @@ class LocalProxy(StorageProxy):
         if name != self._name or mode != "rb":
             return self.storage.open(name, mode)
         with presence.errors_of(name):
-            if self.may_read_at_once and self._is_plain and self._lease.row.size <= AT_ONCE_MAX:
-                return self._read(name)
+            if watched := self._read(name):
+                return watched
             file = self.storage.open(name, mode)
         watched = WatchedFile(file, name, self._lease.progress)
         if localfiles.moves_files(self.storage):
@@ -67,14 +67,20 @@ class LocalProxy(StorageProxy):
             watched.stamp = Stamp.of_open(file)
         return watched
 
-    def _read(self, name: str) -> "WatchedFile":
-        """Return a small file with its bytes in memory."""
-        data, stamp = read_at_once(self._path)
+    def _read(self, name: str) -> "WatchedFile | None":
+        """Return a small file with its bytes in memory; None for another file."""
+        is_small = self._lease.row.size <= AT_ONCE_MAX
+        if not (is_small and self.may_read_at_once and self._is_plain):
+            return None
+        # The file may have become large since it was saved.
+        if not (found := read_at_once(self._path, AT_ONCE_MAX)):
+            return None
+        data, stamp = found
         watched = WatchedFile(io.BytesIO(data), name, self._lease.progress)
         watched.path, watched.stamp = self._path, stamp
         return watched
 
-    @property
+    @cached_property
     def _is_plain(self) -> bool:
         return localfiles.opens_paths(self.storage)
 

@@ -230,7 +230,7 @@ class _Work:
         step = FIRST_STEPS.get(self.row.state)
         if step is None:
             raise LeaseLost(f"{self.row} was overwritten while it was claimed.")
-        if self.row.state != State.TRANSFERRING:  # a failed attempt asks why the file is missing
+        if not self._asks_after_failure:
             self._require_volume()
         while step:
             with self._span(step.operation) if step.operation else nullcontext():
@@ -244,6 +244,15 @@ class _Work:
                 if consequence.signal:
                     send(consequence.signal, self.storage, self.row)
             step = consequence.next_step
+
+    @property
+    def _asks_after_failure(self) -> bool:
+        """Whether only a failed attempt asks for the volume: a foreign task may fail elsewhere."""
+        return (
+            self.row.state == State.TRANSFERRING
+            and not self.storage.foreign_task
+            and volumes.was_just_seen(self.row.alias, self.storage.local)
+        )
 
     def _require_volume(self) -> None:
         """Raise ``LocalStorageMissing`` if the local copy is on a volume that is not mounted."""

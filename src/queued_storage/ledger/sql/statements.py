@@ -33,7 +33,10 @@ class Parameter(models.Value):
 
 
 class Statement(NamedTuple):
-    """An SQL statement with its parameters. Each method executes it, despite a short outage."""
+    """An SQL statement with its parameters.
+
+    Each method executes it. Unless the method says otherwise, that outlasts a short outage.
+    """
 
     database: str
     sql: str
@@ -50,9 +53,25 @@ class Statement(NamedTuple):
     def instances(self, model: type[AnyModel]) -> list[AnyModel]:
         """Return the rows as instances of the model, all of whose columns they must have."""
         rows = outlast(self._fetch, self.database)
-        connection = connections[self.database]
-        form = _form_of(model, self.database, django_settings.USE_TZ, connection.timezone_name)
+        form = self._form(model)
         return [model.from_db(self.database, form.names, form.values(row)) for row in rows]
+
+    def first_instance(self, model: type[AnyModel]) -> AnyModel | None:
+        """Like ``instances()``, but only the first one, and no outage is outlasted."""
+        form = self._form(model)
+        rows = self._fetch()
+        if not rows:
+            return None
+        return model.from_db(self.database, form.names, form.values(rows[0]))
+
+    def first_values(self, model: type[models.Model], names: tuple[str, ...]) -> list[Any] | None:
+        """Return the first row, which consists of these fields. No outage is outlasted."""
+        rows = self._fetch()
+        return self._form(model, names).values(rows[0]) if rows else None
+
+    def _form(self, model: type[models.Model], names: tuple[str, ...] = ()) -> "_Form":
+        zone = connections[self.database].timezone_name
+        return _form_of(model, self.database, names, django_settings.USE_TZ, zone)
 
     def _count(self) -> int:
         with connections[self.database].cursor() as cursor:
@@ -66,10 +85,13 @@ class Statement(NamedTuple):
 
 
 class _Form:
-    """How the rows of a model are read, which takes longer to find out than to do."""
+    """How fields of a model are read, which takes longer to find out than to do."""
 
-    def __init__(self, model: type[models.Model], database: str) -> None:
-        fields = model._meta.concrete_fields
+    def __init__(self, model: type[models.Model], database: str, names: tuple[str, ...]) -> None:
+        known = {field.name: field for field in model._meta.concrete_fields}
+        if model._meta.pk is not None:
+            known["pk"] = model._meta.pk
+        fields = [known[name] for name in names] or model._meta.concrete_fields
         columns = [field.get_col(model._meta.db_table) for field in fields]
         # That of a thread would stay open after its end, since converters refer to theirs.
         self._connection = connections.create_connection(database)
@@ -86,8 +108,11 @@ class _Form:
 
 
 @cache
-def _form_of(model: type[models.Model], database: str, *_circumstances: Hashable) -> _Form:
-    return _Form(model, database)
+def _form_of(
+    model: type[models.Model], database: str, names: tuple[str, ...], *_circumstances: Hashable
+) -> _Form:
+    """Return how these fields, or all, are read in the circumstances of the call."""
+    return _Form(model, database, names)
 
 
 class Text:
