@@ -81,6 +81,49 @@ def test_a_settled_url_costs_no_query(
         assert storage.urls([transferred]) == {transferred: url}
 
 
+def in_a_block(storage: Any, names: list[str]) -> dict[str, str]:
+    with storage.prefetched(names):
+        return {name: storage.url(name) for name in names}
+
+
+@pytest.mark.parametrize("look", [lambda storage, names: storage.urls(names), in_a_block])
+@pytest.mark.parametrize(("backend", "queries"), [(LOCAL, 0), (SHARED, 1)], ids=["local", "shared"])
+def test_a_page_is_remembered_if_that_takes_no_request(
+    storage: Any,
+    transferred: str,
+    settings: Settings,
+    look: Callable[[Any, list[str]], dict[str, str]],
+    backend: str,
+    queries: int,
+    tmp_path: Path,
+    django_assert_num_queries: Queries,
+) -> None:
+    use(settings, backend, LOCATION=str(tmp_path))
+    with django_assert_num_queries(1):
+        found = look(storage, [transferred])
+    assert found == {transferred: storage.remote.url(transferred)}
+    with django_assert_num_queries(queries):
+        assert look(storage, [transferred]) == found
+
+
+def test_a_page_does_not_restore_old_answers(
+    storage: Any, transferred: str, django_assert_num_queries: Queries
+) -> None:
+    storage.forget_route(transferred)  # as a change does
+    for _page in range(2):
+        with django_assert_num_queries(1):
+            storage.urls([transferred])
+
+
+def test_a_page_of_pending_files_is_not_remembered(
+    storage: Any, django_assert_num_queries: Queries
+) -> None:
+    name = storage.save("a.txt", file())
+    for _page in range(2):
+        with django_assert_num_queries(1):
+            assert storage.urls([name]) == {name: "/media/a.txt"}
+
+
 def test_unsettled_files_are_queried_each_time(
     storage: Any, django_assert_num_queries: Queries
 ) -> None:

@@ -27,7 +27,7 @@ from . import pages
 from .advising import advised
 from .composition import STABLE_MODES, ComposedStorage
 from .places import place_of_made
-from .routes import Route, name_at_once
+from .routes import Route, name_at_once, remembers_at_once
 
 BULK = 500  # names in one query
 # What a query raises in async code, in a broken transaction, and if the database is down
@@ -98,10 +98,14 @@ class LocatingStorage(ComposedStorage):
             return remembered
         entry = self._entry(name)
         if entry and entry.is_promoted:
-            place = self.with_remote_of(entry).remote_place
-            if not self._is_elsewhere(name.text, entry, place) and entry.is_transferred:
-                self._routes.remember(name.text, Route(entry.remote_name, place.digest))
+            self._note_promoted(name.text, entry, remember=True)
         return entry
+
+    def _note_promoted(self, name: str, entry: Entry, *, remember: bool) -> None:
+        place = self.with_remote_of(entry).remote_place
+        is_there = not self._is_elsewhere(name, entry, place) and entry.is_transferred
+        if remember and is_there:
+            self._routes.remember(name, Route(entry.remote_name, place.digest))
 
     @property
     def _places(self) -> list[int]:
@@ -312,13 +316,14 @@ class LocatingStorage(ComposedStorage):
         known = {name.text for name in names if name.can_be_recorded}
         if not self.has_stable_urls:
             found.update(self._routes.find_many(known, self._places))
+        remember = not self.has_stable_urls and remembers_at_once()
         asked = sorted(known - set(found))
         for start in range(0, len(asked), BULK):
             entries = ledger().entries(self.alias, asked[start : start + BULK])
             found.update(entries)
             for name, entry in entries.items():
                 if entry.is_promoted:
-                    self._is_elsewhere(name, entry, self.with_remote_of(entry).remote_place)
+                    self._note_promoted(name, entry, remember=remember)
 
     def _entry_for_url(self, name: StoredName, *, is_cached: bool) -> Entry | Route | None:
         """Return where the file is; None if the ledger cannot be asked, as for an unknown name."""

@@ -142,6 +142,11 @@ def _note_failure(error: Exception) -> None:
     logger.warning("The cache is not used: %s", reason(error))
 
 
+def remembers_at_once() -> bool:
+    """Return whether it takes no request to remember a name, so that those of a page may be."""
+    return bool(_ask(is_per_process))
+
+
 def is_per_process(cache: BaseCache) -> bool:
     return isinstance(cache, LocMemCache)
 
