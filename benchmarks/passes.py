@@ -19,10 +19,10 @@ NUMBERS = {
 INSERT = """
 INSERT INTO queued_storage_queuedfile (alias, name, remote_name, state, task, is_local, size,
     checksum, content_type, verified, generation, attempts, sent, lease_token, host, last_error,
-    unconfirmed, saved_at, transferred_at, failures, due_at)
+    unconfirmed, saved_at, transferred_at, failures, due_at, place)
 SELECT 'bench', 'some/directory/' || i || '.jpg', 'some/directory/' || i || '.jpg',
     'transferred', 'queued_storage.tasks.Transfer', {true}, 10000, 'crc32:01234567',
-    'image/jpeg', 'checksum', 1, 1, 10000, '', 'web-1', '', '', %s, %s, '[]', NULL
+    'image/jpeg', 'checksum', 1, 1, 10000, '', 'web-1', '', '', %s, %s, '[]', NULL, %s
 FROM {numbers}
 """
 
@@ -58,6 +58,7 @@ Series = dict[str, dict[str, float]]
 
 
 def _measure(database: str, sizes: tuple[int, ...], options: Options) -> tuple[Series, Series]:
+    from django.core.files.base import ContentFile
     from django.core.files.storage import FileSystemStorage
 
     from queued_storage.backends import QueuedStorage
@@ -67,12 +68,13 @@ def _measure(database: str, sizes: tuple[int, ...], options: Options) -> tuple[S
         FileSystemStorage(options.directory / "far"),
         alias="bench",
     )
+    storage.save("first", ContentFile(b"marks the directory"))
     works = _works(storage)
     growth: Series = {name: {} for name in works}
     pending: Series = {name: {} for name in works}
     last = 0
     for size in sizes:
-        _grow(database, last + 1, size)
+        _grow(database, last + 1, size, storage.remote_place.digest)
         last = size
         _let_fall_due(database, DUE)
         for name, seconds in by_turns(works, options.rounds(15)).items():
@@ -99,7 +101,7 @@ def _works(storage: Any) -> dict[str, Callable[[int], object]]:
     }
 
 
-def _grow(database: str, first: int, last: int) -> None:
+def _grow(database: str, first: int, last: int, place: int) -> None:
     from django.db import connections
     from django.utils import timezone
 
@@ -110,7 +112,7 @@ def _grow(database: str, first: int, last: int) -> None:
     )
     now = connection.ops.adapt_datetimefield_value(timezone.now())
     with connection.cursor() as cursor:
-        cursor.execute(sql, [now, now, first, last])
+        cursor.execute(sql, [now, now, place, first, last])
 
 
 def _let_fall_due(database: str, due: int) -> None:

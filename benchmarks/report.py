@@ -17,7 +17,7 @@ INTRODUCTION = """\
 # Benchmarks
 
 This page shows how fast the package is, compared with other tools that do the same work in the same
-run. To measure your own machine, run `make bench`. It takes about ten minutes.
+run. To measure your own machine, run `make bench`. It takes about half an hour.
 
 Unless a row says otherwise, figures with the unit `x` are ratios of medians. The two sides take
 turns. On another machine the durations differ, but the ratios differ less. With a goal of "at

@@ -109,6 +109,14 @@ class Rows(models.QuerySet[QueuedFile]):
         between = (Q(state__gt=low, state__lt=high) for low, high in pairwise(known))
         return self.filter(reduce(or_, between, outside))
 
+    def in_state(self, state: State) -> Self:
+        """Files in one state, for a search without an order.
+
+        Once all files were transferred when SQLite analyzed the table, it expects as many in every
+        state, and would read the table instead of the index. It knows nothing of ranges.
+        """
+        return self.filter(state__range=(state, state))
+
     def ranges(self, aliases: Collection[str]) -> list[Self]:
         """Rows of these aliases, by priority, for a queryset with a condition on ``due_at``.
 

@@ -39,9 +39,7 @@ class Supervision(Claims):
         # Few rows are being transferred. As an expression, the condition keeps databases from
         # reading all due rows instead.
         expired = Case(When(due_at__lte=DatabaseNow(), then=Value(True)), default=Value(False))
-        return (
-            self.filter(state=State.TRANSFERRING).alias(is_suspect=expired).filter(is_suspect=True)
-        )
+        return self.in_state(State.TRANSFERRING).alias(is_suspect=expired).filter(is_suspect=True)
 
     def deadly(self) -> Self:
         """Those of these suspects, or of files in progress, whose worker died while alone."""

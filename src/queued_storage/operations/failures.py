@@ -64,7 +64,7 @@ def groups(aliases: Iterable[str], limit: int = LIMIT, *, with_due: bool = False
     storage, and waiting files of a priority, are read."""
     found: dict[tuple[str, str, bool], Group] = {}
     aliases = list(aliases)
-    failed = (ledger().filter(alias=alias, state=State.FAILED) for alias in aliases)
+    failed = (ledger().filter(alias=alias).in_state(State.FAILED) for alias in aliases)
     for is_failed, ranges in ((False, waiting(with_due=with_due).ranges(aliases)), (True, failed)):
         for rows in ranges:
             _add(found, rows, limit, is_failed=is_failed)

@@ -76,7 +76,7 @@ def _failed_since(alias: str, last: datetime | None, most: int) -> int:
     """Count files, up to ``most``. With one query for each state, SQLite doesn't read all rows."""
     count = 0
     for state in TRIED:
-        rows = ledger().filter(alias=alias, state=state).exclude(last_error="").order_by()
+        rows = ledger().filter(alias=alias).in_state(state).exclude(last_error="").order_by()
         if last is not None:
             rows = rows.filter(saved_at__gt=last)
         count += rows.values("pk")[: most - count].count() if count < most else 0

@@ -287,7 +287,7 @@ def _expired(known: list[Availability]) -> list[str]:
 
 def _deadly() -> list[str]:
     """Files whose worker died while it processed nothing else."""
-    in_progress = ledger().filter(alias__in=aliases(), state=State.TRANSFERRING)
+    in_progress = ledger().filter(alias__in=aliases()).in_state(State.TRANSFERRING)
     names = list(in_progress.deadly().values_list("name", "attempts")[:SHOWN])
     return [
         f"The worker died during {counted(attempts - 1, '{} attempt', '{} attempts')} to transfer "
