@@ -84,7 +84,8 @@ def until_alone() -> None:
 @pytest.fixture(autouse=True)
 def clean_slate() -> Iterator[None]:
     """Isolate the files, cache entries, inline storages and remotes of each test."""
-    from queued_storage.transfers import (  # need the models
+    from queued_storage.files import volumes  # needs the models, as do the next ones
+    from queued_storage.transfers import (
         circuit,
         mounting,
         signs,
@@ -99,6 +100,7 @@ def clean_slate() -> Iterator[None]:
     mounting.wait(10)
     signs.wait(10)
     circuit.reset()
+    volumes.forget()
     # The alias of a field's storage may be from a test with other STORAGES.
     registry.reset(keep=before)
     cache.clear()

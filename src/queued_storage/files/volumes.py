@@ -115,6 +115,12 @@ _seen_at: dict[Key, float] = {}  # when a volume was last found to be mounted
 _missing: dict[Key, Storage] = {}
 
 
+def forget() -> None:
+    """Forget when volumes were seen, and which ones were missing, for tests."""
+    _seen_at.clear()
+    _missing.clear()
+
+
 def _root_of(local: Storage) -> str:
     return root_of(local) if has_paths(local) else ""
 
