@@ -13,6 +13,7 @@ from django.test import Client
 from PIL import Image
 
 from queued_storage.backends import QueuedStorage
+from queued_storage.ledger.aliases import registry
 from queued_storage.testing import FaultyStorage
 
 
@@ -28,8 +29,10 @@ def pytest_unconfigure() -> None:
 
 @pytest.fixture(autouse=True)
 def clean_slate(transactional_db: None) -> Iterator[None]:
-    """Isolate the files and call counts of each test, which commits for real."""
+    """Isolate the files, storages and call counts of each test, which commits for real."""
+    before = registry.living_storages()
     yield
+    registry.reset(keep=before)
     cache.clear()
     for directory in ("disk", "far"):
         shutil.rmtree(settings.BASE / directory, ignore_errors=True)
