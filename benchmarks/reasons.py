@@ -4,6 +4,11 @@ UNKNOWN = "Not profiled yet."  # a test finds it on the page
 
 # Reasons why rows may miss their goal, by their key or a prefix of it
 REASONS: dict[str, str] = {
+    "processes": "An upload takes the S3 server about as much processor time as the worker. Both "
+    "share two cores with the proxy that adds the latency, and with other programs.",
+    "moves.drop-old": "Both sides are limited by Python, which runs one thread at a time. For each "
+    "file, the package also claims the row and its old copy, compares the object at the new place "
+    "with the ledger, and records that the copy is gone.",
     "reading.local_path": "The rounds of one side differ by more than the two sides do.",
     "looks.template": "A third of the time is Django's cache, which checks each key and unpickles "
     "each value, or one query of the ORM. Another fifth creates the file objects of the fields "
