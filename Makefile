@@ -227,48 +227,34 @@ $(RELEASE)/.installed: pyproject.toml constraints/release.txt
 	$(RELEASE)/bin/python $(INSTALL) --constraint constraints/release.txt --group release
 	@touch $@
 
+# Resolves packages anew, $(1), and writes their versions, as chosen by options of pip freeze, $(2), to a file, $(3).
+define resolve
+	rm -rf .venv-constraints
+	$(PYTHON) -m venv .venv-constraints
+	.venv-constraints/bin/python $(INSTALL) --upgrade pip
+	.venv-constraints/bin/python $(INSTALL) $(1)
+	@{ echo "# Written by 'make $@' with $$($(PYTHON) --version)"; \
+	.venv-constraints/bin/python -m pip freeze $(2) --exclude setuptools; \
+	} > $(3)
+	rm -rf .venv-constraints
+endef
+
 # Writes the file for the Django version of PYTHON. Use the oldest Python of each, so that it also works on newer ones:
 # make constraints PYTHON=python3.11, make constraints PYTHON=python3.12, and the same with DJANGO=django60
+RESOLVED := --editable '.[s3,celery]' --group dev --group bench --group $(DJANGO)
+
 constraints:
-	rm -rf .venv-constraints
-	$(PYTHON) -m venv .venv-constraints
-	.venv-constraints/bin/python $(INSTALL) --upgrade pip
-	.venv-constraints/bin/python $(INSTALL) --editable '.[s3,celery]' --group dev --group bench --group $(DJANGO)
-	@{ echo "# Written by 'make constraints' with $$($(PYTHON) --version)"; \
-	.venv-constraints/bin/python -m pip freeze --all --exclude-editable --exclude setuptools; \
-	} > constraints/$(DJANGO).txt
-	rm -rf .venv-constraints
+	$(call resolve,$(RESOLVED),--all --exclude-editable,constraints/$(DJANGO).txt)
 
 ecosystem-constraints:
-	rm -rf .venv-constraints
-	$(PYTHON) -m venv .venv-constraints
-	.venv-constraints/bin/python $(INSTALL) --upgrade pip
-	.venv-constraints/bin/python $(INSTALL) $(ECOSYSTEM_PACKAGES)
-	@{ echo "# Written by 'make ecosystem-constraints' with $$($(PYTHON) --version)"; \
-	.venv-constraints/bin/python -m pip freeze --exclude-editable --exclude setuptools; \
-	} > constraints/ecosystem.txt
-	rm -rf .venv-constraints
+	$(call resolve,$(ECOSYSTEM_PACKAGES),--exclude-editable,constraints/ecosystem.txt)
 
 # As 'constraints', once for each version of Django
 ecosystem-suites-constraints:
-	rm -rf .venv-constraints
-	$(PYTHON) -m venv .venv-constraints
-	.venv-constraints/bin/python $(INSTALL) --upgrade pip
-	.venv-constraints/bin/python $(INSTALL) $(SUITES_PACKAGES)
-	@{ echo "# Written by 'make ecosystem-suites-constraints' with $$($(PYTHON) --version)"; \
-	.venv-constraints/bin/python -m pip freeze --exclude-editable --exclude setuptools; \
-	} > constraints/ecosystem-suites-$(DJANGO).txt
-	rm -rf .venv-constraints
+	$(call resolve,$(SUITES_PACKAGES),--exclude-editable,constraints/ecosystem-suites-$(DJANGO).txt)
 
 release-constraints:
-	rm -rf .venv-constraints
-	$(PYTHON) -m venv .venv-constraints
-	.venv-constraints/bin/python $(INSTALL) --upgrade pip
-	.venv-constraints/bin/python $(INSTALL) --group release
-	@{ echo "# Written by 'make release-constraints' with $$($(PYTHON) --version)"; \
-	.venv-constraints/bin/python -m pip freeze --all --exclude setuptools; \
-	} > constraints/release.txt
-	rm -rf .venv-constraints
+	$(call resolve,--group release,--all,constraints/release.txt)
 
 clean:
 	rm -rf .venv .venv-* .coverage* .hypothesis .import_linter_cache .mypy_cache .pytest_cache \

@@ -34,11 +34,6 @@ settings.configure(
 )
 django.setup()
 
-from django.core.cache import cache  # noqa: E402  # the settings come first
-from django.core.files.base import ContentFile  # noqa: E402  # its settings are those above
-
-from queued_storage.backends import QueuedStorage  # noqa: E402  # reads them when it is imported
-
 app = Celery("ancestor", broker=SPEC["redis"], set_as_current=True)
 app.conf.update(
     imports=["queued_storage.tasks"],
@@ -62,6 +57,9 @@ def end_with_parent(**kwargs: Any) -> None:
 
 def carry(storage: Any, prefix: str, files: int, size: int) -> float:
     """Return the seconds from the first message until all files are known to be on the remote."""
+    from django.core.cache import cache
+    from django.core.files.base import ContentFile
+
     content = ContentFile(os.urandom(size))
     names = [storage.local.save(f"{prefix}/{number}", content) for number in range(files)]
     keys = [storage.get_cache_key(name) for name in names]
@@ -76,6 +74,8 @@ def carry(storage: Any, prefix: str, files: int, size: int) -> float:
 
 
 def main() -> None:
+    from queued_storage.backends import QueuedStorage
+
     storage = QueuedStorage(
         local="django.core.files.storage.FileSystemStorage",
         local_options={"location": SPEC["local"]},

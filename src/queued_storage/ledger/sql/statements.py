@@ -56,18 +56,19 @@ class Statement(NamedTuple):
         form = self._form(model)
         return [model.from_db(self.database, form.names, form.values(row)) for row in rows]
 
-    def first_instance(self, model: type[AnyModel]) -> AnyModel | None:
-        """Like ``instances()``, but only the first one, and no outage is outlasted."""
-        form = self._form(model)
-        rows = self._fetch()
-        if not rows:
-            return None
-        return model.from_db(self.database, form.names, form.values(rows[0]))
-
-    def first_values(self, model: type[models.Model], names: tuple[str, ...]) -> list[Any] | None:
-        """Return the first row, which consists of these fields. No outage is outlasted."""
+    def first_values(
+        self, model: type[models.Model], names: tuple[str, ...] = ()
+    ) -> list[Any] | None:
+        """Return the first row, with these fields or all of them. No outage is outlasted."""
         rows = self._fetch()
         return self._form(model, names).values(rows[0]) if rows else None
+
+    def first_instance(self, model: type[AnyModel]) -> AnyModel | None:
+        """Like ``instances()``, but only the first one, and no outage is outlasted."""
+        values = self.first_values(model)
+        if values is None:
+            return None
+        return model.from_db(self.database, self._form(model).names, values)
 
     def _form(self, model: type[models.Model], names: tuple[str, ...] = ()) -> "_Form":
         zone = connections[self.database].timezone_name

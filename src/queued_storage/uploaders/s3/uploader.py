@@ -323,19 +323,7 @@ class S3Uploader(Uploader):
         trying.write_probe(self._bucket)
 
     def refuses_wrong_checksum(self, name: str) -> bool | None:
-        if not dialects.of(self._bucket.storage).checksums:
-            return None
-        parameters = self._bucket.parameters(name)
-        named = parameters.pop("ChecksumAlgorithm", CRC32)
-        wrong = sum_of(named if named in ALGORITHMS else CRC32, b"")
-        parameters |= {**self._bucket.place(name), "Body": b"sent", wrong.parameter: wrong.value}
-        try:
-            self._bucket.client.put_object(**parameters)
-        except ClientError as error:
-            if status_of(error) != HTTPStatus.BAD_REQUEST:
-                raise
-            return True
-        return False
+        return trying.refuses_wrong_checksum(self._bucket, name)
 
     def verify(self, name: str, sent: Content, level: str) -> str:
         if level != "checksum":
